@@ -1,0 +1,3 @@
+"""posttrain: from base model to reasoner."""
+
+__version__ = "0.1.0"

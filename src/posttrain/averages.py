@@ -1,0 +1,53 @@
+"""Metrics as (sum, count), reduced once at the end of a step.
+
+Averaging averages of unequal parts is how trainers come to report wrong numbers, so no mean is formed before the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+class Averages:
+    """Running sums by name. Values may be numbers or zero-dimensional tensors, which are read only in `means`."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Any] = {}
+        self._counts: dict[str, float] = {}
+        self._totals: dict[str, Any] = {}
+        self._largest: dict[str, Any] = {}
+
+    def add(self, name: str, total: Any, count: float = 1.0) -> None:
+        """Add a sum over `count` items."""
+        self._sums[name] = self._sums[name] + total if name in self._sums else total
+        self._counts[name] = self._counts.get(name, 0.0) + count
+
+    def total(self, name: str, value: Any) -> None:
+        """Add to a quantity that is reported as a sum, such as shares of one loss."""
+        self._totals[name] = self._totals[name] + value if name in self._totals else value
+
+    def largest(self, name: str, value: Any) -> None:
+        """Keep the maximum."""
+        known = self._largest.get(name)
+        self._largest[name] = value if known is None else max(float(known), float(value))
+
+    def update(self, values: Mapping[str, float]) -> None:
+        """Add single observations."""
+        for name, value in values.items():
+            self.add(name, value)
+
+    def merge(self, other: Averages) -> None:
+        """Add another's sums and counts."""
+        for name, total in other._sums.items():
+            self.add(name, total, other._counts[name])
+        for name, value in other._totals.items():
+            self.total(name, value)
+        for name, value in other._largest.items():
+            self.largest(name, value)
+
+    def means(self) -> dict[str, float]:
+        """Name -> sum / count, the total, or the maximum; NaN where the count is zero."""
+        means = {k: float(v) / self._counts[k] if self._counts[k] else math.nan for k, v in self._sums.items()}
+        return {**means, **{k: float(v) for k, v in (*self._totals.items(), *self._largest.items())}}

@@ -1,0 +1,249 @@
+"""The command line. Parsing imports nothing heavy: `posttrain --help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from posttrain import __version__
+from posttrain.errors import ConfigError, PosttrainError, nearest
+
+DESCRIPTION = "From base model to reasoner: fine-tuning, reinforcement learning and test-time scaling."
+
+EPILOG = """\
+examples:
+  posttrain run recipes/quickstart.yaml                      a whole pipeline on the embedded model
+  posttrain run recipes/grpo_gsm8k_qwen3.yaml seed=1 model.path=Qwen/Qwen3-1.7B
+  posttrain sft --model ./my-model --data rows.jsonl learning_rate=1e-5
+  posttrain check recipes/grpo_gsm8k_qwen3.yaml              everything that can be checked without weights
+  posttrain explain losses clipped
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their flags."""
+    parser = argparse.ArgumentParser(
+        "posttrain", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"posttrain {__version__}")
+    parser.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text)
+
+    for name, text in (
+        ("run", "run a recipe"),
+        ("check", "check a recipe without loading weights: keys, files, masks, rewards"),
+        ("preview", "show what a recipe trains on, token by token, in colour"),
+    ):
+        sub = command(name, text)
+        sub.add_argument("recipe", help="a YAML file")
+        sub.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe; dotted keys reach inside")
+        if name == "preview":
+            sub.add_argument("--num", type=int, default=3, help="rows to show")
+    sub = command("resume", "go on with a run from its last checkpoint")
+    sub.add_argument("run", help="the run's folder")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as max_steps")
+    for name, text in (("sft", "fine-tune on rows of data"), ("grpo", "reinforcement learning with verifiable rewards")):
+        sub = command(name, text)
+        sub.add_argument("--model", help="folder or hub id of the model", required=True)
+        sub.add_argument("--data", help="file, folder or hub id of the rows", required=name == "sft")
+        sub.add_argument("--task", help="task that gives prompts and reward" + ("" if name == "grpo" else " (instead of data)"))
+        sub.add_argument("--output", help="folder of the run", default=f"runs/{name}")
+        sub.add_argument("overrides", nargs="*", metavar="key=value", help="any other key of a recipe")
+    sub = command("eval", "measure a model on a task: accuracy, pass@k, maj@k with intervals")
+    sub.add_argument("--model", required=True, help="folder or hub id of the model")
+    sub.add_argument("--task", required=True, help="task name; its settings as task.KEY=VALUE")
+    sub.add_argument("--output", help="folder for evaluation.json")
+    sub.add_argument("overrides", nargs="*", metavar="key=value")
+    sub = command("compare", "compare two evaluations of the same problems, paired")
+    sub.add_argument("first", help="run folder or evaluation.json")
+    sub.add_argument("second", help="run folder or evaluation.json")
+    sub = command("report", "write report.html of a run")
+    sub.add_argument("run", help="the run's folder")
+    sub = command("ls", "list what can be named in a recipe")
+    sub.add_argument("kind", nargs="?", help="losses, advantages, rewards, searches, tasks or methods")
+    sub.add_argument("--plugin", action="append", default=[], help="a user's file to include")
+    sub = command("explain", "explain one function: equation, paper, inputs, settings")
+    sub.add_argument("kind", help="losses, advantages, rewards, searches, tasks or methods")
+    sub.add_argument("name")
+    sub.add_argument("--plugin", action="append", default=[], help="a user's file to include")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit status (0 done, 1 failed, 2 wrong input, 130 interrupted)."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 0
+    try:
+        return COMMANDS[options.command](options)
+    except PosttrainError as error:
+        if options.traceback:
+            raise
+        print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone. Close quietly.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _quiet_libraries() -> None:
+    """Settings of libraries that must be made before they are imported."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def _execute(raw_or_recipe: Any, overrides: list[str], *, checking: bool = False) -> int:
+    from posttrain.recipe import apply_overrides, load_recipe, parse_recipe
+
+    if isinstance(raw_or_recipe, dict):
+        recipe = parse_recipe(apply_overrides(raw_or_recipe, overrides))
+    else:
+        recipe = load_recipe(raw_or_recipe, overrides)
+    _quiet_libraries()
+    from posttrain.methods.run import Run
+
+    run = Run(recipe, command=_command_line())
+    return run.check() if checking else run.execute()
+
+
+def _command_line() -> str:
+    return " ".join(["posttrain", *sys.argv[1:]])
+
+
+def _run(options: argparse.Namespace) -> int:
+    return _execute(options.recipe, options.overrides)
+
+
+def _check(options: argparse.Namespace) -> int:
+    return _execute(options.recipe, options.overrides, checking=True)
+
+
+def _preview(options: argparse.Namespace) -> int:
+    from posttrain.recipe import load_recipe
+
+    recipe = load_recipe(options.recipe, options.overrides)
+    _quiet_libraries()
+    from posttrain.methods.run import Run
+
+    return Run(recipe, command=_command_line()).preview(options.num)
+
+
+def _resume(options: argparse.Namespace) -> int:
+    from posttrain.recipe import load_recipe
+
+    folder = Path(options.run)
+    if not (folder / "recipe.yaml").is_file():
+        raise ConfigError(f"{folder} holds no run (no recipe.yaml)")
+    recipe = load_recipe(folder / "recipe.yaml", options.overrides)
+    _quiet_libraries()
+    from posttrain.methods.run import Run
+
+    recipe.output = str(folder)
+    return Run(recipe, command=_command_line(), resume=True).execute()
+
+
+def _method(options: argparse.Namespace) -> int:
+    raw: dict[str, Any] = {"method": options.command, "model": options.model, "output": options.output}
+    if options.data and options.command == "sft":
+        raw["data"] = options.data
+    if options.task:
+        raw["task"] = options.task
+    elif options.command == "grpo":
+        if not options.data:
+            raise ConfigError("grpo needs --task NAME, or --data FILE with prompts and answers")
+        raw["task"] = {"name": "jsonl", "path": options.data}
+    return _execute(raw, options.overrides)
+
+
+def _eval(options: argparse.Namespace) -> int:
+    raw: dict[str, Any] = {"method": "evaluate", "model": options.model, "evaluation": {"task": {"name": options.task}}}
+    if options.output:
+        raw["output"] = options.output
+    overrides = [f"evaluation.{o}" if o.startswith("task.") else o for o in options.overrides]
+    return _execute(raw, overrides)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from posttrain.evaluation.run import compare_files
+
+    print(compare_files(Path(options.first), Path(options.second)))
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from posttrain.report.html import write_report
+
+    print(f"wrote {write_report(Path(options.run))}")
+    return 0
+
+
+def _registry(kind: str, plugins: list[str]) -> Any:
+    from posttrain.registry import REGISTRIES, load_plugins
+
+    load_plugins(plugins, Path())
+    singular = {r.kind.split()[0]: name for name, r in REGISTRIES.items()} | {"search": "searches"}
+    name = singular.get(kind, kind)
+    if name not in REGISTRIES:
+        raise ConfigError(f"unknown kind {kind!r}: {nearest(kind, REGISTRIES)}")
+    return REGISTRIES[name]
+
+
+def _ls(options: argparse.Namespace) -> int:
+    from posttrain.registry import REGISTRIES
+
+    for kind in [options.kind] if options.kind else REGISTRIES:
+        entries = _registry(kind, options.plugin).entries()
+        width = max((len(name) for name in entries), default=0)
+        print(f"{kind}")
+        for name, entry in entries.items():
+            print(f"  {name:<{width}}  {entry.summary}")
+        print()
+    print("`posttrain explain KIND NAME` tells the equation, the paper and the settings.")
+    return 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from posttrain.registry import REQUIRED
+
+    registry = _registry(options.kind, options.plugin)
+    entry = registry.entry(options.name)
+    print(f"{registry.kind} {entry.name}   ({entry.file}:{entry.line})\n\n{entry.doc}\n")
+    print(f"inputs:   {', '.join(entry.inputs) or '(none)'}")
+    if entry.settings:
+        print("settings:")
+        width = max(len(name) for name in entry.settings)
+        for name, setting in entry.settings.items():
+            default = "required" if setting.default is REQUIRED else f"default {setting.default!r}"
+            print(f"  {name:<{width}}  {setting.annotation}, {default}")
+    return 0
+
+
+COMMANDS = {
+    "run": _run,
+    "check": _check,
+    "preview": _preview,
+    "resume": _resume,
+    "sft": _method,
+    "grpo": _method,
+    "eval": _eval,
+    "compare": _compare,
+    "report": _report,
+    "ls": _ls,
+    "explain": _explain,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

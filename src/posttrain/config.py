@@ -1,0 +1,147 @@
+"""The settings that methods share, as plain dataclasses. Nothing here imports torch; `recipe.py` reads them from YAML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """A registered function with its settings: `name` alone, or `{name: ..., weight: ..., setting: value}`."""
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    weight: float = 1.0
+    aggregation: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoraConfig:
+    """Low-rank adapters through PEFT. target_modules "all-linear" means every linear layer but the head."""
+
+    r: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    target_modules: str | list[str] = "all-linear"
+    rslora: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Which model, and how it is loaded. A path, a hub id, or "embedded" for the small model that ships with posttrain.
+
+    init random builds the architecture of the folder's config.json with fresh weights. attention "unshared" runs padded
+    rows instead of the token forest. dtype auto is float32 on a CPU and bfloat16 on a GPU.
+    """
+
+    path: str
+    tokenizer: str | None = None
+    chat_template: str | None = None
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: str = "auto"
+    attention: Literal["auto", "forest", "unshared"] = "auto"
+    init: Literal["pretrained", "random"] = "pretrained"
+    lora: LoraConfig | None = None
+    gradient_checkpointing: bool = False
+    trust_remote_code: bool = False
+
+    @staticmethod
+    def from_short(text: str) -> dict[str, Any]:
+        return {"path": text}
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """Rows to train on: a file, a folder or a hub dataset id.
+
+    columns renames the file's columns, {ours: theirs}. train_on: "auto" trains on the completion or on every assistant
+    turn, and on all of a plain text. truncation says what becomes of rows longer than max_length tokens. max_masked is
+    the share of rows without any trained token above which the run is refused.
+    """
+
+    path: str
+    subset: str | None = None
+    split: str = "train"
+    limit: int | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    train_on: Literal["auto", "completion", "all_assistant", "last", "everything"] = "auto"
+    max_length: int = 1024
+    truncation: Literal["drop", "keep_start", "keep_end", "error"] = "keep_start"
+    max_masked: float = 0.1
+
+    @staticmethod
+    def from_short(text: str) -> dict[str, Any]:
+        return {"path": text}
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingConfig:
+    """How completions are sampled; max_tokens None takes the task's."""
+
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    stop: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationConfig:
+    """How a model is measured: num_samples completions of each of num_examples problems of a task.
+
+    search names strategies whose choice among the samples is measured too, at no further cost.
+    """
+
+    task: Component
+    num_examples: int = 200
+    num_samples: int = 1
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    ks: list[int] = field(default_factory=list)
+    seed: int = 1234
+
+
+@dataclass(slots=True)
+class Recipe:
+    """What every method shares. `settings` holds the method's own keyword-only settings.
+
+    Counts: batch_size is sequences (SFT) or prompts (RL) an optimiser step; max_tokens_per_micro_batch is the memory
+    knob: it bounds the distinct tokens that one forward pass holds, and never changes the result. warmup_steps below 1
+    is a share of all steps. Cadences `*_every` are in steps, 0 = off.
+    """
+
+    method: str
+    model: ModelConfig | None = None
+    title: str = ""
+    output: str = ""
+    seed: int = 0
+    plugins: list[str] = field(default_factory=list)
+    data: DataConfig | None = None
+    eval_data: DataConfig | None = None
+    task: Component | None = None
+    rewards: list[Component] = field(default_factory=list)
+    losses: list[Component] = field(default_factory=list)
+    evaluation: EvaluationConfig | None = None
+    max_steps: int | None = None
+    num_train_epochs: float = 1.0
+    batch_size: int = 16
+    max_tokens_per_micro_batch: int = 16384
+    learning_rate: float = 2e-5
+    weight_decay: float = 0.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    warmup_steps: float = 0.0
+    min_lr_ratio: float = 0.0
+    max_grad_norm: float = 1.0
+    save_every: int = 0
+    save_total_limit: int = 2
+    eval_every: int = 0
+    report_to: list[str] = field(default_factory=list)
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    base: Path = field(default_factory=Path)

@@ -1,0 +1,1 @@
+"""From text and rows to token forests."""

@@ -1,0 +1,72 @@
+"""What can go wrong, as one tree. Every message names the value, the rule it broke and the way out.
+
+PosttrainError
+├── ConfigError          a recipe or a flag: unknown key, wrong type, impossible combination
+├── DataError            a file or a row: missing, broken, nothing to train on
+├── TemplateError        a chat template that is missing or cannot yield a trained-token mask
+├── ModelError           a model folder that cannot be loaded or used as asked
+├── RewardError          a reward that fails its self-test or cannot be run
+├── CheckpointError      a checkpoint that is broken, missing or belongs to another run
+├── MissingDependency    an optional library; the message names the extra to install
+└── TrainingDiverged     a loss or gradient that is NaN or infinite
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PosttrainError(Exception):
+    """Base of every error that a user can mend; the command line prints it without a traceback."""
+
+
+class ConfigError(PosttrainError):
+    """A recipe or a flag is wrong."""
+
+
+class DataError(PosttrainError):
+    """A data file or row is wrong."""
+
+
+class TemplateError(PosttrainError):
+    """A chat template is missing or cannot be masked."""
+
+
+class ModelError(PosttrainError):
+    """A model cannot be loaded or used as asked."""
+
+
+class RewardError(PosttrainError):
+    """A reward cannot be run, or gives wrong values on known answers."""
+
+
+class CheckpointError(PosttrainError):
+    """A checkpoint is broken, missing, or of another run."""
+
+
+class MissingDependency(PosttrainError):
+    """An optional library is not installed.
+
+    Args:
+        library: what could not be imported. extra: the extra of this package that brings it.
+    """
+
+    def __init__(self, library: str, extra: str) -> None:
+        super().__init__(f"{library} is not installed. Install it with: pip install 'posttrain[{extra}]'")
+
+
+class TrainingDiverged(PosttrainError):
+    """A loss or gradient became NaN or infinite."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The tail of an error about an unknown name: a suggestion where one is near, and what is known.
+
+    >>> nearest("lerning_rate", ["learning_rate", "seed"])
+    "did you mean 'learning_rate'? Known: learning_rate, seed"
+    """
+    options = sorted(known)
+    close = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return f"{hint}Known: {', '.join(options) if options else '(none)'}"

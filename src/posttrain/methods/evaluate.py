@@ -1,0 +1,34 @@
+"""Measure a model, alone or under a search strategy."""
+
+from __future__ import annotations
+
+from posttrain.config import Component, EvaluationConfig
+from posttrain.methods.evaluating import evaluate_model
+from posttrain.methods.prompting import encode_prompts, make_sampling, make_task
+from posttrain.methods.run import Job
+from posttrain.registry import methods
+
+
+@methods.register
+def evaluate(run, *, evaluation: EvaluationConfig, search: Component | None = None) -> Job:
+    """Sample completions of a task's problems and tell accuracy, pass@k and maj@k with intervals.
+
+    With `search` (such as {name: majority_vote, num_samples: 8}) the strategy's choice is measured, and all tokens it
+    spends are counted.
+    """
+    task = make_task(run, evaluation.task)
+    sampling = make_sampling(evaluation.sampling, task)
+    prompts = encode_prompts(run, task, sampling)
+    count = min(evaluation.num_examples, len(prompts))
+    facts = [
+        ("task", f"{task.name}: {count} problems, {evaluation.num_samples} samples each"),
+        ("sampling", f"at most {sampling.max_tokens} tokens, temperature {sampling.temperature:g}"),
+        ("search", search.name if search else "none"),
+    ]
+
+    def execute() -> None:
+        model = run.load_model()
+        run.open()
+        evaluate_model(run, model, search)
+
+    return Job(facts, execute)

@@ -1,0 +1,67 @@
+"""From a recipe's task to prompts of token ids, checked before any weights are loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from posttrain import registry
+from posttrain.config import Component, SamplingConfig
+from posttrain.data.templates import encode_prompt
+from posttrain.errors import ConfigError, DataError
+from posttrain.methods.run import Run
+from posttrain.rollouts.collect import Prompt
+from posttrain.types import Sampling, Task
+
+
+def make_task(run: Run, item: Component) -> Task:
+    """The task of a recipe; a setting called `path` may be relative to the recipe."""
+    settings = dict(item.settings)
+    if isinstance(settings.get("path"), str):
+        settings["path"] = run.resolve(settings["path"])
+    task: Task = registry.tasks.bind(item.name, settings)()
+    if not task.examples:
+        raise DataError(f"task {item.name!r} has no examples; look at its settings with `posttrain explain tasks {item.name}`")
+    return task
+
+
+def make_sampling(config: SamplingConfig, task: Task) -> Sampling:
+    """The recipe's sampling with the task's stop strings and length where the recipe is silent."""
+    return Sampling(
+        max_tokens=config.max_tokens or task.max_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=config.top_k,
+        min_p=config.min_p,
+        stop=tuple(config.stop) or task.stop,
+    )
+
+
+def encode_prompts(run: Run, task: Task, sampling: Sampling) -> list[Prompt]:
+    """All prompts of a task as token ids.
+
+    Raises:
+        DataError: a prompt leaves no room for a completion in the model's context.
+    """
+    tokenizer = run.tokenizer
+    prompts = [Prompt(e, tuple(encode_prompt(tokenizer, e.prompt, system=task.system))) for e in task.examples]
+    context = context_length(run)
+    longest = max(prompts, key=lambda p: len(p.ids))
+    if context is not None and len(longest.ids) + 1 > context:
+        raise DataError(
+            f"task {task.name!r}: the prompt of {longest.example.id} has {len(longest.ids)} tokens, the model's context is "
+            f"{context}; shorten the prompts or take a model with a longer context"
+        )
+    if context is not None and len(longest.ids) + sampling.max_tokens > context:
+        raise ConfigError(
+            f"sampling.max_tokens: {sampling.max_tokens} new tokens after a prompt of {len(longest.ids)} "
+            f"({longest.example.id}) exceed the model's context of {context}; set it to at most {context - len(longest.ids)}"
+        )
+    return prompts
+
+
+def context_length(run: Run) -> int | None:
+    """Positions that the model's config allows, read without the weights."""
+    from transformers import AutoConfig
+
+    config: Any = AutoConfig.from_pretrained(run.model_path, trust_remote_code=run.model_config.trust_remote_code)
+    return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)

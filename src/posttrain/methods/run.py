@@ -1,0 +1,312 @@
+"""A run: its folder, its hooks, how it starts, is interrupted, goes on and ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from posttrain import registry
+from posttrain.config import ModelConfig, Recipe, recipe_as_dict
+from posttrain.data.templates import template_fingerprint
+from posttrain.errors import CheckpointError, ConfigError
+from posttrain.models.language_model import LanguageModel
+from posttrain.models.load import load_model, load_tokenizer
+from posttrain.training import checkpoint
+from posttrain.training.hooks import Hook, MetricsWriter
+from posttrain.training.loop import State, train
+from posttrain.training.objective import Objective
+from posttrain.training.optim import Optimizer
+from posttrain.training.progress import Progress
+from posttrain.training.source import Source
+from posttrain.training.tracking import build_trackers
+
+EMBEDDED = "embedded"
+
+
+@dataclasses.dataclass(slots=True)
+class Job:
+    """What a method has prepared, before any weights are loaded.
+
+    facts: name and value of what a check shows. execute: does the work. preview: shows what is trained on.
+    """
+
+    facts: list[tuple[str, str]]
+    execute: Callable[[], None]
+    preview: Callable[[int], None] | None = None
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user stopped the run; its state is saved."""
+
+
+class Run:
+    """One execution of a recipe.
+
+    Args:
+        recipe: what to run. command: the command line, for the report. resume: go on from the last checkpoint.
+        console: where to print.
+    """
+
+    def __init__(
+        self, recipe: Recipe, *, command: str = "", resume: bool = False, console: Console | None = None
+    ) -> None:
+        self.recipe = recipe
+        self.command = command
+        self.resume = resume
+        self.console = console or Console()
+        self.folder = Path(recipe.output or f"runs/{recipe.method}")
+
+    def job(self) -> Job:
+        """Prepare: all checks that need no weights are made here."""
+        entry = registry.methods.entry(self.recipe.method)
+        known = {f.name for f in dataclasses.fields(Recipe)}
+        settings = {k: getattr(self.recipe, k) if k in known else self.recipe.settings[k] for k in entry.settings}
+        job: Job = registry.methods.get(self.recipe.method)(self, **settings)
+        return job
+
+    def execute(self) -> Path:
+        """Prepare and run; returns the run's folder."""
+        self._refuse_existing()
+        self.job().execute()
+        return self.folder
+
+    def check(self) -> None:
+        """Prepare only, and show what was found."""
+        job = self.job()
+        width = max(len(name) for name, _ in job.facts)
+        for name, value in job.facts:
+            self.console.print(f"  [bold]{name:<{width}}[/bold]  {value}", highlight=False)
+        self.console.print("\n[green]every check that needs no weights has passed[/green]")
+
+    def preview(self, num: int) -> None:
+        """Show what is trained on."""
+        job = self.job()
+        if job.preview is None:
+            raise ConfigError(f"method {self.recipe.method!r} trains on no fixed rows, so there is nothing to preview")
+        job.preview(num)
+
+    # -- where things are
+
+    def resolve(self, path: str) -> str:
+        """A path of the recipe: as it is from the working folder, else from the recipe's folder, else a hub id."""
+        for candidate in (Path(path).expanduser(), self.recipe.base / path):
+            if candidate.exists():
+                return str(candidate.resolve())
+        return path
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """The recipe's model.
+
+        Raises:
+            ConfigError: the recipe names none.
+        """
+        if self.recipe.model is None:
+            raise ConfigError("missing key 'model': a folder, a hub id, or 'embedded'")
+        return self.recipe.model
+
+    @property
+    def model_path(self) -> str:
+        """Folder or hub id of the model."""
+        if self.model_config.path == EMBEDDED:
+            return str(files("posttrain") / "assets" / "base")
+        return self.resolve(self.model_config.path)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer, loaded without the weights."""
+        config = self.model_config
+        return load_tokenizer(
+            self.resolve(config.tokenizer) if config.tokenizer else self.model_path,
+            chat_template=config.chat_template,
+            revision=config.revision,
+            trust_remote_code=config.trust_remote_code,
+        )
+
+    # -- the life of a run
+
+    def open(self) -> None:
+        """Make the run's folder with the resolved recipe in it."""
+        self._refuse_existing()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.remove_partial(self.folder)
+        plain = recipe_as_dict(self.recipe)
+        plain["plugins"] = [str((self.recipe.base / p).resolve()) for p in self.recipe.plugins]
+        plain["output"] = str(self.folder)
+        text = f"# {self.command}\n{yaml.safe_dump(plain, sort_keys=False)}"
+        checkpoint.write_text_whole(self.folder / "recipe.yaml", text)
+
+    def _refuse_existing(self) -> None:
+        if not self.resume and (self.folder / "recipe.yaml").exists():
+            raise ConfigError(
+                f"output: {self.folder} already holds a run. Go on with it by `posttrain resume {self.folder}`, "
+                "choose another output=..., or remove the folder"
+            )
+
+    def load_model(self, *, reference: bool = False, weights: Path | None = None) -> LanguageModel:
+        """The model of the recipe, or (weights) the same model as a checkpoint left it.
+
+        Args:
+            reference: keep a frozen copy of the recipe's model, for KL and preference losses.
+        """
+        config = self.model_config
+        options: dict[str, Any] = {
+            "tokenizer": self.resolve(config.tokenizer) if config.tokenizer else None,
+            "chat_template": config.chat_template,
+            "dtype": config.dtype,
+            "device": config.device,
+            "attention": config.attention,
+            "trust_remote_code": config.trust_remote_code,
+            "gradient_checkpointing": config.gradient_checkpointing,
+            "seed": self.recipe.seed,
+        }
+        if weights is not None and (config.lora is not None or not reference):
+            return load_model(str(weights), reference=reference, **options)
+        model = load_model(
+            self.model_path, init=config.init, lora=config.lora, revision=config.revision, reference=reference, **options
+        )
+        if weights is not None:
+            # The reference is the model the run began with; the policy is what the checkpoint holds.
+            model.hf.load_state_dict(load_model(str(weights), **options).hf.state_dict())
+        if not model.shares_trunks and config.attention == "auto":
+            self.console.print(f"[yellow]shared prefixes are computed once per row: {model.why_unshared}[/yellow]")
+        return model
+
+    def train(
+        self,
+        make_source: Callable[[LanguageModel], Source],
+        objective: Objective,
+        *,
+        steps: int,
+        make_hooks: Callable[[LanguageModel, Source], Sequence[Hook]] = lambda model, source: (),
+        show: Callable[[Source], Callable[[], Any]] | None = None,
+    ) -> LanguageModel:
+        """Load, train from the start or from the last checkpoint, and save `model/`.
+
+        Args:
+            make_hooks: extra hooks, called first so that what they add to the metrics is logged.
+        Raises:
+            Interrupted: the user stopped the run; a checkpoint holds its state.
+        """
+        last = (checkpoint.checkpoints(self.folder) or [None])[-1] if self.resume else None
+        if self.resume and last is None and not (self.folder / "recipe.yaml").exists():
+            raise CheckpointError(f"{self.folder} holds no checkpoint; start the run anew")
+        model = self.load_model(reference=objective.needs_reference, weights=last)
+        self.open()
+        source = make_source(model)
+        optimizer = self._optimizer(model, steps)
+        state = State()
+        if last is not None:
+            saved = checkpoint.load_checkpoint(last, optimizer)
+            self._check_fingerprint(saved, last)
+            state = State(saved["global_step"], saved["num_tokens"], str(last))
+            source.load_state(saved["source"])
+            model.weights_version = saved["weights_version"]
+            self.console.print(f"resuming {self.folder} after step {state.step} of {steps}")
+        hooks: list[Any] = [*make_hooks(model, source), *build_trackers(self.recipe.report_to, self.folder)]
+        hooks.append(MetricsWriter(self.folder / "metrics.jsonl", resume_step=state.step))
+        progress = Progress(steps, title=self.recipe.title or self.recipe.method, console=self.console, start=state.step)
+        hooks += [progress, self._saver(model, source, optimizer, state, steps)]
+        model.train()
+        with progress, _closing(hooks), _stop_on_signal(state, self.console):
+            train(
+                model, source, objective, optimizer, hooks, state,
+                steps=steps, max_tokens=self.recipe.max_tokens_per_micro_batch,
+            )  # fmt: skip
+        if state.stop and state.step < steps:
+            raise Interrupted(f"stopped after step {state.step} of {steps}; go on with: posttrain resume {self.folder}")
+        model.eval()
+        with checkpoint.written_whole(self.folder / "model") as partial:
+            model.save(partial)
+        return model
+
+    def _optimizer(self, model: LanguageModel, steps: int) -> Optimizer:
+        r = self.recipe
+        return Optimizer(
+            model.trainable_parameters(),
+            steps=steps,
+            learning_rate=r.learning_rate,
+            weight_decay=r.weight_decay,
+            betas=(r.adam_beta1, r.adam_beta2),
+            epsilon=r.adam_epsilon,
+            schedule=r.lr_scheduler_type,
+            warmup_steps=r.warmup_steps,
+            min_lr_ratio=r.min_lr_ratio,
+            max_grad_norm=r.max_grad_norm,
+        )
+
+    def _saver(self, model: LanguageModel, source: Source, optimizer: Optimizer, state: State, steps: int) -> Hook:
+        """The hook that saves: every `save_every` steps, and when the user stops the run."""
+
+        def save(step: int, metrics: dict[str, float]) -> None:
+            due = self.recipe.save_every and (step % self.recipe.save_every == 0 or step == steps)
+            if not due and not state.stop:
+                return
+            values = {
+                "num_tokens": state.num_tokens,
+                "source": source.state(),
+                "weights_version": model.weights_version,
+                "template_fingerprint": template_fingerprint(model.tokenizer),
+            }
+            path = checkpoint.save_checkpoint(
+                self.folder, step, save_model=model.save, optimizer=optimizer, state=values
+            )
+            state.last_checkpoint = str(path)
+            checkpoint.prune_checkpoints(self.folder, self.recipe.save_total_limit)
+
+        return save
+
+    def _check_fingerprint(self, saved: dict[str, Any], folder: Path) -> None:
+        now = template_fingerprint(self.tokenizer)
+        if saved["template_fingerprint"] != now:
+            raise CheckpointError(
+                f"{folder} was trained with the chat template {saved['template_fingerprint']}, this recipe's is {now}; "
+                "resume with the same tokenizer and chat_template, or start a new run"
+            )
+
+    def steps_for(self, steps_per_epoch: int) -> int:
+        """max_steps, or as many as num_train_epochs takes."""
+        return self.recipe.max_steps or max(1, math.ceil(self.recipe.num_train_epochs * steps_per_epoch))
+
+
+@contextmanager
+def _closing(hooks: Sequence[Any]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            close = getattr(hook, "close", None)
+            if close is not None:
+                close()
+
+
+@contextmanager
+def _stop_on_signal(state: State, console: Console) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) ends the run after the step at hand, with a checkpoint; the second ends it at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        if state.stop:
+            raise KeyboardInterrupt
+        state.stop = True
+        console.print("\nfinishing this step, then saving; press Ctrl-C again to stop at once")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""Models: loading them, attending over forests, log-probabilities of targets."""

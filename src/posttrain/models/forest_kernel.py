@@ -1,0 +1,180 @@
+"""Exact attention over a forest on CPU: fused kernels over runs, merged by log-sum-exp.
+
+A run is a maximal stretch of equal `ends`: a chain of tokens without branches. All its descendants are the tokens from
+its stop to its end, so the whole of a forest's attention is
+
+    (a) every run with itself, causally: runs of like length in padded batches;
+    (b) every run that has descendants, as keys, with those descendants, as queries: two contiguous slices, no mask.
+
+Parts that share a query are merged by their log-sum-exp, as in ring attention (Liu et al. 2023, arXiv:2310.01889):
+
+    lse = log(exp(lse_a) + exp(lse_b))      out = out_a * exp(lse_a - lse) + out_b * exp(lse_b - lse)
+
+The backward pass of a fused kernel needs only (out, lse): given the merged ones, it yields the gradient of its part.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+
+
+class _Bucket(NamedTuple):
+    """Runs of like length. rows: flat indices [R * L], padded with a run's last token; row kept[i] is token flat[i]."""
+
+    runs: int
+    length: int
+    rows: torch.Tensor
+    kept: torch.Tensor | None
+    flat: torch.Tensor
+
+
+class ForestShape:
+    """The runs of a forest and how they hang together.
+
+    Args:
+        ends: int64 [N]. device: where the index tensors go.
+    Attributes:
+        starts, stops, ends: per run. parents: the run it branches from, -1 for none.
+    """
+
+    def __init__(self, ends: np.ndarray, device: torch.device | str = "cpu") -> None:
+        cuts = np.flatnonzero(np.diff(ends)) + 1
+        self.starts = np.concatenate([[0], cuts]).tolist()
+        self.stops = np.concatenate([cuts, [len(ends)]]).tolist()
+        self.ends = ends[self.starts].tolist()
+        self.parents: list[int] = []
+        open_runs: list[int] = []
+        for run, start in enumerate(self.starts):
+            while open_runs and self.ends[open_runs[-1]] <= start:
+                open_runs.pop()
+            self.parents.append(open_runs[-1] if open_runs else -1)
+            open_runs.append(run)
+        self.trunks = [(a, b, e) for a, b, e in zip(self.starts, self.stops, self.ends) if e > b]
+        self.size = len(ends)
+        self._device = torch.device(device)
+        self._buckets: list[_Bucket] | None = None
+
+    def ancestry(self, run: int) -> list[int]:
+        """The runs from the root down to `run`."""
+        path = []
+        while run >= 0:
+            path.append(run)
+            run = self.parents[run]
+        return path[::-1]
+
+    @property
+    def buckets(self) -> list[_Bucket]:
+        """Runs batched by length: at least 3/4 as long as the longest of the batch, unless all are short."""
+        if self._buckets is None:
+            lengths = np.array(self.stops) - np.array(self.starts)
+            order = np.argsort(-lengths, kind="stable")
+            groups: list[list[int]] = []
+            for run in order:
+                if groups and (lengths[run] * 4 >= lengths[groups[-1][0]] * 3 or lengths[groups[-1][0]] <= 16):
+                    groups[-1].append(int(run))
+                else:
+                    groups.append([int(run)])
+            self._buckets = [self._bucket(np.array(sorted(group)), lengths) for group in groups]
+        return self._buckets
+
+    def _bucket(self, runs: np.ndarray, lengths: np.ndarray) -> _Bucket:
+        length = int(lengths[runs].max())
+        step = np.arange(length)
+        rows = np.array(self.starts)[runs, None] + np.minimum(step, lengths[runs, None] - 1)
+        kept = np.flatnonzero(step < lengths[runs, None])
+        flat = torch.from_numpy(rows.reshape(-1)[kept]).to(self._device)
+        full = len(kept) == rows.size
+        return _Bucket(
+            len(runs),
+            length,
+            torch.from_numpy(rows.reshape(-1)).to(self._device),
+            None if full else torch.from_numpy(kept).to(self._device),
+            flat,
+        )
+
+
+def merged_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, shape: ForestShape, scale: float
+) -> torch.Tensor:
+    """query [1, H, N, D], key and value [1, Hkv, N, D] -> [1, N, H, D], on CPU, in any float type."""
+    flat = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
+    return _MergedAttention.apply(*flat, shape, scale)[None]
+
+
+class _MergedAttention(torch.autograd.Function):
+    """query [N, H, D], key and value [N, Hkv, D] -> [N, H, D]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, shape: ForestShape, scale: float
+    ) -> torch.Tensor:
+        accurate = torch.float64 if query.dtype == torch.float64 else torch.float32
+        out = torch.empty(query.shape, dtype=accurate, device=query.device)
+        lse = torch.empty(query.shape[:2], dtype=accurate, device=query.device)
+        for bucket in shape.buckets:
+            part, part_lse = _forward(*(_gather(x, bucket) for x in (query, key, value)), 0.0, True, scale=scale)
+            out.index_copy_(0, bucket.flat, _flatten(part, bucket).to(accurate))
+            lse.index_copy_(0, bucket.flat, _flatten(part_lse, bucket))
+        for start, stop, end in shape.trunks:
+            trunk = (_slice(x, start, stop) for x in (key, value))
+            part, part_lse = _forward(_slice(query, stop, end), *trunk, 0.0, False, scale=scale)
+            part, part_lse = part[0].transpose(0, 1), part_lse[0].transpose(0, 1)
+            below, below_lse = out[stop:end], lse[stop:end]
+            merged = torch.logaddexp(below_lse, part_lse)
+            below.mul_((below_lse - merged).exp_()[..., None]).add_(part * (part_lse - merged).exp_()[..., None])
+            below_lse.copy_(merged)
+        out = out.to(query.dtype)
+        ctx.save_for_backward(query, key, value, out, lse)
+        ctx.shape, ctx.scale = shape, scale
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_out: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        query, key, value, out, lse = ctx.saved_tensors
+        grad_out = grad_out.contiguous()
+        accurate = lse.dtype
+        grads = [torch.zeros(x.shape, dtype=accurate, device=x.device) for x in (query, key, value)]
+        for bucket in ctx.shape.buckets:
+            given = _gather(grad_out, bucket, blank=True)
+            q, k, v, o, part_lse = (_gather(x, bucket) for x in (query, key, value, out, lse))
+            parts = _backward(given, q, k, v, o, part_lse, 0.0, True, scale=ctx.scale)
+            for grad, part in zip(grads, parts):
+                grad.index_copy_(0, bucket.flat, _flatten(part, bucket).to(accurate))
+        for start, stop, end in ctx.shape.trunks:
+            given, q, o, part_lse = (_slice(x, stop, end) for x in (grad_out, query, out, lse))
+            k, v = _slice(key, start, stop), _slice(value, start, stop)
+            parts = _backward(given, q, k, v, o, part_lse, 0.0, False, scale=ctx.scale)
+            for grad, part, (a, b) in zip(grads, parts, [(stop, end), (start, stop), (start, stop)]):
+                grad[a:b] += part[0].transpose(0, 1)
+        return *(g.to(query.dtype) for g in grads), None, None
+
+
+def _slice(x: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    """[N, H, ...] -> [1, H, stop - start, ...], a view."""
+    return x[start:stop].transpose(0, 1)[None]
+
+
+def _gather(x: torch.Tensor, bucket: _Bucket, blank: bool = False) -> torch.Tensor:
+    """[N, H, ...] -> [R, H, L, ...]; `blank` puts zeros where there is padding."""
+    if blank and bucket.kept is not None:
+        rows = x.new_zeros(bucket.runs * bucket.length, *x.shape[1:])
+        rows.index_copy_(0, bucket.kept, x.index_select(0, bucket.flat))
+    elif bucket.runs == 1:
+        start = int(bucket.rows[0])
+        rows = x[start : start + bucket.length]
+    else:
+        rows = x.index_select(0, bucket.rows)
+    return rows.unflatten(0, (bucket.runs, bucket.length)).transpose(1, 2)
+
+
+def _flatten(x: torch.Tensor, bucket: _Bucket) -> torch.Tensor:
+    """[R, H, L, ...] -> [kept tokens, H, ...]."""
+    rows = x.transpose(1, 2).flatten(0, 1)
+    return rows if bucket.kept is None else rows.index_select(0, bucket.kept)

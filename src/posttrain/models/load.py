@@ -1,0 +1,244 @@
+"""Loading models and tokenizers, with every check that needs no weights made before they are read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from posttrain.errors import ModelError, nearest
+from posttrain.models.adapters import LoraSettings, add_lora, load_adapter
+from posttrain.models.language_model import LanguageModel
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+
+
+def load_model(
+    path: str | Path,
+    *,
+    tokenizer: str | None = None,
+    chat_template: str | None = None,
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto",
+    device: str = "auto",
+    attention: Literal["auto", "forest", "unshared"] = "auto",
+    init: Literal["pretrained", "random"] = "pretrained",
+    lora: LoraSettings | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    seed: int = 0,
+    reference: bool = False,
+    gradient_checkpointing: bool = False,
+) -> LanguageModel:
+    """Load a causal language model with its tokenizer.
+
+    Args:
+        path: a folder, a folder of PEFT adapters, or a name on the Hugging Face hub.
+        tokenizer: where the tokenizer is, if not in `path`. chat_template: a Jinja template or a file that holds one.
+        dtype: "auto" is float32 on CPU and bfloat16 on CUDA. device: "auto" is CUDA where there is one, else CPU.
+        attention: "auto" shares trunks if a probe finds it exact, "forest" fails if not, "unshared" never does.
+        init: "random" makes fresh weights from the config alone, drawn with `seed`.
+        lora: train low-rank adapters; the weights below are frozen. seed: of all that is drawn here.
+        reference: keep a frozen copy for ref_logprobs (with adapters nothing is copied).
+    Returns:
+        The model in evaluation mode. Global random state is as it was.
+    Raises:
+        ModelError: before weights load, where that is possible.
+    """
+    path = str(path)
+    adapter = _adapter_of(path)
+    if adapter is not None and lora is not None:
+        raise ModelError(f"{path} already holds adapters; train those (leave out lora) or start from their base model")
+    where = adapter["base_model_name_or_path"] if adapter is not None else path
+    _check_choice("attention", attention, ("auto", "forest", "unshared"))
+    _check_choice("init", init, ("pretrained", "random"))
+    target = _device(device)
+    precision = _dtype(dtype, target)
+    shared: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    config = _load_config(where, shared)
+    if init == "pretrained":
+        _check_weight_files(where)
+    tokens = load_tokenizer(_tokenizer_source(path, where, tokenizer), chat_template=chat_template, **shared)
+    vocabulary = config.get_text_config(decoder=True).vocab_size
+    if len(tokens) > vocabulary:
+        raise ModelError(
+            f"{where}: the tokenizer has {len(tokens)} tokens but the model only {vocabulary} embeddings; "
+            f"use the tokenizer that belongs to this model"
+        )
+    hf = _load_weights(where, config, init, precision, seed, shared).to(target)
+    if adapter is not None:
+        hf = load_adapter(hf, path)
+    elif lora is not None:
+        hf = add_lora(hf, lora, seed=seed)
+    model = LanguageModel(hf, tokens).eval()
+    model.check_head()
+    if attention == "unshared":
+        model.keep_unshared("attention = unshared")
+    else:
+        model.share_trunks()
+    if attention == "forest" and not model.shares_trunks:
+        raise ModelError(f"{path} cannot run token forests: {model.why_unshared}; use attention = auto")
+    if gradient_checkpointing:
+        model.enable_gradient_checkpointing()
+    if reference:
+        model.enable_reference()
+    return model
+
+
+def load_tokenizer(
+    path: str | Path,
+    *,
+    chat_template: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub name; `chat_template` (Jinja, or a file that holds it) replaces its template.
+
+    Raises:
+        ModelError: there is none, or the template file is missing.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path), revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"{path} has no tokenizer that can be loaded ({_first_line(error)}); name one as `tokenizer`"
+        ) from error
+    if chat_template is not None:
+        if "{" not in chat_template:
+            if not Path(chat_template).is_file():
+                raise ModelError(f"chat_template {chat_template!r} is neither a file nor a Jinja template")
+            chat_template = Path(chat_template).read_text(encoding="utf-8")
+        tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+def _adapter_of(path: str) -> dict[str, Any] | None:
+    """The adapter config of a PEFT folder, None for anything else."""
+    file = Path(path) / "adapter_config.json"
+    if not file.is_file():
+        return None
+    adapter = _read_json(file)
+    if not adapter.get("base_model_name_or_path"):
+        raise ModelError(f"{file} does not name the base model (base_model_name_or_path)")
+    return adapter
+
+
+def _tokenizer_source(path: str, base: str, tokenizer: str | None) -> str:
+    """Adapters saved with a tokenizer bring their own; else the base model's."""
+    own = path if (Path(path) / "tokenizer_config.json").is_file() else base
+    return tokenizer or own
+
+
+def _load_config(path: str, shared: dict[str, Any]) -> Any:
+    folder = Path(path).expanduser()
+    looks_local = folder.is_absolute() or path.startswith(("./", "../", "~")) or path.count("/") > 1
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"{path} has no config.json; a model folder holds config.json, weights and a tokenizer")
+        _read_json(folder / "config.json")
+    elif folder.exists() or looks_local:
+        raise ModelError(f"no model folder {path} (looked for {folder.absolute()})")
+    try:
+        config = AutoConfig.from_pretrained(str(folder) if folder.is_dir() else path, **shared)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{path}: neither a model folder nor a model on the hub: {_first_line(error)}") from error
+    remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    known = type(config) in AutoModelForCausalLM._model_mapping
+    if getattr(config, "is_encoder_decoder", False) or not (known or remote):
+        raise ModelError(f"{path} is a {config.model_type!r} model, not a causal language model")
+    others = [
+        a for a in config.architectures or [] if not a.endswith(("CausalLM", "LMHeadModel", "ConditionalGeneration"))
+    ]
+    if others and others == list(config.architectures) and not remote:
+        raise ModelError(f"{path} holds a {others[0]}, not a causal language model; use the model it was made from")
+    return config
+
+
+def _check_weight_files(path: str) -> None:
+    """Of a local folder: there are weights, every shard is there, every header can be read."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        return
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        for shard in sorted(set(_read_json(index).get("weight_map", {}).values())):
+            if not (folder / shard).is_file():
+                raise ModelError(
+                    f"{path}: {index.name} names {shard}, which is missing; download or copy the model again"
+                )
+    files = sorted(folder.glob("*.safetensors"))
+    if not files and not list(folder.glob("pytorch_model*.bin")):
+        raise ModelError(f"{path} has no weights (*.safetensors); for fresh ones from its config use init = random")
+    for file in files:
+        try:
+            with safe_open(str(file), framework="pt") as handle:
+                handle.keys()
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{file} is broken ({_first_line(error)}); download or copy the model again") from error
+
+
+def _load_weights(path: str, config: Any, init: str, dtype: torch.dtype, seed: int, shared: dict[str, Any]) -> Any:
+    if init == "random":
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            hf = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=shared["trust_remote_code"])
+        hf.name_or_path = hf.config._name_or_path = path
+        return hf
+    try:
+        with torch.random.fork_rng():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                str(Path(path).expanduser()) if Path(path).expanduser().is_dir() else path,
+                config=config,
+                dtype=dtype,
+                output_loading_info=True,
+                **shared,
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{path}: the weights cannot be loaded: {_first_line(error)}") from error
+    hf, report = loaded
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(
+            f"{path}: {len(missing)} weights are not in the files, {missing[0]} first; this is not a whole model"
+        )
+    return hf
+
+
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ModelError(f"{name} is {value!r}: {nearest(str(value), known)}")
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ModelError(f"device is {name!r}: {nearest(name, ('auto', 'cpu', 'cuda'))}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"device is {name!r} but torch finds no CUDA device here; use device = cpu")
+    return device
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    _check_choice("dtype", name, ("auto", *_DTYPES))
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return _DTYPES[name]
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} is not readable JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} holds a {type(content).__name__}, not an object")
+    return content
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

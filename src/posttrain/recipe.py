@@ -1,0 +1,327 @@
+"""Recipes: one strict, typed YAML file says what is run. Nothing here imports torch.
+
+A recipe's keys are the fields of `Recipe` and the keyword-only settings of the method it names. Unknown keys, wrong
+types and impossible combinations are errors that name the key, the value and the way out, before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from posttrain import registry
+from posttrain.config import (
+    Component,
+    DataConfig,
+    EvaluationConfig,
+    LoraConfig,
+    ModelConfig,
+    Recipe,
+    SamplingConfig,
+)
+from posttrain.errors import ConfigError, nearest
+from posttrain.typecheck import check
+
+CLASSES = {c.__name__: c for c in (LoraConfig, ModelConfig, DataConfig, SamplingConfig, EvaluationConfig, Component)}
+
+# Names that users of other trainers know, and where they live here.
+ALIASES = {
+    "model_name_or_path": "model.path",
+    "torch_dtype": "model.dtype",
+    "gradient_checkpointing": "model.gradient_checkpointing",
+    "chat_template_path": "model.chat_template",
+    "lora_r": "model.lora.r",
+    "lora_alpha": "model.lora.alpha",
+    "lora_dropout": "model.lora.dropout",
+    "lora_target_modules": "model.lora.target_modules",
+    "dataset_name": "data.path",
+    "dataset_config": "data.subset",
+    "dataset_train_split": "data.split",
+    "max_length": "data.max_length",
+    "output_dir": "output",
+    "per_device_train_batch_size": "batch_size",
+    "save_steps": "save_every",
+    "eval_steps": "eval_every",
+    "max_completion_length": "sampling.max_tokens",
+    "temperature": "sampling.temperature",
+    "top_p": "sampling.top_p",
+    "top_k": "sampling.top_k",
+    "min_p": "sampling.min_p",
+    "lr": "learning_rate",
+}
+
+# Names that have no counterpart, with the reason and the way out.
+ELSEWHERE = {
+    "gradient_accumulation_steps": "micro-batches follow from max_tokens_per_micro_batch; batch_size is the whole step",
+    "packing": "rows are always packed, without attending to one another",
+    "padding_free": "there never is padding",
+    "bf16": "set model.dtype: bfloat16",
+    "fp16": "set model.dtype: bfloat16",
+    "use_cpu": "set model.device: cpu",
+    "use_peft": "set model.lora: {r: 16}",
+    "reward_weights": "write the weight beside each reward: {name: ..., weight: ...}",
+    "reward_funcs": "list them under rewards",
+    "loss_type": "list losses under losses: [{name: ...}]; see `posttrain ls losses`",
+    "epsilon": "set clip_low of the loss: losses: [{name: clipped, clip_low: 0.2}]",
+    "epsilon_high": "set clip_high of the loss: losses: [{name: clipped, clip_high: 0.28}]",
+    "scale_rewards": "set scale of the advantage: advantage: {name: group_mean, scale: group}",
+    "beta": "add {name: kl, weight: ...} to losses",
+    "warmup_ratio": "set warmup_steps to a share below 1",
+    "logging_steps": "every step is logged",
+    "resume_from_checkpoint": "run `posttrain resume RUN`",
+    "push_to_hub": "the folder RUN/model is a complete Hugging Face model; upload it with huggingface-cli",
+}
+
+
+def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe file and apply `key=value` overrides (dotted keys reach inside; values are YAML).
+
+    Raises:
+        ConfigError: no such file, broken YAML, or anything `parse_recipe` refuses.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
+        raise ConfigError(f"no recipe {str(path)!r}: {nearest(path.name, near)}")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} holds no keys; a recipe starts with `method: ...`")
+    return parse_recipe(apply_overrides(raw, overrides), path.parent)
+
+
+def apply_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A copy of `raw` with dotted `key=value` texts set."""
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"override {text!r} is not of the form key=value")
+        try:
+            parsed = yaml.safe_load(value) if value else None
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override {text!r}: the value is not valid YAML: {error}") from error
+        raw = _set(raw, ALIASES.get(key.strip(), key.strip()).split("."), parsed, key)
+    return raw
+
+
+def _set(node: Any, keys: list[str], value: Any, whole: str) -> Any:
+    """`node` with the value at the dotted place replaced; list items are reached by number or by their name."""
+    if not keys:
+        return value
+    head, rest = keys[0], keys[1:]
+    if isinstance(node, list):
+        names = [item.get("name") if isinstance(item, dict) else item for item in node]
+        if head.isdigit() and int(head) < len(node):
+            place = int(head)
+        elif head in names:
+            place = names.index(head)
+        else:
+            raise ConfigError(f"override {whole}: no item {head!r}: {nearest(head, [str(n) for n in names])}")
+        return [_set(item, rest, value, whole) if i == place else item for i, item in enumerate(node)]
+    if isinstance(node, str) and rest == [] and head != "name":
+        node = {("path" if whole.startswith(("model", "data", "eval_data")) else "name"): node}
+    if not isinstance(node, dict):
+        if node is not None:
+            raise ConfigError(f"override {whole}: {node!r} has no keys")
+        node = {}
+    return {**node, head: _set(node.get(head), rest, value, whole)}
+
+
+def parse_recipe(raw: Mapping[str, Any], base: Path = Path()) -> Recipe:
+    """A checked recipe from plain values.
+
+    Args:
+        raw: keys and values as in the file. base: folder that relative plugin and data paths start from.
+    Raises:
+        ConfigError: unknown key, wrong type, unknown name, or a combination that cannot work.
+    """
+    raw = _resolve_aliases(dict(raw))
+    if "method" not in raw:
+        raise ConfigError(f"missing key 'method'; choose one of {', '.join(registry.methods.names())}")
+    registry.load_plugins(check(raw.get("plugins", []), "list[str]", "plugins"), base)
+    entry = registry.methods.entry(check(raw["method"], "str", "method"))
+    fields = {f.name: f for f in dataclasses.fields(Recipe) if f.name not in ("settings", "base")}
+    for key in raw:
+        if key not in fields and key not in entry.settings:
+            why = f"{ELSEWHERE[key]}. " if key in ELSEWHERE else ""
+            raise ConfigError(
+                f"unknown key {key!r} for method {entry.name!r}: {why or nearest(key, {**fields, **entry.settings})}"
+            )
+    values: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    for key in [*fields, *(k for k in entry.settings if k not in fields)]:
+        given = key in raw
+        if not given and key not in entry.settings:
+            continue
+        setting = entry.settings.get(key)
+        value = raw[key] if given else (setting.default if setting else None)
+        if not given and value is registry.REQUIRED:
+            raise ConfigError(f"method {entry.name!r} needs the key {key!r} ({setting.annotation if setting else ''})")
+        annotation = str(fields[key].type) if key in fields else setting.annotation  # type: ignore[union-attr]
+        target = values if key in fields else settings
+        target[key] = _value(value, annotation, key)
+    recipe = Recipe(**values, settings=settings, base=base)
+    _check_components(recipe)
+    _check_numbers(recipe)
+    stage_recipes(recipe)
+    return recipe
+
+
+def stage_recipes(recipe: Recipe) -> list[tuple[str, Recipe]]:
+    """The recipes of a pipeline's stages, by name, each checked.
+
+    A stage inherits seed, plugins, evaluation and report_to, and starts from the model of the stage before it that
+    trained one (the pipeline's own model for the first); it writes to a folder of its name below the pipeline's.
+    """
+    stages: list[tuple[str, Recipe]] = []
+    model: Any = _plain(recipe.model)
+    for number, raw in enumerate(recipe.stages):
+        name = raw.get("name")
+        if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
+            raise ConfigError(f"stages[{number}]: {name!r} is not a name; a stage needs name: letters, digits, - and _")
+        if name in dict(stages):
+            raise ConfigError(f"stages[{number}]: the name {name!r} is taken; each stage writes to a folder of its name")
+        folder = str(Path(recipe.output or "runs/pipeline") / name)
+        inherited = {
+            "seed": recipe.seed,
+            "plugins": recipe.plugins,
+            "report_to": recipe.report_to,
+            **({"evaluation": _plain(recipe.evaluation)} if recipe.evaluation else {}),
+            **({"model": model} if model else {}),
+        }
+        own = {k: v for k, v in raw.items() if k != "name"}
+        if own.get("method") == recipe.method:
+            raise ConfigError(f"stages[{number}]: a {recipe.method} cannot hold another")
+        try:
+            stage = parse_recipe({**inherited, **own, "output": folder, "title": raw.get("title", name)}, recipe.base)
+        except ConfigError as error:
+            raise ConfigError(f"stage {name!r}: {error}") from error
+        stages.append((name, stage))
+        if registry.methods.entry(stage.method).returns == "TrainingJob":
+            model = {**(_plain(stage.model) or {}), "path": f"{folder}/model"}
+            # What the stage trained is saved as it is; the next stage asks for adapters of its own if it wants them.
+            model = {k: v for k, v in model.items() if k in ("path", "dtype", "device", "attention")}
+    return stages
+
+
+def _value(value: Any, annotation: str, where: str) -> Any:
+    if annotation == "list[Component]":
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where}: {value!r} is not a list; write - {{name: ...}}")
+        return [component(v, f"{where}[{i}]") for i, v in enumerate(value)]
+    if annotation in ("Component", "Component | None"):
+        return None if value is None else component(value, where)
+    if annotation.startswith("EvaluationConfig"):
+        if isinstance(value, Mapping) and "task" in value:
+            value = {**value, "task": component(value["task"], f"{where}.task")}
+        return check(value, annotation, where, CLASSES)
+    return check(value, annotation, where, CLASSES)
+
+
+def component(value: Any, where: str) -> Component:
+    """`name` or `{name, weight, aggregation, **settings}` -> Component."""
+    if isinstance(value, Component):
+        return value
+    if isinstance(value, str):
+        return Component(value)
+    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+        raise ConfigError(f"{where}: {value!r} needs a name: write a name, or {{name: ..., setting: value}}")
+    rest = {str(k): v for k, v in value.items() if k not in ("name", "weight", "aggregation")}
+    weight = check(value.get("weight", 1.0), "float", f"{where}.weight")
+    aggregation = value.get("aggregation")
+    if aggregation is not None:
+        check(aggregation, "Literal['token_mean', 'sequence_mean', 'fixed_length']", f"{where}.aggregation")
+    return Component(value["name"], rest, weight, aggregation)
+
+
+def _resolve_aliases(raw: dict[str, Any]) -> dict[str, Any]:
+    for alias, place in ALIASES.items():
+        if alias not in raw:
+            continue
+        value = raw.pop(alias)
+        head = place.split(".")[0]
+        if place in raw or (isinstance(raw.get(head), dict) and _has(raw, place)):
+            raise ConfigError(f"{alias!r} and {place!r} say the same; keep one")
+        raw = _set(raw, place.split("."), value, alias if head not in ("model", "data") else place)
+    return raw
+
+
+def _has(node: Any, place: str) -> bool:
+    for key in place.split("."):
+        if not isinstance(node, dict) or key not in node:
+            return False
+        node = node[key]
+    return True
+
+
+def _check_components(recipe: Recipe) -> None:
+    """Every named function exists and takes the settings it is given."""
+    for where, known, items in (
+        ("losses", registry.losses, recipe.losses),
+        ("rewards", registry.rewards, recipe.rewards),
+        ("task", registry.tasks, [recipe.task] if recipe.task else []),
+        ("evaluation.task", registry.tasks, [recipe.evaluation.task] if recipe.evaluation else []),
+    ):
+        for item in items:
+            known.check(item.name, item.settings, where)
+            if item.aggregation is not None and where != "losses":
+                raise ConfigError(f"{where}: aggregation belongs to losses, not to {item.name!r}")
+
+
+def _check_numbers(recipe: Recipe) -> None:
+    positive = ("batch_size", "max_tokens_per_micro_batch", "learning_rate", "adam_epsilon", "save_total_limit")
+    for name in positive:
+        if getattr(recipe, name) <= 0:
+            raise ConfigError(f"{name}: {getattr(recipe, name)} must be above 0")
+    for name in ("weight_decay", "warmup_steps", "save_every", "eval_every", "max_grad_norm", "num_train_epochs"):
+        if getattr(recipe, name) < 0:
+            raise ConfigError(f"{name}: {getattr(recipe, name)} must not be negative")
+    for name in ("adam_beta1", "adam_beta2", "min_lr_ratio"):
+        if not 0 <= getattr(recipe, name) < 1:
+            raise ConfigError(f"{name}: {getattr(recipe, name)} must be at least 0 and below 1")
+    if recipe.max_steps is not None and recipe.max_steps < 1:
+        raise ConfigError(f"max_steps: {recipe.max_steps} must be at least 1; leave it out to train num_train_epochs")
+    sampling = [recipe.settings.get("sampling"), recipe.evaluation.sampling if recipe.evaluation else None]
+    for item in (s for s in sampling if isinstance(s, SamplingConfig)):
+        if item.temperature < 0 or not 0 < item.top_p <= 1 or not 0 <= item.min_p < 1 or item.top_k < 0:
+            raise ConfigError(
+                f"sampling: {item} is out of range: temperature >= 0, 0 < top_p <= 1, 0 <= min_p < 1, top_k >= 0"
+            )
+        if item.max_tokens is not None and item.max_tokens < 1:
+            raise ConfigError(f"sampling.max_tokens: {item.max_tokens} must be at least 1")
+
+
+def recipe_as_dict(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain values that `parse_recipe` reads back to the same recipe."""
+    plain: dict[str, Any] = {}
+    for f in dataclasses.fields(Recipe):
+        value = getattr(recipe, f.name)
+        if f.name in ("settings", "base") or value in (None, [], ""):
+            continue
+        plain[f.name] = _plain(value)
+    return {**plain, **{k: _plain(v) for k, v in recipe.settings.items() if v is not None}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Component):
+        extra = {"weight": value.weight} if value.weight != 1.0 else {}
+        if value.aggregation is not None:
+            extra["aggregation"] = value.aggregation
+        return {"name": value.name, **extra, **value.settings}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            f.name: _plain(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if getattr(value, f.name) is not None
+        }
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return value

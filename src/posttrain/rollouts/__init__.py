@@ -1,0 +1,1 @@
+"""Completions of the current policy with their rewards and credit."""

@@ -1,0 +1,114 @@
+"""The one training loop. SFT, GRPO and every other method are a source, an objective and hooks around it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from posttrain.averages import Averages
+from posttrain.data.forest import Batch, Forest
+from posttrain.errors import TrainingDiverged
+from posttrain.training.objective import Objective
+from posttrain.training.optim import Optimizer
+from posttrain.training.source import Source
+
+Hook = Callable[[int, dict[str, float]], None]
+
+
+@dataclass(slots=True)
+class State:
+    """Where a run stands: steps done, distinct tokens trained on, and the last checkpoint that is known to be good."""
+
+    step: int = 0
+    num_tokens: int = 0
+    last_checkpoint: str = "none was saved"
+    stop: bool = False
+
+
+def train(
+    model: Any,
+    source: Source,
+    objective: Objective,
+    optimizer: Optimizer,
+    hooks: Sequence[Hook],
+    state: State,
+    *,
+    steps: int,
+    max_tokens: int,
+) -> State:
+    """Run from `state.step` to `steps`; hooks are called with the number of steps done and the step's metrics.
+
+    Args:
+        max_tokens: distinct tokens that a micro-batch may hold. It sets memory, never the result.
+    Raises:
+        TrainingDiverged: a loss or gradient is NaN or infinite. The weights are left as they were before that step.
+    """
+    for step in range(state.step, steps):
+        meter = _Meter(state)
+        for batch in source.batches(step):
+            totals = objective.denominators(batch)
+            for micro in batch.split(max_tokens):
+                micro = micro.to(model.device)
+                outputs = model.forward(micro, objective.needs, temperature=objective.temperature)
+                loss, metrics = objective(outputs, micro, totals)
+                loss.backward()
+                meter.micro(loss, metrics, micro)
+            meter.check(batch, optimizer.clip_gradients())
+            optimizer.step(step)
+        source.updated(model)
+        state.step = step + 1
+        metrics_of_step = meter.finish(source, optimizer.rate(step))
+        for hook in hooks:
+            hook(state.step, metrics_of_step)
+        if state.stop:
+            break
+    return state
+
+
+class _Meter:
+    """Collects a step's metrics and refuses a step whose loss or gradient is not finite."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.averages = Averages()
+        self.micros: list[tuple[Tensor, list[str]]] = []
+        self.started = time.perf_counter()
+        self.tokens_before = state.num_tokens
+
+    def micro(self, loss: Tensor, metrics: Averages, micro: Forest) -> None:
+        """Count a micro-batch."""
+        self.averages.merge(metrics)
+        self.micros.append((loss.detach(), micro.rows))
+        self.state.num_tokens += micro.num_tokens
+
+    def check(self, batch: Batch, grad_norm: float) -> None:
+        """Refuse to update weights from a loss or gradient that is not finite."""
+        bad = [row for loss, rows in self.micros if not math.isfinite(float(loss)) for row in rows]
+        if bad or not math.isfinite(grad_norm):
+            what = "the loss is NaN or infinite" if bad else f"the gradient norm is {grad_norm}"
+            rows = bad or batch.rows
+            shown = ", ".join(rows[:8]) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
+            raise TrainingDiverged(
+                f"step {self.state.step + 1}: {what}. Rows of the batch: {shown}. Last good checkpoint: "
+                f"{self.state.last_checkpoint}. Lower learning_rate or max_grad_norm, or look at these rows."
+            )
+        self.averages.update({"grad_norm": grad_norm})
+        self.micros = []
+
+    def finish(self, source: Source, learning_rate: float) -> dict[str, float]:
+        """All metrics of the step."""
+        self.averages.merge(source.metrics())
+        seconds = time.perf_counter() - self.started
+        tokens = self.state.num_tokens - self.tokens_before
+        return {
+            **self.averages.means(),
+            "learning_rate": learning_rate,
+            "num_tokens": float(self.state.num_tokens),
+            "step_time": seconds,
+            "tokens_per_second": tokens / seconds if seconds else 0.0,
+        }

@@ -1,0 +1,138 @@
+"""A weighted sum of registered losses, each averaged by global counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from posttrain import registry
+from posttrain.averages import Averages
+from posttrain.config import Component
+from posttrain.data.forest import Batch, Forest
+from posttrain.errors import ConfigError
+from posttrain.losses.inputs import MODEL_INPUTS
+from posttrain.losses.reduce import Aggregation, Totals, target_weights
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One loss of an objective, bound to its settings."""
+
+    name: str
+    function: Callable[..., Any]
+    inputs: tuple[str, ...]
+    per_sequence: bool
+    weight: float
+    aggregation: Aggregation
+
+
+class Objective:
+    """What is minimised: sum over terms of weight * average of the term's loss.
+
+    Args:
+        components: losses by name with settings, weight and aggregation.
+        aggregation: the default average. max_length: tokens, for the aggregation fixed_length.
+        temperature: the policy is softmax(logits / temperature), the distribution that rollouts were sampled from.
+    """
+
+    def __init__(
+        self,
+        components: Sequence[Component],
+        *,
+        aggregation: Aggregation = "token_mean",
+        max_length: int | None = None,
+        temperature: float = 1.0,
+    ) -> None:
+        if not components:
+            raise ConfigError("losses: at least one loss is needed; see `posttrain ls losses`")
+        self.terms = [_term(c, aggregation) for c in components]
+        self.max_length = max_length
+        self.temperature = temperature
+        self.needs = frozenset(name for term in self.terms for name in term.inputs) | {"logprobs", "entropy"}
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a frozen reference model is asked for."""
+        return "ref_logprobs" in self.needs
+
+    @property
+    def keeps_zero_advantage(self) -> bool:
+        """Whether a sequence with advantage 0 still has a gradient, by a term that ignores advantages."""
+        return any("advantages" not in term.inputs and term.weight for term in self.terms)
+
+    def denominators(self, batch: Batch) -> Totals:
+        """Global counts of the whole optimiser step."""
+        weights = batch.stream_total("weights")
+        return Totals(tokens=float(batch.num_targets) if weights is None else weights, sequences=batch.num_sequences)
+
+    def __call__(self, outputs: Mapping[str, Tensor], micro: Forest, totals: Totals) -> tuple[Tensor, Averages]:
+        """The micro-batch's share of the step's loss (shares add up), and its metrics."""
+        inputs = self._inputs(outputs, micro)
+        metrics = Averages()
+        loss = outputs["logprobs"].new_zeros(())
+        for term in self.terms:
+            result = term.function(*(inputs[name] for name in term.inputs))
+            values, told = result if isinstance(result, tuple) else (result, {})
+            if term.per_sequence:
+                share = values.sum() / max(totals.sequences, 1)
+            else:
+                weights = target_weights(
+                    term.aggregation,
+                    micro.sequence,
+                    micro.num_sequences,
+                    totals,
+                    micro.streams.get("weights"),
+                    self.max_length,
+                    values.dtype,
+                )
+                share = (weights * values).sum()
+            loss = loss + term.weight * share
+            for name, numbers in told.items():
+                metrics.add(name, numbers.detach().sum(), numbers.numel())
+            if len(self.terms) > 1:
+                metrics.total(f"loss/{term.name}", share.detach())
+        metrics.total("loss", loss.detach())
+        if "entropy" in outputs:
+            metrics.add("entropy", outputs["entropy"].detach().sum(), outputs["entropy"].numel())
+        self._engine_gap(outputs, micro, metrics)
+        return loss, metrics
+
+    def _inputs(self, outputs: Mapping[str, Tensor], micro: Forest) -> dict[str, Any]:
+        inputs: dict[str, Any] = {
+            **micro.streams,
+            **outputs,
+            "sequence": micro.sequence,
+            "num_sequences": micro.num_sequences,
+        }
+        if "old_logprobs" in self.needs and "old_logprobs" not in inputs:
+            # No update has happened since the rollouts were sampled, so the current policy is the old one.
+            inputs["old_logprobs"] = outputs["logprobs"].detach()
+        for name in sorted(self.needs - inputs.keys() - MODEL_INPUTS):
+            users = [t.name for t in self.terms if name in t.inputs]
+            raise ConfigError(f"the loss {users[0]!r} needs {name!r}, which this method's data does not carry")
+        return inputs
+
+    def _engine_gap(self, outputs: Mapping[str, Tensor], micro: Forest, metrics: Averages) -> None:
+        """How far the sampler's log-probs are from the trainer's (TRL's metric names). 0 up to rounding when in step."""
+        if "engine_logprobs" not in micro.streams or not micro.num_targets:
+            return
+        gap = (outputs["logprobs"].detach() - micro.streams["engine_logprobs"]).abs()
+        metrics.add("sampling/sampling_logp_difference/mean", gap.sum(), gap.numel())
+        metrics.largest("sampling/sampling_logp_difference/max", gap.max())
+
+
+def _term(item: Component, default: Aggregation) -> Term:
+    entry = registry.losses.entry(item.name)
+    function = registry.losses.bind(item.name, item.settings)
+    aggregation: Any = item.aggregation or default
+    return Term(item.name, function, entry.inputs, "PerSequence" in entry.returns, item.weight, aggregation)
+
+
+def no_grad_forward(model: Any, forests: Sequence[Forest], temperature: float) -> list[Tensor]:
+    """Log-probs [M] of each forest under the model as it stands, without a graph."""
+    with torch.no_grad():
+        return [model.forward(f, frozenset({"logprobs"}), temperature=temperature)["logprobs"] for f in forests]

@@ -1,0 +1,116 @@
+"""AdamW with a schedule, gradient clipping, and float32 master weights for bfloat16 models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from posttrain.errors import CheckpointError
+
+Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
+
+
+def learning_rate_factor(
+    step: int, steps: int, *, schedule: Schedule, warmup_steps: float, min_lr_ratio: float
+) -> float:
+    """The factor on the peak learning rate at a step: a pure function, so that resuming needs no scheduler state.
+
+    Args:
+        step: from 0. steps: of the whole run. warmup_steps: a count, or a share of `steps` when below 1.
+        min_lr_ratio: where linear and cosine end.
+    """
+    warmup = round(warmup_steps * steps) if warmup_steps < 1 else int(warmup_steps)
+    if schedule != "constant" and step < warmup:
+        return (step + 1) / (warmup + 1)
+    if schedule in ("constant", "constant_with_warmup"):
+        return 1.0
+    progress = (step - warmup) / max(steps - warmup, 1)
+    shape = 1 - progress if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    return min_lr_ratio + (1 - min_lr_ratio) * shape
+
+
+class Optimizer:
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) over the trainable parameters of a model.
+
+    Weight decay applies to matrices only, as is usual. bfloat16 parameters are updated through float32 copies: at learning
+    rates of fine-tuning most updates are below bfloat16's resolution and would be lost.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        *,
+        steps: int,
+        learning_rate: float,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        epsilon: float = 1e-8,
+        schedule: Schedule = "linear",
+        warmup_steps: float = 0.0,
+        min_lr_ratio: float = 0.0,
+        max_grad_norm: float = 1.0,
+    ) -> None:
+        self.parameters = [p for p in parameters if p.requires_grad]
+        self.masters = [
+            p.detach().float().clone() if p.dtype in (torch.bfloat16, torch.float16) else p for p in self.parameters
+        ]
+        groups = [
+            {"params": [m for m in self.masters if m.ndim >= 2], "weight_decay": weight_decay},
+            {"params": [m for m in self.masters if m.ndim < 2], "weight_decay": 0.0},
+        ]
+        self.adamw = torch.optim.AdamW(
+            [g for g in groups if g["params"]], lr=learning_rate, betas=betas, eps=epsilon, fused=True
+        )
+        self.steps = steps
+        self.learning_rate = learning_rate
+        self.max_grad_norm = max_grad_norm
+        self._factor: dict[str, Any] = {
+            "schedule": schedule,
+            "warmup_steps": warmup_steps,
+            "min_lr_ratio": min_lr_ratio,
+        }
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step (from 0)."""
+        return self.learning_rate * learning_rate_factor(step, self.steps, **self._factor)
+
+    def clip_gradients(self) -> float:
+        """Scale the gradients to a norm of at most max_grad_norm (0 = no bound); returns the norm before that."""
+        with_gradient = [p for p in self.parameters if p.grad is not None]
+        bound = self.max_grad_norm if self.max_grad_norm > 0 else math.inf
+        return float(nn.utils.clip_grad_norm_(with_gradient, bound)) if with_gradient else 0.0
+
+    def step(self, step: int) -> None:
+        """Update the weights at the learning rate of `step`, and clear the gradients."""
+        for group in self.adamw.param_groups:
+            group["lr"] = self.rate(step)
+        for parameter, master in zip(self.parameters, self.masters, strict=True):
+            if master is not parameter:
+                master.grad = None if parameter.grad is None else parameter.grad.float()
+        self.adamw.step()
+        with torch.no_grad():
+            for parameter, master in zip(self.parameters, self.masters, strict=True):
+                if master is not parameter:
+                    parameter.copy_(master)
+                    master.grad = None
+                parameter.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that an exact resume needs."""
+        masters = {i: m for i, (p, m) in enumerate(zip(self.parameters, self.masters, strict=True)) if m is not p}
+        return {"adamw": self.adamw.state_dict(), "masters": masters}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        known = sum(len(g["params"]) for g in self.adamw.state_dict()["param_groups"])
+        saved = sum(len(g["params"]) for g in state["adamw"]["param_groups"])
+        if known != saved:
+            raise CheckpointError(f"the checkpoint's optimiser has {saved} parameters, this model trains {known}")
+        self.adamw.load_state_dict(state["adamw"])
+        with torch.no_grad():
+            for i, master in state["masters"].items():
+                self.masters[i].copy_(master)

@@ -1,0 +1,80 @@
+"""Where batches come from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from posttrain.averages import Averages
+from posttrain.data.forest import Batch, TokenSequence, Tree
+from posttrain.errors import DataError
+
+
+class Source(Protocol):
+    """Yields the batches of a step, one optimiser update each, and hears of the update."""
+
+    def batches(self, step: int) -> Iterator[Batch]:
+        """The batches of this step; a pure function of the step, the seed and `state()`."""
+        ...
+
+    def updated(self, model: Any) -> None:
+        """The weights have moved: bring them to the engine."""
+        ...
+
+    def metrics(self) -> Averages:
+        """What there is to tell of the last step's batches."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What a resume needs beyond the step, as JSON."""
+        ...
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore what `state` gave."""
+        ...
+
+
+class DataSource:
+    """Batches of a fixed data set, shuffled anew each epoch.
+
+    The order is a function of (seed, epoch), so that resuming needs the step alone.
+
+    Args:
+        groups: what is shuffled: sequences of one group share a tree (a row alone, or the two of a preference pair).
+        batch_size: groups a step; the last step of an epoch may have fewer.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[TokenSequence]], *, batch_size: int, seed: int) -> None:
+        if not groups:
+            raise DataError("there is no row to train on")
+        self.groups = groups
+        self.batch_size = batch_size
+        self.seed = seed
+        self.steps_per_epoch = math.ceil(len(groups) / batch_size)
+        self._averages = Averages()
+        self._order: tuple[int, np.ndarray] | None = None
+
+    def batches(self, step: int) -> Iterator[Batch]:
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            self._order = (epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self.groups)))
+        chosen = self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
+        batch = Batch([Tree.build(self.groups[i]) for i in chosen])
+        self._averages = Averages()
+        self._averages.add("epoch", (step + 1) / self.steps_per_epoch)
+        yield batch
+
+    def updated(self, model: Any) -> None:
+        """Nothing samples here."""
+
+    def metrics(self) -> Averages:
+        return self._averages
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """There is none."""

@@ -1,0 +1,115 @@
+"""The nouns that travel between modules. No torch here: plain data, cheap to import."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Message = dict[str, Any]
+"""One chat turn: {"role": ..., "content": ...} and whatever else the template reads (tool_calls, ...)."""
+
+Text = str | list[Message]
+"""A prompt or completion: plain text, or chat messages."""
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A row of data as a task gives it.
+
+    prompt: what the model is given. completion: a worked reference completion to imitate (None where there is none).
+    answer: the gold answer that a verifier compares with. columns: every other column, passed to rewards by name.
+    id: stable name of the row, for error messages and reports.
+    """
+
+    prompt: Text
+    completion: Text | None = None
+    answer: Any = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to sample. temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off; max_tokens counts new tokens."""
+
+    max_tokens: int = 128
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    stop: tuple[str, ...] = ()
+    stop_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """`n` completions of one prompt of token ids. The same (prompt_ids, sampling, seed, index) gives the same sample."""
+
+    prompt_ids: tuple[int, ...]
+    sampling: Sampling
+    n: int = 1
+    seed: int = 0
+
+
+@dataclass(slots=True)
+class Sample:
+    """What an engine wrote.
+
+    ids: new token ids, the stop token included where one ended it.
+    engine_logprobs: per id, under the distribution that was sampled from (temperature, top-p, ... applied), nats.
+    raw_logprobs: per id, under the model itself at temperature 1, nats.
+    finish_reason: "stop" (stop id or stop string) or "length" (max_tokens or context reached).
+    stop_string: the stop string that ended it, else None; the ids hold it, `text` after decoding should drop it.
+    weights_version: which weights wrote it.
+    """
+
+    ids: list[int]
+    engine_logprobs: list[float]
+    raw_logprobs: list[float]
+    finish_reason: FinishReason
+    stop_string: str | None = None
+    weights_version: int = 0
+
+
+@dataclass(slots=True)
+class Rollout:
+    """One completion with its credit. rewards: by reward function, None = not applicable; reward: the weighted sum."""
+
+    sample: Sample
+    text: str
+    rewards: dict[str, float | None] = field(default_factory=dict)
+    reward: float | None = None
+    advantage: float = 0.0
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class RolloutGroup:
+    """The rollouts of one prompt."""
+
+    example: Example
+    prompt_ids: tuple[int, ...]
+    rollouts: list[Rollout]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One object for SFT (examples with completions), reward (score) and metric (score, extract).
+
+    name: how it was asked for.
+    examples: the rows, in a fixed order.
+    score: (completion text, example) -> reward in [0, 1]; 1.0 for the reference completion. Must not raise on any text.
+    extract: completion text -> canonical answer, or None where there is none; votes count equal answers.
+    system: system message, or None. stop: stop strings the task wants. max_tokens: a sensible completion length.
+    """
+
+    name: str
+    examples: Sequence[Example]
+    score: Callable[[str, Example], float]
+    extract: Callable[[str], str | None]
+    system: str | None = None
+    stop: tuple[str, ...] = ()
+    max_tokens: int = 256

@@ -1,0 +1,143 @@
+"""Trees, forests, splitting."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from posttrain.data.forest import Batch, Forest, TokenSequence, Tree
+from posttrain.errors import DataError
+
+
+def sequence(ids: list[int], prompt: int = 1, row: str = "", **values: float) -> TokenSequence:
+    mask = np.arange(len(ids)) >= prompt
+    return TokenSequence(np.array(ids), mask, {"advantages": np.arange(len(ids)) + 0.5}, values, row)
+
+
+def read_back(forest: Forest, index: int) -> list[int]:
+    """A sequence's ids by the rule of visibility alone."""
+    last = forest.last[index]
+    k = torch.arange(forest.num_tokens)
+    path = (k <= last) & (last < forest.ends)
+    assert forest.positions[path].tolist() == list(range(int(path.sum())))
+    return forest.tokens[path].tolist()
+
+
+def random_group(draw: np.random.Generator, count: int = 7) -> list[TokenSequence]:
+    """Sequences that fork at several depths, some equal, some prefixes of others."""
+    lists = [draw.integers(0, 9, draw.integers(2, 6)).tolist()]
+    for _ in range(count - 1):
+        old = lists[draw.integers(0, len(lists))]
+        cut = int(draw.integers(1, len(old) + 1))
+        lists.append(old[:cut] + draw.integers(0, 9, draw.integers(0 if cut > 1 else 1, 5)).tolist())
+    return [sequence(ids, row=str(i), reward=i) for i, ids in enumerate(lists)]
+
+
+def test_a_preference_pair_by_hand() -> None:
+    tree = Tree.build([sequence([1, 2, 3, 4], 2), sequence([1, 2, 5], 2)])
+    assert tree.tokens.tolist() == [1, 2, 3, 4, 5]
+    assert tree.positions.tolist() == [0, 1, 2, 3, 2]
+    assert tree.ends.tolist() == [5, 5, 4, 4, 5]
+    assert tree.source.tolist() == [1, 2, 1]
+    assert tree.target.tolist() == [3, 4, 5]
+    assert tree.sequence.tolist() == [0, 0, 1]
+    assert tree.last.tolist() == [3, 4]
+    assert tree.streams["advantages"].tolist() == [2.5, 3.5, 2.5]
+
+
+def test_deeper_prefixes_are_shared_only_when_long_enough() -> None:
+    trunk, branch = [1, 2], list(range(10, 30))
+    group = [sequence(trunk + tail) for tail in ([*branch, 3], [*branch, 4], [5, 6, 7], [5, 6, 8])]
+    assert Tree.build(group, min_shared=16).num_tokens == 2 + 20 + 2 + 6
+    assert Tree.build(group, min_shared=1).num_tokens == 2 + 20 + 2 + 4
+    assert Tree.build(group, min_shared=100).num_tokens == 2 + 42 + 6
+
+
+@pytest.mark.parametrize("min_shared", [1, 3, 16])
+@pytest.mark.parametrize("seed", range(8))
+def test_every_sequence_can_be_read_back(seed: int, min_shared: int) -> None:
+    draw = np.random.default_rng(seed)
+    groups = [random_group(draw) for _ in range(4)]
+    forest = Forest.pack([Tree.build(group, min_shared=min_shared) for group in groups])
+    members = [s for group in groups for s in group]
+    assert forest.rows == [s.row for s in members]
+    for index, member in enumerate(members):
+        ids = member.ids.tolist()
+        assert read_back(forest, index) == ids
+        own = forest.sequence == index
+        assert forest.target[own].tolist() == ids[1:]
+        assert forest.tokens[forest.source[own]].tolist() == ids[:-1]
+        assert forest.positions[forest.source[own]].tolist() == list(range(len(ids) - 1))
+        assert forest.streams["advantages"][own].tolist() == [i + 0.5 for i in range(1, len(ids))]
+    assert forest.values["reward"].tolist() == [s.values["reward"] for s in members]
+
+
+def test_equal_sequences_and_prefixes_cost_nothing() -> None:
+    ids = list(range(5))
+    tree = Tree.build([sequence(ids), sequence(ids), sequence(ids[:3])])
+    assert tree.num_tokens == 5
+    assert tree.num_targets == 4 + 4 + 2
+    assert (tree.ends == 5).all()
+
+
+def test_nothing_in_common() -> None:
+    tree = Tree.build([sequence([1, 2]), sequence([3, 4])])
+    assert tree.ends.tolist() == [2, 2, 4, 4]
+    assert tree.positions.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("max_tokens", [1, 5, 9, 16, 40, 1000])
+@pytest.mark.parametrize("seed", range(4))
+def test_split_keeps_every_sequence_and_the_budget(seed: int, max_tokens: int) -> None:
+    draw = np.random.default_rng(seed)
+    batch = Batch([Tree.build(random_group(draw), min_shared=2) for _ in range(6)])
+    forests = batch.split(max_tokens)
+    found = sorted(tuple(read_back(f, i)) for f in forests for i in range(f.num_sequences))
+    assert found == sorted(tuple(s.ids.tolist()) for t in batch.trees for s in t.sequences)
+    assert sum(f.num_targets for f in forests) == batch.num_targets
+    for forest in forests:
+        if forest.num_tokens > max_tokens:
+            lengths = {len(read_back(forest, i)) for i in range(forest.num_sequences)}
+            assert max(lengths) == forest.num_tokens  # one path: it cannot be made smaller without cutting
+    again = batch.split(max_tokens)
+    assert [f.tokens.tolist() for f in again] == [f.tokens.tolist() for f in forests]
+
+
+def test_counts() -> None:
+    batch = Batch([Tree.build([sequence([1, 2, 3], 2), sequence([1, 2, 4, 5], 2)]), Tree.build([sequence([7, 8])])])
+    assert (batch.num_tokens, batch.num_unshared_tokens) == (5 + 2, 3 + 4 + 2)
+    assert (batch.num_targets, batch.num_sequences) == (1 + 2 + 1, 3)
+    assert Batch([]).split(10) == []
+
+
+def test_unshared_rows_predict_the_same_targets() -> None:
+    draw = np.random.default_rng(3)
+    groups = [random_group(draw) for _ in range(3)]
+    forest = Forest.pack([Tree.build(group, min_shared=1) for group in groups])
+    rows = forest.unshared()
+    members = [s.ids.tolist() for group in groups for s in group]
+    assert [r[m].tolist() for r, m in zip(rows.ids, rows.mask)] == members
+    flat = rows.ids.flatten()
+    assert torch.equal(flat[rows.source], forest.tokens[forest.source])
+    assert torch.equal(flat[rows.source + 1], forest.target)
+
+
+def test_errors_name_the_row_and_the_way_out() -> None:
+    with pytest.raises(DataError, match="'r7'.*first token"):
+        TokenSequence(np.array([1, 2]), np.array([True, True]), row="r7")
+    with pytest.raises(DataError, match="'advantages' has shape"):
+        TokenSequence(np.array([1, 2]), np.array([False, True]), {"advantages": np.zeros(3)})
+    with pytest.raises(DataError, match="non-empty"):
+        TokenSequence(np.array([]), np.array([]))
+    bare = TokenSequence(np.array([1, 2]), np.array([False, True]), row="bare")
+    with pytest.raises(DataError, match="stream 'advantages' is missing from row 'bare'"):
+        Tree.build([sequence([1, 2, 3]), bare])
+    with pytest.raises(DataError, match="stream 'advantages' is missing from row 'bare'"):
+        Forest.pack([Tree.build([bare]), Tree.build([sequence([1, 2, 3])])])
+    with pytest.raises(DataError, match="value 'reward'"):
+        Tree.build([sequence([1, 2], reward=1.0), sequence([1, 3])])
+    with pytest.raises(DataError, match="max_tokens is 0"):
+        Batch([Tree.build([bare])]).split(0)
+    with pytest.raises(DataError, match="at least one"):
+        Tree.build([])

@@ -1,0 +1,241 @@
+"""A forest gives what plain forwards give: log-probabilities and every gradient, for many architectures."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.attention.flex_attention import create_mask, flex_attention
+from transformers import AutoModelForCausalLM
+
+from posttrain.data.forest import Batch, Forest, TokenSequence, Tree
+from posttrain.models.attention import ForestPlan, eager_attention, soft_capping, without_mask
+from posttrain.models.forest_kernel import ForestShape, merged_attention
+from posttrain.models.language_model import LanguageModel
+
+from .conftest import ARCHITECTURES, plain_logprobs, tiny_config, tiny_hf
+
+Groups = list[list[TokenSequence]]
+Make = Callable[..., LanguageModel]
+
+
+def forest_of(groups: Groups, min_shared: int = 1) -> Forest:
+    return Forest.pack([Tree.build(group, min_shared=min_shared) for group in groups])
+
+
+def visible(forest: Forest, window: int | None = None) -> torch.Tensor:
+    """[N, N] from the definition."""
+    index = torch.arange(forest.num_tokens)
+    rule = (index[None] <= index[:, None]) & (index[:, None] < forest.ends[None])
+    if window is not None:
+        rule &= forest.positions[:, None] - forest.positions[None] < window
+    return rule
+
+
+def own_attention(name: str) -> Any:
+    """The same weights with the attention that transformers itself would use."""
+    hf = tiny_hf(name)
+    hf.set_attn_implementation("eager")
+    return hf
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_logprobs_and_gradients_equal_plain_forwards(name: str, tiny: Make, groups: Groups) -> None:
+    model = tiny(name)
+    assert model.shares_trunks, model.why_unshared
+    forest = forest_of(groups)
+    weight = torch.sin(torch.arange(forest.num_targets, dtype=torch.float64))
+    logprobs = model.forward(forest)["logprobs"]
+    (weight * logprobs).sum().backward()
+    hf = own_attention(name)
+    expected = plain_logprobs(hf, groups)
+    (weight * expected).sum().backward()
+    tolerance = 2e-5 if name in ("GptOss", "Gemma2", "Gemma3Text", "Mistral") else 1e-9
+    torch.testing.assert_close(logprobs, expected, rtol=tolerance, atol=tolerance)
+    for (label, ours), theirs in zip(model.hf.named_parameters(), hf.parameters()):
+        assert (ours.grad is None) == (theirs.grad is None), label
+        if ours.grad is not None and theirs.grad is not None:
+            scale = float(theirs.grad.abs().max().clamp_min(1e-3))
+            assert float((ours.grad - theirs.grad).abs().max()) <= tolerance * 10 * scale, label
+
+
+@pytest.mark.parametrize("name", ["Llama", "Gemma2"])
+def test_float32_is_close(name: str, tiny: Make, groups: Groups) -> None:
+    model = tiny(name, torch.float32)
+    with torch.no_grad():
+        found = model.forward(forest_of(groups))["logprobs"]
+        expected = plain_logprobs(own_attention(name), groups).float()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+def test_merged_kernels_against_a_dense_mask(dtype: torch.dtype, kv_heads: int, groups: Groups) -> None:
+    forest = forest_of(groups)
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, heads, forest.num_tokens, 8, dtype=dtype) for heads in (4, kv_heads, kv_heads))
+    given = torch.randn(1, forest.num_tokens, 4, 8, dtype=dtype)
+    ours = [x.clone().requires_grad_() for x in (q, k, v)]
+    theirs = [x.double().requires_grad_() for x in (q, k, v)]
+    out = merged_attention(*ours, ForestShape(forest.ends.numpy()), 0.7)
+    out.backward(given)
+    expected = eager_attention(*theirs, visible(forest), 0.7).transpose(1, 2)
+    expected.backward(given.double())
+    bound = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 5e-2}[dtype]
+    torch.testing.assert_close(out.double(), expected, rtol=bound, atol=bound)
+    for a, b in zip(ours, theirs):
+        torch.testing.assert_close(a.grad.double(), b.grad, rtol=bound, atol=bound * float(b.grad.abs().max()))
+
+
+@pytest.mark.parametrize("window", [None, 3, 8, 1000])
+@pytest.mark.parametrize("softcap", [None, 1.3])
+def test_masked_path_against_a_dense_mask(window: int | None, softcap: float | None, groups: Groups) -> None:
+    forest = forest_of(groups)
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, heads, forest.num_tokens, 8, dtype=torch.float64) for heads in (4, 2, 2))
+    module: Any = SimpleNamespace(layer_idx=0)
+    out = ForestPlan(forest).attend(module, q, k, v, scaling=0.9, sliding_window=window, softcap=softcap)
+    expected = eager_attention(q, k, v, visible(forest, window), 0.9, softcap).transpose(1, 2)
+    torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_long_runs_are_cut_into_pieces() -> None:
+    import numpy as np
+
+    draw = np.random.default_rng(0)
+    trunk = draw.integers(0, 50, 600)
+    group = [np.concatenate([trunk, draw.integers(0, 50, n)]) for n in (300, 40)]
+    forest = forest_of([[TokenSequence(ids, np.arange(len(ids)) > 0) for ids in group]])
+    q, k, v = (torch.randn(1, 2, forest.num_tokens, 4, dtype=torch.float64) for _ in range(3))
+    out = ForestPlan(forest).attend(SimpleNamespace(layer_idx=0), q, k, v, scaling=None, sliding_window=100)  # type: ignore[arg-type]
+    expected = eager_attention(q, k, v, visible(forest, 100), None).transpose(1, 2)
+    torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_rules_of_flex_attention(window: int | None, groups: Groups) -> None:
+    forest = forest_of(groups)
+    plan = ForestPlan(forest)
+    size = forest.num_tokens
+    mask = create_mask(plan.mask_mod(window), 1, 1, size, size, device="cpu")
+    assert torch.equal(mask[0, 0], visible(forest, window))
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 2, size, 16) for _ in range(3))
+    found = flex_attention(q, k, v, score_mod=soft_capping(1.5), block_mask=plan.block_mask(window), scale=0.5)
+    torch.testing.assert_close(found, eager_attention(q, k, v, visible(forest, window), 0.5, 1.5), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["Llama", "Gemma2", "Mistral"])
+def test_cuda_equals_cpu(name: str, groups: Groups) -> None:
+    hf = tiny_hf(name, torch.float32, head_dim=32, hidden_size=128)
+    forest = forest_of(groups)
+    found, grads = [], []
+    for device in ("cpu", "cuda"):
+        model = LanguageModel(copy.deepcopy(hf).to(device), None)  # type: ignore[arg-type]
+        model.share_trunks()
+        assert model.shares_trunks, model.why_unshared
+        logprobs = model.forward(forest)["logprobs"]
+        logprobs.sum().backward()
+        found.append(logprobs.detach().cpu())
+        grads.append([p.grad.cpu() for p in model.hf.parameters()])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-3)
+    for cpu, cuda in zip(*grads):
+        assert float((cuda - cpu).abs().max()) <= 1e-2 * float(cpu.abs().max().clamp_min(1e-3))
+
+
+def test_order_of_trees_and_splits_do_not_matter(tiny: Make, groups: Groups) -> None:
+    model = tiny("Qwen3")
+
+    def by_row(forests: list[Forest]) -> dict[str, torch.Tensor]:
+        found = {}
+        for forest in forests:
+            logprobs = model.forward(forest)["logprobs"]
+            for index, row in enumerate(forest.rows):
+                found[row] = logprobs[forest.sequence == index]
+        return found
+
+    trees = [Tree.build(group, min_shared=1) for group in groups]
+    with torch.no_grad():
+        whole = by_row([Forest.pack(trees)])
+        for other in ([Forest.pack(trees[::-1])], Batch(trees).split(20), Batch(trees).split(1)):
+            again = by_row(other)
+            assert again.keys() == whole.keys()
+            for row, logprobs in whole.items():
+                torch.testing.assert_close(again[row], logprobs, rtol=1e-10, atol=1e-10)
+
+
+def test_sharing_less_gives_the_same_gradient(tiny: Make, groups: Groups) -> None:
+    gradients = []
+    for min_shared in (1, 1000):
+        model = tiny("Llama")
+        model.forward(forest_of(groups, min_shared))["logprobs"].sum().backward()
+        gradients.append([p.grad for p in model.hf.parameters()])
+    for a, b in zip(*gradients):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["Llama", "Gemma2", "Mistral", "GPT2"])
+def test_without_a_plan_it_attends_as_usual(name: str) -> None:
+    ids = torch.arange(24).view(2, 12) % 53
+    mask = torch.ones(2, 12, dtype=torch.long)
+    mask[0, :5] = 0  # padding on the left, as in generation
+    logits = []
+    for implementation in ("posttrain", "eager"):
+        hf = AutoModelForCausalLM.from_config(tiny_config(name), dtype=torch.float64)
+        hf.load_state_dict(tiny_hf(name).state_dict())
+        hf.set_attn_implementation(implementation)
+        with torch.no_grad():
+            logits.append(hf.eval()(input_ids=ids, attention_mask=mask).logits[mask.bool()])
+    torch.testing.assert_close(logits[0], logits[1], rtol=1e-5, atol=1e-5)
+
+
+def test_generation_with_a_cache_works_without_a_plan(tiny: Make) -> None:
+    model = tiny("Gemma3Text")
+    ids = torch.arange(9)[None]
+    written = model.hf.generate(ids, max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=0)
+    own = own_attention("Gemma3Text").generate(
+        ids, max_new_tokens=8, do_sample=False, eos_token_id=None, pad_token_id=0
+    )
+    assert torch.equal(written, own)
+
+
+def test_prefill_hands_out_keys_and_values(tiny: Make, groups: Groups) -> None:
+    model = tiny("Llama")
+    forest = forest_of(groups)
+    with torch.no_grad():
+        hidden, plan = model.prefill(forest)
+        ids = forest.unshared().ids[:1, : int(forest.positions[forest.last[0]]) + 1]
+        cache = model.base(input_ids=ids, use_cache=True)
+    path = torch.nonzero(forest.ends[: int(forest.last[0]) + 1] > forest.last[0])[:, 0]
+    assert sorted(plan.kv) == [0, 1]
+    for layer, (key, value) in plan.kv.items():
+        torch.testing.assert_close(key[:, :, path], cache.past_key_values.layers[layer].keys)
+        torch.testing.assert_close(value[:, :, path], cache.past_key_values.layers[layer].values)
+    torch.testing.assert_close(hidden[path], cache.last_hidden_state[0])
+
+
+def test_dropout_in_attention_is_applied(tiny: Make, groups: Groups) -> None:
+    model = tiny("GPT2", attn_pdrop=0.5, resid_pdrop=0.0, embd_pdrop=0.0).train()
+    forest = forest_of(groups)
+    torch.manual_seed(0)
+    first = model.forward(forest)["logprobs"]
+    assert not torch.equal(first, model.forward(forest)["logprobs"])
+    torch.manual_seed(0)
+    assert torch.equal(first, model.forward(forest)["logprobs"])
+
+
+def test_what_a_plan_cannot_do_is_refused(groups: Groups) -> None:
+    forest = forest_of(groups)
+    q = torch.zeros(1, 1, forest.num_tokens, 4)
+    module: Any = SimpleNamespace(layer_idx=0)
+    with pytest.raises(NotImplementedError, match="relative position"):
+        ForestPlan(forest).attend(module, q, q, q, scaling=None, position_bias=q)
+    with pytest.raises(NotImplementedError, match="keys for a forest"):
+        ForestPlan(forest).attend(module, q, q[:, :, 1:], q[:, :, 1:], scaling=None)
+    assert without_mask().shape == (1, 1, 1, 1)

@@ -1,0 +1,137 @@
+"""Chunked log-probabilities and entropies against torch.log_softmax."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from posttrain.models.logprobs import Head, token_logprobs
+
+M, D, V = 11, 6, 17
+
+
+def tensors(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight, bias = (torch.randn(*s, generator=generator, dtype=torch.float64) for s in ((M, D), (V, D), (V,)))
+    target = torch.randint(0, V, (M,), generator=generator)
+    return hidden.to(dtype), weight.to(dtype), bias.to(dtype), target
+
+
+def dense(
+    hidden: torch.Tensor, head: Head, target: torch.Tensor, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    logits = hidden @ head.weight.t()
+    if head.bias is not None:
+        logits = logits + head.bias
+    logits = logits * head.scale
+    if head.softcap is not None:
+        logits = head.softcap * torch.tanh(logits / head.softcap)
+    every = torch.log_softmax(logits / temperature, -1)
+    return every.gather(-1, target[:, None])[:, 0], -(every.exp() * every).sum(-1)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 11, 100])
+@pytest.mark.parametrize("softcap", [None, 1.7])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_values_and_gradients(rows: int, softcap: float | None, with_bias: bool) -> None:
+    hidden, weight, bias, target = tensors()
+    results = []
+    for chunked in (True, False):
+        h, w, b = (x.clone().requires_grad_() for x in (hidden, weight, bias))
+        head = Head(w, b if with_bias else None, softcap, 0.6)
+        if chunked:
+            logprobs, entropy = token_logprobs(h, head, target, temperature=0.8, entropy=True, chunk_bytes=rows * V * 8)
+            assert entropy is not None
+        else:
+            logprobs, entropy = dense(h, head, target, 0.8)
+        weights = torch.linspace(-1, 1, M, dtype=torch.float64)
+        ((weights * logprobs).sum() + (weights.square() * entropy).sum()).backward()
+        results.append([logprobs, entropy, h.grad, w.grad, *([b.grad] if with_bias else [])])
+    for ours, theirs in zip(*results):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_gradcheck() -> None:
+    hidden, weight, bias, target = tensors()
+
+    def function(h: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> Any:
+        return token_logprobs(h, Head(w, b, 2.0, 1.3), target, temperature=1.5, entropy=True, chunk_bytes=4 * V * 8)
+
+    assert torch.autograd.gradcheck(function, tuple(x.requires_grad_() for x in (hidden, weight, bias)))
+
+
+def test_without_entropy_and_without_targets() -> None:
+    hidden, weight, _, target = tensors(torch.float32)
+    logprobs, entropy = token_logprobs(hidden, Head(weight), target)
+    assert entropy is None
+    assert logprobs.dtype == torch.float32
+    none, _ = token_logprobs(hidden[:0].requires_grad_(), Head(weight), target[:0])
+    assert none.shape == (0,)
+    none.sum().backward()
+
+
+def test_frozen_weight_gets_no_gradient() -> None:
+    hidden, weight, _, target = tensors(torch.float32)
+    hidden.requires_grad_()
+    token_logprobs(hidden, Head(weight), target)[0].sum().backward()
+    assert weight.grad is None
+    assert hidden.grad is not None
+
+
+def test_half_precision_is_accumulated_in_float32() -> None:
+    hidden, weight, _, target = tensors(torch.bfloat16)
+    h, w = hidden.requires_grad_(), weight.requires_grad_()
+    logprobs, entropy = token_logprobs(h, Head(w), target, entropy=True, chunk_bytes=3 * V * 4)
+    exact, exact_entropy = dense(h.double().detach(), Head(w.double().detach()), target, 1.0)
+    assert logprobs.dtype == torch.float32
+    torch.testing.assert_close(logprobs.double(), exact, rtol=1e-5, atol=1e-5)
+    assert entropy is not None
+    torch.testing.assert_close(entropy.double(), exact_entropy, rtol=1e-5, atol=1e-5)
+    logprobs.sum().backward()
+    assert h.grad is not None and h.grad.dtype == torch.bfloat16
+    assert w.grad is not None and w.grad.dtype == torch.bfloat16
+
+
+def test_extreme_logits_stay_finite() -> None:
+    hidden, weight, _, target = tensors(torch.float32)
+    h = (hidden * 1e4).requires_grad_()
+    logprobs, entropy = token_logprobs(h, Head(weight), target, entropy=True)
+    assert entropy is not None
+    (logprobs.sum() + entropy.sum()).backward()
+    assert torch.isfinite(logprobs).all() and torch.isfinite(entropy).all() and torch.isfinite(h.grad).all()
+    assert (entropy >= -1e-3).all()
+
+
+class LargestTensor(TorchDispatchMode):
+    """Most elements of any tensor made by an operation."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self.elements = max(self.elements, leaf.numel())
+        return result
+
+
+def test_no_logits_tensor_is_ever_made() -> None:
+    targets, vocabulary, width = 400, 1000, 8
+    hidden = torch.randn(targets, width, requires_grad=True)
+    weight = torch.randn(vocabulary, width, requires_grad=True)
+    target = torch.randint(0, vocabulary, (targets,))
+    with LargestTensor() as largest:
+        logprobs, entropy = token_logprobs(hidden, Head(weight), target, entropy=True, chunk_bytes=20 * vocabulary * 4)
+        assert entropy is not None
+        (logprobs.sum() + entropy.sum()).backward()
+    assert largest.elements == 20 * vocabulary
+
+
+def test_temperature_must_be_above_zero() -> None:
+    hidden, weight, _, target = tensors()
+    with pytest.raises(ValueError, match="temperature is 0"):
+        token_logprobs(hidden, Head(weight), target, temperature=0)

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from posttrain.config import Component, Recipe
+from posttrain.errors import ConfigError
+from posttrain.recipe import apply_overrides, load_recipe, parse_recipe, recipe_as_dict, stage_recipes
+
+GRPO: dict[str, Any] = {"method": "grpo", "model": "m", "task": {"name": "arithmetic"}}
+
+
+def test_method_defaults_and_short_forms() -> None:
+    recipe = parse_recipe(GRPO)
+    assert recipe.model is not None and recipe.model.path == "m"
+    assert recipe.learning_rate == 1e-6
+    assert recipe.losses == [Component("clipped", {}, 1.0, "sequence_mean")]
+    assert recipe.settings["num_generations"] == 8
+    assert recipe.settings["sampling"].temperature == 1.0
+
+
+def test_round_trip_through_yaml() -> None:
+    raw = {**GRPO, "losses": [{"name": "clipped", "clip_high": 0.28}, {"name": "kl", "weight": 0.04}], "max_steps": 7}
+    recipe = parse_recipe(raw)
+    assert parse_recipe(yaml.safe_load(yaml.safe_dump(recipe_as_dict(recipe)))) == recipe
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lerning_rate": 1}, "unknown key 'lerning_rate'.*did you mean 'learning_rate'"),
+        ({"learning_rate": "fast"}, "learning_rate: 'fast' is text, but a number is wanted"),
+        ({"learning_rate": -1.0}, "learning_rate: -1.0 must be above 0"),
+        ({"batch_size": 2.5}, "batch_size: 2.5 is a number, but a whole number is wanted"),
+        ({"batch_size": True}, "batch_size: True is true/false"),
+        ({"max_steps": 0}, "max_steps: 0 must be at least 1"),
+        ({"model": {"path": "m", "dtyp": "float32"}}, "unknown key 'model.dtyp': did you mean 'dtype'"),
+        ({"model": {"dtype": "float32"}}, "missing key 'model.path'"),
+        ({"model": {"path": "m", "dtype": "fp8"}}, "model.dtype: 'fp8' is not a choice"),
+        ({"losses": [{"name": "cliped"}]}, "unknown loss 'cliped': did you mean 'clipped'"),
+        ({"losses": [{"name": "kl", "estimator": "k4"}]}, "'k4' is not a choice; did you mean"),
+        ({"losses": "nll"}, "losses: 'nll' is not a list"),
+        ({"rewards": [{"weight": 1.0}]}, "needs a name"),
+        ({"gradient_accumulation_steps": 4}, "micro-batches follow from max_tokens_per_micro_batch"),
+        ({"beta": 0.04}, "add {name: kl"),
+        ({"sampling": {"top_p": 0.0}}, "out of range"),
+        ({"method": "grp"}, "unknown method 'grp': did you mean 'grpo'"),
+        ({"task": {"name": "arithmetc"}}, "unknown task 'arithmetc': did you mean 'arithmetic'"),
+        ({"lr_scheduler_type": "cosin"}, "did you mean 'cosine'"),
+    ],
+)
+def test_wrong_recipes_are_refused_with_a_way_out(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_recipe({**GRPO, **change})
+
+
+def test_missing_method_and_required_settings() -> None:
+    with pytest.raises(ConfigError, match="missing key 'method'; choose one of"):
+        parse_recipe({"model": "m"})
+    with pytest.raises(ConfigError, match="method 'grpo' needs the key 'task'"):
+        parse_recipe({"method": "grpo", "model": "m"})
+
+
+def test_overrides_reach_inside() -> None:
+    raw = {**GRPO, "losses": [{"name": "clipped"}, {"name": "kl", "weight": 0.1}]}
+    changed = parse_recipe(
+        apply_overrides(raw, ["seed=3", "model.lora.r=4", "losses.kl.weight=0.5", "task.num_steps=2", "learning_rate=1e-5"])
+    )
+    assert changed.seed == 3
+    assert changed.model is not None and changed.model.lora is not None and changed.model.lora.r == 4
+    assert changed.model.path == "m"
+    assert changed.losses[1].weight == 0.5
+    assert changed.task == Component("arithmetic", {"num_steps": 2})
+    assert changed.learning_rate == 1e-5
+    with pytest.raises(ConfigError, match="not of the form key=value"):
+        apply_overrides(raw, ["seed"])
+    with pytest.raises(ConfigError, match="no item 'kll': did you mean 'kl'"):
+        apply_overrides(raw, ["losses.kll.weight=1"])
+
+
+def test_names_of_other_trainers() -> None:
+    recipe = parse_recipe(
+        {
+            "method": "sft",
+            "model_name_or_path": "m",
+            "dataset_name": "rows.jsonl",
+            "max_length": 64,
+            "output_dir": "out",
+            "per_device_train_batch_size": 4,
+            "lora_r": 8,
+        }
+    )
+    assert recipe.model is not None and recipe.model.path == "m"
+    assert recipe.model.lora is not None and recipe.model.lora.r == 8
+    assert recipe.data is not None and recipe.data.max_length == 64
+    assert (recipe.output, recipe.batch_size) == ("out", 4)
+    with pytest.raises(ConfigError, match="say the same; keep one"):
+        parse_recipe({"method": "sft", "model": {"path": "a"}, "model_name_or_path": "b", "data": "d"})
+
+
+def test_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no recipe"):
+        load_recipe(tmp_path / "a.yaml")
+    (tmp_path / "a.yaml").write_text("method: [grpo\n")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_recipe(tmp_path / "a.yaml")
+    (tmp_path / "a.yaml").write_text("- grpo\n")
+    with pytest.raises(ConfigError, match="holds no keys"):
+        load_recipe(tmp_path / "a.yaml")
+
+
+def test_stages_inherit_and_chain_models() -> None:
+    raw = {
+        "method": "pipeline",
+        "model": "base",
+        "seed": 5,
+        "output": "out",
+        "evaluation": {"task": "arithmetic"},
+        "stages": [
+            {"name": "base", "method": "evaluate"},
+            {"name": "sft", "method": "sft", "task": "arithmetic"},
+            {"name": "grpo", "method": "grpo", "task": "arithmetic"},
+        ],
+    }
+    stages = dict(stage_recipes(parse_recipe(raw)))
+    models = {name: s.model.path for name, s in stages.items() if s.model}
+    assert models == {"base": "base", "sft": "base", "grpo": "out/sft/model"}
+    assert all(s.seed == 5 and s.evaluation is not None for s in stages.values())
+    raw["stages"][2]["learning_rat"] = 1  # type: ignore[index]
+    with pytest.raises(ConfigError, match=r"stage 'grpo': unknown key 'learning_rat'"):
+        parse_recipe(raw)
+    raw["stages"][1]["name"] = "base"  # type: ignore[index]
+    with pytest.raises(ConfigError, match="the name 'base' is taken"):
+        parse_recipe(raw)
+
+
+def test_every_shipped_recipe_parses() -> None:
+    recipes = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+    assert recipes
+    for path in recipes:
+        assert isinstance(load_recipe(path), Recipe)
+
+
+def test_refusing_a_recipe_imports_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "from posttrain.recipe import parse_recipe\n"
+        "from posttrain.errors import ConfigError\n"
+        "try:\n    parse_recipe({'method': 'grpo', 'task': 'arithmetic', 'model': 'm', 'losses': [{'name': 'kl', 'weight': 'x'}]})\n"
+        "except ConfigError: pass\n"
+        "else: raise SystemExit('accepted')\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
