@@ -4,45 +4,60 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from posttrain.data.forest import TokenSequence
 from posttrain.models.language_model import LanguageModel
 
-SIZES: dict[str, Any] = dict(
-    vocab_size=53,
-    hidden_size=32,
-    intermediate_size=40,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=8,
-    max_position_embeddings=128,
-    pad_token_id=None,
-    bos_token_id=0,
-    eos_token_id=1,
-)
-EXPERTS = dict(num_experts_per_tok=2, moe_intermediate_size=16)
+SIZES: dict[str, Any] = {
+    "vocab_size": 53,
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+    "pad_token_id": None,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
+CAPS = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 1.5}
+LAYERS = ["sliding_attention", "full_attention"]
+EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "Llama": {},
     "Qwen2": {},
     "Qwen3": {},
-    "Gemma2": dict(sliding_window=6, query_pre_attn_scalar=8, attn_logit_softcapping=2.0, final_logit_softcapping=1.5),
-    "Gemma3Text": dict(sliding_window=5, query_pre_attn_scalar=8, layer_types=["sliding_attention", "full_attention"]),
-    "Mistral": dict(sliding_window=4),
-    "GPT2": dict(n_embd=32, n_layer=2, n_head=4, n_positions=128),
-    "Mixtral": dict(num_local_experts=4),
+    "Gemma2": {
+        "sliding_window": 6,
+        "query_pre_attn_scalar": 8,
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 1.5,
+    },
+    "Gemma3Text": {
+        "sliding_window": 5,
+        "query_pre_attn_scalar": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "Mistral": {"sliding_window": 4},
+    "GPT2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
+    "Mixtral": {"num_local_experts": 4},
     "Qwen3Moe": dict(num_experts=4, **EXPERTS),
-    "GptOss": dict(num_local_experts=4, sliding_window=6),
-    "Cohere": dict(logit_scale=0.5),
-    "Granite": dict(logits_scaling=3.0),
+    "GptOss": {"num_local_experts": 4, "sliding_window": 6},
+    "Cohere": {"logit_scale": 0.5},
+    "Granite": {"logits_scaling": 3.0},
 }
-UNSHARED = {"Mamba": {}, "Lfm2": dict(layer_types=["conv", "full_attention"]), "Bloom": dict(n_head=4, n_layer=2)}
+UNSHARED = {"Mamba": {}, "Lfm2": {"layer_types": ["conv", "full_attention"]}, "Bloom": {"n_head": 4, "n_layer": 2}}
 
 
 @pytest.fixture(autouse=True)
@@ -63,11 +78,11 @@ def tiny_hf(name: str, dtype: torch.dtype = torch.float64, **changes: Any) -> An
     """A random model whose weights are large enough that attention is far from uniform."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        hf = transformers.AutoModelForCausalLM.from_config(tiny_config(name, **changes), dtype=dtype)
+        hf = transformers.AutoModelForCausalLM.from_config(tiny_config(name, **changes), dtype=torch.float32)
         for parameter in hf.parameters():
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.3)
-    return hf.eval()
+    return hf.to(dtype).eval()
 
 
 @pytest.fixture
@@ -111,3 +126,17 @@ def plain_logprobs(hf: Any, group: list[list[TokenSequence]], temperature: float
         every = torch.log_softmax(logits, -1)[:-1].gather(-1, ids[1:, None])[:, 0]
         found.append(every[torch.tensor(sequence.loss_mask)[1:]])
     return torch.cat(found)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model folder on disk: a tiny random Llama with a tokenizer of 50 words and a chat template."""
+    words = {f"w{i}": i for i in range(50)}
+    core = Tokenizer(WordLevel(words, unk_token="w2"))
+    core.pre_tokenizer = Whitespace()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=core, bos_token="w0", eos_token="w1")
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    path = tmp_path / "tiny"
+    tiny_hf("Llama", torch.float32).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path

@@ -73,7 +73,9 @@ class LanguageModel:
     def head(self) -> Head:
         """The projection to the vocabulary, as it is now."""
         module: Any = self.causal_lm.get_output_embeddings()
-        module = module.modules_to_save[module.active_adapters[0]] if hasattr(module, "modules_to_save") else module
+        if hasattr(module, "modules_to_save"):  # PEFT trains a copy in full; switched off, the original counts
+            off = module.disable_adapters
+            module = module.original_module if off else module.modules_to_save[module.active_adapters[0]]
         config = self.config
         scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
             getattr(config, "logits_scaling", None) or 1.0
@@ -196,7 +198,11 @@ class LanguageModel:
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute each layer in the backward pass: less memory, about a third more time."""
-        self.causal_lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        lm: Any = self.causal_lm
+        enable = getattr(
+            lm, "activation_checkpointing_enable", lm.gradient_checkpointing_enable
+        )  # the newer name first
+        enable({"use_reentrant": False})
 
     def save(self, folder: str | Path) -> None:
         """Write weights, config, tokenizer and chat template; adapters alone in PEFT's format."""

@@ -1,0 +1,62 @@
+"""What every engine offers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from posttrain.errors import ConfigError, DataError
+from posttrain.types import Request, Sample
+
+
+class Engine(Protocol):
+    """Sampling and scoring of token ids.
+
+    weights_version: raised by every weight update; whatever an engine caches is keyed by it.
+    """
+
+    weights_version: int
+
+    def generate(self, requests: Sequence[Request]) -> list[list[Sample]]:
+        """`n` samples for each request, in the order of the requests."""
+        ...
+
+    def score(self, sequences: Sequence[tuple[Sequence[int], int]]) -> list[list[float]]:
+        """Log-probs under the model at temperature 1 of ids[start:], for each (ids, start)."""
+        ...
+
+    def load_weights(self, version: int) -> None:
+        """The weights have changed: forget what was computed with older ones."""
+        ...
+
+
+def check_requests(requests: Sequence[Request], *, vocab_size: int, context_length: int | None) -> None:
+    """Refuse what cannot be sampled, before any work is done.
+
+    Raises:
+        DataError: an empty prompt, a token id outside the vocabulary, a prompt that fills the context.
+        ConfigError: sampling settings out of range.
+    """
+    for number, request in enumerate(requests):
+        ids, s = request.prompt_ids, request.sampling
+        if not ids:
+            raise DataError(f"request {number}: the prompt is empty; give at least one token (BOS)")
+        low, high = min(ids), max(ids)
+        if low < 0 or high >= vocab_size:
+            raise DataError(f"request {number}: token id {low if low < 0 else high} is outside 0 to {vocab_size - 1}")
+        if context_length is not None and len(ids) >= context_length:
+            raise DataError(
+                f"request {number}: the prompt has {len(ids)} tokens and the model's context is {context_length}; "
+                "shorten the prompt or take a model with a longer context"
+            )
+        rules = {
+            "max_tokens": (s.max_tokens, s.max_tokens >= 1, "at least 1"),
+            "temperature": (s.temperature, s.temperature >= 0, "at least 0 (0 is greedy)"),
+            "top_p": (s.top_p, 0 < s.top_p <= 1, "above 0 and at most 1"),
+            "top_k": (s.top_k, s.top_k >= 0, "at least 0 (0 is off)"),
+            "min_p": (s.min_p, 0 <= s.min_p < 1, "at least 0 and below 1"),
+            "n": (request.n, request.n >= 1, "at least 1"),
+        }
+        for name, (value, kept, rule) in rules.items():
+            if not kept:
+                raise ConfigError(f"request {number}: {name} is {value}; it must be {rule}")

@@ -1,0 +1,142 @@
+"""From logits to tokens: pure functions on [B, V], one uniform number per row.
+
+The random numbers come from a counter-based hash of (seed, sample index, step), so that a sample does not depend on what
+else is in the batch, and no generator has to be kept per row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from posttrain.types import Sampling
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): a bijection whose outputs look independent."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def row_keys(seeds: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """A 64-bit key per row from its request's seed and its place among the request's samples."""
+    with np.errstate(over="ignore"):
+        return _mix(_mix(seeds.astype(np.uint64) + _GOLDEN) ^ _mix(indices.astype(np.uint64) * _GOLDEN + np.uint64(1)))
+
+
+def uniforms(keys: np.ndarray, step: int) -> np.ndarray:
+    """One float64 in [0, 1) per row for the token at `step`."""
+    with np.errstate(over="ignore"):
+        bits = _mix(keys + np.uint64(step + 1) * _GOLDEN)
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+@dataclass(slots=True)
+class RowSettings:
+    """Sampling settings of B rows as tensors [B]; flags tell what can be left out."""
+
+    temperature: Tensor
+    top_p: Tensor
+    top_k: Tensor
+    min_p: Tensor
+    greedy: bool
+    plain: bool
+    truncated: bool
+
+    @classmethod
+    def of(cls, rows: Sequence[Sampling], device: torch.device) -> RowSettings:
+        """From the settings of each row."""
+
+        def column(name: str, dtype: torch.dtype) -> Tensor:
+            return torch.tensor([getattr(r, name) for r in rows], dtype=dtype, device=device)
+
+        truncated = any(r.top_p < 1 or r.top_k > 0 or r.min_p > 0 for r in rows)
+        return cls(
+            column("temperature", torch.float32),
+            column("top_p", torch.float32),
+            column("top_k", torch.int64),
+            column("min_p", torch.float32),
+            greedy=all(r.temperature == 0 for r in rows),
+            plain=all(r.temperature == 1 for r in rows) and not truncated,
+            truncated=truncated,
+        )
+
+    def select(self, keep: Tensor) -> RowSettings:
+        """The settings of some rows."""
+        columns = (self.temperature[keep], self.top_p[keep], self.top_k[keep], self.min_p[keep])
+        return RowSettings(*columns, greedy=self.greedy, plain=self.plain, truncated=self.truncated)
+
+
+def choose(logits: Tensor, settings: RowSettings, draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One token per row.
+
+    Args:
+        logits: float32 [B, V]. draws: float64 [B], uniform in [0, 1).
+    Returns:
+        tokens int64 [B]; their log-probs [B] under the distribution sampled from; and under softmax(logits).
+    """
+    raw = torch.log_softmax(logits, dim=-1)
+    if settings.greedy:
+        best, tokens = raw.max(dim=-1)
+        return tokens, best, best
+    if settings.plain:
+        tokens = _invert(raw.exp(), draws)
+        chosen = raw.gather(1, tokens[:, None])[:, 0]
+        return tokens, chosen, chosen
+    greedy = settings.temperature == 0
+    scaled = logits / torch.where(greedy, 1.0, settings.temperature)[:, None]
+    if settings.truncated:
+        scaled = truncate(scaled, settings.top_k, settings.top_p, settings.min_p)
+    sampled_from = torch.log_softmax(scaled, dim=-1)
+    tokens = torch.where(greedy, logits.argmax(dim=-1), _invert(sampled_from.exp(), draws))
+    raw_chosen = raw.gather(1, tokens[:, None])[:, 0]
+    chosen = sampled_from.gather(1, tokens[:, None])[:, 0]
+    return tokens, torch.where(greedy, raw_chosen, chosen), raw_chosen
+
+
+def _invert(probs: Tensor, draws: Tensor) -> Tensor:
+    """The token at which the cumulative probability passes the draw: the inverse of the distribution function."""
+    cumulative = probs.double().cumsum(dim=-1)
+    level = draws[:, None] * cumulative[:, -1:]
+    tokens = torch.searchsorted(cumulative, level, right=True)[:, 0]
+    # Rounding may land past the last token that has any probability; that one is meant.
+    last = (probs > 0).int().mul(torch.arange(probs.shape[1], device=probs.device)).amax(dim=-1)
+    return torch.minimum(tokens, last)
+
+
+def truncate(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
+    """Logits [B, V] with everything outside the truncation at -inf: top-k, then top-p, then min-p, as is usual.
+
+    top-k keeps the k largest. top-p keeps the smallest set of most likely tokens whose probability reaches p (Holtzman et
+    al., arXiv 1904.09751). min-p keeps tokens with at least min_p times the largest probability (arXiv 2407.01082). Each
+    works on what the one before left, renormalised; the most likely token always stays.
+    """
+    vocab = logits.shape[1]
+    rows = torch.nonzero((top_k > 0) & (top_k < vocab))[:, 0]
+    if len(rows):
+        largest = logits[rows].topk(int(top_k[rows].max()), dim=-1).values
+        floor = largest.gather(1, top_k[rows][:, None] - 1)
+        logits = logits.index_copy(0, rows, logits[rows].masked_fill(logits[rows] < floor, -torch.inf))
+    rows = torch.nonzero(top_p < 1)[:, 0]
+    if len(rows):
+        ordered, order = logits[rows].sort(dim=-1, descending=True)
+        probs = ordered.softmax(dim=-1, dtype=torch.float64)
+        before = probs.cumsum(dim=-1) - probs
+        # A tolerance keeps sums such as 0.5 + 0.3 from missing p = 0.8 by rounding.
+        dropped = before >= top_p[rows][:, None].double() - 1e-7
+        dropped[:, 0] = False
+        mask = torch.zeros_like(dropped).scatter(1, order, dropped)
+        logits = logits.index_copy(0, rows, logits[rows].masked_fill(mask, -torch.inf))
+    rows = torch.nonzero(min_p > 0)[:, 0]
+    if len(rows):
+        part = logits[rows]
+        floor = part.amax(dim=-1, keepdim=True) + min_p[rows].log()[:, None] - 1e-6
+        logits = logits.index_copy(0, rows, part.masked_fill(part < floor, -torch.inf))
+    return logits

@@ -1,0 +1,63 @@
+"""House rules that a machine can read."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+SOURCE = ROOT / "src" / "posttrain"
+FORBIDDEN_NAMES = {"utils", "helpers", "common", "misc", "manager"}
+
+
+def files() -> list[Path]:
+    return sorted(SOURCE.rglob("*.py"))
+
+
+def test_no_vague_file_names() -> None:
+    assert not [p for p in files() if p.stem in FORBIDDEN_NAMES]
+
+
+def test_files_and_functions_stay_short() -> None:
+    long_files = [(str(p), n) for p in files() if (n := p.read_text().count("\n")) > 420]
+    long_functions = []
+    for path in files():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                lines = (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
+                if lines > 60:
+                    long_functions.append(f"{path.name}:{node.lineno} {node.name} {lines}")
+    assert not long_files
+    assert not long_functions
+
+
+def test_longer_public_functions_say_what_they_do() -> None:
+    silent = []
+    for path in files():
+        tree = ast.parse(path.read_text())
+        if not ast.get_docstring(tree):
+            silent.append(f"{path.name}: module")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                if length > 6 and not ast.get_docstring(node):
+                    silent.append(f"{path.name}:{node.lineno} {node.name}")
+    # A method that implements a protocol is explained there.
+    assert not [s for s in silent if not re.search(r" (batches|state|load_state|metrics|updated|main)$", s)]
+
+
+def test_nothing_is_left_to_do() -> None:
+    marks = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
+    found = [f"{p}:{i}" for p in files() for i, line in enumerate(p.read_text().splitlines(), 1) if marks.search(line)]
+    assert not found
+
+
+def test_the_loop_stands_in_architecture_verbatim() -> None:
+    source = (SOURCE / "training" / "loop.py").read_text()
+    start = source.index("    for step in range(state.step, steps):")
+    loop = source[start : source.index("    return state")]
+    page = (ROOT / "ARCHITECTURE.md").read_text()
+    indented = "\n".join(line for line in loop.rstrip().splitlines())
+    assert indented in page
