@@ -42,17 +42,24 @@ def build_parser() -> argparse.ArgumentParser:
     ):
         sub = command(name, text)
         sub.add_argument("recipe", help="a YAML file")
-        sub.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe; dotted keys reach inside")
+        sub.add_argument(
+            "overrides", nargs="*", metavar="key=value", help="changes to the recipe; dotted keys reach inside"
+        )
         if name == "preview":
             sub.add_argument("--num", type=int, default=3, help="rows to show")
     sub = command("resume", "go on with a run from its last checkpoint")
     sub.add_argument("run", help="the run's folder")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as max_steps")
-    for name, text in (("sft", "fine-tune on rows of data"), ("grpo", "reinforcement learning with verifiable rewards")):
+    for name, text in (
+        ("sft", "fine-tune on rows of data"),
+        ("grpo", "reinforcement learning with verifiable rewards"),
+    ):
         sub = command(name, text)
         sub.add_argument("--model", help="folder or hub id of the model", required=True)
         sub.add_argument("--data", help="file, folder or hub id of the rows", required=name == "sft")
-        sub.add_argument("--task", help="task that gives prompts and reward" + ("" if name == "grpo" else " (instead of data)"))
+        sub.add_argument(
+            "--task", help="task that gives prompts and reward" + ("" if name == "grpo" else " (instead of data)")
+        )
         sub.add_argument("--output", help="folder of the run", default=f"runs/{name}")
         sub.add_argument("overrides", nargs="*", metavar="key=value", help="any other key of a recipe")
     sub = command("eval", "measure a model on a task: accuracy, pass@k, maj@k with intervals")
@@ -116,7 +123,22 @@ def _execute(raw_or_recipe: Any, overrides: list[str], *, checking: bool = False
     from posttrain.methods.run import Run
 
     run = Run(recipe, command=_command_line())
-    return run.check() if checking else run.execute()
+    if checking:
+        run.check()
+        return 0
+    return _finish(run)
+
+
+def _finish(run: Any) -> int:
+    """Execute a run, then write its report and say where everything is."""
+    folder = run.execute()
+    from posttrain.report.html import write_report
+    from posttrain.report.tables import print_summary
+
+    print_summary(folder, run.console)
+    report = write_report(folder)
+    run.console.print(f"\nrun folder  {folder}\nreport      {report}", highlight=False)
+    return 0
 
 
 def _command_line() -> str:
@@ -138,7 +160,8 @@ def _preview(options: argparse.Namespace) -> int:
     _quiet_libraries()
     from posttrain.methods.run import Run
 
-    return Run(recipe, command=_command_line()).preview(options.num)
+    Run(recipe, command=_command_line()).preview(options.num)
+    return 0
 
 
 def _resume(options: argparse.Namespace) -> int:
@@ -152,7 +175,7 @@ def _resume(options: argparse.Namespace) -> int:
     from posttrain.methods.run import Run
 
     recipe.output = str(folder)
-    return Run(recipe, command=_command_line(), resume=True).execute()
+    return _finish(Run(recipe, command=_command_line(), resume=True))
 
 
 def _method(options: argparse.Namespace) -> int:

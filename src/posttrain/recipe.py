@@ -186,7 +186,9 @@ def stage_recipes(recipe: Recipe) -> list[tuple[str, Recipe]]:
         if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
             raise ConfigError(f"stages[{number}]: {name!r} is not a name; a stage needs name: letters, digits, - and _")
         if name in dict(stages):
-            raise ConfigError(f"stages[{number}]: the name {name!r} is taken; each stage writes to a folder of its name")
+            raise ConfigError(
+                f"stages[{number}]: the name {name!r} is taken; each stage writes to a folder of its name"
+            )
         folder = str(Path(recipe.output or "runs/pipeline") / name)
         inherited = {
             "seed": recipe.seed,

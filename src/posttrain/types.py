@@ -12,6 +12,12 @@ Message = dict[str, Any]
 Text = str | list[Message]
 """A prompt or completion: plain text, or chat messages."""
 
+
+def plain_text(text: Text) -> str:
+    """Text as it is; messages as one line a turn, for people to read."""
+    return text if isinstance(text, str) else "\n".join(f"{m['role']}: {m.get('content', '')}" for m in text)
+
+
 FinishReason = Literal["stop", "length"]
 
 

@@ -7,9 +7,78 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from posttrain import registry
 from posttrain.config import Component
+from posttrain.data.templates import decode_completion
 from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError
-from posttrain.evaluation.run import Evaluation, compare
+from posttrain.evaluation.run import Evaluation, compare, evaluate, evaluate_search, read_evaluation
+from posttrain.methods.prompting import encode_prompts, make_sampling, make_task
+from posttrain.methods.run import Run
 from posttrain.models.language_model import LanguageModel
 from posttrain.training.checkpoint import write_text_whole
+
+
+def evaluate_model(run: Run, model: LanguageModel, search: Component | None = None) -> Evaluation:
+    """Measure a model as the recipe's `evaluation` says, and write evaluation.json."""
+    config = run.recipe.evaluation
+    if config is None:
+        raise ConfigError("missing key 'evaluation': which task to measure the model on")
+    task = make_task(run, config.task)
+    sampling = make_sampling(config.sampling, task)
+    prompts = [(p.example, p.ids) for p in encode_prompts(run, task, sampling)[: config.num_examples]]
+    started = time.perf_counter()
+    engine = TorchEngine(model)
+
+    def decode(sample: Any) -> str:
+        return decode_completion(model.tokenizer, sample)
+
+    if search is None:
+        result = evaluate(
+            engine, prompts, task, decode, num_samples=config.num_samples, sampling=sampling, seed=config.seed
+        )
+    else:
+        strategy = registry.searches.bind(search.name, search.settings)
+        inputs = registry.searches.entry(search.name).inputs
+        result = evaluate_search(
+            engine, prompts, task, decode, strategy, inputs, name=search.name, sampling=sampling, seed=config.seed
+        )
+    values = {**result.to_json(), "seconds": time.perf_counter() - started}
+    write_text_whole(run.folder / "evaluation.json", json.dumps(values))
+    interval = result.accuracy()
+    by = f" by {search.name}" if search else ""
+    run.console.print(
+        f"{task.name}: accuracy {interval.estimate:.1%} (95 % interval {interval.low:.1%} to {interval.high:.1%}) "
+        f"on {len(prompts)} problems{by}",
+        highlight=False,
+    )
+    return result
+
+
+def summarise(run: Run, stages: Mapping[str, Run], seconds: Mapping[str, float]) -> None:
+    """Write summary.json: a row for each stage that was evaluated, compared with the row above, paired."""
+    rows: list[dict[str, Any]] = []
+    above: Evaluation | None = None
+    for name, stage in stages.items():
+        if not (stage.folder / "evaluation.json").exists():
+            continue
+        evaluation = read_evaluation(stage.folder)
+        metrics = evaluation.metrics()
+        rows.append(
+            {
+                "stage": stage.recipe.title or name,
+                "folder": name,
+                "accuracy": metrics["accuracy"]["estimate"],
+                "low": metrics["accuracy"]["low"],
+                "high": metrics["accuracy"]["high"],
+                "p_value": None if above is None else compare(above, evaluation).p_value,
+                "pass@k": {k.partition("@")[2]: v["estimate"] for k, v in metrics.items() if k.startswith("pass@")},
+                "maj@k": {k.partition("@")[2]: v["estimate"] for k, v in metrics.items() if k.startswith("maj@")},
+                "mean_tokens": metrics["mean_tokens"],
+                "seconds": seconds.get(name),
+                "note": evaluation.search or "",
+            }
+        )
+        above = evaluation
+    summary = {"title": run.recipe.title or "pipeline", "command": run.command, "rows": rows}
+    write_text_whole(run.folder / "summary.json", json.dumps(summary, indent=1))

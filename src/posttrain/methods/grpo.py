@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from posttrain import registry
 from posttrain.config import Component, SamplingConfig
-from posttrain.data.templates import decode_completion, encode_prompt
+from posttrain.data.templates import decode_completion
 from posttrain.engines.torch import TorchEngine
-from posttrain.errors import ConfigError, DataError
-from posttrain.methods.run import Job, Run, TrainingJob
+from posttrain.errors import ConfigError
+from posttrain.methods.evaluating import evaluate_model
+from posttrain.methods.prompting import encode_prompts, make_sampling, make_task
+from posttrain.methods.run import Run, TrainingJob
 from posttrain.registry import methods
 from posttrain.rewards.base import RewardSet
-from posttrain.rollouts.collect import Prompt, RolloutSource
+from posttrain.rollouts.collect import RolloutSource
 from posttrain.training.hooks import RolloutWriter
 from posttrain.training.objective import Objective
-from posttrain.types import Sampling, Task
+from posttrain.types import plain_text
 
 
 @methods.register
@@ -88,11 +90,23 @@ def grpo(
         ("steps", str(steps)),
     ]  # fmt: skip
 
+    def make_hooks(model: Any, source: Any) -> list[Any]:
+        return [RolloutWriter(run.folder / "rollouts.jsonl", lambda: source.groups, resume_step=run.resume_step)]
+
+    def show(source: Any) -> Any:
+        """A completion of the last step for the progress display."""
+        if not source.groups:
+            return None
+        group = source.groups[0]
+        return plain_text(group.example.prompt), group.rollouts[0].text, group.rollouts[0].reward
+
     def execute() -> None:
         try:
-            run.train(make_source, objective, steps=steps, make_hooks=lambda m, s: [rollout_hook(run, s)])
+            model = run.train(make_source, objective, steps=steps, make_hooks=make_hooks, show=show)
         finally:
             reward_set.close()
+        if run.recipe.evaluation is not None:
+            evaluate_model(run, model)
 
     return TrainingJob(facts, execute)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from posttrain.methods.evaluating import summarise
@@ -23,13 +24,16 @@ def pipeline(run, *, stages: list[dict[str, Any]]) -> Job:
 
     def execute() -> None:
         run.open()
+        seconds: dict[str, float] = {}
         for name, stage in runs.items():
             if run.resume and stage.finished:
                 run.console.print(f"[dim]{name}: done before[/dim]")
                 continue
             stage.resume = run.resume and (stage.folder / "recipe.yaml").exists()
             run.console.rule(f"[bold]{stage.recipe.title or name}[/bold]", align="left")
+            started = time.perf_counter()
             stage.execute()
-        summarise(run, runs)
+            seconds[name] = time.perf_counter() - started
+        summarise(run, runs, seconds)
 
     return Job(facts, execute)

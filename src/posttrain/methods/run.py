@@ -17,11 +17,12 @@ import yaml
 from rich.console import Console
 
 from posttrain import registry
-from posttrain.config import ModelConfig, Recipe, recipe_as_dict
+from posttrain.config import ModelConfig, Recipe
 from posttrain.data.templates import template_fingerprint
 from posttrain.errors import CheckpointError, ConfigError
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.load import load_model, load_tokenizer
+from posttrain.recipe import recipe_as_dict
 from posttrain.training import checkpoint
 from posttrain.training.hooks import Hook, MetricsWriter
 from posttrain.training.loop import State, train
@@ -46,6 +47,10 @@ class Job:
     preview: Callable[[int], None] | None = None
 
 
+class TrainingJob(Job):
+    """A job that leaves a trained model in the run's folder."""
+
+
 class Interrupted(KeyboardInterrupt):
     """The user stopped the run; its state is saved."""
 
@@ -66,6 +71,8 @@ class Run:
         self.resume = resume
         self.console = console or Console()
         self.folder = Path(recipe.output or f"runs/{recipe.method}")
+        self.first_metrics: dict[str, float] = {}
+        self.resume_step = 0
 
     def job(self) -> Job:
         """Prepare: all checks that need no weights are made here."""
@@ -95,6 +102,12 @@ class Run:
         if job.preview is None:
             raise ConfigError(f"method {self.recipe.method!r} trains on no fixed rows, so there is nothing to preview")
         job.preview(num)
+
+    @property
+    def finished(self) -> bool:
+        """Whether this run has ended: its last file is there."""
+        last = "evaluation.json" if self.recipe.evaluation is not None else "model"
+        return (self.folder / last).exists()
 
     # -- where things are
 
@@ -174,7 +187,12 @@ class Run:
         if weights is not None and (config.lora is not None or not reference):
             return load_model(str(weights), reference=reference, **options)
         model = load_model(
-            self.model_path, init=config.init, lora=config.lora, revision=config.revision, reference=reference, **options
+            self.model_path,
+            init=config.init,
+            lora=config.lora,
+            revision=config.revision,
+            reference=reference,
+            **options,
         )
         if weights is not None:
             # The reference is the model the run began with; the policy is what the checkpoint holds.
@@ -190,12 +208,13 @@ class Run:
         *,
         steps: int,
         make_hooks: Callable[[LanguageModel, Source], Sequence[Hook]] = lambda model, source: (),
-        show: Callable[[Source], Callable[[], Any]] | None = None,
+        show: Callable[[Any], Any] | None = None,
     ) -> LanguageModel:
         """Load, train from the start or from the last checkpoint, and save `model/`.
 
         Args:
             make_hooks: extra hooks, called first so that what they add to the metrics is logged.
+            show: source -> a sampled completion for the progress display.
         Raises:
             Interrupted: the user stopped the run; a checkpoint holds its state.
         """
@@ -207,16 +226,27 @@ class Run:
         source = make_source(model)
         optimizer = self._optimizer(model, steps)
         state = State()
+        self.resume_step = 0
         if last is not None:
             saved = checkpoint.load_checkpoint(last, optimizer)
             self._check_fingerprint(saved, last)
             state = State(saved["global_step"], saved["num_tokens"], str(last))
+            self.resume_step = state.step
             source.load_state(saved["source"])
             model.weights_version = saved["weights_version"]
             self.console.print(f"resuming {self.folder} after step {state.step} of {steps}")
         hooks: list[Any] = [*make_hooks(model, source), *build_trackers(self.recipe.report_to, self.folder)]
-        hooks.append(MetricsWriter(self.folder / "metrics.jsonl", resume_step=state.step))
-        progress = Progress(steps, title=self.recipe.title or self.recipe.method, console=self.console, start=state.step)
+        writer = MetricsWriter(self.folder / "metrics.jsonl", resume_step=state.step)
+        if self.first_metrics and state.step == 0:
+            writer(0, self.first_metrics)
+        hooks.append(writer)
+        progress = Progress(
+            steps,
+            title=self.recipe.title or self.recipe.method,
+            console=self.console,
+            start=state.step,
+            sampled=None if show is None else lambda: show(source),
+        )
         hooks += [progress, self._saver(model, source, optimizer, state, steps)]
         model.train()
         with progress, _closing(hooks), _stop_on_signal(state, self.console):

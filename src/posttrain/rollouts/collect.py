@@ -119,7 +119,8 @@ class RolloutSource:
         # A seed per step (not per prompt): the engine mixes it with the prompt's place below.
         seeds = np.random.default_rng((self.seed, step, 7)).integers(0, 2**62, size=len(chosen))
         requests = [
-            Request(p.ids, self.sampling, n=self.num_generations, seed=int(s)) for p, s in zip(chosen, seeds, strict=True)
+            Request(p.ids, self.sampling, n=self.num_generations, seed=int(s))
+            for p, s in zip(chosen, seeds, strict=True)
         ]
         samples = self.engine.generate(requests)
         groups = [
@@ -168,7 +169,9 @@ class RolloutSource:
                 stop += 1
             forest = Forest.pack(trees[start:stop]).to(self.model.device)
             with torch.no_grad():
-                found = self.model.forward(forest, frozenset({"logprobs"}), temperature=self.sampling.temperature or 1.0)
+                found = self.model.forward(
+                    forest, frozenset({"logprobs"}), temperature=self.sampling.temperature or 1.0
+                )
             numbers = found["logprobs"].float().cpu().numpy()
             ends = np.cumsum([t.num_targets for t in trees[start:stop]])
             for sequence, low, high in zip(sequences[start:stop], [0, *ends[:-1]], ends, strict=True):

@@ -1,7 +1,7 @@
 """Checkpoints: complete or absent, never half written, and enough for an exact resume.
 
-    checkpoint-<step>/   the model folder as users load it (adapter or full weights, tokenizer, chat template),
-                         optimizer.pt, rng_state.pth, trainer_state.json
+checkpoint-<step>/   the model folder as users load it (adapter or full weights, tokenizer, chat template),
+                     optimizer.pt, rng_state.pth, trainer_state.json
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ def _flush_to_disk(folder: Path) -> None:
                 os.close(descriptor)
 
 
-def save_checkpoint(run_folder: Path, step: int, *, save_model: Callable[[Path], None], optimizer: Any, state: dict[str, Any]) -> Path:
+def save_checkpoint(
+    run_folder: Path, step: int, *, save_model: Callable[[Path], None], optimizer: Any, state: dict[str, Any]
+) -> Path:
     """Write `checkpoint-<step>`.
 
     Args:

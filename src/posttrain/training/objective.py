@@ -132,7 +132,13 @@ def _term(item: Component, default: Aggregation) -> Term:
     return Term(item.name, function, entry.inputs, "PerSequence" in entry.returns, item.weight, aggregation)
 
 
-def no_grad_forward(model: Any, forests: Sequence[Forest], temperature: float) -> list[Tensor]:
-    """Log-probs [M] of each forest under the model as it stands, without a graph."""
+def mean_loss(model: Any, batch: Batch, max_tokens: int) -> float:
+    """Mean negative log-likelihood over all targets of a batch, in nats: the held-out loss."""
+    model.eval()
+    total = 0.0
     with torch.no_grad():
-        return [model.forward(f, frozenset({"logprobs"}), temperature=temperature)["logprobs"] for f in forests]
+        for micro in batch.split(max_tokens):
+            logprobs = model.forward(micro, frozenset({"logprobs"}))["logprobs"]
+            total -= float(logprobs.double().sum())
+    model.train()
+    return total / max(batch.num_targets, 1)

@@ -1,0 +1,127 @@
+"""From rows to training sequences, with a count of everything that was cut or left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from posttrain.data.forest import TokenSequence
+from posttrain.data.formats import Item, RowFormat, detect_format, normalise
+from posttrain.data.templates import TrainOn, encode_messages, encode_pair, encode_text
+from posttrain.errors import DataError
+
+Truncation = Literal["drop", "keep_start", "keep_end", "error"]
+
+
+@dataclass(slots=True)
+class Encoded:
+    """Sequences and what became of the rows.
+
+    truncated: rows that were cut. dropped: rows that were too long. masked: rows without any trained token, left out.
+    """
+
+    sequences: list[TokenSequence]
+    form: RowFormat
+    num_rows: int = 0
+    truncated: int = 0
+    dropped: int = 0
+    masked: list[str] = field(default_factory=list)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each sequence."""
+        return np.array([len(s.ids) for s in self.sequences])
+
+    @property
+    def num_trained(self) -> int:
+        """Tokens that count, over all sequences."""
+        return int(sum(s.loss_mask.sum() for s in self.sequences))
+
+
+def encode_rows(
+    rows: Sequence[dict[str, Any]],
+    tokenizer: Any,
+    *,
+    train_on: TrainOn = "auto",
+    max_length: int = 1024,
+    truncation: Truncation = "keep_start",
+    max_masked: float = 0.1,
+) -> Encoded:
+    """Rows of any known format that has completions, as training sequences.
+
+    Args:
+        train_on: "auto" trains completions and assistant turns, and all of a plain text. max_length: tokens.
+        max_masked: share of rows without a trained token (after truncation) above which everything is refused.
+    Raises:
+        DataError: unknown format, a row without a completion, too many rows without a trained token.
+    """
+    form = detect_format(rows)
+    encoded = Encoded([], form, num_rows=len(rows))
+    for number, row in enumerate(rows):
+        name = str(row.get("id", number))
+        sequence = encode_item(normalise(row, form, name), tokenizer, train_on)
+        if len(sequence.ids) > max_length:
+            if truncation == "error":
+                raise DataError(
+                    f"row {name} has {len(sequence.ids)} tokens, max_length is {max_length}; raise it, or set truncation"
+                )
+            if truncation == "drop":
+                encoded.dropped += 1
+                continue
+            encoded.truncated += 1
+            sequence = _cut(sequence, max_length, truncation)
+        if sequence.loss_mask.any():
+            encoded.sequences.append(sequence)
+        else:
+            encoded.masked.append(name)
+    _refuse_masked(encoded, max_length, max_masked)
+    return encoded
+
+
+def encode_item(item: Item, tokenizer: Any, train_on: TrainOn = "auto") -> TokenSequence:
+    """One row as a training sequence."""
+    if item.text is not None:
+        return encode_text(tokenizer, item.text, row=item.row)
+    if item.completion is None:
+        raise DataError(
+            f"row {item.row} has no completion to learn from; method sft needs one (columns prompt, completion)"
+        )
+    if isinstance(item.completion, str):
+        everything = train_on == "everything"
+        return encode_pair(tokenizer, str(item.prompt), item.completion, everything=everything, row=item.row)
+    messages = [*(item.prompt or []), *item.completion]
+    chosen: TrainOn = "all_assistant" if train_on == "auto" else train_on
+    if item.prompt is not None and train_on in ("auto", "completion"):
+        # What the prompt says, its assistant turns included, is given and not learnt.
+        messages = [*({**m, "train": False} for m in item.prompt), *item.completion]  # type: ignore[dict-item]
+        chosen = "all_assistant"
+    elif train_on == "completion":
+        chosen = "last"
+    return encode_messages(tokenizer, messages, tools=item.tools, train_on=chosen, row=item.row)  # type: ignore[arg-type]
+
+
+def _cut(sequence: TokenSequence, max_length: int, truncation: Truncation) -> TokenSequence:
+    part = slice(None, max_length) if truncation == "keep_start" else slice(-max_length, None)
+    mask = sequence.loss_mask[part].copy()
+    mask[0] = False
+    streams = {k: v[part] for k, v in sequence.streams.items()}
+    return TokenSequence(sequence.ids[part], mask, streams, sequence.values, sequence.row)
+
+
+def _refuse_masked(encoded: Encoded, max_length: int, max_masked: float) -> None:
+    share = len(encoded.masked) / max(encoded.num_rows, 1)
+    if encoded.sequences and share <= max_masked:
+        return
+    why = f"{encoded.truncated} rows were cut to max_length {max_length}, {encoded.dropped} were dropped as too long"
+    if not encoded.sequences:
+        raise DataError(
+            f"no row has a trained token: of {encoded.num_rows} rows {len(encoded.masked)} have every label masked; {why}. "
+            "Raise max_length, or look at the rows with `posttrain preview`"
+        )
+    raise DataError(
+        f"{len(encoded.masked)} of {encoded.num_rows} rows have every label masked (first: {', '.join(encoded.masked[:5])}); "
+        f"{why}. Raise max_length, or accept it with max_masked: {share:.2f}"
+    )

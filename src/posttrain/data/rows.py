@@ -1,0 +1,204 @@
+"""Reading rows from files, folders and hub data sets."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from posttrain.errors import DataError, MissingDependency, nearest
+
+Row = dict[str, Any]
+
+_TEXT_KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
+_KINDS = (*_TEXT_KINDS, ".parquet", ".arrow")
+
+
+def load_rows(
+    path: str | Path,
+    *,
+    subset: str | None = None,
+    split: str = "train",
+    limit: int | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> list[Row]:
+    """Rows of a file, a folder of files, a folder saved by `datasets`, or a data set on the Hugging Face hub.
+
+    JSON, JSONL, CSV, TSV and text files (also .gz) are read here, row by row, so that columns may hold different types
+    in different rows and errors name the line; Parquet, Arrow and hub data sets are read by `datasets`. A text file gives
+    one row {"text": ...} for each part between blank lines.
+
+    Args:
+        subset: configuration of a hub data set. split: of a hub data set; in a folder, the files whose names hold it
+            (all files where none does). limit: rows to read at most. columns: {ours: theirs}, renamed on the way.
+    Raises:
+        DataError: missing, empty or broken files, with file and line.
+    """
+    place = Path(path).expanduser()
+    if place.is_file():
+        rows = _file(place, limit)
+    elif place.is_dir():
+        rows = _folder(place, split, limit)
+    elif place.suffix in (*_KINDS, ".gz") or str(path).startswith((".", "/", "~")):
+        names = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
+        raise DataError(f"no file or folder {str(path)!r}: {nearest(place.name, names)}")
+    else:
+        rows = _hub(str(path), subset, split, limit)
+    if not rows:
+        raise DataError(f"{path} holds no rows")
+    return _renamed(rows, columns or {}, str(path))
+
+
+def _renamed(rows: list[Row], columns: Mapping[str, str], path: str) -> list[Row]:
+    if not columns:
+        return rows
+    known = rows[0].keys()
+    for theirs in columns.values():
+        if theirs not in known:
+            raise DataError(f"{path} has no column {theirs!r}: {nearest(theirs, known)}")
+    back = {theirs: ours for ours, theirs in columns.items()}
+    return [{back.get(k, k): v for k, v in row.items()} for row in rows]
+
+
+def _kind(path: Path) -> str:
+    return Path(path.stem).suffix.lower() if path.suffix == ".gz" else path.suffix.lower()
+
+
+def _file(path: Path, limit: int | None) -> list[Row]:
+    kind = _kind(path)
+    if kind not in _KINDS:
+        raise DataError(
+            f"{path}: unknown kind of file {path.suffix!r}; known are {', '.join(_KINDS)} (the text kinds also .gz)"
+        )
+    if kind in (".parquet", ".arrow"):
+        return _through_datasets(kind.removeprefix("."), path, limit)
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as stream:
+            rows: list[Row] = []
+            for row in _READERS[kind](stream, path):  # type: ignore[arg-type]
+                rows.append(row)
+                if limit is not None and len(rows) >= limit:
+                    break
+            return rows
+    except (OSError, UnicodeDecodeError, EOFError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def _jsonl(stream: io.TextIOBase, path: Path) -> Iterator[Row]:
+    for number, line in enumerate(stream, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            around = line[max(error.pos - 30, 0) : error.pos + 30].strip()
+            raise DataError(f"{path}:{number}: not valid JSON ({error.msg}) near: {around!r}") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}:{number}: a row must be an object with named columns, not {type(row).__name__}")
+        yield row
+
+
+def _json(stream: io.TextIOBase, path: Path) -> Iterator[Row]:
+    try:
+        content = json.load(stream)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data":
+            raise DataError(f"{path}:{error.lineno}: one object a line is JSONL; rename the file to .jsonl") from error
+        raise DataError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
+    if isinstance(content, dict):
+        lists = {k: v for k, v in content.items() if isinstance(v, list)}
+        if len(lists) != 1:
+            raise DataError(
+                f"{path}: the object holds {len(lists)} lists; rows are a list, or an object with one list in it"
+            )
+        content = next(iter(lists.values()))
+    for number, row in enumerate(content):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}: row {number} must be an object with named columns, not {type(row).__name__}")
+        yield row
+
+
+def _csv(stream: io.TextIOBase, path: Path) -> Iterator[Row]:
+    reader = csv.DictReader(stream, delimiter="\t" if _kind(path) == ".tsv" else ",")
+    for row in reader:
+        if None in row or None in row.values():
+            raise DataError(f"{path}:{reader.line_num}: the row has another number of cells than the header")
+        yield dict(row)
+
+
+def _text(stream: io.TextIOBase, path: Path) -> Iterator[Row]:
+    lines: list[str] = []
+    for line in stream:
+        if line.strip():
+            lines.append(line)
+        elif lines:
+            yield {"text": "".join(lines).rstrip("\n")}
+            lines = []
+    if lines:
+        yield {"text": "".join(lines).rstrip("\n")}
+
+
+_READERS = {".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".csv": _csv, ".tsv": _csv, ".txt": _text}
+
+
+def _folder(folder: Path, split: str, limit: int | None) -> list[Row]:
+    if (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists():
+        return _saved(folder, split, limit)
+    found = sorted(p for p in folder.iterdir() if p.is_file() and _kind(p) in _KINDS)
+    if not found:
+        raise DataError(f"{folder} holds no data files; known kinds are {', '.join(_KINDS)}")
+    rows: list[Row] = []
+    for path in [p for p in found if split in p.name] or found:
+        rows += _file(path, None if limit is None else limit - len(rows))
+        if limit is not None and len(rows) >= limit:
+            break
+    return rows
+
+
+def _datasets() -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingDependency("datasets", "data") from error
+    datasets.disable_progress_bars()
+    return datasets
+
+
+def _through_datasets(kind: str, path: Path, limit: int | None) -> list[Row]:
+    datasets = _datasets()
+    try:
+        table = datasets.load_dataset(kind, data_files=str(path), split="train")
+    except Exception as error:  # the library raises many kinds for a broken file
+        raise DataError(
+            f"{path} cannot be read as {kind}: {str(error).splitlines()[0] if str(error) else error!r}"
+        ) from error
+    return _listed(table, limit)
+
+
+def _saved(folder: Path, split: str, limit: int | None) -> list[Row]:
+    found = _datasets().load_from_disk(str(folder))
+    if hasattr(found, "keys"):
+        if split not in found:
+            raise DataError(f"{folder} has no split {split!r}: {nearest(split, list(found))}")
+        found = found[split]
+    return _listed(found, limit)
+
+
+def _hub(name: str, subset: str | None, split: str, limit: int | None) -> list[Row]:
+    datasets = _datasets()
+    try:
+        table = datasets.load_dataset(name, subset, split=split)
+    except Exception as error:  # no network, unknown name, unknown split: all told by the library in its own words
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        raise DataError(
+            f"{name!r} is neither a file nor a folder here, and as a hub data set it failed: {reason}"
+        ) from error
+    return _listed(table, limit)
+
+
+def _listed(table: Any, limit: int | None) -> list[Row]:
+    return list(table if limit is None else table.select(range(min(limit, len(table)))))

@@ -1,0 +1,213 @@
+"""Where chat text meets tokens, and nowhere else.
+
+Which tokens are trained is decided by position in the rendered conversation, never by token id: the conversation is
+rendered up to and after each trained turn, the renderings are checked to be prefixes of one another, and the characters
+in between are the turn. So any Jinja template works, whatever its end-of-turn or padding tokens are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from posttrain.data.forest import TokenSequence
+from posttrain.errors import DataError, TemplateError
+from posttrain.types import Message, Sample, Text
+
+TrainOn = Literal["auto", "completion", "all_assistant", "last", "everything"]
+
+
+def template_fingerprint(tokenizer: Any) -> str:
+    """A short hash of everything that turns conversations into ids: template, special tokens, size of the vocabulary."""
+    if tokenizer is None:
+        return "none"
+    parts = [str(tokenizer.chat_template), str(sorted(tokenizer.special_tokens_map.items())), str(len(tokenizer))]
+    return hashlib.blake2b("\x00".join(parts).encode(), digest_size=6).hexdigest()
+
+
+def bos_id(tokenizer: Any) -> int | None:
+    """The id that the tokenizer itself puts before plain text, or None where it puts none."""
+    with_special = tokenizer("a", add_special_tokens=True)["input_ids"]
+    bos = tokenizer.bos_token_id
+    return bos if bos is not None and with_special and with_special[0] == bos else None
+
+
+def text_ids(tokenizer: Any, text: str, *, start: bool) -> list[int]:
+    """Ids of plain text; at the start of a sequence with BOS once, if the tokenizer uses one."""
+    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    bos = bos_id(tokenizer) if start else None
+    return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+
+
+def as_messages(tokenizer: Any, prompt: Text, system: str | None) -> Text:
+    """The prompt with its system message: as messages, or in front of plain text where there is no template."""
+    if system is None:
+        return prompt
+    if isinstance(prompt, str):
+        return f"{system}\n\n{prompt}"
+    return prompt if prompt and prompt[0]["role"] == "system" else [{"role": "system", "content": system}, *prompt]
+
+
+def encode_prompt(
+    tokenizer: Any, prompt: Text, *, system: str | None = None, tools: list[Any] | None = None
+) -> list[int]:
+    """Ids of a prompt, ready to be continued: messages with the template's generation prompt, text as it is.
+
+    Raises:
+        TemplateError: messages, but the tokenizer has no chat template. DataError: the prompt has no tokens.
+    """
+    prompt = as_messages(tokenizer, prompt, system)
+    if isinstance(prompt, str):
+        ids = text_ids(tokenizer, prompt, start=True)
+    else:
+        rendered = render(tokenizer, prompt, tools=tools, generation=True)
+        ids = list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
+    if not ids:
+        raise DataError("a prompt has no tokens: it is empty and the tokenizer puts no BOS before it")
+    return ids
+
+
+def render(
+    tokenizer: Any, messages: Sequence[Message], *, tools: list[Any] | None = None, generation: bool = False
+) -> str:
+    """A conversation as the template writes it.
+
+    Raises:
+        TemplateError: there is no template, or it refuses the conversation (names its own words).
+    """
+    if not tokenizer.chat_template:
+        raise TemplateError(
+            "the rows are chat messages but the tokenizer has no chat template. Set model.chat_template to a Jinja file, "
+            "take the tokenizer of an instruction-tuned model (model.tokenizer), or use plain prompt and completion text"
+        )
+    try:
+        return str(
+            tokenizer.apply_chat_template(list(messages), tools=tools, tokenize=False, add_generation_prompt=generation)
+        )
+    except Exception as error:  # Jinja raises its own kinds, and templates raise what they like
+        raise TemplateError(f"the chat template refuses the conversation: {error}") from error
+
+
+def encode_text(tokenizer: Any, text: str, *, row: str = "") -> TokenSequence:
+    """Plain text, all of it trained, EOS at its end included."""
+    ids = text_ids(tokenizer, text, start=True)
+    if tokenizer.eos_token_id is not None and ids[-1:] != [tokenizer.eos_token_id]:
+        ids.append(tokenizer.eos_token_id)
+    return TokenSequence(np.array(ids), np.arange(len(ids)) > 0, row=row)
+
+
+def encode_pair(
+    tokenizer: Any, prompt: str, completion: str, *, everything: bool = False, row: str = ""
+) -> TokenSequence:
+    """A prompt and a completion of plain text; the completion and the EOS behind it are trained.
+
+    The two are tokenised apart, as they are when the model is asked, so that no token reaches over the border.
+    """
+    before = text_ids(tokenizer, prompt, start=True)
+    after = text_ids(tokenizer, completion, start=False)
+    if tokenizer.eos_token_id is not None and after[-1:] != [tokenizer.eos_token_id]:
+        after.append(tokenizer.eos_token_id)
+    ids = np.array([*before, *after])
+    mask = np.arange(len(ids)) >= (0 if everything else len(before))
+    mask[0] = False
+    return TokenSequence(ids, mask, row=row)
+
+
+def encode_messages(
+    tokenizer: Any,
+    messages: Sequence[Message],
+    *,
+    tools: list[Any] | None = None,
+    train_on: TrainOn = "all_assistant",
+    row: str = "",
+) -> TokenSequence:
+    """A conversation, with the turns that are trained marked.
+
+    A message may say `train: false` to be left out, or `weight: 0.5` to count less (stream "weights").
+
+    Args:
+        train_on: "all_assistant", "last" (the last assistant turn), or "everything".
+    Raises:
+        TemplateError: the template rewrites earlier turns, so that a turn has no place of its own; shows where.
+    """
+    plain = [{k: v for k, v in m.items() if k not in ("train", "weight")} for m in messages]
+    full = render(tokenizer, plain, tools=tools)
+    ids, offsets = _with_offsets(tokenizer, full)
+    mask = np.zeros(len(ids), dtype=bool)
+    weights = np.ones(len(ids), dtype=np.float32)
+    turns = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
+    if train_on == "everything":
+        mask[1:] = True
+        turns = []
+    elif train_on == "last":
+        turns = turns[-1:]
+    for i in turns:
+        if messages[i].get("train") is False or messages[i].get("weight") == 0:
+            continue
+        first, stop = _turn_span(tokenizer, plain, i, full, tools, row)
+        inside = (offsets[:, 0] >= first) & (offsets[:, 1] <= stop) & (offsets[:, 1] > offsets[:, 0])
+        mask |= inside
+        weights[inside] = float(messages[i].get("weight", 1.0))
+    mask[0] = False
+    weighted = any("weight" in m for m in messages)
+    return TokenSequence(np.array(ids), mask, {"weights": weights} if weighted else {}, row=row)
+
+
+def _turn_span(
+    tokenizer: Any, messages: list[Message], i: int, full: str, tools: list[Any] | None, row: str
+) -> tuple[int, int]:
+    """Characters [first, stop) of the rendered conversation that turn i wrote, its terminator included."""
+    before = (
+        render(tokenizer, messages[:i], tools=tools, generation=True) if i else _opening(tokenizer, messages, tools)
+    )
+    through = render(tokenizer, messages[: i + 1], tools=tools)
+    _check_prefix(before, through, f"the conversation before turn {i}", f"the conversation through turn {i}", row)
+    _check_prefix(through, full, f"the conversation through turn {i}", "the whole conversation", row)
+    # White space that the template puts after its terminator belongs to nobody: the model has stopped before it.
+    written = through[len(before) :]
+    kept = written.rstrip() if _ends_in_terminator(tokenizer, written.rstrip()) else written
+    return len(before), len(before) + len(kept)
+
+
+def _opening(tokenizer: Any, messages: list[Message], tools: list[Any] | None) -> str:
+    """What stands before an assistant turn that opens the conversation."""
+    through = render(tokenizer, messages[:1], tools=tools)
+    content = messages[0].get("content")
+    place = through.find(content) if isinstance(content, str) and content else 0
+    return through[: max(place, 0)]
+
+
+def _ends_in_terminator(tokenizer: Any, text: str) -> bool:
+    return any(text.endswith(str(token)) for token in tokenizer.all_special_tokens)
+
+
+def _check_prefix(shorter: str, longer: str, what: str, of: str, row: str) -> None:
+    if longer.startswith(shorter):
+        return
+    place = next(
+        (k for k, (a, b) in enumerate(zip(shorter, longer, strict=False)) if a != b), min(len(shorter), len(longer))
+    )
+    window = slice(max(place - 30, 0), place + 40)
+    raise TemplateError(
+        f"row {row}: this chat template rewrites earlier turns, so what is trained cannot be told by position. "
+        f"{what} differs from {of} at character {place}:\n  {shorter[window]!r}\n  {longer[window]!r}\n"
+        "Train on the last turn alone (data.train_on: last), or set model.chat_template to a template that only appends"
+    )
+
+
+def _with_offsets(tokenizer: Any, text: str) -> tuple[list[int], np.ndarray]:
+    if not tokenizer.is_fast:
+        raise TemplateError("chat messages need a fast tokenizer, which tells where each token stands in the text")
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return list(encoded["input_ids"]), np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+
+
+def decode_completion(tokenizer: Any, sample: Sample) -> str:
+    """The text of a sample, without special tokens and without the stop string that ended it."""
+    text = str(tokenizer.decode(sample.ids, skip_special_tokens=True))
+    if sample.stop_string is not None and sample.stop_string in text:
+        text = text[: text.index(sample.stop_string)]
+    return text

@@ -1,0 +1,112 @@
+"""Intervals and paired tests. Plain numpy in float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate with its confidence interval; n is the number of independent units (questions)."""
+
+    estimate: float
+    low: float
+    high: float
+    n: int
+
+
+def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> Interval:
+    """Wilson's score interval of a proportion (Wilson 1927): honest for small n and for 0 or n successes.
+
+    centre = (p + z^2 / 2n) / (1 + z^2 / n), half = z / (1 + z^2 / n) * sqrt(p (1 - p) / n + z^2 / 4n^2).
+    """
+    if n <= 0:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    p = successes / n
+    scale = 1 + z * z / n
+    centre = (p + z * z / (2 * n)) / scale
+    half = z / scale * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return Interval(p, max(0.0, centre - half), min(1.0, centre + half), n)
+
+
+def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Mean over questions with a normal interval; values [Q] are per-question means, so that several samples of one
+    question count as one unit (Miller, arXiv 2411.00640). Values that are all 0 or 1 get Wilson's interval instead."""
+    x = np.asarray(values, dtype=np.float64)
+    n = len(x)
+    if n == 0:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    if np.isin(x, (0.0, 1.0)).all():
+        return wilson_interval(float(x.sum()), n, confidence)
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    half = z * float(x.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
+    return Interval(float(x.mean()), max(0.0, float(x.mean()) - half), min(1.0, float(x.mean()) + half), n)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """b - a on the same questions: mean difference, interval, two-sided p-value."""
+
+    estimate: float
+    low: float
+    high: float
+    p_value: float
+    n: int
+
+
+def paired_bootstrap(
+    a: ArrayLike, b: ArrayLike, *, num_resamples: int = 10_000, seed: int = 0, confidence: float = 0.95
+) -> Difference:
+    """Bootstrap over questions of the mean difference b - a (Efron and Tibshirani 1993, ch. 16).
+
+    The interval is the percentile interval. The p-value is that of the bootstrap test: the share of resamples of the
+    centred differences whose mean is at least as far from zero as the observed one, counted with the +1 correction.
+    """
+    x = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
+    n = len(x)
+    if n == 0:
+        return Difference(math.nan, math.nan, math.nan, math.nan, 0)
+    draw = np.random.default_rng(seed)
+    means = np.empty(num_resamples)
+    chunk = max(1, 2_000_000 // n)  # bounds the memory of one block of resamples
+    for start in range(0, num_resamples, chunk):
+        count = min(chunk, num_resamples - start)
+        means[start : start + count] = x[draw.integers(0, n, size=(count, n))].mean(axis=1)
+    mean = float(x.mean())
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    # The tolerance counts exact ties, which sums in another order would miss.
+    extreme = int((np.abs(means - mean) >= abs(mean) - 1e-12).sum())
+    return Difference(mean, float(low), float(high), (extreme + 1) / (num_resamples + 1), n)
+
+
+def mcnemar(a: ArrayLike, b: ArrayLike) -> float:
+    """Exact two-sided p-value of McNemar's test on paired outcomes (McNemar 1947; binomial form).
+
+    Of the questions on which a and b differ, under the null either wins with probability 1/2.
+    """
+    x, y = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
+    only_a, only_b = int((x & ~y).sum()), int((y & ~x).sum())
+    n, k = only_a + only_b, min(only_a, only_b)
+    if n == 0:
+        return 1.0
+    tail = sum(math.comb(n, i) for i in range(k + 1)) / 2**n
+    return min(1.0, 2 * tail)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for several comparisons (Holm 1979), in the order given."""
+    order = np.argsort(p_values)
+    adjusted = [0.0] * len(p_values)
+    running = 0.0
+    for rank, i in enumerate(order):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[int(i)] = running
+    return adjusted

@@ -1,0 +1,118 @@
+"""Supervised fine-tuning: also continued and from-scratch pre-training, which are fine-tuning on plain text."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from posttrain.config import Component, DataConfig
+from posttrain.data.encode import Encoded, encode_item, encode_rows
+from posttrain.data.formats import Item, RowFormat
+from posttrain.data.forest import Batch, Tree
+from posttrain.data.preview import preview
+from posttrain.data.rows import load_rows
+from posttrain.data.templates import template_fingerprint
+from posttrain.errors import ConfigError, DataError
+from posttrain.methods.evaluating import evaluate_model
+from posttrain.methods.prompting import context_length, make_task
+from posttrain.methods.run import Run, TrainingJob
+from posttrain.registry import methods
+from posttrain.training.objective import Objective, mean_loss
+from posttrain.training.source import DataSource
+
+
+@methods.register
+def sft(
+    run,
+    *,
+    data: DataConfig | None = None,
+    task: Component | None = None,
+    losses: list[Component] = ("nll",),
+    learning_rate: float = 2e-5,
+    batch_size: int = 16,
+    num_train_epochs: float = 1.0,
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear",
+) -> TrainingJob:
+    """Supervised fine-tuning on completions, chat turns or plain text.
+
+    The loss is the mean over all trained tokens of a step. Rows come from `data` (a file, folder or hub id), or from the
+    worked examples of a `task`. With eval_data its loss is told before, every eval_every steps, and after.
+    """
+    encoded = _encode(run, data, task)
+    source = DataSource([[s] for s in encoded.sequences], batch_size=batch_size, seed=run.recipe.seed)
+    objective = Objective(losses)
+    steps = run.steps_for(source.steps_per_epoch)
+    held_out = _encode(run, run.recipe.eval_data, None) if run.recipe.eval_data else None
+
+    def make_hooks(model: Any, _: Any) -> list[Any]:
+        if held_out is None:
+            return []
+        every = run.recipe.eval_every
+        batch = Batch([Tree.build([s]) for s in held_out.sequences])
+
+        def evaluate(step: int, metrics: dict[str, float]) -> None:
+            if step == steps or (every and step % every == 0):
+                metrics["eval_loss"] = mean_loss(model, batch, run.recipe.max_tokens_per_micro_batch)
+
+        run.first_metrics["eval_loss"] = mean_loss(model, batch, run.recipe.max_tokens_per_micro_batch)
+        run.console.print(f"eval_loss before training: {run.first_metrics['eval_loss']:.4f}", highlight=False)
+        return [evaluate]
+
+    def execute() -> None:
+        model = run.train(lambda _: source, objective, steps=steps, make_hooks=make_hooks)
+        if run.recipe.evaluation is not None:
+            evaluate_model(run, model)
+
+    return TrainingJob(
+        _facts(run, encoded, steps, batch_size), execute, lambda num: preview(encoded, run.tokenizer, run.console, num)
+    )
+
+
+def _encode(run: Run, data: DataConfig | None, task: Component | None) -> Encoded:
+    if (data is None) == (task is None):
+        raise ConfigError("sft needs exactly one of data (rows) and task (whose worked examples are imitated)")
+    context = context_length(run)
+    if data is None:
+        assert task is not None
+        made = make_task(run, task)
+        items = [
+            Item(e.id, text=e.completion) if e.prompt == "" and isinstance(e.completion, str)
+            else Item(e.id, prompt=e.prompt, completion=e.completion)
+            for e in made.examples
+        ]  # fmt: skip
+        sequences = [encode_item(i, run.tokenizer) for i in items]
+        form = RowFormat("task", f"worked examples of {made.name}")
+        encoded = Encoded(sequences, form, num_rows=len(items))
+    else:
+        if context is not None and data.max_length > context:
+            raise ConfigError(f"data.max_length: {data.max_length} exceeds the model's context of {context}")
+        rows = load_rows(
+            run.resolve(data.path), subset=data.subset, split=data.split, limit=data.limit, columns=data.columns
+        )
+        encoded = encode_rows(
+            rows,
+            run.tokenizer,
+            train_on=data.train_on,
+            max_length=data.max_length,
+            truncation=data.truncation,
+            max_masked=data.max_masked,
+        )
+    if context is not None and int(encoded.lengths.max()) > context:
+        longest = encoded.sequences[int(encoded.lengths.argmax())]
+        raise DataError(f"row {longest.row} has {len(longest.ids)} tokens, the model's context is {context}")
+    return encoded
+
+
+def _facts(run: Run, encoded: Encoded, steps: int, batch_size: int) -> list[tuple[str, str]]:
+    lengths = encoded.lengths
+    trained = encoded.num_trained / max(int(lengths.sum()), 1)
+    eos = run.tokenizer.eos_token_id
+    ends = [int(s.ids[s.loss_mask][-1]) == eos for s in encoded.sequences]
+    return [
+        ("format", f"{encoded.form.name} ({encoded.form.reason})"),
+        ("rows", f"{encoded.num_rows}, of which {encoded.truncated} cut, {encoded.dropped} dropped as too long, "
+                 f"{len(encoded.masked)} without a trained token"),
+        ("tokens", f"{int(lengths.sum())}, trained {trained:.0%}; longest row {int(lengths.max())}"),
+        ("EOS", f"trained at the end of {sum(ends)} of {len(ends)} rows"),
+        ("template", template_fingerprint(run.tokenizer)),
+        ("steps", f"{steps} of {batch_size} rows"),
+    ]  # fmt: skip

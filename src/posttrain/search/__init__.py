@@ -1,0 +1,1 @@
+"""Test-time search: more tokens for a better answer."""
