@@ -69,7 +69,9 @@ def test_missing_method_and_required_settings() -> None:
 def test_overrides_reach_inside() -> None:
     raw = {**GRPO, "losses": [{"name": "clipped"}, {"name": "kl", "weight": 0.1}]}
     changed = parse_recipe(
-        apply_overrides(raw, ["seed=3", "model.lora.r=4", "losses.kl.weight=0.5", "task.num_steps=2", "learning_rate=1e-5"])
+        apply_overrides(
+            raw, ["seed=3", "model.lora.r=4", "losses.kl.weight=0.5", "task.num_steps=2", "learning_rate=1e-5"]
+        )
     )
     assert changed.seed == 3
     assert changed.model is not None and changed.model.lora is not None and changed.model.lora.r == 4

@@ -99,9 +99,7 @@ def test_no_import_cycle() -> None:
 
 @pytest.mark.parametrize("library", OPTIONAL)
 def test_optional_libraries_are_imported_in_one_module(library: str) -> None:
-    users = {
-        str(p.relative_to(SOURCE)) for p in modules() if any(n.split(".")[0] == library for n, _ in imports(p))
-    }
+    users = {str(p.relative_to(SOURCE)) for p in modules() if any(n.split(".")[0] == library for n, _ in imports(p))}
     assert users <= {OPTIONAL[library]}
 
 

@@ -46,7 +46,11 @@ def clipped(
 
 
 def cispo(s: dict[str, list[float]], level: str = "token", cap: float = 5.0) -> list[float]:
-    weights = s["frozen_ratios"] if level == "token" else [math.exp(mean([math.log(r) for r in s["frozen_ratios"]]))] * len(s["logprobs"])
+    weights = (
+        s["frozen_ratios"]
+        if level == "token"
+        else [math.exp(mean([math.log(r) for r in s["frozen_ratios"]]))] * len(s["logprobs"])
+    )
     return [-min(w, cap) * a * x for w, a, x in zip(weights, s["advantages"], s["logprobs"], strict=True)]
 
 

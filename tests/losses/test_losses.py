@@ -80,7 +80,10 @@ class Numbers:
         return {k: torch.stack([leaves[k][i][j] for i, j in places]) for k in MODEL}
 
     def leaves(self) -> dict[str, list[torch.Tensor]]:
-        return {k: [torch.tensor(x, dtype=torch.float64, requires_grad=k != "ref_logprobs") for x in self.table[k]] for k in MODEL}
+        return {
+            k: [torch.tensor(x, dtype=torch.float64, requires_grad=k != "ref_logprobs") for x in self.table[k]]
+            for k in MODEL
+        }
 
 
 def value_and_gradients(
@@ -97,7 +100,9 @@ def value_and_gradients(
             loss, _ = objective(numbers.outputs(micro, leaves), micro, totals)
             loss.backward()
             value += float(loss.detach())
-    gradients = [x.grad.numpy() if x.grad is not None else np.zeros(len(x)) for k in ("logprobs", "entropy") for x in leaves[k]]
+    gradients = [
+        x.grad.numpy() if x.grad is not None else np.zeros(len(x)) for k in ("logprobs", "entropy") for x in leaves[k]
+    ]
     return value, gradients
 
 
@@ -119,7 +124,9 @@ def make(name: str, settings: dict[str, Any], aggregation: str) -> Objective:
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 @pytest.mark.parametrize(("name", "settings", "theirs"), CASES, ids=[f"{n}-{i}" for i, (n, _, _) in enumerate(CASES)])
-def test_value_and_gradient_equal_the_reference(name: str, settings: dict[str, Any], theirs: dict[str, Any], aggregation: str) -> None:
+def test_value_and_gradient_equal_the_reference(
+    name: str, settings: dict[str, Any], theirs: dict[str, Any], aggregation: str
+) -> None:
     for seed, scale in ((0, 1.0), (1, 0.01), (2, 4.0)):
         numbers = Numbers(seed, scale)
         trees = [Tree.build([s]) for s in numbers.sequences()]

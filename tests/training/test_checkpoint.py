@@ -28,7 +28,11 @@ def optimizer() -> Optimizer:
 
 def save(folder: Path, step: int) -> Path:
     return save_checkpoint(
-        folder, step, save_model=lambda p: (p / "weights").write_text(str(step)), optimizer=optimizer(), state={"x": step}
+        folder,
+        step,
+        save_model=lambda p: (p / "weights").write_text(str(step)),
+        optimizer=optimizer(),
+        state={"x": step},
     )  # type: ignore[arg-type, return-value]
 
 
@@ -59,7 +63,9 @@ def test_a_failure_leaves_the_old_one_and_no_trace(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("I/O error: No space left on device (os error 28)")])
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("I/O error: No space left on device (os error 28)")]
+)
 def test_a_full_disk_is_told_with_the_way_out(tmp_path: Path, error: Exception) -> None:
     save(tmp_path, 1)
 

@@ -42,7 +42,9 @@ def rows(count: int = 24) -> list[list[TokenSequence]]:
 def run(model: LanguageModel, steps: int, *, state: State | None = None, optimizer: Optimizer | None = None,
         max_tokens: int = 1000, total: int | None = None, source: DataSource | None = None) -> tuple[list[dict[str, float]], Optimizer]:  # fmt: skip
     source = source or DataSource(rows(), batch_size=8, seed=1)
-    optimizer = optimizer or Optimizer(model.trainable_parameters(), steps=total or steps, learning_rate=1e-2, warmup_steps=2)
+    optimizer = optimizer or Optimizer(
+        model.trainable_parameters(), steps=total or steps, learning_rate=1e-2, warmup_steps=2
+    )
     told: list[dict[str, float]] = []
     train(
         model, source, Objective([Component("nll")]), optimizer, [lambda step, metrics: told.append(metrics)],
@@ -99,7 +101,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_update() -> None:
     with torch.no_grad():
         model.hf.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
     before = weights(model)
-    with pytest.raises(TrainingDiverged, match=r"step 1: the loss is NaN.*Rows of the batch: row \d+.*Last good checkpoint: somewhere"):
+    with pytest.raises(
+        TrainingDiverged, match=r"step 1: the loss is NaN.*Rows of the batch: row \d+.*Last good checkpoint: somewhere"
+    ):
         run(model, 4, source=source, state=State(last_checkpoint="somewhere"))
     for key, value in weights(model).items():
         assert torch.equal(value.nan_to_num(), before[key].nan_to_num())

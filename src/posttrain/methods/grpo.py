@@ -29,7 +29,7 @@ def grpo(
     losses: list[Component] = ({"name": "clipped", "aggregation": "sequence_mean"},),
     advantage: Component = "group_mean",
     num_generations: int = 8,
-    sampling: SamplingConfig = {},  # noqa: B006 (read as text, never shared)
+    sampling: SamplingConfig = {},
     batch_size: int = 8,
     num_iterations: int = 1,
     num_minibatches: int = 1,
