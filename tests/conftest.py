@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -29,3 +33,48 @@ def stories(shared: Path) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no model folder {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with random weights: the embedded model's tokenizer, two small layers."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    spec = importlib.util.spec_from_file_location("base_tokenizer", ROOT / "recipes" / "base_tokenizer.py")
+    assert spec is not None and spec.loader is not None
+    module: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    folder = tmp_path_factory.mktemp("tiny")
+    module.write(folder)
+    config = AutoConfig.from_pretrained(folder)
+    config.update({"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 16, "layer_types": None})
+    config.update({"num_attention_heads": 2, "num_key_value_heads": 1, "layer_types": ["full_attention"] * 2})
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_folder: Path) -> Any:
+    """The tokenizer of `tiny_folder`: bytes, BOS, a chat template."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_folder)
+
+
+@pytest.fixture
+def run_recipe(tmp_path: Path, tiny_folder: Path) -> Callable[..., Path]:
+    """Run a recipe given as keywords on the tiny model, and return its folder."""
+
+    def run(resume: bool = False, **raw: Any) -> Path:
+        from rich.console import Console
+
+        from posttrain.methods.run import Run
+        from posttrain.recipe import parse_recipe
+
+        raw = {"model": {"path": str(tiny_folder), "dtype": "float32"}, "output": str(tmp_path / "run"), **raw}
+        console = Console(file=(tmp_path / "console.txt").open("a"), width=100)
+        return Run(parse_recipe(raw, tmp_path), resume=resume, console=console).execute()
+
+    return run

@@ -19,13 +19,18 @@ class Component:
 
 @dataclass(frozen=True, slots=True)
 class LoraConfig:
-    """Low-rank adapters through PEFT. target_modules "all-linear" means every linear layer but the head."""
+    """Low-rank adapters (LoRA, arXiv 2106.09685) beside frozen weights: W + (alpha / r) B A.
+
+    r: rank. alpha: scale. dropout: on the adapters' input. target_modules: names of layers, or "all-linear" (all but the
+    vocabulary projection). rslora: scale alpha / sqrt(r) (arXiv 2312.03732). modules_to_save: layers trained in full.
+    """
 
     r: int = 16
     alpha: float = 32.0
     dropout: float = 0.0
-    target_modules: str | list[str] = "all-linear"
+    target_modules: Literal["all-linear"] | list[str] = "all-linear"
     rslora: bool = False
+    modules_to_save: list[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,8 @@ class DataConfig:
     """Rows to train on: a file, a folder or a hub dataset id.
 
     columns renames the file's columns, {ours: theirs}. train_on: "auto" trains on the completion or on every assistant
-    turn, and on all of a plain text. truncation says what becomes of rows longer than max_length tokens. max_masked is
+    turn, and on all of a plain text. max_length None is 1024 tokens, or the model's context if that is shorter.
+    truncation says what becomes of rows longer than max_length tokens. max_masked is
     the share of rows without any trained token above which the run is refused.
     """
 
@@ -68,7 +74,7 @@ class DataConfig:
     limit: int | None = None
     columns: dict[str, str] = field(default_factory=dict)
     train_on: Literal["auto", "completion", "all_assistant", "last", "everything"] = "auto"
-    max_length: int = 1024
+    max_length: int | None = None
     truncation: Literal["drop", "keep_start", "keep_end", "error"] = "keep_start"
     max_masked: float = 0.1
 

@@ -9,7 +9,8 @@ import torch
 
 from posttrain.data.forest import Forest, TokenSequence, Tree
 from posttrain.errors import ModelError
-from posttrain.models.adapters import LoraSettings, add_lora
+from posttrain.config import LoraConfig
+from posttrain.models.adapters import add_lora
 from posttrain.models.language_model import LanguageModel
 
 from .conftest import UNSHARED, plain_logprobs, tiny_hf
@@ -124,7 +125,7 @@ def test_full_fine_tuning_keeps_a_frozen_copy_only_if_asked(tiny: Make, forest: 
 def test_lora_reference_is_the_base(tiny: Make, forest: Forest) -> None:
     base = tiny("Llama").forward(forest)["logprobs"].detach()
     state = torch.get_rng_state()
-    model = LanguageModel(add_lora(tiny_hf("Llama"), LoraSettings(r=4, dropout=0.5)), None)  # type: ignore[arg-type]
+    model = LanguageModel(add_lora(tiny_hf("Llama"), LoraConfig(r=4, dropout=0.5)), None)  # type: ignore[arg-type]
     assert torch.equal(state, torch.get_rng_state())
     model.share_trunks()
     assert model.shares_trunks, model.why_unshared
@@ -145,13 +146,13 @@ def test_lora_reference_is_the_base(tiny: Make, forest: Forest) -> None:
 
 def test_lora_is_told_about_wrong_targets() -> None:
     with pytest.raises(ModelError, match=r"'q_prj'.*did you mean 'q_proj'"):
-        add_lora(tiny_hf("Llama"), LoraSettings(target_modules=["q_prj"]))
+        add_lora(tiny_hf("Llama"), LoraConfig(target_modules=["q_prj"]))
     with pytest.raises(ModelError, match="vocabulary projection"):
-        add_lora(tiny_hf("Llama"), LoraSettings(target_modules=["q_proj", "lm_head"]))
+        add_lora(tiny_hf("Llama"), LoraConfig(target_modules=["q_proj", "lm_head"]))
 
 
 def test_projection_trained_in_full_beside_adapters(tiny: Make, groups: Groups, forest: Forest) -> None:
-    settings = LoraSettings(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    settings = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
     model = LanguageModel(add_lora(tiny_hf("Llama"), settings), None)  # type: ignore[arg-type]
     model.share_trunks()
     base = model.forward(forest)["logprobs"].detach()

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from posttrain.data.forest import Forest, TokenSequence, Tree
 from posttrain.errors import ModelError
-from posttrain.models.adapters import LoraSettings
+from posttrain.config import LoraConfig
 from posttrain.models.load import load_model, load_tokenizer
 
 from .conftest import plain_logprobs
@@ -56,7 +56,7 @@ def test_saved_model_loads_everywhere(folder: Path, tmp_path: Path, groups: Grou
 
 
 def test_adapters_save_and_load(folder: Path, tmp_path: Path, groups: Groups) -> None:
-    model = load_model(folder, lora=LoraSettings(r=2), seed=3)
+    model = load_model(folder, lora=LoraConfig(r=2), seed=3)
     with torch.no_grad():
         for parameter in model.trainable_parameters():
             parameter.add_(0.1)
@@ -68,7 +68,7 @@ def test_adapters_save_and_load(folder: Path, tmp_path: Path, groups: Groups) ->
     torch.testing.assert_close(again.forward(pack(groups))["logprobs"], expected)
     assert again.trainable_parameters()
     with pytest.raises(ModelError, match="already holds adapters"):
-        load_model(tmp_path / "adapter", lora=LoraSettings())
+        load_model(tmp_path / "adapter", lora=LoraConfig())
 
 
 def test_random_weights_follow_the_seed(folder: Path) -> None:

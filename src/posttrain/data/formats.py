@@ -123,7 +123,7 @@ def _text(row: Row, column: str, name: str, *, empty: bool = False) -> str:
 
 def _text_or_messages(row: Row, column: str, name: str) -> Text:
     value = row.get(column)
-    if isinstance(value, str):
+    if isinstance(value, str) or value is None:
         return _text(row, column, name)
     return _messages(value, column, name)
 

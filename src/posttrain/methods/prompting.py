@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from posttrain import registry
 from posttrain.config import Component, SamplingConfig
 from posttrain.data.templates import encode_prompt
 from posttrain.errors import ConfigError, DataError
 from posttrain.methods.run import Run
+from posttrain.models.load import load_config
 from posttrain.rollouts.collect import Prompt
 from posttrain.types import Sampling, Task
 
@@ -63,7 +62,7 @@ def encode_prompts(run: Run, task: Task, sampling: Sampling) -> list[Prompt]:
 
 def context_length(run: Run) -> int | None:
     """Positions that the model's config allows, read without the weights."""
-    from transformers import AutoConfig
-
-    config: Any = AutoConfig.from_pretrained(run.model_path, trust_remote_code=run.model_config.trust_remote_code)
+    config = load_config(
+        run.model_path, revision=run.model_config.revision, trust_remote_code=run.model_config.trust_remote_code
+    )
     return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import random
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 import yaml
 from rich.console import Console
 
@@ -223,6 +226,7 @@ class Run:
             raise CheckpointError(f"{self.folder} holds no checkpoint; start the run anew")
         model = self.load_model(reference=objective.needs_reference, weights=last)
         self.open()
+        _seed_everything(self.recipe.seed)
         source = make_source(model)
         optimizer = self._optimizer(model, steps)
         state = State()
@@ -308,6 +312,13 @@ class Run:
     def steps_for(self, steps_per_epoch: int) -> int:
         """max_steps, or as many as num_train_epochs takes."""
         return self.recipe.max_steps or max(1, math.ceil(self.recipe.num_train_epochs * steps_per_epoch))
+
+
+def _seed_everything(seed: int) -> None:
+    """Seed the global generators, which dropout and users' own functions draw from."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 @contextmanager

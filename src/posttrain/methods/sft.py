@@ -37,11 +37,12 @@ def sft(
     The loss is the mean over all trained tokens of a step. Rows come from `data` (a file, folder or hub id), or from the
     worked examples of a `task`. With eval_data its loss is told before, every eval_every steps, and after.
     """
-    encoded = _encode(run, data, task)
+    context = context_length(run)  # first of all: it also finds out whether there is such a model
+    encoded = _encode(run, data, task, context)
     source = DataSource([[s] for s in encoded.sequences], batch_size=batch_size, seed=run.recipe.seed)
     objective = Objective(losses)
     steps = run.steps_for(source.steps_per_epoch)
-    held_out = _encode(run, run.recipe.eval_data, None) if run.recipe.eval_data else None
+    held_out = _encode(run, run.recipe.eval_data, None, context) if run.recipe.eval_data else None
 
     def make_hooks(model: Any, _: Any) -> list[Any]:
         if held_out is None:
@@ -67,10 +68,9 @@ def sft(
     )
 
 
-def _encode(run: Run, data: DataConfig | None, task: Component | None) -> Encoded:
+def _encode(run: Run, data: DataConfig | None, task: Component | None, context: int | None) -> Encoded:
     if (data is None) == (task is None):
         raise ConfigError("sft needs exactly one of data (rows) and task (whose worked examples are imitated)")
-    context = context_length(run)
     if data is None:
         assert task is not None
         made = make_task(run, task)
@@ -83,7 +83,8 @@ def _encode(run: Run, data: DataConfig | None, task: Component | None) -> Encode
         form = RowFormat("task", f"worked examples of {made.name}")
         encoded = Encoded(sequences, form, num_rows=len(items))
     else:
-        if context is not None and data.max_length > context:
+        max_length = data.max_length or min(1024, context or 1024)
+        if context is not None and max_length > context:
             raise ConfigError(f"data.max_length: {data.max_length} exceeds the model's context of {context}")
         rows = load_rows(
             run.resolve(data.path), subset=data.subset, split=data.split, limit=data.limit, columns=data.columns
@@ -92,7 +93,7 @@ def _encode(run: Run, data: DataConfig | None, task: Component | None) -> Encode
             rows,
             run.tokenizer,
             train_on=data.train_on,
-            max_length=data.max_length,
+            max_length=max_length,
             truncation=data.truncation,
             max_masked=data.max_masked,
         )

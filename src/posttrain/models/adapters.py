@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
+from posttrain.config import LoraConfig
 from posttrain.errors import MissingDependency, ModelError, nearest
 
 
-@dataclass(frozen=True, slots=True)
-class LoraSettings:
-    """Adapters beside frozen weights: W + (alpha / r) B A, or alpha / sqrt(r) with `rslora`.
-
-    r: rank. alpha: scale. dropout: on the adapters' input. target_modules: names of layers, or "all-linear" (all
-    but the vocabulary projection). rslora: rank-stabilised scale (arXiv:2312.03732). modules_to_save: layers trained
-    in full. Training starts at the base model: B is zero.
-    """
-
-    r: int = 16
-    alpha: float = 32.0
-    dropout: float = 0.0
-    target_modules: Literal["all-linear"] | list[str] = "all-linear"
-    rslora: bool = False
-    modules_to_save: list[str] | None = None
-
-
-def add_lora(model: Any, settings: LoraSettings, *, seed: int = 0) -> Any:
+def add_lora(model: Any, settings: LoraConfig, *, seed: int = 0) -> Any:
     """The model with fresh adapters, its own weights frozen. Global random state stays as it was.
 
     Raises:
@@ -60,7 +43,7 @@ def load_adapter(model: Any, folder: str, *, trainable: bool = True) -> Any:
         raise ModelError(f"the adapter {folder} does not fit its base model: {error}") from error
 
 
-def _check_targets(model: Any, settings: LoraSettings) -> None:
+def _check_targets(model: Any, settings: LoraConfig) -> None:
     if isinstance(settings.target_modules, str):
         return
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}

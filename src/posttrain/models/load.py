@@ -9,10 +9,15 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
+from posttrain.config import LoraConfig
 from posttrain.errors import ModelError, nearest
-from posttrain.models.adapters import LoraSettings, add_lora, load_adapter
+from posttrain.models.adapters import add_lora, load_adapter
 from posttrain.models.language_model import LanguageModel
+
+# Its bars would break into the run's own display.
+transformers_logging.disable_progress_bar()
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
@@ -26,7 +31,7 @@ def load_model(
     device: str = "auto",
     attention: Literal["auto", "forest", "unshared"] = "auto",
     init: Literal["pretrained", "random"] = "pretrained",
-    lora: LoraSettings | None = None,
+    lora: LoraConfig | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     seed: int = 0,
@@ -58,7 +63,7 @@ def load_model(
     target = _device(device)
     precision = _dtype(dtype, target)
     shared: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    config = _load_config(where, shared)
+    config = load_config(where, **shared)
     if init == "pretrained":
         _check_weight_files(where)
     tokens = load_tokenizer(_tokenizer_source(path, where, tokenizer), chat_template=chat_template, **shared)
@@ -132,7 +137,16 @@ def _tokenizer_source(path: str, base: str, tokenizer: str | None) -> str:
     return tokenizer or own
 
 
-def _load_config(path: str, shared: dict[str, Any]) -> Any:
+def load_config(path: str, **shared: Any) -> Any:
+    """The config of a folder or hub name, without its weights.
+
+    Args:
+        shared: revision, trust_remote_code.
+    Raises:
+        ModelError: no such folder, no config, or not a causal language model.
+    """
+    adapter = _adapter_of(path)
+    path = adapter["base_model_name_or_path"] if adapter is not None else path
     folder = Path(path).expanduser()
     looks_local = folder.is_absolute() or path.startswith(("./", "../", "~")) or path.count("/") > 1
     if folder.is_dir():

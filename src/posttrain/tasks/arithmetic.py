@@ -67,8 +67,8 @@ def arithmetic(
     *,
     num_examples: int = 1000,
     num_steps: int = 3,
-    max_operand: int = 99,
-    max_value: int = 999,
+    max_operand: int = 50,
+    max_value: int = 199,
     split: Literal["train", "test"] = "train",
     seed: int = 0,
 ) -> Task:

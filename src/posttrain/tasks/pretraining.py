@@ -17,8 +17,8 @@ _APPLY = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a 
 def _problem(draw: random.Random) -> tuple[int, list[Step]]:
     """A problem outside the test split, of any size that the tasks use."""
     while True:
-        easy = draw.random() < 0.3
-        first, steps = draw_problem(draw, draw.randint(1, 5), 20 if easy else 99, 99 if easy else 999)
+        easy = draw.random() < 0.5
+        first, steps = draw_problem(draw, draw.randint(1, 5), 20 if easy else 50, 99 if easy else 199)
         if not in_test_split(question_text(first, steps)):
             return first, steps
 
@@ -29,10 +29,10 @@ def _slip(draw: random.Random, value: int) -> int:
     if kind < 0.35:
         return max(0, value + draw.choice((-2, -1, 1, 2)))
     if kind < 0.75:
-        return max(0, value + draw.choice((-100, -10, 10, 100)))
+        return max(0, value + draw.choice((-100, -10, -10, 10, 10, 100)))
     if kind < 0.9:
         return int(str(abs(value))[::-1])
-    return draw.randint(0, 999)
+    return draw.randint(0, 199)
 
 
 def _carried_out(draw: random.Random, first: int, steps: list[Step], slips: float) -> list[Step]:
