@@ -33,7 +33,9 @@ def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> Inter
     scale = 1 + z * z / n
     centre = (p + z * z / (2 * n)) / scale
     half = z / scale * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return Interval(p, max(0.0, centre - half), min(1.0, centre + half), n)
+    low = 0.0 if successes == 0 else max(0.0, centre - half)  # exact at the ends, where rounding would leave a trace
+    high = 1.0 if successes == n else min(1.0, centre + half)
+    return Interval(p, low, high, n)
 
 
 def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from posttrain.data.rows import load_rows
+from posttrain.errors import DataError
+
+ROWS = [{"prompt": "a", "answer": 1}, {"prompt": "b", "answer": "two"}]  # an answer of another type in each row
+
+
+def test_text_kinds(tmp_path: Path) -> None:
+    lines = "".join(json.dumps(r) + "\n" for r in ROWS)
+    (tmp_path / "a.jsonl").write_text(lines + "\n")
+    (tmp_path / "a.json").write_text(json.dumps(ROWS))
+    (tmp_path / "b.json").write_text(json.dumps({"data": ROWS, "version": 1}))
+    with gzip.open(tmp_path / "a.jsonl.gz", "wt") as file:
+        file.write(lines)
+    for name in ("a.jsonl", "a.json", "b.json", "a.jsonl.gz"):
+        assert load_rows(tmp_path / name) == ROWS
+    (tmp_path / "a.csv").write_text('prompt,answer\n"x, y",1\n')
+    (tmp_path / "a.tsv").write_text("prompt\tanswer\nx\t1\n")
+    assert load_rows(tmp_path / "a.csv") == [{"prompt": "x, y", "answer": "1"}]
+    assert load_rows(tmp_path / "a.tsv") == [{"prompt": "x", "answer": "1"}]
+    (tmp_path / "a.txt").write_text("one\ntwo\n\n\nthree\n")
+    assert load_rows(tmp_path / "a.txt") == [{"text": "one\ntwo"}, {"text": "three"}]
+
+
+def test_through_datasets(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    table = datasets.Dataset.from_list([{"prompt": "a", "answer": "1"}, {"prompt": "b", "answer": "2"}])
+    table.to_parquet(tmp_path / "a.parquet")
+    table.save_to_disk(tmp_path / "saved")
+    datasets.DatasetDict({"train": table, "test": table.select([1])}).save_to_disk(tmp_path / "splits")
+    assert load_rows(tmp_path / "a.parquet")[1] == {"prompt": "b", "answer": "2"}
+    assert load_rows(tmp_path / "a.parquet", limit=1) == [{"prompt": "a", "answer": "1"}]
+    assert len(load_rows(tmp_path / "saved")) == 2
+    assert load_rows(tmp_path / "splits", split="test") == [{"prompt": "b", "answer": "2"}]
+    with pytest.raises(DataError, match="no split 'tset': did you mean 'test'"):
+        load_rows(tmp_path / "splits", split="tset")
+    (tmp_path / "b.parquet").write_bytes(b"rubbish")
+    with pytest.raises(DataError, match=r"b.parquet cannot be read as parquet"):
+        load_rows(tmp_path / "b.parquet")
+
+
+def test_folders_and_limits(tmp_path: Path) -> None:
+    for name, text in (("train-0", "a"), ("train-1", "b"), ("test", "c")):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": text}) + "\n")
+    assert [r["text"] for r in load_rows(tmp_path)] == ["a", "b"]
+    assert [r["text"] for r in load_rows(tmp_path, split="test")] == ["c"]
+    assert [r["text"] for r in load_rows(tmp_path, split="validation")] == ["c", "a", "b"]
+    assert [r["text"] for r in load_rows(tmp_path, limit=1)] == ["a"]
+
+
+def test_columns_are_renamed(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"input": "x", "target": "y"}\n')
+    assert load_rows(tmp_path / "a.jsonl", columns={"prompt": "input", "completion": "target"}) == [{"prompt": "x", "completion": "y"}]
+    with pytest.raises(DataError, match="no column 'inptu': did you mean 'input'"):
+        load_rows(tmp_path / "a.jsonl", columns={"prompt": "inptu"})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", '{"a": 1}\n{"a": \n', r"a.jsonl:2: not valid JSON .* near: '\{\"a\":"),
+        ("a.jsonl", "[1]\n", r"a.jsonl:1: a row must be an object"),
+        ("a.jsonl", "\n", "holds no rows"),
+        ("a.json", '{"a": 1}\n{"a": 2}\n', "one object a line is JSONL; rename"),
+        ("a.json", '{"a": 1}', "the object holds 0 lists"),
+        ("a.json", "[1]", "row 0 must be an object"),
+        ("a.csv", "a,b\n1\n", r"a.csv:2: the row has another number of cells"),
+        ("a.xyz", "x", "unknown kind of file '.xyz'"),
+        ("a.jsonl.gz", "not gzip", "cannot be read"),
+    ],
+)
+def test_broken_files_are_named(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=message):
+        load_rows(tmp_path / name)
+
+
+def test_missing_files_suggest_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text("{}\n")
+    with pytest.raises(DataError, match="did you mean 'train.jsonl'"):
+        load_rows(tmp_path / "trian.jsonl")
+    with pytest.raises(DataError, match="holds no data files"):
+        (tmp_path / "empty").mkdir()
+        load_rows(tmp_path / "empty")
+
+
+def test_a_hub_name_without_network_says_so() -> None:
+    pytest.importorskip("datasets")
+    with pytest.raises(DataError, match="neither a file nor a folder here, and as a hub data set it failed"):
+        load_rows("nobody/nothing-of-this-name")

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from posttrain.engines.torch import TorchEngine
+from posttrain.errors import ConfigError, DataError
+from posttrain.models.language_model import LanguageModel
+from posttrain.types import Request, Sample, Sampling
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 97, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 96,
+}  # fmt: skip
+PROMPTS = [tuple(range(3, 20)), tuple(range(3, 12)), tuple(range(40, 70)), (5,)]
+
+
+def build(kind: str) -> LanguageModel:
+    torch.manual_seed(0)
+    models: dict[str, Any] = {
+        "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
+        "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=16)),
+        "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**SIZES, head_dim=16, sliding_window=8, query_pre_attn_scalar=16)),
+        "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=97, n_embd=64, n_layer=3, n_head=4, n_positions=96, bos_token_id=1, eos_token_id=2)),
+        "mamba": lambda: MambaForCausalLM(MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=2, state_size=4)),
+    }
+    hf = models[kind]().eval()
+    hf.generation_config.eos_token_id = None
+    with torch.no_grad():
+        for p in hf.parameters():
+            if p.ndim > 1:
+                p.mul_(1.5)  # away from uniform, so that greedy choices are clear
+    model = LanguageModel(hf, None)  # type: ignore[arg-type]
+    model.share_trunks()
+    return model
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen3", "gemma2", "gpt2", "mamba"])
+def model(request: pytest.FixtureRequest) -> LanguageModel:
+    return build(request.param)
+
+
+@pytest.fixture(scope="module")
+def llama() -> LanguageModel:
+    return build("llama")
+
+
+def ids(groups: list[list[Sample]]) -> list[list[list[int]]]:
+    return [[s.ids for s in group] for group in groups]
+
+
+def requests(n: int = 5, **settings: Any) -> list[Request]:
+    return [Request(p, Sampling(**{"max_tokens": 20, **settings}), n=n, seed=i) for i, p in enumerate(PROMPTS)]
+
+
+def test_greedy_equals_generate(model: LanguageModel) -> None:
+    out = TorchEngine(model).generate(requests(1, temperature=0.0))
+    for prompt, (sample,) in zip(PROMPTS, out, strict=True):
+        theirs = model.hf.generate(torch.tensor([prompt]), max_new_tokens=20, do_sample=False, pad_token_id=0)
+        assert sample.ids == theirs[0, len(prompt) :].tolist()
+
+
+def test_logprobs_are_the_trainers(model: LanguageModel) -> None:
+    engine = TorchEngine(model)
+    out = engine.generate(requests())
+    samples = [(p, s) for p, group in zip(PROMPTS, out, strict=True) for s in group]
+    for (_, sample), scores in zip(samples, engine.score([([*p, *s.ids], len(p)) for p, s in samples]), strict=True):
+        assert sample.raw_logprobs == pytest.approx(scores, abs=1e-5)
+        assert sample.engine_logprobs == sample.raw_logprobs  # temperature 1, nothing cut off
+
+
+def test_a_sample_does_not_depend_on_its_company(model: LanguageModel) -> None:
+    together = ids(TorchEngine(model).generate(requests()))
+    assert ids(TorchEngine(model, max_rows=1).generate(requests())) == together
+    assert ids(TorchEngine(model, max_rows=7).generate(requests())) == together
+    assert ids(TorchEngine(model).generate(requests()[::-1]))[::-1] == together
+    assert [ids(TorchEngine(model).generate([r]))[0] for r in requests()] == together
+    more = ids(TorchEngine(model).generate(requests(9)))
+    assert [group[:5] for group in more] == together
+    assert len({tuple(s) for s in together[0]}) == 5
+
+
+def test_rows_that_end_early_leave_and_change_nothing(llama: LanguageModel) -> None:
+    """Half of the vocabulary ends a sample, so that rows leave at different times."""
+    engine = TorchEngine(llama)
+    stops = tuple(range(0, 97, 2))
+    out = engine.generate(requests(8, stop_ids=stops))
+    free = engine.generate(requests(8))
+    for cut_group, free_group in zip(out, free, strict=True):
+        for cut, whole in zip(cut_group, free_group, strict=True):
+            first = next((i for i, t in enumerate(whole.ids) if t in stops), len(whole.ids) - 1)
+            assert cut.ids == whole.ids[: first + 1]
+            assert cut.finish_reason == ("stop" if cut.ids[-1] in stops else "length")
+    assert len({len(s.ids) for g in out for s in g}) > 2
+
+
+def test_temperature_and_truncation_logprobs(llama: LanguageModel) -> None:
+    engine = TorchEngine(llama)
+    (group,) = engine.generate([Request(PROMPTS[0], Sampling(max_tokens=6, temperature=0.7, top_k=5), n=4, seed=1)])
+    for sample in group:
+        for i, (token, told) in enumerate(zip(sample.ids, sample.engine_logprobs, strict=True)):
+            with torch.no_grad():
+                logits = llama.hf(torch.tensor([[*PROMPTS[0], *sample.ids[:i]]])).logits[0, -1].double() / 0.7
+            top = logits.topk(5)
+            assert token in top.indices.tolist()
+            expected = logits[token] - top.values.logsumexp(0)
+            assert told == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_the_context_bounds_a_sample(llama: LanguageModel) -> None:
+    (group,) = TorchEngine(llama).generate([Request(tuple(range(90)), Sampling(max_tokens=50))])
+    assert len(group[0].ids) == 6 and group[0].finish_reason == "length"
+
+
+def test_stop_strings_across_tokens(tiny_folder: Any) -> None:
+    """Bytes are tokens, so every stop string spans several; the text before it is what a free sample holds."""
+    from posttrain.data.templates import decode_completion
+    from posttrain.models.load import load_model
+
+    model = load_model(tiny_folder, dtype="float32")
+    engine = TorchEngine(model)
+    prompt = tuple(model.tokenizer("Q:")["input_ids"])
+    free = engine.generate([Request(prompt, Sampling(max_tokens=60), n=16, seed=3)])[0]
+    texts = [model.tokenizer.decode(s.ids, skip_special_tokens=False) for s in free]
+    wanted = next(t[i : i + 2] for t in texts for i in range(8, len(t) - 2) if "\ufffd" not in t[i : i + 2] and t[i : i + 2].isascii())
+    stopped = engine.generate([Request(prompt, Sampling(max_tokens=60, stop=(wanted,)), n=16, seed=3)])[0]
+    hits = 0
+    for before, after, text in zip(free, stopped, texts, strict=True):
+        assert before.ids[: len(after.ids)] == after.ids
+        if wanted in text:
+            hits += 1
+            assert after.stop_string == wanted and after.finish_reason == "stop"
+            assert wanted not in decode_completion(model.tokenizer, after)
+        else:
+            assert after.ids == before.ids and after.stop_string is None
+    assert hits >= 1
+
+
+def test_caches_are_keyed_by_the_weights(llama: LanguageModel) -> None:
+    model = build("llama")
+    engine = TorchEngine(model, cache_tokens=10_000)
+    before = ids(engine.generate(requests(1, temperature=0.0)))
+    computed = engine.stats.prompt_tokens
+    assert ids(engine.generate(requests(1, temperature=0.0))) == before
+    assert engine.stats.prompt_tokens == computed  # everything came from the cache
+    with torch.no_grad():
+        model.hf.model.layers[0].self_attn.v_proj.weight.neg_()
+    engine.load_weights(1)
+    fresh = TorchEngine(model).generate(requests(1, temperature=0.0))
+    after = engine.generate(requests(1, temperature=0.0))
+    assert ids(after) == ids(fresh) != before
+    assert after[0][0].weights_version == 1
+    small = TorchEngine(model, cache_tokens=20)
+    small.generate(requests(1))
+    assert sum(len(p) for _, p in small._cache) <= 20
+
+
+def test_prompts_are_computed_once(llama: LanguageModel) -> None:
+    engine = TorchEngine(llama)
+    shared = tuple(range(30))
+    engine.generate([Request((*shared, 40 + i), Sampling(max_tokens=2), n=8) for i in range(4)])
+    assert engine.stats.prompt_tokens == 30 + 4
+    assert engine.stats.shared_tokens == 4 * 8 * 31 - 34
+    assert engine.stats.decoded_tokens == 4 * 8 * 2
+
+
+def test_lora_and_training_mode_are_left_alone() -> None:
+    from posttrain.config import LoraConfig
+    from posttrain.models.adapters import add_lora
+
+    model = build("llama")
+    hf = add_lora(model.hf, LoraConfig(r=2, dropout=0.5), seed=0)
+    wrapped = LanguageModel(hf, None)  # type: ignore[arg-type]
+    wrapped.share_trunks()
+    wrapped.train()
+    engine = TorchEngine(wrapped)
+    out = engine.generate(requests(2))
+    assert ids(out) == ids(TorchEngine(build("llama")).generate(requests(2)))  # B = 0: the base model, without dropout
+    assert wrapped.hf.training
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "message"),
+    [
+        (Request((), Sampling()), DataError, "the prompt is empty"),
+        (Request((97,), Sampling()), DataError, "token id 97 is outside 0 to 96"),
+        (Request(tuple(range(96)), Sampling()), DataError, "96 tokens and the model's context is 96"),
+        (Request((1,), Sampling(max_tokens=0)), ConfigError, "max_tokens is 0"),
+        (Request((1,), Sampling(temperature=-1)), ConfigError, "temperature is -1"),
+        (Request((1,), Sampling(top_p=0)), ConfigError, "top_p is 0"),
+        (Request((1,), Sampling(), n=0), ConfigError, "n is 0"),
+    ],
+)
+def test_refuses(llama: LanguageModel, request_: Request, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        TorchEngine(llama).generate([Request((1,), Sampling()), request_])
+
+
+def test_bfloat16_runs() -> None:
+    model = build("llama")
+    model.hf.to(torch.bfloat16)
+    model.share_trunks()
+    out = TorchEngine(model).generate(requests(2))
+    assert all(len(s.ids) == 20 for g in out for s in g)
