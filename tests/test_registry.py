@@ -93,9 +93,7 @@ def test_inputs_come_from_a_closed_vocabulary(tmp_path: Path) -> None:
     )
     known.package = "no_such_package"
     known.add_plugin(path)
-    with pytest.raises(
-        ConfigError, match="asks for the input 'logprob', which does not exist: did you mean 'logprobs'"
-    ):
+    with pytest.raises(ConfigError, match="asks for the input 'logprob', which does not exist: did you mean 'logprobs'"):
         known.entries()
 
 

@@ -42,9 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     ):
         sub = command(name, text)
         sub.add_argument("recipe", help="a YAML file")
-        sub.add_argument(
-            "overrides", nargs="*", metavar="key=value", help="changes to the recipe; dotted keys reach inside"
-        )
+        sub.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe; dotted keys reach inside")
         if name == "preview":
             sub.add_argument("--num", type=int, default=3, help="rows to show")
     sub = command("resume", "go on with a run from its last checkpoint")
@@ -57,9 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub = command(name, text)
         sub.add_argument("--model", help="folder or hub id of the model", required=True)
         sub.add_argument("--data", help="file, folder or hub id of the rows", required=name == "sft")
-        sub.add_argument(
-            "--task", help="task that gives prompts and reward" + ("" if name == "grpo" else " (instead of data)")
-        )
+        sub.add_argument("--task", help="task that gives prompts and reward" + ("" if name == "grpo" else " (instead of data)"))
         sub.add_argument("--output", help="folder of the run", default=f"runs/{name}")
         sub.add_argument("overrides", nargs="*", metavar="key=value", help="any other key of a recipe")
     sub = command("eval", "measure a model on a task: accuracy, pass@k, maj@k with intervals")

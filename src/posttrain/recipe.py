@@ -124,7 +124,7 @@ def _set(node: Any, keys: list[str], value: Any, whole: str) -> Any:
         else:
             raise ConfigError(f"override {whole}: no item {head!r}: {nearest(head, [str(n) for n in names])}")
         return [_set(item, rest, value, whole) if i == place else item for i, item in enumerate(node)]
-    if isinstance(node, str) and rest == [] and head != "name":
+    if isinstance(node, str):  # the short form of a section: a path or a name
         node = {("path" if whole.startswith(("model", "data", "eval_data")) else "name"): node}
     if not isinstance(node, dict):
         if node is not None:
@@ -186,9 +186,7 @@ def stage_recipes(recipe: Recipe) -> list[tuple[str, Recipe]]:
         if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
             raise ConfigError(f"stages[{number}]: {name!r} is not a name; a stage needs name: letters, digits, - and _")
         if name in dict(stages):
-            raise ConfigError(
-                f"stages[{number}]: the name {name!r} is taken; each stage writes to a folder of its name"
-            )
+            raise ConfigError(f"stages[{number}]: the name {name!r} is taken; each stage writes to a folder of its name")
         folder = str(Path(recipe.output or "runs/pipeline") / name)
         inherited = {
             "seed": recipe.seed,
@@ -292,9 +290,7 @@ def _check_numbers(recipe: Recipe) -> None:
     sampling = [recipe.settings.get("sampling"), recipe.evaluation.sampling if recipe.evaluation else None]
     for item in (s for s in sampling if isinstance(s, SamplingConfig)):
         if item.temperature < 0 or not 0 < item.top_p <= 1 or not 0 <= item.min_p < 1 or item.top_k < 0:
-            raise ConfigError(
-                f"sampling: {item} is out of range: temperature >= 0, 0 < top_p <= 1, 0 <= min_p < 1, top_k >= 0"
-            )
+            raise ConfigError(f"sampling: {item} is out of range: temperature >= 0, 0 < top_p <= 1, 0 <= min_p < 1, top_k >= 0")
         if item.max_tokens is not None and item.max_tokens < 1:
             raise ConfigError(f"sampling.max_tokens: {item.max_tokens} must be at least 1")
 
@@ -312,16 +308,12 @@ def recipe_as_dict(recipe: Recipe) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Component):
-        extra = {"weight": value.weight} if value.weight != 1.0 else {}
+        extra: dict[str, Any] = {"weight": value.weight} if value.weight != 1.0 else {}
         if value.aggregation is not None:
             extra["aggregation"] = value.aggregation
         return {"name": value.name, **extra, **value.settings}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            f.name: _plain(getattr(value, f.name))
-            for f in dataclasses.fields(value)
-            if getattr(value, f.name) is not None
-        }
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value) if getattr(value, f.name) is not None}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     if isinstance(value, dict):

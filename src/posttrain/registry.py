@@ -124,14 +124,10 @@ class Registry:
         entry = self.entry(name)
         for key in settings:
             if key not in entry.settings:
-                raise ConfigError(
-                    f"{where}: {self.kind} {name!r} has no setting {key!r}: {nearest(key, entry.settings)}"
-                )
+                raise ConfigError(f"{where}: {self.kind} {name!r} has no setting {key!r}: {nearest(key, entry.settings)}")
         missing = [k for k, s in entry.settings.items() if s.default is REQUIRED and k not in settings]
         if missing:
-            raise ConfigError(
-                f"{where}: {self.kind} {name!r} needs the setting {missing[0]!r}; see: {entry.signature()}"
-            )
+            raise ConfigError(f"{where}: {self.kind} {name!r} needs the setting {missing[0]!r}; see: {entry.signature()}")
         return {k: check(v, entry.settings[k].annotation, f"{where}.{k}") for k, v in settings.items()}
 
     def bind(self, name: str, settings: Mapping[str, Any] | None = None) -> Callable[..., Any]:
@@ -148,7 +144,8 @@ class Registry:
         if entry.name in found:
             other = found[entry.name]
             raise ConfigError(
-                f"{self.kind} {entry.name!r} is defined twice: {other.file}:{other.line} and {entry.file}:{entry.line}; rename one"
+                f"{self.kind} {entry.name!r} is defined twice: {other.file}:{other.line} and {entry.file}:{entry.line}; "
+                "rename one"
             )
         unknown = [name for name in entry.inputs if self.inputs is not None and name not in self.inputs]
         if unknown:
@@ -187,9 +184,7 @@ def _entry_of_function(function: Callable[..., Any], kind: str, file: Path) -> E
 def _annotation_text(annotation: Any) -> str:
     if isinstance(annotation, str):
         return annotation
-    return (
-        annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
-    )
+    return annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
 
 
 @functools.lru_cache(maxsize=512)

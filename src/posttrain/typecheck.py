@@ -186,9 +186,7 @@ def build(cls: type, value: Any, where: str, classes: Classes) -> Any:
         if key not in fields:
             place = f"{where}.{key}" if where else str(key)
             raise ConfigError(f"unknown key {place!r}: {nearest(str(key), fields)}")
-    kwargs = {
-        k: _check(v, _parse(str(fields[k].type)), f"{where}.{k}" if where else k, classes) for k, v in value.items()
-    }
+    kwargs = {k: _check(v, _parse(str(fields[k].type)), f"{where}.{k}" if where else k, classes) for k, v in value.items()}
     required = [
         k
         for k, f in fields.items()

@@ -33,19 +33,30 @@ def test_files_and_functions_stay_short() -> None:
     assert not long_functions
 
 
+def public(tree: ast.Module) -> list[ast.FunctionDef | ast.ClassDef]:
+    """Functions and classes of a module, and the methods of its public classes; what is nested in functions is private."""
+    found: list[ast.FunctionDef | ast.ClassDef] = []
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            found.append(node)
+            if isinstance(node, ast.ClassDef):
+                found += [n for n in node.body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")]
+    return found
+
+
 def test_longer_public_functions_say_what_they_do() -> None:
     silent = []
     for path in files():
         tree = ast.parse(path.read_text())
         if not ast.get_docstring(tree):
             silent.append(f"{path.name}: module")
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-                length = (node.end_lineno or 0) - node.lineno + 1
-                if length > 6 and not ast.get_docstring(node):
-                    silent.append(f"{path.name}:{node.lineno} {node.name}")
+        silent += [
+            f"{path.name}:{node.lineno} {node.name}"
+            for node in public(tree)
+            if (node.end_lineno or 0) - node.lineno + 1 > 6 and not ast.get_docstring(node)
+        ]
     # A method that implements a protocol is explained there.
-    assert not [s for s in silent if not re.search(r" (batches|state|load_state|metrics|updated|main)$", s)]
+    assert not [s for s in silent if not re.search(r" (batches|attend)$", s)]
 
 
 def test_nothing_is_left_to_do() -> None:

@@ -128,7 +128,6 @@ def test_help_is_quick() -> None:
         "print(time.process_time() - start)"
     )
     seconds = [
-        float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
-        for _ in range(3)
+        float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout) for _ in range(3)
     ]
     assert min(seconds) < 0.3

@@ -74,7 +74,12 @@ def shown(encoded: Any, tokenizer: Any, **settings: Any) -> str:
 
 
 def test_preview_shows_masks_and_facts(tiny_tokenizer: Any) -> None:
-    encoded = encode_rows([PAIR, {"prompt": "a\nb", "completion": "\u00e9"}, {"prompt": "a" * 30, "completion": "b"}], tiny_tokenizer, max_length=20, max_masked=0.5)
+    encoded = encode_rows(
+        [PAIR, {"prompt": "a\nb", "completion": "\u00e9"}, {"prompt": "a" * 30, "completion": "b"}],
+        tiny_tokenizer,
+        max_length=20,
+        max_masked=0.5,
+    )
     text = shown(encoded, tiny_tokenizer)
     assert "<|begin|>abcd⟦efgh<|end|>⟧" in text
     assert "a⏎" in text

@@ -57,7 +57,9 @@ def test_folders_and_limits(tmp_path: Path) -> None:
 
 def test_columns_are_renamed(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"input": "x", "target": "y"}\n')
-    assert load_rows(tmp_path / "a.jsonl", columns={"prompt": "input", "completion": "target"}) == [{"prompt": "x", "completion": "y"}]
+    assert load_rows(tmp_path / "a.jsonl", columns={"prompt": "input", "completion": "target"}) == [
+        {"prompt": "x", "completion": "y"}
+    ]
     with pytest.raises(DataError, match="no column 'inptu': did you mean 'input'"):
         load_rows(tmp_path / "a.jsonl", columns={"prompt": "inptu"})
 

@@ -127,7 +127,10 @@ def test_a_pair_is_tokenised_apart() -> None:
 
 def test_prompts() -> None:
     tokenizer = make(CHATML)
-    assert tokenizer.decode(encode_prompt(tokenizer, chat("hi"), system="s")) == "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    assert (
+        tokenizer.decode(encode_prompt(tokenizer, chat("hi"), system="s"))
+        == "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    )
     assert tokenizer.decode(encode_prompt(tokenizer, "q", system="s")) == "<s>s\n\nq"
     with pytest.raises(DataError, match="a prompt has no tokens"):
         encode_prompt(make(None, bos=False), "")

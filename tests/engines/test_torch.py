@@ -35,7 +35,9 @@ def build(kind: str) -> LanguageModel:
         "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
         "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=16)),
         "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**SIZES, head_dim=16, sliding_window=8, query_pre_attn_scalar=16)),
-        "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=97, n_embd=64, n_layer=3, n_head=4, n_positions=96, bos_token_id=1, eos_token_id=2)),
+        "gpt2": lambda: GPT2LMHeadModel(
+            GPT2Config(vocab_size=97, n_embd=64, n_layer=3, n_head=4, n_positions=96, bos_token_id=1, eos_token_id=2)
+        ),
         "mamba": lambda: MambaForCausalLM(MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=2, state_size=4)),
     }
     hf = models[kind]().eval()
@@ -136,7 +138,9 @@ def test_stop_strings_across_tokens(tiny_folder: Any) -> None:
     prompt = tuple(model.tokenizer("Q:")["input_ids"])
     free = engine.generate([Request(prompt, Sampling(max_tokens=60), n=16, seed=3)])[0]
     texts = [model.tokenizer.decode(s.ids, skip_special_tokens=False) for s in free]
-    wanted = next(t[i : i + 2] for t in texts for i in range(8, len(t) - 2) if "\ufffd" not in t[i : i + 2] and t[i : i + 2].isascii())
+    wanted = next(
+        t[i : i + 2] for t in texts for i in range(8, len(t) - 2) if "\ufffd" not in t[i : i + 2] and t[i : i + 2].isascii()
+    )
     stopped = engine.generate([Request(prompt, Sampling(max_tokens=60, stop=(wanted,)), n=16, seed=3)])[0]
     hits = 0
     for before, after, text in zip(free, stopped, texts, strict=True):

@@ -41,7 +41,10 @@ def test_bootstrap_interval_and_null() -> None:
     found = paired_bootstrap(a, a + draw.normal(0.05, 0.1, 200), num_resamples=2000)
     assert found.low < 0.05 < found.high and found.p_value < 0.01
     assert paired_bootstrap(a, a, num_resamples=500).p_value == 1.0
-    null = [paired_bootstrap(x := draw.normal(size=60), x + draw.normal(size=60), num_resamples=300, seed=i).p_value for i in range(300)]
+    null = [
+        paired_bootstrap(x := draw.normal(size=60), x + draw.normal(size=60), num_resamples=300, seed=i).p_value
+        for i in range(300)
+    ]
     assert 0.02 < np.mean(np.array(null) < 0.05) < 0.09
     assert paired_bootstrap(a, a + 0.1) == paired_bootstrap(a, a + 0.1)  # by seed
 

@@ -81,8 +81,7 @@ class Numbers:
 
     def leaves(self) -> dict[str, list[torch.Tensor]]:
         return {
-            k: [torch.tensor(x, dtype=torch.float64, requires_grad=k != "ref_logprobs") for x in self.table[k]]
-            for k in MODEL
+            k: [torch.tensor(x, dtype=torch.float64, requires_grad=k != "ref_logprobs") for x in self.table[k]] for k in MODEL
         }
 
 
@@ -100,9 +99,7 @@ def value_and_gradients(
             loss, _ = objective(numbers.outputs(micro, leaves), micro, totals)
             loss.backward()
             value += float(loss.detach())
-    gradients = [
-        x.grad.numpy() if x.grad is not None else np.zeros(len(x)) for k in ("logprobs", "entropy") for x in leaves[k]
-    ]
+    gradients = [x.grad.numpy() if x.grad is not None else np.zeros(len(x)) for k in ("logprobs", "entropy") for x in leaves[k]]
     return value, gradients
 
 
@@ -201,7 +198,7 @@ def test_zero_advantage_has_no_gradient_and_counts() -> None:
         numbers.table["advantages"][i][:] = 0
     trees = [Tree.build([s]) for s in numbers.sequences()]
     objective = make("clipped", {}, "token_mean")
-    value, gradients = value_and_gradients(numbers, objective, trees)
+    _, gradients = value_and_gradients(numbers, objective, trees)
     idle = [t for t in trees if not t.streams["advantages"].any()]
     active = [t for t in trees if t.streams["advantages"].any()]
     assert (len(idle), len(active)) == (2, 3)

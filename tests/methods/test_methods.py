@@ -11,7 +11,15 @@ import pytest
 import torch
 import yaml
 
-from posttrain.errors import CheckpointError, ConfigError, DataError, ModelError, RewardError, TemplateError, TrainingDiverged
+from posttrain.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    ModelError,
+    RewardError,
+    TemplateError,
+    TrainingDiverged,
+)
 from posttrain.recipe import parse_recipe
 
 TASK = {"name": "arithmetic", "num_examples": 24, "num_steps": 1}
@@ -35,7 +43,10 @@ def test_sft_learns_and_leaves_a_model_that_others_load(run_recipe: Callable[...
     assert {"loss", "grad_norm", "learning_rate", "num_tokens", "step_time", "epoch", "entropy"} <= metrics[-1].keys()
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder / "model"), AutoTokenizer.from_pretrained(folder / "model")
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(folder / "model"),
+        AutoTokenizer.from_pretrained(folder / "model"),
+    )
     assert tokenizer.chat_template
     same_greedy_tokens(model, tokenizer, folder / "model")
     again = yaml.safe_load((folder / "recipe.yaml").read_text())
@@ -111,7 +122,11 @@ def test_grpo_raises_its_reward(run_recipe: Callable[..., Path]) -> None:
 def test_pipeline_compares_stages(run_recipe: Callable[..., Path]) -> None:
     folder = run_recipe(
         method="pipeline",
-        evaluation={"task": {"name": "arithmetic", "split": "test", "num_examples": 6}, "num_samples": 4, "sampling": {"max_tokens": 8}},
+        evaluation={
+            "task": {"name": "arithmetic", "split": "test", "num_examples": 6},
+            "num_samples": 4,
+            "sampling": {"max_tokens": 8},
+        },
         stages=[
             {"name": "base", "method": "evaluate"},
             {"name": "sft", "method": "sft", "task": TASK, "max_steps": 2},
@@ -146,14 +161,32 @@ def test_bad_rows(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a", \n')
     sft(DataError, r"rows.jsonl:2: not valid JSON", path=str(path))
-    sft(DataError, "row 1: column 'completion' is empty", path=write(path, [{"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": " "}]))
-    sft(DataError, "row 1: column 'completion' is missing", path=write(path, [{"prompt": "a", "completion": "b"}, {"prompt": "a"}]))
+    sft(
+        DataError,
+        "row 1: column 'completion' is empty",
+        path=write(path, [{"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": " "}]),
+    )
+    sft(
+        DataError,
+        "row 1: column 'completion' is missing",
+        path=write(path, [{"prompt": "a", "completion": "b"}, {"prompt": "a"}]),
+    )
     sft(DataError, "row 0 has no completion to learn from", path=write(path, [{"prompt": "a", "answer": "b"}]))
-    sft(DataError, "no row has a trained token", path=write(path, [{"prompt": "a" * 50, "completion": "b"}] * 3), max_length=20)
+    sft(
+        DataError,
+        "no row has a trained token",
+        path=write(path, [{"prompt": "a" * 50, "completion": "b"}] * 3),
+        max_length=20,
+    )
     sft(DataError, "1 of 4 rows have every label masked", max_length=20,
         path=write(path, [{"prompt": "a", "completion": "b"}] * 3 + [{"prompt": "a" * 50, "completion": "b"}]))  # fmt: skip
     sft(DataError, "no known format has the columns x", path=write(path, [{"x": 1}]))
-    sft(ConfigError, "exceeds the model's context of 512", path=write(path, [{"prompt": "a", "completion": "b"}]), max_length=9999)
+    sft(
+        ConfigError,
+        "exceeds the model's context of 512",
+        path=write(path, [{"prompt": "a", "completion": "b"}]),
+        max_length=9999,
+    )
 
 
 def test_bad_models(run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path) -> None:
@@ -186,7 +219,14 @@ def test_a_model_without_pad_token_trains(run_recipe: Callable[..., Path], tmp_p
     settings.pop("pad_token")
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     run_recipe(method="sft", task=TASK, model={"path": str(folder)}, max_steps=1)
-    run_recipe(method="grpo", task=TASK, model={"path": str(folder)}, max_steps=1, output=str(tmp_path / "g"), sampling={"max_tokens": 4})
+    run_recipe(
+        method="grpo",
+        task=TASK,
+        model={"path": str(folder)},
+        max_steps=1,
+        output=str(tmp_path / "g"),
+        sampling={"max_tokens": 4},
+    )
 
 
 def test_prompts_that_do_not_fit(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
@@ -195,11 +235,21 @@ def test_prompts_that_do_not_fit(run_recipe: Callable[..., Path], tmp_path: Path
     refused(run_recipe, tmp_path, DataError, "has 601 tokens, the model's context is 512", method="grpo", task=task)
     refused(run_recipe, tmp_path, ConfigError, "exceed the model's context of 512; set it to at most", method="grpo", task=TASK,
             sampling={"max_tokens": 510})  # fmt: skip
-    refused(run_recipe, tmp_path, ConfigError, "num_generations: 1 gives no group", method="grpo", task=TASK, num_generations=1)
+    refused(
+        run_recipe,
+        tmp_path,
+        ConfigError,
+        "num_generations: 1 gives no group",
+        method="grpo",
+        task=TASK,
+        num_generations=1,
+    )
 
 
 def plugin(tmp_path: Path, body: str) -> list[str]:
-    (tmp_path / "mine.py").write_text(f"from posttrain.registry import rewards\n\n@rewards.register\ndef mine(completions):\n    '''Mine.'''\n{body}\n")
+    (tmp_path / "mine.py").write_text(
+        f"from posttrain.registry import rewards\n\n@rewards.register\ndef mine(completions):\n    '''Mine.'''\n{body}\n"
+    )
     return ["mine.py"]
 
 
@@ -216,7 +266,16 @@ def test_bad_rewards_are_found_before_the_first_step(
     run_recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, message: str
 ) -> None:
     forget_plugins(monkeypatch)
-    refused(run_recipe, tmp_path, RewardError, message, method="grpo", task=TASK, rewards=["mine"], plugins=plugin(tmp_path, body))
+    refused(
+        run_recipe,
+        tmp_path,
+        RewardError,
+        message,
+        method="grpo",
+        task=TASK,
+        rewards=["mine"],
+        plugins=plugin(tmp_path, body),
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -227,7 +286,9 @@ def forget_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry.rewards, "_functions", {k: v for k, v in registry.rewards._functions.items() if k != "mine"})
 
 
-def test_a_reward_that_fails_now_and_then_is_counted(run_recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reward_that_fails_now_and_then_is_counted(
+    run_recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     forget_plugins(monkeypatch)
     body = "    return [float('inf') if i % 3 == 1 and len(completions) > 2 else 1.0 * i for i in range(len(completions))]"
     folder = run_recipe(method="grpo", task=TASK, rewards=["mine"], plugins=plugin(tmp_path, body), batch_size=2,
@@ -250,7 +311,9 @@ def test_a_diverging_run_names_rows_and_checkpoint(run_recipe: Callable[..., Pat
     assert (tmp_path / "run" / "checkpoint-1").is_dir()
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(run_recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_last_checkpoint(
+    run_recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from posttrain.models.language_model import LanguageModel
 
     real = LanguageModel.save

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from posttrain.config import LoraConfig
 from posttrain.data.forest import Forest, TokenSequence, Tree
 from posttrain.errors import ModelError
-from posttrain.config import LoraConfig
 from posttrain.models.adapters import add_lora
 from posttrain.models.language_model import LanguageModel
 
@@ -25,9 +25,7 @@ def forest(groups: Groups) -> Forest:
 
 
 @pytest.mark.parametrize("name", UNSHARED)
-def test_models_that_cannot_share_are_found_and_run_as_rows(
-    name: str, tiny: Make, groups: Groups, forest: Forest
-) -> None:
+def test_models_that_cannot_share_are_found_and_run_as_rows(name: str, tiny: Make, groups: Groups, forest: Forest) -> None:
     model = tiny(name, torch.float32)
     assert not model.shares_trunks
     assert model.why_unshared is not None and "\n" not in model.why_unshared

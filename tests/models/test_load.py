@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from posttrain.config import LoraConfig
 from posttrain.data.forest import Forest, TokenSequence, Tree
 from posttrain.errors import ModelError
-from posttrain.config import LoraConfig
 from posttrain.models.load import load_model, load_tokenizer
 
 from .conftest import plain_logprobs

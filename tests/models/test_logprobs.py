@@ -21,9 +21,7 @@ def tensors(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Ten
     return hidden.to(dtype), weight.to(dtype), bias.to(dtype), target
 
 
-def dense(
-    hidden: torch.Tensor, head: Head, target: torch.Tensor, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def dense(hidden: torch.Tensor, head: Head, target: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
     logits = hidden @ head.weight.t()
     if head.bias is not None:
         logits = logits + head.bias

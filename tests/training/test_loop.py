@@ -42,9 +42,7 @@ def rows(count: int = 24) -> list[list[TokenSequence]]:
 def run(model: LanguageModel, steps: int, *, state: State | None = None, optimizer: Optimizer | None = None,
         max_tokens: int = 1000, total: int | None = None, source: DataSource | None = None) -> tuple[list[dict[str, float]], Optimizer]:  # fmt: skip
     source = source or DataSource(rows(), batch_size=8, seed=1)
-    optimizer = optimizer or Optimizer(
-        model.trainable_parameters(), steps=total or steps, learning_rate=1e-2, warmup_steps=2
-    )
+    optimizer = optimizer or Optimizer(model.trainable_parameters(), steps=total or steps, learning_rate=1e-2, warmup_steps=2)
     told: list[dict[str, float]] = []
     train(
         model, source, Objective([Component("nll")]), optimizer, [lambda step, metrics: told.append(metrics)],

@@ -60,9 +60,7 @@ def test_clipping() -> None:
         p.grad = torch.full_like(p, 2.0)
     optimizer = Optimizer(params, steps=1, learning_rate=0.1, max_grad_norm=1.0)
     assert optimizer.clip_gradients() == pytest.approx(2 * math.sqrt(15))
-    assert math.sqrt(sum(float(p.grad.square().sum()) for p in params if p.grad is not None)) == pytest.approx(
-        1, rel=1e-4
-    )
+    assert math.sqrt(sum(float(p.grad.square().sum()) for p in params if p.grad is not None)) == pytest.approx(1, rel=1e-4)
 
 
 def test_small_updates_reach_bfloat16_weights() -> None:

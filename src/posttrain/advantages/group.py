@@ -27,9 +27,7 @@ def _nan_statistics(rewards: Array, axis: int | None) -> tuple[Array, Array]:
 
 
 @advantages.register
-def group_mean(
-    rewards, *, scale: Literal["group", "batch", "none"] = "group", epsilon: float = 1e-4
-) -> NDArray[np.float64]:
+def group_mean(rewards, *, scale: Literal["group", "batch", "none"] = "group", epsilon: float = 1e-4) -> NDArray[np.float64]:
     """GRPO's advantage: A_i = (r_i - mean of the group) / (std + epsilon).
 
     scale: whose standard deviation divides: the group's (GRPO, arXiv 2402.03300), the whole batch's, or none

@@ -12,6 +12,7 @@ from posttrain.data.forest import TokenSequence
 from posttrain.data.formats import Item, RowFormat, detect_format, normalise
 from posttrain.data.templates import TrainOn, encode_messages, encode_pair, encode_text
 from posttrain.errors import DataError
+from posttrain.types import Message
 
 Truncation = Literal["drop", "keep_start", "keep_end", "error"]
 
@@ -86,21 +87,19 @@ def encode_item(item: Item, tokenizer: Any, train_on: TrainOn = "auto") -> Token
     if item.text is not None:
         return encode_text(tokenizer, item.text, row=item.row)
     if item.completion is None:
-        raise DataError(
-            f"row {item.row} has no completion to learn from; method sft needs one (columns prompt, completion)"
-        )
+        raise DataError(f"row {item.row} has no completion to learn from; method sft needs one (columns prompt, completion)")
     if isinstance(item.completion, str):
         everything = train_on == "everything"
         return encode_pair(tokenizer, str(item.prompt), item.completion, everything=everything, row=item.row)
-    messages = [*(item.prompt or []), *item.completion]
+    prompt: list[Message] = [] if item.prompt is None or isinstance(item.prompt, str) else item.prompt
     chosen: TrainOn = "all_assistant" if train_on == "auto" else train_on
     if item.prompt is not None and train_on in ("auto", "completion"):
         # What the prompt says, its assistant turns included, is given and not learnt.
-        messages = [*({**m, "train": False} for m in item.prompt), *item.completion]  # type: ignore[dict-item]
+        prompt = [{**m, "train": False} for m in prompt]
         chosen = "all_assistant"
     elif train_on == "completion":
         chosen = "last"
-    return encode_messages(tokenizer, messages, tools=item.tools, train_on=chosen, row=item.row)  # type: ignore[arg-type]
+    return encode_messages(tokenizer, [*prompt, *item.completion], tools=item.tools, train_on=chosen, row=item.row)
 
 
 def _cut(sequence: TokenSequence, max_length: int, truncation: Truncation) -> TokenSequence:

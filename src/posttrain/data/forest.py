@@ -48,9 +48,7 @@ class TokenSequence:
             if array.shape != self.ids.shape:
                 raise DataError(f"{where}: {name!r} has shape {array.shape}; one number per token means ({length},)")
         if self.loss_mask[0]:
-            raise DataError(
-                f"{where}: the first token counts as a target, but nothing predicts it; set loss_mask[0] = False"
-            )
+            raise DataError(f"{where}: the first token counts as a target, but nothing predicts it; set loss_mask[0] = False")
 
 
 @dataclass(slots=True, frozen=True)

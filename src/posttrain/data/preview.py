@@ -17,9 +17,7 @@ _VISIBLE = str.maketrans({"\n": "⏎\n", "\t": "⇥"})
 
 def token_texts(tokenizer: Any, ids: list[int]) -> list[str]:
     """The text that each token adds; a token that holds part of a character shows as ids in angle brackets."""
-    pieces = (
-        [tokenizer.decode(ids[: i + 1], skip_special_tokens=False) for i in range(len(ids))] if len(ids) <= 2048 else []
-    )
+    pieces = [tokenizer.decode(ids[: i + 1], skip_special_tokens=False) for i in range(len(ids))] if len(ids) <= 2048 else []
     if not pieces:
         return [tokenizer.decode([i], skip_special_tokens=False) for i in ids]
     added = [now[len(before) :] for before, now in zip(["", *pieces], pieces, strict=False)]
@@ -84,14 +82,16 @@ def _facts(encoded: Encoded, tokenizer: Any) -> list[tuple[str, str]]:
     eos_text = f"trained in {ends} of {len(sequences)} rows (EOS is {tokenizer.eos_token!r})"
     if not ends:
         eos_text += f"; rows end in {after[0]!r}: the model will not learn to stop unless that is a stop token"
-    pad = tokenizer.pad_token
+    pad = "never used in training"
+    if tokenizer.pad_token and tokenizer.pad_token == tokenizer.eos_token:
+        pad += f" (the pad token equals EOS, {tokenizer.pad_token!r}: harmless here)"
     return [
         ("format", f"{encoded.form.name}: {encoded.form.reason}"),
         ("template", f"{template_fingerprint(tokenizer)} ({'chat template' if tokenizer.chat_template else 'none'})"),
         ("BOS", f"first in {begins} of {len(sequences)} rows, doubled in {doubled}"
                 + ("" if bos_id(tokenizer) is not None or begins else " (this tokenizer puts none)")),
         ("EOS", eos_text),
-        ("padding", "never used in training" + (f" (the pad token equals EOS, {pad!r}: harmless here)" if pad and pad == tokenizer.eos_token else "")),
+        ("padding", pad),
         ("trained", f"{encoded.num_trained} of {total} tokens ({encoded.num_trained / max(total, 1):.0%})"),
         ("rows", f"{encoded.num_rows}: {encoded.truncated} cut, {encoded.dropped} dropped as too long, "
                  f"{len(encoded.masked)} without a trained token"),

@@ -79,7 +79,7 @@ def _file(path: Path, limit: int | None) -> list[Row]:
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as stream:
             rows: list[Row] = []
-            for row in _READERS[kind](stream, path):  # type: ignore[arg-type]
+            for row in _READERS[kind](stream, path):
                 rows.append(row)
                 if limit is not None and len(rows) >= limit:
                     break
@@ -112,9 +112,7 @@ def _json(stream: io.TextIOBase, path: Path) -> Iterator[Row]:
     if isinstance(content, dict):
         lists = {k: v for k, v in content.items() if isinstance(v, list)}
         if len(lists) != 1:
-            raise DataError(
-                f"{path}: the object holds {len(lists)} lists; rows are a list, or an object with one list in it"
-            )
+            raise DataError(f"{path}: the object holds {len(lists)} lists; rows are a list, or an object with one list in it")
         content = next(iter(lists.values()))
     for number, row in enumerate(content):
         if not isinstance(row, dict):
@@ -173,9 +171,7 @@ def _through_datasets(kind: str, path: Path, limit: int | None) -> list[Row]:
     try:
         table = datasets.load_dataset(kind, data_files=str(path), split="train")
     except Exception as error:  # the library raises many kinds for a broken file
-        raise DataError(
-            f"{path} cannot be read as {kind}: {str(error).splitlines()[0] if str(error) else error!r}"
-        ) from error
+        raise DataError(f"{path} cannot be read as {kind}: {str(error).splitlines()[0] if str(error) else error!r}") from error
     return _listed(table, limit)
 
 
@@ -194,9 +190,7 @@ def _hub(name: str, subset: str | None, split: str, limit: int | None) -> list[R
         table = datasets.load_dataset(name, subset, split=split)
     except Exception as error:  # no network, unknown name, unknown split: all told by the library in its own words
         reason = str(error).splitlines()[0] if str(error) else repr(error)
-        raise DataError(
-            f"{name!r} is neither a file nor a folder here, and as a hub data set it failed: {reason}"
-        ) from error
+        raise DataError(f"{name!r} is neither a file nor a folder here, and as a hub data set it failed: {reason}") from error
     return _listed(table, limit)
 
 

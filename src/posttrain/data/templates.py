@@ -51,9 +51,7 @@ def as_messages(tokenizer: Any, prompt: Text, system: str | None) -> Text:
     return prompt if prompt and prompt[0]["role"] == "system" else [{"role": "system", "content": system}, *prompt]
 
 
-def encode_prompt(
-    tokenizer: Any, prompt: Text, *, system: str | None = None, tools: list[Any] | None = None
-) -> list[int]:
+def encode_prompt(tokenizer: Any, prompt: Text, *, system: str | None = None, tools: list[Any] | None = None) -> list[int]:
     """Ids of a prompt, ready to be continued: messages with the template's generation prompt, text as it is.
 
     Raises:
@@ -70,9 +68,7 @@ def encode_prompt(
     return ids
 
 
-def render(
-    tokenizer: Any, messages: Sequence[Message], *, tools: list[Any] | None = None, generation: bool = False
-) -> str:
+def render(tokenizer: Any, messages: Sequence[Message], *, tools: list[Any] | None = None, generation: bool = False) -> str:
     """A conversation as the template writes it.
 
     Raises:
@@ -84,9 +80,7 @@ def render(
             "take the tokenizer of an instruction-tuned model (model.tokenizer), or use plain prompt and completion text"
         )
     try:
-        return str(
-            tokenizer.apply_chat_template(list(messages), tools=tools, tokenize=False, add_generation_prompt=generation)
-        )
+        return str(tokenizer.apply_chat_template(list(messages), tools=tools, tokenize=False, add_generation_prompt=generation))
     except Exception as error:  # Jinja raises its own kinds, and templates raise what they like
         raise TemplateError(f"the chat template refuses the conversation: {error}") from error
 
@@ -99,9 +93,7 @@ def encode_text(tokenizer: Any, text: str, *, row: str = "") -> TokenSequence:
     return TokenSequence(np.array(ids), np.arange(len(ids)) > 0, row=row)
 
 
-def encode_pair(
-    tokenizer: Any, prompt: str, completion: str, *, everything: bool = False, row: str = ""
-) -> TokenSequence:
+def encode_pair(tokenizer: Any, prompt: str, completion: str, *, everything: bool = False, row: str = "") -> TokenSequence:
     """A prompt and a completion of plain text; the completion and the EOS behind it are trained.
 
     The two are tokenised apart, as they are when the model is asked, so that no token reaches over the border.
@@ -160,9 +152,7 @@ def _turn_span(
     tokenizer: Any, messages: list[Message], i: int, full: str, tools: list[Any] | None, row: str
 ) -> tuple[int, int]:
     """Characters [first, stop) of the rendered conversation that turn i wrote, its terminator included."""
-    before = (
-        render(tokenizer, messages[:i], tools=tools, generation=True) if i else _opening(tokenizer, messages, tools)
-    )
+    before = render(tokenizer, messages[:i], tools=tools, generation=True) if i else _opening(tokenizer, messages, tools)
     through = render(tokenizer, messages[: i + 1], tools=tools)
     _check_prefix(before, through, f"the conversation before turn {i}", f"the conversation through turn {i}", row)
     _check_prefix(through, full, f"the conversation through turn {i}", "the whole conversation", row)
@@ -187,9 +177,7 @@ def _ends_in_terminator(tokenizer: Any, text: str) -> bool:
 def _check_prefix(shorter: str, longer: str, what: str, of: str, row: str) -> None:
     if longer.startswith(shorter):
         return
-    place = next(
-        (k for k, (a, b) in enumerate(zip(shorter, longer, strict=False)) if a != b), min(len(shorter), len(longer))
-    )
+    place = next((k for k, (a, b) in enumerate(zip(shorter, longer, strict=False)) if a != b), min(len(shorter), len(longer)))
     window = slice(max(place - 30, 0), place + 40)
     raise TemplateError(
         f"row {row}: this chat template rewrites earlier turns, so what is trained cannot be told by position. "

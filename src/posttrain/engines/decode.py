@@ -68,9 +68,7 @@ class DecodePlan:
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but these (indices in increasing order)."""
-        self._buffers = [
-            None if b is None else (b[0].index_select(0, rows), b[1].index_select(0, rows)) for b in self._buffers
-        ]
+        self._buffers = [None if b is None else (b[0].index_select(0, rows), b[1].index_select(0, rows)) for b in self._buffers]
         self._arrange(self.prompt_of[rows])
 
     def attend(

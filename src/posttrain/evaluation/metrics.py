@@ -46,9 +46,7 @@ def vote_share(answers: Answers, correct: Sequence[bool | int]) -> float:
     return sum(w in right for w in winners) / len(winners)
 
 
-def majority_at_k(
-    answers: Answers, correct: Sequence[bool | int], k: int, *, num_subsets: int = 200, seed: int = 0
-) -> float:
+def majority_at_k(answers: Answers, correct: Sequence[bool | int], k: int, *, num_subsets: int = 200, seed: int = 0) -> float:
     """Expected credit of a majority vote over k of the n samples: exact where C(n, k) is small, else over seeded subsets."""
     n = len(answers)
     if n < k:

@@ -34,9 +34,7 @@ def evaluate_model(run: Run, model: LanguageModel, search: Component | None = No
         return decode_completion(model.tokenizer, sample)
 
     if search is None:
-        result = evaluate(
-            engine, prompts, task, decode, num_samples=config.num_samples, sampling=sampling, seed=config.seed
-        )
+        result = evaluate(engine, prompts, task, decode, num_samples=config.num_samples, sampling=sampling, seed=config.seed)
     else:
         strategy = registry.searches.bind(search.name, search.settings)
         inputs = registry.searches.entry(search.name).inputs

@@ -11,13 +11,13 @@ from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError
 from posttrain.methods.evaluating import evaluate_model
 from posttrain.methods.prompting import encode_prompts, make_sampling, make_task
-from posttrain.methods.run import Run, TrainingJob
+from posttrain.methods.run import TrainingJob
 from posttrain.registry import methods
 from posttrain.rewards.base import RewardSet
-from posttrain.rollouts.collect import RolloutSource
+from posttrain.rollouts.collect import Prompt, RolloutSource
 from posttrain.training.hooks import RolloutWriter
 from posttrain.training.objective import Objective
-from posttrain.types import plain_text
+from posttrain.types import Sampling, Task, plain_text
 
 
 @methods.register
@@ -25,11 +25,11 @@ def grpo(
     run,
     *,
     task: Component,
-    rewards: list[Component] = ("task",),
-    losses: list[Component] = ({"name": "clipped", "aggregation": "sequence_mean"},),
-    advantage: Component = "group_mean",
+    rewards: list[Component] = ("task",),  # type: ignore[assignment]
+    losses: list[Component] = ({"name": "clipped", "aggregation": "sequence_mean"},),  # type: ignore[assignment]
+    advantage: Component = "group_mean",  # type: ignore[assignment]
     num_generations: int = 8,
-    sampling: SamplingConfig = {},
+    sampling: SamplingConfig = {},  # type: ignore[assignment]
     batch_size: int = 8,
     num_iterations: int = 1,
     num_minibatches: int = 1,
@@ -48,7 +48,7 @@ def grpo(
       CISPO:    losses: [{name: cispo, aggregation: token_mean}]      RLOO: advantage: leave_one_out
       KL term:  losses: [..., {name: kl, weight: 0.04}]
     """
-    _check(run, num_generations, batch_size, num_iterations, num_minibatches)
+    _check(num_generations, batch_size, num_iterations, num_minibatches)
     made = make_task(run, task)
     sampled = make_sampling(sampling, made)
     prompts = encode_prompts(run, made, sampled)
@@ -80,16 +80,6 @@ def grpo(
             max_tokens=run.recipe.max_tokens_per_micro_batch,
         )
 
-    lengths = [len(p.ids) for p in prompts]
-    facts = [
-        ("task", f"{made.name}: {len(prompts)} prompts of {min(lengths)} to {max(lengths)} tokens"),
-        ("rewards", ", ".join(f"{c.name} x {c.weight:g}" for c in rewards) + " (self-test passed)"),
-        ("losses", ", ".join(f"{t.name} ({t.aggregation}) x {t.weight:g}" for t in objective.terms)),
-        ("step", f"{min(batch_size, len(prompts))} prompts x {num_generations} completions of at most "
-                 f"{sampled.max_tokens} tokens, temperature {sampled.temperature:g}"),
-        ("steps", str(steps)),
-    ]  # fmt: skip
-
     def make_hooks(model: Any, source: Any) -> list[Any]:
         return [RolloutWriter(run.folder / "rollouts.jsonl", lambda: source.groups, resume_step=run.resume_step)]
 
@@ -108,14 +98,32 @@ def grpo(
         if run.recipe.evaluation is not None:
             evaluate_model(run, model)
 
+    facts = _facts(made, prompts, rewards, objective, sampled, batch_size * num_generations, steps)
     return TrainingJob(facts, execute)
 
 
-def _check(run: Run, num_generations: int, batch_size: int, num_iterations: int, num_minibatches: int) -> None:
+def _facts(
+    task: Task,
+    prompts: list[Prompt],
+    rewards: list[Component],
+    objective: Objective,
+    sampling: Sampling,
+    completions: int,
+    steps: int,
+) -> list[tuple[str, str]]:
+    lengths = [len(p.ids) for p in prompts]
+    return [
+        ("task", f"{task.name}: {len(prompts)} prompts of {min(lengths)} to {max(lengths)} tokens"),
+        ("rewards", ", ".join(f"{c.name} x {c.weight:g}" for c in rewards) + " (self-test passed)"),
+        ("losses", ", ".join(f"{t.name} ({t.aggregation}) x {t.weight:g}" for t in objective.terms)),
+        ("a step", f"{completions} completions of at most {sampling.max_tokens} tokens, temperature {sampling.temperature:g}"),
+        ("steps", str(steps)),
+    ]
+
+
+def _check(num_generations: int, batch_size: int, num_iterations: int, num_minibatches: int) -> None:
     if num_generations < 2:
-        raise ConfigError(
-            f"num_generations: {num_generations} gives no group to compare with; at least 2 (8 or 16 are usual)"
-        )
+        raise ConfigError(f"num_generations: {num_generations} gives no group to compare with; at least 2 (8 or 16 are usual)")
     for name, value in (("num_iterations", num_iterations), ("num_minibatches", num_minibatches)):
         if value < 1:
             raise ConfigError(f"{name}: {value} must be at least 1")

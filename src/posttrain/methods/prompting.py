@@ -19,9 +19,7 @@ def make_task(run: Run, item: Component) -> Task:
         settings["path"] = run.resolve(settings["path"])
     task: Task = registry.tasks.bind(item.name, settings)()
     if not task.examples:
-        raise DataError(
-            f"task {item.name!r} has no examples; look at its settings with `posttrain explain tasks {item.name}`"
-        )
+        raise DataError(f"task {item.name!r} has no examples; look at its settings with `posttrain explain tasks {item.name}`")
     return task
 
 

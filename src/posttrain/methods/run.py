@@ -66,9 +66,7 @@ class Run:
         console: where to print.
     """
 
-    def __init__(
-        self, recipe: Recipe, *, command: str = "", resume: bool = False, console: Console | None = None
-    ) -> None:
+    def __init__(self, recipe: Recipe, *, command: str = "", resume: bool = False, console: Console | None = None) -> None:
         self.recipe = recipe
         self.command = command
         self.resume = resume
@@ -221,7 +219,8 @@ class Run:
         Raises:
             Interrupted: the user stopped the run; a checkpoint holds its state.
         """
-        last = (checkpoint.checkpoints(self.folder) or [None])[-1] if self.resume else None
+        found = checkpoint.checkpoints(self.folder) if self.resume else []
+        last = found[-1] if found else None
         if self.resume and last is None and not (self.folder / "recipe.yaml").exists():
             raise CheckpointError(f"{self.folder} holds no checkpoint; start the run anew")
         model = self.load_model(reference=objective.needs_reference, weights=last)
@@ -293,9 +292,7 @@ class Run:
                 "weights_version": model.weights_version,
                 "template_fingerprint": template_fingerprint(model.tokenizer),
             }
-            path = checkpoint.save_checkpoint(
-                self.folder, step, save_model=model.save, optimizer=optimizer, state=values
-            )
+            path = checkpoint.save_checkpoint(self.folder, step, save_model=model.save, optimizer=optimizer, state=values)
             state.last_checkpoint = str(path)
             checkpoint.prune_checkpoints(self.folder, self.recipe.save_total_limit)
 

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from posttrain.config import Component, DataConfig
 from posttrain.data.encode import Encoded, encode_item, encode_rows
-from posttrain.data.formats import Item, RowFormat
 from posttrain.data.forest import Batch, Tree
+from posttrain.data.formats import Item, RowFormat
 from posttrain.data.preview import preview
 from posttrain.data.rows import load_rows
 from posttrain.data.templates import template_fingerprint
@@ -26,7 +26,7 @@ def sft(
     *,
     data: DataConfig | None = None,
     task: Component | None = None,
-    losses: list[Component] = ("nll",),
+    losses: list[Component] = ("nll",),  # type: ignore[assignment]
     learning_rate: float = 2e-5,
     batch_size: int = 16,
     num_train_epochs: float = 1.0,
@@ -86,9 +86,7 @@ def _encode(run: Run, data: DataConfig | None, task: Component | None, context: 
         max_length = data.max_length or min(1024, context or 1024)
         if context is not None and max_length > context:
             raise ConfigError(f"data.max_length: {data.max_length} exceeds the model's context of {context}")
-        rows = load_rows(
-            run.resolve(data.path), subset=data.subset, split=data.split, limit=data.limit, columns=data.columns
-        )
+        rows = load_rows(run.resolve(data.path), subset=data.subset, split=data.split, limit=data.limit, columns=data.columns)
         encoded = encode_rows(
             rows,
             run.tokenizer,

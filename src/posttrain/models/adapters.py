@@ -51,9 +51,7 @@ def _check_targets(model: Any, settings: LoraConfig) -> None:
     for target in settings.target_modules:
         last = target.rpartition(".")[2]
         if last not in names:
-            raise ModelError(
-                f"lora.target_modules: no layer is called {target!r}: {nearest(last, _linear_names(model))}"
-            )
+            raise ModelError(f"lora.target_modules: no layer is called {target!r}: {nearest(last, _linear_names(model))}")
         if any(module is head for name, module in model.named_modules() if name.rpartition(".")[2] == last):
             raise ModelError(
                 f"lora.target_modules: {target!r} is the vocabulary projection, which cannot carry an adapter here; "

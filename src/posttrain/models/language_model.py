@@ -77,9 +77,7 @@ class LanguageModel:
             off = module.disable_adapters
             module = module.original_module if off else module.modules_to_save[module.active_adapters[0]]
         config = self.config
-        scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
-            getattr(config, "logits_scaling", None) or 1.0
-        )
+        scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
         softcap = getattr(config, "final_logit_softcapping", None)
         return Head(module.weight, getattr(module, "bias", None), softcap, scale)
 
@@ -199,9 +197,7 @@ class LanguageModel:
     def enable_gradient_checkpointing(self) -> None:
         """Recompute each layer in the backward pass: less memory, about a third more time."""
         lm: Any = self.causal_lm
-        enable = getattr(
-            lm, "activation_checkpointing_enable", lm.gradient_checkpointing_enable
-        )  # the newer name first
+        enable = getattr(lm, "activation_checkpointing_enable", lm.gradient_checkpointing_enable)  # the newer name first
         enable({"use_reentrant": False})
 
     def save(self, folder: str | Path) -> None:

@@ -163,9 +163,7 @@ def load_config(path: str, **shared: Any) -> Any:
     known = type(config) in AutoModelForCausalLM._model_mapping
     if getattr(config, "is_encoder_decoder", False) or not (known or remote):
         raise ModelError(f"{path} is a {config.model_type!r} model, not a causal language model")
-    others = [
-        a for a in config.architectures or [] if not a.endswith(("CausalLM", "LMHeadModel", "ConditionalGeneration"))
-    ]
+    others = [a for a in config.architectures or [] if not a.endswith(("CausalLM", "LMHeadModel", "ConditionalGeneration"))]
     if others and others == list(config.architectures) and not remote:
         raise ModelError(f"{path} holds a {others[0]}, not a causal language model; use the model it was made from")
     return config
@@ -180,9 +178,7 @@ def _check_weight_files(path: str) -> None:
     if index.is_file():
         for shard in sorted(set(_read_json(index).get("weight_map", {}).values())):
             if not (folder / shard).is_file():
-                raise ModelError(
-                    f"{path}: {index.name} names {shard}, which is missing; download or copy the model again"
-                )
+                raise ModelError(f"{path}: {index.name} names {shard}, which is missing; download or copy the model again")
     files = sorted(folder.glob("*.safetensors"))
     if not files and not list(folder.glob("pytorch_model*.bin")):
         raise ModelError(f"{path} has no weights (*.safetensors); for fresh ones from its config use init = random")
@@ -214,9 +210,7 @@ def _load_weights(path: str, config: Any, init: str, dtype: torch.dtype, seed: i
         raise ModelError(f"{path}: the weights cannot be loaded: {_first_line(error)}") from error
     hf, report = loaded
     if missing := sorted(report["missing_keys"]):
-        raise ModelError(
-            f"{path}: {len(missing)} weights are not in the files, {missing[0]} first; this is not a whole model"
-        )
+        raise ModelError(f"{path}: {len(missing)} weights are not in the files, {missing[0]} first; this is not a whole model")
     return hf
 
 

@@ -68,15 +68,14 @@ def curve(title: str, points: list[Point], band: list[tuple[float, float, float]
         y = top + (1 - fraction) * (height - top - bottom)
         shapes.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         shapes.append(f'<text class="tick" x="{left - 5}" y="{y + 3:.1f}" text-anchor="end">{short(value)}</text>')
-    for step, anchor in ((first, "start"), (last, "end")):
-        x = left if step == first and anchor == "start" else width - right
-        shapes.append(f'<text class="tick" x="{x}" y="{height - 6}" text-anchor="{anchor}">{step:.0f}</text>')
+    for step, anchor, edge_x in ((first, "start", left), (last, "end", width - right)):
+        shapes.append(f'<text class="tick" x="{edge_x}" y="{height - 6}" text-anchor="{anchor}">{step:.0f}</text>')
     if len(band) > 1:
         edge = [place(s, hi) for s, _, hi in band] + [place(s, lo) for s, lo, _ in reversed(band)]
         shapes.append(f'<polygon class="band" points="{" ".join(edge)}"/>')
     if len(points) == 1:
-        x, y = place(*points[0]).split(",")
-        shapes.append(f'<circle class="dot" cx="{x}" cy="{y}" r="3.5"/>')
+        dot_x, dot_y = place(*points[0]).split(",")
+        shapes.append(f'<circle class="dot" cx="{dot_x}" cy="{dot_y}" r="3.5"/>')
     else:
         shapes.append(f'<polyline class="raw" points="{" ".join(place(*p) for p in points)}"/>')
         shapes.append(f'<polyline class="smooth" points="{" ".join(place(*p) for p in smooth(points))}"/>')
@@ -109,9 +108,7 @@ def intervals(rows: Sequence[dict[str, Any]], *, standalone: bool = False) -> st
     for i, row in enumerate(rows):
         y = top + line * (i + 0.5)
         low, mid, high = x(row["low"]), x(row["accuracy"]), x(row["high"])
-        shapes.append(
-            f'<text class="name" x="{left - 12}" y="{y + 4:.1f}" text-anchor="end">{escape(row["stage"])}</text>'
-        )
+        shapes.append(f'<text class="name" x="{left - 12}" y="{y + 4:.1f}" text-anchor="end">{escape(row["stage"])}</text>')
         shapes.append(f'<line class="whisker" x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
         shapes.append(f'<circle class="dot" cx="{mid:.1f}" cy="{y:.1f}" r="5"/>')
         shapes.append(f'<text class="value" x="{high + 9:.1f}" y="{y + 4:.1f}">{row["accuracy"]:.1%}</text>')

@@ -140,9 +140,7 @@ def _training(run: RunFolder, number: int, name: str) -> list[str]:
     if not charts:
         return []
     errors = sum(row.get("rewards/errors") or 0 for row in run.metrics)
-    warning = (
-        f'<p class="dim">{errors:.0f} completions got no reward because a reward function failed.</p>' if errors else ""
-    )
+    warning = f'<p class="dim">{errors:.0f} completions got no reward because a reward function failed.</p>' if errors else ""
     parts = [f'<h2>Training: {escape(name)}</h2>{warning}<div class="charts">{"".join(charts)}</div>']
     if run.rollouts:
         parts.append(_rollouts(run, f"rollouts-{number}"))

@@ -46,7 +46,9 @@ def read_run(path: Path) -> RunFolder:
     run.summary = _json(path / "summary.json")
     folders = [row["folder"] for row in run.summary["rows"]] if run.summary else []
     found = sorted(p.name for p in path.iterdir() if p.is_dir() and (p / "recipe.yaml").is_file())
-    run.stages = [read_run(path / name) for name in [*folders, *(n for n in found if n not in folders)]]
+    run.stages = [
+        read_run(path / name) for name in [*folders, *(n for n in found if n not in folders)] if (path / name).is_dir()
+    ]
     if not (run.recipe or run.metrics or run.evaluation or run.stages):
         raise DataError(f"{path} holds no run: none of recipe.yaml, metrics.jsonl, evaluation.json is there")
     return run

@@ -78,10 +78,7 @@ def exact(completions, answer, *, extractor: Literal["last_number", "hash", "box
 
     extractor: where the answer stands: last_number, hash ("#### x"), boxed (\boxed{x}), tag (<answer>x</answer>), whole.
     """
-    return [
-        float(same_answer(extract_answer(_text(c), extractor), str(a)))
-        for c, a in zip(completions, answer, strict=True)
-    ]
+    return [float(same_answer(extract_answer(_text(c), extractor), str(a))) for c, a in zip(completions, answer, strict=True)]
 
 
 exact.known_answers = [("so it is 1,000.", "1000", 1.0), ("it is 7", "8", 0.0), ("", "8", 0.0)]  # type: ignore[attr-defined]

@@ -17,7 +17,7 @@ def judge(gold: str, prediction: str) -> bool:
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
     configs = [LatexExtractionConfig(), ExprExtractionConfig()]
-    wanted = parse(gold if "$" in gold or "\\" in gold else f"${gold}$", extraction_config=configs, parsing_timeout=2)
+    wanted = parse(gold if "$" in gold else f"${gold}$", extraction_config=configs, parsing_timeout=2)
     given = parse(f"\\boxed{{{prediction}}}", extraction_config=configs, parsing_timeout=2)
     return bool(wanted and given and verify(wanted, given, timeout_seconds=2))
 

@@ -119,8 +119,7 @@ class RolloutSource:
         # A seed per step (not per prompt): the engine mixes it with the prompt's place below.
         seeds = np.random.default_rng((self.seed, step, 7)).integers(0, 2**62, size=len(chosen))
         requests = [
-            Request(p.ids, self.sampling, n=self.num_generations, seed=int(s))
-            for p, s in zip(chosen, seeds, strict=True)
+            Request(p.ids, self.sampling, n=self.num_generations, seed=int(s)) for p, s in zip(chosen, seeds, strict=True)
         ]
         samples = self.engine.generate(requests)
         groups = [
@@ -147,7 +146,9 @@ class RolloutSource:
         streams = {"advantages": np.full(length, rollout.advantage, dtype=np.float32)}
         sampled = self._engine_logprobs(rollout.sample)
         if sampled is not None:
-            streams["engine_logprobs"] = np.concatenate([np.zeros(before, dtype=np.float32), np.float32(sampled)])
+            streams["engine_logprobs"] = np.concatenate(
+                [np.zeros(before, dtype=np.float32), np.asarray(sampled, dtype=np.float32)]
+            )
         ids = np.concatenate([group.prompt_ids, written])
         return TokenSequence(ids, mask, streams, row=group.example.id)
 
@@ -169,9 +170,7 @@ class RolloutSource:
                 stop += 1
             forest = Forest.pack(trees[start:stop]).to(self.model.device)
             with torch.no_grad():
-                found = self.model.forward(
-                    forest, frozenset({"logprobs"}), temperature=self.sampling.temperature or 1.0
-                )
+                found = self.model.forward(forest, frozenset({"logprobs"}), temperature=self.sampling.temperature or 1.0)
             numbers = found["logprobs"].float().cpu().numpy()
             ends = np.cumsum([t.num_targets for t in trees[start:stop]])
             for sequence, low, high in zip(sequences[start:stop], [0, *ends[:-1]], ends, strict=True):

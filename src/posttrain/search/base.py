@@ -65,9 +65,7 @@ class Sampler:
         decode: sample -> text. seeds: one per prompt of the first call, so that two models are asked alike.
     """
 
-    def __init__(
-        self, engine: Engine, decode: Callable[[Sample], str], sampling: Sampling, seeds: Sequence[int]
-    ) -> None:
+    def __init__(self, engine: Engine, decode: Callable[[Sample], str], sampling: Sampling, seeds: Sequence[int]) -> None:
         self.engine = engine
         self.decode = decode
         self.sampling = sampling
@@ -77,9 +75,7 @@ class Sampler:
     def __call__(
         self, prompts: Sequence[Ids], n: int, *, stop: tuple[str, ...] = (), max_tokens: int | None = None
     ) -> list[list[Candidate]]:
-        sampling = replace(
-            self.sampling, stop=stop or self.sampling.stop, max_tokens=max_tokens or self.sampling.max_tokens
-        )
+        sampling = replace(self.sampling, stop=stop or self.sampling.stop, max_tokens=max_tokens or self.sampling.max_tokens)
         # A different odd factor per call keeps later calls from repeating earlier draws.
         shift = self.calls * 1_000_003
         self.calls += 1

@@ -39,6 +39,6 @@ def _vote(group: list[Candidate], weights: list[float], extract) -> Selection:
         return select(group, max(range(len(group)), key=lambda i: group[i].mean_logprob), extract)
     best = max(
         (i for i, a in enumerate(answers) if a is not None),
-        key=lambda i: (votes[answers[i]], group[i].mean_logprob),  # type: ignore[index]
+        key=lambda i: (votes[answers[i]], group[i].mean_logprob),
     )
     return select(group, best, extract, votes)

@@ -74,9 +74,9 @@ def arithmetic(
 ) -> Task:
     """Chains of +, - and * on whole numbers, worked from left to right, one line a step.
 
-    num_steps, max_operand and max_value (of every result on the way) set the difficulty. A quarter of all problems, chosen by a hash of their text, is the test
-    split. Prompt "Q: 7+5*3\\nA:", completion " 7+5=12\\n12*3=36\\n#### 36"; the score is 1 for the right number behind
-    "####" at the end, else 0.
+    num_steps, max_operand and max_value (of every result on the way) set the difficulty. A quarter of all problems,
+    chosen by a hash of their text, is the test split. Prompt "Q: 7+5*3\\nA:", completion " 7+5=12\\n12*3=36\\n#### 36";
+    the score is 1 for the right number behind "####" at the end, else 0.
     """
     if num_steps < 1 or max_operand < 2 or max_value < 9:
         raise ConfigError(

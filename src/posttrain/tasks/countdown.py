@@ -74,7 +74,7 @@ def countdown(*, num_examples: int = 1000, num_numbers: int = 3, max_number: int
     if not 2 <= num_numbers <= 6 or max_number < 2:
         raise ConfigError(f"countdown: num_numbers {num_numbers} must be 2 to 6 and max_number {max_number} at least 2")
     draw = random.Random(f"countdown {seed} {num_numbers} {max_number}")
-    examples = []
+    examples: list[Example] = []
     while len(examples) < num_examples:
         numbers = [draw.randint(1, max_number) for _ in range(num_numbers)]
         expression = str(numbers[0])

@@ -58,13 +58,7 @@ def gsm8k(
         prompt: Any = [{"role": "user", "content": instruction}] if chat else f"Question: {question}\nAnswer:"
         completion: Any = [{"role": "assistant", "content": worked}] if chat else f" {worked}"
         examples.append(Example(prompt, completion, gold, {"question": question}, id=f"gsm8k-{split}-{number}"))
-    for example in examples[:20]:
-        if (
-            score(
-                str(example.completion if isinstance(example.completion, str) else example.completion[0]["content"]),
-                example,
-            )
-            != 1.0
-        ):  # type: ignore[index]
+    for example, row in zip(examples[:20], rows, strict=False):
+        if score(row["answer"], example) != 1.0:
             raise DataError(f"{path}: the answer of {example.id} does not verify against itself: {example.answer!r}")
     return Task("gsm8k", examples, score, extract, max_tokens=max_tokens)

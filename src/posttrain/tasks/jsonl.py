@@ -34,9 +34,7 @@ def jsonl(
     """
     rows = load_rows(path, split=split, limit=num_examples)
     verl = "reward_model" in rows[0] and answer_column not in rows[0]
-    examples = [
-        _example(row, i, path, prompt_column, answer_column, completion_column, verl) for i, row in enumerate(rows)
-    ]
+    examples = [_example(row, i, path, prompt_column, answer_column, completion_column, verl) for i, row in enumerate(rows)]
 
     def extract(completion: str) -> str | None:
         return canonical(extract_answer(completion, extractor))

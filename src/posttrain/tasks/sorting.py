@@ -27,9 +27,7 @@ def sorting(*, num_examples: int = 1000, num_numbers: int = 5, max_number: int =
     Prompt "sort: 31 4 15\\n", completion "4 15 31"; the score is 1 for the exact list, else 0.
     """
     if num_numbers < 2 or max_number < 1:
-        raise ConfigError(
-            f"sorting: num_numbers {num_numbers} must be at least 2 and max_number {max_number} at least 1"
-        )
+        raise ConfigError(f"sorting: num_numbers {num_numbers} must be at least 2 and max_number {max_number} at least 1")
     draw = random.Random(f"sorting {seed} {num_numbers} {max_number}")
     examples = []
     for i in range(num_examples):

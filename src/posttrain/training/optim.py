@@ -14,9 +14,7 @@ from posttrain.errors import CheckpointError
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 
 
-def learning_rate_factor(
-    step: int, steps: int, *, schedule: Schedule, warmup_steps: float, min_lr_ratio: float
-) -> float:
+def learning_rate_factor(step: int, steps: int, *, schedule: Schedule, warmup_steps: float, min_lr_ratio: float) -> float:
     """The factor on the peak learning rate at a step: a pure function, so that resuming needs no scheduler state.
 
     Args:
