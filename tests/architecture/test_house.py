@@ -46,17 +46,22 @@ def public(tree: ast.Module) -> list[ast.FunctionDef | ast.ClassDef]:
 
 def test_longer_public_functions_say_what_they_do() -> None:
     silent = []
-    for path in files():
-        tree = ast.parse(path.read_text())
+    trees = {path: ast.parse(path.read_text()) for path in files()}
+    # A method that implements a protocol is explained there.
+    protocols = [
+        n for t in trees.values() for n in t.body if isinstance(n, ast.ClassDef) and "Protocol" in map(ast.unparse, n.bases)
+    ]
+    explained = {m.name for p in protocols for m in p.body if isinstance(m, ast.FunctionDef) and ast.get_docstring(m)}
+    assert {"batches", "join"} <= explained
+    for path, tree in trees.items():
         if not ast.get_docstring(tree):
             silent.append(f"{path.name}: module")
         silent += [
             f"{path.name}:{node.lineno} {node.name}"
             for node in public(tree)
-            if (node.end_lineno or 0) - node.lineno + 1 > 6 and not ast.get_docstring(node)
+            if (node.end_lineno or 0) - node.lineno + 1 > 6 and not ast.get_docstring(node) and node.name not in explained
         ]
-    # A method that implements a protocol is explained there.
-    assert not [s for s in silent if not re.search(r" (batches|attend)$", s)]
+    assert not silent
 
 
 def test_nothing_is_left_to_do() -> None:

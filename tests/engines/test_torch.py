@@ -17,6 +17,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from posttrain.engines.decode import DecodePlan
 from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError, DataError
 from posttrain.models.language_model import LanguageModel
@@ -128,6 +129,56 @@ def test_the_context_bounds_a_sample(llama: LanguageModel) -> None:
     assert len(group[0].ids) == 6 and group[0].finish_reason == "length"
 
 
+def test_rows_that_join_late_change_nothing(model: LanguageModel) -> None:
+    """Rows of very different lengths, some up to the end of the context, wait for places that others leave."""
+    wanted = [
+        Request(tuple(range(1, 1 + length)), Sampling(max_tokens=limit), n=3, seed=7 + i)
+        for i, (length, limit) in enumerate([(5, 2), (90, 30), (9, 25), (30, 1), (5, 40), (93, 50), (12, 7), (2, 33)])
+    ]
+    alone = [ids(TorchEngine(model).generate([r]))[0] for r in wanted]
+    for rows in (1, 2, 5, 11):
+        assert ids(TorchEngine(model, max_rows=rows).generate(wanted)) == alone
+    assert ids(TorchEngine(model, max_kv_bytes=200_000).generate(wanted)) == alone
+
+
+def test_a_prompt_whose_samples_wait_is_computed_once(llama: LanguageModel) -> None:
+    engine = TorchEngine(llama, max_rows=3)
+    engine.generate([Request(PROMPTS[0], Sampling(max_tokens=3), n=8), Request(PROMPTS[2], Sampling(max_tokens=3), n=8)])
+    assert engine.stats.prompt_tokens == len(PROMPTS[0]) + len(PROMPTS[2])
+
+
+def test_few_keys_and_values_are_held_where_memory_is_short(llama: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def counted(plan: DecodePlan) -> torch.Tensor:
+        seen.append(len(plan.written))
+        return plan.lengths[plan.prompt_of] + plan.written
+
+    monkeypatch.setattr(DecodePlan, "positions", counted)
+    per_token = 2 * 3 * 2 * 16 * 4
+    engine = TorchEngine(llama, max_kv_bytes=per_token * (17 + 4 * 20))
+    (group,) = engine.generate([Request(PROMPTS[0], Sampling(max_tokens=20), n=9)])
+    assert max(seen) == 4 and [len(s.ids) for s in group] == [20] * 9
+
+
+def test_a_stop_string_may_end_in_a_space(tiny_folder: Any) -> None:
+    from posttrain.models.load import load_model
+
+    model = load_model(tiny_folder, dtype="float32")
+    prompt = tuple(model.tokenizer("Q:")["input_ids"])
+    space = model.tokenizer(" ", add_special_tokens=False)["input_ids"][-1]
+    with torch.no_grad():  # the model writes spaces more often than not
+        model.head.weight[space] += 3 * model.head.weight.std()
+    engine = TorchEngine(model)
+    free = engine.generate([Request(prompt, Sampling(max_tokens=40), n=32, seed=3)])[0]
+    stopped = engine.generate([Request(prompt, Sampling(max_tokens=40, stop=(" ",)), n=32, seed=3)])[0]
+    assert any(space in s.ids for s in free)
+    for before, after in zip(free, stopped, strict=True):
+        where = before.ids.index(space) if space in before.ids else None
+        assert after.ids == (before.ids if where is None else before.ids[: where + 1])
+        assert after.stop_string == (None if where is None else " ")
+
+
 def test_stop_strings_across_tokens(tiny_folder: Any) -> None:
     """Bytes are tokens, so every stop string spans several; the text before it is what a free sample holds."""
     from posttrain.data.templates import decode_completion
@@ -206,12 +257,24 @@ def test_lora_and_training_mode_are_left_alone() -> None:
         (Request((1,), Sampling(max_tokens=0)), ConfigError, "max_tokens is 0"),
         (Request((1,), Sampling(temperature=-1)), ConfigError, "temperature is -1"),
         (Request((1,), Sampling(top_p=0)), ConfigError, "top_p is 0"),
+        (Request((1,), Sampling(temperature=float("nan")), n=1), ConfigError, "temperature is nan"),
+        (Request((1,), Sampling(stop=("",))), ConfigError, "without the empty string"),
+        (Request((1,), Sampling(stop=("x",))), ConfigError, "need a tokenizer"),
         (Request((1,), Sampling(), n=0), ConfigError, "n is 0"),
     ],
 )
 def test_refuses(llama: LanguageModel, request_: Request, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         TorchEngine(llama).generate([Request((1,), Sampling()), request_])
+
+
+def test_bounds_and_seeds(llama: LanguageModel) -> None:
+    with pytest.raises(ConfigError, match="max_rows is 0; it must be at least 1"):
+        TorchEngine(llama, max_rows=0)
+    with pytest.raises(ConfigError, match="cache_tokens is -1"):
+        TorchEngine(llama, cache_tokens=-1)
+    a, b, c = (TorchEngine(llama).generate([Request((1, 2), Sampling(), seed=s)])[0][0].ids for s in (0, 2**63 + 5, -1))
+    assert a != b != c != a
 
 
 def test_bfloat16_runs() -> None:

@@ -13,6 +13,7 @@ import torch
 from torch.nn.attention.flex_attention import create_mask, flex_attention
 
 from posttrain.data.forest import Batch, Forest, TokenSequence, Tree
+from posttrain.errors import ModelError
 from posttrain.models.attention import ForestPlan, eager_attention, soft_capping, without_mask
 from posttrain.models.forest_kernel import ForestShape, merged_attention
 from posttrain.models.language_model import LanguageModel
@@ -232,8 +233,8 @@ def test_what_a_plan_cannot_do_is_refused(groups: Groups) -> None:
     forest = forest_of(groups)
     q = torch.zeros(1, 1, forest.num_tokens, 4)
     module: Any = SimpleNamespace(layer_idx=0)
-    with pytest.raises(NotImplementedError, match="relative position"):
+    with pytest.raises(ModelError, match="relative position"):
         ForestPlan(forest).attend(module, q, q, q, scaling=None, position_bias=q)
-    with pytest.raises(NotImplementedError, match="keys for a forest"):
+    with pytest.raises(ModelError, match="keys for a forest"):
         ForestPlan(forest).attend(module, q, q[:, :, 1:], q[:, :, 1:], scaling=None)
     assert without_mask().shape == (1, 1, 1, 1)

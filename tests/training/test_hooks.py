@@ -5,12 +5,13 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from posttrain.errors import ConfigError, MissingDependency
-from posttrain.training.hooks import MetricsWriter, RolloutWriter
+from posttrain.training.hooks import MetricsWriter, RolloutWriter, finite
 from posttrain.training.progress import Progress, duration, sparkline
 from posttrain.training.tracking import build_trackers
 from posttrain.types import Example, Rollout, RolloutGroup, Sample
@@ -132,3 +133,48 @@ def test_services_get_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     tracker(3, {"loss": 1.0})
     tracker.close()  # type: ignore[attr-defined]
     assert Service.calls == [("init", "my-run"), (3, {"loss": 1.0}), "finish"]
+
+
+def lines(path: Path) -> list[dict]:
+    """Objects of a file; only a newline ends a line."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def sampled_group(text: str = "4", **values: Any) -> RolloutGroup:
+    rollout = Rollout(Sample([1, 2, 3], [0.0] * 3, [0.0] * 3, "stop"), text, {"task": 1.0}, 1.0, 0.5)
+    for name, value in values.items():
+        setattr(rollout, name, value)
+    return RolloutGroup(Example([{"role": "user", "content": "2+2"}], answer=4, id="row-1"), (7,), [rollout])
+
+
+def test_rollouts_every_so_many_steps(tmp_path: Path) -> None:
+    writer = RolloutWriter(tmp_path / "rollouts.jsonl", lambda: [sampled_group()], every=5)
+    for step in range(1, 12):
+        writer(step, {})
+    writer.close()
+    assert [r["step"] for r in lines(tmp_path / "rollouts.jsonl")] == [1, 5, 10]
+
+
+def test_failed_rewards_are_null(tmp_path: Path) -> None:
+    bad = sampled_group(reward=math.nan, rewards={"task": None, "length": math.inf}, error="task raised")
+    writer = RolloutWriter(tmp_path / "rollouts.jsonl", lambda: [bad])
+    writer(1, {})
+    writer.close()
+    completion = lines(tmp_path / "rollouts.jsonl")[0]["completions"][0]
+    assert completion["reward"] is None
+    assert completion["rewards"] == {"task": None, "length": None}
+    assert completion["error"] == "task raised"
+
+
+@pytest.mark.parametrize("text", ["a\u2028b\x85c\x0bd", "half a pair \ud83d", "\x00\x1b[31m", "日本語\n\r\n"])
+def test_any_text_survives_a_resume(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "rollouts.jsonl"
+    for step in (1, 2):
+        writer = RolloutWriter(path, lambda: [sampled_group(text)], resume_step=step - 1)
+        writer(step, {})
+        writer.close()
+    assert [r["completions"][0]["text"] for r in lines(path)] == [text, text]
+
+
+def test_finite() -> None:
+    assert [finite(v) for v in (1, None, math.nan, -math.inf)] == [1.0, None, None, None]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from posttrain.errors import ConfigError, DataError
-from posttrain.types import Request, Sample
+from posttrain.types import Request, Sample, Sampling
+
+Score = Callable[[Sequence[tuple[Sequence[int], int]]], list[list[float]]]
+"""Log-probs of ids[start:] at temperature 1, for each (ids, start)."""
 
 
 class Engine(Protocol):
@@ -51,12 +56,51 @@ def check_requests(requests: Sequence[Request], *, vocab_size: int, context_leng
             )
         rules = {
             "max_tokens": (s.max_tokens, s.max_tokens >= 1, "at least 1"),
-            "temperature": (s.temperature, s.temperature >= 0, "at least 0 (0 is greedy)"),
+            "temperature": (s.temperature, 0 <= s.temperature < math.inf, "at least 0 (0 is greedy) and finite"),
             "top_p": (s.top_p, 0 < s.top_p <= 1, "above 0 and at most 1"),
             "top_k": (s.top_k, s.top_k >= 0, "at least 0 (0 is off)"),
             "min_p": (s.min_p, 0 <= s.min_p < 1, "at least 0 and below 1"),
+            "stop": (s.stop, "" not in s.stop, "without the empty string, which any text contains"),
             "n": (request.n, request.n >= 1, "at least 1"),
         }
         for name, (value, kept, rule) in rules.items():
             if not kept:
                 raise ConfigError(f"request {number}: {name} is {value}; it must be {rule}")
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far an engine's raw log-probs lie from another model's of the same tokens, in nats; NaN where any is NaN."""
+
+    max_gap: float
+    mean_gap: float
+    num_tokens: int
+
+
+def agreement(samples: Sequence[tuple[Sequence[int], Sample]], score: Score) -> Agreement:
+    """Compare what an engine reported with what `score` (the trainer's forward pass) gives.
+
+    Args:
+        samples: (prompt ids, sample). Raises nothing: a gap is for the caller to judge.
+    """
+    scores = score([([*prompt, *sample.ids], len(prompt)) for prompt, sample in samples])
+    gaps = [
+        abs(told - found)
+        for (_, sample), row in zip(samples, scores, strict=True)
+        for told, found in zip(sample.raw_logprobs, row, strict=True)
+    ]
+    worst = math.nan if any(math.isnan(gap) for gap in gaps) else max(gaps, default=0.0)
+    return Agreement(worst, math.fsum(gaps) / len(gaps) if gaps else 0.0, len(gaps))
+
+
+def probe(
+    engine: Engine, score: Score, prompts: Sequence[tuple[int, ...]], *, max_tokens: int = 16, seed: int = 0
+) -> Agreement:
+    """Sample a little with the engine's present weights and compare: run it after a weight sync.
+
+    Args:
+        score: the trainer's, for example `TorchEngine.score` of an engine on the trained model.
+        prompts: a few prompts of token ids; each gets one sample of at most `max_tokens` at temperature 1.
+    """
+    requests = [Request(p, Sampling(max_tokens=max_tokens), seed=seed) for p in prompts]
+    return agreement([(p, group[0]) for p, group in zip(prompts, engine.generate(requests), strict=True)], score)

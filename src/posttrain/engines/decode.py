@@ -1,7 +1,8 @@
 """Attention of one new token per row over its prompt and what it has written so far.
 
 The keys and values of a prompt are kept once for all of its samples: the rows of a prompt are queries against one matrix.
-What each row has written lies in buffers of its own. Both parts meet in one softmax.
+What each row has written lies in buffers of its own. Both parts meet in one softmax. Rows may join and leave between
+steps, so that they need not have written equally much.
 """
 
 from __future__ import annotations
@@ -10,66 +11,92 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 KeyValues = list[tuple[Tensor, Tensor]]
 """Per layer, keys and values [Hkv, L, D] of one prompt."""
 
-
-class PromptKeys:
-    """Keys and values of P prompts, padded to the longest: per layer [P, Hkv, L, D]. lengths: int64 [P]."""
-
-    def __init__(self, prompts: list[KeyValues]) -> None:
-        longest = max(kv[0][0].shape[1] for kv in prompts)
-        self.layers: list[tuple[Tensor, Tensor]] = []
-        for layer in range(len(prompts[0])):
-            key, value = prompts[0][layer]
-            keys = key.new_zeros(len(prompts), key.shape[0], longest, key.shape[2])
-            values = value.new_zeros(len(prompts), value.shape[0], longest, value.shape[2])
-            for p, kv in enumerate(prompts):
-                keys[p, :, : kv[layer][0].shape[1]] = kv[layer][0]
-                values[p, :, : kv[layer][1].shape[1]] = kv[layer][1]
-            self.layers.append((keys, values))
-        self.lengths = torch.tensor([kv[0][0].shape[1] for kv in prompts], device=self.layers[0][0].device)
+_FIRST_COLUMNS = 32
 
 
 class DecodePlan:
     """The attention plan of a batch that decodes one token a row and step.
 
+    P prompts, padded to the longest, per layer [P, Hkv, L, D]; R rows in the order of their prompts, whose own keys and
+    values lie in buffers [R, Hkv, size, D] that double as they fill.
+
     Args:
-        prompts: keys and values of the distinct prompts. prompt_of: int64 [R], which prompt each row continues.
-        capacity: tokens a row may write at most.
+        prompts: keys and values of the distinct prompts. prompt_of: int64 [R], which prompt each row continues, ascending.
+        capacity: int64 [R], tokens that each row may write. One that has written them and is not dropped at once writes
+            over its last, so that it comes neither past its buffer nor past the model's last position.
     """
 
-    def __init__(self, prompts: PromptKeys, prompt_of: Tensor, capacity: int) -> None:
-        self.prompts = prompts
+    def __init__(self, prompts: list[KeyValues], prompt_of: Tensor, capacity: Tensor) -> None:
         self.capacity = capacity
-        self.written = 0
-        self._buffers: list[tuple[Tensor, Tensor] | None] = [None] * len(prompts.layers)
-        self._arrange(prompt_of)
-
-    def _arrange(self, prompt_of: Tensor) -> None:
-        """Seat the rows of each prompt side by side: seat[p, s] is a row, or -1; place[r] is the row's seat."""
+        self.lengths = torch.tensor([kv[0][0].shape[1] for kv in prompts], device=prompt_of.device)
+        longest = max(kv[0][0].shape[1] for kv in prompts)
+        self._prompts = [
+            (_padded([kv[i][0] for kv in prompts], longest), _padded([kv[i][1] for kv in prompts], longest))
+            for i in range(len(prompts[0]))
+        ]
+        self._buffers: list[tuple[Tensor, Tensor] | None] = [None] * len(self._prompts)
         self.prompt_of = prompt_of
-        used, compact, counts = torch.unique(prompt_of, return_inverse=True, return_counts=True)
-        self._used = used
-        width = int(counts.max())
-        # Rows are in the order of their prompts, so a row's seat is its distance from its prompt's first row.
-        first = counts.cumsum(0) - counts
-        within = torch.arange(len(prompt_of), device=prompt_of.device) - first[compact]
-        self._place = compact * width + within
-        self._seats = (len(used), width)
-        self._even = bool((counts == width).all())
-        self._lengths = self.prompts.lengths[used]
-        self._all = len(used) == len(self.prompts.lengths)
+        self.written = torch.zeros_like(prompt_of)
+        self._arrange()
 
     def positions(self) -> Tensor:
         """Position of the token that each row is about to compute, [R]."""
-        return self.prompts.lengths[self.prompt_of] + self.written
+        return self.lengths[self.prompt_of] + self.written
 
-    def keep(self, rows: Tensor) -> None:
-        """Drop all rows but these (indices in increasing order)."""
-        self._buffers = [None if b is None else (b[0].index_select(0, rows), b[1].index_select(0, rows)) for b in self._buffers]
-        self._arrange(self.prompt_of[rows])
+    def advance(self) -> None:
+        """Every row has written one more token."""
+        self._columns += 1
+        if self._columns < self._narrowest:
+            self.written = self.written + 1
+        else:
+            self.written = torch.minimum(self.written + 1, self.capacity - 1)
+            self._measure()
+        self._hidden.clear()
+
+    def join(self, prompts: list[KeyValues], prompt_of: Tensor, capacity: Tensor) -> None:
+        """Take in rows that start now; prompt_of counts the plan's prompts first, then the new ones."""
+        if prompts:
+            new = DecodePlan(prompts, prompt_of[:0], capacity[:0])
+            longest = max(self._prompts[0][0].shape[2], new._prompts[0][0].shape[2])
+            self._prompts = [
+                (_padded([*a[0], *b[0]], longest), _padded([*a[1], *b[1]], longest))
+                for a, b in zip(self._prompts, new._prompts, strict=True)
+            ]
+            self.lengths = torch.cat([self.lengths, new.lengths])
+        more = len(prompt_of)
+        self._buffers = [
+            None if b is None else (pad(b[0], (0, 0, 0, 0, 0, 0, 0, more)), pad(b[1], (0, 0, 0, 0, 0, 0, 0, more)))
+            for b in self._buffers
+        ]
+        self.prompt_of = torch.cat([self.prompt_of, prompt_of])
+        self.written = torch.cat([self.written, torch.zeros_like(prompt_of)])
+        self.capacity = torch.cat([self.capacity, capacity])
+        self._arrange()
+
+    def keep(self, rows: Tensor) -> Tensor:
+        """Drop all rows but these (indices [R], ascending, at least one), and the prompts that nobody continues.
+
+        Returns:
+            the indices of the prompts that stay.
+        """
+        self.written, self.capacity = self.written[rows], self.capacity[rows]
+        columns = int(self.written.max())
+        # What is copied here is only what has been written; the buffers grow again when they are next full.
+        self._buffers = [
+            None if b is None else (b[0][rows, :, : max(columns, 1)], b[1][rows, :, : max(columns, 1)]) for b in self._buffers
+        ]
+        used, self.prompt_of = torch.unique(self.prompt_of[rows], return_inverse=True)
+        if len(used) < len(self.lengths):
+            self.lengths = self.lengths[used]
+            longest = int(self.lengths.max())
+            self._prompts = [(k[used, :, :longest], v[used, :, :longest]) for k, v in self._prompts]
+        self._arrange()
+        return used
 
     def attend(
         self,
@@ -89,41 +116,69 @@ class DecodePlan:
         keys, values = self._append(layer, key, value)
         rows, heads, _, depth = query.shape
         kv_heads = key.shape[1]
+        group = heads // kv_heads
         scale = depth**-0.5 if scaling is None else float(scaling)
-        grouped = query.reshape(rows, kv_heads, heads // kv_heads, depth) * scale
-        prompt_keys, prompt_values = self.prompts.layers[layer]
-        if not self._all:
-            prompt_keys, prompt_values = prompt_keys[self._used], prompt_values[self._used]
-        seated = self._seat(grouped)  # [P, Hkv, S * g, D]
-        before = self._unseat(seated @ prompt_keys.transpose(-1, -2), heads // kv_heads)  # [R, Hkv, g, L]
+        grouped = query.reshape(rows, kv_heads, group, depth) * scale
+        prompt_keys, prompt_values = self._prompts[layer]
+        before = self._unseat(self._seat(grouped) @ prompt_keys.transpose(-1, -2), group)  # [R, Hkv, g, L]
         own = grouped @ keys.transpose(-1, -2)  # [R, Hkv, g, t]
         if softcap is not None:
             before, own = softcap * torch.tanh(before / softcap), softcap * torch.tanh(own / softcap)
-        before, own = self._mask(before, own, sliding_window)
-        parts = [before.float(), own.float()]
+        scores = torch.cat([before, own], dim=-1).to(torch.promote_types(query.dtype, torch.float32))
+        hidden = self._hidden_from(sliding_window)
+        if hidden is not None:
+            scores = scores.masked_fill_(hidden[:, None, None], -torch.inf)
         if s_aux is not None:  # attention sinks: one more logit per head that takes probability and gives nothing
-            parts.append(s_aux.float().reshape(1, kv_heads, heads // kv_heads, 1).expand(rows, -1, -1, 1))
-        weights = torch.cat(parts, dim=-1).softmax(dim=-1).to(value.dtype)
-        longest = before.shape[-1]
-        on_prompt, on_own = weights[..., :longest], weights[..., longest : longest + own.shape[-1]]
-        mixed = self._unseat(self._seat(on_prompt) @ prompt_values, heads // kv_heads) + on_own @ values
+            sinks = s_aux.to(scores.dtype).reshape(1, kv_heads, group, 1).expand(rows, -1, -1, 1)
+            scores = torch.cat([scores, sinks], dim=-1)
+        weights = scores.softmax(dim=-1).to(value.dtype)
+        longest, columns = before.shape[-1], own.shape[-1]
+        on_prompt, on_own = weights[..., :longest], weights[..., longest : longest + columns]
+        mixed = self._unseat(self._seat(on_prompt) @ prompt_values, group) + on_own @ values
         return mixed.reshape(rows, 1, heads, value.shape[-1])
 
+    def _arrange(self) -> None:
+        """Seat the rows of each prompt side by side: row r sits at place[r] of [P, width] seats."""
+        counts = torch.bincount(self.prompt_of, minlength=len(self.lengths))
+        width = int(counts.max())
+        # Rows are in the order of their prompts, so a row's seat is its distance from its prompt's first row.
+        first = counts.cumsum(0) - counts
+        within = torch.arange(len(self.prompt_of), device=self.prompt_of.device) - first[self.prompt_of]
+        self._place = self.prompt_of * width + within
+        self._seats = (len(counts), width)
+        self._even = bool((counts == width).all())
+        self._ragged = bool((self.lengths != self._prompts[0][0].shape[2]).any())
+        self._hidden: dict[int | None, Tensor | None] = {}
+        self._narrowest = int(self.capacity.min()) if len(self.capacity) else 0
+        self._measure()
+
+    def _measure(self) -> None:
+        """The most that a row has written, and whether all rows have written as much."""
+        self._columns = int(self.written.max()) if len(self.written) else 0
+        self._level = bool((self.written == self._columns).all())
+
     def _append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Put the new keys and values behind each row's own; what all rows have written, [R, Hkv, t, D]."""
         buffers = self._buffers[layer]
-        if buffers is None or buffers[0].shape[2] <= self.written:
-            size = min(self.capacity, max(32, 2 * self.written))
+        size = 0 if buffers is None else buffers[0].shape[2]
+        if size <= self._columns:
+            grown = min(int(self.capacity.max()), max(_FIRST_COLUMNS, 2 * self._columns))
+            # Zeros and not just any memory: a hidden column has weight zero, and zero times NaN is NaN.
             fresh = (
-                key.new_empty(key.shape[0], key.shape[1], size, key.shape[3]),
-                value.new_empty(value.shape[0], value.shape[1], size, value.shape[3]),
+                key.new_zeros(*key.shape[:2], grown, key.shape[3]),
+                value.new_zeros(*value.shape[:2], grown, value.shape[3]),
             )
             if buffers is not None:
                 for new, old in zip(fresh, buffers, strict=True):
-                    new[:, :, : self.written] = old[:, :, : self.written]
+                    new[:, :, :size] = old
             buffers = self._buffers[layer] = fresh
-        buffers[0][:, :, self.written] = key[:, :, 0]
-        buffers[1][:, :, self.written] = value[:, :, 0]
-        return buffers[0][:, :, : self.written + 1], buffers[1][:, :, : self.written + 1]
+        assert buffers is not None
+        for buffer, new in zip(buffers, (key, value), strict=True):
+            if self._level:
+                buffer[:, :, self._columns] = new[:, :, 0]
+            else:
+                buffer[torch.arange(len(new), device=new.device), :, self.written] = new[:, :, 0]
+        return buffers[0][:, :, : self._columns + 1], buffers[1][:, :, : self._columns + 1]
 
     def _seat(self, x: Tensor) -> Tensor:
         """[R, Hkv, g, X] -> [P, Hkv, S * g, X]; empty seats hold zeros."""
@@ -141,20 +196,33 @@ class DecodePlan:
         x = x.reshape(prompts * width, *x.shape[2:])
         return x if self._even else x.index_select(0, self._place)
 
-    def _mask(self, before: Tensor, own: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
-        """Hide the padding of shorter prompts, and what has left a sliding window."""
-        lengths = self.prompts.lengths[self.prompt_of]
-        places = torch.arange(before.shape[-1], device=before.device)
-        ragged = len(self._lengths) > 1 or self.prompts.layers[0][0].shape[2] != int(self._lengths[0])
-        now = lengths + self.written
-        hidden = None
-        if ragged:
-            hidden = places[None] >= lengths[:, None]
-        if window is not None and self.prompts.layers[0][0].shape[2] + self.written >= window:
-            far = now[:, None] - places[None] >= window
-            hidden = far if hidden is None else hidden | far
-            ages = self.written - torch.arange(own.shape[-1], device=own.device)
-            own = own.masked_fill(ages >= window, -torch.inf)
-        if hidden is not None:
-            before = before.masked_fill(hidden[:, None, None], -torch.inf)
-        return before, own
+    def _hidden_from(self, window: int | None) -> Tensor | None:
+        """What each row must not see, bool [R, L + t], the same for all layers of a step; None where it may see all.
+
+        Hidden are the padding of shorter prompts, the columns that a row has not come to, and what has left the window.
+        """
+        longest = self._prompts[0][0].shape[2]
+        if window is not None and longest + self._columns < window:
+            window = None
+        if window not in self._hidden:
+            device = self.written.device
+            places = torch.arange(longest, device=device)[None]
+            columns = torch.arange(self._columns + 1, device=device)[None]
+            written, now = self.written[:, None], self.positions()[:, None]
+            before = places >= self.lengths[self.prompt_of][:, None]
+            own = columns > written
+            if window is not None:
+                before |= now - places >= window
+                own |= written - columns >= window
+            needed = self._ragged or not self._level or window is not None
+            self._hidden[window] = torch.cat([before, own], dim=-1) if needed else None
+        return self._hidden[window]
+
+
+def _padded(parts: list[Tensor], longest: int) -> Tensor:
+    """[Hkv, L_i, D] each -> [len, Hkv, longest, D], with zeros behind."""
+    whole = parts[0].new_zeros(len(parts), parts[0].shape[0], longest, parts[0].shape[2])
+    for line, part in zip(whole, parts, strict=True):
+        width = min(longest, part.shape[1])
+        line[:, :width] = part[:, :width]
+    return whole

@@ -31,10 +31,10 @@ def row_keys(seeds: np.ndarray, indices: np.ndarray) -> np.ndarray:
         return _mix(_mix(seeds.astype(np.uint64) + _GOLDEN) ^ _mix(indices.astype(np.uint64) * _GOLDEN + np.uint64(1)))
 
 
-def uniforms(keys: np.ndarray, step: int) -> np.ndarray:
-    """One float64 in [0, 1) per row for the token at `step`."""
+def uniforms(keys: np.ndarray, step: int | np.ndarray) -> np.ndarray:
+    """One float64 in [0, 1) per row for the token at `step`, which may differ by row."""
     with np.errstate(over="ignore"):
-        bits = _mix(keys + np.uint64(step + 1) * _GOLDEN)
+        bits = _mix(keys + (np.asarray(step).astype(np.uint64) + np.uint64(1)) * _GOLDEN)
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
@@ -84,7 +84,8 @@ def choose(logits: Tensor, settings: RowSettings, draws: Tensor) -> tuple[Tensor
     """
     raw = torch.log_softmax(logits, dim=-1)
     if settings.greedy:
-        best, tokens = raw.max(dim=-1)
+        tokens = logits.argmax(dim=-1)
+        best = raw.gather(1, tokens[:, None])[:, 0]
         return tokens, best, best
     if settings.plain:
         tokens = _invert(raw.exp(), draws)
@@ -103,12 +104,12 @@ def choose(logits: Tensor, settings: RowSettings, draws: Tensor) -> tuple[Tensor
 
 def _invert(probs: Tensor, draws: Tensor) -> Tensor:
     """The token at which the cumulative probability passes the draw: the inverse of the distribution function."""
-    cumulative = probs.double().cumsum(dim=-1)
-    level = draws[:, None] * cumulative[:, -1:]
-    tokens = torch.searchsorted(cumulative, level, right=True)[:, 0]
-    # Rounding may land past the last token that has any probability; that one is meant.
-    last = (probs > 0).int().mul(torch.arange(probs.shape[1], device=probs.device)).amax(dim=-1)
-    return torch.minimum(tokens, last)
+    cumulative = probs.cumsum(dim=-1, dtype=torch.float64)
+    total = cumulative[:, -1:]
+    # Kept below the total, the level is passed at a token that has probability, whatever the rounding.
+    level = torch.minimum(draws[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    tokens = torch.searchsorted(cumulative, level.contiguous(), right=True)[:, 0]
+    return tokens.clamp_max(probs.shape[1] - 1)  # not a number anywhere: a valid id, with NaN as its log-prob
 
 
 def truncate(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:

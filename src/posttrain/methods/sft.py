@@ -80,8 +80,11 @@ def _encode(run: Run, data: DataConfig | None, task: Component | None, context: 
             for e in made.examples
         ]  # fmt: skip
         sequences = [encode_item(i, run.tokenizer) for i in items]
+        fitting = [s for s in sequences if context is None or len(s.ids) <= context]
+        if not fitting:
+            raise DataError(f"every worked example of {made.name} is longer than the model's context of {context} tokens")
         form = RowFormat("task", f"worked examples of {made.name}")
-        encoded = Encoded(sequences, form, num_rows=len(items))
+        encoded = Encoded(fitting, form, num_rows=len(items), dropped=len(items) - len(fitting))
     else:
         max_length = data.max_length or min(1024, context or 1024)
         if context is not None and max_length > context:
@@ -95,9 +98,6 @@ def _encode(run: Run, data: DataConfig | None, task: Component | None, context: 
             truncation=data.truncation,
             max_masked=data.max_masked,
         )
-    if context is not None and int(encoded.lengths.max()) > context:
-        longest = encoded.sequences[int(encoded.lengths.argmax())]
-        raise DataError(f"row {longest.row} has {len(longest.ids)} tokens, the model's context is {context}")
     return encoded
 
 

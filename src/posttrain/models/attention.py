@@ -23,6 +23,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from posttrain.data.forest import Forest
+from posttrain.errors import ModelError
 from posttrain.models.forest_kernel import ForestShape, merged_attention
 
 NAME = "posttrain"
@@ -157,9 +158,13 @@ class ForestPlan:
     ) -> torch.Tensor:
         """query [1, H, N, D], key and value [1, Hkv, N, D] -> [1, N, H, D]."""
         if position_bias is not None:
-            raise NotImplementedError("a bias by relative position is not laid out over a forest")
+            raise ModelError(
+                "this model adds a bias by relative position, which is not laid out over a forest; train it unshared"
+            )
         if query.shape[2] != len(self.ends) or key.shape[2] != len(self.ends):
-            raise NotImplementedError(f"{key.shape[2]} keys for a forest of {len(self.ends)} tokens")
+            raise ModelError(
+                f"{key.shape[2]} keys for a forest of {len(self.ends)} tokens: the model reshapes its rows; train it unshared"
+            )
         layer = int(module.layer_idx)  # type: ignore[arg-type]
         self.layers.add(layer)
         if self._keep_kv:

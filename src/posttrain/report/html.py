@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
+from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-from posttrain.report.charts import curve, finite_points, intervals
-from posttrain.report.run_folder import RunFolder, read_run
-from posttrain.report.tables import p_text, percent
+from posttrain.report.browse import safe_json, same_problems, sampled_groups
+from posttrain.report.charts import Band, by_samples, curve, intervals, picture, several
+from posttrain.report.run_folder import Interval, Measured, RunFolder, StageRow, read_run
+from posttrain.report.series import finite_points, number
+from posttrain.report.tables import SIGNIFICANT, best_k, count, interval_text, p_text, percent, time_text, verdicts
 
-MAX_GROUPS = 160
-MAX_TEXT = 4000
-
-# Metric -> title of its curve, in the order of the page.
+# Metric -> title of its curve and its unit, in the order of the page.
 _CURVES = {
-    "loss": "loss",
-    "eval_loss": "held-out loss",
-    "reward": "reward",
-    "kl": "KL to the reference (nats)",
-    "entropy": "entropy (nats a token)",
-    "completions/mean_length": "completion length (tokens)",
-    "completions/clipped_ratio": "share cut off",
-    "frac_reward_zero_std": "share of groups without signal",
-    "clip_ratio/region_mean": "share of clipped tokens",
-    "grad_norm": "gradient norm",
-    "learning_rate": "learning rate",
-    "tokens_per_second": "distinct tokens a second",
-    "sampling/sampling_logp_difference/max": "largest sampler-trainer gap (nats)",
+    "loss": ("loss", ""),
+    "eval_loss": ("held-out loss", ""),
+    "reward": ("reward ± standard deviation", ""),
+    "kl": ("KL to the reference, nats", ""),
+    "entropy": ("entropy, nats a token", ""),
+    "completions/mean_length": ("completion length, tokens", ""),
+    "completions/clipped_ratio": ("completions cut off", "%"),
+    "frac_reward_zero_std": ("groups without signal", "%"),
+    "clip_ratio/region_mean": ("clipped tokens", "%"),
+    "mean_token_accuracy": ("token accuracy", "%"),
+    "grad_norm": ("gradient norm", ""),
+    "learning_rate": ("learning rate", ""),
+    "tokens_per_second": ("trained tokens a second", ""),
+    "sampling/sampling_logp_difference/max": ("largest gap of sampler and trainer, nats", ""),
 }
+# Nothing is fetched from anywhere; the browser is told to keep it so.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
 def write_report(folder: Path) -> Path:
@@ -39,134 +41,255 @@ def write_report(folder: Path) -> Path:
     Raises:
         DataError: the folder holds no run, or a broken file.
     """
-    run = read_run(folder)
-    target = folder / "report.html"
-    partial = folder / ".report.html.partial"
-    partial.write_text(page(run), encoding="utf-8")
+    text = page(read_run(folder))
+    target, partial = folder / "report.html", folder / ".report.html.partial"
+    partial.write_text(text, encoding="utf-8", errors="replace")  # a completion may hold half of a surrogate pair
     partial.replace(target)
     return target
 
 
 def write_picture(folder: Path, target: Path) -> None:
-    """Write the interval chart of a pipeline's stages as an SVG file."""
-    summary = read_run(folder).summary
-    rows = summary["rows"] if summary else []
-    target.write_text(intervals(rows, standalone=True) + "\n", encoding="utf-8")
+    """Write the interval chart of a pipeline's stages as an SVG file, for a README: readable in light and dark.
+
+    Raises:
+        DataError: the folder holds no run, or a broken file.
+    """
+    run = read_run(folder)
+    rows = run.summary.rows if run.summary else ()
+    measured = next((s.evaluation for s in run.stages if s.evaluation), None)
+    on = f" on {measured.task}, {measured.num_examples} problems" if measured else ""
+    target.write_text(picture(f"{run.title}: accuracy{on}, 95% intervals", rows) + "\n", encoding="utf-8")
 
 
 def page(run: RunFolder) -> str:
     """The page as text."""
-    title = run.summary["title"] if run.summary else run.path.name
-    sections = [_head(run, title)]
-    if run.summary and run.summary["rows"]:
-        sections.append(_stages(run.summary["rows"]))
+    names = {row.folder: row.stage for row in run.summary.rows} if run.summary else {}
+    stages = [(names.get(s.path.name, s.path.name), s) for s in run.stages]
+    everything = [(run.title, run), *stages]
+    sections: list[tuple[str, str]] = []
+    if run.summary and run.summary.rows:
+        sections.append(("Result", _result(run.summary.rows)))
     elif run.evaluation:
-        sections.append(_evaluation(run.evaluation))
-    for number, stage in enumerate([run, *run.stages]):
-        sections += _training(stage, number, title if stage is run else stage.path.name)
+        sections.append(("Result", _evaluation(run.evaluation)))
+    measured = [(name, s.evaluation) for name, s in everything if s.evaluation]
+    sections.append(("More samples", _more_samples(measured)))
+    for i, (name, stage) in enumerate(everything):
+        label = f"Training: {name}" if stage is not run else "Training"
+        sections.append((label, _training(stage, i, show_recipe=stage is not run)))
+    sections.append(("Problems", _problems(measured)))
+    sections.append(("What went wrong", _failures(everything)))
+    sections = [(title, body) for title, body in sections if body]
+    links = "".join(f'<a href="#part-{i}">{escape(title)}</a>' for i, (title, _) in enumerate(sections))
+    bodies = "".join(
+        f'<section id="part-{i}"><h2>{escape(title)}</h2>{body}</section>' for i, (title, body) in enumerate(sections)
+    )
     style = files("posttrain.report").joinpath("page.css").read_text(encoding="utf-8")
     script = files("posttrain.report").joinpath("page.js").read_text(encoding="utf-8")
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)} - posttrain</title><style>{style}</style></head><body><main>"
-        f"{''.join(sections)}</main><script>{script}</script></body></html>\n"
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{escape(run.title)} - posttrain</title><style>{style}</style></head><body><main>"
+        f'{_head(run, measured)}<nav aria-label="Parts of this page">{links}</nav>{bodies}</main>'
+        f"<script>{script}</script></body></html>\n"
     )
 
 
-def _head(run: RunFolder, title: str) -> str:
-    command = f'<p class="dim"><code>{escape(run.command)}</code></p>' if run.command else ""
-    recipe = f"<details><summary>recipe</summary><pre>{escape(run.recipe)}</pre></details>" if run.recipe else ""
-    return f"<h1>{escape(title)}</h1>{command}{recipe}"
+def _head(run: RunFolder, measured: Sequence[tuple[str, Measured]]) -> str:
+    command = run.command or (run.summary.command if run.summary else "")
+    parts = [f"<h1>{escape(run.title)}</h1>"]
+    if measured:
+        one = measured[0][1]
+        samples = max(m.num_samples for _, m in measured)
+        facts = [one.task, f"{one.num_examples:,} problems", f"{samples} sample{'s' * (samples > 1)} each"]
+        if "temperature" in one.sampling:
+            facts.append(f"temperature {one.sampling['temperature']:g}")
+        parts.append(f'<p class="dim">{escape(" · ".join(facts))}</p>')
+    if run.summary and len(run.summary.rows) > 1:
+        parts.append(_headline(run.summary.rows[0], run.summary.rows[-1]))
+    if command:
+        parts.append(f"<pre class=command>{escape(command)}</pre>")
+    return f"<header>{''.join(parts)}{_recipe(run)}</header>"
 
 
-def _stages(rows: list[dict[str, Any]]) -> str:
-    ks = sorted({k for row in rows for k in row["pass@k"]}, key=int)[-2:]
-    votes = sorted({k for row in rows for k in row["maj@k"]}, key=int)[-1:]
-    head = [
-        "stage",
-        "accuracy",
-        "95 % interval",
-        "p vs above",
-        *(f"pass@{k}" for k in ks),
-        *(f"maj@{k}" for k in votes),
-    ]
-    head += ["tokens a problem", "seconds"]
+def _headline(first: StageRow, last: StageRow) -> str:
+    return (
+        f'<p class="headline"><span><b>{percent(first.accuracy)}</b> {escape(first.stage)}</span>'
+        f'<span><i aria-label="to">→</i> <b>{percent(last.accuracy)}</b> {escape(last.stage)}</span></p>'
+    )
+
+
+def _recipe(run: RunFolder) -> str:
+    if not run.recipe:
+        return ""
+    text = run.recipe.split("\n", 1)[1] if run.command and "\n" in run.recipe else run.recipe
+    return f"<details><summary>Recipe</summary><pre tabindex=0>{escape(text)}</pre></details>"
+
+
+def _table(head: Sequence[str], rows: Sequence[str], caption: str) -> str:
+    cells = "".join(f'<th scope="col">{escape(h)}</th>' for h in head)
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
+        f"<caption>{escape(caption)}</caption><thead><tr>{cells}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _row(first: str, cells: Sequence[str], classes: Sequence[str] = ()) -> str:
+    named = [*classes, *[""] * (len(cells) - len(classes))]
+    plain = "".join(
+        f'<td class="{n}">{escape(c)}</td>' if n else f"<td>{escape(c)}</td>" for c, n in zip(cells, named, strict=True)
+    )
+    return f'<tr><th scope="row">{escape(first)}</th>{plain}</tr>'
+
+
+def _result(rows: Sequence[StageRow]) -> str:
+    passes, votes = best_k([r.pass_at for r in rows]), best_k([r.maj_at for r in rows])
+    head = ["stage", "accuracy", "95% interval", "vs above", "p (paired)"]
+    head += [f"pass@{passes}"] * bool(passes) + [f"maj@{votes}"] * bool(votes) + ["tokens a problem", "time"]
     body = []
-    for row in rows:
-        cells = [
-            row["stage"],
-            f"{row['accuracy']:.1%}",
-            f"{row['low']:.1%} to {row['high']:.1%}",
-            p_text(row["p_value"]),
-        ]
-        cells += [percent(row["pass@k"].get(k)) for k in ks] + [percent(row["maj@k"].get(k)) for k in votes]
-        cells += [f"{row['mean_tokens']:.0f}", "" if row["seconds"] is None else f"{row['seconds']:.0f}"]
-        body.append("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in cells) + "</tr>")
-    note = "Each stage is compared with the one above on the same problems (paired bootstrap, two-sided)."
-    return (
-        f'<h2>Stages</h2><div class="scroll"><table><thead><tr>{"".join(f"<th scope=col>{escape(h)}</th>" for h in head)}'
-        f'</tr></thead><tbody>{"".join(body)}</tbody></table></div>{intervals(rows)}<p class="dim">{note}</p>'
-    )
+    for i, row in enumerate(rows):
+        gain = row.accuracy - rows[i - 1].accuracy if i else 0.0
+        told = row.p_value is not None and row.p_value < SIGNIFICANT
+        cells = [percent(row.accuracy), interval_text(row), f"{100 * gain:+.1f}" if i else "", p_text(row.p_value)]
+        cells += [percent(row.pass_at.get(passes))] if passes else []
+        cells += [percent(row.maj_at.get(votes))] if votes else []
+        cells += [count(row.mean_tokens), time_text(row.seconds)]
+        body.append(_row(row.stage, cells, ["strong", "", ("good" if gain > 0 else "bad") if told else ""]))
+    said = "".join(f"<p>{escape(line)}</p>" for line in verdicts(rows))
+    note = "vs above: points of accuracy, compared on the same problems (paired bootstrap, two-sided)."
+    chart = f'<figure class="stages"><figcaption>Accuracy with 95% intervals</figcaption>{intervals(rows)}</figure>'
+    return f'{said}{_table(head, body, "Stages")}<p class="dim">{note}</p>{chart}'
 
 
-def _evaluation(evaluation: dict[str, Any]) -> str:
-    rows = []
-    for name, value in evaluation["metrics"].items():
-        if isinstance(value, dict):
-            cells = (name, f"{value['estimate']:.1%}", f"{value['low']:.1%} to {value['high']:.1%}")
-        elif name in ("truncated", "unparsed"):
-            cells = (name, f"{value:.1%}", "")
-        else:
-            cells = (name, f"{value:.4g}", "")
-        rows.append("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in cells) + "</tr>")
-    what = f"{evaluation['task']}: {evaluation['num_examples']} problems, {evaluation['num_samples']} samples each"
-    return (
-        f'<h2>Evaluation</h2><p class="dim">{escape(what)}</p><div class="scroll"><table><thead><tr><th scope=col>metric</th>'
-        f"<th scope=col>value</th><th scope=col>95 % interval</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
+def _evaluation(evaluation: Measured) -> str:
+    rows = [
+        _row(name, [percent(v.estimate), f"{v.low:.1%} to {v.high:.1%}"], ["strong"] * (name == "accuracy"))
+        for name, v in sorted(evaluation.intervals.items(), key=lambda item: item[0].startswith("maj@"))
+    ]
+    for name, value in evaluation.numbers.items():
+        rows.append(
+            _row(name.replace("_", " "), [percent(value) if name in ("truncated", "unparsed") else f"{value:,.4g}", ""])
+        )
+    return _table(["metric", "value", "95% interval"], rows, "Evaluation")
 
 
-def _training(run: RunFolder, number: int, name: str) -> list[str]:
-    """Curves and rollouts of a run that trained."""
+def _more_samples(measured: Sequence[tuple[str, Measured]]) -> str:
+    """pass@k (any of k is right) and maj@k (the vote of k is right), a curve a stage."""
     charts = []
-    steps = [row.get("step") for row in run.metrics]
-    rewards = sorted({k for row in run.metrics for k in row if k.startswith("rewards/") and k.endswith("/mean")})
-    titles = {**_CURVES, **({k: k for k in rewards} if len(rewards) > 1 else {})}
-    for key, title in titles.items():
-        points = finite_points(steps, [row.get(key) for row in run.metrics])
+    for name, title in (
+        ("pass", "pass@k: any of k samples is right"),
+        ("maj", "maj@k: the vote of k samples is right"),
+    ):
+        series = [(stage, _from_one(m, m.by_k(name))) for stage, m in measured if len(m.by_k(name)) > 1]
+        if series:
+            charts.append(by_samples(title, series))
+    return f'<div class="charts two">{"".join(charts)}</div>' if charts else ""
+
+
+def _from_one(measured: Measured, values: dict[int, Interval]) -> dict[int, Interval]:
+    """One sample is the accuracy, where the accuracy is of single samples."""
+    one = measured.intervals.get("accuracy")
+    return {1: one, **values} if one and not measured.search else values
+
+
+def _training(run: RunFolder, index: int, *, show_recipe: bool) -> str:
+    """Curves and rollouts of a run that trained; nothing for one that did not."""
+    charts = []
+    steps = [row["step"] for row in run.metrics]
+    for key, (title, unit) in _CURVES.items():
+        values = [row.get(key) for row in run.metrics]
+        points = finite_points(steps, values)
         if points:
-            charts.append(curve(title, points, _reward_band(run) if key == "reward" else None))
+            gaps = [float(r["step"]) for r in run.metrics if key in r and number(r[key]) is None]
+            band, smoothed = _band(run) if key == "reward" else None, key != "learning_rate"
+            charts.append(curve(title, points, band=band, gaps=gaps, unit=unit, smoothed=smoothed))
+            if key == "reward":
+                charts += _by_function(run)
     if not charts:
-        return []
-    errors = sum(row.get("rewards/errors") or 0 for row in run.metrics)
-    warning = f'<p class="dim">{errors:.0f} completions got no reward because a reward function failed.</p>' if errors else ""
-    parts = [f'<h2>Training: {escape(name)}</h2>{warning}<div class="charts">{"".join(charts)}</div>']
+        return ""
+    toggle = '<label class="toggle"><input type="checkbox" checked data-smoothing> smoothed</label>'
+    seconds = sum(number(row.get("step_time")) or 0 for row in run.metrics)
+    last = int(run.metrics[-1]["step"])
+    facts = [f"{last:,} step{'s' * (last != 1)}", *([time_text(seconds)] if seconds else [])]
+    tokens = number(run.metrics[-1].get("num_tokens"))
+    facts += [f"{tokens:,.0f} tokens trained on"] if tokens else []
+    parts = [f'<div class="bar"><p class="dim">{escape(" · ".join(facts))}</p>{toggle}</div>']
+    parts.append(_recipe(run) if show_recipe else "")
+    parts.append(f'<div class="charts">{"".join(charts)}</div>')
     if run.rollouts:
-        parts.append(_rollouts(run, f"rollouts-{number}"))
-    return parts
+        shown = sampled_groups(run.rollouts)
+        note = "" if len(shown) == len(run.rollouts) else f"{len(shown)} of {len(run.rollouts):,} groups, over the whole run"
+        parts.append(f'<h3>Sampled completions <span class="dim">{note}</span></h3>{_browser("rollouts", index, shown)}')
+    return "".join(parts)
 
 
-def _reward_band(run: RunFolder) -> list[tuple[float, float, float]]:
-    rows = [r for r in run.metrics if isinstance(r.get("reward"), float) and isinstance(r.get("reward_std"), float)]
-    band = [(float(r["step"]), r["reward"] - r["reward_std"], r["reward"] + r["reward_std"]) for r in rows]
-    every = max(1, len(band) // 150)
-    return band[::every]
+def _band(run: RunFolder) -> Band:
+    rows = [(r["step"], number(r.get("reward")), number(r.get("reward_std"))) for r in run.metrics]
+    return [(float(s), mean - std, mean + std) for s, mean, std in rows if mean is not None and std is not None]
 
 
-def _rollouts(run: RunFolder, name: str) -> str:
-    groups = run.rollouts
-    if len(groups) > MAX_GROUPS:  # spread over the run, so that early and late behaviour can be compared
-        groups = [groups[i * (len(groups) - 1) // (MAX_GROUPS - 1)] for i in range(MAX_GROUPS)]
-    for group in groups:
-        for completion in group["completions"]:
-            if len(completion["text"]) > MAX_TEXT:
-                completion["text"] = completion["text"][:MAX_TEXT] + f" … ({len(completion['text'])} characters in all)"
-    # "<" is written as an escape, so that no text can end the script element that carries it.
-    data = json.dumps(groups, ensure_ascii=False).replace("<", "\\u003c")
+def _by_function(run: RunFolder) -> list[str]:
+    """Rewards by function, where there are several."""
+    keys = sorted({k for row in run.metrics for k in row if k.startswith("rewards/") and k.endswith("/mean")})
+    steps = [row["step"] for row in run.metrics]
+    series = [(k.split("/")[1], finite_points(steps, [row.get(k) for row in run.metrics])) for k in keys]
+    series = [(name, points) for name, points in series if points]
+    return [several("rewards by function", series)] if len(series) > 1 else []
+
+
+def _browser(kind: str, index: int, values: object) -> str:
+    """Data and an empty place; the script fills it in."""
+    name = f"{kind}-{index}"
     return (
-        f'<h3>Sampled completions</h3><div data-rollouts="{name}"><div class="picker"><label>step<select></select></label>'
-        '<label>prompt<select></select></label><button type="button" data-move="previous">previous</button>'
-        '<button type="button" data-move="next">next</button></div><div class="view" aria-live="polite"></div></div>'
-        f'<script type="application/json" id="{name}">{data}</script>'
+        f'<div class="browser" data-browse="{kind}" data-from="{name}"><noscript>Needs JavaScript.</noscript></div>'
+        f'<script type="application/json" id="{name}">{safe_json(values)}</script>'
     )
+
+
+def _problems(measured: Sequence[tuple[str, Measured]]) -> str:
+    problems = same_problems(measured)
+    if not problems:
+        return ""
+    note = "The same problem, answered by each stage." if len(measured) > 1 else "What the model answered."
+    return f'<p class="dim">{note}</p>{_browser("problems", 0, problems)}'
+
+
+def _failures(runs: Sequence[tuple[str, RunFolder]]) -> str:
+    found = [(name, *cells) for name, run in runs for cells in _failures_of(run)]
+    rows = [_row(first, rest) for first, *rest in (found if len(runs) > 1 else [f[1:] for f in found])]
+    if not rows:
+        return "<p>Nothing: no reward failed, no completion was cut off, every metric was a number.</p>"
+    head = ["stage", "what", "how much"] if len(runs) > 1 else ["what", "how much"]
+    return _table(head, rows, "Failures").replace("<table>", '<table class="words">')
+
+
+def _failures_of(run: RunFolder) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+
+    def mean(key: str) -> float:
+        values = [v for row in run.metrics if (v := number(row.get(key))) is not None]
+        return sum(values) / len(values) if values else 0.0
+
+    failed = sum(number(row.get("rewards/errors")) or 0 for row in run.metrics)
+    if failed:
+        found.append(("reward functions that failed", f"{failed:,.0f} completions got no reward"))
+    messages = Counter(c.error for g in run.rollouts for c in g.completions if c.error)
+    found += [(f"of these sampled: {error[:200]}", f"{n} times") for error, n in messages.most_common(5)]
+    for key, label in (("completions/clipped_ratio", "cut off at the length limit"), ("frac_reward_zero_std", "")):
+        if mean(key) >= 0.0005:
+            what = f"completions {label}" if label else "groups whose rewards are all equal (nothing to learn from)"
+            found.append((what, f"{mean(key):.1%} in training"))
+    broken = Counter(key for row in run.metrics for key, v in row.items() if number(v) is None and v is not True)
+    found += [(f"{key} was not a number", f"at {n} of {len(run.metrics)} steps") for key, n in broken.most_common(5)]
+    for name, label in (
+        ("truncated", "samples cut off at the length limit"),
+        ("unparsed", "samples without an answer"),
+    ):
+        share = run.evaluation.numbers.get(name, 0.0) if run.evaluation else 0.0
+        if share >= 0.0005:
+            found.append((label, f"{share:.1%} in evaluation"))
+    if run.evaluation and run.evaluation.numbers.get("errors"):
+        found.append(("verifier errors in evaluation", f"{run.evaluation.numbers['errors']:,.0f}"))
+    found += [(f"{name} ends in a half-written line", "the run was killed while writing") for name in run.cut_off]
+    return found

@@ -29,6 +29,7 @@ def score(completion: str, example: Example) -> float:
 def gsm8k(
     *,
     path: str,
+    subset: str | None = None,
     split: str = "train",
     num_examples: int | None = None,
     seed: int | None = None,
@@ -38,11 +39,11 @@ def gsm8k(
 ) -> Task:
     """GSM8K and anything written like it: columns `question` and `answer`, where the answer ends in "#### number".
 
-    path: a JSONL file (also .gz), a folder with files named by split, or a hub id. The calculator notes <<1+1=2>> are
-    stripped unless kept. With a seed the rows are shuffled before num_examples are taken. chat: prompts are messages, for
-    instruction-tuned models; else "Question: ...\\nAnswer:".
+    path: a JSONL file (also .gz), a folder with files named by split, or a hub id with its subset. The calculator notes
+    <<1+1=2>> are stripped unless kept. With a seed the rows are shuffled before num_examples are taken. chat: prompts are
+    messages, for instruction-tuned models; else "Question: ...\\nAnswer:".
     """
-    rows: list[dict[str, Any]] = load_rows(path, split=split)
+    rows: list[dict[str, Any]] = load_rows(path, subset=subset, split=split)
     if seed is not None:
         rows = random.Random(f"gsm8k {seed}").sample(rows, len(rows))
     examples = []

@@ -6,13 +6,20 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from posttrain.training.checkpoint import write_text_whole
 from posttrain.types import RolloutGroup, plain_text
 
-Hook = Callable[[int, dict[str, float]], None]
-"""Called after each step with the number of steps done and the step's metrics; may have a `close()`."""
+
+class Hook(Protocol):
+    """Called after each step with the number of steps done and the step's metrics.
+
+    A plain function will do. One that holds something open also has a `close()`, which is called once when training
+    ends, also when it ends by an error.
+    """
+
+    def __call__(self, step: int, metrics: dict[str, float], /) -> None: ...
 
 
 class _Lines:
@@ -20,13 +27,15 @@ class _Lines:
 
     def __init__(self, path: Path, resume_step: int) -> None:
         if path.exists():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= resume_step]
-            write_text_whole(path, "".join(f"{line}\n" for line in kept))
+            # Only "\n" ends a line: str.splitlines would also cut at separators that a completion may hold.
+            lines = path.read_bytes().decode("utf-8", errors="replace").split("\n") if resume_step else []
+            write_text_whole(path, "".join(f"{line}\n" for line in lines if _step_of(line) <= resume_step))
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="utf-8")
+        # Half of a surrogate pair cannot be encoded; as a backslash escape it is still valid JSON.
+        self._file = path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
 
     def write(self, values: dict[str, Any]) -> None:
-        """Add a line; it is on its way to the disk when this returns."""
+        """Add a line; it is with the operating system when this returns, so that a killed process loses none."""
         self._file.write(json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n")
         self._file.flush()
 
@@ -41,16 +50,16 @@ def _step_of(line: str) -> float:
         return math.inf  # a line that a killed run left half written
 
 
-def finite(value: float) -> float | None:
+def finite(value: float | None) -> float | None:
     """NaN and infinity have no place in JSON: they become null."""
-    return value if math.isfinite(value) else None
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 class MetricsWriter:
     """metrics.jsonl: one object a step.
 
     Args:
-        resume_step: lines past this step are dropped first.
+        resume_step: lines past this step are dropped first; 0 starts the file anew.
     """
 
     def __init__(self, path: Path, *, resume_step: int = 0) -> None:
@@ -67,38 +76,50 @@ class RolloutWriter:
     """rollouts.jsonl: one object a prompt, with its completions, rewards and advantages.
 
     Args:
-        groups: gives the last step's groups. max_groups: of a step that are kept.
+        groups: gives the last step's groups. resume_step: as in MetricsWriter. every: steps from one that is written to
+            the next (the first is always written). max_groups: of a step that are kept.
     """
 
     def __init__(
-        self, path: Path, groups: Callable[[], list[RolloutGroup]], *, resume_step: int = 0, max_groups: int = 4
+        self,
+        path: Path,
+        groups: Callable[[], list[RolloutGroup]],
+        *,
+        resume_step: int = 0,
+        every: int = 1,
+        max_groups: int = 4,
     ) -> None:
         self._lines = _Lines(path, resume_step)
         self._groups = groups
+        self._every = max(every, 1)
         self._max_groups = max_groups
 
     def __call__(self, step: int, metrics: dict[str, float]) -> None:
-        for group in self._groups()[: self._max_groups]:
-            self._lines.write(
-                {
-                    "step": step,
-                    "id": group.example.id,
-                    "prompt": plain_text(group.example.prompt),
-                    "answer": None if group.example.answer is None else str(group.example.answer),
-                    "completions": [
-                        {
-                            "text": r.text,
-                            "reward": r.reward,
-                            "rewards": r.rewards,
-                            "advantage": r.advantage,
-                            "num_tokens": len(r.sample.ids),
-                            "finish_reason": r.sample.finish_reason,
-                            "error": r.error,
-                        }
-                        for r in group.rollouts
-                    ],
-                }
-            )
+        if step == 1 or step % self._every == 0:
+            for group in self._groups()[: self._max_groups]:
+                self._lines.write(group_as_json(step, group))
 
     def close(self) -> None:
         self._lines.close()
+
+
+def group_as_json(step: int, group: RolloutGroup) -> dict[str, Any]:
+    """A line of rollouts.jsonl."""
+    return {
+        "step": step,
+        "id": group.example.id,
+        "prompt": plain_text(group.example.prompt),
+        "answer": None if group.example.answer is None else str(group.example.answer),
+        "completions": [
+            {
+                "text": r.text,
+                "reward": finite(r.reward),
+                "rewards": {name: finite(v) for name, v in r.rewards.items()},
+                "advantage": finite(r.advantage),
+                "num_tokens": len(r.sample.ids),
+                "finish_reason": r.sample.finish_reason,
+                "error": r.error,
+            }
+            for r in group.rollouts
+        ],
+    }

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from posttrain.errors import ConfigError, MissingDependency, nearest
 from posttrain.training.hooks import Hook
 
 
 class TensorBoard:
-    """Event files in RUN/tensorboard."""
+    """Event files in RUN/tensorboard, for `tensorboard --logdir`."""
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -28,15 +31,23 @@ class TensorBoard:
         self._writer.close()
 
 
-class _Service:
-    """A tracker with wandb's interface: init, log, finish."""
+class Service:
+    """A tracker with Weights & Biases' interface: init, log, finish.
+
+    The run is named after its folder (and the pipeline's, for a stage) and carries the resolved recipe as its config.
+    Offline mode and the like are read by the library itself from its environment variables.
+    """
 
     def __init__(self, module: Any, folder: Path) -> None:
         self._module = module
-        module.init(project="posttrain", name=folder.name)
+        stage = (folder.parent / "recipe.yaml").is_file()
+        name = f"{folder.parent.name}/{folder.name}" if stage else folder.name
+        recipe = folder / "recipe.yaml"
+        config = yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.is_file() else {}
+        module.init(project="posttrain", name=name, config=config)
 
     def __call__(self, step: int, metrics: dict[str, float]) -> None:
-        self._module.log(metrics, step=step)
+        self._module.log({k: v for k, v in metrics.items() if math.isfinite(v)}, step=step)
 
     def close(self) -> None:
         self._module.finish()
@@ -47,7 +58,7 @@ def _wandb(folder: Path) -> Hook:
         import wandb
     except ImportError as error:
         raise MissingDependency("wandb", "wandb") from error
-    return _Service(wandb, folder)
+    return Service(wandb, folder)
 
 
 def _trackio(folder: Path) -> Hook:
@@ -55,19 +66,19 @@ def _trackio(folder: Path) -> Hook:
         import trackio
     except ImportError as error:
         raise MissingDependency("trackio", "trackio") from error
-    return _Service(trackio, folder)
+    return Service(trackio, folder)
 
 
 _TRACKERS: dict[str, Any] = {"tensorboard": TensorBoard, "wandb": _wandb, "trackio": _trackio}
 
 
 def build_trackers(report_to: list[str], folder: Path) -> list[Hook]:
-    """The trackers that a recipe's report_to names.
+    """The trackers that a recipe's report_to names, each once; "none" names none.
 
     Raises:
         ConfigError: an unknown name. MissingDependency: its library is not installed.
     """
     for name in report_to:
-        if name not in _TRACKERS:
-            raise ConfigError(f"report_to: unknown tracker {name!r}: {nearest(name, _TRACKERS)}")
-    return [_TRACKERS[name](folder) for name in report_to]
+        if name not in _TRACKERS and name != "none":
+            raise ConfigError(f"report_to: unknown tracker {name!r}: {nearest(name, [*_TRACKERS, 'none'])}")
+    return [_TRACKERS[name](folder) for name in dict.fromkeys(report_to) if name != "none"]

@@ -1,0 +1,150 @@
+"""One more token for every row of a batch: by forest and shared prompts, or by the model's own cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from posttrain.engines.decode import DecodePlan, KeyValues
+from posttrain.models.attention import without_mask
+from posttrain.models.language_model import LanguageModel
+
+Prompt = tuple[int, ...]
+Prefill = Callable[[list[Prompt]], list[tuple[KeyValues, Tensor]]]
+"""Per prompt, each layer's keys and values and the last hidden state [D]."""
+
+
+class Stepper(Protocol):
+    """Rows that decode side by side. Lines of all tensors are rows in the order in which they joined."""
+
+    def join(self, prompts: Sequence[Prompt], capacity: Sequence[int]) -> Tensor:
+        """Take in a row per prompt, which writes at most `capacity` tokens each; logits float32 [new, V] of the first ones.
+
+        Equal prompts stand together, also with those that joined before.
+        """
+        ...
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Compute the rows' newest tokens [R]; logits float32 [R, V] of the next ones."""
+        ...
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all rows but these, indices ascending."""
+        ...
+
+
+class ForestStepper:
+    """Decoding with shared prompts."""
+
+    def __init__(self, model: LanguageModel, prefill: Prefill) -> None:
+        self.model = model
+        self._base, self._head = model.base, model.head
+        self._prefill = prefill
+        self._plan: DecodePlan | None = None
+        self._resident: list[Prompt] = []
+        # The last prompt that joined may have samples that still wait; it is not computed again for them.
+        self._last: dict[Prompt, tuple[KeyValues, Tensor]] = {}
+
+    def join(self, prompts: Sequence[Prompt], capacity: Sequence[int]) -> Tensor:
+        distinct = list(dict.fromkeys(prompts))
+        missing = [p for p in distinct if p not in self._last]
+        computed = self._last | dict(zip(missing, self._prefill(missing), strict=True))
+        self._last = {prompts[-1]: computed[prompts[-1]]}
+        fresh = [p for p in distinct if p not in self._resident]
+        self._resident.extend(fresh)
+        number = {p: i for i, p in enumerate(self._resident)}
+        prompt_of = torch.tensor([number[p] for p in prompts], device=self.model.device)
+        limits = torch.tensor(capacity, device=self.model.device)
+        kv = [computed[p][0] for p in fresh]
+        if self._plan is None:
+            self._plan = DecodePlan(kv, prompt_of, limits)
+        else:
+            self._plan.join(kv, prompt_of, limits)
+        hidden = torch.stack([computed[p][1] for p in distinct])
+        place = {p: i for i, p in enumerate(distinct)}
+        rows = torch.tensor([place[p] for p in prompts], device=hidden.device)
+        return self._head.logits(hidden).float()[rows]
+
+    def step(self, tokens: Tensor) -> Tensor:
+        assert self._plan is not None
+        hidden = self._base(
+            input_ids=tokens[:, None],
+            position_ids=self._plan.positions()[:, None],
+            attention_mask=without_mask(tokens.device),
+            use_cache=False,
+            attention_plan=self._plan,
+        ).last_hidden_state[:, 0]
+        self._plan.advance()
+        return self._head.logits(hidden).float()
+
+    def keep(self, rows: Tensor) -> None:
+        if self._plan is None or not len(rows):
+            self._plan, self._resident = None, []
+            return
+        self._resident = [self._resident[i] for i in self._plan.keep(rows).tolist()]
+
+
+@dataclass(slots=True)
+class _Group:
+    """Rows of one prompt: the line of each, -1 for rows that were dropped; the tokens they may still write at most; the
+    keyword of the model's state; the state."""
+
+    lines: Tensor
+    left: int
+    name: str
+    state: Any
+
+
+class CacheStepper:
+    """Decoding for models that cannot share prompts: the model's own cache, one batch per prompt, no padding.
+
+    A recurrent state cannot be cut in general: finished rows run along until their whole group has ended.
+    """
+
+    def __init__(self, model: LanguageModel, count: Callable[[int], None]) -> None:
+        self.model = model
+        self._count = count
+        self._groups: list[_Group] = []
+        self._rows = 0
+
+    def join(self, prompts: Sequence[Prompt], capacity: Sequence[int]) -> Tensor:
+        logits = []
+        start = 0
+        for stop in range(1, len(prompts) + 1):
+            if stop < len(prompts) and prompts[stop] == prompts[start]:
+                continue
+            batch = torch.tensor(prompts[start:stop], device=self.model.device)
+            out = self.model.causal_lm(input_ids=batch, use_cache=True)
+            self._count(batch.numel())
+            lines = torch.arange(start, stop, device=batch.device) + self._rows
+            name = "cache_params" if "cache_params" in out else "past_key_values"
+            self._groups.append(_Group(lines, max(capacity[start:stop]) - 1, name, out[name]))
+            logits.append(out.logits[:, -1].float())
+            start = stop
+        self._rows += len(prompts)
+        return torch.cat(logits)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        logits = torch.zeros(self._rows, self.model.config.vocab_size, device=tokens.device)
+        for group in self._groups:
+            if not group.left:  # written to the end, and possibly the end of the model's context
+                continue
+            kept = group.lines >= 0
+            # A dropped row needs some token to run along with; which one is of no account.
+            given = torch.where(kept, tokens[group.lines.clamp_min(0)], 0)
+            out = self.model.causal_lm(input_ids=given[:, None], use_cache=True, **{group.name: group.state})
+            group.state, group.left = out[group.name], group.left - 1
+            logits[group.lines[kept]] = out.logits[kept, -1].float()
+        return logits
+
+    def keep(self, rows: Tensor) -> None:
+        place = torch.full((self._rows + 1,), -1, device=rows.device)  # the last entry serves rows dropped before
+        place[rows] = torch.arange(len(rows), device=rows.device)
+        for group in self._groups:
+            group.lines = place[group.lines]
+        self._groups = [group for group in self._groups if bool((group.lines >= 0).any())]
+        self._rows = len(rows)
