@@ -40,7 +40,8 @@ def test_sft_learns_and_leaves_a_model_that_others_load(run_recipe: Callable[...
     folder = run_recipe(method="sft", data=data, eval_data=data, batch_size=12, learning_rate=3e-3, num_train_epochs=20)
     metrics = lines(folder / "metrics.jsonl")
     assert metrics[0]["step"] == 0 and metrics[-1]["eval_loss"] < 0.6 * metrics[0]["eval_loss"]
-    assert {"loss", "grad_norm", "learning_rate", "num_tokens", "step_time", "epoch", "entropy"} <= metrics[-1].keys()
+    names = {"loss", "grad_norm", "learning_rate", "num_tokens", "step_time", "epoch", "entropy", "mean_token_accuracy"}
+    assert names <= metrics[-1].keys() and 0 <= metrics[-1]["mean_token_accuracy"] <= 1
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model, tokenizer = (
@@ -144,6 +145,17 @@ def test_pipeline_compares_stages(run_recipe: Callable[..., Path]) -> None:
 
 
 # -- what is refused: a clear error and nothing half written
+
+
+def test_a_mistake_in_a_late_stage_is_found_before_the_first(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    first = {"name": "sft", "method": "sft", "task": TASK, "max_steps": 2}
+    late = {"name": "grpo", "method": "grpo", "task": {**TASK, "num_steps": 9, "max_value": 1}, "max_steps": 1}
+    with pytest.raises(ConfigError, match="stage 'grpo': .*num_steps"):
+        run_recipe(method="pipeline", stages=[first, late])
+    data = {"name": "more", "method": "sft", "data": str(tmp_path / "absent.jsonl")}
+    with pytest.raises(DataError, match="stage 'more': .*absent.jsonl"):
+        run_recipe(method="pipeline", stages=[first, data])
+    assert not (tmp_path / "run").exists()
 
 
 def refused(run_recipe: Callable[..., Path], tmp_path: Path, error: type[Exception], message: str, **raw: Any) -> None:

@@ -82,7 +82,9 @@ def test_resume_is_exact(
         assert (whole / "rollouts.jsonl").read_text() == (half / "rollouts.jsonl").read_text()
 
 
-def interrupted(run_recipe: Callable[..., Path], folder: Path, stop_after: int, raw: dict[str, Any]) -> None:
+def interrupted(
+    run_recipe: Callable[..., Path], folder: Path, stop_after: int, raw: dict[str, Any], message: str | None = None
+) -> None:
     from posttrain.methods.run import Interrupted
     from posttrain.training import hooks
 
@@ -95,8 +97,26 @@ def interrupted(run_recipe: Callable[..., Path], folder: Path, stop_after: int, 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hooks.MetricsWriter, "__call__", stop)
-        with pytest.raises(Interrupted, match=f"stopped after step {stop_after} .*posttrain resume"):
+        with pytest.raises(Interrupted, match=message or f"stopped after step {stop_after} .*posttrain resume"):
             run_recipe(**raw, output=str(folder))
+
+
+def test_an_interrupted_pipeline_goes_on_as_a_whole(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    stages = [
+        {"name": "sft", "method": "sft", "task": {"name": "arithmetic", "num_examples": 8}, "max_steps": 1},
+        {"name": "grpo", **GRPO},
+        {"name": "sft2", "method": "sft", "task": {"name": "arithmetic", "num_examples": 8}, "max_steps": 1},
+    ]
+    raw = {"method": "pipeline", "stages": stages}
+    whole = run_recipe(**raw, output=str(tmp_path / "whole"))
+    half = tmp_path / "half"
+    interrupted(run_recipe, half, stop_after=3, raw=raw, message=f"posttrain resume {half}$")
+    assert not (half / "sft2").exists()
+    before = (half / "sft" / "model" / "model.safetensors").stat().st_mtime_ns
+    run_recipe(**raw, output=str(half), resume=True)
+    assert (half / "sft" / "model" / "model.safetensors").stat().st_mtime_ns == before
+    for stage in ("grpo", "sft2"):
+        same(whole / stage, half / stage)
 
 
 @pytest.mark.parametrize("raw", [SFT, GRPO], ids=["sft", "grpo"])

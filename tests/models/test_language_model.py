@@ -100,7 +100,7 @@ def test_temperature_and_entropy(tiny: Make, groups: Groups, forest: Forest) -> 
     with torch.no_grad():
         found = model.forward(forest, {"logprobs", "entropy", "advantages"}, temperature=0.7)
         expected = plain_logprobs(tiny("Gemma2").hf, groups, temperature=0.7)
-    assert found.keys() == {"logprobs", "entropy"}
+    assert found.keys() == {"logprobs", "entropy", "correct"}
     torch.testing.assert_close(found["logprobs"], expected, rtol=1e-5, atol=1e-5)
     assert (found["entropy"] >= 0).all()
 

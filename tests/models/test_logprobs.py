@@ -42,7 +42,9 @@ def test_values_and_gradients(rows: int, softcap: float | None, with_bias: bool)
         h, w, b = (x.clone().requires_grad_() for x in (hidden, weight, bias))
         head = Head(w, b if with_bias else None, softcap, 0.6)
         if chunked:
-            logprobs, entropy = token_logprobs(h, head, target, temperature=0.8, entropy=True, chunk_bytes=rows * V * 8)
+            logprobs, entropy, _ = token_logprobs(
+                h, head, target, temperature=0.8, entropy="gradient", chunk_bytes=rows * V * 8
+            )
             assert entropy is not None
         else:
             logprobs, entropy = dense(h, head, target, 0.8)
@@ -53,21 +55,59 @@ def test_values_and_gradients(rows: int, softcap: float | None, with_bias: bool)
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("keep_bytes", [0, None], ids=["again", "kept"])
+@pytest.mark.parametrize("entropy", ["none", "value"])
+@pytest.mark.parametrize("rows", [1, 4, 100])
+def test_gradients_of_logprobs_alone(keep_bytes: int | None, entropy: Any, rows: int) -> None:
+    """With the probabilities kept and without, twice through the same graph."""
+    hidden, weight, bias, target = tensors()
+    grads = []
+    for chunked in (True, False):
+        h, w, b = (x.clone().requires_grad_() for x in (hidden, weight, bias))
+        head = Head(w, b, None, 0.6)
+        if chunked:
+            logprobs, told, correct = token_logprobs(
+                h, head, target, temperature=0.8, entropy=entropy, chunk_bytes=rows * V * 8, keep_bytes=keep_bytes
+            )
+            assert (told is None) == (entropy == "none")
+            if told is not None:
+                assert not told.requires_grad
+                torch.testing.assert_close(told, dense(h, head, target, 0.8)[1])
+            expected = ((hidden @ weight.t() + bias) * 0.6).argmax(-1) == target
+            assert torch.equal(correct, expected) and not correct.requires_grad
+        else:
+            logprobs, _ = dense(h, head, target, 0.8)
+        loss = (torch.linspace(-1, 1, M, dtype=torch.float64) * logprobs).sum()
+        loss.backward(retain_graph=True)
+        loss.backward()
+        grads.append([logprobs, h.grad, w.grad, b.grad])
+    for ours, theirs in zip(*grads):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_correct_is_the_share_of_likeliest_tokens() -> None:
+    hidden, weight, _, _ = tensors(torch.float32)
+    likeliest = (hidden @ weight.t()).argmax(-1)
+    target = torch.where(torch.arange(M) % 2 == 0, likeliest, (likeliest + 1) % V)
+    assert token_logprobs(hidden, Head(weight), target).correct.tolist() == [i % 2 == 0 for i in range(M)]
+
+
 def test_gradcheck() -> None:
     hidden, weight, bias, target = tensors()
 
     def function(h: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> Any:
-        return token_logprobs(h, Head(w, b, 2.0, 1.3), target, temperature=1.5, entropy=True, chunk_bytes=4 * V * 8)
+        scores = token_logprobs(h, Head(w, b, 2.0, 1.3), target, temperature=1.5, entropy="gradient", chunk_bytes=4 * V * 8)
+        return scores.logprobs, scores.entropy
 
     assert torch.autograd.gradcheck(function, tuple(x.requires_grad_() for x in (hidden, weight, bias)))
 
 
 def test_without_entropy_and_without_targets() -> None:
     hidden, weight, _, target = tensors(torch.float32)
-    logprobs, entropy = token_logprobs(hidden, Head(weight), target)
+    logprobs, entropy, _ = token_logprobs(hidden, Head(weight), target)
     assert entropy is None
     assert logprobs.dtype == torch.float32
-    none, _ = token_logprobs(hidden[:0].requires_grad_(), Head(weight), target[:0])
+    none = token_logprobs(hidden[:0].requires_grad_(), Head(weight), target[:0]).logprobs
     assert none.shape == (0,)
     none.sum().backward()
 
@@ -75,7 +115,7 @@ def test_without_entropy_and_without_targets() -> None:
 def test_frozen_weight_gets_no_gradient() -> None:
     hidden, weight, _, target = tensors(torch.float32)
     hidden.requires_grad_()
-    token_logprobs(hidden, Head(weight), target)[0].sum().backward()
+    token_logprobs(hidden, Head(weight), target).logprobs.sum().backward()
     assert weight.grad is None
     assert hidden.grad is not None
 
@@ -83,7 +123,7 @@ def test_frozen_weight_gets_no_gradient() -> None:
 def test_half_precision_is_accumulated_in_float32() -> None:
     hidden, weight, _, target = tensors(torch.bfloat16)
     h, w = hidden.requires_grad_(), weight.requires_grad_()
-    logprobs, entropy = token_logprobs(h, Head(w), target, entropy=True, chunk_bytes=3 * V * 4)
+    logprobs, entropy, _ = token_logprobs(h, Head(w), target, entropy="value", chunk_bytes=3 * V * 4)
     exact, exact_entropy = dense(h.double().detach(), Head(w.double().detach()), target, 1.0)
     assert logprobs.dtype == torch.float32
     torch.testing.assert_close(logprobs.double(), exact, rtol=1e-5, atol=1e-5)
@@ -97,7 +137,7 @@ def test_half_precision_is_accumulated_in_float32() -> None:
 def test_extreme_logits_stay_finite() -> None:
     hidden, weight, _, target = tensors(torch.float32)
     h = (hidden * 1e4).requires_grad_()
-    logprobs, entropy = token_logprobs(h, Head(weight), target, entropy=True)
+    logprobs, entropy, _ = token_logprobs(h, Head(weight), target, entropy="gradient")
     assert entropy is not None
     (logprobs.sum() + entropy.sum()).backward()
     assert torch.isfinite(logprobs).all() and torch.isfinite(entropy).all() and torch.isfinite(h.grad).all()
@@ -117,15 +157,15 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-def test_no_logits_tensor_is_ever_made() -> None:
+def test_no_logits_tensor_is_made_above_the_bound() -> None:
     targets, vocabulary, width = 400, 1000, 8
     hidden = torch.randn(targets, width, requires_grad=True)
     weight = torch.randn(vocabulary, width, requires_grad=True)
     target = torch.randint(0, vocabulary, (targets,))
     with LargestTensor() as largest:
-        logprobs, entropy = token_logprobs(hidden, Head(weight), target, entropy=True, chunk_bytes=20 * vocabulary * 4)
-        assert entropy is not None
-        (logprobs.sum() + entropy.sum()).backward()
+        token_logprobs(
+            hidden, Head(weight), target, entropy="value", chunk_bytes=20 * vocabulary * 4, keep_bytes=0
+        ).logprobs.sum().backward()
     assert largest.elements == 20 * vocabulary
 
 

@@ -379,13 +379,13 @@ class Batch:
 
     @property
     def num_tokens(self) -> int:
-        """Distinct tokens after sharing: what the model computes when nothing has to be split."""
-        return sum(t.num_tokens for t in self.trees)
+        """Distinct tokens after sharing, over the whole batch."""
+        return sum(t.num_tokens for t in (*self.trees, *self.idle))
 
     @property
     def num_unshared_tokens(self) -> int:
-        """Sum of the sequences' lengths."""
-        return sum(len(s.ids) for t in self.trees for s in t.sequences)
+        """Sum of the sequences' lengths, over the whole batch."""
+        return sum(len(s.ids) for t in (*self.trees, *self.idle) for s in t.sequences)
 
     @property
     def rows(self) -> list[str]:

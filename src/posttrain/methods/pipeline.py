@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from pathlib import Path
 from typing import Any
 
+from posttrain.config import Recipe
+from posttrain.errors import PosttrainError
 from posttrain.methods.evaluating import summarise
-from posttrain.methods.run import Job, Run
+from posttrain.methods.run import Interrupted, Job, Run
 from posttrain.recipe import stage_recipes
 from posttrain.registry import methods
 
@@ -20,9 +24,27 @@ def pipeline(run, *, stages: list[dict[str, Any]]) -> Job:
     """
     recipes = stage_recipes(run.recipe)
     runs = {name: Run(r, command=run.command, resume=run.resume, console=run.console) for name, r in recipes}
-    facts = [(name, f"{r.method} on {r.model.path if r.model else '?'}") for name, r in recipes]
+    jobs = {name: _prepared(run, r) for name, r in recipes}
+    facts = [
+        line
+        for name, r in recipes
+        for line in [(name, f"{r.method} of {r.model.path if r.model else '?'}"), *((f"  {k}", v) for k, v in jobs[name].facts)]
+    ]
+
+    def preview(num: int) -> None:
+        for name, job in jobs.items():
+            if job.preview is not None:
+                run.console.rule(f"[bold]{name}[/bold]", align="left")
+                job.preview(num)
 
     def execute() -> None:
+        try:
+            run_stages()
+        except KeyboardInterrupt as stop:
+            # A stage names its own folder; what the user wants to go on with is the whole.
+            raise Interrupted(f"stopped; what is done is saved. Go on with: posttrain resume {run.folder}") from stop
+
+    def run_stages() -> None:
         run.open()
         seconds: dict[str, float] = {}
         for name, stage in runs.items():
@@ -36,4 +58,19 @@ def pipeline(run, *, stages: list[dict[str, Any]]) -> Job:
             seconds[name] = time.perf_counter() - started
         summarise(run, runs, seconds)
 
-    return Job(facts, execute)
+    return Job(facts, execute, preview if any(job.preview for job in jobs.values()) else None)
+
+
+def _prepared(run: Run, stage: Recipe) -> Job:
+    """A stage's job made with the pipeline's first model, for the sake of its checks.
+
+    The model that the stage starts from is not there yet; it will have the first one's tokenizer and configuration. So the
+    mistakes of every stage come to light before the first one begins.
+    """
+    ahead = stage.model is not None and run.recipe.model is not None and not Path(run.resolve(stage.model.path)).exists()
+    recipe = dataclasses.replace(stage, model=run.recipe.model) if ahead else stage
+    try:
+        return Run(recipe, console=run.console).job()
+    except PosttrainError as error:
+        error.args = (f"stage {Path(stage.output or '').name!r}: {error}",)
+        raise

@@ -40,7 +40,7 @@ def sft(
     context = context_length(run)  # first of all: it also finds out whether there is such a model
     encoded = _encode(run, data, task, context)
     source = DataSource([[s] for s in encoded.sequences], batch_size=batch_size, seed=run.recipe.seed)
-    objective = Objective(losses)
+    objective = Objective(losses, accuracy=True)
     steps = run.steps_for(source.steps_per_epoch)
     held_out = _encode(run, run.recipe.eval_data, None, context) if run.recipe.eval_data else None
 

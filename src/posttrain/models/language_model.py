@@ -6,7 +6,7 @@ import contextlib
 import copy
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from posttrain.data.forest import Forest, TokenSequence, Tree
 from posttrain.errors import ModelError
 from posttrain.models import attention
 from posttrain.models.attention import ForestPlan, without_mask
-from posttrain.models.logprobs import Head, token_logprobs
+from posttrain.models.logprobs import Head, TokenScores, token_logprobs
 
 _BOUNDS = {torch.float64: 1e-9, torch.float32: 1e-4}  # most relative error of a probe; 5e-2 for half precisions
 
@@ -101,31 +101,36 @@ class LanguageModel:
 
         Args:
             forest: a micro-batch; it is moved to the model's device.
-            needs: of {"logprobs", "entropy", "ref_logprobs"}; other names are somebody else's and ignored.
+            needs: of {"logprobs", "entropy", "ref_logprobs"}; other names are somebody else's and ignored. With
+                "entropy_gradient" the entropy carries one.
             temperature: what logits are divided by, for the reference too.
         Returns:
-            [M] each, float32, nats. ref_logprobs are the reference's and carry no gradient.
+            [M] each, float32, nats. ref_logprobs are the reference's and carry no gradient. "correct" (bool) comes with
+            the log-probs: whether the target is the likeliest token.
         """
         forest = forest.to(self.device)
         found: dict[str, torch.Tensor] = {}
         if "ref_logprobs" in needs:
             with torch.no_grad(), self.reference():
-                found["ref_logprobs"] = self._logprobs(forest, temperature, False)[0]
-        if "logprobs" in needs or "entropy" in needs:
-            logprobs, entropy = self._logprobs(forest, temperature, "entropy" in needs)
-            found["logprobs"] = logprobs
-            if entropy is not None:
-                found["entropy"] = entropy
+                found["ref_logprobs"] = self._scores(forest, temperature, frozenset()).logprobs
+        if not {"logprobs", "entropy", "entropy_gradient"}.isdisjoint(needs):
+            scores = self._scores(forest, temperature, needs)
+            found |= {"logprobs": scores.logprobs, "correct": scores.correct}
+            if scores.entropy is not None:
+                found["entropy"] = scores.entropy
         return found
 
     __call__ = forward
 
-    def _logprobs(self, forest: Forest, temperature: float, entropy: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _scores(self, forest: Forest, temperature: float, needs: Collection[str]) -> TokenScores:
         if self.shares_trunks:
             hidden = self._shared_hidden(forest, ForestPlan(forest)).index_select(0, forest.source)
         else:
             rows = forest.unshared()
             hidden = self._row_hidden(rows.ids).flatten(0, 1).index_select(0, rows.source)
+        entropy: Literal["none", "value", "gradient"] = "none"
+        if "entropy_gradient" in needs or "entropy" in needs:
+            entropy = "gradient" if "entropy_gradient" in needs else "value"
         return token_logprobs(hidden, self.head, forest.target, temperature=temperature, entropy=entropy)
 
     def _shared_hidden(self, forest: Forest, plan: ForestPlan) -> torch.Tensor:

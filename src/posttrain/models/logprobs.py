@@ -1,15 +1,16 @@
-"""Log-probabilities and entropies of targets, without ever holding a [targets, vocabulary] tensor.
+"""Log-probabilities and entropies of targets, in bounded memory.
 
     raw = h W^T + b       logits = cap(raw * scale)       z = logits / temperature
     logprob = z[target] - logsumexp(z)       entropy = logsumexp(z) - sum_v softmax(z)_v z_v
 
-Targets are taken in chunks of rows; the backward pass computes each chunk again from the saved log-sum-exp.
+Targets are taken in chunks of rows. The backward pass computes each chunk again from the saved log-sum-exp, unless all
+probabilities together are small enough to be kept.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -37,32 +38,49 @@ class Head:
         return _cap(logits * self.scale if self.scale != 1.0 else logits, self.softcap)
 
 
+class TokenScores(NamedTuple):
+    """Per target [M]: log-probability and entropy (None unless asked for) in nats; whether it is the likeliest token."""
+
+    logprobs: torch.Tensor
+    entropy: torch.Tensor | None
+    correct: torch.Tensor
+
+
 def token_logprobs(
     hidden: torch.Tensor,
     head: Head,
     target: torch.Tensor,
     *,
     temperature: float = 1.0,
-    entropy: bool = False,
+    entropy: Literal["none", "value", "gradient"] = "none",
     chunk_bytes: int | None = None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Log-probabilities of `target` and, if asked for, the entropies of the distributions, in nats.
+    keep_bytes: int | None = None,
+) -> TokenScores:
+    """Log-probabilities of `target` and, if asked for, the entropies of the distributions.
 
     Args:
         hidden: [M, D] last hidden states at the positions that predict. head: the vocabulary projection.
-        target: int64 [M]. temperature: what logits are divided by, above 0. entropy: whether to compute it too.
+        target: int64 [M]. temperature: what logits are divided by, above 0.
+        entropy: whether to compute it, and whether it carries a gradient.
         chunk_bytes: most bytes of one chunk of logits; None: 32 MiB on CPU, 512 MiB elsewhere.
+        keep_bytes: where all probabilities take no more than this, they are kept for the backward pass instead of being
+            computed again; None: 256 MiB on CPU, 2 GiB elsewhere.
     Returns:
-        ([M], [M] or None), float32 (float64 for float64 input), differentiable in hidden, weight and bias.
+        float32 (float64 for float64 input), differentiable in hidden, weight and bias.
     """
     if temperature <= 0:
         raise ValueError(f"temperature is {temperature}; log-probabilities need one above 0")
-    if chunk_bytes is None:
-        chunk_bytes = 1 << 25 if hidden.device.type == "cpu" else 1 << 29
-    rows = max(1, chunk_bytes // (head.weight.shape[0] * (8 if hidden.dtype == torch.float64 else 4)))
-    settings = (head.scale, head.softcap, float(temperature), entropy, rows)
-    logprobs, entropies = _TokenLogprobs.apply(hidden, head.weight, head.bias, target, settings)
-    return logprobs, entropies if entropy else None
+    on_cpu = hidden.device.type == "cpu"
+    chunk_bytes = (1 << 25 if on_cpu else 1 << 29) if chunk_bytes is None else chunk_bytes
+    keep_bytes = (1 << 28 if on_cpu else 1 << 31) if keep_bytes is None else keep_bytes
+    row_bytes = head.weight.shape[0] * (8 if hidden.dtype == torch.float64 else 4)
+    settings = _Settings(
+        float(temperature), entropy, max(1, chunk_bytes // row_bytes), keep=len(target) * row_bytes <= keep_bytes
+    )
+    logprobs, entropies, correct = _TokenLogprobs.apply(
+        hidden, head.weight, head.bias, target, head.scale, head.softcap, settings
+    )
+    return TokenScores(logprobs, entropies if entropy != "none" else None, correct)
 
 
 def _project(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -89,15 +107,25 @@ def _project_back(grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return total
 
 
-def _outer(grad: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-    """grad.T @ hidden in grad's precision."""
+def _add_outer(total: torch.Tensor, grad: torch.Tensor, hidden: torch.Tensor) -> None:
+    """total += grad.T @ hidden, in total's precision."""
     if grad.device.type == "cuda" and hidden.dtype in (torch.bfloat16, torch.float16):
-        return torch.mm(grad.to(hidden.dtype).t(), hidden, out_dtype=torch.float32)
-    return grad.t() @ hidden.to(grad.dtype)
+        total += torch.mm(grad.to(hidden.dtype).t(), hidden, out_dtype=torch.float32)
+    else:
+        total.addmm_(grad.t(), hidden.to(grad.dtype))
 
 
 def _cap(logits: torch.Tensor, softcap: float | None) -> torch.Tensor:
     return logits if softcap is None else torch.tanh(logits / softcap) * softcap
+
+
+class _Settings(NamedTuple):
+    """rows: of one chunk. keep: whether the probabilities stay for the backward pass, where they suffice for it."""
+
+    temperature: float
+    entropy: str
+    rows: int
+    keep: bool
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -108,61 +136,80 @@ class _TokenLogprobs(torch.autograd.Function):
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         target: torch.Tensor,
-        settings: tuple[float, float | None, float, bool, int],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        scale, softcap, temperature, with_entropy, rows = settings
+        scale: float,
+        softcap: float | None,
+        settings: _Settings,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         accurate = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         logprobs = torch.empty(len(target), dtype=accurate, device=hidden.device)
         lse, entropy = torch.empty_like(logprobs), torch.zeros_like(logprobs)
+        correct = torch.empty(len(target), dtype=torch.bool, device=hidden.device)
         head = Head(weight, bias, softcap, scale)
-        for start in range(0, len(target), rows):
-            part = slice(start, start + rows)
-            z = head.logits(hidden[part]).div_(temperature)
-            lse[part] = torch.logsumexp(z, -1)
-            logprobs[part] = z.gather(-1, target[part, None])[:, 0] - lse[part]
-            if with_entropy:
-                entropy[part] = lse[part] - ((z - lse[part, None]).exp_() * z).sum(-1)
-        ctx.save_for_backward(hidden, weight, bias, target, lse, entropy)
-        ctx.settings = settings
-        if not with_entropy:
+        # With a soft-cap or an entropy that is trained, the backward pass needs the logits themselves.
+        keep = settings.keep and softcap is None and settings.entropy != "gradient" and any(ctx.needs_input_grad)
+        kept = torch.empty(len(target), len(weight), dtype=accurate, device=hidden.device) if keep else None
+        for start in range(0, len(target), settings.rows):
+            part = slice(start, start + settings.rows)
+            z = head.logits(hidden[part])
+            if settings.temperature != 1:
+                z.div_(settings.temperature)
+            largest = z.amax(-1)
+            chosen = z.gather(-1, target[part, None])[:, 0] - largest
+            z.sub_(largest[:, None])
+            e = torch.exp(z, out=kept[part]) if kept is not None else z.exp() if settings.entropy != "none" else z.exp_()
+            total = e.sum(-1)
+            log_total = total.log()
+            correct[part], lse[part], logprobs[part] = chosen >= 0, largest + log_total, chosen - log_total
+            if settings.entropy != "none":
+                # log p = z - log_total; an e of exactly 0 has a finite z, so that 0 log 0 is 0.
+                entropy[part] = log_total - z.mul_(e).sum(-1).div_(total)
+            if kept is not None:
+                e.div_(total[:, None])
+        ctx.save_for_backward(hidden, weight, bias, target, lse, entropy, kept)
+        ctx.head, ctx.settings = (scale, softcap), settings
+        ctx.mark_non_differentiable(correct)
+        if settings.entropy != "gradient":
             ctx.mark_non_differentiable(entropy)
-        return logprobs, entropy
+        return logprobs, entropy, correct
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_logprobs: torch.Tensor, grad_entropy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        hidden, weight, bias, target, lse, entropy = ctx.saved_tensors
-        scale, softcap, temperature, with_entropy, rows = ctx.settings
+    def backward(ctx: Any, given: torch.Tensor, given_entropy: torch.Tensor, _: None) -> tuple[torch.Tensor | None, ...]:
+        hidden, weight, bias, target, lse, entropy, kept = ctx.saved_tensors
+        (scale, softcap), settings = ctx.head, ctx.settings
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight, dtype=lse.dtype) if ctx.needs_input_grad[1] else None
         grad_bias = torch.zeros_like(bias, dtype=lse.dtype) if bias is not None and ctx.needs_input_grad[2] else None
         head = Head(weight, bias, softcap, scale)
-        for start in range(0, len(target), rows):
-            part = slice(start, start + rows)
-            logits = head.logits(hidden[part])
-            slope = 1 - (logits / softcap).square_() if softcap is not None else None
-            z = logits.div_(temperature).sub_(lse[part, None])  # log-softmax
-            given = grad_logprobs[part]
-            if with_entropy:
-                # d entropy / d z = -p (log p + entropy);  d logprob / d z = [v = target] - p
-                factor = (z + entropy[part, None]).mul_(-grad_entropy[part, None]).sub_(given[:, None])
-                grad = z.exp_().mul_(factor)
+        for start in range(0, len(target), settings.rows):
+            part = slice(start, start + settings.rows)
+            slope = None
+            if kept is not None:
+                grad = kept[part] * -given[part, None]
             else:
-                grad = z.exp_().mul_(-given[:, None])
-            grad.scatter_add_(-1, target[part, None], given[:, None])
-            grad.mul_(scale / temperature)
+                logits = head.logits(hidden[part])
+                slope = 1 - (logits / softcap).square_() if softcap is not None else None
+                z = logits.div_(settings.temperature).sub_(lse[part, None])  # log-softmax
+                if settings.entropy == "gradient":
+                    # d entropy / d z = -p (log p + entropy);  d logprob / d z = [v = target] - p
+                    factor = (z + entropy[part, None]).mul_(-given_entropy[part, None]).sub_(given[part, None])
+                    grad = z.exp_().mul_(factor)
+                else:
+                    grad = z.exp_().mul_(-given[part, None])
+            grad.scatter_add_(-1, target[part, None], given[part, None])
+            if scale != settings.temperature:
+                grad.mul_(scale / settings.temperature)
             if slope is not None:
                 grad.mul_(slope)
             if grad_hidden is not None:
                 grad_hidden[part] = _project_back(grad, weight).to(hidden.dtype)
             if grad_weight is not None:
-                grad_weight += _outer(grad, hidden[part])
+                _add_outer(grad_weight, grad, hidden[part])
             if grad_bias is not None:
                 grad_bias += grad.sum(0)
         return (
             grad_hidden,
             grad_weight.to(weight.dtype) if grad_weight is not None else None,
             grad_bias.to(bias.dtype) if grad_bias is not None else None,
-            None,
-            None,
+            *[None] * 4,
         )

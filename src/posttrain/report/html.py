@@ -28,7 +28,7 @@ _CURVES = {
     "mean_token_accuracy": ("token accuracy", "%"),
     "grad_norm": ("gradient norm", ""),
     "learning_rate": ("learning rate", ""),
-    "tokens_per_second": ("trained tokens a second", ""),
+    "tokens_per_second": ("tokens a second", ""),
     "sampling/sampling_logp_difference/max": ("largest gap of sampler and trainer, nats", ""),
 }
 # Nothing is fetched from anywhere; the browser is told to keep it so.
@@ -213,7 +213,7 @@ def _training(run: RunFolder, index: int, *, show_recipe: bool) -> str:
     last = int(run.metrics[-1]["step"])
     facts = [f"{last:,} step{'s' * (last != 1)}", *([time_text(seconds)] if seconds else [])]
     tokens = number(run.metrics[-1].get("num_tokens"))
-    facts += [f"{tokens:,.0f} tokens trained on"] if tokens else []
+    facts += [f"{tokens:,.0f} tokens"] if tokens else []
     parts = [f'<div class="bar"><p class="dim">{escape(" · ".join(facts))}</p>{toggle}</div>']
     parts.append(_recipe(run) if show_recipe else "")
     parts.append(f'<div class="charts">{"".join(charts)}</div>')

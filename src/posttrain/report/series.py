@@ -44,6 +44,7 @@ def smooth(points: list[Point], share: float = 0.12) -> list[Point]:
     sums = [(0.0, 0.0)]
     for i, (_, value) in enumerate(points):
         sums.append((sums[-1][0] + value, sums[-1][1] + i * value))
+    low, high = min((v for _, v in points), default=0.0), max((v for _, v in points), default=0.0)
     out = []
     for i, (step, _) in enumerate(points):
         start = max(min(i - half, len(points) - 2 * half - 1), 0)  # a whole window at the ends too
@@ -52,7 +53,7 @@ def smooth(points: list[Point], share: float = 0.12) -> list[Point]:
         mean = (sums[end][0] - sums[start][0]) / n
         covariance = sums[end][1] - sums[start][1] - centre * mean * n
         slope = covariance * 12 / (n * (n * n - 1)) if n > 1 else 0.0
-        out.append((step, mean + slope * (i - centre)))
+        out.append((step, min(max(mean + slope * (i - centre), low), high)))  # a share does not fall below 0
     return out
 
 

@@ -22,7 +22,7 @@ Hook = Callable[[int, dict[str, float]], None]
 
 @dataclass(slots=True)
 class State:
-    """Where a run stands: steps done, distinct tokens trained on, and the last checkpoint that is known to be good."""
+    """Where a run stands: steps done, distinct tokens of their batches, and the last checkpoint that is known to be good."""
 
     step: int = 0
     num_tokens: int = 0
@@ -84,10 +84,9 @@ class _Meter:
         """Count a micro-batch."""
         self.averages.merge(metrics)
         self.micros.append((loss.detach(), micro.rows))
-        self.state.num_tokens += micro.num_tokens
 
     def check(self, batch: Batch, grad_norm: float) -> None:
-        """Refuse to update weights from a loss or gradient that is not finite."""
+        """Count a batch, and refuse to update weights from a loss or gradient that is not finite."""
         bad = [row for loss, rows in self.micros if not math.isfinite(float(loss)) for row in rows]
         if bad or not math.isfinite(grad_norm):
             what = "the loss is NaN or infinite" if bad else f"the gradient norm is {grad_norm}"
@@ -98,6 +97,7 @@ class _Meter:
                 f"{self.state.last_checkpoint}. Lower learning_rate or max_grad_norm, or look at these rows."
             )
         self.averages.update({"grad_norm": grad_norm})
+        self.state.num_tokens += batch.num_tokens
         self.micros = []
 
     def finish(self, source: Source, learning_rate: float) -> dict[str, float]:

@@ -37,6 +37,7 @@ class Objective:
         components: losses by name with settings, weight and aggregation.
         aggregation: the default average. max_length: tokens, for the aggregation fixed_length.
         temperature: the policy is softmax(logits / temperature), the distribution that rollouts were sampled from.
+        accuracy: tell the share of targets that are the model's likeliest token, which means something on given text.
     """
 
     def __init__(
@@ -46,13 +47,17 @@ class Objective:
         aggregation: Aggregation = "token_mean",
         max_length: int | None = None,
         temperature: float = 1.0,
+        accuracy: bool = False,
     ) -> None:
         if not components:
             raise ConfigError("losses: at least one loss is needed; see `posttrain ls losses`")
         self.terms = [_term(c, aggregation) for c in components]
         self.max_length = max_length
         self.temperature = temperature
-        self.needs = frozenset(name for term in self.terms for name in term.inputs) | {"logprobs", "entropy"}
+        self.accuracy = accuracy
+        asked = {name for term in self.terms for name in term.inputs}
+        # Entropy is told in any case; only where a loss trains it does it have to carry a gradient.
+        self.needs = frozenset(asked | {"logprobs", "entropy"} | ({"entropy_gradient"} if "entropy" in asked else set()))
 
     @property
     def needs_reference(self) -> bool:
@@ -98,6 +103,8 @@ class Objective:
         metrics.total("loss", loss.detach())
         if "entropy" in outputs:
             metrics.add("entropy", outputs["entropy"].detach().sum(), outputs["entropy"].numel())
+        if self.accuracy and "correct" in outputs:
+            metrics.add("mean_token_accuracy", outputs["correct"].sum(), outputs["correct"].numel())
         self._engine_gap(outputs, micro, metrics)
         return loss, metrics
 
@@ -111,7 +118,7 @@ class Objective:
         if "old_logprobs" in self.needs and "old_logprobs" not in inputs:
             # No update has happened since the rollouts were sampled, so the current policy is the old one.
             inputs["old_logprobs"] = outputs["logprobs"].detach()
-        for name in sorted(self.needs - inputs.keys() - MODEL_INPUTS):
+        for name in sorted(self.needs - inputs.keys() - MODEL_INPUTS - {"entropy_gradient"}):
             users = [t.name for t in self.terms if name in t.inputs]
             raise ConfigError(f"the loss {users[0]!r} needs {name!r}, which this method's data does not carry")
         return inputs
