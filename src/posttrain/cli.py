@@ -128,10 +128,12 @@ def _execute(raw_or_recipe: Any, overrides: list[str], *, checking: bool = False
 def _finish(run: Any) -> int:
     """Execute a run, then write its report and say where everything is."""
     folder = run.execute()
-    from posttrain.report.html import write_report
+    from posttrain.report.html import write_picture, write_report
     from posttrain.report.tables import print_summary
 
     print_summary(folder, run.console)
+    if (folder / "summary.json").is_file():
+        write_picture(folder, folder / "summary.svg")
     report = write_report(folder)
     run.console.print(f"\nrun folder  {folder}\nreport      {report}", highlight=False)
     return 0

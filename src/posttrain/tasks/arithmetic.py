@@ -92,12 +92,13 @@ def arithmetic(
         question = question_text(first, steps)
         if question in seen or in_test_split(question) != (split == "test"):
             misses += 1
-            if misses > 1000 * (num_examples + 10):
+            if misses > 10_000:  # in a row: what is left to find, if anything, is too rare
                 raise ConfigError(
                     f"arithmetic: there are only {len(examples)} different problems with num_steps {num_steps} and "
                     f"max_operand {max_operand} and max_value {max_value}; ask for fewer num_examples or raise the difficulty"
                 )
             continue
+        misses = 0
         seen.add(question)
         answer = str(steps[-1][3])
         examples.append(

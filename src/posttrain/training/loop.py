@@ -22,7 +22,7 @@ Hook = Callable[[int, dict[str, float]], None]
 
 @dataclass(slots=True)
 class State:
-    """Where a run stands: steps done, distinct tokens of their batches, and the last checkpoint that is known to be good."""
+    """Where a run stands: steps done, tokens of their sequences, and the last checkpoint that is known to be good."""
 
     step: int = 0
     num_tokens: int = 0
@@ -97,7 +97,7 @@ class _Meter:
                 f"{self.state.last_checkpoint}. Lower learning_rate or max_grad_norm, or look at these rows."
             )
         self.averages.update({"grad_norm": grad_norm})
-        self.state.num_tokens += batch.num_tokens
+        self.state.num_tokens += batch.num_unshared_tokens  # as others count, whatever sharing has spared
         self.micros = []
 
     def finish(self, source: Source, learning_rate: float) -> dict[str, float]:
