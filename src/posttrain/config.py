@@ -115,8 +115,9 @@ class Recipe:
     """What every method shares. `settings` holds the method's own keyword-only settings.
 
     Counts: batch_size is sequences (SFT) or prompts (RL) an optimiser step; max_tokens_per_micro_batch is the memory
-    knob: it bounds the distinct tokens that one forward pass holds, and never changes the result. warmup_steps below 1
-    is a share of all steps. Cadences `*_every` are in steps, 0 = off.
+    knob: it bounds the distinct tokens that one forward pass holds, and never changes the result (left out: 2048 on a
+    CPU, which needs no more to be busy, 16384 elsewhere). warmup_steps below 1 is a share of all steps. Cadences
+    `*_every` are in steps, 0 = off.
     """
 
     method: str
@@ -134,7 +135,7 @@ class Recipe:
     max_steps: int | None = None
     num_train_epochs: float = 1.0
     batch_size: int = 16
-    max_tokens_per_micro_batch: int = 16384
+    max_tokens_per_micro_batch: int | None = None
     learning_rate: float = 2e-5
     weight_decay: float = 0.0
     adam_beta1: float = 0.9

@@ -277,8 +277,9 @@ def _check_components(recipe: Recipe) -> None:
 def _check_numbers(recipe: Recipe) -> None:
     positive = ("batch_size", "max_tokens_per_micro_batch", "learning_rate", "adam_epsilon", "save_total_limit")
     for name in positive:
-        if getattr(recipe, name) <= 0:
-            raise ConfigError(f"{name}: {getattr(recipe, name)} must be above 0")
+        value = getattr(recipe, name)
+        if value is not None and value <= 0:
+            raise ConfigError(f"{name}: {value} must be above 0")
     for name in ("weight_decay", "warmup_steps", "save_every", "eval_every", "max_grad_norm", "num_train_epochs"):
         if getattr(recipe, name) < 0:
             raise ConfigError(f"{name}: {getattr(recipe, name)} must not be negative")

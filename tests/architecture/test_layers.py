@@ -27,7 +27,7 @@ LAYERS = [
     {"config"},
     {"registry"},
     {"typecheck"},
-    {"types", "errors", "averages"},
+    {"types", "errors", "averages", "memory"},
 ]
 PLACE = {name: i for i, names in enumerate(LAYERS) for name in names}
 

@@ -82,15 +82,14 @@ def choose(logits: Tensor, settings: RowSettings, draws: Tensor) -> tuple[Tensor
     Returns:
         tokens int64 [B]; their log-probs [B] under the distribution sampled from; and under softmax(logits).
     """
-    raw = torch.log_softmax(logits, dim=-1)
-    if settings.greedy:
-        tokens = logits.argmax(dim=-1)
-        best = raw.gather(1, tokens[:, None])[:, 0]
-        return tokens, best, best
-    if settings.plain:
-        tokens = _invert(raw.exp(), draws)
-        chosen = raw.gather(1, tokens[:, None])[:, 0]
+    if settings.greedy or settings.plain:
+        # One pass of exponentials serves the draw and the log-prob.
+        shifted = logits - logits.amax(dim=-1, keepdim=True)
+        weights = shifted.exp()
+        tokens = logits.argmax(dim=-1) if settings.greedy else _invert(weights, draws)
+        chosen = shifted.gather(1, tokens[:, None])[:, 0] - weights.sum(dim=-1).log()
         return tokens, chosen, chosen
+    raw = torch.log_softmax(logits, dim=-1)
     greedy = settings.temperature == 0
     scaled = logits / torch.where(greedy, 1.0, settings.temperature)[:, None]
     if settings.truncated:
@@ -102,14 +101,14 @@ def choose(logits: Tensor, settings: RowSettings, draws: Tensor) -> tuple[Tensor
     return tokens, torch.where(greedy, raw_chosen, chosen), raw_chosen
 
 
-def _invert(probs: Tensor, draws: Tensor) -> Tensor:
-    """The token at which the cumulative probability passes the draw: the inverse of the distribution function."""
-    cumulative = probs.cumsum(dim=-1, dtype=torch.float64)
+def _invert(weights: Tensor, draws: Tensor) -> Tensor:
+    """The token at which the cumulative weight passes the draw's share of all: the inverse distribution function."""
+    cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
     total = cumulative[:, -1:]
     # Kept below the total, the level is passed at a token that has probability, whatever the rounding.
     level = torch.minimum(draws[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     tokens = torch.searchsorted(cumulative, level.contiguous(), right=True)[:, 0]
-    return tokens.clamp_max(probs.shape[1] - 1)  # not a number anywhere: a valid id, with NaN as its log-prob
+    return tokens.clamp_max(weights.shape[1] - 1)  # not a number anywhere: a valid id, with NaN as its log-prob
 
 
 def truncate(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:

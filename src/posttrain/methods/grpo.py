@@ -77,7 +77,7 @@ def grpo(
             num_minibatches=num_minibatches,
             mask_truncated=mask_truncated,
             skip_idle=not objective.keeps_zero_advantage,
-            max_tokens=run.recipe.max_tokens_per_micro_batch,
+            max_tokens=run.micro_batch_tokens(model),
         )
 
     def make_hooks(model: Any, source: Any) -> list[Any]:

@@ -23,6 +23,7 @@ from posttrain import registry
 from posttrain.config import ModelConfig, Recipe
 from posttrain.data.templates import template_fingerprint
 from posttrain.errors import CheckpointError, ConfigError
+from posttrain.memory import keep_freed_memory
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.load import load_model, load_tokenizer
 from posttrain.recipe import recipe_as_dict
@@ -224,6 +225,8 @@ class Run:
         if self.resume and last is None and not (self.folder / "recipe.yaml").exists():
             raise CheckpointError(f"{self.folder} holds no checkpoint; start the run anew")
         model = self.load_model(reference=objective.needs_reference, weights=last)
+        if model.device.type == "cpu":
+            keep_freed_memory()
         self.open()
         _seed_everything(self.recipe.seed)
         source = make_source(model)
@@ -255,7 +258,7 @@ class Run:
         with progress, _closing(hooks), _stop_on_signal(state, self.console):
             train(
                 model, source, objective, optimizer, hooks, state,
-                steps=steps, max_tokens=self.recipe.max_tokens_per_micro_batch,
+                steps=steps, max_tokens=self.micro_batch_tokens(model),
             )  # fmt: skip
         if state.stop and state.step < steps:
             raise Interrupted(f"stopped after step {state.step} of {steps}; go on with: posttrain resume {self.folder}")
@@ -305,6 +308,10 @@ class Run:
                 f"{folder} was trained with the chat template {saved['template_fingerprint']}, this recipe's is {now}; "
                 "resume with the same tokenizer and chat_template, or start a new run"
             )
+
+    def micro_batch_tokens(self, model: LanguageModel) -> int:
+        """Distinct tokens that one forward pass may hold: the recipe's, or what suits the device."""
+        return self.recipe.max_tokens_per_micro_batch or (2048 if model.device.type == "cpu" else 16384)
 
     def steps_for(self, steps_per_epoch: int) -> int:
         """max_steps, or as many as num_train_epochs takes."""

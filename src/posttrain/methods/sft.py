@@ -52,9 +52,9 @@ def sft(
 
         def evaluate(step: int, metrics: dict[str, float]) -> None:
             if step == steps or (every and step % every == 0):
-                metrics["eval_loss"] = mean_loss(model, batch, run.recipe.max_tokens_per_micro_batch)
+                metrics["eval_loss"] = mean_loss(model, batch, run.micro_batch_tokens(model))
 
-        run.first_metrics["eval_loss"] = mean_loss(model, batch, run.recipe.max_tokens_per_micro_batch)
+        run.first_metrics["eval_loss"] = mean_loss(model, batch, run.micro_batch_tokens(model))
         run.console.print(f"eval_loss before training: {run.first_metrics['eval_loss']:.4f}", highlight=False)
         return [evaluate]
 

@@ -104,7 +104,10 @@ def merged_attention(
 ) -> torch.Tensor:
     """query [1, H, N, D], key and value [1, Hkv, N, D] -> [1, N, H, D], on CPU, in any float type."""
     flat = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
-    return _MergedAttention.apply(*flat, shape, scale)[None]
+    if query.dtype in (torch.bfloat16, torch.float16):
+        # The fused kernel's backward pass is several times slower in half precision than the conversions are.
+        flat = (x.float() for x in flat)
+    return _MergedAttention.apply(*flat, shape, scale)[None].to(query.dtype)
 
 
 class _MergedAttention(torch.autograd.Function):

@@ -62,7 +62,8 @@ def token_logprobs(
         hidden: [M, D] last hidden states at the positions that predict. head: the vocabulary projection.
         target: int64 [M]. temperature: what logits are divided by, above 0.
         entropy: whether to compute it, and whether it carries a gradient.
-        chunk_bytes: most bytes of one chunk of logits; None: 32 MiB on CPU, 512 MiB elsewhere.
+        chunk_bytes: most bytes of one chunk of logits; None: on CPU what stays in its cache (8 MiB) but at least 128 rows,
+            without which the matrix products are slow; 512 MiB elsewhere.
         keep_bytes: where all probabilities take no more than this, they are kept for the backward pass instead of being
             computed again; None: 256 MiB on CPU, 2 GiB elsewhere.
     Returns:
@@ -71,9 +72,10 @@ def token_logprobs(
     if temperature <= 0:
         raise ValueError(f"temperature is {temperature}; log-probabilities need one above 0")
     on_cpu = hidden.device.type == "cpu"
-    chunk_bytes = (1 << 25 if on_cpu else 1 << 29) if chunk_bytes is None else chunk_bytes
     keep_bytes = (1 << 28 if on_cpu else 1 << 31) if keep_bytes is None else keep_bytes
     row_bytes = head.weight.shape[0] * (8 if hidden.dtype == torch.float64 else 4)
+    if chunk_bytes is None:
+        chunk_bytes = max(1 << 23, 128 * row_bytes) if on_cpu else 1 << 29
     settings = _Settings(
         float(temperature), entropy, max(1, chunk_bytes // row_bytes), keep=len(target) * row_bytes <= keep_bytes
     )
@@ -95,24 +97,21 @@ def _project(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def _project_back(grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """grad @ weight in grad's precision, a half-precision weight converted block by block."""
-    if weight.dtype == grad.dtype:
-        return grad @ weight
-    if grad.device.type == "cuda":
+    """grad @ weight, accumulated in at least float32."""
+    if grad.device.type == "cuda" and weight.dtype != grad.dtype:
         return torch.mm(grad.to(weight.dtype), weight, out_dtype=torch.float32)
-    step = max(1, _BLOCK_BYTES // (4 * weight.shape[1]))
-    total = grad.new_zeros(len(grad), weight.shape[1])
-    for part, block in zip(grad.split(step, -1), weight.split(step)):
-        total.addmm_(part, block.to(grad.dtype))
-    return total
+    # The result is rounded to the weight's precision in any case: it is the gradient of a hidden state of that type.
+    return grad.to(weight.dtype) @ weight
 
 
 def _add_outer(total: torch.Tensor, grad: torch.Tensor, hidden: torch.Tensor) -> None:
-    """total += grad.T @ hidden, in total's precision."""
-    if grad.device.type == "cuda" and hidden.dtype in (torch.bfloat16, torch.float16):
+    """total += grad.T @ hidden; products of half precision are accumulated in float32."""
+    if hidden.dtype == total.dtype:
+        total.addmm_(grad.t(), hidden)
+    elif grad.device.type == "cuda":
         total += torch.mm(grad.to(hidden.dtype).t(), hidden, out_dtype=torch.float32)
     else:
-        total.addmm_(grad.t(), hidden.to(grad.dtype))
+        total += grad.to(hidden.dtype).t() @ hidden
 
 
 def _cap(logits: torch.Tensor, softcap: float | None) -> torch.Tensor:

@@ -1,0 +1,126 @@
+"""posttrain beside TRL on the same rows, model folder and machine, alternating.
+
+    .venv/bin/python benchmarks/peer.py [--pairs 5] [--only sft,grpo,sample]
+
+The peer is installed in an environment of its own, benchmarks/.peer, at the version pinned here. Every measurement is a
+process of its own. In each round every setting of a workload runs once; ratios are medians over rounds of the peer's time
+by ours in the same round, so that what the machine does meanwhile falls on both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from workloads import WORKLOADS, Workload, as_json, build, tokens_of
+
+HERE = Path(__file__).resolve().parent
+PEER = HERE / ".peer"
+PINNED = ["trl==1.16.0", "transformers==5.23.0", "torch==2.13.0"]
+OURS = ["fp32", "bf16"]
+THEIRS = {"sft": ["default", "fp32", "grouped"], "grpo": ["default", "fp32"], "sample": ["generate"]}
+
+
+def install() -> Path:
+    """The peer's interpreter; its environment is made where it is missing."""
+    python = PEER / "bin" / "python"
+    if not (PEER / ".ready").exists():
+        subprocess.run([sys.executable, "-m", "venv", str(PEER)], check=True)
+        for packages in (PINNED[-1:], PINNED):  # torch alone first, so that nothing else chooses its build
+            subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
+        (PEER / ".ready").touch()
+    return python
+
+
+def measure(python: str | Path, script: str, workload: Workload, folder: Path, setting: str) -> dict[str, float]:
+    """One process; what it printed last."""
+    command = [str(python), str(HERE / script), workload.name, str(folder), setting]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=HERE)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
+    found: dict[str, float] = json.loads(done.stdout.strip().split("\n")[-1])
+    return found
+
+
+def matmul_rate(dtype: str) -> float:
+    """GFLOP/s of a large matrix product: what the machine can do."""
+    import torch
+
+    a = torch.randn(2048, 2048).to(getattr(torch, dtype))
+    a @ a
+    best = 0.0
+    for _ in range(5):
+        started = time.perf_counter()
+        for _ in range(4):
+            a @ a
+        best = max(best, 4 * 2 * 2048**3 / 1e9 / (time.perf_counter() - started))
+    return best
+
+
+def compare(workload: Workload, peer: Path, pairs: int) -> dict[str, Any]:
+    """All settings of a workload in rounds."""
+    folder = HERE / ".work" / workload.name
+    build(workload, folder)
+    sides = [("posttrain", sys.executable, "side_ours.py", s) for s in OURS]
+    sides += [("TRL" if workload.kind != "sample" else "transformers", peer, "side_trl.py", s) for s in THEIRS[workload.kind]]
+    runs: dict[str, list[dict[str, float]]] = {f"{who} {setting}": [] for who, _, _, setting in sides}
+    for _ in range(pairs):
+        for who, python, script, setting in sides:
+            runs[f"{who} {setting}"].append(measure(python, script, workload, folder, setting))
+    return {"sizes": as_json(workload), "tokens": tokens_of(workload), "runs": runs}
+
+
+def show(name: str, found: dict[str, Any], rates: dict[str, float]) -> None:
+    """The table of a workload."""
+    runs, tokens = found["runs"], found["tokens"]
+    ours = [k for k in runs if k.startswith("posttrain")]
+    print(f"\n{name}: {tokens['distinct']:.0f} distinct tokens a step, {tokens['padded']:.0f} padded")
+    print(f"{'':<24}{'s a step':>9}{'spread':>15}{'distinct/s':>12}{'padded/s':>10}{'MiB':>7}{'of matmul':>11}", end="")
+    print("".join(f"{'x ' + k.split()[1]:>9}" for k in ours))
+    for key, row in runs.items():
+        seconds = [r["seconds"] for r in row]
+        middle = statistics.median(seconds)
+        rate = rates["bfloat16" if "bf16" in key or "default" in key else "float32"]
+        share = tokens["gflop"] / middle / rate
+        line = f"{key:<24}{middle:>9.2f}{f'{min(seconds):.2f}-{max(seconds):.2f}':>15}{tokens['distinct'] / middle:>12.0f}"
+        line += f"{tokens['padded'] / middle:>10.0f}{statistics.median(r['peak_mib'] for r in row):>7.0f}{share:>11.0%}"
+        if key not in ours:
+            ratios = [statistics.median(t["seconds"] / o["seconds"] for t, o in zip(row, runs[k], strict=True)) for k in ours]
+            line += "".join(f"{ratio:>9.2f}" for ratio in ratios)
+        print(line, flush=True)
+
+
+def main() -> None:
+    """Run, print, and write results/."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--only", default=",".join(WORKLOADS), help="names, by comma: " + ", ".join(WORKLOADS))
+    options = parser.parse_args()
+    peer = install()
+    rates = {dtype: matmul_rate(dtype) for dtype in ("float32", "bfloat16")}
+    print(f"matrix products: float32 {rates['float32']:.0f}, bfloat16 {rates['bfloat16']:.0f} GFLOP/s")
+    target = HERE / "results" / f"peer-{date.today()}.json"
+    result: dict[str, Any] = json.loads(target.read_text()) if target.exists() else {"workloads": {}}
+    result |= {
+        "date": str(date.today()), "command": "benchmarks/peer.py", "versions": PINNED, "python": platform.python_version(),
+        "cores": os.cpu_count(), "machine": platform.machine(), "matmul_gflops": rates,
+    }  # fmt: skip
+    for name in options.only.split(","):
+        result["workloads"][name] = compare(WORKLOADS[name], peer, options.pairs)
+        show(name, result["workloads"][name], rates)
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"\nwritten to {target}")
+
+
+if __name__ == "__main__":
+    main()
