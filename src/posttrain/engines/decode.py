@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from posttrain.models.forest_kernel import fused_attention
+
 KeyValues = list[tuple[Tensor, Tensor]]
 """Per layer, keys and values [Hkv, L, D] of one prompt."""
 
@@ -56,7 +58,7 @@ class DecodePlan:
         else:
             self.written = torch.minimum(self.written + 1, self.capacity - 1)
             self._measure()
-        self._hidden.clear()
+        self._forget_masks()
 
     def join(self, prompts: list[KeyValues], prompt_of: Tensor, capacity: Tensor) -> None:
         """Take in rows that start now; prompt_of counts the plan's prompts first, then the new ones."""
@@ -118,8 +120,12 @@ class DecodePlan:
         kv_heads = key.shape[1]
         group = heads // kv_heads
         scale = depth**-0.5 if scaling is None else float(scaling)
-        grouped = query.reshape(rows, kv_heads, group, depth) * scale
+        grouped = query.reshape(rows, kv_heads, group, depth)
         prompt_keys, prompt_values = self._prompts[layer]
+        narrow = sliding_window is not None and prompt_keys.shape[2] + self._columns >= sliding_window
+        if query.device.type == "cpu" and softcap is None and s_aux is None and not narrow and depth == value.shape[-1]:
+            return self._fused(grouped, layer, keys, values, scale).reshape(rows, 1, heads, depth)
+        grouped = grouped * scale
         before = self._unseat(self._seat(grouped) @ prompt_keys.transpose(-1, -2), group)  # [R, Hkv, g, L]
         own = grouped @ keys.transpose(-1, -2)  # [R, Hkv, g, t]
         if softcap is not None:
@@ -137,6 +143,30 @@ class DecodePlan:
         mixed = self._unseat(self._seat(on_prompt) @ prompt_values, group) + on_own @ values
         return mixed.reshape(rows, 1, heads, value.shape[-1])
 
+    def _fused(self, query: Tensor, layer: int, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+        """Both parts by the fused kernel, merged by their log-sum-exps; [R, Hkv, g, D] -> the same shape."""
+        before, own = self._kernel_masks(query.dtype)
+        group = query.shape[2]
+        on_prompt, prompt_lse = fused_attention(self._seat(query), *self._prompts[layer], attn_mask=before, scale=scale)
+        on_own, own_lse = fused_attention(query, keys, values, attn_mask=own, scale=scale)
+        # exp(a) / (exp(a) + exp(b)) = sigmoid(a - b) is the prompt's share of the whole softmax.
+        share = torch.sigmoid(self._unseat(prompt_lse[..., None], group) - own_lse[..., None])
+        return torch.lerp(on_own, self._unseat(on_prompt, group), share.to(on_own.dtype))
+
+    def _kernel_masks(self, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
+        """What is added to the scores of the two parts, the same for all layers of a step; None where all is seen."""
+        if self._masks is None:
+            device = self.written.device
+            before, own = None, None
+            if self._ragged:
+                hidden = torch.arange(self._prompts[0][0].shape[2], device=device) >= self.lengths[:, None]
+                before = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, -torch.inf)[:, None, None]
+            if not self._level:
+                hidden = torch.arange(self._columns + 1, device=device) > self.written[:, None]
+                own = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, -torch.inf)[:, None, None]
+            self._masks = (before, own)
+        return self._masks
+
     def _arrange(self) -> None:
         """Seat the rows of each prompt side by side: row r sits at place[r] of [P, width] seats."""
         counts = torch.bincount(self.prompt_of, minlength=len(self.lengths))
@@ -148,9 +178,13 @@ class DecodePlan:
         self._seats = (len(counts), width)
         self._even = bool((counts == width).all())
         self._ragged = bool((self.lengths != self._prompts[0][0].shape[2]).any())
-        self._hidden: dict[int | None, Tensor | None] = {}
+        self._forget_masks()
         self._narrowest = int(self.capacity.min()) if len(self.capacity) else 0
         self._measure()
+
+    def _forget_masks(self) -> None:
+        self._hidden: dict[int | None, Tensor | None] = {}
+        self._masks: tuple[Tensor | None, Tensor | None] | None = None
 
     def _measure(self) -> None:
         """The most that a row has written, and whether all rows have written as much."""

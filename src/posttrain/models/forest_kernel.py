@@ -24,6 +24,14 @@ _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
 
 
+def fused_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, attn_mask: torch.Tensor | None, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention of [B, H, T, D] on CPU and its log-sum-exp [B, H, T], for merging with other keys' by the reader."""
+    out, lse = _forward(query, key, value, 0.0, False, attn_mask=attn_mask, scale=scale)
+    return out, lse
+
+
 class _Bucket(NamedTuple):
     """Runs of like length. rows: flat indices [R * L], padded with a run's last token; row kept[i] is token flat[i]."""
 
