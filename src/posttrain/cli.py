@@ -50,12 +50,14 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as max_steps")
     for name, text in (
         ("sft", "fine-tune on rows of data"),
+        ("dpo", "learn from pairs of a chosen and a rejected completion"),
         ("grpo", "reinforcement learning with verifiable rewards"),
     ):
         sub = command(name, text)
         sub.add_argument("--model", help="folder or hub id of the model", required=True)
-        sub.add_argument("--data", help="file, folder or hub id of the rows", required=name == "sft")
-        sub.add_argument("--task", help="task that gives prompts and reward" + ("" if name == "grpo" else " (instead of data)"))
+        sub.add_argument("--data", help="file, folder or hub id of the rows", required=name != "grpo")
+        if name == "grpo":
+            sub.add_argument("--task", help="task that gives prompts and reward")
         sub.add_argument("--output", help="folder of the run", default=f"runs/{name}")
         sub.add_argument("overrides", nargs="*", metavar="key=value", help="any other key of a recipe")
     sub = command("eval", "measure a model on a task: accuracy, pass@k, maj@k with intervals")
@@ -178,14 +180,14 @@ def _resume(options: argparse.Namespace) -> int:
 
 def _method(options: argparse.Namespace) -> int:
     raw: dict[str, Any] = {"method": options.command, "model": options.model, "output": options.output}
-    if options.data and options.command == "sft":
+    if options.command != "grpo":
         raw["data"] = options.data
-    if options.task:
+    elif options.task:
         raw["task"] = options.task
-    elif options.command == "grpo":
-        if not options.data:
-            raise ConfigError("grpo needs --task NAME, or --data FILE with prompts and answers")
+    elif options.data:
         raw["task"] = {"name": "jsonl", "path": options.data}
+    else:
+        raise ConfigError("grpo needs --task NAME, or --data FILE with prompts and answers")
     return _execute(raw, options.overrides)
 
 
@@ -258,6 +260,7 @@ COMMANDS = {
     "preview": _preview,
     "resume": _resume,
     "sft": _method,
+    "dpo": _method,
     "grpo": _method,
     "eval": _eval,
     "compare": _compare,

@@ -254,6 +254,12 @@ losses = Registry(
             "advantages",
             "sequence",
             "num_sequences",
+            "chosen",
+            "rejected",
+            "ref_chosen",
+            "ref_rejected",
+            "chosen_length",
+            "rejected_length",
         }
     ),
 )

@@ -44,7 +44,8 @@ MAX_LENGTH = 12
 
 
 def test_every_loss_has_a_case() -> None:
-    assert {name for name, _, _ in CASES} == set(registry.losses.names())
+    alone = {n for n in registry.losses.names() if "PerPair" not in registry.losses.entry(n).returns}
+    assert {name for name, _, _ in CASES} == alone
 
 
 class Numbers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +21,8 @@ Truncation = Literal["drop", "keep_start", "keep_end", "error"]
 class Encoded:
     """Sequences and what became of the rows.
 
-    truncated: rows that were cut. dropped: rows that were too long. masked: rows without any trained token, left out.
+    truncated: rows that were cut. dropped: rows that were too long. masked: rows left out, without any trained token or, of
+    pairs, with equal completions.
     """
 
     sequences: list[TokenSequence]
@@ -102,6 +103,53 @@ def encode_item(item: Item, tokenizer: Any, train_on: TrainOn = "auto") -> Token
     return encode_messages(tokenizer, [*prompt, *item.completion], tools=item.tools, train_on=chosen, row=item.row)
 
 
+def encode_pairs(
+    rows: Sequence[dict[str, Any]],
+    tokenizer: Any,
+    *,
+    max_length: int = 1024,
+    truncation: Truncation = "keep_start",
+    max_masked: float = 0.1,
+) -> Encoded:
+    """Rows of a preference format as sequences, chosen and rejected in turn; `sequences[2i]` and `[2i + 1]` are a pair.
+
+    A pair is left out, and counted in `masked`, when both completions are the same or one has no token left to compare.
+
+    Raises:
+        DataError: not a preference format, a pair without a prompt, too many pairs left out.
+    """
+    form = detect_format(rows)
+    if "preference" not in form.name or "unpaired" in form.name:
+        raise DataError(
+            f"the rows are of format {form.name} ({form.reason}); pairs need the columns chosen and rejected, and a prompt"
+        )
+    encoded = Encoded([], form, num_rows=len(rows))
+    for number, row in enumerate(rows):
+        name = str(row.get("id", number))
+        item = normalise(row, form, name)
+        if item.prompt is None:
+            raise DataError(f"row {name} has no prompt; add a column prompt, or write chosen and rejected as messages")
+        pair = [
+            encode_item(replace(item, completion=completion, chosen=None, rejected=None, row=f"{name} {side}"), tokenizer)
+            for side, completion in (("chosen", item.chosen), ("rejected", item.rejected))
+        ]
+        longest = max(len(s.ids) for s in pair)
+        if longest > max_length and truncation == "error":
+            raise DataError(f"row {name} has {longest} tokens, max_length is {max_length}; raise it, or set truncation")
+        if longest > max_length and truncation == "drop":
+            encoded.dropped += 1
+            continue
+        if longest > max_length:
+            encoded.truncated += 1
+            pair = [_cut(s, max_length, truncation) if len(s.ids) > max_length else s for s in pair]
+        if all(s.loss_mask.any() for s in pair) and not np.array_equal(pair[0].ids, pair[1].ids):
+            encoded.sequences += pair
+        else:
+            encoded.masked.append(name)
+    _refuse_masked(encoded, max_length, max_masked, "have equal completions or one without a token to compare")
+    return encoded
+
+
 def _cut(sequence: TokenSequence, max_length: int, truncation: Truncation) -> TokenSequence:
     part = slice(None, max_length) if truncation == "keep_start" else slice(-max_length, None)
     mask = sequence.loss_mask[part].copy()
@@ -110,17 +158,17 @@ def _cut(sequence: TokenSequence, max_length: int, truncation: Truncation) -> To
     return TokenSequence(sequence.ids[part], mask, streams, sequence.values, sequence.row)
 
 
-def _refuse_masked(encoded: Encoded, max_length: int, max_masked: float) -> None:
+def _refuse_masked(encoded: Encoded, max_length: int, max_masked: float, what: str = "have every label masked") -> None:
     share = len(encoded.masked) / max(encoded.num_rows, 1)
     if encoded.sequences and share <= max_masked:
         return
     why = f"{encoded.truncated} rows were cut to max_length {max_length}, {encoded.dropped} were dropped as too long"
     if not encoded.sequences:
         raise DataError(
-            f"no row has a trained token: of {encoded.num_rows} rows {len(encoded.masked)} have every label masked; {why}. "
+            f"no row has a trained token: of {encoded.num_rows} rows {len(encoded.masked)} {what}; {why}. "
             "Raise max_length, or look at the rows with `posttrain preview`"
         )
     raise DataError(
-        f"{len(encoded.masked)} of {encoded.num_rows} rows have every label masked (first: {', '.join(encoded.masked[:5])}); "
+        f"{len(encoded.masked)} of {encoded.num_rows} rows {what} (first: {', '.join(encoded.masked[:5])}); "
         f"{why}. Raise max_length, or accept it with max_masked: {share:.2f}"
     )

@@ -356,11 +356,13 @@ class Batch:
     """All trees of one optimizer step, with the counts that averages are divided by.
 
     idle: trees that count in the averages but whose gradient is known to be zero (groups without advantage), so that no
-    forward pass is spent on them.
+    forward pass is spent on them. whole: the sequences of a tree belong together (the two of a preference pair), so that no
+    tree is split, whatever the token budget.
     """
 
     trees: list[Tree]
     idle: list[Tree] = field(default_factory=list)
+    whole: bool = False
 
     @property
     def num_targets(self) -> int:
@@ -396,13 +398,13 @@ class Batch:
         """Micro-batches of at most `max_tokens` distinct tokens (None: one micro-batch).
 
         First-fit decreasing, deterministic. A tree above the budget is split by its leaves with the trunk repeated; a
-        sequence above the budget is not cut but becomes a micro-batch of its own.
+        sequence above the budget is not cut but becomes a micro-batch of its own, as does a tree of a `whole` batch.
         """
         if max_tokens is None:
             return [Forest.pack(self.trees)] if self.trees else []
         if max_tokens <= 0:
             raise DataError(f"max_tokens is {max_tokens}; a micro-batch needs a budget above 0")
-        parts = [part for tree in self.trees for part in tree.split(max_tokens)]
+        parts = self.trees if self.whole else [part for tree in self.trees for part in tree.split(max_tokens)]
         bins: list[list[int]] = []
         room: list[int] = []
         for index in sorted(range(len(parts)), key=lambda i: (-parts[i].num_tokens, i)):

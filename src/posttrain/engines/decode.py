@@ -33,6 +33,10 @@ class DecodePlan:
             over its last, so that it comes neither past its buffer nor past the model's last position.
     """
 
+    # What rows must not see, made anew at every step: by window, and for the fused kernel.
+    _hidden: dict[int | None, Tensor | None]
+    _masks: tuple[Tensor | None, Tensor | None] | None
+
     def __init__(self, prompts: list[KeyValues], prompt_of: Tensor, capacity: Tensor) -> None:
         self.capacity = capacity
         self.lengths = torch.tensor([kv[0][0].shape[1] for kv in prompts], device=prompt_of.device)
@@ -183,8 +187,8 @@ class DecodePlan:
         self._measure()
 
     def _forget_masks(self) -> None:
-        self._hidden: dict[int | None, Tensor | None] = {}
-        self._masks: tuple[Tensor | None, Tensor | None] | None = None
+        self._hidden = {}
+        self._masks = None
 
     def _measure(self) -> None:
         """The most that a row has written, and whether all rows have written as much."""

@@ -16,8 +16,14 @@ PerToken = Tensor
 PerSequence = Tensor
 """A loss of shape [S]."""
 
+PerPair = Tensor
+"""A loss of shape [P], P pairs of a chosen and a rejected sequence."""
+
 Metrics = dict[str, Tensor]
 """What a loss also tells: name -> numbers that are averaged over all of the step's targets or sequences."""
+
+PAIR_INPUTS = frozenset({"chosen", "rejected", "ref_chosen", "ref_rejected", "chosen_length", "rejected_length"})
+"""Inputs of losses of pairs, each [P]: see `preference`."""
 
 MODEL_INPUTS = frozenset({"logprobs", "entropy", "ref_logprobs"})
 """Inputs that a forward pass computes; all others come with the batch as streams."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from posttrain.config import Component
 from posttrain.data.forest import Batch, Forest
 from posttrain.errors import ConfigError
 from posttrain.losses.inputs import MODEL_INPUTS
-from posttrain.losses.reduce import Aggregation, Totals, target_weights
+from posttrain.losses.reduce import Aggregation, Totals, sequence_sum, target_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Term:
     name: str
     function: Callable[..., Any]
     inputs: tuple[str, ...]
-    per_sequence: bool
+    per: Literal["token", "sequence", "pair"]
     weight: float
     aggregation: Aggregation
 
@@ -38,6 +38,7 @@ class Objective:
         aggregation: the default average. max_length: tokens, for the aggregation fixed_length.
         temperature: the policy is softmax(logits / temperature), the distribution that rollouts were sampled from.
         accuracy: tell the share of targets that are the model's likeliest token, which means something on given text.
+        pairs: sequences 2i and 2i + 1 of every micro-batch are a chosen and a rejected completion.
     """
 
     def __init__(
@@ -48,14 +49,19 @@ class Objective:
         max_length: int | None = None,
         temperature: float = 1.0,
         accuracy: bool = False,
+        pairs: bool = False,
     ) -> None:
         if not components:
             raise ConfigError("losses: at least one loss is needed; see `posttrain ls losses`")
         self.terms = [_term(c, aggregation) for c in components]
+        lone = [term.name for term in self.terms if term.per == "pair"]
+        if lone and not pairs:
+            raise ConfigError(f"losses: {lone[0]!r} compares a chosen with a rejected completion; it belongs to method dpo")
         self.max_length = max_length
         self.temperature = temperature
         self.accuracy = accuracy
         asked = {name for term in self.terms for name in term.inputs}
+        asked |= {"ref_logprobs"} if any(name.startswith("ref_") for name in asked) else set()
         # Entropy is told in any case; only where a loss trains it does it have to carry a gradient.
         self.needs = frozenset(asked | {"logprobs", "entropy"} | ({"entropy_gradient"} if "entropy" in asked else set()))
 
@@ -82,8 +88,8 @@ class Objective:
         for term in self.terms:
             result = term.function(*(inputs[name] for name in term.inputs))
             values, told = result if isinstance(result, tuple) else (result, {})
-            if term.per_sequence:
-                share = values.sum() / max(totals.sequences, 1)
+            if term.per != "token":
+                share = values.sum() / max(totals.sequences // (2 if term.per == "pair" else 1), 1)
             else:
                 weights = target_weights(
                     term.aggregation,
@@ -118,6 +124,8 @@ class Objective:
         if "old_logprobs" in self.needs and "old_logprobs" not in inputs:
             # No update has happened since the rollouts were sampled, so the current policy is the old one.
             inputs["old_logprobs"] = outputs["logprobs"].detach()
+        if any(term.per == "pair" for term in self.terms):
+            inputs |= _pair_inputs(outputs, micro)
         for name in sorted(self.needs - inputs.keys() - MODEL_INPUTS - {"entropy_gradient"}):
             users = [t.name for t in self.terms if name in t.inputs]
             raise ConfigError(f"the loss {users[0]!r} needs {name!r}, which this method's data does not carry")
@@ -136,7 +144,35 @@ def _term(item: Component, default: Aggregation) -> Term:
     entry = registry.losses.entry(item.name)
     function = registry.losses.bind(item.name, item.settings)
     aggregation: Any = item.aggregation or default
-    return Term(item.name, function, entry.inputs, "PerSequence" in entry.returns, item.weight, aggregation)
+    per: Any = next((kind for kind in ("pair", "sequence") if f"Per{kind.title()}" in entry.returns), "token")
+    if per != "token" and item.aggregation is not None:
+        raise ConfigError(f"losses: {item.name!r} has one value a {per}, whose mean is taken; leave its aggregation out")
+    return Term(item.name, function, entry.inputs, per, item.weight, aggregation)
+
+
+def _pair_inputs(outputs: Mapping[str, Tensor], micro: Forest) -> dict[str, Tensor]:
+    """Sums over the targets of sequences 2i (chosen) and 2i + 1 (rejected), and their counts; [P] each."""
+    found: dict[str, Tensor] = {}
+    ones = torch.ones_like(outputs["logprobs"])
+    for prefix, suffix, values in (("", "", "logprobs"), ("ref_", "", "ref_logprobs"), ("", "_length", None)):
+        if values is None or values in outputs:
+            sums = sequence_sum(ones if values is None else outputs[values], micro.sequence, micro.num_sequences)
+            found[f"{prefix}chosen{suffix}"], found[f"{prefix}rejected{suffix}"] = sums.view(-1, 2).unbind(1)
+    return found
+
+
+def held_out(model: Any, objective: Objective, batch: Batch, max_tokens: int) -> dict[str, float]:
+    """An objective's loss and metrics on a batch that is not trained on, as "eval_NAME"."""
+    model.eval()
+    totals = objective.denominators(batch)
+    averages = Averages()
+    with torch.no_grad():
+        for micro in batch.split(max_tokens):
+            micro = micro.to(model.device)
+            outputs = model.forward(micro, objective.needs, temperature=objective.temperature)
+            averages.merge(objective(outputs, micro, totals)[1])
+    model.train()
+    return {f"eval_{name}": value for name, value in averages.means().items()}
 
 
 def mean_loss(model: Any, batch: Batch, max_tokens: int) -> float:

@@ -44,15 +44,16 @@ class DataSource:
 
     Args:
         groups: what is shuffled: sequences of one group share a tree (a row alone, or the two of a preference pair).
-        batch_size: groups a step; the last step of an epoch may have fewer.
+        batch_size: groups a step; the last step of an epoch may have fewer. whole: a group is never split.
     """
 
-    def __init__(self, groups: Sequence[Sequence[TokenSequence]], *, batch_size: int, seed: int) -> None:
+    def __init__(self, groups: Sequence[Sequence[TokenSequence]], *, batch_size: int, seed: int, whole: bool = False) -> None:
         if not groups:
             raise DataError("there is no row to train on")
         self.groups = groups
         self.batch_size = batch_size
         self.seed = seed
+        self.whole = whole
         self.steps_per_epoch = math.ceil(len(groups) / batch_size)
         self._averages = Averages()
         self._order: tuple[int, np.ndarray] | None = None
@@ -62,7 +63,7 @@ class DataSource:
         if self._order is None or self._order[0] != epoch:
             self._order = (epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self.groups)))
         chosen = self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
-        batch = Batch([Tree.build(self.groups[i]) for i in chosen])
+        batch = Batch([Tree.build(self.groups[i]) for i in chosen], whole=self.whole)
         self._averages = Averages()
         self._averages.add("epoch", (step + 1) / self.steps_per_epoch)
         yield batch

@@ -1,0 +1,208 @@
+"""Every loss of pairs against a plain reference, finite differences, closed forms, and every way of cutting a batch."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from posttrain import registry
+from posttrain.config import Component
+from posttrain.data.forest import Batch, Forest, TokenSequence, Tree
+from posttrain.errors import ConfigError
+from posttrain.training.objective import Objective
+
+_spec = importlib.util.spec_from_file_location("pair_reference", Path(__file__).with_name("reference_pairs.py"))
+assert _spec is not None and _spec.loader is not None
+reference: Any = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(reference)
+
+CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("dpo", {}, {}),
+    ("dpo", {"beta": 0.5, "label_smoothing": 0.2}, {"beta": 0.5, "e": 0.2}),
+    ("dpo", {"divergence": "forward_kl"}, {"kind": "forward_kl"}),
+    ("dpo", {"divergence": "js"}, {"kind": "js"}),
+    ("dpo", {"divergence": "alpha", "alpha": 0.7}, {"kind": "alpha", "a": 0.7}),
+    *((name, {}, {}) for name in (
+        "robust_dpo", "dpo_norm", "r_dpo", "dpop", "cal_dpo", "ipo", "hinge_dpo", "exo", "nca", "bco_pair", "sppo", "apo_zero",
+        "apo_down", "discopop", "npo", "simpo", "alphapo", "cpo", "orpo", "chosen_nll",
+    )),
+    ("cpo", {"label_smoothing": 0.1}, {"e": 0.1}),
+]  # fmt: skip
+IDS = [f"{name}-{i}" for i, (name, _, _) in enumerate(CASES)]
+LENGTHS = [(5, 3), (1, 4), (9, 9), (2, 7)]
+
+
+def test_every_pair_loss_has_a_case() -> None:
+    pairs = {n for n in registry.losses.names() if "PerPair" in registry.losses.entry(n).returns}
+    assert {name for name, _, _ in CASES} == pairs and len(pairs) >= 20
+
+
+class Pairs:
+    """Random log-probs of pairs, as tables [sequence][target] in float64; sequences 2i and 2i + 1 are a pair."""
+
+    def __init__(self, seed: int, scale: float = 1.0) -> None:
+        draw = np.random.default_rng(seed)
+        flat = [n for pair in LENGTHS for n in pair]
+        self.logprobs = [-np.abs(draw.normal(1, scale, n)) - 0.01 for n in flat]
+        self.ref = [x + draw.normal(0, 0.5 * scale, len(x)) for x in self.logprobs]
+
+    def trees(self) -> list[Tree]:
+        trees = []
+        for i, lengths in enumerate(LENGTHS):
+            pair = []
+            for side, n in enumerate(lengths):
+                ids = np.concatenate([[1, 2], 100 * (2 * i + side + 1) + np.arange(n)])
+                pair.append(TokenSequence(ids, np.arange(n + 2) >= 2, row=f"{i} {side}"))
+            trees.append(Tree.build(pair))
+        return trees
+
+    def leaves(self) -> list[torch.Tensor]:
+        return [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in self.logprobs]
+
+    def outputs(self, micro: Forest, leaves: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        places = [(int(t) // 100 - 1, int(t) % 100) for t in micro.target]
+        return {
+            "logprobs": torch.stack([leaves[i][j] for i, j in places]),
+            "ref_logprobs": torch.tensor([self.ref[i][j] for i, j in places], dtype=torch.float64),
+        }
+
+    def expected(self, name: str, settings: dict[str, Any]) -> float:
+        values = []
+        for i, (n, m) in enumerate(LENGTHS):
+            chosen, rejected = math.fsum(self.logprobs[2 * i]), math.fsum(self.logprobs[2 * i + 1])
+            c, r = chosen - math.fsum(self.ref[2 * i]), rejected - math.fsum(self.ref[2 * i + 1])
+            pair = {"chosen": chosen, "rejected": rejected, "c": c, "r": r, "n": n, "m": m}
+            values.append(getattr(reference, name)(pair, **settings))
+        return math.fsum(values) / len(values)
+
+
+def objective(name: str, settings: dict[str, Any]) -> Objective:
+    return Objective([Component(name, settings)], pairs=True)
+
+
+def run(
+    pairs: Pairs, goal: Objective, trees: list[Tree], max_tokens: int | None = None, ranks: int = 1
+) -> tuple[float, list[np.ndarray]]:
+    leaves = pairs.leaves()
+    totals = goal.denominators(Batch(trees, whole=True))
+    value = 0.0
+    for rank in range(ranks):
+        for micro in Batch(trees[rank::ranks], whole=True).split(max_tokens):
+            loss, _ = goal(pairs.outputs(micro, leaves), micro, totals)
+            if loss.requires_grad:
+                loss.backward()
+            value += float(loss.detach())
+    return value, [x.grad.numpy() if x.grad is not None else np.zeros(len(x)) for x in leaves]
+
+
+@pytest.mark.parametrize(("name", "settings", "theirs"), CASES, ids=IDS)
+def test_value_and_gradient_equal_the_reference(name: str, settings: dict[str, Any], theirs: dict[str, Any]) -> None:
+    for seed, scale in ((0, 1.0), (1, 0.01), (2, 4.0)):
+        pairs = Pairs(seed, scale)
+        value, gradients = run(pairs, objective(name, settings), pairs.trees())
+        assert value == pytest.approx(pairs.expected(name, theirs), rel=1e-6, abs=1e-9)
+        for i, gradient in enumerate(gradients):
+            for j in range(len(gradient)):
+                ends = []
+                for sign in (1, -1):
+                    moved = Pairs(seed, scale)
+                    moved.logprobs[i][j] += sign * 1e-6
+                    ends.append(moved.expected(name, theirs))
+                assert gradient[j] == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=2e-4, abs=1e-6 * max(1, abs(value)))
+
+
+@pytest.mark.parametrize(("name", "settings", "theirs"), CASES, ids=IDS)
+def test_invariance(name: str, settings: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """Order, micro-batches (down to budgets below a pair) and ranks change nothing."""
+    pairs = Pairs(3)
+    goal, trees = objective(name, settings), pairs.trees()
+    value, gradients = run(pairs, goal, trees)
+    for cut in ({"trees": trees[::-1]}, {"trees": trees, "max_tokens": 1}, {"trees": trees, "max_tokens": 12},
+                {"trees": trees, "ranks": 2}, {"trees": trees, "ranks": 3, "max_tokens": 9}):  # fmt: skip
+        other, others = run(pairs, goal, **cut)
+        assert other == pytest.approx(value, rel=1e-12)
+        for a, b in zip(gradients, others, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", sorted({n for n, _, _ in CASES}))
+def test_extreme_inputs_stay_finite(name: str) -> None:
+    """Log-ratios of thousands of nats, and probabilities next to one, in float32."""
+    for scale in (1e-7, 200.0):
+        pairs = Pairs(5, scale)
+        leaves = [torch.tensor(np.minimum(x + (0.01 if scale < 1 else 0), -1e-9), dtype=torch.float32, requires_grad=True)
+                  for x in pairs.logprobs]  # fmt: skip
+        micro = Forest.pack(pairs.trees())
+        outputs = {k: v.float() for k, v in pairs.outputs(micro, leaves).items()}
+        goal = objective(name, {})
+        loss, _ = goal(outputs, micro, goal.denominators(Batch(pairs.trees())))
+        loss.backward()
+        if name == "alphapo" and scale > 1:  # its reward is itself an exponential of the log-probability
+            continue
+        if name == "discopop" and scale > 1:  # its loss holds e^-d
+            continue
+        assert torch.isfinite(loss) and all(torch.isfinite(x.grad).all() for x in leaves if x.grad is not None)
+
+
+def test_hand_worked_numbers() -> None:
+    """c = 2, r = -1, beta 0.1: -log s(0.3) = 0.554355; the hinge 0.7; at no difference DPO is log 2."""
+    c, r, zero = (torch.tensor([x], dtype=torch.float64) for x in (2.0, -1.0, 0.0))
+    loss = {n: registry.losses.get(n) for n in ("dpo", "hinge_dpo", "simpo")}
+    assert float(loss["dpo"](c, r, zero, zero)[0]) == pytest.approx(0.5543552444685271)
+    assert float(loss["hinge_dpo"](c, r, zero, zero)[0]) == pytest.approx(0.7)
+    assert float(loss["dpo"](zero, zero, zero, zero)[0]) == pytest.approx(math.log(2))
+    told = loss["dpo"](c, r, zero, zero)[1]
+    assert {k: round(float(v), 6) for k, v in told.items()} == {
+        "rewards/chosen": 0.2, "rewards/rejected": -0.1, "rewards/margins": 0.3, "rewards/accuracies": 1.0,
+    }  # fmt: skip
+
+
+def test_dpo_on_exact_preferences_lands_on_the_tilted_reference() -> None:
+    """Three responses, rewards (1, .2, -.5), reference (.5, .3, .2), beta .5, Bradley-Terry preference probabilities:
+
+    the optimum is ref e^(r/beta) / Z = (.87638, .10616, .01745), where the gradient is zero.
+    """
+    rewards, ref, beta = torch.tensor([1.0, 0.2, -0.5]).double(), torch.tensor([0.5, 0.3, 0.2]).double(), 0.5
+    dpo = registry.losses.get("dpo")
+    first, second = torch.tensor([(i, j) for i in range(3) for j in range(3) if i != j]).T
+    weight = torch.sigmoid(rewards[first] - rewards[second])
+
+    def loss(theta: torch.Tensor) -> torch.Tensor:
+        logp = theta.log_softmax(0)
+        return (weight * dpo(logp[first], logp[second], ref.log()[first], ref.log()[second], beta=beta)[0]).sum()
+
+    theta = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([theta], max_iter=200, tolerance_grad=1e-12, tolerance_change=1e-15)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = loss(theta)
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    goal = ref * (rewards / beta).exp()
+    assert theta.softmax(0).tolist() == pytest.approx((goal / goal.sum()).tolist(), abs=1e-5)
+    assert theta.softmax(0).tolist() == pytest.approx([0.87638, 0.10616, 0.01745], abs=2e-5)
+    assert loss(goal.log().requires_grad_()).item() == pytest.approx(loss(theta).item())
+
+
+def test_pair_losses_belong_to_pairs() -> None:
+    with pytest.raises(ConfigError, match="'dpo' compares a chosen with a rejected completion; it belongs to method dpo"):
+        Objective([Component("dpo")])
+    with pytest.raises(ConfigError, match="one value a pair"):
+        Objective([Component("dpo", {}, 1.0, "token_mean")], pairs=True)
+
+
+def test_a_mix_is_the_weighted_sum() -> None:
+    pairs = Pairs(7)
+    mix = Objective([Component("orpo"), Component("chosen_nll", {}, 0.5)], pairs=True)
+    value, _ = run(pairs, mix, pairs.trees())
+    assert not mix.needs_reference
+    assert value == pytest.approx(pairs.expected("orpo", {}) + 0.5 * pairs.expected("chosen_nll", {}))
