@@ -175,7 +175,11 @@ def _resume(options: argparse.Namespace) -> int:
     from posttrain.methods.run import Run
 
     recipe.output = str(folder)
-    return _finish(Run(recipe, command=_command_line(), resume=True))
+    run = Run(recipe, command=_command_line(), resume=True)
+    if run.finished and not options.overrides:
+        print(f"{folder} is finished. To train on, raise its length (max_steps=...), or start a new run from {folder}/model")
+        return 0
+    return _finish(run)
 
 
 def _method(options: argparse.Namespace) -> int:

@@ -49,8 +49,24 @@ def evaluate_model(run: Run, model: LanguageModel, search: Component | None = No
         f"{task.name}: accuracy {interval.estimate:.1%} (95 % interval {interval.low:.1%} to {interval.high:.1%}) "
         f"on {len(prompts)} problems{by}",
         highlight=False,
+        soft_wrap=True,
     )
+    run.console.print(_details(result), style="dim", highlight=False, soft_wrap=True)
     return result
+
+
+def _details(result: Evaluation) -> str:
+    """pass@k, maj@k, tokens and what did not count, as one line."""
+    metrics = result.metrics()
+    by_k = [f"{name} {value['estimate']:.1%}" for name, value in metrics.items() if name.startswith(("pass@", "maj@"))]
+    told = [
+        *by_k,
+        f"{metrics['mean_tokens']:.0f} tokens a problem" if result.search else f"{metrics['mean_tokens']:.0f} tokens",
+    ]
+    told += [f"{metrics[name]:.1%} {what}" for name, what in (("truncated", "cut off"), ("unparsed", "without an answer"))]
+    if metrics["errors"]:
+        told.append(f"{metrics['errors']} failures of the verifier")
+    return "  " + ", ".join(told)
 
 
 def summarise(run: Run, stages: Mapping[str, Run], seconds: Mapping[str, float]) -> None:
