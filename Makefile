@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test check bench format clean
+.PHONY: quickstart test check bench conformance format clean
 
 quickstart: $(READY)  ## base model -> SFT -> GRPO -> vote, on a CPU, in minutes
 	$(BIN)/posttrain run recipes/quickstart.yaml output=$(or $(OUTPUT),runs/quickstart)
@@ -18,8 +18,14 @@ check: $(READY)  ## lint, format and types
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 
-bench: $(READY)  ## cost of a step against the forest's count
-	$(BIN)/python benchmarks/forest_cost.py
+bench: $(READY)  ## cost of a step against the forest's count; side by side with TRL (PAIRS rounds, an hour)
+	$(BIN)/python benchmarks/forest_cost.py --pairs $(or $(PAIRS),5)
+	$(BIN)/python benchmarks/peer.py --pairs $(or $(PAIRS),5) $(if $(ONLY),--only $(ONLY))
+
+conformance: $(READY)  ## value, gradients and metrics of losses beside TRL's, in its environment
+	$(BIN)/python benchmarks/peer.py --install
+	benchmarks/.peer/bin/python -m pip install --quiet --constraint constraints.txt pytest --editable .
+	benchmarks/.peer/bin/python -m pytest tests/conformance
 
 format: $(READY)
 	$(BIN)/ruff check --fix src tests benchmarks

@@ -27,7 +27,13 @@ HERE = Path(__file__).resolve().parent
 PEER = HERE / ".peer"
 PINNED = ["trl==1.16.0", "transformers==5.23.0", "torch==2.13.0"]
 OURS = ["fp32", "bf16"]
-THEIRS = {"sft": ["default", "fp32", "grouped"], "grpo": ["default", "fp32"], "sample": ["generate"]}
+THEIRS = {
+    "sft": ["default", "fp32", "grouped"],
+    "dpo": ["default", "fp32"],
+    "grpo": ["default", "fp32"],
+    "sample": ["generate"],
+    "tokenise": ["map"],
+}
 
 
 def install() -> Path:
@@ -70,7 +76,8 @@ def compare(workload: Workload, peer: Path, pairs: int) -> dict[str, Any]:
     """All settings of a workload in rounds."""
     folder = HERE / ".work" / workload.name
     build(workload, folder)
-    sides = [("posttrain", sys.executable, "side_ours.py", s) for s in OURS]
+    settings = ["fp32"] if workload.kind == "tokenise" else OURS
+    sides = [("posttrain", sys.executable, "side_ours.py", s) for s in settings]
     sides += [("TRL" if workload.kind != "sample" else "transformers", peer, "side_trl.py", s) for s in THEIRS[workload.kind]]
     runs: dict[str, list[dict[str, float]]] = {f"{who} {setting}": [] for who, _, _, setting in sides}
     for _ in range(pairs):
@@ -103,9 +110,12 @@ def main() -> None:
     """Run, print, and write results/."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--install", action="store_true", help="make the peer's environment and do nothing else")
     parser.add_argument("--only", default=",".join(WORKLOADS), help="names, by comma: " + ", ".join(WORKLOADS))
     options = parser.parse_args()
     peer = install()
+    if options.install:
+        return
     rates = {dtype: matmul_rate(dtype) for dtype in ("float32", "bfloat16")}
     print(f"matrix products: float32 {rates['float32']:.0f}, bfloat16 {rates['bfloat16']:.0f} GFLOP/s")
     target = HERE / "results" / f"peer-{date.today()}.json"

@@ -21,8 +21,8 @@ def recipe(workload: Workload, folder: Path, setting: str) -> dict[str, Any]:
         "lr_scheduler_type": "constant",
         "save_every": 0,
     }
-    if workload.kind == "sft":
-        return {**raw, "method": "sft", "data": str(folder / "rows.jsonl")}
+    if workload.kind in ("sft", "dpo"):
+        return {**raw, "method": workload.kind, "data": str(folder / "rows.jsonl")}
     return {
         **raw,
         "method": "grpo",
@@ -82,6 +82,20 @@ def sample(workload: Workload, folder: Path, setting: str) -> None:
     clock.tell(workload)
 
 
+def tokenise(workload: Workload, folder: Path, setting: str) -> None:
+    """From the file of rows to training sequences, as method sft does it."""
+    from posttrain.data.encode import encode_rows
+    from posttrain.data.rows import load_rows
+    from posttrain.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(str(folder / "model"))
+    clock = Clock()
+    clock.tick()
+    assert len(encode_rows(load_rows(str(folder / "rows.jsonl")), tokenizer).sequences) == workload.rows
+    clock.tick()
+    clock.tell(workload)
+
+
 if __name__ == "__main__":
     chosen, place, how = arguments()
-    (sample if chosen.kind == "sample" else train)(chosen, place, how)
+    {"sample": sample, "tokenise": tokenise}.get(chosen.kind, train)(chosen, place, how)

@@ -30,7 +30,7 @@ def trainer_arguments(workload: Workload, setting: str) -> dict[str, Any]:
 
 
 def train(workload: Workload, folder: Path, setting: str) -> None:
-    """SFT or GRPO by TRL's trainers on the rows of the workload."""
+    """SFT, DPO or GRPO by TRL's trainers on the rows of the workload."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
@@ -50,6 +50,11 @@ def train(workload: Workload, folder: Path, setting: str) -> None:
 
         config = SFTConfig(per_device_train_batch_size=workload.rows, max_length=1024, **common)
         trainer: Any = SFTTrainer(args=config, **shared)
+    elif workload.kind == "dpo":
+        from trl import DPOConfig, DPOTrainer
+
+        preferences = DPOConfig(per_device_train_batch_size=workload.rows, max_length=1024, **common)
+        trainer = DPOTrainer(args=preferences, **shared)
     else:
         from trl import GRPOConfig, GRPOTrainer
 
@@ -85,9 +90,31 @@ def sample(workload: Workload, folder: Path) -> None:
     clock.tell(workload)
 
 
+def tokenise(workload: Workload, folder: Path) -> None:
+    """From the file of rows to the data set that SFTTrainer has prepared; its cache is empty."""
+    from datasets import load_dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype="float32")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    config = SFTConfig(
+        output_dir=tempfile.mkdtemp(), use_cpu=True, bf16=False, report_to=[], max_length=1024, disable_tqdm=True
+    )
+    clock = Clock()
+    clock.tick()
+    rows = load_dataset("json", data_files=str(folder / "rows.jsonl"), split="train", cache_dir=tempfile.mkdtemp())
+    trainer = SFTTrainer(model=model, args=config, processing_class=tokenizer, train_dataset=rows)
+    assert len(trainer.train_dataset) == workload.rows
+    clock.tick()
+    clock.tell(workload)
+
+
 if __name__ == "__main__":
     chosen, place, how = arguments()
     if chosen.kind == "sample":
         sample(chosen, place)
+    elif chosen.kind == "tokenise":
+        tokenise(chosen, place)
     else:
         train(chosen, place, how)

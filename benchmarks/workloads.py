@@ -19,7 +19,7 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Workload:
-    """kind: sft, grpo or sample. steps are measured after `warm` others. rows: of a step (prompts for grpo)."""
+    """kind: sft, dpo, grpo, sample or tokenise. steps are measured after `warm` others. rows: of a step (prompts for grpo)."""
 
     name: str
     kind: str
@@ -38,10 +38,12 @@ WORKLOADS = {
         Workload("sft", "sft", steps=6),
         Workload("sft-64k", "sft", vocab=64000, steps=4, warm=1),
         Workload("sft-60m", "sft", shape="60m", vocab=64000, steps=2, warm=1),
+        Workload("dpo", "dpo", steps=3, warm=1),
         Workload("grpo", "grpo", rows=8, steps=2, warm=1),
         Workload("grpo-64k", "grpo", vocab=64000, rows=8, steps=1, warm=1),
         Workload("grpo-60m", "grpo", shape="60m", vocab=64000, rows=8, steps=1, warm=1),
         Workload("sample", "sample", group=64, steps=1, warm=1),
+        Workload("tokenise", "tokenise", rows=100_000, steps=1, warm=1),
         Workload("sample-64k", "sample", vocab=64000, group=64, steps=1, warm=1),
     )
 }
@@ -73,16 +75,22 @@ def build(workload: Workload, folder: Path) -> None:
 
 
 def rows_of(workload: Workload) -> list[dict[str, str]]:
-    """SFT: prompts of 20 tokens, completions exponential with mean 70, at most 512. GRPO: prompts of about 105 tokens."""
+    """Random words. SFT: prompts of 20 tokens, completions exponential with mean 70, at most 512; DPO: two such completions,
+    prompts of 30 to 130 tokens; GRPO: prompts of about 105 tokens."""
     draw = random.Random(0)
 
     def text(length: int) -> str:
         return " ".join(f"w{draw.randrange(workload.vocab - 2)}" for _ in range(length))
 
     count = workload.rows * (workload.steps + workload.warm)
+    if workload.kind == "tokenise":
+        return [{"prompt": text(20), "completion": text(60)} for _ in range(workload.rows)]
     if workload.kind == "sft":
         lengths = [min(max(round(draw.expovariate(1 / 70)), 1), 512) for _ in range(count)]
         return [{"prompt": text(20), "completion": text(n)} for n in lengths]
+    if workload.kind == "dpo":
+        lengths = [[min(max(round(draw.expovariate(1 / 70)), 1), 512) for _ in range(2)] for _ in range(count)]
+        return [{"prompt": text(draw.randint(30, 130)), "chosen": text(a), "rejected": text(b)} for a, b in lengths]
     if workload.kind == "grpo":
         return [{"prompt": text(draw.randint(95, 115)), "answer": "-"} for _ in range(count)]
     return [{"prompt": text(512)}]
@@ -132,6 +140,8 @@ def tokens_of(workload: Workload) -> dict[str, float]:
 
     Arithmetic: 2 a weight and token forward, 4 backward, the head only where a token is predicted; attention left out.
     """
+    if workload.kind == "tokenise":
+        return {"distinct": 81.0 * workload.rows, "padded": 81.0 * workload.rows, "gflop": 0.0}
     shape = SHAPES[workload.shape]
     wide, inner, depth = shape["hidden_size"], shape["intermediate_size"], shape["head_dim"]
     body = shape["num_hidden_layers"] * (wide * depth * (8 + 8 + 2 * 4) + 3 * wide * inner)
@@ -144,6 +154,15 @@ def tokens_of(workload: Workload) -> dict[str, float]:
         targets = distinct - 20 * workload.rows
         padded = sum(len(group) * max(group) for group in lengths) / len(groups)
         return {"distinct": distinct, "padded": padded, "gflop": 6 * (distinct * body + targets * head) / 1e9}
+    if workload.kind == "dpo":
+        prompts, chosen, rejected = ([len(row[k].split()) for row in rows] for k in ("prompt", "chosen", "rejected"))
+        steps = len(rows) / workload.rows
+        targets = (sum(chosen) + sum(rejected) + 2 * len(rows)) / steps
+        distinct = sum(prompts) / steps + targets
+        longest = [p + max(a, b) + 1 for p, a, b in zip(prompts, chosen, rejected, strict=True)]
+        batches = [longest[i : i + workload.rows] for i in range(0, len(rows), workload.rows)]
+        padded = sum(2 * len(b) * max(b) for b in batches) / len(batches)
+        return {"distinct": distinct, "padded": padded, "gflop": 8 * (distinct * body + targets * head) / 1e9}
     prompt = 512.0 if workload.kind == "sample" else sum(len(r["prompt"].split()) for r in rows) / len(rows)
     prompts = 1 if workload.kind == "sample" else workload.rows
     new = prompts * workload.group * workload.new_tokens

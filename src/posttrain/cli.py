@@ -105,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _quiet_libraries() -> None:
     """Settings of libraries that must be made before they are imported."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -10,9 +11,11 @@ import numpy as np
 
 from posttrain.data.forest import TokenSequence
 from posttrain.data.formats import Item, RowFormat, detect_format, normalise
-from posttrain.data.templates import TrainOn, encode_messages, encode_pair, encode_text
+from posttrain.data.templates import Tokenized, TrainOn, encode_messages, encode_pair, encode_text
 from posttrain.errors import DataError
 from posttrain.types import Message
+
+_BATCH = 1024  # rows tokenised at a time
 
 Truncation = Literal["drop", "keep_start", "keep_end", "error"]
 
@@ -62,9 +65,9 @@ def encode_rows(
     """
     form = detect_format(rows)
     encoded = Encoded([], form, num_rows=len(rows))
-    for number, row in enumerate(rows):
-        name = str(row.get("id", number))
-        sequence = encode_item(normalise(row, form, name), tokenizer, train_on)
+    items = (normalise(row, form, str(row.get("id", number))) for number, row in enumerate(rows))
+    for item, sequence in encode_items(items, tokenizer, train_on):
+        name = item.row
         if len(sequence.ids) > max_length:
             if truncation == "error":
                 raise DataError(
@@ -83,15 +86,25 @@ def encode_rows(
     return encoded
 
 
-def encode_item(item: Item, tokenizer: Any, train_on: TrainOn = "auto") -> TokenSequence:
-    """One row as a training sequence."""
+def encode_items(items: Iterable[Item], tokenizer: Any, train_on: TrainOn = "auto") -> Iterator[tuple[Item, TokenSequence]]:
+    """Each item with its training sequence; plain text is tokenised many rows at a time."""
+    for some in _batched(items, _BATCH):
+        plain = (t for item in some for t in (item.text, item.prompt, item.completion) if isinstance(t, str))
+        known = Tokenized.of(tokenizer, plain)
+        for item in some:
+            yield item, encode_item(item, tokenizer, train_on, known)
+
+
+def encode_item(item: Item, tokenizer: Any, train_on: TrainOn = "auto", known: Tokenized | None = None) -> TokenSequence:
+    """One row as a training sequence. known: the ids of its plain texts, where they have been made already."""
     if item.text is not None:
-        return encode_text(tokenizer, item.text, row=item.row)
+        return encode_text(tokenizer, item.text, row=item.row, known=known)
     if item.completion is None:
         raise DataError(f"row {item.row} has no completion to learn from; method sft needs one (columns prompt, completion)")
     if isinstance(item.completion, str):
         everything = train_on == "everything"
-        return encode_pair(tokenizer, str(item.prompt), item.completion, everything=everything, row=item.row)
+        texts = known if isinstance(item.prompt, str) else None
+        return encode_pair(tokenizer, str(item.prompt), item.completion, everything=everything, row=item.row, known=texts)
     prompt: list[Message] = [] if item.prompt is None or isinstance(item.prompt, str) else item.prompt
     chosen: TrainOn = "all_assistant" if train_on == "auto" else train_on
     if item.prompt is not None and train_on in ("auto", "completion"):
@@ -129,10 +142,9 @@ def encode_pairs(
         item = normalise(row, form, name)
         if item.prompt is None:
             raise DataError(f"row {name} has no prompt; add a column prompt, or write chosen and rejected as messages")
-        pair = [
-            encode_item(replace(item, completion=completion, chosen=None, rejected=None, row=f"{name} {side}"), tokenizer)
-            for side, completion in (("chosen", item.chosen), ("rejected", item.rejected))
-        ]
+        sides = (("chosen", item.chosen), ("rejected", item.rejected))
+        halves = [replace(item, completion=text, chosen=None, rejected=None, row=f"{name} {side}") for side, text in sides]
+        pair = [sequence for _, sequence in encode_items(halves, tokenizer)]
         longest = max(len(s.ids) for s in pair)
         if longest > max_length and truncation == "error":
             raise DataError(f"row {name} has {longest} tokens, max_length is {max_length}; raise it, or set truncation")
@@ -148,6 +160,12 @@ def encode_pairs(
             encoded.masked.append(name)
     _refuse_masked(encoded, max_length, max_masked, "have equal completions or one without a token to compare")
     return encoded
+
+
+def _batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    rest = iter(items)
+    while some := list(itertools.islice(rest, size)):
+        yield some
 
 
 def _cut(sequence: TokenSequence, max_length: int, truncation: Truncation) -> TokenSequence:

@@ -8,8 +8,8 @@ in between are the turn. So any Jinja template works, whatever its end-of-turn o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -35,11 +35,30 @@ def bos_id(tokenizer: Any) -> int | None:
     return bos if bos is not None and with_special and with_special[0] == bos else None
 
 
-def text_ids(tokenizer: Any, text: str, *, start: bool) -> list[int]:
+class Tokenized(NamedTuple):
+    """Ids of many plain texts, made at once, which is several times as fast as one by one; and the BOS to put first."""
+
+    ids: dict[str, list[int]]
+    bos: int | None
+
+    @classmethod
+    def of(cls, tokenizer: Any, texts: Iterable[str]) -> Tokenized:
+        """Tokenise each text once, without special tokens."""
+        distinct = list(dict.fromkeys(texts))
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is not None and backend.truncation is None and backend.padding is None:
+            # The library's own wrapper spends as long on masks and offsets, which nobody asks for here.
+            found = [e.ids for e in backend.encode_batch_fast(distinct, add_special_tokens=False)]
+        else:
+            found = tokenizer(distinct, add_special_tokens=False)["input_ids"] if distinct else []
+        return cls(dict(zip(distinct, found, strict=True)), bos_id(tokenizer))
+
+
+def text_ids(tokenizer: Any, text: str, *, start: bool, known: Tokenized | None = None) -> list[int]:
     """Ids of plain text; at the start of a sequence with BOS once, if the tokenizer uses one."""
-    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    bos = bos_id(tokenizer) if start else None
-    return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+    known = known or Tokenized.of(tokenizer, [text])
+    ids = known.ids[text]
+    return [known.bos, *ids] if start and known.bos is not None and ids[:1] != [known.bos] else list(ids)
 
 
 def as_messages(tokenizer: Any, prompt: Text, system: str | None) -> Text:
@@ -85,21 +104,24 @@ def render(tokenizer: Any, messages: Sequence[Message], *, tools: list[Any] | No
         raise TemplateError(f"the chat template refuses the conversation: {error}") from error
 
 
-def encode_text(tokenizer: Any, text: str, *, row: str = "") -> TokenSequence:
+def encode_text(tokenizer: Any, text: str, *, row: str = "", known: Tokenized | None = None) -> TokenSequence:
     """Plain text, all of it trained, EOS at its end included."""
-    ids = text_ids(tokenizer, text, start=True)
+    ids = text_ids(tokenizer, text, start=True, known=known)
     if tokenizer.eos_token_id is not None and ids[-1:] != [tokenizer.eos_token_id]:
         ids.append(tokenizer.eos_token_id)
     return TokenSequence(np.array(ids), np.arange(len(ids)) > 0, row=row)
 
 
-def encode_pair(tokenizer: Any, prompt: str, completion: str, *, everything: bool = False, row: str = "") -> TokenSequence:
+def encode_pair(
+    tokenizer: Any, prompt: str, completion: str, *, everything: bool = False, row: str = "", known: Tokenized | None = None
+) -> TokenSequence:
     """A prompt and a completion of plain text; the completion and the EOS behind it are trained.
 
     The two are tokenised apart, as they are when the model is asked, so that no token reaches over the border.
     """
-    before = text_ids(tokenizer, prompt, start=True)
-    after = text_ids(tokenizer, completion, start=False)
+    known = known or Tokenized.of(tokenizer, [prompt, completion])
+    before = text_ids(tokenizer, prompt, start=True, known=known)
+    after = text_ids(tokenizer, completion, start=False, known=known)
     if tokenizer.eos_token_id is not None and after[-1:] != [tokenizer.eos_token_id]:
         after.append(tokenizer.eos_token_id)
     ids = np.array([*before, *after])

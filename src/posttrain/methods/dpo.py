@@ -42,7 +42,7 @@ def dpo(
     context = context_length(run)
     encoded = _encode(run, data, context)
     source = DataSource(_pairs(encoded), batch_size=batch_size, seed=run.recipe.seed, whole=True)
-    objective = Objective(losses, pairs=True)
+    objective = Objective(losses, pairs=True, accuracy=True)
     steps = run.steps_for(source.steps_per_epoch)
     others = _encode(run, run.recipe.eval_data, context) if run.recipe.eval_data else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from posttrain.config import Component, DataConfig
-from posttrain.data.encode import Encoded, encode_item, encode_rows
+from posttrain.data.encode import Encoded, encode_items, encode_rows
 from posttrain.data.forest import Batch, Tree
 from posttrain.data.formats import Item, RowFormat
 from posttrain.data.preview import preview
@@ -79,7 +79,7 @@ def _encode(run: Run, data: DataConfig | None, task: Component | None, context: 
             else Item(e.id, prompt=e.prompt, completion=e.completion)
             for e in made.examples
         ]  # fmt: skip
-        sequences = [encode_item(i, run.tokenizer) for i in items]
+        sequences = [sequence for _, sequence in encode_items(items, run.tokenizer)]
         fitting = [s for s in sequences if context is None or len(s.ids) <= context]
         if not fitting:
             raise DataError(f"every worked example of {made.name} is longer than the model's context of {context} tokens")

@@ -37,7 +37,8 @@ class Objective:
         components: losses by name with settings, weight and aggregation.
         aggregation: the default average. max_length: tokens, for the aggregation fixed_length.
         temperature: the policy is softmax(logits / temperature), the distribution that rollouts were sampled from.
-        accuracy: tell the share of targets that are the model's likeliest token, which means something on given text.
+        accuracy: tell the share of targets that are the model's likeliest token, which means something on given text (of a
+            pair: on the chosen completion).
         pairs: sequences 2i and 2i + 1 of every micro-batch are a chosen and a rejected completion.
     """
 
@@ -59,7 +60,7 @@ class Objective:
             raise ConfigError(f"losses: {lone[0]!r} compares a chosen with a rejected completion; it belongs to method dpo")
         self.max_length = max_length
         self.temperature = temperature
-        self.accuracy = accuracy
+        self.accuracy, self.pairs = accuracy, pairs
         asked = {name for term in self.terms for name in term.inputs}
         asked |= {"ref_logprobs"} if any(name.startswith("ref_") for name in asked) else set()
         # Entropy is told in any case; only where a loss trains it does it have to carry a gradient.
@@ -109,8 +110,12 @@ class Objective:
         metrics.total("loss", loss.detach())
         if "entropy" in outputs:
             metrics.add("entropy", outputs["entropy"].detach().sum(), outputs["entropy"].numel())
+        for side in ("chosen", "rejected"):
+            if side in inputs:
+                metrics.add(f"logps/{side}", inputs[side].detach().sum(), inputs[side].numel())
         if self.accuracy and "correct" in outputs:
-            metrics.add("mean_token_accuracy", outputs["correct"].sum(), outputs["correct"].numel())
+            correct = outputs["correct"][micro.sequence % 2 == 0] if self.pairs else outputs["correct"]
+            metrics.add("mean_token_accuracy", correct.sum(), correct.numel())
         self._engine_gap(outputs, micro, metrics)
         return loss, metrics
 
