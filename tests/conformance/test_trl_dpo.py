@@ -87,9 +87,9 @@ def ours(folder: Path, losses: list[Any]) -> tuple[float, dict[str, torch.Tensor
     perturb(model.hf)
     model.eval()
     sequences = encode_pairs(ROWS, model.tokenizer).sequences
-    batch = Batch([Tree.build(sequences[i : i + 2]) for i in range(0, len(sequences), 2)], whole=True)
+    batch = Batch([Tree.build(sequences[i : i + 2]) for i in range(0, len(sequences), 2)], whole="tree")
     recipe = parse_recipe({"method": "dpo", "model": str(folder), "data": "pairs.jsonl", "losses": losses})
-    objective = Objective(recipe.losses, pairs=True, accuracy=True)
+    objective = Objective(recipe.losses, roles=("chosen", "rejected"), accuracy=True)
     totals, value, metrics = objective.denominators(batch), 0.0, Averages()
     for micro in batch.split(40):  # several micro-batches, of which TRL knows nothing
         loss, told = objective(model.forward(micro, objective.needs), micro, totals)

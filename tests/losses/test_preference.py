@@ -83,17 +83,17 @@ class Pairs:
 
 
 def objective(name: str, settings: dict[str, Any]) -> Objective:
-    return Objective([Component(name, settings)], pairs=True)
+    return Objective([Component(name, settings)], roles=("chosen", "rejected"))
 
 
 def run(
     pairs: Pairs, goal: Objective, trees: list[Tree], max_tokens: int | None = None, ranks: int = 1
 ) -> tuple[float, list[np.ndarray]]:
     leaves = pairs.leaves()
-    totals = goal.denominators(Batch(trees, whole=True))
+    totals = goal.denominators(Batch(trees, whole="tree"))
     value = 0.0
     for rank in range(ranks):
-        for micro in Batch(trees[rank::ranks], whole=True).split(max_tokens):
+        for micro in Batch(trees[rank::ranks], whole="tree").split(max_tokens):
             loss, _ = goal(pairs.outputs(micro, leaves), micro, totals)
             if loss.requires_grad:
                 loss.backward()
@@ -197,12 +197,12 @@ def test_pair_losses_belong_to_pairs() -> None:
     with pytest.raises(ConfigError, match="'dpo' compares a chosen with a rejected completion; it belongs to method dpo"):
         Objective([Component("dpo")])
     with pytest.raises(ConfigError, match="one value a pair"):
-        Objective([Component("dpo", {}, 1.0, "token_mean")], pairs=True)
+        Objective([Component("dpo", {}, 1.0, "token_mean")], roles=("chosen", "rejected"))
 
 
 def test_a_mix_is_the_weighted_sum() -> None:
     pairs = Pairs(7)
-    mix = Objective([Component("orpo"), Component("chosen_nll", {}, 0.5)], pairs=True)
+    mix = Objective([Component("orpo"), Component("chosen_nll", {}, 0.5)], roles=("chosen", "rejected"))
     value, _ = run(pairs, mix, pairs.trees())
     assert not mix.needs_reference
     assert value == pytest.approx(pairs.expected("orpo", {}) + 0.5 * pairs.expected("chosen_nll", {}))

@@ -6,18 +6,20 @@ per token tells the whole attention structure:
     token k is visible to token q   iff   k <= q < ends[k]
 
 What is learnt hangs on targets, aligned lists of length M: `source` (the flat index that predicts), `target` (the token
-predicted), `sequence` (whose target it is) and named streams of per-target numbers.
+predicted), `place` (the flat index of that token itself), `sequence` (whose target it is) and named streams of per-target
+numbers.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import torch
 
+from posttrain.data.radix import Nodes, radix_tree
 from posttrain.errors import DataError
 
 
@@ -51,30 +53,11 @@ class TokenSequence:
             raise DataError(f"{where}: the first token counts as a target, but nothing predicts it; set loss_mask[0] = False")
 
 
-@dataclass(slots=True, frozen=True)
-class _Nodes:
-    """A radix tree in depth-first order: node i holds tokens [low, high) of `sequences[owner]` below node `parent`."""
-
-    parent: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    owner: np.ndarray
-    of_sequence: np.ndarray  # [S] deepest node of each sequence
-
-    def ancestry(self, node: int) -> list[int]:
-        """The nodes from the root down to `node`."""
-        path = []
-        while node >= 0:
-            path.append(node)
-            node = int(self.parent[node])
-        return path[::-1]
-
-
 @dataclass(slots=True)
 class Tree:
     """Sequences that share what they have in common, as flat numpy arrays.
 
-    tokens, positions (depth), ends: int64 [N]. source, target, sequence: int64 [M]. streams: float32 [M] each.
+    tokens, positions (depth), ends: int64 [N]. source, target, place, sequence: int64 [M]. streams: float32 [M] each.
     values: float32 [S] each. last: int64 [S], the flat index of each sequence's last token. rows: S names.
     sequences: what it was built from.
     """
@@ -84,13 +67,14 @@ class Tree:
     ends: np.ndarray
     source: np.ndarray
     target: np.ndarray
+    place: np.ndarray
     sequence: np.ndarray
     last: np.ndarray
     streams: dict[str, np.ndarray]
     values: dict[str, np.ndarray]
     rows: list[str]
     sequences: list[TokenSequence]
-    _nodes: _Nodes
+    _nodes: Nodes
 
     @classmethod
     def build(cls, sequences: Sequence[TokenSequence], *, min_shared: int = 16) -> Tree:
@@ -103,10 +87,10 @@ class Tree:
         """
         if not sequences:
             raise DataError("a tree needs at least one sequence")
-        return cls._lay_out(list(sequences), _radix_tree([s.ids for s in sequences], max(1, min_shared)))
+        return cls._lay_out(list(sequences), radix_tree([s.ids for s in sequences], max(1, min_shared)))
 
     @classmethod
-    def _lay_out(cls, sequences: list[TokenSequence], nodes: _Nodes) -> Tree:
+    def _lay_out(cls, sequences: list[TokenSequence], nodes: Nodes) -> Tree:
         lengths = nodes.high - nodes.low
         starts = np.cumsum(lengths) - lengths
         subtree_end = starts + lengths
@@ -115,7 +99,7 @@ class Tree:
             if parent >= 0:
                 subtree_end[parent] = max(subtree_end[parent], subtree_end[node])
         pieces = [sequences[o].ids[a:b] for o, a, b in zip(nodes.owner, nodes.low, nodes.high)]
-        flat = [_flat_indices(nodes, starts, int(node)) for node in nodes.of_sequence]
+        flat = [nodes.flat_indices(starts, int(node)) for node in nodes.of_sequence]
         targets = [np.flatnonzero(s.loss_mask) for s in sequences]
         return cls(
             tokens=np.concatenate(pieces),
@@ -123,6 +107,7 @@ class Tree:
             ends=np.repeat(subtree_end, lengths),
             source=np.concatenate([f[t - 1] for f, t in zip(flat, targets)]),
             target=np.concatenate([s.ids[t] for s, t in zip(sequences, targets)]),
+            place=np.concatenate([f[t] for f, t in zip(flat, targets)]),
             sequence=np.repeat(np.arange(len(sequences)), [len(t) for t in targets]),
             last=np.array([f[-1] for f in flat], dtype=np.int64),
             streams={
@@ -184,7 +169,7 @@ class Tree:
         for new_index, index in enumerate(indices):
             for n in self._nodes.ancestry(int(self._nodes.of_sequence[index])):
                 heir.setdefault(n, new_index)
-        nodes = _Nodes(
+        nodes = Nodes(
             parent=np.array([number[int(self._nodes.parent[n])] for n in kept]),
             low=self._nodes.low[kept],
             high=self._nodes.high[kept],
@@ -192,56 +177,6 @@ class Tree:
             of_sequence=np.array([number[int(self._nodes.of_sequence[i])] for i in indices]),
         )
         return Tree._lay_out([self.sequences[i] for i in indices], nodes)
-
-
-def _radix_tree(ids: list[np.ndarray], min_shared: int) -> _Nodes:
-    # Big-endian bytes of non-negative integers sort like the integer lists, prefixes first.
-    keys = [i.astype(">i8").tobytes() for i in ids]
-    first_with: dict[bytes, int] = {}
-    for index, key in enumerate(keys):
-        first_with.setdefault(key, index)
-    order = sorted(first_with)
-    owners = [first_with[key] for key in order]
-    common = [_common_prefix(ids[a], ids[b]) for a, b in itertools.pairwise(owners)]
-    parent: list[int] = []
-    low: list[int] = []
-    high: list[int] = []
-    owner: list[int] = []
-    node_of_owner: dict[int, int] = {}
-    # Each entry: a stretch [first, stop) of the sorted sequences, the depth they share already, and the node above.
-    stack = [(0, len(owners), 0, -1)]
-    while stack:
-        first, stop, depth, above = stack.pop()
-        lone = stop - first == 1
-        shared = len(ids[owners[first]]) if lone else min(common[first : stop - 1])
-        node = above
-        if shared > depth or (lone and above < 0):
-            node = len(parent)
-            parent.append(above)
-            low.append(depth)
-            high.append(shared)
-            owner.append(owners[first])
-        if lone:
-            node_of_owner[owners[first]] = node
-            continue
-        cuts = [i + 1 for i in range(first, stop - 1) if common[i] < shared + min_shared]
-        children = list(zip([first, *cuts], [*cuts, stop]))
-        children.sort(key=lambda c: -min(owners[c[0] : c[1]]))  # popped from the end: in order of first appearance
-        stack.extend((a, b, shared, node) for a, b in children)
-    of_sequence = np.array([node_of_owner[first_with[key]] for key in keys])
-    return _Nodes(np.array(parent), np.array(low), np.array(high), np.array(owner), of_sequence)
-
-
-def _common_prefix(a: np.ndarray, b: np.ndarray) -> int:
-    length = min(len(a), len(b))
-    different = a[:length] != b[:length]
-    return int(different.argmax()) if different.any() else length
-
-
-def _flat_indices(nodes: _Nodes, starts: np.ndarray, node: int) -> np.ndarray:
-    """Flat index of each token of the sequence that ends in `node`."""
-    lengths = nodes.high - nodes.low
-    return np.concatenate([np.arange(starts[n], starts[n] + lengths[n]) for n in nodes.ancestry(node)])
 
 
 def _common_keys(items: Sequence[tuple[str, Mapping[str, object]]], kind: str) -> list[str]:
@@ -259,19 +194,21 @@ def _common_keys(items: Sequence[tuple[str, Mapping[str, object]]], kind: str) -
 
 @dataclass(slots=True, frozen=True)
 class Unshared:
-    """A forest as padded rows: ids, mask [B, L] (padding on the right), source [M] into the B * L positions."""
+    """A forest as padded rows: ids, mask [B, L] (padding on the right); source, place [M] into the B * L positions."""
 
     ids: torch.Tensor
     mask: torch.Tensor
     source: torch.Tensor
+    place: torch.Tensor
 
 
 @dataclass(slots=True)
 class Forest:
     """Trees side by side, as tensors: one micro-batch.
 
-    tokens, positions, ends: int64 [N]. source, target, sequence: int64 [M]. streams: float32 [M] each.
-    values: float32 [S] each. last: int64 [S]. rows: S names. Sequences are numbered 0..S-1 within the forest.
+    tokens, positions, ends: int64 [N]. source, target, place, sequence: int64 [M]. streams: float32 [M] each.
+    values: float32 [S] each. last, tree: int64 [S], the flat index of the last token and the tree of each sequence.
+    rows: S names. Sequences are numbered 0..S-1 within the forest, and trees from 0.
     """
 
     tokens: torch.Tensor
@@ -279,8 +216,10 @@ class Forest:
     ends: torch.Tensor
     source: torch.Tensor
     target: torch.Tensor
+    place: torch.Tensor
     sequence: torch.Tensor
     last: torch.Tensor
+    tree: torch.Tensor
     streams: dict[str, torch.Tensor]
     values: dict[str, torch.Tensor]
     rows: list[str]
@@ -308,8 +247,10 @@ class Forest:
             ends=joined(t.ends + o for t, o in zip(trees, offsets)),
             source=joined(t.source + o for t, o in zip(trees, offsets)),
             target=joined(t.target for t in trees),
+            place=joined(t.place + o for t, o in zip(trees, offsets)),
             sequence=joined(t.sequence + c for t, c in zip(trees, counts)),
             last=joined(t.last + o for t, o in zip(trees, offsets)),
+            tree=torch.repeat_interleave(torch.tensor([t.num_sequences for t in trees])),
             streams={name: joined(t.streams[name] for t in trees) for name in streams},
             values={name: joined(t.values[name] for t in trees) for name in values},
             rows=[row for t in trees for row in t.rows],
@@ -332,7 +273,7 @@ class Forest:
 
     def to(self, device: torch.device | str) -> Forest:
         """The same forest on `device`."""
-        names = ("tokens", "positions", "ends", "source", "target", "sequence", "last")
+        names = ("tokens", "positions", "ends", "source", "target", "place", "sequence", "last", "tree")
         moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
         for name in ("streams", "values"):
             moved[name] = {k: v.to(device, non_blocking=True) for k, v in getattr(self, name).items()}
@@ -347,8 +288,9 @@ class Forest:
         sizes = torch.tensor([len(path) for path in paths])
         mask = torch.arange(length)[None, :] < sizes[:, None]
         device = self.tokens.device
-        source = self.sequence * length + self.positions[self.source]
-        return Unshared(self.tokens[index.to(device)], mask.to(device), source)
+        row = self.sequence * length
+        source, place = row + self.positions[self.source], row + self.positions[self.place]
+        return Unshared(self.tokens[index.to(device)], mask.to(device), source, place)
 
 
 @dataclass(slots=True)
@@ -356,13 +298,13 @@ class Batch:
     """All trees of one optimizer step, with the counts that averages are divided by.
 
     idle: trees that count in the averages but whose gradient is known to be zero (groups without advantage), so that no
-    forward pass is spent on them. whole: the sequences of a tree belong together (the two of a preference pair), so that no
-    tree is split, whatever the token budget.
+    forward pass is spent on them. whole: what belongs together whatever the token budget: the sequences of a "tree" (the two
+    of a preference pair), or all of the "batch" (a loss that compares every sequence with every other).
     """
 
     trees: list[Tree]
     idle: list[Tree] = field(default_factory=list)
-    whole: bool = False
+    whole: Literal["tree", "batch"] | None = None
 
     @property
     def num_targets(self) -> int:
@@ -373,6 +315,11 @@ class Batch:
     def num_sequences(self) -> int:
         """Sequences over the whole batch."""
         return sum(t.num_sequences for t in (*self.trees, *self.idle))
+
+    @property
+    def num_trees(self) -> int:
+        """Trees over the whole batch: pairs or groups where those are kept whole."""
+        return len(self.trees) + len(self.idle)
 
     def stream_total(self, name: str) -> float | None:
         """Sum of a stream over all targets; None where no tree has it."""
@@ -398,13 +345,13 @@ class Batch:
         """Micro-batches of at most `max_tokens` distinct tokens (None: one micro-batch).
 
         First-fit decreasing, deterministic. A tree above the budget is split by its leaves with the trunk repeated; a
-        sequence above the budget is not cut but becomes a micro-batch of its own, as does a tree of a `whole` batch.
+        sequence above the budget is not cut but becomes a micro-batch of its own, as does a tree that is kept whole.
         """
-        if max_tokens is None:
+        if max_tokens is None or self.whole == "batch":
             return [Forest.pack(self.trees)] if self.trees else []
         if max_tokens <= 0:
             raise DataError(f"max_tokens is {max_tokens}; a micro-batch needs a budget above 0")
-        parts = self.trees if self.whole else [part for tree in self.trees for part in tree.split(max_tokens)]
+        parts = self.trees if self.whole == "tree" else [part for tree in self.trees for part in tree.split(max_tokens)]
         bins: list[list[int]] = []
         room: list[int] = []
         for index in sorted(range(len(parts)), key=lambda i: (-parts[i].num_tokens, i)):

@@ -118,7 +118,7 @@ class CacheStepper:
             if stop < len(prompts) and prompts[stop] == prompts[start]:
                 continue
             batch = torch.tensor(prompts[start:stop], device=self.model.device)
-            out = self.model.causal_lm(input_ids=batch, use_cache=True)
+            out = self.model.pretrained(input_ids=batch, use_cache=True)
             self._count(batch.numel())
             lines = torch.arange(start, stop, device=batch.device) + self._rows
             name = "cache_params" if "cache_params" in out else "past_key_values"
@@ -136,7 +136,7 @@ class CacheStepper:
             kept = group.lines >= 0
             # A dropped row needs some token to run along with; which one is of no account.
             given = torch.where(kept, tokens[group.lines.clamp_min(0)], 0)
-            out = self.model.causal_lm(input_ids=given[:, None], use_cache=True, **{group.name: group.state})
+            out = self.model.pretrained(input_ids=given[:, None], use_cache=True, **{group.name: group.state})
             group.state, group.left = out[group.name], group.left - 1
             logits[group.lines[kept]] = out.logits[kept, -1].float()
         return logits

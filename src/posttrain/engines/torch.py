@@ -19,7 +19,8 @@ from posttrain.engines.schedule import Row, Schedule
 from posttrain.engines.stepping import CacheStepper, ForestStepper, Stepper
 from posttrain.engines.stops import Stops, token_texts
 from posttrain.errors import ConfigError
-from posttrain.models.language_model import LanguageModel, evaluating
+from posttrain.models.forest_model import evaluating
+from posttrain.models.language_model import LanguageModel
 from posttrain.types import Request, Sample
 
 

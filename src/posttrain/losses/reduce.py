@@ -17,10 +17,14 @@ Aggregation = Literal["token_mean", "sequence_mean", "fixed_length"]
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Global counts of one optimiser step. tokens: sum of the weights of all targets; sequences: how many."""
+    """Global counts of one optimiser step. tokens: sum of the weights of all targets; sequences, groups: how many.
+
+    groups: pairs, or the completions of one prompt together; trees of the batch.
+    """
 
     tokens: float
     sequences: int
+    groups: int = 0
 
 
 def sequence_sum(values: Tensor, sequence: Tensor, num_sequences: int) -> Tensor:

@@ -41,8 +41,8 @@ def dpo(
     """
     context = context_length(run)
     encoded = _encode(run, data, context)
-    source = DataSource(_pairs(encoded), batch_size=batch_size, seed=run.recipe.seed, whole=True)
-    objective = Objective(losses, pairs=True, accuracy=True)
+    objective = Objective(losses, roles=("chosen", "rejected"), accuracy=True)
+    source = DataSource(_pairs(encoded), batch_size=batch_size, seed=run.recipe.seed, whole=objective.whole)
     steps = run.steps_for(source.steps_per_epoch)
     others = _encode(run, run.recipe.eval_data, context) if run.recipe.eval_data else None
 
@@ -50,7 +50,7 @@ def dpo(
         if others is None:
             return []
         every = run.recipe.eval_every
-        batch = Batch([Tree.build(pair) for pair in _pairs(others)], whole=True)
+        batch = Batch([Tree.build(pair) for pair in _pairs(others)], whole=objective.whole)
 
         def evaluate(step: int, metrics: dict[str, float]) -> None:
             if step == steps or (every and step % every == 0):

@@ -14,8 +14,11 @@ from posttrain.averages import Averages
 from posttrain.config import Component
 from posttrain.data.forest import Batch, Forest
 from posttrain.errors import ConfigError
-from posttrain.losses.inputs import MODEL_INPUTS
-from posttrain.losses.reduce import Aggregation, Totals, sequence_sum, target_weights
+from posttrain.losses.inputs import MODEL_INPUTS, SCORE_INPUTS, base_of, sequence_inputs
+from posttrain.losses.reduce import Aggregation, Totals, target_weights
+from posttrain.models.vocabulary import DERIVED, DISTRIBUTIONS
+
+Per = Literal["token", "sequence", "pair", "group", "batch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,7 @@ class Term:
     name: str
     function: Callable[..., Any]
     inputs: tuple[str, ...]
-    per: Literal["token", "sequence", "pair"]
+    per: Per
     weight: float
     aggregation: Aggregation
 
@@ -39,7 +42,8 @@ class Objective:
         temperature: the policy is softmax(logits / temperature), the distribution that rollouts were sampled from.
         accuracy: tell the share of targets that are the model's likeliest token, which means something on given text (of a
             pair: on the chosen completion).
-        pairs: sequences 2i and 2i + 1 of every micro-batch are a chosen and a rejected completion.
+        roles: what the sequences of each tree are, in order, such as ("chosen", "rejected"); () where a tree may hold any.
+        groups: a tree holds the completions of one prompt that are compared with each other, so that it stays whole.
     """
 
     def __init__(
@@ -50,26 +54,37 @@ class Objective:
         max_length: int | None = None,
         temperature: float = 1.0,
         accuracy: bool = False,
-        pairs: bool = False,
+        roles: tuple[str, ...] = (),
+        groups: bool = False,
     ) -> None:
         if not components:
             raise ConfigError("losses: at least one loss is needed; see `posttrain ls losses`")
         self.terms = [_term(c, aggregation) for c in components]
         lone = [term.name for term in self.terms if term.per == "pair"]
-        if lone and not pairs:
+        if lone and "rejected" not in roles:
             raise ConfigError(f"losses: {lone[0]!r} compares a chosen with a rejected completion; it belongs to method dpo")
+        lone = [term.name for term in self.terms if term.per == "group"]
+        if lone and not groups:
+            raise ConfigError(f"losses: {lone[0]!r} compares the completions of a prompt, which this method does not group")
         self.max_length = max_length
         self.temperature = temperature
-        self.accuracy, self.pairs = accuracy, pairs
+        self.accuracy, self.roles = accuracy, roles
         asked = {name for term in self.terms for name in term.inputs}
-        asked |= {"ref_logprobs"} if any(name.startswith("ref_") for name in asked) else set()
-        # Entropy is told in any case; only where a loss trains it does it have to carry a gradient.
-        self.needs = frozenset(asked | {"logprobs", "entropy"} | ({"entropy_gradient"} if "entropy" in asked else set()))
+        asked |= {base for name in asked for base in (base_of(name, roles),) if base}
+        if asked - SCORE_INPUTS & (MODEL_INPUTS | DERIVED.keys() | DISTRIBUTIONS):
+            # Entropy is told in any case; only where a loss trains it does it have to carry a gradient.
+            asked |= {"logprobs", "entropy"} | ({"entropy_gradient"} if "entropy" in asked else set())
+        self.needs = frozenset(asked)
+        per = {term.per for term in self.terms}
+        self.whole: Literal["tree", "batch"] | None = (
+            "batch" if "batch" in per else "tree" if roles or groups or per & {"pair", "group"} else None
+        )
 
     @property
     def needs_reference(self) -> bool:
         """Whether a frozen reference model is asked for."""
-        return "ref_logprobs" in self.needs
+        wanted = {d for name in self.needs for d in DERIVED.get(name, (name,))}
+        return not wanted.isdisjoint({"ref_logprobs", "ref_distribution"})
 
     @property
     def keeps_zero_advantage(self) -> bool:
@@ -79,18 +94,20 @@ class Objective:
     def denominators(self, batch: Batch) -> Totals:
         """Global counts of the whole optimiser step."""
         weights = batch.stream_total("weights")
-        return Totals(tokens=float(batch.num_targets) if weights is None else weights, sequences=batch.num_sequences)
+        tokens = float(batch.num_targets) if weights is None else weights
+        return Totals(tokens=tokens, sequences=batch.num_sequences, groups=batch.num_trees)
 
     def __call__(self, outputs: Mapping[str, Tensor], micro: Forest, totals: Totals) -> tuple[Tensor, Averages]:
         """The micro-batch's share of the step's loss (shares add up), and its metrics."""
         inputs = self._inputs(outputs, micro)
         metrics = Averages()
-        loss = outputs["logprobs"].new_zeros(())
+        shares = []
         for term in self.terms:
-            result = term.function(*(inputs[name] for name in term.inputs))
-            values, told = result if isinstance(result, tuple) else (result, {})
-            if term.per != "token":
-                share = values.sum() / max(totals.sequences // (2 if term.per == "pair" else 1), 1)
+            values, told = self._values(term, inputs, outputs)
+            if term.per == "batch":
+                share = values.mean()
+            elif term.per != "token":
+                share = values.sum() / max(totals.sequences if term.per == "sequence" else totals.groups, 1)
             else:
                 weights = target_weights(
                     term.aggregation,
@@ -102,36 +119,50 @@ class Objective:
                     values.dtype,
                 )
                 share = (weights * values).sum()
-            loss = loss + term.weight * share
+            shares.append(term.weight * share)
             for name, numbers in told.items():
                 metrics.add(name, numbers.detach().sum(), numbers.numel())
             if len(self.terms) > 1:
                 metrics.total(f"loss/{term.name}", share.detach())
+        loss = torch.stack(shares).sum()
         metrics.total("loss", loss.detach())
         if "entropy" in outputs:
             metrics.add("entropy", outputs["entropy"].detach().sum(), outputs["entropy"].numel())
-        for side in ("chosen", "rejected"):
+        for side in self.roles:
             if side in inputs:
                 metrics.add(f"logps/{side}", inputs[side].detach().sum(), inputs[side].numel())
         if self.accuracy and "correct" in outputs:
-            correct = outputs["correct"][micro.sequence % 2 == 0] if self.pairs else outputs["correct"]
+            correct = outputs["correct"][micro.sequence % len(self.roles) == 0] if self.roles else outputs["correct"]
             metrics.add("mean_token_accuracy", correct.sum(), correct.numel())
         self._engine_gap(outputs, micro, metrics)
         return loss, metrics
 
-    def _inputs(self, outputs: Mapping[str, Tensor], micro: Forest) -> dict[str, Any]:
+    @staticmethod
+    def _values(term: Term, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The term's values and what else it tells; where it asks for whole distributions, chunk by chunk."""
+        if DISTRIBUTIONS.isdisjoint(term.inputs):
+            result = term.function(*(inputs[name] for name in term.inputs))
+        else:
+            result = outputs["vocabulary"].apply(term.function, term.inputs, inputs)
+        return result if isinstance(result, tuple) else (result, {})
+
+    def _inputs(self, outputs: Mapping[str, Any], micro: Forest) -> dict[str, Any]:
         inputs: dict[str, Any] = {
             **micro.streams,
+            **micro.values,
             **outputs,
+            "target": micro.target,
             "sequence": micro.sequence,
             "num_sequences": micro.num_sequences,
+            "group": micro.tree,
         }
         if "old_logprobs" in self.needs and "old_logprobs" not in inputs:
             # No update has happened since the rollouts were sampled, so the current policy is the old one.
             inputs["old_logprobs"] = outputs["logprobs"].detach()
-        if any(term.per == "pair" for term in self.terms):
-            inputs |= _pair_inputs(outputs, micro)
-        for name in sorted(self.needs - inputs.keys() - MODEL_INPUTS - {"entropy_gradient"}):
+        asked = {name for term in self.terms for name in term.inputs}
+        if asked - inputs.keys() - DISTRIBUTIONS or self.roles:
+            inputs |= sequence_inputs(inputs, micro.sequence, micro.num_sequences, self.roles)
+        for name in sorted(asked - inputs.keys() - DISTRIBUTIONS):
             users = [t.name for t in self.terms if name in t.inputs]
             raise ConfigError(f"the loss {users[0]!r} needs {name!r}, which this method's data does not carry")
         return inputs
@@ -149,21 +180,10 @@ def _term(item: Component, default: Aggregation) -> Term:
     entry = registry.losses.entry(item.name)
     function = registry.losses.bind(item.name, item.settings)
     aggregation: Any = item.aggregation or default
-    per: Any = next((kind for kind in ("pair", "sequence") if f"Per{kind.title()}" in entry.returns), "token")
+    per: Any = next((k for k in ("pair", "sequence", "group", "batch") if f"Per{k.title()}" in entry.returns), "token")
     if per != "token" and item.aggregation is not None:
         raise ConfigError(f"losses: {item.name!r} has one value a {per}, whose mean is taken; leave its aggregation out")
     return Term(item.name, function, entry.inputs, per, item.weight, aggregation)
-
-
-def _pair_inputs(outputs: Mapping[str, Tensor], micro: Forest) -> dict[str, Tensor]:
-    """Sums over the targets of sequences 2i (chosen) and 2i + 1 (rejected), and their counts; [P] each."""
-    found: dict[str, Tensor] = {}
-    ones = torch.ones_like(outputs["logprobs"])
-    for prefix, suffix, values in (("", "", "logprobs"), ("ref_", "", "ref_logprobs"), ("", "_length", None)):
-        if values is None or values in outputs:
-            sums = sequence_sum(ones if values is None else outputs[values], micro.sequence, micro.num_sequences)
-            found[f"{prefix}chosen{suffix}"], found[f"{prefix}rejected{suffix}"] = sums.view(-1, 2).unbind(1)
-    return found
 
 
 def held_out(model: Any, objective: Objective, batch: Batch, max_tokens: int) -> dict[str, float]:

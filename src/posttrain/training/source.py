@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -44,10 +44,17 @@ class DataSource:
 
     Args:
         groups: what is shuffled: sequences of one group share a tree (a row alone, or the two of a preference pair).
-        batch_size: groups a step; the last step of an epoch may have fewer. whole: a group is never split.
+        batch_size: groups a step; the last step of an epoch may have fewer. whole: what is never split, as in `Batch`.
     """
 
-    def __init__(self, groups: Sequence[Sequence[TokenSequence]], *, batch_size: int, seed: int, whole: bool = False) -> None:
+    def __init__(
+        self,
+        groups: Sequence[Sequence[TokenSequence]],
+        *,
+        batch_size: int,
+        seed: int,
+        whole: Literal["tree", "batch"] | None = None,
+    ) -> None:
         if not groups:
             raise DataError("there is no row to train on")
         self.groups = groups

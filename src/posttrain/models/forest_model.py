@@ -1,0 +1,211 @@
+"""A Hugging Face model that runs token forests: what language models and models with a score share."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from posttrain.data.forest import Forest, TokenSequence, Tree
+from posttrain.errors import ModelError
+from posttrain.models import attention
+from posttrain.models.attention import ForestPlan, without_mask
+
+BOUNDS = {torch.float64: 1e-9, torch.float32: 1e-4}  # most relative error of a probe; 5e-2 for half precisions
+
+
+class ForestModel:
+    """A Hugging Face model with its tokenizer, whose trunk runs token forests.
+
+    Attributes:
+        hf: the PreTrainedModel, or a PeftModel around it. tokenizer: its tokenizer. device: where it is.
+        shares_trunks: forests run as forests; else as one padded row per sequence, and `why_unshared` tells why.
+        context_length: most positions the config allows, None where it names no limit.
+    """
+
+    def __init__(self, hf: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.hf = hf
+        self.tokenizer = tokenizer
+        self.shares_trunks = False
+        self.why_unshared: str | None = "not asked for"
+        self._active: Any = hf  # what is run: `hf`, or within a language model's `reference()` its frozen copy
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.hf.parameters()).device
+
+    @property
+    def pretrained(self) -> PreTrainedModel:
+        """The PreTrainedModel, with adapter layers inside where there are adapters."""
+        return self._active.get_base_model() if is_peft(self._active) else self._active
+
+    @property
+    def base(self) -> torch.nn.Module:
+        """The model below its last projection: input_ids [B, T] to hidden states [B, T, D]."""
+        lm: Any = self.pretrained
+        for candidate in (lm.get_decoder(), lm.base_model, getattr(lm, "model", None)):
+            if candidate is not None and candidate is not lm:
+                return candidate
+        raise ModelError(f"{type(lm).__name__} has no part that yields hidden states below its last projection")
+
+    @property
+    def config(self) -> Any:
+        """The config of the text model."""
+        return self.pretrained.config.get_text_config(decoder=True)
+
+    @property
+    def context_length(self) -> int | None:
+        """Most positions that the config allows."""
+        return getattr(self.config, "max_position_embeddings", None)
+
+    def hidden(self, forest: Forest) -> torch.Tensor:
+        """Last hidden states [N, D] of a forest's tokens."""
+        forest = forest.to(self.device)
+        if self.shares_trunks:
+            return self._shared_hidden(forest, ForestPlan(forest))
+        rows = forest.unshared()
+        hidden = self._row_hidden(rows.ids)
+        index = torch.zeros_like(forest.tokens)
+        for row, (last, depth) in enumerate(zip(forest.last.tolist(), forest.positions[forest.last].tolist())):
+            path = torch.nonzero(forest.ends[: last + 1] > last)[:, 0]
+            index[path] = row * rows.ids.shape[1] + torch.arange(depth + 1, device=index.device)
+        return hidden.flatten(0, 1)[index]
+
+    def rows_at(self, forest: Forest, *, sources: bool) -> torch.Tensor:
+        """Hidden states [M, D] at the targets' sources (what predicts them), or at the targets themselves."""
+        if self.shares_trunks:
+            index = forest.source if sources else forest.place
+            return self._shared_hidden(forest, ForestPlan(forest)).index_select(0, index)
+        rows = forest.unshared()
+        return self._row_hidden(rows.ids).flatten(0, 1).index_select(0, rows.source if sources else rows.place)
+
+    def _shared_hidden(self, forest: Forest, plan: ForestPlan) -> torch.Tensor:
+        return self.base(
+            input_ids=forest.tokens[None],
+            position_ids=forest.positions[None],
+            attention_mask=without_mask(self.device),
+            use_cache=False,
+            attention_plan=plan,
+        ).last_hidden_state[0]
+
+    def _row_hidden(self, ids: torch.Tensor) -> torch.Tensor:
+        # Padding is on the right, where a causal model cannot see it: no mask, and the fused kernels stay available.
+        return self.base(input_ids=ids, use_cache=False).last_hidden_state
+
+    def trainable_parameters(self) -> list[torch.nn.Parameter]:
+        """The parameters that require gradients."""
+        return [p for p in self.hf.parameters() if p.requires_grad]
+
+    def train(self, mode: bool = True) -> ForestModel:
+        """Training mode: dropout on."""
+        self.hf.train(mode)
+        return self
+
+    def eval(self) -> ForestModel:
+        """Evaluation mode: dropout off."""
+        return self.train(False)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute each layer in the backward pass: less memory, about a third more time."""
+        lm: Any = self.pretrained
+        enable = getattr(lm, "activation_checkpointing_enable", lm.gradient_checkpointing_enable)  # the newer name first
+        enable({"use_reentrant": False})
+
+    def save(self, folder: str | Path) -> None:
+        """Write weights, config, tokenizer and chat template; adapters alone in PEFT's format."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self.hf.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def share_trunks(self) -> None:
+        """Run forests as forests, if a probe finds that this gives what plain forwards give; else say why not."""
+        lm = self.pretrained
+        before = lm.config._attn_implementation
+        self.why_unshared = None
+        try:
+            if lm._can_set_attn_implementation():
+                lm.set_attn_implementation(attention.NAME)
+                self.why_unshared = self._probe()
+            else:
+                self.why_unshared = f"the attention of {type(lm).__name__} cannot be replaced"
+        except Exception as error:  # whatever a foreign architecture raises on a forest is the answer
+            self.why_unshared = f"a forest fails with {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        self.shares_trunks = self.why_unshared is None
+        if not self.shares_trunks and lm.config._attn_implementation != before:
+            lm.set_attn_implementation(before)
+
+    def keep_unshared(self, why: str) -> None:
+        """Run forests as padded rows."""
+        self.shares_trunks, self.why_unshared = False, why
+
+    def _probe(self) -> str | None:
+        """Why a small forest does not give what plain forwards give, or None where it does."""
+        config = self.config
+        layer_types = set(getattr(config, "layer_types", None) or [])
+        if foreign := layer_types - {"full_attention", "sliding_attention"}:
+            return f"it has {min(foreign)} layers"
+        window = getattr(config, "sliding_window", None)
+        trunk = 6 if window is None or window > 64 else window + 3
+        limit = self.context_length or 1 << 30
+        forest, sequences = _probe_forest(config.vocab_size, min(trunk, max(2, limit - 8)))
+        forest = forest.to(self.device)
+        plan = ForestPlan(forest)
+        with evaluating(self.hf), torch.no_grad(), torch.random.fork_rng(cuda_devices(self.device)):
+            together = self._shared_hidden(forest, plan)
+            alone = torch.cat([self._row_hidden(s.to(self.device)[None])[0] for s in sequences])
+        paths = torch.cat([torch.nonzero(forest.ends[: int(x) + 1] > x)[:, 0] for x in forest.last])
+        if (passed_by := config.num_hidden_layers - len(plan.layers)) > 0:
+            return f"{passed_by} of its layers do not attend through transformers' attention interface"
+        if window is not None and "sliding_attention" in layer_types and not plan.windows:
+            return "its sliding windows lie in a mask that a forest cannot carry"
+        worst, bound = relative_error(together[paths], alone), BOUNDS.get(together.dtype, 5e-2)
+        if not worst <= bound:
+            return f"a small forest differs from plain forwards by {worst:.1e} (bound {bound:.0e})"
+        return None
+
+
+def is_peft(model: Any) -> bool:
+    """Whether a model is wrapped by PEFT."""
+    return hasattr(model, "get_base_model")
+
+
+@contextlib.contextmanager
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode within, and every submodule's own mode back afterwards."""
+    modes = [(m, m.training) for m in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for submodule, mode in modes:
+            submodule.training = mode
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    expected = expected.double()
+    return float((found.double() - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+
+
+def cuda_devices(device: torch.device) -> list[torch.device]:
+    return [device] if device.type == "cuda" else []
+
+
+def _probe_forest(vocab_size: int, trunk: int) -> tuple[Forest, list[torch.Tensor]]:
+    """A trunk with three leaves and a branch below one of them, of arbitrary valid ids; no random state is touched."""
+    draw = np.random.default_rng(0)
+
+    def some(count: int) -> list[int]:
+        return draw.integers(0, vocab_size, count).tolist()
+
+    stem, fork = some(trunk), some(3)
+    lists = [stem + some(4), stem + some(2), stem + fork + some(2), stem + fork + some(1)]
+    sequences = [TokenSequence(np.array(ids), np.arange(len(ids)) > 0) for ids in lists]
+    other = TokenSequence(np.array(some(5)), np.arange(5) > 0)
+    forest = Forest.pack([Tree.build([other], min_shared=1), Tree.build(sequences, min_shared=1)])
+    return forest, [torch.tensor(other.ids), *(torch.tensor(ids) for ids in lists)]

@@ -1,0 +1,49 @@
+"""Models with a score instead of a vocabulary: reward models, process reward models and critics."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import nn
+
+from posttrain.data.forest import Forest
+from posttrain.errors import ModelError
+from posttrain.models.forest_model import ForestModel
+
+
+class ScoreModel(ForestModel):
+    """A Hugging Face sequence or token classification model with one label, which runs token forests.
+
+    It is saved in the format that `AutoModelForSequenceClassification` (a score for a whole sequence: reward models) or
+    `AutoModelForTokenClassification` (a score at every token: process reward models, critics) loads.
+    """
+
+    @property
+    def score_head(self) -> nn.Module:
+        """The projection of hidden states [..., D] to one number [..., 1]."""
+        model: Any = self.pretrained
+        for name in ("score", "classifier"):
+            module = getattr(model, name, None)
+            if module is not None:
+                return module
+        raise ModelError(f"{type(model).__name__} has no layer called score or classifier")
+
+    def forward(
+        self, forest: Forest, needs: Collection[str] = ("scores",), *, temperature: float = 1.0
+    ) -> dict[str, torch.Tensor]:
+        """Scores at the targets themselves: {"scores": [M]}, float32; temperature has no meaning here."""
+        return {"scores": self._at(forest, sources=False)}
+
+    __call__ = forward
+
+    def values(self, forest: Forest) -> torch.Tensor:
+        """Values of the states in which the targets were chosen, which end just before them: [M], float32."""
+        return self._at(forest, sources=True)
+
+    def _at(self, forest: Forest, *, sources: bool) -> torch.Tensor:
+        hidden = self.rows_at(forest.to(self.device), sources=sources)
+        head = self.score_head
+        weight = next(head.parameters())
+        return head(hidden.to(weight.dtype))[:, 0].to(torch.promote_types(hidden.dtype, torch.float32))
