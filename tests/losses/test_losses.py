@@ -43,11 +43,6 @@ MODEL = ("logprobs", "entropy", "ref_logprobs")
 MAX_LENGTH = 12
 
 
-def test_every_loss_has_a_case() -> None:
-    alone = {n for n in registry.losses.names() if "PerPair" not in registry.losses.entry(n).returns}
-    assert {name for name, _, _ in CASES} == alone
-
-
 class Numbers:
     """Random inputs of a few sequences, as float64 tables [sequence][target]; `model` names are what a model would give."""
 

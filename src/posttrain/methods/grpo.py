@@ -6,15 +6,14 @@ from typing import Any, Literal
 
 from posttrain import registry
 from posttrain.config import Component, SamplingConfig
-from posttrain.data.templates import decode_completion
-from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError
 from posttrain.methods.evaluating import evaluate_model
-from posttrain.methods.prompting import encode_prompts, make_sampling, make_task
+from posttrain.methods.prompting import encode_prompts, make_collector, make_sampling, make_task
 from posttrain.methods.run import TrainingJob
 from posttrain.registry import methods
 from posttrain.rewards.base import RewardSet
-from posttrain.rollouts.collect import Prompt, RolloutSource
+from posttrain.rollouts.collect import Prompt
+from posttrain.rollouts.source import RolloutSource
 from posttrain.training.hooks import RolloutWriter
 from posttrain.training.objective import Objective
 from posttrain.types import Sampling, Task, plain_text
@@ -63,16 +62,9 @@ def grpo(
 
     def make_source(model: Any) -> RolloutSource:
         return RolloutSource(
-            prompts,
-            TorchEngine(model),
-            reward_set,
+            make_collector(run, model, prompts, reward_set, sampled, batch_size=batch_size, num_generations=num_generations),
             model=model,
-            decode=lambda sample: decode_completion(model.tokenizer, sample),
             advantage=estimator,
-            sampling=sampled,
-            batch_size=batch_size,
-            num_generations=num_generations,
-            seed=run.recipe.seed,
             num_iterations=num_iterations,
             num_minibatches=num_minibatches,
             mask_truncated=mask_truncated,

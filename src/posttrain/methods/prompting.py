@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from posttrain import registry
 from posttrain.config import Component, SamplingConfig
-from posttrain.data.templates import encode_prompt
+from posttrain.data.templates import decode_completion, encode_prompt
+from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError, DataError
 from posttrain.methods.run import Run
+from posttrain.models.language_model import LanguageModel
 from posttrain.models.load import load_config
-from posttrain.rollouts.collect import Prompt
+from posttrain.rewards.base import RewardSet
+from posttrain.rollouts.collect import Collector, Prompt
 from posttrain.types import Sampling, Task
 
 
@@ -56,6 +61,29 @@ def encode_prompts(run: Run, task: Task, sampling: Sampling) -> list[Prompt]:
             f"({longest.example.id}) exceed the model's context of {context}; set it to at most {context - len(longest.ids)}"
         )
     return prompts
+
+
+def make_collector(
+    run: Run,
+    model: LanguageModel,
+    prompts: Sequence[Prompt],
+    rewards: RewardSet,
+    sampling: Sampling,
+    *,
+    batch_size: int,
+    num_generations: int,
+) -> Collector:
+    """What samples and rewards completions with the model that is trained."""
+    return Collector(
+        prompts,
+        TorchEngine(model),
+        rewards,
+        decode=lambda sample: decode_completion(model.tokenizer, sample),
+        sampling=sampling,
+        batch_size=batch_size,
+        num_generations=num_generations,
+        seed=run.recipe.seed,
+    )
 
 
 def context_length(run: Run) -> int | None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,8 +24,10 @@ from posttrain.config import ModelConfig, Recipe
 from posttrain.data.templates import template_fingerprint
 from posttrain.errors import CheckpointError, ConfigError
 from posttrain.memory import keep_freed_memory
+from posttrain.models.forest_model import ForestModel
 from posttrain.models.language_model import LanguageModel
-from posttrain.models.load import load_model, load_tokenizer
+from posttrain.models.load import load_model, load_score_model, load_tokenizer
+from posttrain.models.score_model import ScoreModel
 from posttrain.recipe import recipe_as_dict
 from posttrain.training import checkpoint
 from posttrain.training.hooks import Hook, MetricsWriter
@@ -134,9 +136,13 @@ class Run:
     @property
     def model_path(self) -> str:
         """Folder or hub id of the model."""
-        if self.model_config.path == EMBEDDED:
+        return self.place_of(self.model_config)
+
+    def place_of(self, config: ModelConfig) -> str:
+        """Folder or hub id of any model that the recipe names."""
+        if config.path == EMBEDDED:
             return str(files("posttrain") / "assets" / "base")
-        return self.resolve(self.model_config.path)
+        return self.resolve(config.path)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -176,7 +182,36 @@ class Run:
             reference: keep a frozen copy of the recipe's model, for KL and preference losses.
         """
         config = self.model_config
-        options: dict[str, Any] = {
+        options = self._options(config)
+        if weights is not None and (config.lora is not None or not reference):
+            return load_model(str(weights), reference=reference, **options)
+        model = load_model(self.model_path, reference=reference, **options, **_fresh(config))
+        if weights is not None:
+            # The reference is the model the run began with; the policy is what the checkpoint holds.
+            model.hf.load_state_dict(load_model(str(weights), **options).hf.state_dict())
+        self._tell_unshared(model)
+        return model
+
+    def load_score_model(
+        self, config: ModelConfig | None = None, *, per: Literal["sequence", "token"], weights: Path | None = None
+    ) -> ScoreModel:
+        """A model with a score: of `config` (None: the recipe's model), or (weights) as a checkpoint left it."""
+        config = config or self.model_config
+        options = self._options(config)
+        if weights is not None:
+            return load_score_model(str(weights), per=per, **options)
+        model = load_score_model(self.place_of(config), per=per, **options, **_fresh(config))
+        self._tell_unshared(model)
+        return model
+
+    def load_frozen(self, config: ModelConfig) -> LanguageModel:
+        """Another language model that is only asked: a teacher, a judge."""
+        model = load_model(self.place_of(config), **self._options(config), **_fresh(config))
+        model.hf.requires_grad_(False)
+        return model
+
+    def _options(self, config: ModelConfig) -> dict[str, Any]:
+        return {
             "tokenizer": self.resolve(config.tokenizer) if config.tokenizer else None,
             "chat_template": config.chat_template,
             "dtype": config.dtype,
@@ -186,35 +221,26 @@ class Run:
             "gradient_checkpointing": config.gradient_checkpointing,
             "seed": self.recipe.seed,
         }
-        if weights is not None and (config.lora is not None or not reference):
-            return load_model(str(weights), reference=reference, **options)
-        model = load_model(
-            self.model_path,
-            init=config.init,
-            lora=config.lora,
-            revision=config.revision,
-            reference=reference,
-            **options,
-        )
-        if weights is not None:
-            # The reference is the model the run began with; the policy is what the checkpoint holds.
-            model.hf.load_state_dict(load_model(str(weights), **options).hf.state_dict())
-        if not model.shares_trunks and config.attention == "auto":
+
+    def _tell_unshared(self, model: ForestModel) -> None:
+        if not model.shares_trunks and self.model_config.attention == "auto":
             self.console.print(f"[yellow]shared prefixes are computed once per row: {model.why_unshared}[/yellow]")
-        return model
 
     def train(
         self,
-        make_source: Callable[[LanguageModel], Source],
+        make_source: Callable[[Any], Source],
         objective: Objective,
         *,
         steps: int,
-        make_hooks: Callable[[LanguageModel, Source], Sequence[Hook]] = lambda model, source: (),
+        load: Callable[[Path | None], Any] | None = None,
+        make_hooks: Callable[[Any, Source], Sequence[Hook]] = lambda model, source: (),
         show: Callable[[Any], Any] | None = None,
-    ) -> LanguageModel:
+    ) -> Any:
         """Load, train from the start or from the last checkpoint, and save `model/`.
 
         Args:
+            load: gives the model, as the checkpoint in a folder holds it or (None) as the run starts; left out, the language
+                model of the recipe with a reference if the objective needs one.
             make_hooks: extra hooks, called first so that what they add to the metrics is logged.
             show: source -> a sampled completion for the progress display.
         Raises:
@@ -224,7 +250,7 @@ class Run:
         last = found[-1] if found else None
         if self.resume and last is None and not (self.folder / "recipe.yaml").exists():
             raise CheckpointError(f"{self.folder} holds no checkpoint; start the run anew")
-        model = self.load_model(reference=objective.needs_reference, weights=last)
+        model = load(last) if load else self.load_model(reference=objective.needs_reference, weights=last)
         if model.device.type == "cpu":
             keep_freed_memory()
         self.open()
@@ -239,7 +265,8 @@ class Run:
             state = State(saved["global_step"], saved["num_tokens"], str(last))
             self.resume_step = state.step
             source.load_state(saved["source"])
-            model.weights_version = saved["weights_version"]
+            if isinstance(model, LanguageModel):
+                model.weights_version = saved["weights_version"]
             self.console.print(f"resuming {self.folder} after step {state.step} of {steps}")
         hooks: list[Any] = [*make_hooks(model, source), *build_trackers(self.recipe.report_to, self.folder)]
         writer = MetricsWriter(self.folder / "metrics.jsonl", resume_step=state.step)
@@ -267,7 +294,7 @@ class Run:
             model.save(partial)
         return model
 
-    def _optimizer(self, model: LanguageModel, steps: int) -> Optimizer:
+    def _optimizer(self, model: ForestModel, steps: int) -> Optimizer:
         r = self.recipe
         return Optimizer(
             model.trainable_parameters(),
@@ -280,9 +307,10 @@ class Run:
             warmup_steps=r.warmup_steps,
             min_lr_ratio=r.min_lr_ratio,
             max_grad_norm=r.max_grad_norm,
+            rate_factors=model.rate_factors,
         )
 
-    def _saver(self, model: LanguageModel, source: Source, optimizer: Optimizer, state: State, steps: int) -> Hook:
+    def _saver(self, model: ForestModel, source: Source, optimizer: Optimizer, state: State, steps: int) -> Hook:
         """The hook that saves: every `save_every` steps, and when the user stops the run."""
 
         def save(step: int, metrics: dict[str, float]) -> None:
@@ -292,7 +320,7 @@ class Run:
             values = {
                 "num_tokens": state.num_tokens,
                 "source": source.state(),
-                "weights_version": model.weights_version,
+                "weights_version": getattr(model, "weights_version", 0),
                 "template_fingerprint": template_fingerprint(model.tokenizer),
             }
             path = checkpoint.save_checkpoint(self.folder, step, save_model=model.save, optimizer=optimizer, state=values)
@@ -309,13 +337,18 @@ class Run:
                 "resume with the same tokenizer and chat_template, or start a new run"
             )
 
-    def micro_batch_tokens(self, model: LanguageModel) -> int:
+    def micro_batch_tokens(self, model: ForestModel) -> int:
         """Distinct tokens that one forward pass may hold: the recipe's, or what suits the device."""
         return self.recipe.max_tokens_per_micro_batch or (2048 if model.device.type == "cpu" else 16384)
 
     def steps_for(self, steps_per_epoch: int) -> int:
         """max_steps, or as many as num_train_epochs takes."""
         return self.recipe.max_steps or max(1, math.ceil(self.recipe.num_train_epochs * steps_per_epoch))
+
+
+def _fresh(config: ModelConfig) -> dict[str, Any]:
+    """What counts when a run starts, and not when it goes on from a checkpoint."""
+    return {"init": config.init, "lora": config.lora, "revision": config.revision}
 
 
 def _seed_everything(seed: int) -> None:

@@ -18,7 +18,7 @@ def add_lora(model: Any, settings: LoraConfig, *, seed: int = 0) -> Any:
     """
     peft = _peft()
     config = peft.LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type=_task_type(model),
         r=settings.r,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
@@ -33,6 +33,12 @@ def add_lora(model: Any, settings: LoraConfig, *, seed: int = 0) -> Any:
             return peft.get_peft_model(model, config)
         except ValueError as error:
             raise ModelError(f"lora: {error}") from error
+
+
+def _task_type(model: Any) -> str:
+    """PEFT's name of what the model is for; a fresh score head is then trained in full and saved with the adapters."""
+    name = type(model).__name__
+    return "SEQ_CLS" if name.endswith("ForSequenceClassification") else "TOKEN_CLS" if "TokenClass" in name else "CAUSAL_LM"
 
 
 def load_adapter(model: Any, folder: str, *, trainable: bool = True) -> Any:

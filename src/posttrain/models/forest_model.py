@@ -25,6 +25,7 @@ class ForestModel:
     Attributes:
         hf: the PreTrainedModel, or a PeftModel around it. tokenizer: its tokenizer. device: where it is.
         shares_trunks: forests run as forests; else as one padded row per sequence, and `why_unshared` tells why.
+        rate_factors: what the learning rate of single parameters is multiplied by, where that is not 1.
         context_length: most positions the config allows, None where it names no limit.
     """
 
@@ -33,6 +34,7 @@ class ForestModel:
         self.tokenizer = tokenizer
         self.shares_trunks = False
         self.why_unshared: str | None = "not asked for"
+        self.rate_factors: dict[torch.nn.Parameter, float] = {}
         self._active: Any = hf  # what is run: `hf`, or within a language model's `reference()` its frozen copy
 
     @property

@@ -8,13 +8,22 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from posttrain.config import LoraConfig
 from posttrain.errors import ModelError, nearest
 from posttrain.models.adapters import add_lora, load_adapter
+from posttrain.models.forest_model import ForestModel
 from posttrain.models.language_model import LanguageModel
+from posttrain.models.score_model import ScoreModel
 
 # Its bars would break into the run's own display.
 transformers_logging.disable_progress_bar()
@@ -22,8 +31,63 @@ transformers_logging.disable_progress_bar()
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
+Kind = Literal["language", "sequence_score", "token_score"]
+
+_CLASSES: dict[str, Any] = {
+    "language": AutoModelForCausalLM,
+    "sequence_score": AutoModelForSequenceClassification,
+    "token_score": AutoModelForTokenClassification,
+}
+
+
 def load_model(
     path: str | Path,
+    *,
+    reference: bool = False,
+    **options: Any,
+) -> LanguageModel:
+    """Load a causal language model with its tokenizer.
+
+    Args:
+        reference: keep a frozen copy for ref_logprobs (with adapters nothing is copied).
+        options: see `_load`.
+    Returns:
+        The model in evaluation mode. Global random state is as it was.
+    Raises:
+        ModelError: before weights load, where that is possible.
+    """
+    hf, tokens, attention, checkpointing = _load(path, "language", **options)
+    model = LanguageModel(hf, tokens).eval()
+    model.check_head()
+    _prepare(model, str(path), attention, checkpointing)
+    if reference:
+        model.enable_reference()
+    return model
+
+
+def load_score_model(path: str | Path, *, per: Literal["sequence", "token"] = "sequence", **options: Any) -> ScoreModel:
+    """Load a model with one score, or put a fresh score head on a language model.
+
+    Args:
+        path: a folder or hub name of a sequence or token classification model with one label, or of a causal language model.
+        per: what is scored, which decides the format it is saved in. options: see `_load`.
+    Returns:
+        The model in evaluation mode. A fresh head is zero, so that all scores are 0 at first.
+    Raises:
+        ModelError: before weights load, where that is possible.
+    """
+    hf, tokens, attention, checkpointing = _load(path, "sequence_score" if per == "sequence" else "token_score", **options)
+    if hf.config.pad_token_id is None:  # transformers refuses batches of such a model otherwise
+        hf.config.pad_token_id = tokens.pad_token_id if tokens.pad_token_id is not None else tokens.eos_token_id
+    model = ScoreModel(hf, tokens)
+    model.eval()
+    _prepare(model, str(path), attention, checkpointing)
+    return model
+
+
+def _load(
+    path: str | Path,
+    kind: Kind,
     *,
     tokenizer: str | None = None,
     chat_template: str | None = None,
@@ -35,10 +99,9 @@ def load_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
     seed: int = 0,
-    reference: bool = False,
     gradient_checkpointing: bool = False,
-) -> LanguageModel:
-    """Load a causal language model with its tokenizer.
+) -> tuple[Any, PreTrainedTokenizerBase, str, bool]:
+    """The transformers model on its device, its tokenizer, and what `_prepare` has to know.
 
     Args:
         path: a folder, a folder of PEFT adapters, or a name on the Hugging Face hub.
@@ -47,11 +110,6 @@ def load_model(
         attention: "auto" shares trunks if a probe finds it exact, "forest" fails if not, "unshared" never does.
         init: "random" makes fresh weights from the config alone, drawn with `seed`.
         lora: train low-rank adapters; the weights below are frozen. seed: of all that is drawn here.
-        reference: keep a frozen copy for ref_logprobs (with adapters nothing is copied).
-    Returns:
-        The model in evaluation mode. Global random state is as it was.
-    Raises:
-        ModelError: before weights load, where that is possible.
     """
     path = str(path)
     adapter = _adapter_of(path)
@@ -63,7 +121,7 @@ def load_model(
     target = _device(device)
     precision = _dtype(dtype, target)
     shared: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    config = load_config(where, **shared)
+    config = load_config(where, kind=kind, **shared)
     if init == "pretrained":
         _check_weight_files(where)
     tokens = load_tokenizer(_tokenizer_source(path, where, tokenizer), chat_template=chat_template, **shared)
@@ -73,13 +131,16 @@ def load_model(
             f"{where}: the tokenizer has {len(tokens)} tokens but the model only {vocabulary} embeddings; "
             f"use the tokenizer that belongs to this model"
         )
-    hf = _load_weights(where, config, init, precision, seed, shared).to(target)
+    hf = _load_weights(where, kind, config, init, precision, seed, shared).to(target)
     if adapter is not None:
         hf = load_adapter(hf, path)
     elif lora is not None:
         hf = add_lora(hf, lora, seed=seed)
-    model = LanguageModel(hf, tokens).eval()
-    model.check_head()
+    return hf, tokens, attention, gradient_checkpointing
+
+
+def _prepare(model: ForestModel, path: str, attention: str, gradient_checkpointing: bool) -> None:
+    """Decide how the model runs forests, and whether activations are kept."""
     if attention == "unshared":
         model.keep_unshared("attention = unshared")
     else:
@@ -88,9 +149,6 @@ def load_model(
         raise ModelError(f"{path} cannot run token forests: {model.why_unshared}; use attention = auto")
     if gradient_checkpointing:
         model.enable_gradient_checkpointing()
-    if reference:
-        model.enable_reference()
-    return model
 
 
 def load_tokenizer(
@@ -137,13 +195,14 @@ def _tokenizer_source(path: str, base: str, tokenizer: str | None) -> str:
     return tokenizer or own
 
 
-def load_config(path: str, **shared: Any) -> Any:
+def load_config(path: str, *, kind: Kind = "language", **shared: Any) -> Any:
     """The config of a folder or hub name, without its weights.
 
     Args:
+        kind: what will be loaded; a score model may start from a language model.
         shared: revision, trust_remote_code.
     Raises:
-        ModelError: no such folder, no config, or not a causal language model.
+        ModelError: no such folder, no config, or not a causal language model (nor, where wanted, one with a score).
     """
     adapter = _adapter_of(path)
     path = adapter["base_model_name_or_path"] if adapter is not None else path
@@ -163,7 +222,10 @@ def load_config(path: str, **shared: Any) -> Any:
     known = type(config) in AutoModelForCausalLM._model_mapping
     if getattr(config, "is_encoder_decoder", False) or not (known or remote):
         raise ModelError(f"{path} is a {config.model_type!r} model, not a causal language model")
-    others = [a for a in config.architectures or [] if not a.endswith(("CausalLM", "LMHeadModel", "ConditionalGeneration"))]
+    known_as: tuple[str, ...] = ("CausalLM", "LMHeadModel", "ConditionalGeneration")
+    if kind != "language":
+        known_as += ("ForSequenceClassification", "ForTokenClassification")
+    others = [a for a in config.architectures or [] if not a.endswith(known_as)]
     if others and others == list(config.architectures) and not remote:
         raise ModelError(f"{path} holds a {others[0]}, not a causal language model; use the model it was made from")
     return config
@@ -190,16 +252,25 @@ def _check_weight_files(path: str) -> None:
             raise ModelError(f"{file} is broken ({_first_line(error)}); download or copy the model again") from error
 
 
-def _load_weights(path: str, config: Any, init: str, dtype: torch.dtype, seed: int, shared: dict[str, Any]) -> Any:
+def _load_weights(path: str, kind: Kind, config: Any, init: str, dtype: torch.dtype, seed: int, shared: dict[str, Any]) -> Any:
+    make = _CLASSES[kind]
+    if kind != "language":
+        trained_labels = config.num_labels if any("Classification" in a for a in config.architectures or []) else 1
+        if trained_labels != 1:
+            raise ModelError(f"{path} has {trained_labels} labels; a score is one number, so take a model with one label")
+        config.num_labels = 1
     if init == "random":
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            hf = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=shared["trust_remote_code"])
+            hf = make.from_config(config, dtype=dtype, trust_remote_code=shared["trust_remote_code"])
         hf.name_or_path = hf.config._name_or_path = path
         return hf
+    level = transformers_logging.get_verbosity()
+    if kind != "language":  # that a fresh head is fresh needs no warning
+        transformers_logging.set_verbosity_error()
     try:
         with torch.random.fork_rng():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = make.from_pretrained(
                 str(Path(path).expanduser()) if Path(path).expanduser().is_dir() else path,
                 config=config,
                 dtype=dtype,
@@ -208,8 +279,15 @@ def _load_weights(path: str, config: Any, init: str, dtype: torch.dtype, seed: i
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{path}: the weights cannot be loaded: {_first_line(error)}") from error
+    finally:
+        transformers_logging.set_verbosity(level)
     hf, report = loaded
-    if missing := sorted(report["missing_keys"]):
+    missing = sorted(report["missing_keys"])
+    if kind != "language" and missing and all(name.startswith(("score.", "classifier.")) for name in missing):
+        with torch.no_grad():
+            for name in missing:
+                hf.get_parameter(name).zero_()
+    elif missing:
         raise ModelError(f"{path}: {len(missing)} weights are not in the files, {missing[0]} first; this is not a whole model")
     return hf
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -51,18 +51,21 @@ class Optimizer:
         warmup_steps: float = 0.0,
         min_lr_ratio: float = 0.0,
         max_grad_norm: float = 1.0,
+        rate_factors: Mapping[nn.Parameter, float] | None = None,
     ) -> None:
         self.parameters = [p for p in parameters if p.requires_grad]
         self.masters = [
             p.detach().float().clone() if p.dtype in (torch.bfloat16, torch.float16) else p for p in self.parameters
         ]
-        groups = [
-            {"params": [m for m in self.masters if m.ndim >= 2], "weight_decay": weight_decay},
-            {"params": [m for m in self.masters if m.ndim < 2], "weight_decay": 0.0},
-        ]
+        factors = rate_factors or {}
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for parameter, master in zip(self.parameters, self.masters, strict=True):
+            decay = weight_decay if master.ndim >= 2 else 0.0
+            groups.setdefault((factors.get(parameter, 1.0), decay), []).append(master)  # type: ignore[arg-type]
         self.adamw = torch.optim.AdamW(
-            [g for g in groups if g["params"]], lr=learning_rate, betas=betas, eps=epsilon, fused=True
-        )
+            [{"params": some, "weight_decay": decay, "factor": factor} for (factor, decay), some in groups.items()],
+            lr=learning_rate, betas=betas, eps=epsilon, fused=True,
+        )  # fmt: skip
         self.steps = steps
         self.learning_rate = learning_rate
         self.max_grad_norm = max_grad_norm
@@ -85,7 +88,7 @@ class Optimizer:
     def step(self, step: int) -> None:
         """Update the weights at the learning rate of `step`, and clear the gradients."""
         for group in self.adamw.param_groups:
-            group["lr"] = self.rate(step)
+            group["lr"] = self.rate(step) * group["factor"]
         for parameter, master in zip(self.parameters, self.masters, strict=True):
             if master is not parameter:
                 master.grad = None if parameter.grad is None else parameter.grad.float()
