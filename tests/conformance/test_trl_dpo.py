@@ -5,11 +5,9 @@ Runs in the environment of `make conformance`, where TRL is installed; skipped e
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 trl = pytest.importorskip("trl", reason="TRL is not installed; run `make conformance`")
 
@@ -45,71 +43,35 @@ CASES: dict[str, tuple[list[Any], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def perturb(model: torch.nn.Module) -> None:
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.02 * torch.randn(p.shape, generator=generator))
-
-
-def theirs(folder: Path, settings: dict[str, Any], output: Path) -> tuple[float, dict[str, torch.Tensor], dict[str, Any]]:
+def theirs(policy: Any, reference: Any, settings: dict[str, Any], base: dict[str, Any], tokenizer: Any) -> Any:
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    policy, ref = (AutoModelForCausalLM.from_pretrained(folder, dtype="float32") for _ in range(2))
-    perturb(policy)
-    config = trl.DPOConfig(
-        output_dir=str(output), use_cpu=True, bf16=False, report_to=[], per_device_train_batch_size=4,
-        activation_checkpointing=False, disable_tqdm=True, **{"beta": 0.1, **settings},
-    )  # fmt: skip
+    config = trl.DPOConfig(per_device_train_batch_size=4, **base, **{"beta": 0.1, **settings})
     trainer = trl.DPOTrainer(
-        model=policy, ref_model=ref, args=config, processing_class=AutoTokenizer.from_pretrained(folder),
-        train_dataset=Dataset.from_list(ROWS),
-    )  # fmt: skip
+        model=policy, ref_model=reference, args=config, processing_class=tokenizer, train_dataset=Dataset.from_list(ROWS)
+    )
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(ROWS))])
     policy.eval()
     loss = trainer.compute_loss(policy, batch)
     loss.backward()
-    grads = {name: p.grad for name, p in policy.named_parameters()}
     told = {k: sum(v) / len(v) for k, v in trainer._metrics["eval"].items() if v}
-    return float(loss), grads, told
-
-
-def ours(folder: Path, losses: list[Any]) -> tuple[float, dict[str, torch.Tensor], dict[str, float]]:
-    from posttrain.averages import Averages
-    from posttrain.data.encode import encode_pairs
-    from posttrain.data.forest import Batch, Tree
-    from posttrain.models.load import load_model
-    from posttrain.recipe import parse_recipe
-    from posttrain.training.objective import Objective
-
-    model = load_model(str(folder), dtype="float32", reference=True)
-    perturb(model.hf)
-    model.eval()
-    sequences = encode_pairs(ROWS, model.tokenizer).sequences
-    batch = Batch([Tree.build(sequences[i : i + 2]) for i in range(0, len(sequences), 2)], whole="tree")
-    recipe = parse_recipe({"method": "dpo", "model": str(folder), "data": "pairs.jsonl", "losses": losses})
-    objective = Objective(recipe.losses, roles=("chosen", "rejected"), accuracy=True)
-    totals, value, metrics = objective.denominators(batch), 0.0, Averages()
-    for micro in batch.split(40):  # several micro-batches, of which TRL knows nothing
-        loss, told = objective(model.forward(micro, objective.needs), micro, totals)
-        loss.backward()
-        value += float(loss.detach())
-        metrics.merge(told)
-    return value, {name: p.grad for name, p in model.hf.named_parameters()}, metrics.means()
+    return float(loss), {name: p.grad for name, p in policy.named_parameters()}, told
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_value_gradient_and_metrics(case: str, tiny_folder: Path, tmp_path: Path) -> None:
+def test_value_gradient_and_metrics(
+    case: str, peer_model: Any, peer_settings: Any, our_side: Any, assert_agree: Any, tiny_tokenizer: Any
+) -> None:
+    from posttrain.data.encode import encode_pairs
+    from posttrain.data.forest import Batch, Tree
+    from posttrain.recipe import component
+    from posttrain.training.objective import Objective
+
     losses, settings = CASES[case]
-    their_loss, their_grads, their_metrics = theirs(tiny_folder, settings, tmp_path)
-    our_loss, our_grads, our_metrics = ours(tiny_folder, losses)
-    assert our_loss == pytest.approx(their_loss, rel=1e-5, abs=1e-5)
-    assert our_grads.keys() == their_grads.keys()
-    largest = max(float(g.abs().max()) for g in their_grads.values())
-    for name, gradient in their_grads.items():
-        torch.testing.assert_close(our_grads[name], gradient, rtol=1e-4, atol=1e-5 * max(largest, 1.0), msg=name)
-    if case in ("sigmoid", "hinge", "nca_pair"):
-        told = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected")
-        for name in (*told, "mean_token_accuracy"):
-            assert our_metrics[name] == pytest.approx(their_metrics[name], rel=1e-5, abs=1e-5), name
+    sequences = encode_pairs(ROWS, tiny_tokenizer).sequences
+    objective = Objective([component(x, "losses") for x in losses], roles=("chosen", "rejected"), accuracy=True)
+    batch = Batch([Tree.build(sequences[i : i + 2]) for i in range(0, len(sequences), 2)], whole=objective.whole)
+    other = theirs(peer_model(), peer_model(perturbed=False), settings, peer_settings, tiny_tokenizer)
+    told = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected")
+    told = (*told, "mean_token_accuracy") if case in ("sigmoid", "hinge", "nca_pair") else ()
+    assert_agree(our_side(batch, objective), other, told)
