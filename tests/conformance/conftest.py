@@ -45,17 +45,27 @@ def peer_settings(tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def our_side(tiny_folder: Path) -> Callable[..., Side]:
+def our_policy(tiny_folder: Path) -> Callable[..., Any]:
+    """The perturbed policy as a LanguageModel, with its reference if asked for."""
+
+    def load(reference: bool = False) -> Any:
+        from posttrain.models.load import load_model
+
+        model = load_model(str(tiny_folder), dtype="float32", reference=reference)
+        perturb(model.hf)
+        return model
+
+    return load
+
+
+@pytest.fixture
+def our_side(our_policy: Callable[..., Any]) -> Callable[..., Side]:
     """ours(batch, objective) -> loss, gradients and metrics of the perturbed policy, over micro-batches."""
 
     def run(batch: Any, objective: Any, *, max_tokens: int = 40, model: Any = None) -> Side:
         from posttrain.averages import Averages
-        from posttrain.models.load import load_model
 
-        if model is None:
-            model = load_model(str(tiny_folder), dtype="float32", reference=objective.needs_reference)
-            perturb(model.hf)
-        model.eval()
+        model = (model or our_policy(objective.needs_reference)).eval()
         totals, value, metrics = objective.denominators(batch), 0.0, Averages()
         for micro in batch.split(max_tokens):  # several micro-batches, of which TRL knows nothing
             loss, told = objective(model.forward(micro, objective.needs, temperature=objective.temperature), micro, totals)
