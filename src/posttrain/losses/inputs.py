@@ -7,7 +7,8 @@ Per target, [M]: `logprobs` (nats, with gradient), `old_logprobs`, `engine_logpr
 `entropy` (nats, with gradient), `forward_kl` KL(ref || pi) and `reverse_kl` KL(pi || ref) over the whole vocabulary (with
 gradient), `log_collision` log sum_v pi_v^2; `advantages`; `scores` (of a score model, at the target); `values` (of the critic,
 before the target), `old_values`, `returns`, `labels`; `target`, the token id; `sequence`, which sequence it belongs to.
-Whole distributions, log-probs [M, V] given in chunks of targets: `distribution`, `ref_distribution`, `teacher_distribution`.
+Whole distributions, log-probs [M, V] given in chunks of targets: `distribution`, `ref_distribution`, `teacher_distribution`;
+`foreign_distribution` [M, V'] of a teacher with another vocabulary, which says nothing where `aligned` [M] is 0.
 Per sequence, [S]: sums over its targets `logprob`, `ref_logprob`, `old_logprob`, `engine_logprob`; `length`, its targets;
 `score`, at its last target; `reward`, `label` and whatever the data carry; `group`, its tree. `num_sequences` is S.
 Per pair, [Q]: the same of each role: `chosen`, `ref_chosen`, `chosen_length`, `chosen_score`, `chosen_forward_kl`, and so of

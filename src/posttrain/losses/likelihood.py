@@ -23,3 +23,15 @@ def dft(logprobs) -> PerToken:
     logprobs [M] -> [M].
     """
     return -logprobs.detach().exp() * logprobs
+
+
+@losses.register
+def label_smoothing(distribution, target, *, epsilon: float = 0.1) -> PerToken:
+    """Negative log-likelihood of a target smoothed over the vocabulary (Szegedy et al., arXiv 1512.00567).
+
+    l_t = -(1 - epsilon) log p(y_t) - epsilon / V sum_v log p_v. Log-probs [m, V], target [m] -> [m], nats.
+    """
+    if not 0 <= epsilon < 1:
+        raise ValueError(f"epsilon is {epsilon}; it is the share of probability that is spread out, at least 0 and below 1")
+    chosen = distribution.gather(-1, target[:, None])[:, 0]
+    return -(1 - epsilon) * chosen - epsilon * distribution.mean(-1)

@@ -67,7 +67,7 @@ def make_collector(
     run: Run,
     model: LanguageModel,
     prompts: Sequence[Prompt],
-    rewards: RewardSet,
+    rewards: RewardSet | None,
     sampling: Sampling,
     *,
     batch_size: int,

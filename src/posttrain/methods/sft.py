@@ -38,11 +38,11 @@ def sft(
     worked examples of a `task`. With eval_data its loss is told before, every eval_every steps, and after.
     """
     context = context_length(run)  # first of all: it also finds out whether there is such a model
-    encoded = _encode(run, data, task, context)
+    encoded = encode_examples(run, data, task, context)
     source = DataSource([[s] for s in encoded.sequences], batch_size=batch_size, seed=run.recipe.seed)
     objective = Objective(losses, accuracy=True)
     steps = run.steps_for(source.steps_per_epoch)
-    held_out = _encode(run, run.recipe.eval_data, None, context) if run.recipe.eval_data else None
+    held_out = encode_examples(run, run.recipe.eval_data, None, context) if run.recipe.eval_data else None
 
     def make_hooks(model: Any, _: Any) -> list[Any]:
         if held_out is None:
@@ -68,9 +68,10 @@ def sft(
     )
 
 
-def _encode(run: Run, data: DataConfig | None, task: Component | None, context: int | None) -> Encoded:
+def encode_examples(run: Run, data: DataConfig | None, task: Component | None, context: int | None) -> Encoded:
+    """The training sequences of a recipe: of its rows, or of the worked examples of its task."""
     if (data is None) == (task is None):
-        raise ConfigError("sft needs exactly one of data (rows) and task (whose worked examples are imitated)")
+        raise ConfigError(f"{run.recipe.method} needs exactly one of data (rows) and task (whose worked examples are imitated)")
     if data is None:
         assert task is not None
         made = make_task(run, task)

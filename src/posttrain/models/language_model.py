@@ -17,7 +17,7 @@ from posttrain.models.attention import ForestPlan
 from posttrain.models.forest_model import BOUNDS, ForestModel, cuda_devices, evaluating, is_peft, relative_error
 from posttrain.models.logprobs import Head, token_logprobs
 from posttrain.models.score_model import ScoreModel
-from posttrain.models.vocabulary import DERIVED, DISTRIBUTIONS, Vocabulary
+from posttrain.models.vocabulary import DERIVED, DISTRIBUTIONS, FOREIGN, Vocabulary
 
 
 class LanguageModel(ForestModel):
@@ -27,6 +27,7 @@ class LanguageModel(ForestModel):
         weights_version: raised by whoever changes the weights; engines key their caches by it.
         critic: a model of values that is trained beside this one and saved in the folder `critic` of its own, or None.
         teacher: a frozen language model with the same vocabulary that losses compare this one with, or None.
+        foreign: the same with another vocabulary (`models.foreign`), or None.
     """
 
     def __init__(self, hf: Any, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -34,6 +35,7 @@ class LanguageModel(ForestModel):
         self.weights_version = 0
         self.critic: ScoreModel | None = None
         self.teacher: LanguageModel | None = None
+        self.foreign: Any = None
         self._frozen: Any = None  # a frozen copy, where one was asked for
 
     @property
@@ -76,6 +78,12 @@ class LanguageModel(ForestModel):
                 rows = hidden["teacher_distribution"] = self._teacher_rows(forest)
                 if "teacher_logprobs" in needs:
                     found["teacher_logprobs"] = token_logprobs(*rows, forest.target, temperature=temperature).logprobs
+        if FOREIGN in wanted:
+            if self.foreign is None:
+                raise ModelError("a loss asks for a teacher with another vocabulary and there is none")
+            with torch.no_grad():
+                *rows_and_head, found["aligned"] = self.foreign.rows(forest)
+            hidden[FOREIGN] = rows_and_head[0], rows_and_head[1]
         if wanted or not {"logprobs", "entropy", "entropy_gradient"}.isdisjoint(needs):
             rows = hidden["distribution"] = self.rows_at(forest, sources=True), self.head
             entropy: Literal["none", "value", "gradient"] = "value" if "entropy" in needs else "none"

@@ -17,7 +17,8 @@ from torch.utils.checkpoint import checkpoint
 from posttrain.errors import ModelError
 from posttrain.models.logprobs import Head
 
-DISTRIBUTIONS = frozenset({"distribution", "ref_distribution", "teacher_distribution"})
+FOREIGN = "foreign_distribution"  # a teacher's over another vocabulary: it has a length of its own
+DISTRIBUTIONS = frozenset({"distribution", "ref_distribution", "teacher_distribution", FOREIGN})
 
 # Numbers per target that follow from whole distributions, and which.
 DERIVED: dict[str, tuple[str, ...]] = {
@@ -42,7 +43,7 @@ class Vocabulary:
     ) -> None:
         self.rows = dict(rows)
         self.temperature = temperature
-        sizes = {name: head.weight.shape[0] for name, (_, head) in self.rows.items()}
+        sizes = {name: head.weight.shape[0] for name, (_, head) in self.rows.items() if name != FOREIGN}
         # Some model families pad their embeddings to other round sizes; ids beyond the smallest are padding.
         self.vocab_size = min(sizes.values())
         if max(sizes.values()) - self.vocab_size > 0.02 * self.vocab_size:
@@ -50,7 +51,7 @@ class Vocabulary:
         hidden, _ = next(iter(self.rows.values()))
         on_cpu = hidden.device.type == "cpu"
         budget = chunk_bytes or (1 << 24 if on_cpu else 1 << 28)
-        self.chunk = max(1, budget // (4 * self.vocab_size * len(self.rows)))
+        self.chunk = max(1, budget // (4 * sum(head.weight.shape[0] for _, head in self.rows.values())))
 
     def apply(self, function: Callable[..., Any], names: Sequence[str], inputs: Mapping[str, Tensor]) -> Any:
         """Call a loss chunk by chunk and put its results together.
@@ -77,7 +78,7 @@ class Vocabulary:
             else:
                 done.append(part(start, *given))
         if not done:  # a micro-batch without targets
-            empty = {n: next(iter(self.rows.values()))[0].new_zeros(0, self.vocab_size) for n in self.rows}
+            empty = {n: hidden.new_zeros(0, head.weight.shape[0]) for n, (hidden, head) in self.rows.items()}
             return function(*(empty[n] if n in empty else inputs[n] for n in names))
         if not isinstance(done[0], tuple):
             return torch.cat(done)
@@ -90,7 +91,8 @@ class Vocabulary:
 
     def _logprobs(self, name: str, start: int, stop: int) -> Tensor:
         hidden, head = self.rows[name]
-        logits = head.logits(hidden[start:stop])[:, : self.vocab_size]
+        logits = head.logits(hidden[start:stop])
+        logits = logits if name == FOREIGN else logits[:, : self.vocab_size]
         return torch.log_softmax(logits / self.temperature, dim=-1)
 
 

@@ -27,14 +27,15 @@ class Collector:
     What a step samples is a function of (seed, step, weights), so that resuming needs the step alone.
 
     Args:
-        decode: sample -> completion text. batch_size: prompts a step. num_generations: G.
+        rewards: None leaves completions without. decode: sample -> completion text. batch_size: prompts a step.
+        num_generations: G.
     """
 
     def __init__(
         self,
         prompts: Sequence[Prompt],
         engine: Engine,
-        rewards: RewardSet,
+        rewards: RewardSet | None,
         *,
         decode: Callable[[Sample], str],
         sampling: Sampling,
@@ -60,7 +61,8 @@ class Collector:
         # A seed per step (not per prompt): the engine mixes it with the prompt's place below.
         seeds = np.random.default_rng((self.seed, step, 7)).integers(0, 2**62, size=len(chosen))
         groups = self.sample(chosen, [int(s) for s in seeds])
-        self.rewards.reward(groups)
+        if self.rewards is not None:
+            self.rewards.reward(groups)
         return groups
 
     def sample(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[RolloutGroup]:
@@ -88,6 +90,8 @@ class Collector:
         )
         if ended.any():
             averages.update({"completions/mean_terminated_length": float(lengths[ended].mean())})
+        if self.rewards is None:
+            return averages
         rewards = [[r.reward for r in g.rollouts if r.reward is not None] for g in groups]
         stds = [float(np.std(row, ddof=1)) for row in rewards if len(row) > 1]
         flat = [value for row in rewards for value in row]

@@ -1,0 +1,213 @@
+"""Distillation as whole runs on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from posttrain.data.forest import Forest, TokenSequence, Tree
+from posttrain.errors import ConfigError, DataError, ModelError
+
+TASK = {"name": "arithmetic", "num_examples": 40, "num_steps": 1}
+ROWS = [{"prompt": f"Q: {a}+{b}\nA:", "completion": f" {a + b}"} for a in range(6) for b in range(4)]
+FAST: dict[str, Any] = {
+    "method": "distill",
+    "teacher": "embedded",
+    "batch_size": 4,
+    "max_steps": 3,
+    "sampling": {"max_tokens": 8},
+}
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return str(path)
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def other_tokenizer(tmp_path: Path) -> Path:
+    """A tiny model with words for tokens."""
+    import transformers
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    words = {w: i for i, w in enumerate(["<s>", "</s>", "<unk>", "Q", "A", ":", "+", *map(str, range(30))])}
+    core = Tokenizer(WordLevel(words, unk_token="<unk>"))
+    core.pre_tokenizer = Whitespace()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>")
+    folder = tmp_path / "other"
+    tokenizer.save_pretrained(folder)
+    config = transformers.LlamaConfig(
+        vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def test_the_metrics_are_the_distance_to_the_teacher(
+    run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path
+) -> None:
+    """The held-out forward KL from plain forward passes of both models."""
+    from importlib.resources import files
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    data = write(tmp_path / "rows.jsonl", ROWS[:5])
+    folder = run_recipe(**FAST, data=data, eval_data=data, learning_rate=1e-3, eval_every=3)
+    last = lines(folder)[-1]
+    teacher_folder = files("posttrain") / "assets" / "base"
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    student, teacher = (AutoModelForCausalLM.from_pretrained(f).eval() for f in (folder / "model", str(teacher_folder)))
+    totals, count = {"forward": 0.0, "jsd": 0.0}, 0
+    for row in ROWS[:5]:
+        before = tokenizer(row["prompt"])["input_ids"]
+        ids = before + tokenizer(row["completion"], add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+        with torch.no_grad():
+            p, q = (m(torch.tensor([ids])).logits[0, len(before) - 1 : -1].double().softmax(-1) for m in (student, teacher))
+        m = (p + q) / 2
+        totals["forward"] += float((q * (q / p).log()).sum())
+        totals["jsd"] += float((q * (q / m).log() + p * (p / m).log()).sum() / 2)
+        count += len(ids) - len(before)
+    assert last["eval_teacher_kl/forward"] == pytest.approx(totals["forward"] / count, rel=1e-3)
+    assert last["eval_loss"] == pytest.approx(totals["jsd"] / count, rel=1e-3)
+    assert "teacher_kl/reverse" in last and last["on_policy"] == 0
+
+
+@pytest.mark.parametrize(
+    ("losses", "lora"),
+    [(["jsd"], False), ([{"name": "sampled_reverse_kl", "horizon": "sequence"}], True)],
+    ids=["jsd-full", "sampled-lora"],
+)
+def test_resume_is_exact_on_policy(
+    run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path, losses: list[Any], lora: bool
+) -> None:
+    from posttrain.methods.run import Interrupted
+    from posttrain.training import hooks
+
+    model = {"path": str(tiny_folder), "dtype": "float32", **({"lora": {"r": 2, "dropout": 0.1}} if lora else {})}
+    lmbda = 0.6 if losses == ["jsd"] else 1
+    raw = {**FAST, "model": model, "task": TASK, "losses": losses, "lmbda": lmbda, "max_steps": 6, "learning_rate": 1e-3}
+    whole = run_recipe(**raw, output=str(tmp_path / "whole"))
+    write_metrics = hooks.MetricsWriter.__call__
+
+    def stop(self: Any, step: int, metrics: dict[str, float]) -> None:
+        write_metrics(self, step, metrics)
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(hooks.MetricsWriter, "__call__", stop)
+        run_recipe(**raw, output=str(tmp_path / "half"))
+    half = run_recipe(**raw, output=str(tmp_path / "half"), resume=True)
+    times = ("step_time", "tokens_per_second")
+    kept = [[{k: v for k, v in row.items() if k not in times} for row in lines(f)] for f in (whole, half)]
+    assert kept[0] == kept[1] and len(kept[0]) == 6
+    if lmbda < 1:
+        assert {row["on_policy"] for row in kept[0]} == {0.0, 1.0}
+    on_policy = [row for row in kept[0] if row["on_policy"] and not lora]  # dropout tells the two apart
+    assert all(row["sampling/sampling_logp_difference/max"] < 1e-3 for row in on_policy)
+    name = "adapter_model.safetensors" if lora else "model.safetensors"
+    assert (whole / "model" / name).read_bytes() == (half / "model" / name).read_bytes()
+    assert (whole / "rollouts.jsonl").read_text() == (half / "rollouts.jsonl").read_text()
+
+
+def test_the_teacher_writes(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    """With seq_kd the rows are samples of the teacher: the same as its own engine gives."""
+    from importlib.resources import files
+
+    from posttrain.engines.torch import TorchEngine
+    from posttrain.models.load import load_model
+    from posttrain.types import Request, Sampling
+
+    rows = [{"prompt": "12+3=", "id": "a"}]
+    raw = {**FAST, "max_steps": 1, "batch_size": 1, "num_generations": 3, "data": write(tmp_path / "p.jsonl", rows)}
+    folder = run_recipe(**raw, losses=["nll", {"name": "teacher_kl", "weight": 0.0}], seq_kd=True, seed=5)
+    told = [json.loads(line) for line in (folder / "rollouts.jsonl").read_text().splitlines()]
+    model = load_model(str(files("posttrain") / "assets" / "base"), dtype="float32")
+    seed = int(np.random.default_rng((5, 0, 7)).integers(0, 2**62, size=1)[0])
+    ids = tuple(model.tokenizer("12+3=")["input_ids"])
+    (group,) = TorchEngine(model).generate([Request(ids, Sampling(max_tokens=8), n=3, seed=seed)])
+    expected = [model.tokenizer.decode(s.ids, skip_special_tokens=True) for s in group]
+    text = json.dumps(told)
+    assert all(json.dumps(e)[1:-1] in text for e in expected)
+    assert lines(folder)[0]["on_policy"] == 0
+
+
+def test_a_foreign_teacher_reads_the_same_text(other_tokenizer: Path, tiny_folder: Path) -> None:
+    """Row by row: the state in which the teacher, alone and in its own tokens, chooses its t-th token."""
+    from posttrain.models.foreign import ForeignTeacher
+    from posttrain.models.load import load_model
+
+    student, teacher = load_model(tiny_folder, dtype="float32"), load_model(other_tokenizer, dtype="float32")
+    own = student.tokenizer
+
+    def sequence(prompt: str, completion: str, end: bool) -> TokenSequence:
+        before = own(prompt)["input_ids"]
+        ids = [*before, *own(completion, add_special_tokens=False)["input_ids"], *([own.eos_token_id] if end else [])]
+        return TokenSequence(np.array(ids), np.arange(len(ids)) >= len(before), row=completion)
+
+    texts = [("Q: 2+3", "A: 5 12 7", True), ("Q: 2+3", "A: 6", True), ("7", "8+1", False)]
+    sequences = [sequence(*t) for t in texts]
+    forest = Forest.pack([Tree.build(sequences[:2], min_shared=1), Tree.build(sequences[2:])])
+    hidden, head, aligned = ForeignTeacher(teacher, own).rows(forest)
+    start = 0
+    for (prompt, completion, end), s in zip(texts, sequences, strict=True):
+        before = [0, *teacher.tokenizer(prompt, add_special_tokens=False)["input_ids"]]
+        before = before[1:] if teacher.tokenizer("a")["input_ids"][0] != 0 else before
+        ids = [*before, *teacher.tokenizer(completion, add_special_tokens=False)["input_ids"], *([1] if end else [])]
+        with torch.no_grad():
+            expected = teacher.hf(torch.tensor([ids])).logits[0, len(before) - 1 : -1]
+        count, theirs = int(s.loss_mask.sum()), len(ids) - len(before)
+        assert theirs <= count  # bytes are finer than words
+        torch.testing.assert_close(head.logits(hidden[start : start + theirs]), expected, atol=1e-5, rtol=1e-4)
+        assert aligned[start : start + count].tolist() == [1.0] * theirs + [0.0] * (count - theirs)
+        start += count
+    middle = TokenSequence(sequences[0].ids, np.arange(len(sequences[0].ids)) == 4, row="chat")
+    with pytest.raises(DataError, match="row chat: .* trained up to their end"):
+        ForeignTeacher(teacher, own).rows(Forest.pack([Tree.build([middle])]))
+
+
+def test_uld_trains_across_tokenizers(run_recipe: Callable[..., Path], tmp_path: Path, other_tokenizer: Path) -> None:
+    raw = {**FAST, "teacher": str(other_tokenizer), "data": write(tmp_path / "rows.jsonl", ROWS), "max_steps": 12}
+    folder = run_recipe(**raw, losses=["nll", {"name": "uld", "weight": 1.5}], learning_rate=3e-3)
+    metrics = lines(folder)
+    assert metrics[-1]["loss/uld"] < metrics[0]["loss/uld"] and metrics[-1]["loss/nll"] < metrics[0]["loss/nll"]
+    folder = run_recipe(**{**raw, "max_steps": 2}, losses=["uld"], lmbda=1, output=str(tmp_path / "own"))
+    assert lines(folder)[-1]["on_policy"] == 1
+
+
+def test_bad_input(run_recipe: Callable[..., Path], tmp_path: Path, other_tokenizer: Path) -> None:
+    data = write(tmp_path / "rows.jsonl", ROWS)
+
+    def refused(error: type[Exception], message: str, **changes: Any) -> None:
+        with pytest.raises(error, match=message):
+            run_recipe(**{**FAST, "data": data, **changes})
+        assert not (tmp_path / "run").exists()
+
+    refused(ConfigError, r"has another vocabulary .*uld.* bridges", teacher=str(other_tokenizer))
+    refused(ModelError, "no model folder /nowhere/at/all", teacher="/nowhere/at/all")
+    refused(ConfigError, "weight -1", losses=[{"name": "jsd", "weight": -1}])
+    refused(ConfigError, "none of them asks for a teacher; take one of jsd", losses=["nll"])
+    refused(ConfigError, "lmbda: 1.5", lmbda=1.5)
+    refused(ConfigError, "num_generations: 0", num_generations=0)
+    refused(ConfigError, "'sampled_reverse_kl' is right on the student's own samples", losses=["sampled_reverse_kl"])
+    refused(ConfigError, "exactly one of data", task=TASK)
+    text = write(tmp_path / "text.jsonl", [{"text": "plain"}])
+    refused(DataError, "row 0 has no prompt, so there is nothing to complete", data=text, lmbda=0.5)
+    with pytest.raises(ConfigError, match="needs the key 'teacher'"):
+        run_recipe(method="distill", data=data)
