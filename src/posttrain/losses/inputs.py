@@ -11,6 +11,8 @@ Whole distributions, log-probs [M, V] given in chunks of targets: `distribution`
 `foreign_distribution` [M, V'] of a teacher with another vocabulary, which says nothing where `aligned` [M] is 0.
 Per sequence, [S]: sums over its targets `logprob`, `ref_logprob`, `old_logprob`, `engine_logprob`; `length`, its targets;
 `score`, at its last target; `reward`, `label` and whatever the data carry; `group`, its tree. `num_sequences` is S.
+The same for all sequences of a step, without gradient: `kl`, an estimate of KL(pi || ref) from completions of other prompts;
+`shift`, the middle between the mean log-ratios of desirable and undesirable completions.
 Per pair, [Q]: the same of each role: `chosen`, `ref_chosen`, `chosen_length`, `chosen_score`, `chosen_forward_kl`, and so of
 `rejected` (and of `gold`, the reference text of a triple); `margin`.
 """
@@ -23,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from posttrain.losses.reduce import sequence_sum
+from posttrain.losses.reduce import sequence_mean, sequence_sum
 
 PerToken = Tensor
 """A loss of shape [M]."""
@@ -64,15 +66,17 @@ def base_of(name: str, roles: tuple[str, ...]) -> str | None:
 
 
 def sequence_inputs(
-    inputs: Mapping[str, Any], sequence: Tensor, num_sequences: int, roles: tuple[str, ...] = ()
+    inputs: Mapping[str, Any], sequence: Tensor, num_sequences: int, roles: tuple[str, ...] = (), tail_weight: float = 1.0
 ) -> dict[str, Tensor]:
     """The numbers per sequence [S] and per role [Q] that follow from the inputs per target [M] that are there.
 
     Args:
         roles: of the sequences of each tree, in order; each tree has one of each.
+        tail_weight: of targets beyond the length of the shorter of chosen and rejected, in the sums of log-probs.
     """
     lengths = torch.bincount(sequence, minlength=num_sequences)
-    of_sequence = {k: sequence_sum(inputs[v], sequence, num_sequences) for k, v in _SUMS.items() if v in inputs}
+    tail = _tail_weights(sequence, lengths, roles, tail_weight) if tail_weight != 1 else 1.0
+    of_sequence = {k: sequence_sum(tail * inputs[v], sequence, num_sequences) for k, v in _SUMS.items() if v in inputs}
     numbers = next(iter(of_sequence.values()), None)
     of_sequence["length"] = lengths.to(torch.float32 if numbers is None else numbers.dtype)
     if "scores" in inputs:
@@ -89,3 +93,23 @@ def sequence_inputs(
         if "margin" in inputs:
             found["margin"] = inputs["margin"].view(-1, len(roles))[:, 0]
     return found
+
+
+def _tail_weights(sequence: Tensor, lengths: Tensor, roles: tuple[str, ...], tail_weight: float) -> Tensor:
+    """Weights [M]: 1 up to the length of the shorter of a pair's completions, then `tail_weight` (LD-DPO, arXiv 2409.06411)."""
+    place = torch.arange(len(sequence), device=sequence.device) - (lengths.cumsum(0) - lengths)[sequence]
+    by_role = lengths.view(-1, len(roles))
+    compared = [i for i, role in enumerate(roles) if role in ("chosen", "rejected")]
+    bound = lengths.clone().view(-1, len(roles))
+    bound[:, compared] = by_role[:, compared].min(1, keepdim=True).values
+    return torch.where(place < bound.flatten()[sequence], 1.0, tail_weight)
+
+
+def policy_weight(inputs: Mapping[str, Any], sequence: Tensor, num_sequences: int, roles: tuple[str, ...]) -> Tensor:
+    """How likely the policy itself is to write a pair [Q], without gradient (WPO, arXiv 2406.11827).
+
+    exp(mean_t(log pi(y_t) - log sum_v pi_v^2)) of the chosen times the same of the rejected.
+    """
+    excess = inputs["logprobs"].detach() - inputs["log_collision"]
+    mean = sequence_mean(excess, sequence, num_sequences).view(-1, len(roles))
+    return sum(mean[:, i] for i, role in enumerate(roles) if role in ("chosen", "rejected")).exp()  # type: ignore[union-attr]

@@ -1,7 +1,8 @@
 """Losses of pairs: a chosen and a rejected completion of one prompt.
 
 Inputs, each [P], one number a pair, in nats: `chosen`, `rejected`, the log-probabilities of the whole completions (sums over
-their tokens); `ref_chosen`, `ref_rejected`, the same under the frozen reference; `chosen_length`, `rejected_length`, tokens.
+their tokens); `ref_chosen`, `ref_rejected`, the same under the frozen reference; `chosen_length`, `rejected_length`, tokens;
+`gold`, `gold_length` of a triple's reference text; `margin`, how far apart the data say that the two are.
 Throughout  c = chosen - ref_chosen  and  r = rejected - ref_rejected  are log-ratios, and s is the logistic function.
 """
 
@@ -13,7 +14,7 @@ from typing import Literal
 from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
-from posttrain.losses.inputs import Metrics, PerPair
+from posttrain.losses.inputs import Metrics, PerBatch, PerPair
 from posttrain.registry import losses
 
 
@@ -55,6 +56,46 @@ def dpo(
     c, r = chosen - ref_chosen, rejected - ref_rejected
     d = beta * (_score(c, divergence, alpha) - _score(r, divergence, alpha))
     return -(1 - label_smoothing) * logsigmoid(d) - label_smoothing * logsigmoid(-d), _told(beta * c, beta * r)
+
+
+@losses.register
+def odpo(
+    chosen, rejected, ref_chosen, ref_rejected, margin, *, beta: float = 0.1, alpha: float = 1.0
+) -> tuple[PerPair, Metrics]:
+    """DPO with an offset: clearer preferences must be further apart (arXiv 2402.10571).
+
+    l = -log s(beta (c - r) - alpha margin), margin from the data's column of that name.
+    """
+    c, r = beta * (chosen - ref_chosen), beta * (rejected - ref_rejected)
+    return -logsigmoid(c - r - alpha * margin), _told(c, r)
+
+
+@losses.register
+def tdpo(
+    chosen,
+    rejected,
+    ref_chosen,
+    ref_rejected,
+    chosen_forward_kl,
+    rejected_forward_kl,
+    *,
+    beta: float = 0.1,
+    alpha: float = 0.5,
+    version: Literal[1, 2] = 2,
+) -> tuple[PerPair, Metrics]:
+    """Token-level DPO: sequential KL keeps both completions near the reference at every token (arXiv 2404.11999).
+
+    With D(y) = sum_t KL(ref(. | x, y_<t) || pi(. | x, y_<t)) and sg holding its argument constant
+    TDPO1: l = -log s(beta (c - r) - beta (D(rejected) - D(chosen)))
+    TDPO2: l = -log s(beta (c - r) - alpha beta (D(rejected) - sg[D(chosen)])).
+    """
+    c, r = chosen - ref_chosen, rejected - ref_rejected
+    if version == 1:
+        shift = rejected_forward_kl - chosen_forward_kl
+    else:
+        shift = alpha * (rejected_forward_kl - chosen_forward_kl.detach())
+    told = {"kl/chosen": chosen_forward_kl.detach(), "kl/rejected": rejected_forward_kl.detach()}
+    return -logsigmoid(beta * (c - r - shift)), _told(beta * c, beta * r) | told
 
 
 @losses.register
@@ -218,6 +259,36 @@ def npo(rejected, ref_rejected, *, beta: float = 0.1) -> PerPair:
     return -2 / beta * logsigmoid(-beta * (rejected - ref_rejected))
 
 
+# -- of the whole batch
+
+
+@losses.register
+def aot(
+    chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1, label_smoothing: float = 0.0
+) -> tuple[PerBatch, Metrics]:
+    """Alignment by optimal transport, paired: margins as a distribution dominate the reference's (arXiv 2406.05882).
+
+    With u = sort(chosen - rejected) and v = sort(ref_chosen - ref_rejected) over the step's pairs and d = beta (u - v)
+    l = -(1 - e) log s(d) - e log s(-d), e = label_smoothing; the k-th largest margin is compared with the k-th largest.
+    """
+    d = beta * ((chosen - rejected).sort().values - (ref_chosen - ref_rejected).sort().values)
+    value = -(1 - label_smoothing) * logsigmoid(d) - label_smoothing * logsigmoid(-d)
+    return value, _told(beta * (chosen - ref_chosen), beta * (rejected - ref_rejected))
+
+
+@losses.register
+def aot_unpaired(
+    chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1, label_smoothing: float = 0.0
+) -> tuple[PerBatch, Metrics]:
+    """Alignment by optimal transport between all chosen and all rejected, whatever their prompts (arXiv 2406.05882).
+
+    l = -(1 - e) log s(d) - e log s(-d),  d = beta (sort(c) - sort(r)) over the step's pairs, e = label_smoothing.
+    """
+    c, r = beta * (chosen - ref_chosen), beta * (rejected - ref_rejected)
+    d = c.sort().values - r.sort().values
+    return -(1 - label_smoothing) * logsigmoid(d) - label_smoothing * logsigmoid(-d), _told(c, r)
+
+
 # -- without a reference
 
 
@@ -273,3 +344,41 @@ def orpo(chosen, rejected, chosen_length, rejected_length, *, beta: float = 0.1)
 def chosen_nll(chosen, chosen_length) -> PerPair:
     """Likelihood of the chosen completion, to mix with a contrast: l = -chosen / |chosen|, mean nats a token."""
     return -chosen / chosen_length
+
+
+# -- triples
+
+
+@losses.register
+def tpo(
+    chosen,
+    rejected,
+    chosen_length,
+    rejected_length,
+    *,
+    beta: float = 0.01,
+    gamma: float = 0.5,
+    form: Literal["sigmoid", "hinge", "ipo", "length"] = "sigmoid",
+) -> tuple[PerPair, Metrics]:
+    """The contrast of triple preference optimisation, without a reference (arXiv 2405.16681); add gold_nll for the third text.
+
+    With D = chosen - rejected, and A the same of means a token
+    sigmoid: l = -log s(beta D);  hinge: l = max(0, 1 - beta D);  ipo: l = (A - 1/(2 beta))^2;
+    length (TPO-L): l = -log s(beta A - gamma).
+    """
+    averaged = form in ("ipo", "length")
+    c, r = (chosen / chosen_length, rejected / rejected_length) if averaged else (chosen, rejected)
+    d = c - r
+    if form == "hinge":
+        value = relu(1 - beta * d)
+    elif form == "ipo":
+        value = (d - 1 / (2 * beta)).square()
+    else:
+        value = -logsigmoid(beta * d - (gamma if averaged else 0.0))
+    return value, _told(beta * c, beta * r)
+
+
+@losses.register
+def gold_nll(gold, gold_length) -> PerPair:
+    """Likelihood of a triple's reference text: l = -gold / |gold|, mean nats a token (column reference of the data)."""
+    return -gold / gold_length

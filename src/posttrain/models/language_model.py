@@ -66,6 +66,7 @@ class LanguageModel(ForestModel):
         """
         forest = forest.to(self.device)
         found: dict[str, Any] = {}
+        needs = set(needs) - forest.streams.keys()  # what the batch carries already is not computed again
         wanted = DISTRIBUTIONS & {name for need in needs for name in DERIVED.get(need, (need,))}
         hidden: dict[str, tuple[torch.Tensor, Head]] = {}  # of the models whose whole distributions are wanted
         if not {"ref_logprobs", "ref_distribution"}.isdisjoint({*needs, *wanted}):

@@ -14,7 +14,7 @@ from posttrain.averages import Averages
 from posttrain.config import Component
 from posttrain.data.forest import Batch, Forest
 from posttrain.errors import ConfigError
-from posttrain.losses.inputs import MODEL_INPUTS, SCORE_INPUTS, base_of, sequence_inputs
+from posttrain.losses.inputs import MODEL_INPUTS, SCORE_INPUTS, base_of, policy_weight, sequence_inputs
 from posttrain.losses.reduce import Aggregation, Totals, target_weights
 from posttrain.models.vocabulary import DERIVED, DISTRIBUTIONS
 
@@ -44,6 +44,8 @@ class Objective:
             pair: on the chosen completion).
         roles: what the sequences of each tree are, in order, such as ("chosen", "rejected"); () where a tree may hold any.
         groups: a tree holds the completions of one prompt that are compared with each other, so that it stays whole.
+        tail_weight: of the tokens by which a completion of a pair is longer than the other, in its log-probability (LD-DPO).
+        on_policy_weight: multiply losses of pairs by how likely the policy is to write them (WPO), held constant.
     """
 
     def __init__(
@@ -56,6 +58,8 @@ class Objective:
         accuracy: bool = False,
         roles: tuple[str, ...] = (),
         groups: bool = False,
+        tail_weight: float = 1.0,
+        on_policy_weight: bool = False,
     ) -> None:
         if not components:
             raise ConfigError("losses: at least one loss is needed; see `posttrain ls losses`")
@@ -69,8 +73,10 @@ class Objective:
         self.max_length = max_length
         self.temperature = temperature
         self.accuracy, self.roles = accuracy, roles
+        self.tail_weight, self.on_policy_weight = tail_weight, on_policy_weight
         asked = {name for term in self.terms for name in term.inputs}
         asked |= {base for name in asked for base in (base_of(name, roles),) if base}
+        asked |= {"logprobs", "log_collision"} if on_policy_weight else set()
         if asked - SCORE_INPUTS & (MODEL_INPUTS | DERIVED.keys() | DISTRIBUTIONS):
             # Entropy is told in any case; only where a loss trains it does it have to carry a gradient.
             asked |= {"logprobs", "entropy"} | ({"entropy_gradient"} if "entropy" in asked else set())
@@ -104,6 +110,8 @@ class Objective:
         shares = []
         for term in self.terms:
             values, told = self._values(term, inputs, outputs)
+            if term.per == "pair" and self.on_policy_weight:
+                values = values * policy_weight(inputs, micro.sequence, micro.num_sequences, self.roles)
             if term.per == "batch":
                 share = values.mean()
             elif term.per != "token":
@@ -161,7 +169,7 @@ class Objective:
             inputs["old_logprobs"] = outputs["logprobs"].detach()
         asked = {name for term in self.terms for name in term.inputs}
         if asked - inputs.keys() - DISTRIBUTIONS or self.roles:
-            inputs |= sequence_inputs(inputs, micro.sequence, micro.num_sequences, self.roles)
+            inputs |= sequence_inputs(inputs, micro.sequence, micro.num_sequences, self.roles, self.tail_weight)
         for name in sorted(asked - inputs.keys() - DISTRIBUTIONS):
             users = [t.name for t in self.terms if name in t.inputs]
             raise ConfigError(f"the loss {users[0]!r} needs {name!r}, which this method's data does not carry")
