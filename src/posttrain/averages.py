@@ -18,6 +18,7 @@ class Averages:
         self._counts: dict[str, float] = {}
         self._totals: dict[str, Any] = {}
         self._largest: dict[str, Any] = {}
+        self._smallest: dict[str, Any] = {}
 
     def add(self, name: str, total: Any, count: float = 1.0) -> None:
         """Add a sum over `count` items."""
@@ -33,6 +34,11 @@ class Averages:
         known = self._largest.get(name)
         self._largest[name] = value if known is None else max(float(known), float(value))
 
+    def smallest(self, name: str, value: Any) -> None:
+        """Keep the minimum."""
+        known = self._smallest.get(name)
+        self._smallest[name] = value if known is None else min(float(known), float(value))
+
     def update(self, values: Mapping[str, float]) -> None:
         """Add single observations."""
         for name, value in values.items():
@@ -46,8 +52,11 @@ class Averages:
             self.total(name, value)
         for name, value in other._largest.items():
             self.largest(name, value)
+        for name, value in other._smallest.items():
+            self.smallest(name, value)
 
     def means(self) -> dict[str, float]:
-        """Name -> sum / count, the total, or the maximum; NaN where the count is zero."""
+        """Name -> sum / count, the total, the maximum or the minimum; NaN where the count is zero."""
         means = {k: float(v) / self._counts[k] if self._counts[k] else math.nan for k, v in self._sums.items()}
-        return {**means, **{k: float(v) for k, v in (*self._totals.items(), *self._largest.items())}}
+        others = (*self._totals.items(), *self._largest.items(), *self._smallest.items())
+        return {**means, **{k: float(v) for k, v in others}}

@@ -77,7 +77,7 @@ def encode_rows(
                 encoded.dropped += 1
                 continue
             encoded.truncated += 1
-            sequence = _cut(sequence, max_length, truncation)
+            sequence = cut(sequence, max_length, truncation)
         if sequence.loss_mask.any():
             encoded.sequences.append(sequence)
         else:
@@ -153,7 +153,7 @@ def encode_pairs(
             continue
         if longest > max_length:
             encoded.truncated += 1
-            pair = [_cut(s, max_length, truncation) if len(s.ids) > max_length else s for s in pair]
+            pair = [cut(s, max_length, truncation) if len(s.ids) > max_length else s for s in pair]
         if all(s.loss_mask.any() for s in pair) and not np.array_equal(pair[0].ids, pair[1].ids):
             encoded.sequences += pair
         else:
@@ -168,7 +168,8 @@ def _batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield some
 
 
-def _cut(sequence: TokenSequence, max_length: int, truncation: Truncation) -> TokenSequence:
+def cut(sequence: TokenSequence, max_length: int, truncation: Truncation) -> TokenSequence:
+    """At most max_length tokens of a sequence, from its start or its end."""
     part = slice(None, max_length) if truncation == "keep_start" else slice(-max_length, None)
     mask = sequence.loss_mask[part].copy()
     mask[0] = False

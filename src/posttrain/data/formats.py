@@ -26,7 +26,9 @@ class Item:
     """A row in one shape. Which fields are set depends on the format.
 
     text: plain text. prompt, completion: text or messages. chosen, rejected: completions. label: desirable or not.
-    steps, step_labels: of a stepwise row. tools: JSON schemas. answer: the gold answer. margin: of a preference.
+    steps, step_labels: of a stepwise row, labels from 0 to 1. completions, rewards: of a listwise row, higher is better.
+    reward: of one completion. tools: JSON schemas. answer: the gold answer. margin: of a preference. probability: that the
+    chosen completion is the better one.
     columns: everything else, by name. row: name for messages.
     """
 
@@ -38,10 +40,14 @@ class Item:
     rejected: Text | None = None
     label: bool | None = None
     steps: list[str] = field(default_factory=list)
-    step_labels: list[bool] = field(default_factory=list)
+    step_labels: list[float] = field(default_factory=list)
+    completions: list[Text] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    reward: float | None = None
     tools: list[Any] | None = None
     answer: Any = None
     margin: float | None = None
+    probability: float | None = None
     columns: dict[str, Any] = field(default_factory=dict)
 
 
@@ -49,11 +55,14 @@ class Item:
 _FORMATS: list[tuple[str, frozenset[str]]] = [
     ("verl", frozenset({"prompt", "reward_model"})),
     ("stepwise", frozenset({"prompt", "completions", "labels"})),
+    ("listwise", frozenset({"prompt", "completions", "rewards"})),
+    ("listwise", frozenset({"prompt", "completions", "ranks"})),
     ("alpaca preference", frozenset({"instruction", "chosen", "rejected"})),
     ("sharegpt preference", frozenset({"conversations", "chosen", "rejected"})),
     ("preference", frozenset({"chosen", "rejected"})),
     ("alpaca unpaired preference", frozenset({"instruction", "output", "kto_tag"})),
     ("unpaired preference", frozenset({"prompt", "completion", "label"})),
+    ("scored", frozenset({"prompt", "completion", "reward"})),
     ("prompt-completion", frozenset({"prompt", "completion"})),
     ("alpaca", frozenset({"instruction", "output"})),
     ("sharegpt", frozenset({"conversations"})),
@@ -211,16 +220,41 @@ def _preference(row: Row, name: str) -> Item:
         while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
             shared += 1
         prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
-    margin = float(row["margin"]) if row.get("margin") is not None else None
-    columns = _rest(row, "prompt", "chosen", "rejected", "margin")
-    return Item(name, prompt=prompt, chosen=chosen, rejected=rejected, margin=margin, columns=columns)
+    margin, probability = (float(row[k]) if row.get(k) is not None else None for k in ("margin", "probability"))
+    if probability is not None and not 0 <= probability <= 1:
+        raise DataError(f"row {name}: probability is {probability}; it must be from 0 to 1: that the chosen one is better")
+    columns = _rest(row, "prompt", "chosen", "rejected", "margin", "probability")
+    return Item(
+        name, prompt=prompt, chosen=chosen, rejected=rejected, margin=margin, probability=probability, columns=columns
+    )
 
 
 def _stepwise(row: Row, name: str) -> Item:
-    steps, labels = list(row["completions"]), [bool(x) for x in row["labels"]]
+    steps, labels = list(row["completions"]), [float(x) for x in row["labels"]]
     if len(steps) != len(labels):
         raise DataError(f"row {name}: {len(steps)} completions but {len(labels)} labels")
-    return Item(name, prompt=_text(row, "prompt", name), steps=steps, step_labels=labels)
+    if wrong := [x for x in labels if not 0 <= x <= 1]:
+        raise DataError(f"row {name}: the label {wrong[0]:g} is neither true nor false nor a share from 0 to 1")
+    if empty := [i for i, step in enumerate(steps) if not isinstance(step, str) or not step.strip()]:
+        raise DataError(f"row {name}: completions[{empty[0]}] is {steps[empty[0]]!r}; a step is text that is not empty")
+    return Item(name, prompt=_text_or_messages(row, "prompt", name), steps=steps, step_labels=labels)
+
+
+def _listwise(row: Row, name: str) -> Item:
+    texts = [_text_or_messages({"completions": t}, "completions", name) for t in row["completions"]]
+    ranked = row.get("rewards") is None  # rank 1 is the best
+    rewards = [-float(x) for x in row["ranks"]] if ranked else [float(x) for x in row["rewards"]]
+    if len(texts) != len(rewards):
+        raise DataError(f"row {name}: {len(texts)} completions but {len(rewards)} {'ranks' if ranked else 'rewards'}")
+    columns = _rest(row, "prompt", "completions", "rewards", "ranks")
+    return Item(name, prompt=_text_or_messages(row, "prompt", name), completions=texts, rewards=rewards, columns=columns)
+
+
+def _scored(row: Row, name: str) -> Item:
+    item = _prompt_completion(row, name)
+    item.reward = float(row["reward"])
+    item.columns.pop("reward")
+    return item
 
 
 def _alpaca_prompt(row: Row, name: str) -> list[Message]:
@@ -307,6 +341,8 @@ _READERS: dict[str, Any] = {
     "preference": _preference,
     "unpaired preference": _unpaired,
     "stepwise": _stepwise,
+    "listwise": _listwise,
+    "scored": _scored,
     "alpaca": _alpaca,
     "alpaca preference": _alpaca_preference,
     "alpaca unpaired preference": _alpaca_unpaired,

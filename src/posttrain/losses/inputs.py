@@ -14,7 +14,7 @@ Per sequence, [S]: sums over its targets `logprob`, `ref_logprob`, `old_logprob`
 The same for all sequences of a step, without gradient: `kl`, an estimate of KL(pi || ref) from completions of other prompts;
 `shift`, the middle between the mean log-ratios of desirable and undesirable completions.
 Per pair, [Q]: the same of each role: `chosen`, `ref_chosen`, `chosen_length`, `chosen_score`, `chosen_forward_kl`, and so of
-`rejected` (and of `gold`, the reference text of a triple); `margin`.
+`rejected` (and of `gold`, the reference text of a triple); `margin`; `probability`, that the chosen one is the better.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ PerBatch = Tensor
 """A loss of any length whose values each depend on all sequences of the step; their mean is taken."""
 
 Metrics = dict[str, Tensor]
-"""What a loss also tells: name -> numbers that are averaged over all of the step's targets or sequences."""
+"""What a loss also tells: name -> numbers that are averaged over all of the step's targets or sequences.
+
+Of a name that begins with min_ or max_ the smallest or largest number is told instead.
+"""
 
 MODEL_INPUTS = frozenset({"logprobs", "entropy", "ref_logprobs", "teacher_logprobs"})
 """Inputs that a language model's forward pass computes; others come with the batch or follow from these."""
@@ -90,8 +93,7 @@ def sequence_inputs(
         for form, whole in _OF_ROLE.items():
             if whole in of_sequence:
                 found |= dict(zip((form.format(r) for r in roles), of_sequence[whole].view(-1, len(roles)).unbind(1)))
-        if "margin" in inputs:
-            found["margin"] = inputs["margin"].view(-1, len(roles))[:, 0]
+        found |= {k: inputs[k].view(-1, len(roles))[:, 0] for k in ("margin", "probability") if k in inputs}
     return found
 
 

@@ -11,7 +11,7 @@ from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError, DataError
 from posttrain.methods.run import Run
 from posttrain.models.language_model import LanguageModel
-from posttrain.models.load import load_config
+from posttrain.models.load import Kind, load_config
 from posttrain.rewards.base import RewardSet
 from posttrain.rollouts.collect import Collector, Prompt
 from posttrain.types import Sampling, Task
@@ -86,9 +86,8 @@ def make_collector(
     )
 
 
-def context_length(run: Run) -> int | None:
-    """Positions that the model's config allows, read without the weights."""
-    config = load_config(
-        run.model_path, revision=run.model_config.revision, trust_remote_code=run.model_config.trust_remote_code
-    )
+def context_length(run: Run, kind: Kind = "language") -> int | None:
+    """Positions that the model's config allows, read without the weights. kind: of the model that will be loaded."""
+    model = run.model_config
+    config = load_config(run.model_path, kind=kind, revision=model.revision, trust_remote_code=model.trust_remote_code)
     return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)

@@ -77,12 +77,39 @@ def load_score_model(path: str | Path, *, per: Literal["sequence", "token"] = "s
         ModelError: before weights load, where that is possible.
     """
     hf, tokens, attention, checkpointing = _load(path, "sequence_score" if per == "sequence" else "token_score", **options)
-    if hf.config.pad_token_id is None:  # transformers refuses batches of such a model otherwise
-        hf.config.pad_token_id = tokens.pad_token_id if tokens.pad_token_id is not None else tokens.eos_token_id
+    separate_padding(tokens)
+    hf.config.pad_token_id = tokens.pad_token_id  # transformers refuses batches of such a model otherwise
     model = ScoreModel(hf, tokens)
     model.eval()
     _prepare(model, str(path), attention, checkpointing)
     return model
+
+
+def separate_padding(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let the padding token differ from EOS, if some special token does.
+
+    A sequence classification model of transformers reads its score at the last token that is not padding: where EOS served as
+    padding too, it would read a completion before its end.
+    """
+    if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
+        others = [t for t in (tokenizer.unk_token, tokenizer.bos_token, *tokenizer.all_special_tokens) if t is not None]
+        tokenizer.pad_token = next((t for t in others if t != tokenizer.eos_token), tokenizer.eos_token)
+
+
+def score_level(path: str | Path) -> Literal["sequence", "token"]:
+    """Whether a folder or hub name holds a model with a score for a whole sequence or at every token; no weights are read.
+
+    Raises:
+        ModelError: it holds a language model, or a score of several labels.
+    """
+    adapter = _adapter_of(str(path))
+    config = load_config(str(path), kind="sequence_score")
+    told = [str(adapter.get("task_type"))] if adapter is not None else list(config.architectures or [])
+    if any(t == "TOKEN_CLS" or t.endswith("ForTokenClassification") for t in told):
+        return "token"
+    if any(t == "SEQ_CLS" or t.endswith("ForSequenceClassification") for t in told):
+        return "sequence"
+    raise ModelError(f"{path} holds a language model, which gives no score; train one with `posttrain reward_model`")
 
 
 def _load(
@@ -228,6 +255,8 @@ def load_config(path: str, *, kind: Kind = "language", **shared: Any) -> Any:
     others = [a for a in config.architectures or [] if not a.endswith(known_as)]
     if others and others == list(config.architectures) and not remote:
         raise ModelError(f"{path} holds a {others[0]}, not a causal language model; use the model it was made from")
+    if any("Classification" in a for a in config.architectures or []) and config.num_labels != 1:
+        raise ModelError(f"{path} has {config.num_labels} labels; a score is one number, so take a model with one label")
     return config
 
 
@@ -255,9 +284,6 @@ def _check_weight_files(path: str) -> None:
 def _load_weights(path: str, kind: Kind, config: Any, init: str, dtype: torch.dtype, seed: int, shared: dict[str, Any]) -> Any:
     make = _CLASSES[kind]
     if kind != "language":
-        trained_labels = config.num_labels if any("Classification" in a for a in config.architectures or []) else 1
-        if trained_labels != 1:
-            raise ModelError(f"{path} has {trained_labels} labels; a score is one number, so take a model with one label")
         config.num_labels = 1
     if init == "random":
         with torch.random.fork_rng():

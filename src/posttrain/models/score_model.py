@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from posttrain.data.forest import Forest
+from posttrain.data.forest import Batch, Forest, TokenSequence, Tree
 from posttrain.errors import ModelError
-from posttrain.models.forest_model import ForestModel
+from posttrain.models.forest_model import ForestModel, evaluating
 
 
 class ScoreModel(ForestModel):
@@ -41,6 +43,22 @@ class ScoreModel(ForestModel):
     def values(self, forest: Forest) -> torch.Tensor:
         """Values of the states in which the targets were chosen, which end just before them: [M], float32."""
         return self._at(forest, sources=True)
+
+    def score(self, trees: Sequence[Sequence[TokenSequence]], max_tokens: int = 16384) -> list[list[np.ndarray]]:
+        """Scores at the targets of each sequence of each tree, float64, without gradient and with dropout off.
+
+        Args:
+            trees: sequences that share a prompt stand together, so that it is computed once. max_tokens: of a forward pass.
+        """
+        numbers = iter(range(sum(map(len, trees))))
+        named = [[replace(s, row=str(next(numbers)), streams={}, values={}) for s in tree] for tree in trees]
+        found: dict[int, np.ndarray] = {}
+        with evaluating(self.hf), torch.no_grad():
+            for forest in Batch([Tree.build(tree) for tree in named]).split(max_tokens):
+                scores = self.forward(forest)["scores"].double().cpu()
+                counts = torch.bincount(forest.sequence, minlength=forest.num_sequences).tolist()
+                found |= {int(row): part.numpy() for row, part in zip(forest.rows, scores.split(counts), strict=True)}
+        return [[found[int(s.row)] for s in tree] for tree in named]
 
     def _at(self, forest: Forest, *, sources: bool) -> torch.Tensor:
         hidden = self.rows_at(forest.to(self.device), sources=sources)

@@ -153,7 +153,8 @@ class RewardSet:
     def self_test(self, examples: Sequence[Example]) -> None:
         """Try every reward on known answers before the first step.
 
-        A reward may carry `known_answers`: (completion, answer, expected) cases, which must come out exactly. The reward
+        A reward may carry `known_answers`: (completion, answer, expected) cases, which must come out exactly; or `check`, called
+        with its settings in place of a trial where that would have to load a model. The reward
         "task" must give 1 for reference completions and 0 for the empty one. All others are called once, and must return
         finite numbers.
 
@@ -161,6 +162,9 @@ class RewardSet:
             RewardError: names reward, completion, answer and the value it gave.
         """
         for name, (_, bound, function) in self._functions.items():
+            if (check := getattr(function, "check", None)) is not None:
+                check(**bound.keywords)  # type: ignore[attr-defined]
+                continue
             cases = [
                 (Example("", answer=answer), text, expected)
                 for text, answer, expected in getattr(function, "known_answers", ())

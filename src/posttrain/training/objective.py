@@ -129,7 +129,7 @@ class Objective:
                 share = (weights * values).sum()
             shares.append(term.weight * share)
             for name, numbers in told.items():
-                metrics.add(name, numbers.detach().sum(), numbers.numel())
+                _tell(metrics, name, numbers.detach())
             if len(self.terms) > 1:
                 metrics.total(f"loss/{term.name}", share.detach())
         loss = torch.stack(shares).sum()
@@ -182,6 +182,15 @@ class Objective:
         gap = (outputs["logprobs"].detach() - micro.streams["engine_logprobs"]).abs()
         metrics.add("sampling/sampling_logp_difference/mean", gap.sum(), gap.numel())
         metrics.largest("sampling/sampling_logp_difference/max", gap.max())
+
+
+def _tell(metrics: Averages, name: str, numbers: Tensor) -> None:
+    if not name.startswith(("min_", "max_")):
+        metrics.add(name, numbers.sum(), numbers.numel())
+    elif numbers.numel() and name.startswith("min_"):
+        metrics.smallest(name, numbers.min())
+    elif numbers.numel():
+        metrics.largest(name, numbers.max())
 
 
 def _term(item: Component, default: Aggregation) -> Term:

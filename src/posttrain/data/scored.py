@@ -1,0 +1,264 @@
+"""From rows to sequences whose scores are learnt: which token is scored, and what is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from posttrain.data.encode import Encoded, Truncation, cut, encode_items
+from posttrain.data.forest import TokenSequence
+from posttrain.data.formats import Item, RowFormat, detect_format, normalise
+from posttrain.errors import DataError
+from posttrain.types import Text
+
+Kind = Literal["pairs", "listwise", "scored", "labelled", "process"]
+"""What is known: a better and a worse completion, several in order, a number, right or wrong, or that of each step."""
+
+_KINDS: dict[str, Kind] = {
+    "preference": "pairs",
+    "alpaca preference": "pairs",
+    "sharegpt preference": "pairs",
+    "listwise": "listwise",
+    "scored": "scored",
+    "unpaired preference": "labelled",
+    "alpaca unpaired preference": "labelled",
+    "stepwise": "process",
+}
+
+
+@dataclass(slots=True)
+class EncodedScores(Encoded):
+    """Sequences whose targets are the scored tokens. trees: those that are compared, or share a prompt, stand together."""
+
+    kind: Kind = "pairs"
+    trees: list[list[TokenSequence]] = field(default_factory=list)
+
+
+def kind_of(form: RowFormat) -> Kind:
+    """What rows of a format tell a model of scores.
+
+    Raises:
+        DataError: they tell nothing; lists what would.
+    """
+    if form.name not in _KINDS:
+        raise DataError(
+            f"the rows are of format {form.name} ({form.reason}), which says nothing about which completion is good. Accepted "
+            "are chosen, rejected; prompt, completion, label; prompt, completion, reward; prompt, completions, labels (of "
+            "steps); prompt, completions, rewards (or ranks)"
+        )
+    return _KINDS[form.name]
+
+
+def encode_scores(
+    rows: Sequence[dict[str, Any]],
+    tokenizer: Any,
+    *,
+    every_token: bool = False,
+    separator: str = "\n",
+    max_length: int = 1024,
+    truncation: Truncation = "keep_start",
+    max_masked: float = 0.1,
+) -> EncodedScores:
+    """Rows of a format that tells good from bad, as sequences that end in the last token that is scored.
+
+    A completion is scored at its last token, EOS included; with every_token at each of its tokens, which then carry the
+    completion's label in the stream "labels"; a stepwise row at the last token of each step. A row is left out, and counted in
+    `masked`, when its completions are the same, have equal rewards, or have no token left to score.
+
+    Args:
+        separator: what stands between the steps of a stepwise row, and belongs to the step before it.
+    Raises:
+        DataError: a format that tells nothing, labels that do not fit the steps, labels that are all the same.
+    """
+    form = detect_format(rows)
+    encoded = EncodedScores([], form, num_rows=len(rows), kind=kind_of(form))
+    parts: list[list[Item]] = []
+    for number, row in enumerate(rows):
+        parts.append(_parts(normalise(row, form, str(row.get("id", number))), separator))
+    sequences = encode_items((part for row in parts for part in row), tokenizer)
+    texts = PieceTexts(tokenizer)
+    for row in parts:
+        tree = [_score_at(sequence, item, encoded.kind, every_token, separator, texts) for item, sequence in
+                (next(sequences) for _ in row)]  # fmt: skip
+        name = row[0].columns["row"]
+        longest = max(len(s.ids) for s in tree)
+        if longest > max_length and truncation == "error":
+            raise DataError(f"row {name} has {longest} tokens, max_length is {max_length}; raise it, or set truncation")
+        if longest > max_length and truncation == "drop":
+            encoded.dropped += 1
+            continue
+        if longest > max_length:
+            encoded.truncated += 1
+            tree = [cut(s, max_length, truncation) for s in tree]
+        if _comparable(tree, encoded.kind):
+            tree = [s if encoded.kind == "process" or every_token else _last_alone(s) for s in tree]
+            encoded.trees.append(tree)
+            encoded.sequences += tree
+        else:
+            encoded.masked.append(name)
+    _refuse(encoded, max_length, max_masked)
+    return encoded
+
+
+class PieceTexts:
+    """The text that each token id adds inside a longer text; "" for special tokens."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._known: dict[int, str] = {}
+
+    def __call__(self, ids: Sequence[int]) -> list[str]:
+        """The pieces of some ids."""
+        fresh = sorted({int(i) for i in ids} - self._known.keys())
+        alone = self._tokenizer.batch_decode([[i] for i in fresh], skip_special_tokens=True)
+        # Many tokenizers drop the space that a text begins with; behind its like a token keeps it.
+        twice = self._tokenizer.batch_decode([[i, i] for i in fresh], skip_special_tokens=True)
+        self._known |= {i: two[len(one) :] for i, one, two in zip(fresh, alone, twice, strict=True)}
+        return [self._known[int(i)] for i in ids]
+
+
+def step_ends(texts: Sequence[str], separator: str) -> list[int]:
+    """Index of the last token of each step of a completion.
+
+    A step ends with the token that completes the separator behind it, the last one with the completion's last token. What is
+    white space alone is no step.
+
+    Args:
+        texts: what each token of the completion adds (`PieceTexts`).
+    """
+    whole = "".join(texts)
+    char_ends = np.cumsum([len(t) for t in texts])
+    ends: list[int] = []
+    start = 0
+    while start <= len(whole):
+        place = whole.find(separator, start)
+        if whole[start : place if place >= 0 else None].strip():
+            last = len(texts) - 1  # tokens without text, such as EOS, belong to the last step
+            ends.append(last if place < 0 else int(np.searchsorted(char_ends, place + len(separator))))
+        if place < 0:
+            break
+        start = place + len(separator)
+    return ends
+
+
+def encode_scored(
+    prompts: Sequence[Text], completions: Sequence[Text], tokenizer: Any, *, separator: str | None = None
+) -> list[TokenSequence]:
+    """Prompts and completions that are to be scored: at the last token, or (separator) at the last token of each step."""
+    texts = PieceTexts(tokenizer)
+    items = [Item(str(i), prompt=p, completion=c) for i, (p, c) in enumerate(zip(prompts, completions, strict=True))]
+    found = []
+    for _, sequence in encode_items(items, tokenizer):
+        places = np.flatnonzero(sequence.loss_mask)
+        ids = sequence.ids[: places[-1] + 1]
+        ends = [len(ids) - 1]
+        if separator is not None:
+            ends = [places[0] + end for end in step_ends(texts(ids[places[0] :].tolist()), separator)] or ends
+        found.append(TokenSequence(ids, np.isin(np.arange(len(ids)), ends), row=sequence.row))
+    return found
+
+
+def _parts(item: Item, separator: str) -> list[Item]:
+    """One item a completion, with what is known of it in `columns`."""
+    known: list[tuple[Text, dict[str, Any]]]
+    if item.chosen is not None and item.rejected is not None:
+        values = {"margin": item.margin or 0.0, "probability": 1.0 if item.probability is None else item.probability}
+        known = [(item.chosen, values), (item.rejected, values)]
+    elif item.steps:
+        known = [(_joined(item, separator), {"steps": item.step_labels})]
+    elif item.completions:
+        known = [(text, {"reward": reward}) for text, reward in zip(item.completions, item.rewards, strict=True)]
+    else:
+        assert item.completion is not None
+        known = [(item.completion, {"label": float(item.label)} if item.label is not None else {"reward": item.reward})]
+    parts = []
+    for number, (text, values) in enumerate(known):
+        shape: dict[str, Any] = {"completion": text}
+        if item.prompt is None and isinstance(text, str):  # a whole dialogue in one text
+            shape = {"text": text, "completion": None}
+        elif isinstance(item.prompt, list) and isinstance(text, str):
+            shape = {"completion": [{"role": "assistant", "content": text}]}
+        name = item.row if len(known) == 1 else f"{item.row} {number}"
+        if item.chosen is not None:
+            name = f"{item.row} {('chosen', 'rejected')[number]}"
+        parts.append(replace(item, chosen=None, rejected=None, row=name, columns={"row": item.row, "known": values}, **shape))
+    if not parts:
+        raise DataError(f"row {item.row} has no completion")
+    return parts
+
+
+def _joined(item: Item, separator: str) -> str:
+    steps = [step.removesuffix(separator) for step in item.steps]
+    for number, step in enumerate(steps):
+        if separator in step:
+            raise DataError(
+                f"row {item.row}: completions[{number}] holds the step separator {separator!r}, so that its label fits no step; "
+                "set step_separator to a text that stands in no step"
+            )
+    return separator.join(steps)
+
+
+def _score_at(
+    sequence: TokenSequence, item: Item, kind: Kind, every_token: bool, separator: str, texts: PieceTexts
+) -> TokenSequence:
+    """The sequence up to the last token of its completion, with labels where tokens have them; its mask is the completion."""
+    places = np.flatnonzero(sequence.loss_mask)
+    if not len(places):
+        return sequence
+    # What a template writes behind the end of the turn would be read in the turn's stead.
+    ids, mask = sequence.ids[: places[-1] + 1], sequence.loss_mask[: places[-1] + 1]
+    known = item.columns["known"]
+    streams: dict[str, np.ndarray] = {}
+    values = {k: float(v) for k, v in known.items() if k in ("margin", "probability", "reward", "label")}
+    if kind == "process":
+        first = places[0]
+        ends = step_ends(texts(ids[first:].tolist()), separator)
+        if len(ends) != len(known["steps"]):
+            raise DataError(
+                f"row {item.row}: {len(known['steps'])} labels but {len(ends)} steps between separators {separator!r}; a step "
+                "must be text that the tokenizer keeps"
+            )
+        mask, labels = np.zeros(len(ids), dtype=bool), np.zeros(len(ids))
+        mask[first + np.array(ends)] = True
+        labels[first + np.array(ends)] = known["steps"]
+        streams["labels"] = labels
+    elif every_token and "label" in known:
+        streams["labels"] = np.full(len(ids), known["label"])
+    return TokenSequence(ids, mask, streams, values, item.row)
+
+
+def _last_alone(sequence: TokenSequence) -> TokenSequence:
+    mask = np.arange(len(sequence.ids)) == len(sequence.ids) - 1
+    return TokenSequence(sequence.ids, mask, sequence.streams, sequence.values, sequence.row)
+
+
+def _comparable(tree: list[TokenSequence], kind: Kind) -> bool:
+    """Whether there is something to learn: tokens to score and, of several completions, texts and rewards that differ."""
+    if not all(s.loss_mask.any() for s in tree):
+        return False
+    if len(tree) == 1:
+        return kind != "listwise"
+    rewards = {s.values["reward"] for s in tree if "reward" in s.values}
+    return len(rewards) != 1 and any(not np.array_equal(tree[0].ids, s.ids) for s in tree[1:])
+
+
+def _refuse(encoded: EncodedScores, max_length: int, max_masked: float) -> None:
+    share = len(encoded.masked) / max(encoded.num_rows, 1)
+    what = "have equal completions, equal rewards, or one without a token to score"
+    why = f"{encoded.truncated} rows were cut to max_length {max_length}, {encoded.dropped} were dropped as too long"
+    if not encoded.sequences:
+        raise DataError(f"no row is left to learn from: of {encoded.num_rows} rows {len(encoded.masked)} {what}; {why}")
+    if share > max_masked:
+        raise DataError(
+            f"{len(encoded.masked)} of {encoded.num_rows} rows {what} (first: {', '.join(encoded.masked[:5])}); {why}. Mend "
+            f"them, or accept it with max_masked: {share:.2f}"
+        )
+    known = [v for s in encoded.sequences for v in (s.streams["labels"][s.loss_mask] if "labels" in s.streams else
+             [s.values["label"]] if "label" in s.values else [])]  # fmt: skip
+    if known and len(set(map(float, known))) == 1:
+        raise DataError(
+            f"every label is {float(known[0]):g}: from one class alone nothing can be told apart; add rows of the other"
+        )
