@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,7 @@ class Item:
     """A row in one shape. Which fields are set depends on the format.
 
     text: plain text. prompt, completion: text or messages. chosen, rejected: completions. label: desirable or not.
+    reward: of a rewarded row, None where it has none.
     steps, step_labels: of a stepwise row. tools: JSON schemas. answer: the gold answer. margin: of a preference.
     columns: everything else, by name. row: name for messages.
     """
@@ -37,6 +39,7 @@ class Item:
     chosen: Text | None = None
     rejected: Text | None = None
     label: bool | None = None
+    reward: float | None = None
     steps: list[str] = field(default_factory=list)
     step_labels: list[bool] = field(default_factory=list)
     tools: list[Any] | None = None
@@ -54,6 +57,7 @@ _FORMATS: list[tuple[str, frozenset[str]]] = [
     ("preference", frozenset({"chosen", "rejected"})),
     ("alpaca unpaired preference", frozenset({"instruction", "output", "kto_tag"})),
     ("unpaired preference", frozenset({"prompt", "completion", "label"})),
+    ("rewarded", frozenset({"prompt", "completion", "reward"})),
     ("prompt-completion", frozenset({"prompt", "completion"})),
     ("alpaca", frozenset({"instruction", "output"})),
     ("sharegpt", frozenset({"conversations"})),
@@ -203,6 +207,16 @@ def _unpaired(row: Row, name: str) -> Item:
     return item
 
 
+def _rewarded(row: Row, name: str) -> Item:
+    item = _prompt_completion(row, name)
+    reward = item.columns.pop("reward", None)
+    if reward is not None:
+        if isinstance(reward, str) or not math.isfinite(float(reward)):
+            raise DataError(f"row {name}: reward is {reward!r}; it must be a finite number")
+        item.reward = float(reward)
+    return item
+
+
 def _preference(row: Row, name: str) -> Item:
     chosen, rejected = _text_or_messages(row, "chosen", name), _text_or_messages(row, "rejected", name)
     prompt = _text_or_messages(row, "prompt", name) if row.get("prompt") is not None else None
@@ -302,6 +316,7 @@ _READERS: dict[str, Any] = {
     "messages": lambda row, name: _chat(row, "messages", name),
     "sharegpt": lambda row, name: _chat(row, "conversations", name),
     "prompt-completion": _prompt_completion,
+    "rewarded": _rewarded,
     "prompt-only": _prompt_only,
     "question-answer": _question_answer,
     "preference": _preference,

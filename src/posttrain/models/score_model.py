@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from posttrain.data.forest import Forest
+from posttrain.data.forest import Batch, Forest, TokenSequence, Tree
 from posttrain.errors import ModelError
-from posttrain.models.forest_model import ForestModel
+from posttrain.models.forest_model import ForestModel, evaluating
 
 
 class ScoreModel(ForestModel):
@@ -41,6 +42,21 @@ class ScoreModel(ForestModel):
     def values(self, forest: Forest) -> torch.Tensor:
         """Values of the states in which the targets were chosen, which end just before them: [M], float32."""
         return self._at(forest, sources=True)
+
+    def at_ends(self, states: Sequence[Sequence[int]], *, max_tokens: int = 16384) -> list[float]:
+        """The score at the last token of each list of ids, which is a critic's value of that state.
+
+        Args:
+            max_tokens: distinct tokens of one forward pass; what the states share is computed once.
+        """
+        if not states:
+            return []
+        last = [TokenSequence(np.array(ids), np.arange(len(ids)) == len(ids) - 1, row=str(i)) for i, ids in enumerate(states)]
+        found: dict[str, float] = {}
+        with evaluating(self.hf), torch.no_grad():
+            for forest in Batch([Tree.build(last)]).split(max_tokens):
+                found |= dict(zip(forest.rows, self._at(forest, sources=False).tolist(), strict=True))
+        return [found[str(i)] for i in range(len(states))]
 
     def _at(self, forest: Forest, *, sources: bool) -> torch.Tensor:
         hidden = self.rows_at(forest.to(self.device), sources=sources)
