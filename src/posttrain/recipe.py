@@ -178,6 +178,7 @@ def stage_recipes(recipe: Recipe) -> list[tuple[str, Recipe]]:
 
     A stage inherits seed, plugins, evaluation and report_to, and starts from the model of the stage before it that
     trained one (the pipeline's own model for the first); it writes to a folder of its name below the pipeline's.
+    Anywhere in a stage "stage:NAME/FILE" is a file of the folder of an earlier stage, such as stage:draw/samples.jsonl.
     """
     stages: list[tuple[str, Recipe]] = []
     model: Any = _plain(recipe.model)
@@ -195,7 +196,7 @@ def stage_recipes(recipe: Recipe) -> list[tuple[str, Recipe]]:
             **({"evaluation": _plain(recipe.evaluation)} if recipe.evaluation else {}),
             **({"model": model} if model else {}),
         }
-        own = {k: v for k, v in raw.items() if k != "name"}
+        own = {k: _placed(v, Path(folder).parent, [n for n, _ in stages], name) for k, v in raw.items() if k != "name"}
         if own.get("method") == recipe.method:
             raise ConfigError(f"stages[{number}]: a {recipe.method} cannot hold another")
         try:
@@ -208,6 +209,20 @@ def stage_recipes(recipe: Recipe) -> list[tuple[str, Recipe]]:
             # What the stage trained is saved as it is; the next stage asks for adapters of its own if it wants them.
             model = {k: v for k, v in model.items() if k in ("path", "dtype", "device", "attention")}
     return stages
+
+
+def _placed(value: Any, folder: Path, earlier: list[str], stage: str) -> Any:
+    """`value` with every text "stage:NAME/FILE" in it replaced by the file's path."""
+    if isinstance(value, Mapping):
+        return {k: _placed(v, folder, earlier, stage) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_placed(v, folder, earlier, stage) for v in value]
+    if not isinstance(value, str) or not value.startswith("stage:"):
+        return value
+    name, _, file = value.removeprefix("stage:").partition("/")
+    if name not in earlier or not file:
+        raise ConfigError(f"stage {stage!r}: {value!r} must be stage:NAME/FILE of an earlier stage: {nearest(name, earlier)}")
+    return str(folder / name / file)
 
 
 def _value(value: Any, annotation: str, where: str) -> Any:

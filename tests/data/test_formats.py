@@ -17,6 +17,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("messages", {"messages": [USER, HELLO], "tools": "[]"}, {"completion": [USER, HELLO], "tools": None}),
     ("prompt-completion", {"prompt": "a", "completion": "b", "level": 3}, {"prompt": "a", "completion": "b", "columns": {"level": 3}}),
     ("prompt-completion", {"prompt": [USER], "completion": [HELLO]}, {"prompt": [USER], "completion": [HELLO]}),
+    ("rewarded", {"prompt": "a", "completion": "b", "reward": 1, "id": "x"}, {"completion": "b", "reward": 1.0, "columns": {"id": "x"}}),
     ("prompt-only", {"prompt": "a", "answer": 4}, {"prompt": "a", "answer": 4}),
     ("question-answer", {"question": "a", "answer": "b"}, {"prompt": "a\n", "completion": "b"}),
     ("preference", {"prompt": "a", "chosen": "b", "rejected": "c", "margin": 2}, {"prompt": "a", "chosen": "b", "rejected": "c", "margin": 2.0}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -54,12 +54,14 @@ def encode_rows(
     max_length: int = 1024,
     truncation: Truncation = "keep_start",
     max_masked: float = 0.1,
+    values: Callable[[Item], dict[str, float]] | None = None,
 ) -> Encoded:
     """Rows of any known format that has completions, as training sequences.
 
     Args:
         train_on: "auto" trains completions and assistant turns, and all of a plain text. max_length: tokens.
         max_masked: share of rows without a trained token (after truncation) above which everything is refused.
+        values: numbers that each row's sequence carries.
     Raises:
         DataError: unknown format, a row without a completion, too many rows without a trained token.
     """
@@ -68,6 +70,8 @@ def encode_rows(
     items = (normalise(row, form, str(row.get("id", number))) for number, row in enumerate(rows))
     for item, sequence in encode_items(items, tokenizer, train_on):
         name = item.row
+        if values is not None:
+            sequence.values = values(item)
         if len(sequence.ids) > max_length:
             if truncation == "error":
                 raise DataError(

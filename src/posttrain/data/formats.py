@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,8 +28,8 @@ class Item:
 
     text: plain text. prompt, completion: text or messages. chosen, rejected: completions. label: desirable or not.
     steps, step_labels: of a stepwise row, labels from 0 to 1. completions, rewards: of a listwise row, higher is better.
-    reward: of one completion. tools: JSON schemas. answer: the gold answer. margin: of a preference. probability: that the
-    chosen completion is the better one.
+    reward: of a rewarded row, None where it has none. tools: JSON schemas. answer: the gold answer. margin: of a preference.
+    probability: that the chosen completion is the better one.
     columns: everything else, by name. row: name for messages.
     """
 
@@ -62,7 +63,7 @@ _FORMATS: list[tuple[str, frozenset[str]]] = [
     ("preference", frozenset({"chosen", "rejected"})),
     ("alpaca unpaired preference", frozenset({"instruction", "output", "kto_tag"})),
     ("unpaired preference", frozenset({"prompt", "completion", "label"})),
-    ("scored", frozenset({"prompt", "completion", "reward"})),
+    ("rewarded", frozenset({"prompt", "completion", "reward"})),
     ("prompt-completion", frozenset({"prompt", "completion"})),
     ("alpaca", frozenset({"instruction", "output"})),
     ("sharegpt", frozenset({"conversations"})),
@@ -212,6 +213,16 @@ def _unpaired(row: Row, name: str) -> Item:
     return item
 
 
+def _rewarded(row: Row, name: str) -> Item:
+    item = _prompt_completion(row, name)
+    reward = item.columns.pop("reward", None)
+    if reward is not None:
+        if isinstance(reward, str) or not math.isfinite(float(reward)):
+            raise DataError(f"row {name}: reward is {reward!r}; it must be a finite number")
+        item.reward = float(reward)
+    return item
+
+
 def _preference(row: Row, name: str) -> Item:
     chosen, rejected = _text_or_messages(row, "chosen", name), _text_or_messages(row, "rejected", name)
     prompt = _text_or_messages(row, "prompt", name) if row.get("prompt") is not None else None
@@ -224,9 +235,7 @@ def _preference(row: Row, name: str) -> Item:
     if probability is not None and not 0 <= probability <= 1:
         raise DataError(f"row {name}: probability is {probability}; it must be from 0 to 1: that the chosen one is better")
     columns = _rest(row, "prompt", "chosen", "rejected", "margin", "probability")
-    return Item(
-        name, prompt=prompt, chosen=chosen, rejected=rejected, margin=margin, probability=probability, columns=columns
-    )
+    return Item(name, prompt=prompt, chosen=chosen, rejected=rejected, margin=margin, probability=probability, columns=columns)
 
 
 def _stepwise(row: Row, name: str) -> Item:
@@ -248,13 +257,6 @@ def _listwise(row: Row, name: str) -> Item:
         raise DataError(f"row {name}: {len(texts)} completions but {len(rewards)} {'ranks' if ranked else 'rewards'}")
     columns = _rest(row, "prompt", "completions", "rewards", "ranks")
     return Item(name, prompt=_text_or_messages(row, "prompt", name), completions=texts, rewards=rewards, columns=columns)
-
-
-def _scored(row: Row, name: str) -> Item:
-    item = _prompt_completion(row, name)
-    item.reward = float(row["reward"])
-    item.columns.pop("reward")
-    return item
 
 
 def _alpaca_prompt(row: Row, name: str) -> list[Message]:
@@ -336,13 +338,13 @@ _READERS: dict[str, Any] = {
     "messages": lambda row, name: _chat(row, "messages", name),
     "sharegpt": lambda row, name: _chat(row, "conversations", name),
     "prompt-completion": _prompt_completion,
+    "rewarded": _rewarded,
     "prompt-only": _prompt_only,
     "question-answer": _question_answer,
     "preference": _preference,
     "unpaired preference": _unpaired,
     "stepwise": _stepwise,
     "listwise": _listwise,
-    "scored": _scored,
     "alpaca": _alpaca,
     "alpaca preference": _alpaca_preference,
     "alpaca unpaired preference": _alpaca_unpaired,

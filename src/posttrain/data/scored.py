@@ -22,7 +22,7 @@ _KINDS: dict[str, Kind] = {
     "alpaca preference": "pairs",
     "sharegpt preference": "pairs",
     "listwise": "listwise",
-    "scored": "scored",
+    "rewarded": "scored",
     "unpaired preference": "labelled",
     "alpaca unpaired preference": "labelled",
     "stepwise": "process",
@@ -80,10 +80,10 @@ def encode_scores(
         parts.append(_parts(normalise(row, form, str(row.get("id", number))), separator))
     sequences = encode_items((part for row in parts for part in row), tokenizer)
     texts = PieceTexts(tokenizer)
-    for row in parts:
+    for some in parts:
         tree = [_score_at(sequence, item, encoded.kind, every_token, separator, texts) for item, sequence in
-                (next(sequences) for _ in row)]  # fmt: skip
-        name = row[0].columns["row"]
+                (next(sequences) for _ in some)]  # fmt: skip
+        name = some[0].columns["row"]
         longest = max(len(s.ids) for s in tree)
         if longest > max_length and truncation == "error":
             raise DataError(f"row {name} has {longest} tokens, max_length is {max_length}; raise it, or set truncation")
@@ -173,6 +173,8 @@ def _parts(item: Item, separator: str) -> list[Item]:
         known = [(text, {"reward": reward}) for text, reward in zip(item.completions, item.rewards, strict=True)]
     else:
         assert item.completion is not None
+        if item.label is None and item.reward is None:
+            raise DataError(f"row {item.row} has no reward; leave it out, or give it a number")
         known = [(item.completion, {"label": float(item.label)} if item.label is not None else {"reward": item.reward})]
     parts = []
     for number, (text, values) in enumerate(known):
@@ -195,7 +197,7 @@ def _joined(item: Item, separator: str) -> str:
     for number, step in enumerate(steps):
         if separator in step:
             raise DataError(
-                f"row {item.row}: completions[{number}] holds the step separator {separator!r}, so that its label fits no step; "
+                f"row {item.row}: completions[{number}] holds the separator {separator!r}, so that its label fits no step; "
                 "set step_separator to a text that stands in no step"
             )
     return separator.join(steps)

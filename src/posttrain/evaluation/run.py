@@ -183,11 +183,13 @@ def evaluate_search(
     name: str,
     sampling: Sampling,
     seed: int,
+    value: Callable[[Sequence[tuple[int, ...]]], list[float]] | None = None,
 ) -> Evaluation:
     """Judge what a search strategy chooses.
 
     Args:
         strategy: bound to its settings. inputs: its positional parameters. name: for the record.
+        value: a critic's values of states, for strategies that ask for them.
     """
     scorer = _Scorer(task)
     example_of = {ids: example for example, ids in prompts}
@@ -196,6 +198,8 @@ def evaluate_search(
         "generate": Sampler(engine, decode, sampling, [example_seed(seed, e) for e, _ in prompts]),
         "extract": scorer.answer,
         "score": lambda ids, texts: [float(task.score(t, example_of[ids])) for t in texts],
+        "value": value,
+        "decode": lambda ids: decode(Sample(list(ids), [], [], "stop")),
     }
     selections = strategy(*(given[i] for i in inputs))
     outcomes = [

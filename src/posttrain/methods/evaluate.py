@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from posttrain import registry
 from posttrain.config import Component, EvaluationConfig
+from posttrain.errors import ConfigError
 from posttrain.methods.evaluating import evaluate_model
 from posttrain.methods.prompting import encode_prompts, make_sampling, make_task
-from posttrain.methods.run import Job
+from posttrain.methods.run import Job, Run
 from posttrain.registry import methods
 
 
@@ -27,8 +31,28 @@ def evaluate(run, *, evaluation: EvaluationConfig, search: Component | None = No
     ]
 
     def execute() -> None:
+        critic = _critic(run, search)
         model = run.load_model()
+        if critic is not None:
+            model.critic = run.load_score_model(per="token", weights=critic)
         run.open()
         evaluate_model(run, model, search)
 
     return Job(facts, execute)
+
+
+def _critic(run: Run, search: Component | None) -> Path | None:
+    """The folder of the model's critic, where the strategy asks for values.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if search is None or "value" not in registry.searches.entry(search.name).inputs:
+        return None
+    folder = Path(run.model_path) / "critic"
+    if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"search {search.name!r} asks for values, and the model {run.model_path} has no critic (there is no {folder}). "
+            "Train one with method offline and losses that ask for values, such as oreo_policy and oreo_value"
+        )
+    return folder

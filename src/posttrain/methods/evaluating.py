@@ -39,8 +39,9 @@ def evaluate_model(run: Run, model: LanguageModel, search: Component | None = No
         strategy = registry.searches.bind(search.name, search.settings)
         inputs = registry.searches.entry(search.name).inputs
         result = evaluate_search(
-            engine, prompts, task, decode, strategy, inputs, name=search.name, sampling=sampling, seed=config.seed
-        )
+            engine, prompts, task, decode, strategy, inputs, name=search.name, sampling=sampling, seed=config.seed,
+            value=model.critic.at_ends if model.critic is not None else None,
+        )  # fmt: skip
     values = {**result.to_json(), "seconds": time.perf_counter() - started}
     write_text_whole(run.folder / "evaluation.json", json.dumps(values))
     interval = result.accuracy()

@@ -11,7 +11,7 @@ from posttrain.config import Recipe
 from posttrain.errors import PosttrainError
 from posttrain.methods.evaluating import summarise
 from posttrain.methods.run import Interrupted, Job, Run
-from posttrain.recipe import stage_recipes
+from posttrain.recipe import recipe_as_dict, stage_recipes
 from posttrain.registry import methods
 
 
@@ -61,6 +61,15 @@ def pipeline(run, *, stages: list[dict[str, Any]]) -> Job:
     return Job(facts, execute, preview if any(job.preview for job in jobs.values()) else None)
 
 
+def _files_of(run: Run, value: Any) -> list[str]:
+    """Paths below the pipeline's folder that a stage's settings name."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [path for part in value for path in _files_of(run, part)]
+    return [value] if isinstance(value, str) and value.startswith(f"{run.folder}/") else []
+
+
 def _prepared(run: Run, stage: Recipe) -> Job:
     """A stage's job made with the pipeline's first model, for the sake of its checks.
 
@@ -69,6 +78,9 @@ def _prepared(run: Run, stage: Recipe) -> Job:
     """
     ahead = stage.model is not None and run.recipe.model is not None and not Path(run.resolve(stage.model.path)).exists()
     recipe = dataclasses.replace(stage, model=run.recipe.model) if ahead else stage
+    missing = [p for p in _files_of(run, recipe_as_dict(dataclasses.replace(recipe, output=""))) if not Path(p).exists()]
+    if missing:
+        return Job([("waits for", f"{missing[0]}, which an earlier stage writes; the rest is checked then")], lambda: None)
     try:
         return Run(recipe, console=run.console).job()
     except PosttrainError as error:

@@ -39,6 +39,8 @@ from posttrain.training.source import Source
 from posttrain.training.tracking import build_trackers
 
 EMBEDDED = "embedded"
+SAMPLES = "samples.jsonl"
+"""What method sample leaves behind."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -77,6 +79,7 @@ class Run:
         self.folder = Path(recipe.output or f"runs/{recipe.method}")
         self.first_metrics: dict[str, float] = {}
         self.resume_step = 0
+        self.optimizer: Optimizer | None = None  # of the training that is going on
 
     def job(self) -> Job:
         """Prepare: all checks that need no weights are made here."""
@@ -111,7 +114,7 @@ class Run:
     def finished(self) -> bool:
         """Whether this run has ended: its last file is there."""
         last = "evaluation.json" if self.recipe.evaluation is not None else "model"
-        return (self.folder / last).exists()
+        return (self.folder / last).exists() or (self.folder / SAMPLES).exists()
 
     # -- where things are
 
@@ -256,7 +259,7 @@ class Run:
         self.open()
         _seed_everything(self.recipe.seed)
         source = make_source(model)
-        optimizer = self._optimizer(model, steps)
+        optimizer = self.optimizer = self._optimizer(model, steps)
         state = State()
         self.resume_step = 0
         if last is not None:

@@ -60,6 +60,11 @@ class ScoreModel(ForestModel):
                 found |= {int(row): part.numpy() for row, part in zip(forest.rows, scores.split(counts), strict=True)}
         return [[found[int(s.row)] for s in tree] for tree in named]
 
+    def at_ends(self, states: Sequence[Sequence[int]], *, max_tokens: int = 16384) -> list[float]:
+        """The score at the last token of each list of ids, which is a critic's value of that state."""
+        last = [TokenSequence(np.array(ids), np.arange(len(ids)) == len(ids) - 1) for ids in states]
+        return [float(found[0]) for found in self.score([last], max_tokens)[0]] if last else []
+
     def _at(self, forest: Forest, *, sources: bool) -> torch.Tensor:
         hidden = self.rows_at(forest.to(self.device), sources=sources)
         head = self.score_head

@@ -153,8 +153,8 @@ class RewardSet:
     def self_test(self, examples: Sequence[Example]) -> None:
         """Try every reward on known answers before the first step.
 
-        A reward may carry `known_answers`: (completion, answer, expected) cases, which must come out exactly; or `check`, called
-        with its settings in place of a trial where that would have to load a model. The reward
+        A reward may carry `known_answers`: (completion, answer, expected) cases, which must come out exactly; or `check`,
+        called with its settings in place of a trial where that would have to load a model. The reward
         "task" must give 1 for reference completions and 0 for the empty one. All others are called once, and must return
         finite numbers.
 

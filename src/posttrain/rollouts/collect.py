@@ -60,18 +60,18 @@ class Collector:
         chosen = [self.prompts[i] for i in order[place * self.batch_size : (place + 1) * self.batch_size]]
         # A seed per step (not per prompt): the engine mixes it with the prompt's place below.
         seeds = np.random.default_rng((self.seed, step, 7)).integers(0, 2**62, size=len(chosen))
-        groups = self.sample(chosen, [int(s) for s in seeds])
-        if self.rewards is not None:
-            self.rewards.reward(groups)
-        return groups
+        return self.sample(chosen, [int(s) for s in seeds])
 
     def sample(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[RolloutGroup]:
-        """`num_generations` completions of each prompt, without rewards."""
+        """`num_generations` completions of each prompt, rewarded."""
         requests = [Request(p.ids, self.sampling, n=self.num_generations, seed=s) for p, s in zip(prompts, seeds, strict=True)]
-        return [
+        groups = [
             RolloutGroup(p.example, p.ids, [Rollout(s, self.decode(s)) for s in row])
             for p, row in zip(prompts, self.engine.generate(requests), strict=True)
         ]
+        if self.rewards is not None:
+            self.rewards.reward(groups)
+        return groups
 
     def metrics(self, groups: Sequence[RolloutGroup], step: int) -> Averages:
         """What there is to tell of a step's rollouts, under TRL's names."""

@@ -2,7 +2,9 @@
 
 A strategy gets all prompts at once, so that an engine can work on them side by side; each prompt keeps its own pool.
 `generate(prompts, n, stop=(), max_tokens=None)` samples n continuations of each prompt of token ids. A candidate's ids put
-behind its prompt are a prompt again, which is how step-wise searches go on.
+behind its prompt are a prompt again, which is how step-wise searches go on. `score(prompt, texts)` are the task's marks of
+whole completions, `value(states)` a critic's values of lists of ids, `decode(ids)` the text of a completion's ids, and
+`extract(text)` its answer.
 """
 
 from __future__ import annotations
@@ -19,12 +21,16 @@ Ids = tuple[int, ...]
 
 @dataclass(slots=True)
 class Candidate:
-    """A sampled continuation. logprob: sum of the raw log-probs of its tokens, nats. ended: it stopped by itself."""
+    """A sampled continuation. logprob: sum of the raw log-probs of its tokens, nats. ended: it stopped by itself.
+
+    stop_string: the stop string at which it did, None where it ended with an end token or at the length limit.
+    """
 
     ids: Ids
     text: str
     logprob: float
     ended: bool
+    stop_string: str | None = None
 
     @property
     def mean_logprob(self) -> float:
@@ -49,12 +55,14 @@ class Selection:
 
 
 class Generate(Protocol):
-    """The sampling that a strategy may do."""
+    """The sampling that a strategy may do. sampling: how, and how many tokens a whole completion may have."""
+
+    sampling: Sampling
 
     def __call__(
-        self, prompts: Sequence[Ids], n: int, *, stop: tuple[str, ...] = (), max_tokens: int | None = None
+        self, prompts: Sequence[Ids], n: int, *, stop: tuple[str, ...] = (), max_tokens: int | Sequence[int] | None = None
     ) -> list[list[Candidate]]:
-        """n candidates for each prompt."""
+        """n candidates for each prompt. max_tokens: new tokens, one bound or one a prompt."""
         ...
 
 
@@ -73,22 +81,25 @@ class Sampler:
         self.calls = 0
 
     def __call__(
-        self, prompts: Sequence[Ids], n: int, *, stop: tuple[str, ...] = (), max_tokens: int | None = None
+        self, prompts: Sequence[Ids], n: int, *, stop: tuple[str, ...] = (), max_tokens: int | Sequence[int] | None = None
     ) -> list[list[Candidate]]:
-        sampling = replace(self.sampling, stop=stop or self.sampling.stop, max_tokens=max_tokens or self.sampling.max_tokens)
+        bounds = max_tokens or self.sampling.max_tokens
+        bounds = [bounds] * len(prompts) if isinstance(bounds, int) else bounds
+        sampling = [replace(self.sampling, stop=stop or self.sampling.stop, max_tokens=bound) for bound in bounds]
         # A different odd factor per call keeps later calls from repeating earlier draws.
         shift = self.calls * 1_000_003
         self.calls += 1
         requests = [
-            Request(p, sampling, n=n, seed=self.seeds[i % len(self.seeds)] + shift + i // len(self.seeds))
-            for i, p in enumerate(prompts)
+            Request(p, s, n=n, seed=self.seeds[i % len(self.seeds)] + shift + i // len(self.seeds))
+            for i, (p, s) in enumerate(zip(prompts, sampling, strict=True))
         ]
         return [[self._candidate(s) for s in group] for group in self.engine.generate(requests)]
 
     def _candidate(self, sample: Sample) -> Candidate:
         return Candidate(
-            tuple(sample.ids), self.decode(sample), float(sum(sample.raw_logprobs)), sample.finish_reason == "stop"
-        )
+            tuple(sample.ids), self.decode(sample), float(sum(sample.raw_logprobs)), sample.finish_reason == "stop",
+            sample.stop_string,
+        )  # fmt: skip
 
 
 def select(

@@ -100,6 +100,15 @@ class Optimizer:
                     master.grad = None
                 parameter.grad = None
 
+    def restart(self) -> None:
+        """Begin anew at the weights as they are now: no moments, no counts of steps."""
+        self.adamw.state.clear()
+        with torch.no_grad():
+            for parameter, master in zip(self.parameters, self.masters, strict=True):
+                parameter.grad = None
+                if master is not parameter:
+                    master.copy_(parameter)
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that an exact resume needs."""
         masters = {i: m for i, (p, m) in enumerate(zip(self.parameters, self.masters, strict=True)) if m is not p}

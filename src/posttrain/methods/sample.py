@@ -1,0 +1,162 @@
+"""Rows of prompt, completion and reward, sampled from a model: data for offline learning and for fine-tuning."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from posttrain.config import Component, SamplingConfig
+from posttrain.data.templates import as_messages
+from posttrain.errors import ConfigError
+from posttrain.methods.prompting import encode_prompts, make_collector, make_sampling, make_task
+from posttrain.methods.run import SAMPLES, Interrupted, Job, Run
+from posttrain.registry import methods
+from posttrain.rewards.base import RewardSet
+from posttrain.rollouts.collect import Collector, Prompt
+from posttrain.rollouts.filter import Rule, filter_metrics, refuse_empty
+from posttrain.training.checkpoint import write_text_whole
+from posttrain.training.hooks import MetricsWriter
+from posttrain.types import Rollout, RolloutGroup, Task
+
+
+@methods.register
+def sample(
+    run,
+    *,
+    task: Component,
+    rewards: list[Component] = ("task",),  # type: ignore[assignment]
+    num_generations: int = 8,
+    min_reward: float | None = None,
+    top_fraction: float = 1.0,
+    max_per_prompt: int | None = None,
+    distinct: bool = False,
+    keep_truncated: bool = False,
+    sampling: SamplingConfig = {},  # type: ignore[assignment]
+    batch_size: int = 64,
+) -> Job:
+    """Sample num_generations completions of every prompt of a task, reward them, and write samples.jsonl.
+
+    A row has prompt, completion, reward, answer and id: what methods offline and sft read. All are kept, unless min_reward
+    (rejection sampling), top_fraction (of each batch), max_per_prompt (best first) or distinct say otherwise; completions
+    without a reward, because it failed or does not apply, are left out and counted, and so are those cut at the length
+    limit unless keep_truncated. batch_size prompts are sampled at a time and kept on disk, so that an interrupted run goes
+    on there; samples.jsonl itself appears when it is whole.
+    """
+    if num_generations < 1:
+        raise ConfigError(f"num_generations: {num_generations} must be at least 1")
+    rule = Rule(min_reward, top_fraction, max_per_prompt, distinct)
+    rule.check_range()
+    made = make_task(run, task)
+    sampled = make_sampling(sampling, made)
+    prompts = encode_prompts(run, made, sampled)
+    reward_set = RewardSet([(c.name, c.weight, c.settings) for c in rewards], task=made)
+    reward_set.self_test(made.examples)
+    facts = [
+        ("task", f"{made.name}: {len(prompts)} prompts"),
+        ("rewards", ", ".join(f"{c.name} x {c.weight:g}" for c in rewards) + " (self-test passed)"),
+        ("sampling", f"{num_generations} completions each of at most {sampled.max_tokens} tokens, temperature "
+                     f"{sampled.temperature:g}"),
+        ("kept", f"{'any reward' if min_reward is None else f'reward at least {min_reward:g}'}, top {top_fraction:.0%} of "
+                 f"{batch_size} prompts, at most {max_per_prompt or 'all'} a prompt{', distinct' if distinct else ''}"),
+    ]  # fmt: skip
+
+    def execute() -> None:
+        started = time.perf_counter()
+        parts = run.folder / "parts"
+        chunks = [prompts[i : i + batch_size] for i in range(0, len(prompts), batch_size)]
+        model = run.load_model()
+        run.open()
+        collector = make_collector(
+            run, model, prompts, reward_set, sampled, batch_size=batch_size, num_generations=num_generations
+        )
+        parts.mkdir(exist_ok=True)
+        try:
+            for number, chunk in enumerate(chunks):
+                part = parts / f"{number:06d}.json"
+                if not part.exists():
+                    groups = _sampled(collector, chunk, run.recipe.seed, number)
+                    write_text_whole(part, json.dumps(_part(run, made, groups, rule, keep_truncated), allow_nan=False))
+        except KeyboardInterrupt as stop:
+            raise Interrupted(f"stopped; what is sampled is kept. Go on with: posttrain resume {run.folder}") from stop
+        finally:
+            reward_set.close()
+        _finish(run, parts, rule, time.perf_counter() - started)
+
+    return Job(facts, execute)
+
+
+def _sampled(collector: Collector, prompts: Sequence[Prompt], seed: int, number: int) -> list[RolloutGroup]:
+    seeds = np.random.default_rng((seed, number, 13)).integers(0, 2**62, size=len(prompts))
+    return collector.sample(prompts, [int(s) for s in seeds])
+
+
+def _part(run: Run, task: Task, groups: list[RolloutGroup], rule: Rule, keep_truncated: bool) -> dict[str, Any]:
+    """Rows of some prompts, and the counts that the metrics are made of."""
+    whole = [
+        RolloutGroup(g.example, g.prompt_ids, [r for r in g.rollouts if keep_truncated or r.sample.finish_reason == "stop"])
+        for g in groups
+    ]
+    kept = rule.keep(whole)
+    rollouts = [r for g in groups for r in g.rollouts]
+    rewards = [r.reward for r in rollouts if r.reward is not None]
+    return {
+        "rows": [_row(run, task, g, r) for g, row in zip(groups, kept, strict=True) for r in row],
+        "count": len(rollouts),
+        "rewards": rewards,
+        "truncated": sum(r.sample.finish_reason == "length" for r in rollouts),
+        "errors": sum(r.error is not None for r in rollouts),
+        "shares": filter_metrics(groups, kept, rule),
+    }
+
+
+def _row(run: Run, task: Task, group: RolloutGroup, rollout: Rollout) -> dict[str, Any]:
+    prompt = as_messages(run.tokenizer, group.example.prompt, task.system)
+    chat = not isinstance(prompt, str)
+    return {
+        "prompt": prompt,
+        "completion": [{"role": "assistant", "content": rollout.text}] if chat else rollout.text,
+        "reward": rollout.reward,
+        "answer": None if group.example.answer is None else str(group.example.answer),
+        "id": group.example.id,
+    }
+
+
+def _finish(run: Run, parts: Path, rule: Rule, seconds: float) -> None:
+    """samples.jsonl from its parts, and what there is to tell of it."""
+    read = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(parts.glob("*.json"))]
+    rows = [row for part in read for row in part["rows"] if _filled(row)]
+    count = sum(part["count"] for part in read)
+    rewards = [value for part in read for value in part["rewards"]]
+    truncated = sum(part["truncated"] for part in read)
+    refuse_empty(len(rows), rewards, count, rule, f"sampling ({truncated} of {count} were cut at the length limit)")
+    write_text_whole(run.folder / SAMPLES, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    shutil.rmtree(parts)
+    shares = {k: sum(p["shares"][k] * p["count"] for p in read) / count for k in read[0]["shares"] if k != "filter/num_kept"}
+    metrics = {
+        "reward": sum(rewards) / max(len(rewards), 1),
+        **shares,
+        "filter/num_kept": float(len(rows)),
+        "completions/clipped_ratio": truncated / count,
+        "rewards/errors": float(sum(part["errors"] for part in read)),
+        "step_time": seconds,
+    }
+    writer = MetricsWriter(run.folder / "metrics.jsonl")
+    writer(1, metrics)
+    writer.close()
+    run.console.print(
+        f"{len(rows)} of {count} completions written to {run.folder / SAMPLES}: mean reward {metrics['reward']:.3f}, "
+        f"{truncated} cut off, {metrics['rewards/errors']:.0f} rewards failed",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _filled(row: dict[str, Any]) -> bool:
+    text = row["completion"] if isinstance(row["completion"], str) else row["completion"][0]["content"]
+    return bool(text.strip())
