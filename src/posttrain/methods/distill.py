@@ -12,6 +12,7 @@ from posttrain.data.forest import Batch, Tree
 from posttrain.data.formats import Item, detect_format, normalise
 from posttrain.data.preview import preview
 from posttrain.data.rows import load_rows
+from posttrain.data.stream import DataSource
 from posttrain.errors import ConfigError, DataError
 from posttrain.methods.evaluating import evaluate_model
 from posttrain.methods.prompting import context_length, encode_prompts, make_collector, make_sampling, make_task
@@ -25,7 +26,6 @@ from posttrain.rollouts.collect import Collector
 from posttrain.rollouts.distill import DistillSource
 from posttrain.training.hooks import RolloutWriter
 from posttrain.training.objective import Objective, held_out
-from posttrain.training.source import DataSource
 from posttrain.types import Example, Sampling, Task
 
 _FOREIGN = frozenset({"foreign_distribution", "aligned"})

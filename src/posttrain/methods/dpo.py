@@ -9,6 +9,7 @@ from posttrain.data.encode import Encoded, encode_pairs
 from posttrain.data.forest import Batch, Tree
 from posttrain.data.preview import preview
 from posttrain.data.rows import load_rows
+from posttrain.data.stream import DataSource
 from posttrain.data.templates import template_fingerprint
 from posttrain.errors import ConfigError
 from posttrain.methods.evaluating import evaluate_model
@@ -16,7 +17,6 @@ from posttrain.methods.prompting import context_length
 from posttrain.methods.run import Run, TrainingJob
 from posttrain.registry import methods
 from posttrain.training.objective import Objective, held_out
-from posttrain.training.source import DataSource
 
 
 @methods.register

@@ -13,6 +13,7 @@ from posttrain.data.forest import TokenSequence
 from posttrain.data.formats import Item
 from posttrain.data.preview import preview
 from posttrain.data.rows import load_rows
+from posttrain.data.stream import DataSource
 from posttrain.errors import ConfigError, DataError
 from posttrain.methods.evaluating import evaluate_model
 from posttrain.methods.prompting import context_length
@@ -20,7 +21,6 @@ from posttrain.methods.run import Run, TrainingJob
 from posttrain.models.language_model import LanguageModel
 from posttrain.registry import methods
 from posttrain.training.objective import Objective
-from posttrain.training.source import DataSource
 
 Groups = list[list[TokenSequence]]
 Baseline = Literal["prompt", "data", "none"]

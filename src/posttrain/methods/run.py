@@ -21,6 +21,7 @@ from rich.console import Console
 
 from posttrain import registry
 from posttrain.config import ModelConfig, Recipe
+from posttrain.data.stream import Source
 from posttrain.data.templates import template_fingerprint
 from posttrain.errors import CheckpointError, ConfigError
 from posttrain.memory import keep_freed_memory
@@ -35,7 +36,6 @@ from posttrain.training.loop import State, train
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Optimizer
 from posttrain.training.progress import Progress
-from posttrain.training.source import Source
 from posttrain.training.tracking import build_trackers
 
 EMBEDDED = "embedded"

@@ -10,6 +10,7 @@ from posttrain.data.forest import Batch, Tree
 from posttrain.data.formats import Item, RowFormat
 from posttrain.data.preview import preview
 from posttrain.data.rows import load_rows
+from posttrain.data.stream import DataSource
 from posttrain.data.templates import template_fingerprint
 from posttrain.errors import ConfigError, DataError
 from posttrain.methods.evaluating import evaluate_model
@@ -17,7 +18,6 @@ from posttrain.methods.prompting import context_length, make_task
 from posttrain.methods.run import Run, TrainingJob
 from posttrain.registry import methods
 from posttrain.training.objective import Objective, mean_loss
-from posttrain.training.source import DataSource
 
 
 @methods.register

@@ -9,8 +9,8 @@ import numpy as np
 
 from posttrain.averages import Averages
 from posttrain.data.forest import Batch, TokenSequence, Tree
+from posttrain.data.stream import DataSource
 from posttrain.rollouts.collect import Collector
-from posttrain.training.source import DataSource
 from posttrain.types import RolloutGroup
 
 Writer = Literal["data", "student", "teacher"]

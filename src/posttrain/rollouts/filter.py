@@ -10,9 +10,9 @@ import numpy as np
 
 from posttrain.averages import Averages
 from posttrain.data.forest import Batch, TokenSequence
+from posttrain.data.stream import DataSource
 from posttrain.errors import ConfigError, DataError
 from posttrain.rollouts.collect import Collector, Prompt
-from posttrain.training.source import DataSource
 from posttrain.types import Rollout, RolloutGroup
 
 

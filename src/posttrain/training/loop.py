@@ -12,10 +12,10 @@ from torch import Tensor
 
 from posttrain.averages import Averages
 from posttrain.data.forest import Batch, Forest
+from posttrain.data.stream import Source
 from posttrain.errors import TrainingDiverged
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Optimizer
-from posttrain.training.source import Source
 
 Hook = Callable[[int, dict[str, float]], None]
 
