@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +27,9 @@ class Item:
     """A row in one shape. Which fields are set depends on the format.
 
     text: plain text. prompt, completion: text or messages. chosen, rejected: completions. label: desirable or not.
-    steps, step_labels: of a stepwise row. tools: JSON schemas. answer: the gold answer. margin: of a preference.
+    prefix: steps that chosen and rejected go on from. reference: the third text of a triple. completions, scores: of a
+    listwise row, higher is better. steps, step_labels: of a stepwise row. tools: JSON schemas. answer: the gold answer.
+    margin: of a preference.
     columns: everything else, by name. row: name for messages.
     """
 
@@ -37,6 +40,10 @@ class Item:
     chosen: Text | None = None
     rejected: Text | None = None
     label: bool | None = None
+    prefix: str | None = None
+    reference: Text | None = None
+    completions: list[Text] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
     step_labels: list[bool] = field(default_factory=list)
     tools: list[Any] | None = None
@@ -49,6 +56,11 @@ class Item:
 _FORMATS: list[tuple[str, frozenset[str]]] = [
     ("verl", frozenset({"prompt", "reward_model"})),
     ("stepwise", frozenset({"prompt", "completions", "labels"})),
+    ("listwise", frozenset({"prompt", "completions", "scores"})),
+    ("listwise", frozenset({"prompt", "completions", "ranks"})),
+    ("step preference", frozenset({"prompt", "initial_reason_steps", "chosen", "rejected"})),
+    ("step preference", frozenset({"prompt", "full_chosen", "full_rejected"})),
+    ("triple preference", frozenset({"prompt", "chosen", "rejected", "reference"})),
     ("alpaca preference", frozenset({"instruction", "chosen", "rejected"})),
     ("sharegpt preference", frozenset({"conversations", "chosen", "rejected"})),
     ("preference", frozenset({"chosen", "rejected"})),
@@ -216,6 +228,54 @@ def _preference(row: Row, name: str) -> Item:
     return Item(name, prompt=prompt, chosen=chosen, rejected=rejected, margin=margin, columns=columns)
 
 
+def _triple(row: Row, name: str) -> Item:
+    item = _preference(row, name)
+    item.reference = _text_or_messages(row, "reference", name)
+    if isinstance(item.reference, str) != isinstance(item.chosen, str):
+        raise DataError(f"row {name}: chosen, rejected and reference must all be text or all be messages")
+    return item
+
+
+def _step_preference(row: Row, name: str) -> Item:
+    """Two ways to go on from the same steps: as the row gives them, or the first lines in which two solutions differ."""
+    prefix = str(row.get("initial_reason_steps") or "")
+    if row.get("chosen") is not None and row.get("rejected") is not None:
+        item = _preference(row, name)
+        if not isinstance(item.chosen, str) or not isinstance(item.rejected, str):
+            raise DataError(f"row {name}: chosen and rejected of a step preference must be text, the next step alone")
+        item.prefix = prefix
+        return item
+    chosen, rejected = (_text(row, column, name).splitlines(keepends=True) for column in ("full_chosen", "full_rejected"))
+    shared = 0
+    while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
+        shared += 1
+    return Item(
+        name,
+        prompt=_text_or_messages(row, "prompt", name),
+        prefix=prefix + "".join(chosen[:shared]),
+        chosen=chosen[shared],
+        rejected=rejected[shared],
+        columns=_rest(row, "prompt", "initial_reason_steps", "full_chosen", "full_rejected"),
+    )
+
+
+def _listwise(row: Row, name: str) -> Item:
+    texts = row["completions"]
+    numbers = row.get("scores") if row.get("scores") is not None else [-float(rank) for rank in row["ranks"]]
+    if not isinstance(texts, list) or not isinstance(numbers, list) or len(texts) != len(numbers):
+        raise DataError(f"row {name}: completions and scores (or ranks) must be lists of one length")
+    scores = [float(number) for number in numbers]
+    if not all(math.isfinite(score) for score in scores):
+        raise DataError(f"row {name}: scores are {numbers}; each must be a finite number")
+    return Item(
+        name,
+        prompt=_text_or_messages(row, "prompt", name),
+        completions=[_text_or_messages({"completion": t}, "completion", name) for t in texts],
+        scores=scores,
+        columns=_rest(row, "prompt", "completions", "scores", "ranks"),
+    )
+
+
 def _stepwise(row: Row, name: str) -> Item:
     steps, labels = list(row["completions"]), [bool(x) for x in row["labels"]]
     if len(steps) != len(labels):
@@ -305,6 +365,9 @@ _READERS: dict[str, Any] = {
     "prompt-only": _prompt_only,
     "question-answer": _question_answer,
     "preference": _preference,
+    "step preference": _step_preference,
+    "triple preference": _triple,
+    "listwise": _listwise,
     "unpaired preference": _unpaired,
     "stepwise": _stepwise,
     "alpaca": _alpaca,
