@@ -11,7 +11,7 @@ import numpy as np
 
 from posttrain.data.forest import TokenSequence
 from posttrain.data.formats import Item, RowFormat, detect_format, normalise
-from posttrain.data.templates import Tokenized, TrainOn, encode_messages, encode_pair, encode_text
+from posttrain.data.templates import Tokenized, TrainOn, encode_messages, encode_pair, encode_step, encode_text
 from posttrain.errors import DataError
 from posttrain.types import Message
 
@@ -24,8 +24,9 @@ Truncation = Literal["drop", "keep_start", "keep_end", "error"]
 class Encoded:
     """Sequences and what became of the rows.
 
-    truncated: rows that were cut. dropped: rows that were too long. masked: rows left out, without any trained token or, of
-    pairs, with equal completions.
+    groups: the sequences that are compared with each other, where there are such: pairs, triples, lists. roles: of each
+    group's sequences. truncated: rows that were cut. dropped: rows that were too long. masked: rows left out, without any
+    trained token or, of groups, with nothing to compare.
     """
 
     sequences: list[TokenSequence]
@@ -34,6 +35,13 @@ class Encoded:
     truncated: int = 0
     dropped: int = 0
     masked: list[str] = field(default_factory=list)
+    groups: list[list[TokenSequence]] = field(default_factory=list)
+    roles: tuple[str, ...] = ()
+
+    def add_group(self, members: list[TokenSequence]) -> None:
+        """Sequences that are compared with each other."""
+        self.groups.append(members)
+        self.sequences += members
 
     @property
     def lengths(self) -> np.ndarray:
@@ -82,6 +90,8 @@ def encode_rows(
                 continue
             encoded.truncated += 1
             sequence = cut(sequence, max_length, truncation)
+        if item.label is not None:
+            sequence.values["label"] = float(item.label)
         if sequence.loss_mask.any():
             encoded.sequences.append(sequence)
         else:
@@ -128,9 +138,10 @@ def encode_pairs(
     truncation: Truncation = "keep_start",
     max_masked: float = 0.1,
 ) -> Encoded:
-    """Rows of a preference format as sequences, chosen and rejected in turn; `sequences[2i]` and `[2i + 1]` are a pair.
+    """Rows of a preference format: groups of a chosen and a rejected sequence, and of a triple its reference text, "gold".
 
     A pair is left out, and counted in `masked`, when both completions are the same or one has no token left to compare.
+    A column margin becomes the value of that name. Of a step preference, the prompt and the steps before are given.
 
     Raises:
         DataError: not a preference format, a pair without a prompt, too many pairs left out.
@@ -140,30 +151,122 @@ def encode_pairs(
         raise DataError(
             f"the rows are of format {form.name} ({form.reason}); pairs need the columns chosen and rejected, and a prompt"
         )
-    encoded = Encoded([], form, num_rows=len(rows))
+    roles = ("chosen", "rejected", "gold") if form.name == "triple preference" else ("chosen", "rejected")
+    encoded = Encoded([], form, num_rows=len(rows), roles=roles)
     for number, row in enumerate(rows):
         name = str(row.get("id", number))
         item = normalise(row, form, name)
         if item.prompt is None:
             raise DataError(f"row {name} has no prompt; add a column prompt, or write chosen and rejected as messages")
-        sides = (("chosen", item.chosen), ("rejected", item.rejected))
-        halves = [replace(item, completion=text, chosen=None, rejected=None, row=f"{name} {side}") for side, text in sides]
-        pair = [sequence for _, sequence in encode_items(halves, tokenizer)]
-        longest = max(len(s.ids) for s in pair)
-        if longest > max_length and truncation == "error":
-            raise DataError(f"row {name} has {longest} tokens, max_length is {max_length}; raise it, or set truncation")
-        if longest > max_length and truncation == "drop":
-            encoded.dropped += 1
+        texts = dict(zip(roles, (item.chosen, item.rejected, item.reference)))
+        pair = _fitted(_completions(item, texts, tokenizer), name, encoded, max_length, truncation)
+        if pair is None:
             continue
-        if longest > max_length:
-            encoded.truncated += 1
-            pair = [cut(s, max_length, truncation) if len(s.ids) > max_length else s for s in pair]
+        if item.margin is not None:
+            for sequence in pair:
+                sequence.values["margin"] = item.margin
         if all(s.loss_mask.any() for s in pair) and not np.array_equal(pair[0].ids, pair[1].ids):
-            encoded.sequences += pair
+            encoded.add_group(pair)
         else:
             encoded.masked.append(name)
     _refuse_masked(encoded, max_length, max_masked, "have equal completions or one without a token to compare")
+    lacking = [group[0].row for group in encoded.groups if "margin" not in group[0].values]
+    if 0 < len(lacking) < len(encoded.groups):
+        raise DataError(f"row {lacking[0].split()[0]} has no margin but others have; give it to every row or to none")
     return encoded
+
+
+def encode_labelled(
+    rows: Sequence[dict[str, Any]],
+    tokenizer: Any,
+    *,
+    max_length: int = 1024,
+    truncation: Truncation = "keep_start",
+    max_masked: float = 0.1,
+) -> Encoded:
+    """Single completions with the value "label", 1 desirable or 0: rows {prompt, completion, label}, or pairs taken apart.
+
+    Raises:
+        DataError: another format, too many rows without a trained token.
+    """
+    form = detect_format(rows)
+    bounds: dict[str, Any] = {"max_length": max_length, "truncation": truncation, "max_masked": max_masked}
+    if "unpaired" in form.name:
+        return encode_rows(rows, tokenizer, **bounds)
+    if "preference" not in form.name:
+        raise DataError(
+            f"the rows are of format {form.name} ({form.reason}); wanted are the columns prompt, completion and label, or pairs"
+        )
+    encoded = encode_pairs(rows, tokenizer, **bounds)
+    for group in encoded.groups:
+        for sequence, role in zip(group, encoded.roles, strict=True):
+            sequence.values = {"label": float(role != "rejected")}
+    return replace(encoded, groups=[], roles=())
+
+
+def encode_lists(
+    rows: Sequence[dict[str, Any]],
+    tokenizer: Any,
+    *,
+    max_length: int = 1024,
+    truncation: Truncation = "keep_start",
+    max_masked: float = 0.1,
+) -> Encoded:
+    """Rows {prompt, completions, scores or ranks} as groups of sequences; the value "reward" of each is its score.
+
+    A group is left out, and counted in `masked`, when fewer than two completions have a token, or all scores are equal.
+
+    Raises:
+        DataError: not a listwise format, too many groups left out.
+    """
+    form = detect_format(rows)
+    if form.name != "listwise":
+        raise DataError(
+            f"the rows are of format {form.name} ({form.reason}); "
+            "lists need the columns prompt, completions and scores (or ranks)"
+        )
+    encoded = Encoded([], form, num_rows=len(rows))
+    for number, row in enumerate(rows):
+        name = str(row.get("id", number))
+        item = normalise(row, form, name)
+        texts = {str(i): text for i, text in enumerate(item.completions)}
+        group = _fitted(_completions(item, texts, tokenizer), name, encoded, max_length, truncation) if texts else []
+        if group is None:
+            continue
+        for sequence, score in zip(group, item.rewards, strict=True):
+            sequence.values["reward"] = score
+        group = [s for s in group if s.loss_mask.any()]
+        if len({s.values["reward"] for s in group}) > 1:
+            encoded.add_group(group)
+        else:
+            encoded.masked.append(name)
+    _refuse_masked(encoded, max_length, max_masked, "have fewer than two completions with a token, or equal scores")
+    return encoded
+
+
+def _completions(item: Item, texts: dict[str, Any], tokenizer: Any) -> list[TokenSequence]:
+    """Several completions of a row's prompt, by name, as sequences."""
+    if item.prefix is not None and item.prompt is not None:
+        rows = {name: f"{item.row} {name}" for name in texts}
+        return [encode_step(tokenizer, item.prompt, item.prefix, str(t), row=rows[name]) for name, t in texts.items()]
+    halves = [replace(item, completion=text, row=f"{item.row} {name}") for name, text in texts.items()]
+    return [sequence for _, sequence in encode_items(halves, tokenizer)]
+
+
+def _fitted(
+    group: list[TokenSequence], name: str, encoded: Encoded, max_length: int, truncation: Truncation
+) -> list[TokenSequence] | None:
+    """A row's sequences within max_length; None where the row is dropped, which is counted."""
+    longest = max(len(s.ids) for s in group)
+    if longest <= max_length:
+        return group
+    if truncation == "error":
+        raise DataError(f"row {name} has {longest} tokens, max_length is {max_length}; raise it, or set truncation")
+    if truncation == "drop":
+        encoded.dropped += 1
+        return None
+    encoded.truncated += 1
+    return [cut(s, max_length, truncation) if len(s.ids) > max_length else s for s in group]
 
 
 def _batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

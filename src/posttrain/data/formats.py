@@ -27,9 +27,10 @@ class Item:
     """A row in one shape. Which fields are set depends on the format.
 
     text: plain text. prompt, completion: text or messages. chosen, rejected: completions. label: desirable or not.
-    steps, step_labels: of a stepwise row, labels from 0 to 1. completions, rewards: of a listwise row, higher is better.
-    reward: of a rewarded row, None where it has none. tools: JSON schemas. answer: the gold answer. margin: of a preference.
-    probability: that the chosen completion is the better one.
+    prefix: steps that chosen and rejected go on from. reference: the third text of a triple. completions, rewards: of a
+    listwise row, higher is better. steps, step_labels: of a stepwise row, labels from 0 to 1. reward: of a rewarded row, None
+    where it has none. tools: JSON schemas. answer: the gold answer. margin: of a preference. probability: that the chosen
+    completion is the better one.
     columns: everything else, by name. row: name for messages.
     """
 
@@ -40,6 +41,8 @@ class Item:
     chosen: Text | None = None
     rejected: Text | None = None
     label: bool | None = None
+    prefix: str | None = None
+    reference: Text | None = None
     steps: list[str] = field(default_factory=list)
     step_labels: list[float] = field(default_factory=list)
     completions: list[Text] = field(default_factory=list)
@@ -57,7 +60,11 @@ _FORMATS: list[tuple[str, frozenset[str]]] = [
     ("verl", frozenset({"prompt", "reward_model"})),
     ("stepwise", frozenset({"prompt", "completions", "labels"})),
     ("listwise", frozenset({"prompt", "completions", "rewards"})),
+    ("listwise", frozenset({"prompt", "completions", "scores"})),
     ("listwise", frozenset({"prompt", "completions", "ranks"})),
+    ("step preference", frozenset({"prompt", "initial_reason_steps", "chosen", "rejected"})),
+    ("step preference", frozenset({"prompt", "full_chosen", "full_rejected"})),
+    ("triple preference", frozenset({"prompt", "chosen", "rejected", "reference"})),
     ("alpaca preference", frozenset({"instruction", "chosen", "rejected"})),
     ("sharegpt preference", frozenset({"conversations", "chosen", "rejected"})),
     ("preference", frozenset({"chosen", "rejected"})),
@@ -238,6 +245,37 @@ def _preference(row: Row, name: str) -> Item:
     return Item(name, prompt=prompt, chosen=chosen, rejected=rejected, margin=margin, probability=probability, columns=columns)
 
 
+def _triple(row: Row, name: str) -> Item:
+    item = _preference(row, name)
+    item.reference = _text_or_messages(row, "reference", name)
+    if isinstance(item.reference, str) != isinstance(item.chosen, str):
+        raise DataError(f"row {name}: chosen, rejected and reference must all be text or all be messages")
+    return item
+
+
+def _step_preference(row: Row, name: str) -> Item:
+    """Two ways to go on from the same steps: as the row gives them, or the first lines in which two solutions differ."""
+    prefix = str(row.get("initial_reason_steps") or "")
+    if row.get("chosen") is not None and row.get("rejected") is not None:
+        item = _preference(row, name)
+        if not isinstance(item.chosen, str) or not isinstance(item.rejected, str):
+            raise DataError(f"row {name}: chosen and rejected of a step preference must be text, the next step alone")
+        item.prefix = prefix
+        return item
+    chosen, rejected = (_text(row, column, name).splitlines(keepends=True) for column in ("full_chosen", "full_rejected"))
+    shared = 0
+    while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
+        shared += 1
+    return Item(
+        name,
+        prompt=_text_or_messages(row, "prompt", name),
+        prefix=prefix + "".join(chosen[:shared]),
+        chosen=chosen[shared],
+        rejected=rejected[shared],
+        columns=_rest(row, "prompt", "initial_reason_steps", "full_chosen", "full_rejected"),
+    )
+
+
 def _stepwise(row: Row, name: str) -> Item:
     steps, labels = list(row["completions"]), [float(x) for x in row["labels"]]
     if len(steps) != len(labels):
@@ -250,13 +288,20 @@ def _stepwise(row: Row, name: str) -> Item:
 
 
 def _listwise(row: Row, name: str) -> Item:
-    texts = [_text_or_messages({"completions": t}, "completions", name) for t in row["completions"]]
-    ranked = row.get("rewards") is None  # rank 1 is the best
-    rewards = [-float(x) for x in row["ranks"]] if ranked else [float(x) for x in row["rewards"]]
-    if len(texts) != len(rewards):
-        raise DataError(f"row {name}: {len(texts)} completions but {len(rewards)} {'ranks' if ranked else 'rewards'}")
-    columns = _rest(row, "prompt", "completions", "rewards", "ranks")
-    return Item(name, prompt=_text_or_messages(row, "prompt", name), completions=texts, rewards=rewards, columns=columns)
+    texts = row["completions"]
+    column = next(c for c in ("rewards", "scores", "ranks") if row.get(c) is not None)
+    numbers = [-float(x) if column == "ranks" else float(x) for x in row[column]]  # rank 1 is the best
+    if not isinstance(texts, list) or len(texts) != len(numbers):
+        raise DataError(f"row {name}: {len(texts)} completions but {len(numbers)} {column}")
+    if not all(math.isfinite(number) for number in numbers):
+        raise DataError(f"row {name}: {column} are {row[column]}; each must be a finite number")
+    return Item(
+        name,
+        prompt=_text_or_messages(row, "prompt", name),
+        completions=[_text_or_messages({"completions": t}, "completions", name) for t in texts],
+        rewards=numbers,
+        columns=_rest(row, "prompt", "completions", "rewards", "scores", "ranks"),
+    )
 
 
 def _alpaca_prompt(row: Row, name: str) -> list[Message]:
@@ -342,6 +387,8 @@ _READERS: dict[str, Any] = {
     "prompt-only": _prompt_only,
     "question-answer": _question_answer,
     "preference": _preference,
+    "step preference": _step_preference,
+    "triple preference": _triple,
     "unpaired preference": _unpaired,
     "stepwise": _stepwise,
     "listwise": _listwise,

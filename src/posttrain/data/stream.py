@@ -66,14 +66,21 @@ class DataSource:
         self._order: tuple[int, np.ndarray] | None = None
 
     def batches(self, step: int) -> Iterator[Batch]:
+        yield self.batch(self.drawn(step))
+
+    def batch(self, groups: Sequence[Sequence[TokenSequence]]) -> Batch:
+        """Groups as a batch."""
+        return Batch([Tree.build(group) for group in groups], whole=self.whole)
+
+    def drawn(self, step: int) -> list[Sequence[TokenSequence]]:
+        """The groups of a step."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
             self._order = (epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self.groups)))
         chosen = self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
-        batch = Batch([Tree.build(self.groups[i]) for i in chosen], whole=self.whole)
         self._averages = Averages()
         self._averages.add("epoch", (step + 1) / self.steps_per_epoch)
-        yield batch
+        return [self.groups[i] for i in chosen]
 
     def updated(self, model: Any) -> None:
         """Nothing samples here."""

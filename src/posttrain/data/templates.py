@@ -130,6 +130,13 @@ def encode_pair(
     return TokenSequence(ids, mask, row=row)
 
 
+def encode_step(tokenizer: Any, prompt: Text, prefix: str, step: str, *, row: str = "") -> TokenSequence:
+    """One step of a solution, trained, after a prompt and the steps before it; no EOS, as the solution may go on."""
+    before = [*encode_prompt(tokenizer, prompt), *(text_ids(tokenizer, prefix, start=False) if prefix else [])]
+    ids = np.array([*before, *text_ids(tokenizer, step, start=False)])
+    return TokenSequence(ids, np.arange(len(ids)) >= len(before), row=row)
+
+
 def encode_messages(
     tokenizer: Any,
     messages: Sequence[Message],

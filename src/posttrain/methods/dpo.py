@@ -5,18 +5,23 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from posttrain.config import Component, DataConfig
-from posttrain.data.encode import Encoded, encode_pairs
+from posttrain.data.encode import encode_pairs
 from posttrain.data.forest import Batch, Tree
 from posttrain.data.preview import preview
-from posttrain.data.rows import load_rows
 from posttrain.data.stream import DataSource
-from posttrain.data.templates import template_fingerprint
 from posttrain.errors import ConfigError
+from posttrain.methods.comparing import (
+    ReferencePlan,
+    check_carried,
+    comparison_facts,
+    encode_data,
+    held_out_hooks,
+    within_perplexity,
+)
 from posttrain.methods.evaluating import evaluate_model
-from posttrain.methods.prompting import context_length
-from posttrain.methods.run import Run, TrainingJob
+from posttrain.methods.run import TrainingJob
 from posttrain.registry import methods
-from posttrain.training.objective import Objective, held_out
+from posttrain.training.objective import Objective
 
 
 @methods.register
@@ -25,6 +30,13 @@ def dpo(
     *,
     data: DataConfig,
     losses: list[Component] = ("dpo",),  # type: ignore[assignment]
+    cache_reference: bool = False,
+    reference_every: int = 0,
+    reference_mix: float = 0.6,
+    tail_weight: float = 1.0,
+    on_policy_weight: bool = False,
+    perplexity_percentile: float = 0.0,
+    perplexity_samples: int = 256,
     learning_rate: float = 1e-6,
     batch_size: int = 16,
     num_train_epochs: float = 1.0,
@@ -38,61 +50,60 @@ def dpo(
     every eval_every steps, and after.
       IPO: losses: [{name: ipo, beta: 0.1}]     SimPO: losses: [simpo]     CPO: losses: [cpo, chosen_nll]
       ORPO: losses: [orpo, chosen_nll]          RPO: losses: [dpo, {name: chosen_nll, weight: 1.0}]
+      TDPO: losses: [tdpo]    AOT: losses: [aot]    ODPO: losses: [odpo], with a column margin
+      TPO: losses: [tpo, gold_nll], with a column reference
+      LD-DPO: tail_weight: 0.5      WPO: on_policy_weight: true      any of them with any loss of pairs
+      Step-DPO: rows with initial_reason_steps, chosen, rejected (the next step), or with full_chosen, full_rejected
+    cache_reference computes the reference's log-probs once and keeps them in POSTTRAIN_CACHE (~/.cache/posttrain), so that
+    no copy is held. reference_every (0: never) mixes reference_mix of the policy into the reference each so many steps.
+    perplexity_percentile (0: off, 95 is usual) leaves out pairs of which a completion is less likely under the reference
+    than that share of perplexity_samples completions that it writes itself.
     """
-    context = context_length(run)
-    encoded = _encode(run, data, context)
-    objective = Objective(losses, roles=("chosen", "rejected"), accuracy=True)
-    source = DataSource(_pairs(encoded), batch_size=batch_size, seed=run.recipe.seed, whole=objective.whole)
-    steps = run.steps_for(source.steps_per_epoch)
-    others = _encode(run, run.recipe.eval_data, context) if run.recipe.eval_data else None
+    encoded = encode_data(run, data, encode_pairs)
+    objective = Objective(
+        losses, roles=encoded.roles, accuracy=True, tail_weight=tail_weight, on_policy_weight=on_policy_weight
+    )
+    plan = ReferencePlan(cache_reference, reference_every, reference_mix)
+    plan.check(run, objective)
+    check_carried(objective, encoded.sequences, encoded.roles)
+    _check(objective, tail_weight, perplexity_percentile, perplexity_samples)
+    others = encode_data(run, run.recipe.eval_data, encode_pairs) if run.recipe.eval_data else None
+    if others is not None and others.roles != encoded.roles:
+        raise ConfigError(f"eval_data: its rows are of format {others.form.name}, those of data of {encoded.form.name}")
 
-    def make_hooks(model: Any, _: Any) -> list[Any]:
-        if others is None:
-            return []
-        every = run.recipe.eval_every
-        batch = Batch([Tree.build(pair) for pair in _pairs(others)], whole=objective.whole)
-
-        def evaluate(step: int, metrics: dict[str, float]) -> None:
-            if step == steps or (every and step % every == 0):
-                metrics.update(held_out(model, objective, batch, run.micro_batch_tokens(model)))
-
-        run.first_metrics.update(held_out(model, objective, batch, run.micro_batch_tokens(model)))
-        return [evaluate]
+    def make(groups: Any) -> tuple[DataSource, int]:
+        source = DataSource(groups, batch_size=batch_size, seed=run.recipe.seed, whole=objective.whole)
+        return source, run.steps_for(source.steps_per_epoch)
 
     def execute() -> None:
-        model = run.train(lambda _: source, objective, steps=steps, make_hooks=make_hooks)
+        groups = encoded.groups
+        if perplexity_percentile:
+            groups = within_perplexity(run, groups, perplexity_percentile, perplexity_samples)
+        source, steps = make(groups)
+        plan.prepare(run, groups, others.groups if others else [])
+        trees = [Tree.build(pair) for pair in others.groups] if others else []
+        batch = (lambda: Batch(trees, whole=objective.whole)) if others else None
+
+        def make_hooks(model: Any, _: Any) -> list[Any]:
+            return [*plan.hooks(model), *held_out_hooks(run, model, objective, batch, steps)]
+
+        model = plan.train(run, lambda _: source, objective, steps=steps, make_hooks=make_hooks)
         if run.recipe.evaluation is not None:
             evaluate_model(run, model)
 
-    facts = _facts(run, encoded, objective, steps, batch_size)
+    facts = [
+        *comparison_facts(run, encoded, objective, "triples" if len(encoded.roles) == 3 else "pairs"),
+        ("steps", f"{make(encoded.groups)[1]} of {batch_size} pairs"
+                  + (", if the perplexity filter leaves all" if perplexity_percentile else "")),
+    ]  # fmt: skip
     return TrainingJob(facts, execute, lambda num: preview(encoded, run.tokenizer, run.console, num))
 
 
-def _encode(run: Run, data: DataConfig, context: int | None) -> Encoded:
-    max_length = data.max_length or min(1024, context or 1024)
-    if context is not None and max_length > context:
-        raise ConfigError(f"data.max_length: {data.max_length} exceeds the model's context of {context}")
-    if data.train_on != "auto":
-        raise ConfigError(f"data.train_on: {data.train_on!r}; of a pair the completions are compared, so leave it out")
-    rows = load_rows(run.resolve(data.path), subset=data.subset, split=data.split, limit=data.limit, columns=data.columns)
-    return encode_pairs(rows, run.tokenizer, max_length=max_length, truncation=data.truncation, max_masked=data.max_masked)
-
-
-def _pairs(encoded: Encoded) -> list[list[Any]]:
-    return [encoded.sequences[i : i + 2] for i in range(0, len(encoded.sequences), 2)]
-
-
-def _facts(run: Run, encoded: Encoded, objective: Objective, steps: int, batch_size: int) -> list[tuple[str, str]]:
-    lengths = encoded.lengths
-    shared = sum(len(s.ids) for pair in _pairs(encoded) for s in pair)
-    distinct = sum(Tree.build(pair).num_tokens for pair in _pairs(encoded))
-    return [
-        ("format", f"{encoded.form.name} ({encoded.form.reason})"),
-        ("pairs", f"{len(lengths) // 2} of {encoded.num_rows} rows; {encoded.truncated} cut, {encoded.dropped} dropped as too "
-                  f"long, {len(encoded.masked)} with equal or empty completions"),
-        ("tokens", f"{shared}, of which {distinct} distinct; longest completion with prompt {int(lengths.max())}"),
-        ("losses", ", ".join(f"{t.name} x {t.weight:g}" for t in objective.terms)
-                   + (" (with a frozen reference)" if objective.needs_reference else "")),
-        ("template", template_fingerprint(run.tokenizer)),
-        ("steps", f"{steps} of {batch_size} pairs"),
-    ]  # fmt: skip
+def _check(objective: Objective, tail_weight: float, percentile: float, num_samples: int) -> None:
+    if not 0 <= tail_weight <= 1:
+        raise ConfigError(f"tail_weight: {tail_weight} must be from 0 (ignore what is longer) to 1 (off)")
+    if not 0 <= percentile < 100 or num_samples < 1:
+        raise ConfigError(f"perplexity_percentile: {percentile} must be from 0 (off) to below 100, with at least one sample")
+    lone = [t.name for t in objective.terms if t.per != "pair"]
+    if objective.on_policy_weight and lone:
+        raise ConfigError(f"on_policy_weight: {lone[0]!r} has no value of its own for each pair, which could be weighted")

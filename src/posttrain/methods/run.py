@@ -187,11 +187,14 @@ class Run:
         config = self.model_config
         options = self._options(config)
         if weights is not None and (config.lora is not None or not reference):
-            return load_model(str(weights), reference=reference, **options)
+            model = load_model(str(weights), reference=reference, **options)
+            model.load_reference(weights)
+            return model
         model = load_model(self.model_path, reference=reference, **options, **_fresh(config))
         if weights is not None:
             # The reference is the model the run began with; the policy is what the checkpoint holds.
             model.hf.load_state_dict(load_model(str(weights), **options).hf.state_dict())
+            model.load_reference(weights)
         self._tell_unshared(model)
         return model
 
@@ -326,7 +329,9 @@ class Run:
                 "weights_version": getattr(model, "weights_version", 0),
                 "template_fingerprint": template_fingerprint(model.tokenizer),
             }
-            path = checkpoint.save_checkpoint(self.folder, step, save_model=model.save, optimizer=optimizer, state=values)
+            path = checkpoint.save_checkpoint(
+                self.folder, step, save_model=model.save_for_resume, optimizer=optimizer, state=values
+            )
             state.last_checkpoint = str(path)
             checkpoint.prune_checkpoints(self.folder, self.recipe.save_total_limit)
 

@@ -125,6 +125,10 @@ class ForestModel:
         self.hf.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
+    def save_for_resume(self, folder: str | Path) -> None:
+        """What a checkpoint keeps of the model: what `save` writes, and whatever else it cannot be made from."""
+        self.save(folder)
+
     def share_trunks(self) -> None:
         """Run forests as forests, if a probe finds that this gives what plain forwards give; else say why not."""
         lm = self.pretrained

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.forest import Forest
@@ -19,6 +20,8 @@ from posttrain.models.logprobs import Head, token_logprobs
 from posttrain.models.score_model import ScoreModel
 from posttrain.models.vocabulary import DERIVED, DISTRIBUTIONS, FOREIGN, Vocabulary
 
+REFERENCE = "reference.safetensors"
+
 
 class LanguageModel(ForestModel):
     """A Hugging Face causal language model that runs token forests.
@@ -28,6 +31,7 @@ class LanguageModel(ForestModel):
         critic: a model of values that is trained beside this one and saved in the folder `critic` of its own, or None.
         teacher: a frozen language model with the same vocabulary that losses compare this one with, or None.
         foreign: the same with another vocabulary (`models.foreign`), or None.
+        reference_updates: how often the reference has been moved since it was the model of the start.
     """
 
     def __init__(self, hf: Any, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -36,6 +40,7 @@ class LanguageModel(ForestModel):
         self.critic: ScoreModel | None = None
         self.teacher: LanguageModel | None = None
         self.foreign: Any = None
+        self.reference_updates = 0
         self._frozen: Any = None  # a frozen copy, where one was asked for
 
     @property
@@ -170,6 +175,43 @@ class LanguageModel(ForestModel):
         if is_peft(self.hf) or self._frozen is not None:
             return
         self._frozen = copy.deepcopy(self.hf).eval().requires_grad_(False)
+
+    def update_reference(self, mix: float = 1.0) -> None:
+        """Move the reference towards the weights as they are now: ref = mix pi + (1 - mix) ref, parameter by parameter.
+
+        With adapters the base stays shared: what is copied is the adapters, and they can only be taken over whole (mix 1).
+        """
+        if self._frozen is None:
+            if not is_peft(self.hf) or mix != 1:
+                raise ModelError("only a frozen copy can be mixed: call enable_reference() on a model without adapters first")
+            shared: dict[int, Any] = {id(p): p for p in self.hf.parameters() if not p.requires_grad}
+            self._frozen = copy.deepcopy(self.hf, shared).eval().requires_grad_(False)
+        with torch.no_grad():
+            for name, own in self._reference_parameters().items():
+                now = self.hf.get_parameter(name)
+                own.copy_(now) if mix == 1 else own.lerp_(now, mix)
+        self.reference_updates += 1
+
+    def _reference_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """What of the frozen copy may differ from the model: the counterparts of trained parameters."""
+        return {n: self._frozen.get_parameter(n) for n, p in self.hf.named_parameters() if p.requires_grad}
+
+    def save_for_resume(self, folder: str | Path) -> None:
+        """What `save` writes, and the reference, where it is no longer the model of the start."""
+        super().save_for_resume(folder)
+        if self.reference_updates:
+            kept = {name: p.detach().contiguous() for name, p in self._reference_parameters().items()}
+            save_file(kept, Path(folder) / REFERENCE)
+
+    def load_reference(self, folder: Path) -> None:
+        """Take the reference that `save_for_resume` wrote, where it wrote one."""
+        if not (folder / REFERENCE).is_file():
+            return
+        self.update_reference()  # so that there is a copy, with adapters too
+        saved = load_file(folder / REFERENCE)
+        with torch.no_grad():
+            for name, own in self._reference_parameters().items():
+                own.copy_(saved[name])
 
     def check_head(self) -> None:
         """Compare the model's own logits with `head` over `hidden`, on a few tokens.

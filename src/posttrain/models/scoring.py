@@ -1,0 +1,41 @@
+"""Numbers of many sequences under a model, without a gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+import numpy as np
+import torch
+
+from posttrain.data.forest import Forest, TokenSequence, Tree
+from posttrain.models.forest_model import evaluating
+from posttrain.models.language_model import LanguageModel
+
+
+def scored(
+    model: LanguageModel, groups: Sequence[Sequence[TokenSequence]], names: Collection[str], *, max_tokens: int
+) -> Iterator[tuple[TokenSequence, dict[str, np.ndarray]]]:
+    """Each sequence with what the model says of its targets; sequences of a group share their prefix.
+
+    Args:
+        names: of what `LanguageModel.forward` gives per target, such as logprobs and ref_logprobs; a stream that the
+            sequences carry is given back as it is. max_tokens: distinct tokens of a forward pass.
+    Yields:
+        (sequence, {name: float32 [number of its targets]}), in no particular order. Dropout is off.
+    """
+    parts = [part for group in groups for part in Tree.build(group).split(max_tokens)]
+    start = 0
+    while start < len(parts):
+        stop, size = start + 1, parts[start].num_tokens
+        while stop < len(parts) and size + parts[stop].num_tokens <= max_tokens:
+            size += parts[stop].num_tokens
+            stop += 1
+        forest = Forest.pack(parts[start:stop]).to(model.device)
+        with torch.no_grad(), evaluating(model.hf):
+            found = {**forest.streams, **model.forward(forest, frozenset(names))}
+        numbers = {name: found[name].float().cpu().numpy() for name in names}
+        ends = 0
+        for sequence in (s for part in parts[start:stop] for s in part.sequences):
+            begin, ends = ends, ends + int(sequence.loss_mask.sum())
+            yield sequence, {name: values[begin:ends] for name, values in numbers.items()}
+        start = stop
