@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,10 +27,10 @@ class Item:
     """A row in one shape. Which fields are set depends on the format.
 
     text: plain text. prompt, completion: text or messages. chosen, rejected: completions. label: desirable or not.
-    steps, step_labels: of a stepwise row, labels from 0 to 1. completions, rewards: of a listwise row, higher is better.
-    reward: of one completion. tools: JSON schemas. answer: the gold answer. margin: of a preference. probability: that the
-    chosen completion is the better one.
-    columns: everything else, by name. row: name for messages.
+    reward: of a rewarded row, None where it has none.
+    steps, step_labels: of a stepwise row. tools: JSON schemas. answer: the gold answer. margin: of a preference.
+    columns: everything else, by name. row: name for messages. completions, rewards: of a listwise row, higher is better.
+    probability: of a preference, that the chosen completion is the better one.
     """
 
     row: str
@@ -39,16 +40,16 @@ class Item:
     chosen: Text | None = None
     rejected: Text | None = None
     label: bool | None = None
+    reward: float | None = None
     steps: list[str] = field(default_factory=list)
     step_labels: list[float] = field(default_factory=list)
-    completions: list[Text] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
-    reward: float | None = None
     tools: list[Any] | None = None
     answer: Any = None
     margin: float | None = None
-    probability: float | None = None
     columns: dict[str, Any] = field(default_factory=dict)
+    completions: list[Text] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    probability: float | None = None
 
 
 # Format -> columns that make it. The first whose columns are all there is taken, so that richer formats come first.
@@ -62,7 +63,7 @@ _FORMATS: list[tuple[str, frozenset[str]]] = [
     ("preference", frozenset({"chosen", "rejected"})),
     ("alpaca unpaired preference", frozenset({"instruction", "output", "kto_tag"})),
     ("unpaired preference", frozenset({"prompt", "completion", "label"})),
-    ("scored", frozenset({"prompt", "completion", "reward"})),
+    ("rewarded", frozenset({"prompt", "completion", "reward"})),
     ("prompt-completion", frozenset({"prompt", "completion"})),
     ("alpaca", frozenset({"instruction", "output"})),
     ("sharegpt", frozenset({"conversations"})),
@@ -212,6 +213,16 @@ def _unpaired(row: Row, name: str) -> Item:
     return item
 
 
+def _rewarded(row: Row, name: str) -> Item:
+    item = _prompt_completion(row, name)
+    reward = item.columns.pop("reward", None)
+    if reward is not None:
+        if isinstance(reward, str) or not math.isfinite(float(reward)):
+            raise DataError(f"row {name}: reward is {reward!r}; it must be a finite number")
+        item.reward = float(reward)
+    return item
+
+
 def _preference(row: Row, name: str) -> Item:
     chosen, rejected = _text_or_messages(row, "chosen", name), _text_or_messages(row, "rejected", name)
     prompt = _text_or_messages(row, "prompt", name) if row.get("prompt") is not None else None
@@ -224,9 +235,7 @@ def _preference(row: Row, name: str) -> Item:
     if probability is not None and not 0 <= probability <= 1:
         raise DataError(f"row {name}: probability is {probability}; it must be from 0 to 1: that the chosen one is better")
     columns = _rest(row, "prompt", "chosen", "rejected", "margin", "probability")
-    return Item(
-        name, prompt=prompt, chosen=chosen, rejected=rejected, margin=margin, probability=probability, columns=columns
-    )
+    return Item(name, prompt=prompt, chosen=chosen, rejected=rejected, margin=margin, probability=probability, columns=columns)
 
 
 def _stepwise(row: Row, name: str) -> Item:
@@ -248,13 +257,6 @@ def _listwise(row: Row, name: str) -> Item:
         raise DataError(f"row {name}: {len(texts)} completions but {len(rewards)} {'ranks' if ranked else 'rewards'}")
     columns = _rest(row, "prompt", "completions", "rewards", "ranks")
     return Item(name, prompt=_text_or_messages(row, "prompt", name), completions=texts, rewards=rewards, columns=columns)
-
-
-def _scored(row: Row, name: str) -> Item:
-    item = _prompt_completion(row, name)
-    item.reward = float(row["reward"])
-    item.columns.pop("reward")
-    return item
 
 
 def _alpaca_prompt(row: Row, name: str) -> list[Message]:
@@ -336,13 +338,13 @@ _READERS: dict[str, Any] = {
     "messages": lambda row, name: _chat(row, "messages", name),
     "sharegpt": lambda row, name: _chat(row, "conversations", name),
     "prompt-completion": _prompt_completion,
+    "rewarded": _rewarded,
     "prompt-only": _prompt_only,
     "question-answer": _question_answer,
     "preference": _preference,
     "unpaired preference": _unpaired,
     "stepwise": _stepwise,
     "listwise": _listwise,
-    "scored": _scored,
     "alpaca": _alpaca,
     "alpaca preference": _alpaca_preference,
     "alpaca unpaired preference": _alpaca_unpaired,

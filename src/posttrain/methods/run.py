@@ -39,6 +39,8 @@ from posttrain.training.source import Source
 from posttrain.training.tracking import build_trackers
 
 EMBEDDED = "embedded"
+SAMPLES = "samples.jsonl"
+"""What method sample leaves behind."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -111,7 +113,7 @@ class Run:
     def finished(self) -> bool:
         """Whether this run has ended: its last file is there."""
         last = "evaluation.json" if self.recipe.evaluation is not None else "model"
-        return (self.folder / last).exists()
+        return (self.folder / last).exists() or (self.folder / SAMPLES).exists()
 
     # -- where things are
 
