@@ -55,7 +55,7 @@ def rewarded(count: int, seed: int = 0) -> list[dict[str, Any]]:
         for r in sums(count, seed)
         for k in ("good", "bad")
     ]
-    return rows + [{**rows[0], "completion": " 1", "reward": 0.0}, {**rows[0], "reward": None}]
+    return [*rows, {**rows[0], "completion": " 1", "reward": 0.0}, {**rows[0], "reward": None}]
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:

@@ -69,9 +69,8 @@ def label_preferences(
                 (p, a, b) for p, (a, b) in zip(part, texts, strict=True) if a.strip() != b.strip() and a.strip() and b.strip()
             ]
             equal += len(part) - len(kept)
-            verdicts = (
-                voice.prefer([p.example.prompt for p, _, _ in kept], *([t[i] for t in kept] for i in (1, 2))) if kept else []
-            )
+            asked_of = [p.example.prompt for p, _, _ in kept]
+            verdicts = voice.prefer(asked_of, [a for _, a, _ in kept], [b for _, _, b in kept]) if kept else []
             for (p, a, b), x in zip(kept, verdicts, strict=True):
                 if max(x, 1 - x) < min_probability:
                     unsure += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from typing import Any, Literal
 
 import numpy as np
@@ -125,16 +126,16 @@ def _best_of(
     for name in ("N", "KL bound", "gold reward", "95% interval", "score", "best possible"):
         table.add_column(name)
     for point in curve:
-        table.add_row(str(point["n"]), f"{point['kl']:.3f}", f"{point['gold']:.3f}", f"{point['low']:.3f} to {point['high']:.3f}",
-                      f"{point['score']:.3f}", f"{point['ceiling']:.3f}")  # fmt: skip
+        interval = f"{point['low']:.3f} to {point['high']:.3f}"
+        numbers = [f"{point[name]:.3f}" for name in ("kl", "gold", "score", "ceiling")]
+        table.add_row(str(point["n"]), *numbers[:2], interval, *numbers[2:])
     run.console.print(table)
     run.console.print(
         f"best of {num_samples} against one sample: {gained.estimate:+.3f} [{gained.low:+.3f}, {gained.high:+.3f}], "
         f"p = {gained.p_value:.2g}, on {gained.n} problems",
         highlight=False,
     )
-    return {"problems": int(whole.sum()), "left_out": int((~whole).sum()), "curve": curve,
-            "gain": {"estimate": gained.estimate, "low": gained.low, "high": gained.high, "p_value": gained.p_value}}  # fmt: skip
+    return {"problems": int(whole.sum()), "left_out": int((~whole).sum()), "curve": curve, "gain": asdict(gained)}
 
 
 def _plain(value: Any) -> Any:

@@ -142,8 +142,8 @@ def _write(run: Run, rows: list[dict[str, Any]], counts: dict[str, int], labelle
     write_text_whole(run.folder / "labels.json", json.dumps(told, indent=1))
     write_text_whole(run.folder / SAMPLES, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     run.console.print(
-        f"{len(rows)} solutions ({told['correct']:.0%} right) with {len(flat)} steps (mean label {told['mean_label']:.2f}) written "
-        f"to {run.folder / SAMPLES}; {told['num_tokens']} tokens sampled, {labeller.num_tokens} of them in "
+        f"{len(rows)} solutions ({told['correct']:.0%} right) with {len(flat)} steps (mean label {told['mean_label']:.2f}) "
+        f"written to {run.folder / SAMPLES}; {told['num_tokens']} tokens sampled, {labeller.num_tokens} of them in "
         f"{labeller.num_samples} rollouts",
         highlight=False,
         soft_wrap=True,
