@@ -10,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from posttrain.data.forest import TokenSequence
-from posttrain.data.formats import Item, RowFormat, detect_format, normalise
+from posttrain.data.formats import RowFormat, detect_format, normalise
+from posttrain.data.item import Item
 from posttrain.data.templates import Tokenized, TrainOn, encode_messages, encode_pair, encode_step, encode_text
 from posttrain.errors import DataError
 from posttrain.types import Message

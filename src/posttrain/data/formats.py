@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from posttrain.data.item import Item, Row, messages_of, rest_of, text_of, text_or_messages, tools_of
 from posttrain.errors import DataError
-from posttrain.types import Message, Text
-
-Row = Mapping[str, Any]
+from posttrain.types import Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,39 +18,6 @@ class RowFormat:
 
     name: str
     reason: str
-
-
-@dataclass(slots=True)
-class Item:
-    """A row in one shape. Which fields are set depends on the format.
-
-    text: plain text. prompt, completion: text or messages. chosen, rejected: completions. label: desirable or not.
-    prefix: steps that chosen and rejected go on from. reference: the third text of a triple. completions, rewards: of a
-    listwise row, higher is better. steps, step_labels: of a stepwise row, labels from 0 to 1. reward: of a rewarded row, None
-    where it has none. tools: JSON schemas. answer: the gold answer. margin: of a preference. probability: that the chosen
-    completion is the better one.
-    columns: everything else, by name. row: name for messages.
-    """
-
-    row: str
-    text: str | None = None
-    prompt: Text | None = None
-    completion: Text | None = None
-    chosen: Text | None = None
-    rejected: Text | None = None
-    label: bool | None = None
-    prefix: str | None = None
-    reference: Text | None = None
-    steps: list[str] = field(default_factory=list)
-    step_labels: list[float] = field(default_factory=list)
-    completions: list[Text] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
-    reward: float | None = None
-    tools: list[Any] | None = None
-    answer: Any = None
-    margin: float | None = None
-    probability: float | None = None
-    columns: dict[str, Any] = field(default_factory=dict)
 
 
 # Format -> columns that make it. The first whose columns are all there is taken, so that richer formats come first.
@@ -79,20 +44,6 @@ _FORMATS: list[tuple[str, frozenset[str]]] = [
     ("prompt-only", frozenset({"prompt"})),
     ("text", frozenset({"text"})),
 ]
-
-_ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "model": "assistant",
-    "function_call": "assistant",
-    "observation": "tool",
-    "tool": "tool",
-    "function": "tool",
-    "system": "system",
-    "developer": "system",
-}
 
 
 def detect_format(rows: Sequence[Row]) -> RowFormat:
@@ -128,88 +79,23 @@ def normalise(row: Row, form: RowFormat, name: str) -> Item:
         raise DataError(f"row {name}: not a {form.name} row ({type(error).__name__}: {error})") from error
 
 
-def _text(row: Row, column: str, name: str, *, empty: bool = False) -> str:
-    value = row.get(column)
-    if not isinstance(value, str):
-        kind = "missing" if value is None else f"{type(value).__name__}, not text"
-        raise DataError(f"row {name}: column {column!r} is {kind}")
-    if not value.strip() and not empty:
-        raise DataError(f"row {name}: column {column!r} is empty")
-    return value
-
-
-def _text_or_messages(row: Row, column: str, name: str) -> Text:
-    value = row.get(column)
-    if isinstance(value, str) or value is None:
-        return _text(row, column, name)
-    return _messages(value, column, name)
-
-
-def _messages(value: Any, column: str, name: str) -> list[Message]:
-    if not isinstance(value, list) or not value:
-        raise DataError(f"row {name}: column {column!r} must be text or a list of messages, not {value!r:.80}")
-    out: list[Message] = []
-    for number, message in enumerate(value):
-        if not isinstance(message, Mapping):
-            raise DataError(f"row {name}: {column}[{number}] is {message!r:.60}, not a message {{role, content}}")
-        raw_role = message.get("role", message.get("from"))
-        role = _ROLES.get(str(raw_role))
-        if role is None:
-            raise DataError(f"row {name}: {column}[{number}] has the role {raw_role!r}; known are {', '.join(_ROLES)}")
-        content = message.get("content", message.get("value"))
-        # Message lists that went through Arrow carry every key of every message, as None.
-        kept = {k: v for k, v in message.items() if k not in ("role", "from", "content", "value") and v is not None}
-        made: Message = {"role": role, "content": "" if content is None else content, **kept}
-        if raw_role == "function_call":
-            made = {"role": role, "content": "", "tool_calls": _calls(content, name)}
-        if content is None and "tool_calls" not in made:
-            raise DataError(f"row {name}: {column}[{number}] has no content")
-        out.append(made)
-    return out
-
-
-def _calls(content: Any, name: str) -> list[dict[str, Any]]:
-    try:
-        calls = json.loads(content) if isinstance(content, str) else content
-    except json.JSONDecodeError as error:
-        raise DataError(f"row {name}: a function_call is not valid JSON: {content!r:.80}") from error
-    calls = calls if isinstance(calls, list) else [calls]
-    return [{"type": "function", "function": {"name": c["name"], "arguments": c.get("arguments", {})}} for c in calls]
-
-
-def _tools(row: Row, name: str) -> list[Any] | None:
-    tools = row.get("tools")
-    if isinstance(tools, str):
-        if not tools.strip():
-            return None
-        try:
-            tools = json.loads(tools)
-        except json.JSONDecodeError as error:
-            raise DataError(f"row {name}: column 'tools' is not valid JSON") from error
-    return tools or None
-
-
-def _rest(row: Row, *used: str) -> dict[str, Any]:
-    return {k: v for k, v in row.items() if k not in used}
-
-
 def _chat(row: Row, column: str, name: str) -> Item:
     """A whole conversation: everything up to the last assistant turn is prompt, all of it is kept together."""
-    messages = _messages(row[column], column, name)
+    messages = messages_of(row[column], column, name)
     system = row.get("system")
     if isinstance(system, str) and system and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": system}, *messages]
     if not any(m["role"] == "assistant" for m in messages):
         raise DataError(f"row {name}: the conversation has no assistant turn, so there is nothing to learn")
-    return Item(name, completion=messages, tools=_tools(row, name), columns=_rest(row, column, "tools", "system"))
+    return Item(name, completion=messages, tools=tools_of(row, name), columns=rest_of(row, column, "tools", "system"))
 
 
 def _prompt_completion(row: Row, name: str) -> Item:
-    prompt, completion = _text_or_messages(row, "prompt", name), _text_or_messages(row, "completion", name)
+    prompt, completion = text_or_messages(row, "prompt", name), text_or_messages(row, "completion", name)
     if isinstance(prompt, str) != isinstance(completion, str):
         raise DataError(f"row {name}: prompt and completion must both be text or both be messages")
-    columns = _rest(row, "prompt", "completion", "label", "tools")
-    return Item(name, prompt=prompt, completion=completion, tools=_tools(row, name), columns=columns)
+    columns = rest_of(row, "prompt", "completion", "label", "tools")
+    return Item(name, prompt=prompt, completion=completion, tools=tools_of(row, name), columns=columns)
 
 
 def _unpaired(row: Row, name: str) -> Item:
@@ -231,8 +117,8 @@ def _rewarded(row: Row, name: str) -> Item:
 
 
 def _preference(row: Row, name: str) -> Item:
-    chosen, rejected = _text_or_messages(row, "chosen", name), _text_or_messages(row, "rejected", name)
-    prompt = _text_or_messages(row, "prompt", name) if row.get("prompt") is not None else None
+    chosen, rejected = text_or_messages(row, "chosen", name), text_or_messages(row, "rejected", name)
+    prompt = text_or_messages(row, "prompt", name) if row.get("prompt") is not None else None
     if prompt is None and isinstance(chosen, list) and isinstance(rejected, list):
         shared = 0
         while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
@@ -241,13 +127,13 @@ def _preference(row: Row, name: str) -> Item:
     margin, probability = (float(row[k]) if row.get(k) is not None else None for k in ("margin", "probability"))
     if probability is not None and not 0 <= probability <= 1:
         raise DataError(f"row {name}: probability is {probability}; it must be from 0 to 1: that the chosen one is better")
-    columns = _rest(row, "prompt", "chosen", "rejected", "margin", "probability")
+    columns = rest_of(row, "prompt", "chosen", "rejected", "margin", "probability")
     return Item(name, prompt=prompt, chosen=chosen, rejected=rejected, margin=margin, probability=probability, columns=columns)
 
 
 def _triple(row: Row, name: str) -> Item:
     item = _preference(row, name)
-    item.reference = _text_or_messages(row, "reference", name)
+    item.reference = text_or_messages(row, "reference", name)
     if isinstance(item.reference, str) != isinstance(item.chosen, str):
         raise DataError(f"row {name}: chosen, rejected and reference must all be text or all be messages")
     return item
@@ -262,17 +148,17 @@ def _step_preference(row: Row, name: str) -> Item:
             raise DataError(f"row {name}: chosen and rejected of a step preference must be text, the next step alone")
         item.prefix = prefix
         return item
-    chosen, rejected = (_text(row, column, name).splitlines(keepends=True) for column in ("full_chosen", "full_rejected"))
+    chosen, rejected = (text_of(row, column, name).splitlines(keepends=True) for column in ("full_chosen", "full_rejected"))
     shared = 0
     while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
         shared += 1
     return Item(
         name,
-        prompt=_text_or_messages(row, "prompt", name),
+        prompt=text_or_messages(row, "prompt", name),
         prefix=prefix + "".join(chosen[:shared]),
         chosen=chosen[shared],
         rejected=rejected[shared],
-        columns=_rest(row, "prompt", "initial_reason_steps", "full_chosen", "full_rejected"),
+        columns=rest_of(row, "prompt", "initial_reason_steps", "full_chosen", "full_rejected"),
     )
 
 
@@ -284,7 +170,7 @@ def _stepwise(row: Row, name: str) -> Item:
         raise DataError(f"row {name}: the label {wrong[0]:g} is neither true nor false nor a share from 0 to 1")
     if empty := [i for i, step in enumerate(steps) if not isinstance(step, str) or not step.strip()]:
         raise DataError(f"row {name}: completions[{empty[0]}] is {steps[empty[0]]!r}; a step is text that is not empty")
-    return Item(name, prompt=_text_or_messages(row, "prompt", name), steps=steps, step_labels=labels)
+    return Item(name, prompt=text_or_messages(row, "prompt", name), steps=steps, step_labels=labels)
 
 
 def _listwise(row: Row, name: str) -> Item:
@@ -297,16 +183,16 @@ def _listwise(row: Row, name: str) -> Item:
         raise DataError(f"row {name}: {column} are {row[column]}; each must be a finite number")
     return Item(
         name,
-        prompt=_text_or_messages(row, "prompt", name),
-        completions=[_text_or_messages({"completions": t}, "completions", name) for t in texts],
+        prompt=text_or_messages(row, "prompt", name),
+        completions=[text_or_messages({"completions": t}, "completions", name) for t in texts],
         rewards=numbers,
-        columns=_rest(row, "prompt", "completions", "rewards", "scores", "ranks"),
+        columns=rest_of(row, "prompt", "completions", "rewards", "scores", "ranks"),
     )
 
 
 def _alpaca_prompt(row: Row, name: str) -> list[Message]:
     given = row.get("input")
-    text = _text(row, "instruction", name) + (f"\n{given}" if isinstance(given, str) and given.strip() else "")
+    text = text_of(row, "instruction", name) + (f"\n{given}" if isinstance(given, str) and given.strip() else "")
     messages: list[Message] = []
     if isinstance(row.get("system"), str) and row["system"]:
         messages.append({"role": "system", "content": row["system"]})
@@ -323,8 +209,8 @@ _ALPACA = ("instruction", "input", "output", "system", "history", "chosen", "rej
 
 
 def _alpaca(row: Row, name: str) -> Item:
-    answer = _assistant(_text(row, "output", name))
-    return Item(name, prompt=_alpaca_prompt(row, name), completion=answer, columns=_rest(row, *_ALPACA))
+    answer = _assistant(text_of(row, "output", name))
+    return Item(name, prompt=_alpaca_prompt(row, name), completion=answer, columns=rest_of(row, *_ALPACA))
 
 
 def _alpaca_unpaired(row: Row, name: str) -> Item:
@@ -334,20 +220,20 @@ def _alpaca_unpaired(row: Row, name: str) -> Item:
 
 
 def _alpaca_preference(row: Row, name: str) -> Item:
-    chosen, rejected = _assistant(_text(row, "chosen", name)), _assistant(_text(row, "rejected", name))
-    return Item(name, prompt=_alpaca_prompt(row, name), chosen=chosen, rejected=rejected, columns=_rest(row, *_ALPACA))
+    chosen, rejected = _assistant(text_of(row, "chosen", name)), _assistant(text_of(row, "rejected", name))
+    return Item(name, prompt=_alpaca_prompt(row, name), chosen=chosen, rejected=rejected, columns=rest_of(row, *_ALPACA))
 
 
 def _sharegpt_preference(row: Row, name: str) -> Item:
-    prompt = _messages(row["conversations"], "conversations", name)
+    prompt = messages_of(row["conversations"], "conversations", name)
     chosen = row["chosen"] if isinstance(row["chosen"], list) else [row["chosen"]]
     rejected = row["rejected"] if isinstance(row["rejected"], list) else [row["rejected"]]
     return Item(
         name,
         prompt=prompt,
-        chosen=_messages(chosen, "chosen", name),
-        rejected=_messages(rejected, "rejected", name),
-        columns=_rest(row, "conversations", "chosen", "rejected"),
+        chosen=messages_of(chosen, "chosen", name),
+        rejected=messages_of(rejected, "rejected", name),
+        columns=rest_of(row, "conversations", "chosen", "rejected"),
     )
 
 
@@ -355,18 +241,18 @@ def _verl(row: Row, name: str) -> Item:
     answer = row["reward_model"].get("ground_truth")
     if answer is None:
         raise DataError(f"row {name}: reward_model has no ground_truth")
-    columns = {**_rest(row, "prompt", "reward_model"), "ground_truth": answer}
-    return Item(name, prompt=_text_or_messages(row, "prompt", name), answer=answer, columns=columns)
+    columns = {**rest_of(row, "prompt", "reward_model"), "ground_truth": answer}
+    return Item(name, prompt=text_or_messages(row, "prompt", name), answer=answer, columns=columns)
 
 
 def _prompt_only(row: Row, name: str) -> Item:
-    columns = _rest(row, "prompt")
-    prompt = _text_or_messages(row, "prompt", name)
-    return Item(name, prompt=prompt, answer=row.get("answer"), tools=_tools(row, name), columns=columns)
+    columns = rest_of(row, "prompt")
+    prompt = text_or_messages(row, "prompt", name)
+    return Item(name, prompt=prompt, answer=row.get("answer"), tools=tools_of(row, name), columns=columns)
 
 
 def _question_answer(row: Row, name: str) -> Item:
-    question, answer = _text(row, "question", name), str(row["answer"])
+    question, answer = text_of(row, "question", name), str(row["answer"])
     if not answer.strip():
         raise DataError(f"row {name}: column 'answer' is empty")
     return Item(
@@ -374,12 +260,12 @@ def _question_answer(row: Row, name: str) -> Item:
         prompt=f"{question}\n",
         completion=answer,
         answer=answer,
-        columns=_rest(row, "question", "answer"),
+        columns=rest_of(row, "question", "answer"),
     )
 
 
 _READERS: dict[str, Any] = {
-    "text": lambda row, name: Item(name, text=_text(row, "text", name), columns=_rest(row, "text")),
+    "text": lambda row, name: Item(name, text=text_of(row, "text", name), columns=rest_of(row, "text")),
     "messages": lambda row, name: _chat(row, "messages", name),
     "sharegpt": lambda row, name: _chat(row, "conversations", name),
     "prompt-completion": _prompt_completion,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -10,11 +11,12 @@ import numpy as np
 
 from posttrain.data.encode import Encoded, Truncation, cut, encode_items
 from posttrain.data.forest import TokenSequence
-from posttrain.data.formats import Item, RowFormat, detect_format, normalise
+from posttrain.data.formats import RowFormat, detect_format, normalise
+from posttrain.data.item import Item
 from posttrain.errors import DataError
 from posttrain.types import Text
 
-Kind = Literal["pairs", "listwise", "scored", "labelled", "process"]
+Kind = Literal["pairs", "listwise", "rewarded", "labelled", "process"]
 """What is known: a better and a worse completion, several in order, a number, right or wrong, or that of each step."""
 
 _KINDS: dict[str, Kind] = {
@@ -22,7 +24,7 @@ _KINDS: dict[str, Kind] = {
     "alpaca preference": "pairs",
     "sharegpt preference": "pairs",
     "listwise": "listwise",
-    "rewarded": "scored",
+    "rewarded": "rewarded",
     "unpaired preference": "labelled",
     "alpaca unpaired preference": "labelled",
     "stepwise": "process",
@@ -35,6 +37,46 @@ class EncodedScores(Encoded):
 
     kind: Kind = "pairs"
     trees: list[list[TokenSequence]] = field(default_factory=list)
+
+
+def reshaped(rows: Sequence[dict[str, Any]], kind: Kind) -> list[dict[str, Any]]:
+    """Rows of prompt, completion and reward as rows of another kind; the completions of a prompt are put together.
+
+    pairs: the best with the worst, the second best with the second worst, and so on while their rewards differ. listwise: all
+    of a prompt. labelled: right or wrong, by rewards of 1 and 0. Rows without a reward are left out.
+
+    Raises:
+        DataError: a reward that is neither 1 nor 0 where it should be a label; no two completions to compare.
+    """
+    known = [row for row in rows if row.get("reward") is not None]
+    if kind == "rewarded":
+        return known
+    if kind == "labelled":
+        if wrong := [row["reward"] for row in known if row["reward"] not in (0, 1)]:
+            raise DataError(
+                f"a reward is {wrong[0]!r}; where rewards are labels they must be 0 or 1 (else use loss regression)"
+            )
+        return [{"prompt": r["prompt"], "completion": r["completion"], "label": bool(r["reward"])} for r in known]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in known:
+        groups.setdefault(json.dumps(row["prompt"]), []).append(row)
+    made: list[dict[str, Any]] = []
+    for group in groups.values():
+        ordered = sorted(group, key=lambda row: -float(row["reward"]))
+        if ordered[0]["reward"] == ordered[-1]["reward"]:
+            continue
+        prompt, name = group[0]["prompt"], str(group[0].get("id", len(made)))
+        if kind == "listwise":
+            texts, rewards = [r["completion"] for r in group], [r["reward"] for r in group]
+            made.append({"prompt": prompt, "completions": texts, "rewards": rewards, "id": name})
+            continue
+        for good, bad in zip(ordered, ordered[::-1], strict=True):
+            if good["reward"] <= bad["reward"]:
+                break
+            made.append({"prompt": prompt, "chosen": good["completion"], "rejected": bad["completion"], "id": name})
+    if not made:
+        raise DataError("no prompt has two completions with different rewards, so that nothing can be compared")
+    return made
 
 
 def kind_of(form: RowFormat) -> Kind:
@@ -80,10 +122,10 @@ def encode_scores(
         parts.append(_parts(normalise(row, form, str(row.get("id", number))), separator))
     sequences = encode_items((part for row in parts for part in row), tokenizer)
     texts = PieceTexts(tokenizer)
-    for some in parts:
+    for of_row in parts:
         tree = [_score_at(sequence, item, encoded.kind, every_token, separator, texts) for item, sequence in
-                (next(sequences) for _ in some)]  # fmt: skip
-        name = some[0].columns["row"]
+                (next(sequences) for _ in of_row)]  # fmt: skip
+        name = of_row[0].columns["row"]
         longest = max(len(s.ids) for s in tree)
         if longest > max_length and truncation == "error":
             raise DataError(f"row {name} has {longest} tokens, max_length is {max_length}; raise it, or set truncation")
@@ -113,6 +155,8 @@ class PieceTexts:
     def __call__(self, ids: Sequence[int]) -> list[str]:
         """The pieces of some ids."""
         fresh = sorted({int(i) for i in ids} - self._known.keys())
+        if not fresh:
+            return [self._known[int(i)] for i in ids]
         alone = self._tokenizer.batch_decode([[i] for i in fresh], skip_special_tokens=True)
         # Many tokenizers drop the space that a text begins with; behind its like a token keeps it.
         twice = self._tokenizer.batch_decode([[i, i] for i in fresh], skip_special_tokens=True)
@@ -144,21 +188,26 @@ def step_ends(texts: Sequence[str], separator: str) -> list[int]:
     return ends
 
 
-def encode_scored(
-    prompts: Sequence[Text], completions: Sequence[Text], tokenizer: Any, *, separator: str | None = None
-) -> list[TokenSequence]:
-    """Prompts and completions that are to be scored: at the last token, or (separator) at the last token of each step."""
-    texts = PieceTexts(tokenizer)
+def encode_completions(prompts: Sequence[Text], completions: Sequence[Text], tokenizer: Any) -> list[TokenSequence]:
+    """Prompts with their completions, as ended: sequences that stop where the completion does, whose mask is the completion."""
     items = [Item(str(i), prompt=p, completion=c) for i, (p, c) in enumerate(zip(prompts, completions, strict=True))]
-    found = []
-    for _, sequence in encode_items(items, tokenizer):
-        places = np.flatnonzero(sequence.loss_mask)
-        ids = sequence.ids[: places[-1] + 1]
-        ends = [len(ids) - 1]
-        if separator is not None:
-            ends = [places[0] + end for end in step_ends(texts(ids[places[0] :].tolist()), separator)] or ends
-        found.append(TokenSequence(ids, np.isin(np.arange(len(ids)), ends), row=sequence.row))
-    return found
+    return [_to_the_end(sequence) for _, sequence in encode_items(items, tokenizer)]
+
+
+def scored_places(sequence: TokenSequence, separator: str | None, texts: PieceTexts) -> np.ndarray:
+    """Where a sequence is scored: at its last token or, with a separator, at the last token of each step of its completion."""
+    if separator is not None:
+        first = int(np.flatnonzero(sequence.loss_mask)[0])
+        ends = step_ends(texts(sequence.ids[first:].tolist()), separator)
+        if ends:
+            return first + np.array(ends)
+    return np.array([len(sequence.ids) - 1])
+
+
+def _to_the_end(sequence: TokenSequence) -> TokenSequence:
+    """The sequence up to the last token of its completion: what a template writes behind it would be read in its stead."""
+    stop = int(np.flatnonzero(sequence.loss_mask)[-1]) + 1
+    return TokenSequence(sequence.ids[:stop], sequence.loss_mask[:stop], row=sequence.row)
 
 
 def _parts(item: Item, separator: str) -> list[Item]:
@@ -176,6 +225,8 @@ def _parts(item: Item, separator: str) -> list[Item]:
         if item.label is None and item.reward is None:
             raise DataError(f"row {item.row} has no reward; leave it out, or give it a number")
         known = [(item.completion, {"label": float(item.label)} if item.label is not None else {"reward": item.reward})]
+        if item.label is None and item.reward is None:
+            raise DataError(f"row {item.row} has no reward; leave it out")
     parts = []
     for number, (text, values) in enumerate(known):
         shape: dict[str, Any] = {"completion": text}
@@ -197,8 +248,8 @@ def _joined(item: Item, separator: str) -> str:
     for number, step in enumerate(steps):
         if separator in step:
             raise DataError(
-                f"row {item.row}: completions[{number}] holds the separator {separator!r}, so that its label fits no step; "
-                "set step_separator to a text that stands in no step"
+                f"row {item.row}: completions[{number}] holds the step separator {separator!r}, so that its label fits "
+                "no step; set step_separator to a text that stands in no step"
             )
     return separator.join(steps)
 
@@ -206,30 +257,26 @@ def _joined(item: Item, separator: str) -> str:
 def _score_at(
     sequence: TokenSequence, item: Item, kind: Kind, every_token: bool, separator: str, texts: PieceTexts
 ) -> TokenSequence:
-    """The sequence up to the last token of its completion, with labels where tokens have them; its mask is the completion."""
-    places = np.flatnonzero(sequence.loss_mask)
-    if not len(places):
+    """The sequence up to the end of its completion with what is known of it; its mask is the completion, or its steps' ends."""
+    if not sequence.loss_mask.any():
         return sequence
-    # What a template writes behind the end of the turn would be read in the turn's stead.
-    ids, mask = sequence.ids[: places[-1] + 1], sequence.loss_mask[: places[-1] + 1]
+    sequence = _to_the_end(sequence)
     known = item.columns["known"]
-    streams: dict[str, np.ndarray] = {}
-    values = {k: float(v) for k, v in known.items() if k in ("margin", "probability", "reward", "label")}
+    sequence.values = {k: float(v) for k, v in known.items() if k in ("margin", "probability", "reward", "label")}
     if kind == "process":
-        first = places[0]
-        ends = step_ends(texts(ids[first:].tolist()), separator)
-        if len(ends) != len(known["steps"]):
+        places = scored_places(sequence, separator, texts)
+        if len(places) != len(known["steps"]):
             raise DataError(
-                f"row {item.row}: {len(known['steps'])} labels but {len(ends)} steps between separators {separator!r}; a step "
-                "must be text that the tokenizer keeps"
+                f"row {item.row}: {len(known['steps'])} labels but {len(places)} steps between separators {separator!r}; a "
+                "step must be text that the tokenizer keeps"
             )
-        mask, labels = np.zeros(len(ids), dtype=bool), np.zeros(len(ids))
-        mask[first + np.array(ends)] = True
-        labels[first + np.array(ends)] = known["steps"]
-        streams["labels"] = labels
+        sequence.loss_mask = np.isin(np.arange(len(sequence.ids)), places)
+        labels = np.zeros(len(sequence.ids), dtype=np.float32)
+        labels[places] = known["steps"]
+        sequence.streams["labels"] = labels
     elif every_token and "label" in known:
-        streams["labels"] = np.full(len(ids), known["label"])
-    return TokenSequence(ids, mask, streams, values, item.row)
+        sequence.streams["labels"] = np.full(len(sequence.ids), known["label"], dtype=np.float32)
+    return sequence
 
 
 def _last_alone(sequence: TokenSequence) -> TokenSequence:

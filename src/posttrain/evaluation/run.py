@@ -184,20 +184,23 @@ def evaluate_search(
     sampling: Sampling,
     seed: int,
     value: Callable[[Sequence[tuple[int, ...]]], list[float]] | None = None,
+    score: Callable[[Example, list[str]], list[float]] | None = None,
 ) -> Evaluation:
     """Judge what a search strategy chooses.
 
     Args:
         strategy: bound to its settings. inputs: its positional parameters. name: for the record.
         value: a critic's values of states, for strategies that ask for them.
+        score: what the strategy is guided by; None: the task's own verdict, an oracle.
     """
     scorer = _Scorer(task)
     example_of = {ids: example for example, ids in prompts}
+    judge = score or (lambda example, texts: [float(task.score(t, example)) for t in texts])
     given = {
         "prompts": [ids for _, ids in prompts],
         "generate": Sampler(engine, decode, sampling, [example_seed(seed, e) for e, _ in prompts]),
         "extract": scorer.answer,
-        "score": lambda ids, texts: [float(task.score(t, example_of[ids])) for t in texts],
+        "score": lambda ids, texts: judge(example_of[ids], texts),
         "value": value,
         "decode": lambda ids: decode(Sample(list(ids), [], [], "stop")),
     }

@@ -15,12 +15,14 @@ from posttrain.losses.inputs import Metrics, PerGroup, PerPair, PerSequence, Per
 from posttrain.registry import losses
 
 
+def _levels(scores: Tensor) -> Metrics:
+    return dict.fromkeys(("min_reward", "mean_reward", "max_reward"), scores.detach())
+
+
 def _told(chosen: Tensor, rejected: Tensor) -> Metrics:
     """What every loss of pairs tells (TRL's names). A tie is no success."""
     c, r = chosen.detach(), rejected.detach()
-    both = torch.cat([c, r])
-    told = dict.fromkeys(("min_reward", "mean_reward", "max_reward"), both)
-    return {**told, "accuracy": (c > r).to(c.dtype), "margin": c - r}
+    return {**_levels(torch.cat([c, r])), "accuracy": (c > r).to(c.dtype), "margin": c - r}
 
 
 @losses.register
@@ -65,15 +67,13 @@ def plackett_luce(score, reward, group) -> tuple[PerGroup, Metrics]:
     total = torch.zeros(int(group.max()) + 1, dtype=values.dtype, device=values.device).index_add(0, group, values)
     found = score.detach()
     right = (found[:, None] > found[None, :]).to(found.dtype)[below]
-    told = dict.fromkeys(("min_reward", "mean_reward", "max_reward"), found)
-    return total, {**told, "accuracy": right}
+    return total, {**_levels(score), "accuracy": right}
 
 
 @losses.register
 def regression(score, reward) -> tuple[PerSequence, Metrics]:
     """Regression of a number that is known for each completion: l = (score - reward)^2."""
-    found = score.detach()
-    return (score - reward).square(), dict.fromkeys(("min_reward", "mean_reward", "max_reward"), found)
+    return (score - reward).square(), _levels(score)
 
 
 @losses.register
@@ -106,6 +106,5 @@ def process(scores, labels, *, positive_weight: float = 1.0) -> tuple[PerToken, 
 
 def _bce(scores: Tensor, labels: Tensor, positive_weight: float) -> tuple[Tensor, Metrics]:
     value = -positive_weight * labels * logsigmoid(scores) - (1 - labels) * logsigmoid(-scores)
-    found = scores.detach()
-    told = dict.fromkeys(("min_reward", "mean_reward", "max_reward"), found)
-    return value, {**told, "accuracy": ((found > 0) == (labels > 0.5)).to(found.dtype)}
+    right = (scores.detach() > 0) == (labels > 0.5)
+    return value, {**_levels(scores), "accuracy": right.to(scores.dtype)}

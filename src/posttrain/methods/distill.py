@@ -9,7 +9,8 @@ from posttrain import registry
 from posttrain.config import Component, DataConfig, ModelConfig, SamplingConfig
 from posttrain.data.encode import Encoded
 from posttrain.data.forest import Batch, Tree
-from posttrain.data.formats import Item, detect_format, normalise
+from posttrain.data.formats import detect_format, normalise
+from posttrain.data.item import Item
 from posttrain.data.preview import preview
 from posttrain.data.rows import load_rows
 from posttrain.data.stream import DataSource

@@ -16,11 +16,14 @@ from posttrain.evaluation.run import Evaluation, compare, evaluate, evaluate_sea
 from posttrain.methods.prompting import encode_prompts, make_sampling, make_task
 from posttrain.methods.run import Run
 from posttrain.models.language_model import LanguageModel
+from posttrain.rewards.base import RewardSet
 from posttrain.training.checkpoint import write_text_whole
 
 
-def evaluate_model(run: Run, model: LanguageModel, search: Component | None = None) -> Evaluation:
-    """Measure a model as the recipe's `evaluation` says, and write evaluation.json."""
+def evaluate_model(
+    run: Run, model: LanguageModel, search: Component | None = None, scorer: RewardSet | None = None
+) -> Evaluation:
+    """Measure a model as the recipe's `evaluation` says, and write evaluation.json. scorer: what guides the search."""
     config = run.recipe.evaluation
     if config is None:
         raise ConfigError("missing key 'evaluation': which task to measure the model on")
@@ -41,6 +44,7 @@ def evaluate_model(run: Run, model: LanguageModel, search: Component | None = No
         result = evaluate_search(
             engine, prompts, task, decode, strategy, inputs, name=search.name, sampling=sampling, seed=config.seed,
             value=model.critic.at_ends if model.critic is not None else None,
+            score=scorer.score if scorer is not None else None,
         )  # fmt: skip
     values = {**result.to_json(), "seconds": time.perf_counter() - started}
     write_text_whole(run.folder / "evaluation.json", json.dumps(values))

@@ -10,7 +10,7 @@ import numpy as np
 from posttrain.config import Component, DataConfig, ModelConfig
 from posttrain.data.encode import Encoded, encode_rows
 from posttrain.data.forest import TokenSequence
-from posttrain.data.formats import Item
+from posttrain.data.item import Item
 from posttrain.data.preview import preview
 from posttrain.data.rows import load_rows
 from posttrain.data.stream import DataSource

@@ -7,7 +7,8 @@ from typing import Any, Literal
 from posttrain.config import Component, DataConfig
 from posttrain.data.encode import Encoded, encode_items, encode_rows
 from posttrain.data.forest import Batch, Tree
-from posttrain.data.formats import Item, RowFormat
+from posttrain.data.formats import RowFormat
+from posttrain.data.item import Item
 from posttrain.data.preview import preview
 from posttrain.data.rows import load_rows
 from posttrain.data.stream import DataSource

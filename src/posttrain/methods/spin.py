@@ -7,7 +7,7 @@ from typing import Any, Literal
 from posttrain.config import Component, SamplingConfig
 from posttrain.data.encode import encode_items
 from posttrain.data.forest import TokenSequence
-from posttrain.data.formats import Item
+from posttrain.data.item import Item
 from posttrain.data.templates import as_messages
 from posttrain.errors import ConfigError, DataError
 from posttrain.methods.comparing import ReferencePlan

@@ -74,6 +74,12 @@ class RewardSet:
             known = [(self._functions[n][0], v) for n, v in rollout.rewards.items() if v is not None]
             rollout.reward = sum(w * v for w, v in known) if known and rollout.error is None else None
 
+    def score(self, example: Example, texts: Sequence[str]) -> list[float]:
+        """Rewards of some completions of one prompt, as a search asks for them; the lowest number where there is none."""
+        rollouts = [Rollout(Sample([], [], [], "stop"), text) for text in texts]
+        self.reward([RolloutGroup(example, (), rollouts)])
+        return [-math.inf if r.reward is None else r.reward for r in rollouts]
+
     def _watch(self, name: str, failed: int, total: int, values: Sequence[float | str | None]) -> None:
         if not failed:
             return
@@ -126,7 +132,7 @@ class RewardSet:
     def _inputs(self, function: Callable[..., Any], pairs: Sequence[tuple[Example, Rollout]]) -> dict[str, Any]:
         known: dict[str, Any] = {
             "prompts": [e.prompt for e, _ in pairs],
-            "completions": [_as_completion(e.prompt, r.text) for e, r in pairs],
+            "completions": [as_completion(e.prompt, r.text) for e, r in pairs],
             "completion_ids": [r.sample.ids for _, r in pairs],
             "answer": [e.answer for e, _ in pairs],
             "examples": [e for e, _ in pairs],
@@ -153,8 +159,8 @@ class RewardSet:
     def self_test(self, examples: Sequence[Example]) -> None:
         """Try every reward on known answers before the first step.
 
-        A reward may carry `known_answers`: (completion, answer, expected) cases, which must come out exactly; or `check`,
-        called with its settings in place of a trial where that would have to load a model. The reward
+        A reward may carry `known_answers`: (completion, answer, expected) cases, which must come out exactly; or `check`, which
+        is called with its settings where a trial would have to load a model. The reward
         "task" must give 1 for reference completions and 0 for the empty one. All others are called once, and must return
         finite numbers.
 
@@ -197,7 +203,7 @@ async def _awaited(value: Any) -> Any:
     return await value
 
 
-def _as_completion(prompt: Text, text: str) -> Text:
+def as_completion(prompt: Text, text: str) -> Text:
     """Text for text prompts, one assistant message for chat prompts, as TRL's rewards expect."""
     return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
 

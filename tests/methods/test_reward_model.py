@@ -1,0 +1,279 @@
+"""Models of scores as whole runs: what they learn, what they leave for transformers, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
+
+from posttrain.errors import ConfigError, DataError, ModelError
+
+
+def sums(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Additions with a right and a wrong worked completion of the same shape."""
+    draw = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        a, b = draw.randint(0, 20), draw.randint(0, 20)
+        wrong = a + b + draw.choice([-2, -1, 1, 2])
+        rows.append(
+            {"prompt": f"Q: {a}+{b}\nA:", "good": f" {a}+{b}={a + b}\n#### {a + b}", "bad": f" {a}+{b}={wrong}\n#### {wrong}"}
+        )
+    return rows
+
+
+def pairs(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    return [{"prompt": r["prompt"], "chosen": r["good"], "rejected": r["bad"]} for r in sums(count, seed)]
+
+
+def labelled(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    return [
+        {"prompt": r["prompt"], "completion": r[k], "label": k == "good"} for r in sums(count, seed) for k in ("good", "bad")
+    ]
+
+
+def stepwise(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """The last step copies the number before it and is right if that is."""
+    return [
+        {"prompt": r["prompt"], "completions": r[k].split("\n"), "labels": [k == "good"] * 2}
+        for r in sums(count, seed)
+        for k in ("good", "bad")
+    ]
+
+
+def rewarded(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    rows = [
+        {"prompt": r["prompt"], "completion": r[k], "reward": float(k == "good")}
+        for r in sums(count, seed)
+        for k in ("good", "bad")
+    ]
+    return [*rows, {**rows[0], "completion": " 1", "reward": 0.0}, {**rows[0], "reward": None}]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return str(path)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+LISTWISE = [
+    {"prompt": r["prompt"], "completions": [r["bad"], r["good"], " 1"], "ranks": [2, 1, 3]} for r in sums(8)
+]  # fmt: skip
+KINDS: list[tuple[str, list[dict[str, Any]], list[str], str]] = [
+    ("bradley_terry", pairs(8), [], "sequence"),
+    ("plackett_luce", LISTWISE, [], "sequence"),
+    ("outcome", labelled(8), [], "token"),
+    ("binary", labelled(8), ["binary"], "sequence"),
+    ("process", stepwise(8), [], "token"),
+    ("regression", rewarded(8), [], "sequence"),
+    ("plackett_luce", rewarded(8), ["plackett_luce"], "sequence"),
+    ("bradley_terry", rewarded(8), ["bradley_terry"], "sequence"),
+    ("outcome", rewarded(8), ["outcome"], "token"),
+]
+
+
+@pytest.mark.parametrize(("loss", "rows", "losses", "per"), KINDS, ids=[f"{k[0]}-{i}" for i, k in enumerate(KINDS)])
+def test_every_kind_of_rows_trains_and_is_measured(
+    run_recipe: Callable[..., Path], tmp_path: Path, loss: str, rows: list[dict[str, Any]], losses: list[str], per: str
+) -> None:
+    data = {"path": write(tmp_path / "rows.jsonl", rows), "max_masked": 0.9}
+    raw = {"losses": losses} if losses else {}
+    folder = run_recipe(method="reward_model", data=data, eval_data=data, batch_size=4, max_steps=12, learning_rate=3e-3, **raw)
+    metrics = lines(folder / "metrics.jsonl")
+    assert metrics[0]["eval_loss"] > metrics[-1]["eval_loss"]
+    assert metrics[0]["eval_min_reward"] == metrics[0]["eval_max_reward"] == 0.0  # a fresh head
+    assert {"loss", "min_reward", "mean_reward", "max_reward", "grad_norm"} <= metrics[-1].keys()
+    if loss != "regression":
+        assert 0 <= metrics[-1]["eval_accuracy"] <= 1
+    config = json.loads((folder / "model" / "config.json").read_text())
+    assert config["architectures"][0].endswith("ForSequenceClassification" if per == "sequence" else "ForTokenClassification")
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_what_it_leaves_gives_the_same_scores_in_transformers(
+    run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path, lora: bool
+) -> None:
+    """The held-out accuracy and margin, from the saved folder by transformers, one batch with padding."""
+    rows = pairs(12)
+    data = write(tmp_path / "pairs.jsonl", rows)
+    model = {"path": str(tiny_folder), "dtype": "float32", **({"lora": {"r": 4}} if lora else {})}
+    folder = run_recipe(
+        method="reward_model", model=model, data=data, eval_data=data, batch_size=6, max_steps=6, learning_rate=1e-2
+    )
+    told = lines(folder / "metrics.jsonl")[-1]
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    assert tokenizer.chat_template and tokenizer.pad_token_id != tokenizer.eos_token_id
+    if lora:
+        from peft import PeftModel
+
+        base = AutoModelForSequenceClassification.from_pretrained(tiny_folder, num_labels=1)
+        theirs: Any = PeftModel.from_pretrained(base, folder / "model").eval()
+    else:
+        theirs = AutoModelForSequenceClassification.from_pretrained(folder / "model").eval()
+    texts = [r["prompt"] + r[k] + tokenizer.eos_token for r in rows for k in ("chosen", "rejected")]
+    with torch.no_grad():
+        scores = theirs(**tokenizer(texts, padding=True, return_tensors="pt")).logits[:, 0].view(-1, 2)
+    assert told["eval_margin"] == pytest.approx(float((scores[:, 0] - scores[:, 1]).mean()), abs=1e-5)
+    assert told["eval_accuracy"] == pytest.approx(float((scores[:, 0] > scores[:, 1]).float().mean()), abs=1e-6)
+
+
+def test_a_process_model_in_transformers(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    from posttrain.rewards.model import reward_model
+
+    rows = stepwise(6)
+    folder = run_recipe(
+        method="reward_model", data=write(tmp_path / "rows.jsonl", rows), batch_size=6, max_steps=6, learning_rate=1e-2
+    )
+    theirs = AutoModelForTokenClassification.from_pretrained(folder / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    prompts, texts = [r["prompt"] for r in rows], ["\n".join(r["completions"]) for r in rows]
+    expected = []
+    for prompt, text in zip(prompts, texts, strict=True):
+        ids = tokenizer(prompt)["input_ids"] + tokenizer(text + tokenizer.eos_token, add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            expected.append(float(theirs(input_ids=torch.tensor([ids])).logits[0, -1, 0].sigmoid()))
+    assert reward_model(prompts, texts, path=str(folder / "model"), device="cpu") == pytest.approx(expected, abs=1e-5)
+    reward_model.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_resume_is_exact(run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path, lora: bool) -> None:
+    from posttrain.methods.run import Interrupted
+    from posttrain.training import hooks
+
+    data = write(tmp_path / "pairs.jsonl", pairs(12))
+    model = {"path": str(tiny_folder), "dtype": "float32", **({"lora": {"r": 2}} if lora else {})}
+    raw = {
+        "method": "reward_model",
+        "model": model,
+        "data": data,
+        "batch_size": 4,
+        "max_steps": 6,
+        "learning_rate": 1e-3,
+        "eval_data": data,
+    }
+    whole = run_recipe(**raw, output=str(tmp_path / "whole"))
+    write_metrics = hooks.MetricsWriter.__call__
+
+    def stop(self: Any, step: int, metrics: dict[str, float]) -> None:
+        write_metrics(self, step, metrics)
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(hooks.MetricsWriter, "__call__", stop)
+        run_recipe(**raw, output=str(tmp_path / "half"))
+    half = run_recipe(**raw, output=str(tmp_path / "half"), resume=True)
+    times = ("step_time", "tokens_per_second")
+    kept = [[{k: v for k, v in row.items() if k not in times} for row in lines(f / "metrics.jsonl")] for f in (whole, half)]
+    assert kept[0] == kept[1] and len(kept[0]) == 7
+    name = "adapter_model.safetensors" if lora else "model.safetensors"
+    assert (whole / "model" / name).read_bytes() == (half / "model" / name).read_bytes()
+
+
+def test_a_score_model_is_trained_on(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    """From the model of one run to the next: its scores are where they were."""
+    data = write(tmp_path / "pairs.jsonl", pairs(8))
+    raw = {"method": "reward_model", "data": data, "eval_data": data, "batch_size": 8, "max_steps": 3, "learning_rate": 1e-2}
+    first = run_recipe(**raw, output=str(tmp_path / "first"))
+    second = run_recipe(**raw, model={"path": str(first / "model"), "dtype": "float32"}, output=str(tmp_path / "second"))
+    end, start = lines(first / "metrics.jsonl")[-1], lines(second / "metrics.jsonl")[0]
+    assert start["eval_loss"] == pytest.approx(end["eval_loss"], abs=1e-6) and start["eval_margin"] != 0
+
+
+def test_margins_and_soft_labels_reach_the_loss(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    import math
+
+    rows = [{**r, "margin": 2.0, "probability": 0.75} for r in pairs(4)]
+    data = write(tmp_path / "pairs.jsonl", rows)
+    for number, (loss, expected) in enumerate(
+        (("bradley_terry", math.log1p(math.exp(2))), ("soft_bradley_terry", math.log(2)))
+    ):
+        folder = run_recipe(
+            method="reward_model", data=data, losses=[loss], batch_size=4, max_steps=1, output=str(tmp_path / f"r{number}")
+        )
+        assert lines(folder / "metrics.jsonl")[0]["loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_chat_pairs_are_scored_at_the_end_of_the_turn(tiny_tokenizer: Any) -> None:
+    from posttrain.data.scored import encode_scores
+
+    user = {"role": "user", "content": "hi"}
+    row = {
+        "prompt": [user],
+        "chosen": [{"role": "assistant", "content": "hello"}],
+        "rejected": [{"role": "assistant", "content": "no"}],
+    }
+    encoded = encode_scores([row], tiny_tokenizer)
+    rendered = tiny_tokenizer.apply_chat_template([user, *row["chosen"]], tokenize=False).rstrip()
+    chosen = encoded.sequences[0]
+    assert tiny_tokenizer.decode(chosen.ids) == rendered and chosen.loss_mask.sum() == 1 and chosen.loss_mask[-1]
+    whole = encode_scores([{"chosen": "Human: a Assistant: b", "rejected": "Human: a Assistant: c"}], tiny_tokenizer)
+    assert [s.loss_mask.sum() for s in whole.sequences] == [1, 1]  # a dialogue in one text needs no prompt
+
+
+def test_what_is_refused(run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path) -> None:
+    def refused(error: type[Exception], message: str, rows: list[dict[str, Any]], **more: Any) -> None:
+        data = {"path": write(tmp_path / "rows.jsonl", rows), **more.pop("data", {})}
+        with pytest.raises(error, match=message):
+            run_recipe(method="reward_model", data=data, **more)
+        assert not (tmp_path / "run").exists()
+
+    same = {"prompt": "a", "chosen": "b", "rejected": "b"}
+    refused(DataError, "2 of 5 rows have equal completions", [*pairs(3), same, same])
+    refused(DataError, "no row is left to learn from: of 1 rows 1 have equal", [same])
+    refused(DataError, "column 'rejected' is empty", [*pairs(3), {**same, "rejected": ""}])
+    refused(DataError, "says nothing about which completion is good", [{"prompt": "a", "completion": "b"}])
+    refused(DataError, "every label is 1: from one class alone", [r for r in labelled(4) if r["label"]])
+    refused(DataError, "every label is 1", [r for r in stepwise(4) if all(r["labels"])])
+    refused(DataError, "2 completions but 1 labels", [{**stepwise(1)[0], "labels": [True]}])
+    refused(DataError, "neither true nor false nor a share", [{**stepwise(1)[0], "labels": [True, 2]}])
+    refused(
+        DataError,
+        r"completions\[1\] holds the step separator",
+        [{"prompt": "a", "completions": ["x", "y\nz"], "labels": [1, 0]}],
+    )
+    refused(DataError, r"completions\[1\] is ' '", [{"prompt": "a", "completions": ["x", " "], "labels": [1, 0]}])
+    refused(DataError, "3 completions but 2 ranks", [{**LISTWISE[0], "ranks": [1, 2]}])
+    refused(DataError, "equal rewards", [{**LISTWISE[0], "ranks": [1, 1, 1]}])
+    refused(DataError, "probability is 1.5", [{**pairs(1)[0], "probability": 1.5}])
+    refused(DataError, "a reward is 0.5", [{**r, "reward": 0.5} for r in rewarded(2)], losses=["outcome"])
+    refused(DataError, "no prompt has two completions", [{**rewarded(1)[0], "id": "x"}], losses=["bradley_terry"])
+    refused(DataError, "row 0 has .* tokens, max_length is 8", pairs(2), data={"max_length": 8, "truncation": "error"})
+    refused(ConfigError, "'dpo' needs 'chosen', which a score model", pairs(2), losses=["dpo"])
+    refused(ConfigError, "'plackett_luce' needs 'reward'.*is 'bradley_terry'", pairs(2), losses=["plackett_luce"])
+    refused(ConfigError, "train_on", pairs(2), data={"train_on": "last"})
+    refused(ConfigError, "step_separator: it is empty", pairs(2), step_separator="")
+    others = write(tmp_path / "others.jsonl", labelled(2))
+    refused(ConfigError, "eval_data: rows of format unpaired preference", pairs(2), eval_data=others)
+    several = AutoModelForSequenceClassification.from_pretrained(tiny_folder, num_labels=3)
+    several.save_pretrained(tmp_path / "three")
+    AutoTokenizer.from_pretrained(tiny_folder).save_pretrained(tmp_path / "three")
+    refused(ModelError, "has 3 labels; a score is one number", pairs(2), model={"path": str(tmp_path / "three")})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "goal"), [("pairs", 0.8), ("labelled", 0.7), ("stepwise", 0.7)])
+def test_it_learns_arithmetic(run_recipe: Callable[..., Path], tmp_path: Path, kind: str, goal: float) -> None:
+    """From the embedded model: held-out pairs of right and wrong sums, and labels of sums, where chance is one half (seed 0)."""
+    make = {"pairs": pairs, "labelled": labelled, "stepwise": stepwise}[kind]
+    folder = run_recipe(
+        method="reward_model", model={"path": "embedded", "dtype": "float32"}, data=write(tmp_path / "rows.jsonl", make(250)),
+        eval_data=write(tmp_path / "held.jsonl", make(60, seed=1)), batch_size=16 if kind == "pairs" else 32, num_train_epochs=5,
+        learning_rate=3e-4,
+    )  # fmt: skip
+    metrics = lines(folder / "metrics.jsonl")
+    assert metrics[0]["eval_accuracy"] == pytest.approx(0.5) and metrics[-1]["eval_accuracy"] > goal
+    if kind != "pairs":
+        assert metrics[-1]["eval_auc"] > goal
