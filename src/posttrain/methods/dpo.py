@@ -12,6 +12,7 @@ from posttrain.data.rows import load_rows
 from posttrain.data.stream import DataSource
 from posttrain.data.templates import template_fingerprint
 from posttrain.errors import ConfigError
+from posttrain.losses.inputs import ROLLOUT_INPUTS
 from posttrain.methods.evaluating import evaluate_model
 from posttrain.methods.prompting import context_length
 from posttrain.methods.run import Run, TrainingJob
@@ -41,7 +42,7 @@ def dpo(
     """
     context = context_length(run)
     encoded = _encode(run, data, context)
-    objective = Objective(losses, roles=("chosen", "rejected"), accuracy=True)
+    objective = Objective(losses, roles=("chosen", "rejected"), accuracy=True, lacks=ROLLOUT_INPUTS)
     source = DataSource(_pairs(encoded), batch_size=batch_size, seed=run.recipe.seed, whole=objective.whole)
     steps = run.steps_for(source.steps_per_epoch)
     others = _encode(run, run.recipe.eval_data, context) if run.recipe.eval_data else None
