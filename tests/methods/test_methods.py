@@ -15,9 +15,9 @@ from posttrain.errors import (
     CheckpointError,
     ConfigError,
     DataError,
+    MissingDependency,
     ModelError,
     RewardError,
-    MissingDependency,
     TemplateError,
     TrainingDiverged,
 )
