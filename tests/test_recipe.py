@@ -52,6 +52,17 @@ def test_round_trip_through_yaml() -> None:
         ({"method": "grp"}, "unknown method 'grp': did you mean 'grpo'"),
         ({"task": {"name": "arithmetc"}}, "unknown task 'arithmetc': did you mean 'arithmetic'"),
         ({"lr_scheduler_type": "cosin"}, "did you mean 'cosine'"),
+        ({"advantage": "group_men"}, "unknown advantage 'group_men': did you mean 'group_mean'"),
+        ({"advantage": {"name": "group_mean", "scal": "none"}}, "has no setting 'scal': did you mean 'scale'"),
+        ({"evaluation": {"task": "sorting", "num_samples": 0}}, "num_examples and num_samples must be at least 1"),
+        ({"seed": -1}, "seed: -1 must not be negative"),
+        ({"method": "sft", "data": {"path": "d", "limit": 0}}, "data.limit: 0 leaves no row"),
+        ({"method": "sft", "data": {"path": "d", "max_length": -5}}, "data.max_length: -5 tokens hold nothing"),
+        ({"method": "sft", "data": {"path": "d", "max_masked": 2}}, "data.max_masked: 2.0 is no share"),
+        (
+            {"method": "evaluate", "evaluation": {"task": "sorting"}, "search": "majority_vot"},
+            "unknown search strategy 'majority_vot': did you mean 'majority_vote'",
+        ),
     ],
 )
 def test_wrong_recipes_are_refused_with_a_way_out(change: dict[str, Any], message: str) -> None:

@@ -282,6 +282,8 @@ def _check_components(recipe: Recipe) -> None:
         ("rewards", registry.rewards, recipe.rewards),
         ("task", registry.tasks, [recipe.task] if recipe.task else []),
         ("evaluation.task", registry.tasks, [recipe.evaluation.task] if recipe.evaluation else []),
+        ("advantage", registry.advantages, [recipe.settings["advantage"]] if recipe.settings.get("advantage") else []),
+        ("search", registry.searches, [recipe.settings["search"]] if recipe.settings.get("search") else []),
     ):
         for item in items:
             known.check(item.name, item.settings, where)
@@ -303,6 +305,17 @@ def _check_numbers(recipe: Recipe) -> None:
             raise ConfigError(f"{name}: {getattr(recipe, name)} must be at least 0 and below 1")
     if recipe.max_steps is not None and recipe.max_steps < 1:
         raise ConfigError(f"max_steps: {recipe.max_steps} must be at least 1; leave it out to train num_train_epochs")
+    for where, data in (("data", recipe.data), ("eval_data", recipe.eval_data)):
+        if data is not None and data.limit is not None and data.limit < 1:
+            raise ConfigError(f"{where}.limit: {data.limit} leaves no row; leave it out to read them all")
+        if data is not None and data.max_length is not None and data.max_length < 2:
+            raise ConfigError(f"{where}.max_length: {data.max_length} tokens hold nothing to predict; it must be at least 2")
+        if data is not None and not 0 <= data.max_masked <= 1:
+            raise ConfigError(f"{where}.max_masked: {data.max_masked} is no share; it must be from 0 to 1")
+    if recipe.evaluation is not None and min(recipe.evaluation.num_examples, recipe.evaluation.num_samples) < 1:
+        raise ConfigError("evaluation: num_examples and num_samples must be at least 1")
+    if recipe.seed < 0:
+        raise ConfigError(f"seed: {recipe.seed} must not be negative")
     sampling = [recipe.settings.get("sampling"), recipe.evaluation.sampling if recipe.evaluation else None]
     for item in (s for s in sampling if isinstance(s, SamplingConfig)):
         if item.temperature < 0 or not 0 < item.top_p <= 1 or not 0 <= item.min_p < 1 or item.top_k < 0:

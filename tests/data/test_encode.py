@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from posttrain.data.encode import encode_rows
+from posttrain.data.formats import rows_to_imitate
 from posttrain.data.preview import coloured, histogram, preview
 from posttrain.data.rows import load_rows
 from posttrain.errors import DataError
@@ -51,6 +52,28 @@ def test_what_is_trained_by_format(tiny_tokenizer: Any) -> None:
     assert trained({"prompt": turns[:3], "completion": turns[3:]}, "all_assistant") == "b<|end|>d<|end|>"
     assert trained({"text": "xyz"}) == "xyz<|end|>"
     assert trained(PAIR, "everything") == "abcdefgh<|end|>"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, r"format preference \(columns .*pairs are for method dpo"),
+        ({"prompt": "a", "completions": ["b"], "labels": [True]}, "format stepwise .*judge of steps"),
+        ({"prompt": "a", "reward_model": {"ground_truth": "b"}}, "format verl .*method grpo"),
+        ({"prompt": "a", "answer": "b"}, "format prompt-only .*method grpo"),
+        ({"prompt": "a", "completion": "b", "label": False}, "none is desirable"),
+    ],
+)
+def test_formats_without_a_completion_say_what_they_are_for(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        rows_to_imitate([row])
+
+
+def test_undesirable_completions_are_not_imitated() -> None:
+    rows = [{"prompt": "a", "completion": str(i), "label": i % 2 == 0} for i in range(4)]
+    assert rows_to_imitate(rows) == rows[::2] and rows_to_imitate([PAIR]) == [PAIR]
+    tagged = [{"instruction": "a", "output": str(i), "kto_tag": bool(i)} for i in range(2)]
+    assert rows_to_imitate(tagged) == tagged[1:]
 
 
 def test_packing_keeps_every_sequence(tiny_tokenizer: Any) -> None:

@@ -97,6 +97,30 @@ def test_messages_may_be_left_out_or_weighed() -> None:
     assert "weights" not in encode_messages(tokenizer, chat("a", "b")).streams
 
 
+def test_a_prompt_that_merges_with_the_turn_is_tokenised_apart() -> None:
+    """The prompt ends in "he" and the turn begins with "ll": one token in the whole text, two when the model is asked."""
+    plain = "{% for m in messages %}{{ 'U:' + m.content + '\\n' if m.role == 'user' else 'he' + m.content + '</s>' }}{% endfor %}{% if add_generation_prompt %}{{ 'he' }}{% endif %}"
+    tokenizer = make(plain)
+    turns = chat("a", "llo", "b", "llb")
+    sequence = encode_messages(tokenizer, turns)
+    assert trained_text(tokenizer, sequence) == "llo</s>llb</s>"
+    assert tokenizer.decode(sequence.ids) == "U:a\nhello</s>U:b\nhellb</s>"
+    prompt = encode_prompt(tokenizer, turns[:1])
+    assert sequence.ids[: len(prompt)].tolist() == prompt and sequence.loss_mask[len(prompt)]
+    last = encode_messages(tokenizer, turns, train_on="last")
+    prompt = encode_prompt(tokenizer, turns[:3])
+    assert last.ids[: len(prompt)].tolist() == prompt and int(last.loss_mask.argmax()) == len(prompt)
+
+
+def test_a_template_that_loses_tool_calls_is_refused() -> None:
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Bern"}}}
+    turns: list[Message] = [*chat("weather?"), {"role": "assistant", "content": "", "tool_calls": [call]}]
+    with pytest.raises(TemplateError, match="row 3: turn 1 calls the tool 'weather', but the chat template writes"):
+        encode_messages(make(CHATML), turns, row="3")
+    writes = CHATML.replace("m.content +", "m.content + (m.tool_calls | tojson if m.tool_calls else '') +")
+    assert "Bern" in trained_text(make(writes), encode_messages(make(writes), turns))
+
+
 def test_template_errors() -> None:
     with pytest.raises(TemplateError, match="no chat template"):
         encode_messages(make(None), chat("a", "b"))

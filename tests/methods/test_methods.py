@@ -15,6 +15,7 @@ from posttrain.errors import (
     CheckpointError,
     ConfigError,
     DataError,
+    MissingDependency,
     ModelError,
     RewardError,
     TemplateError,
@@ -183,7 +184,11 @@ def test_bad_rows(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
         "row 1: column 'completion' is missing",
         path=write(path, [{"prompt": "a", "completion": "b"}, {"prompt": "a"}]),
     )
-    sft(DataError, "row 0 has no completion to learn from", path=write(path, [{"prompt": "a", "answer": "b"}]))
+    sft(
+        DataError,
+        "format prompt-only .*without a completion to learn from; prompts are for sampling",
+        path=write(path, [{"prompt": "a", "answer": "b"}]),
+    )
     sft(
         DataError,
         "no row has a trained token",
@@ -199,6 +204,16 @@ def test_bad_rows(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
         path=write(path, [{"prompt": "a", "completion": "b"}]),
         max_length=9999,
     )
+
+
+def test_what_cannot_work_is_refused_before_anything_is_written(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    def sft(error: type[Exception], message: str, **raw: Any) -> None:
+        refused(run_recipe, tmp_path, error, message, method="sft", task=TASK, **raw)
+        assert not (tmp_path / "run").exists()
+
+    sft(ConfigError, "losses: 'clipped' needs 'advantages', which this method's data do not carry", losses=["nll", "clipped"])
+    sft(ConfigError, "unknown tracker 'wandbb': did you mean 'wandb'", report_to=["wandbb"])
+    sft(MissingDependency, "trackio is not installed", report_to=["trackio"])
 
 
 def test_bad_models(run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path) -> None:

@@ -65,6 +65,33 @@ def detect_format(rows: Sequence[Row]) -> RowFormat:
     )
 
 
+# Formats without a completion to imitate -> what they are for.
+_NOT_IMITATED = {
+    "prompt-only": "prompts are for sampling: method grpo with task: {name: jsonl, path: ...}",
+    "verl": "prompts are for sampling: method grpo with task: {name: jsonl, path: ...}",
+    "stepwise": "labelled steps teach a judge of steps, not a writer",
+}
+
+
+def rows_to_imitate(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows that fine-tuning imitates: all of them, of unpaired preferences the desirable ones alone.
+
+    Raises:
+        DataError: the format has no completion to imitate; says what it is for.
+    """
+    form = detect_format(rows)
+    paired = "preference" in form.name and "unpaired" not in form.name
+    use = "pairs are for method dpo" if paired else _NOT_IMITATED.get(form.name)
+    if use is not None:
+        raise DataError(f"the rows are of format {form.name} ({form.reason}), without a completion to learn from; {use}")
+    if "unpaired" not in form.name:
+        return list(rows)
+    desirable = [row for row in rows if row.get("label", row.get("kto_tag")) not in (False, 0)]
+    if not desirable:
+        raise DataError(f"the rows are of format {form.name} and none is desirable, so there is nothing to imitate")
+    return desirable
+
+
 def normalise(row: Row, form: RowFormat, name: str) -> Item:
     """A row in one shape.
 

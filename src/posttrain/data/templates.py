@@ -156,19 +156,14 @@ def encode_messages(
     """
     plain = [{k: v for k, v in m.items() if k not in ("train", "weight")} for m in messages]
     full = render(tokenizer, plain, tools=tools)
-    ids, offsets = _with_offsets(tokenizer, full)
-    mask = np.zeros(len(ids), dtype=bool)
-    weights = np.ones(len(ids), dtype=np.float32)
     turns = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
-    if train_on == "everything":
-        mask[1:] = True
-        turns = []
-    elif train_on == "last":
-        turns = turns[-1:]
-    for i in turns:
-        if messages[i].get("train") is False or messages[i].get("weight") == 0:
-            continue
-        first, stop = _turn_span(tokenizer, plain, i, full, tools, row)
+    turns = {"everything": [], "last": turns[-1:]}.get(train_on, turns)
+    turns = [i for i in turns if messages[i].get("train") is not False and messages[i].get("weight") != 0]
+    spans = [_turn_span(tokenizer, plain, i, full, tools, row) for i in turns]
+    ids, offsets = _with_offsets(tokenizer, full, [first for first, _ in spans])
+    mask = np.full(len(ids), train_on == "everything")
+    weights = np.ones(len(ids), dtype=np.float32)
+    for i, (first, stop) in zip(turns, spans, strict=True):
         inside = (offsets[:, 0] >= first) & (offsets[:, 1] <= stop) & (offsets[:, 1] > offsets[:, 0])
         mask |= inside
         weights[inside] = float(messages[i].get("weight", 1.0))
@@ -187,6 +182,7 @@ def _turn_span(
     _check_prefix(through, full, f"the conversation through turn {i}", "the whole conversation", row)
     # White space that the template puts after its terminator belongs to nobody: the model has stopped before it.
     written = through[len(before) :]
+    _check_calls(messages[i], written, f"row {row}: turn {i}")
     kept = written.rstrip() if _ends_in_terminator(tokenizer, written.rstrip()) else written
     return len(before), len(before) + len(kept)
 
@@ -203,6 +199,16 @@ def _ends_in_terminator(tokenizer: Any, text: str) -> bool:
     return any(text.endswith(str(token)) for token in tokenizer.all_special_tokens)
 
 
+def _check_calls(message: Message, written: str, where: str) -> None:
+    names = [str(call.get("function", call).get("name")) for call in message.get("tool_calls") or []]
+    lost = [name for name in names if name not in written]
+    if lost:
+        raise TemplateError(
+            f"{where} calls the tool {lost[0]!r}, but the chat template writes the turn without it: {written!r:.80}. "
+            "Set model.chat_template to a template that writes tool calls"
+        )
+
+
 def _check_prefix(shorter: str, longer: str, what: str, of: str, row: str) -> None:
     if longer.startswith(shorter):
         return
@@ -215,11 +221,22 @@ def _check_prefix(shorter: str, longer: str, what: str, of: str, row: str) -> No
     )
 
 
-def _with_offsets(tokenizer: Any, text: str) -> tuple[list[int], np.ndarray]:
+def _with_offsets(tokenizer: Any, text: str, borders: Sequence[int]) -> tuple[list[int], np.ndarray]:
+    """Ids and the characters [first, stop) of each.
+
+    Where a token would reach over a border (the start of a trained turn), the text is tokenised apart there, as it is when
+    the model is asked to continue the prompt.
+    """
     if not tokenizer.is_fast:
         raise TemplateError("chat messages need a fast tokenizer, which tells where each token stands in the text")
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    return list(encoded["input_ids"]), np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+    ids, offsets = list(encoded["input_ids"]), np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+    crossed = next((b for b in borders if ((offsets[:, 0] < b) & (b < offsets[:, 1])).any()), None)
+    if crossed is None:
+        return ids, offsets
+    before, before_offsets = _with_offsets(tokenizer, text[:crossed], [b for b in borders if b < crossed])
+    after, after_offsets = _with_offsets(tokenizer, text[crossed:], [b - crossed for b in borders if b > crossed])
+    return before + after, np.concatenate([before_offsets, after_offsets + crossed])
 
 
 def decode_completion(tokenizer: Any, sample: Sample) -> str:

@@ -55,6 +55,9 @@ MODEL_INPUTS = frozenset({"logprobs", "entropy", "ref_logprobs", "teacher_logpro
 SCORE_INPUTS = frozenset({"scores", "values"})
 """Inputs that a score model computes."""
 
+ROLLOUT_INPUTS = frozenset({"old_logprobs", "engine_logprobs", "advantages", "returns", "old_values"})
+"""Inputs that only sampled and credited completions carry."""
+
 _SUMS = {
     "logprob": "logprobs", "ref_logprob": "ref_logprobs", "old_logprob": "old_logprobs", "engine_logprob": "engine_logprobs",
 }  # fmt: skip

@@ -10,6 +10,7 @@ from posttrain.data.forest import Batch, Tree
 from posttrain.data.preview import preview
 from posttrain.data.stream import DataSource
 from posttrain.errors import ConfigError
+from posttrain.losses.inputs import ROLLOUT_INPUTS
 from posttrain.methods.comparing import (
     ReferencePlan,
     check_carried,
@@ -61,7 +62,12 @@ def dpo(
     """
     encoded = encode_data(run, data, encode_pairs)
     objective = Objective(
-        losses, roles=encoded.roles, accuracy=True, tail_weight=tail_weight, on_policy_weight=on_policy_weight
+        losses,
+        roles=encoded.roles,
+        accuracy=True,
+        tail_weight=tail_weight,
+        on_policy_weight=on_policy_weight,
+        lacks=ROLLOUT_INPUTS,
     )
     plan = ReferencePlan(cache_reference, reference_every, reference_mix)
     plan.check(run, objective)

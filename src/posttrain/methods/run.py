@@ -36,7 +36,7 @@ from posttrain.training.loop import State, train
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Optimizer
 from posttrain.training.progress import Progress
-from posttrain.training.tracking import build_trackers
+from posttrain.training.tracking import build_trackers, check_trackers
 
 EMBEDDED = "embedded"
 SAMPLES = "samples.jsonl"
@@ -83,6 +83,7 @@ class Run:
 
     def job(self) -> Job:
         """Prepare: all checks that need no weights are made here."""
+        check_trackers(self.recipe.report_to)
         entry = registry.methods.entry(self.recipe.method)
         known = {f.name for f in dataclasses.fields(Recipe)}
         settings = {k: getattr(self.recipe, k) if k in known else self.recipe.settings[k] for k in entry.settings}

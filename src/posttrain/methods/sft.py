@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from posttrain.config import Component, DataConfig
 from posttrain.data.encode import Encoded, encode_items, encode_rows
 from posttrain.data.forest import Batch, Tree
-from posttrain.data.formats import RowFormat
+from posttrain.data.formats import RowFormat, rows_to_imitate
 from posttrain.data.item import Item
 from posttrain.data.preview import preview
 from posttrain.data.rows import load_rows
 from posttrain.data.stream import DataSource
 from posttrain.data.templates import template_fingerprint
 from posttrain.errors import ConfigError, DataError
+from posttrain.losses.inputs import ROLLOUT_INPUTS
 from posttrain.methods.evaluating import evaluate_model
 from posttrain.methods.prompting import context_length, make_task
 from posttrain.methods.run import Run, TrainingJob
@@ -41,7 +43,7 @@ def sft(
     context = context_length(run)  # first of all: it also finds out whether there is such a model
     encoded = encode_examples(run, data, task, context)
     source = DataSource([[s] for s in encoded.sequences], batch_size=batch_size, seed=run.recipe.seed)
-    objective = Objective(losses, accuracy=True)
+    objective = Objective(losses, accuracy=True, lacks=ROLLOUT_INPUTS)
     steps = run.steps_for(source.steps_per_epoch)
     held_out = encode_examples(run, run.recipe.eval_data, None, context) if run.recipe.eval_data else None
 
@@ -92,14 +94,18 @@ def encode_examples(run: Run, data: DataConfig | None, task: Component | None, c
         if context is not None and max_length > context:
             raise ConfigError(f"data.max_length: {data.max_length} exceeds the model's context of {context}")
         rows = load_rows(run.resolve(data.path), subset=data.subset, split=data.split, limit=data.limit, columns=data.columns)
+        imitated = rows_to_imitate(rows)
         encoded = encode_rows(
-            rows,
+            imitated,
             run.tokenizer,
             train_on=data.train_on,
             max_length=max_length,
             truncation=data.truncation,
             max_masked=data.max_masked,
         )
+        if len(imitated) < len(rows):
+            left_out = f"{len(rows) - len(imitated)} undesirable rows left out"
+            encoded.form = replace(encoded.form, reason=f"{encoded.form.reason}; {left_out}")
     return encoded
 
 

@@ -46,6 +46,7 @@ class Objective:
         groups: a tree holds the completions of one prompt that are compared with each other, so that it stays whole.
         tail_weight: of the tokens by which a completion of a pair is longer than the other, in its log-probability (LD-DPO).
         on_policy_weight: multiply losses of pairs by how likely the policy is to write them (WPO), held constant.
+        lacks: inputs that the method's data do not carry; a loss that asks for one is refused here, before weights load.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Objective:
         groups: bool = False,
         tail_weight: float = 1.0,
         on_policy_weight: bool = False,
+        lacks: frozenset[str] = frozenset(),
     ) -> None:
         if not components:
             raise ConfigError("losses: at least one loss is needed; see `posttrain ls losses`")
@@ -76,6 +78,8 @@ class Objective:
         self.tail_weight, self.on_policy_weight = tail_weight, on_policy_weight
         asked = {name for term in self.terms for name in term.inputs}
         asked |= {base for name in asked for base in (base_of(name, roles),) if base}
+        for name in sorted(asked & lacks):
+            self._refuse(name)
         asked |= {"logprobs", "log_collision"} if on_policy_weight else set()
         if asked - SCORE_INPUTS & (MODEL_INPUTS | DERIVED.keys() | DISTRIBUTIONS):
             # Entropy is told in any case; only where a loss trains it does it have to carry a gradient.
@@ -171,9 +175,12 @@ class Objective:
         if asked - inputs.keys() - DISTRIBUTIONS or self.roles:
             inputs |= sequence_inputs(inputs, micro.sequence, micro.num_sequences, self.roles, self.tail_weight)
         for name in sorted(asked - inputs.keys() - DISTRIBUTIONS):
-            users = [t.name for t in self.terms if name in t.inputs]
-            raise ConfigError(f"the loss {users[0]!r} needs {name!r}, which this method's data does not carry")
+            self._refuse(name)
         return inputs
+
+    def _refuse(self, name: str) -> None:
+        users = [t.name for t in self.terms if name in {i for n in t.inputs for i in (n, base_of(n, self.roles))}]
+        raise ConfigError(f"losses: {users[0]!r} needs {name!r}, which this method's data do not carry")
 
     def _engine_gap(self, outputs: Mapping[str, Tensor], micro: Forest, metrics: Averages) -> None:
         """How far the sampler's log-probs are from the trainer's (TRL's metric names). 0 up to rounding when in step."""

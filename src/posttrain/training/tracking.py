@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +74,8 @@ def _trackio(folder: Path) -> Hook:
 _TRACKERS: dict[str, Any] = {"tensorboard": TensorBoard, "wandb": _wandb, "trackio": _trackio}
 
 
-def build_trackers(report_to: list[str], folder: Path) -> list[Hook]:
-    """The trackers that a recipe's report_to names, each once; "none" names none.
+def check_trackers(report_to: list[str]) -> None:
+    """That every tracker exists and has its library, which is not imported yet.
 
     Raises:
         ConfigError: an unknown name. MissingDependency: its library is not installed.
@@ -81,4 +83,15 @@ def build_trackers(report_to: list[str], folder: Path) -> list[Hook]:
     for name in report_to:
         if name not in _TRACKERS and name != "none":
             raise ConfigError(f"report_to: unknown tracker {name!r}: {nearest(name, [*_TRACKERS, 'none'])}")
+        if name != "none" and name not in sys.modules and find_spec(name) is None:
+            raise MissingDependency(name, name)
+
+
+def build_trackers(report_to: list[str], folder: Path) -> list[Hook]:
+    """The trackers that a recipe's report_to names, each once; "none" names none.
+
+    Raises:
+        ConfigError, MissingDependency: see `check_trackers`.
+    """
+    check_trackers(report_to)
     return [_TRACKERS[name](folder) for name in dict.fromkeys(report_to) if name != "none"]
