@@ -244,13 +244,16 @@ def import_plugin(path: Path) -> None:
 _LOSS_INPUTS = """
 logprobs old_logprobs engine_logprobs ref_logprobs teacher_logprobs entropy forward_kl reverse_kl log_collision
 distribution ref_distribution teacher_distribution advantages scores values old_values returns labels target sequence
-num_sequences logprob ref_logprob old_logprob engine_logprob length score reward label group
+num_sequences entropy_weight reward_variance logprob ref_logprob old_logprob engine_logprob length score reward label group
 chosen ref_chosen chosen_length chosen_score chosen_forward_kl rejected ref_rejected rejected_length rejected_score
 rejected_forward_kl gold ref_gold gold_length margin
 """
 
 losses = Registry("loss", "losses", "losses", frozenset(_LOSS_INPUTS.split()))
-advantages = Registry("advantage", "advantages", "advantages", frozenset({"rewards"}))
+# What each of these is: `posttrain.advantages`.
+_ADVANTAGE_INPUTS = "rewards greedy_rewards lengths reward_table reward_weights baseline token_rewards values"
+
+advantages = Registry("advantage", "advantages", "advantages", frozenset(_ADVANTAGE_INPUTS.split()))
 rewards = Registry("reward", "rewards", "rewards")
 searches = Registry("search strategy", "searches", "search", frozenset({"prompts", "generate", "extract", "score"}))
 tasks = Registry("task", "tasks", "tasks", frozenset())
