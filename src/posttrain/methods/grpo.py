@@ -32,8 +32,7 @@ def grpo(
     learning_rate: float = 1e-6,
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "constant_with_warmup",
 ) -> TrainingJob:
-    """Group relative policy optimisation with verifiable rewards (DeepSeekMath, arXiv 2402.03300), and policy gradients
-    without a critic in general.
+    """Policy gradients without a critic: group relative policy optimisation (DeepSeekMath, arXiv 2402.03300) and its kin.
 
     Each step samples num_generations completions of batch_size prompts, rewards them, gives each an advantage (by default over
     its group), and takes num_iterations * num_minibatches optimiser steps. The defaults are GRPO: group mean and standard

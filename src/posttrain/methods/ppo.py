@@ -40,7 +40,8 @@ def ppo(
 
     Each step samples completions, credits each token by generalised advantage estimation with the values of a critic, and takes
     num_iterations * num_minibatches optimiser steps on the clipped surrogate and the clipped value loss. KL to the model that
-    the run starts from is taken off the reward, token by token (credit: {kl_weight: 0} leaves it out); advantages are whitened.
+    the run starts from is taken off the reward, token by token, and advantages are whitened (credit; a recipe's
+    own replaces both).
     critic: the model that the critic starts from, with a fresh head of zeros; left out, the recipe's own model. It is trained
     beside the policy at critic_learning_rate (left out, the policy's) and saved in the folder `critic` of a checkpoint.
       A2C:   num_iterations: 1, advantage: {name: n_step, n: 5}, losses: [..., {name: entropy_bonus, weight: 0.01}]
