@@ -96,6 +96,48 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class CreditConfig:
+    """What is done to rewards and advantages beside estimating (policy gradients).
+
+    reward_clip: [low, high] that a completion's reward is kept within. whiten: advantages to mean 0 and deviation 1 over all
+    tokens of a step. kl_weight: of KL to the reference in the reward, token by token (kl_estimator; k1 is log pi - log ref);
+    with kl_target, mean nats a completion, the weight follows it at kl_gain (arXiv 1909.08593). importance_correction: what
+    becomes of tokens or sequences that the sampler's distribution made likelier or less likely than the policy: weights of at
+    most importance_clip_max, or none beyond it. top_entropy: the share of tokens, those of highest entropy, that learn (arXiv
+    2506.01939). target_entropy: nats; the loss weighted_entropy starts at entropy_weight and changes by entropy_change a step
+    (Skywork-OR1, arXiv 2505.22312).
+    """
+
+    reward_clip: list[float] | None = None
+    whiten: bool = False
+    kl_weight: float = 0.0
+    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
+    kl_target: float | None = None
+    kl_gain: float = 0.1
+    importance_correction: Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = "none"
+    importance_clip_max: float = 3.0
+    top_entropy: float = 1.0
+    target_entropy: float | None = None
+    entropy_weight: float = 0.0
+    entropy_change: float = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class TrustRegionConfig:
+    """TRPO's update in place of AdamW (arXiv 1502.05477).
+
+    max_kl: nats a token, mean over the step of KL(old || new). damping: added to the diagonal of the Fisher matrix. num_solves:
+    conjugate-gradient steps. num_backtracks: how often the step is shortened, each time by `shrink`, before it is given up.
+    """
+
+    max_kl: float = 0.01
+    damping: float = 0.1
+    num_solves: int = 10
+    num_backtracks: int = 10
+    shrink: float = 0.7
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationConfig:
     """How a model is measured: num_samples completions of each of num_examples problems of a task.
 

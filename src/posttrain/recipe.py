@@ -16,17 +16,24 @@ import yaml
 from posttrain import registry
 from posttrain.config import (
     Component,
+    CreditConfig,
     DataConfig,
     EvaluationConfig,
     LoraConfig,
     ModelConfig,
     Recipe,
     SamplingConfig,
+    TrustRegionConfig,
 )
 from posttrain.errors import ConfigError, nearest
 from posttrain.typecheck import check
 
-CLASSES = {c.__name__: c for c in (LoraConfig, ModelConfig, DataConfig, SamplingConfig, EvaluationConfig, Component)}
+CLASSES = {
+    c.__name__: c
+    for c in (
+        LoraConfig, ModelConfig, DataConfig, SamplingConfig, EvaluationConfig, Component, CreditConfig, TrustRegionConfig,
+    )
+}  # fmt: skip
 
 # Names that users of other trainers know, and where they live here.
 ALIASES = {
@@ -251,7 +258,7 @@ def component(value: Any, where: str) -> Component:
     weight = check(value.get("weight", 1.0), "float", f"{where}.weight")
     aggregation = value.get("aggregation")
     if aggregation is not None:
-        check(aggregation, "Literal['token_mean', 'sequence_mean', 'fixed_length']", f"{where}.aggregation")
+        check(aggregation, "Literal['token_mean', 'sequence_mean', 'sequence_sum', 'fixed_length']", f"{where}.aggregation")
     return Component(value["name"], rest, weight, aggregation)
 
 

@@ -246,13 +246,16 @@ logprobs old_logprobs engine_logprobs ref_logprobs teacher_logprobs entropy forw
 distribution ref_distribution teacher_distribution foreign_distribution aligned advantages scores values old_values
 returns labels target sequence num_sequences logprob ref_logprob old_logprob engine_logprob length score reward label
 group kl shift chosen ref_chosen chosen_length chosen_score chosen_forward_kl rejected ref_rejected rejected_length
-rejected_score rejected_forward_kl gold ref_gold gold_length margin probability step
+rejected_score rejected_forward_kl gold ref_gold gold_length margin probability step entropy_weight reward_variance
 """
 
 _SEARCH_INPUTS = frozenset({"prompts", "generate", "extract", "score", "value", "decode"})
 
 losses = Registry("loss", "losses", "losses", frozenset(_LOSS_INPUTS.split()))
-advantages = Registry("advantage", "advantages", "advantages", frozenset({"rewards"}))
+# What each of these is: `posttrain.advantages`.
+_ADVANTAGE_INPUTS = "rewards greedy_rewards lengths reward_table reward_weights baseline token_rewards values"
+
+advantages = Registry("advantage", "advantages", "advantages", frozenset(_ADVANTAGE_INPUTS.split()))
 rewards = Registry("reward", "rewards", "rewards")
 searches = Registry("search strategy", "searches", "search", _SEARCH_INPUTS)
 tasks = Registry("task", "tasks", "tasks", frozenset())

@@ -82,7 +82,11 @@ class Sample:
 
 @dataclass(slots=True)
 class Rollout:
-    """One completion with its credit. rewards: by reward function, None = not applicable; reward: the weighted sum."""
+    """One completion with its credit. rewards: by reward function, None = not applicable; reward: the weighted sum.
+
+    step_rewards: of rewards that judge each step of a completion, one number a step; `rewards` has their mean.
+    advantage: the mean over its tokens where those differ.
+    """
 
     sample: Sample
     text: str
@@ -90,15 +94,17 @@ class Rollout:
     reward: float | None = None
     advantage: float = 0.0
     error: str | None = None
+    step_rewards: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class RolloutGroup:
-    """The rollouts of one prompt."""
+    """The rollouts of one prompt. greedy_reward: of the completion sampled at temperature 0, where one was asked for."""
 
     example: Example
     prompt_ids: tuple[int, ...]
     rollouts: list[Rollout]
+    greedy_reward: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,10 +36,28 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("kl", {"estimator": "k1"}, {"estimator": "k1"}),
     ("kl", {"estimator": "k2"}, {"estimator": "k2"}),
     ("kl", {"estimator": "k3"}, {"estimator": "k3"}),
+    ("clipped", {"level": "sequence_token", "clip_low": 0.05}, {"level": "sequence_token", "low": 0.05, "high": 0.05}),
+    ("clipped", {"level": "sequence_sum"}, {"level": "sequence_sum"}),
+    ("surrogate", {}, {}),
+    ("sapo", {}, {}),
+    ("sapo", {"level": "sequence"}, {"level": "sequence"}),
+    ("vespo", {}, {}),
+    ("dppo", {}, {}),
+    ("dppo", {"divergence": "kl", "bound": 0.01}, {"kind": "kl", "bound": 0.01}),
+    ("opsm", {"threshold": 0.05}, {"threshold": 0.05}),
+    ("kl_corrected", {}, {}),
+    ("kl_corrected", {"level": "sequence", "estimator": "k2"}, {"level": "sequence", "estimator": "k2"}),
+    ("adaptive_entropy", {"scale": 0.5}, {"scale": 0.5}),
+    ("weighted_entropy", {}, {}),
+    ("value", {}, {"clip": 0.2}),
+    ("value", {"clip": None}, {}),
 ]
-AGGREGATIONS = ["token_mean", "sequence_mean", "fixed_length"]
-STREAMS = ("old_logprobs", "advantages")
-MODEL = ("logprobs", "entropy", "ref_logprobs")
+AGGREGATIONS = ["token_mean", "sequence_mean", "sequence_sum", "fixed_length"]
+STREAMS = (
+    "old_logprobs", "advantages", "engine_logprobs", "entropy_weight", "reward_variance", "old_values", "returns",
+)  # fmt: skip
+TRAINED = ("logprobs", "entropy", "values")
+MODEL = (*TRAINED, "ref_logprobs")
 MAX_LENGTH = 12
 
 
@@ -56,6 +74,10 @@ class Numbers:
         }
         for name in ("old_logprobs", "ref_logprobs"):
             self.table[name] = [x + np.float32(draw.normal(0, 0.3 * scale, len(x))) for x in self.table["logprobs"]]
+        for name in ("entropy_weight", "reward_variance", "old_values", "returns"):
+            self.table[name] = [np.abs(draw.normal(0.5, 0.5, n)) for n in lengths]
+        self.table["values"] = [x + draw.normal(0, 0.3, len(x)) for x in self.table["old_values"]]
+        self.table["engine_logprobs"] = [x + draw.normal(0, 0.2, len(x)) for x in self.table["old_logprobs"]]
         # streams travel as float32, so the reference has to see the same numbers
         for name in STREAMS:
             self.table[name] = [np.float32(x).astype(np.float64) for x in self.table[name]]
@@ -95,7 +117,7 @@ def value_and_gradients(
             loss, _ = objective(numbers.outputs(micro, leaves), micro, totals)
             loss.backward()
             value += float(loss.detach())
-    gradients = [x.grad.numpy() if x.grad is not None else np.zeros(len(x)) for k in ("logprobs", "entropy") for x in leaves[k]]
+    gradients = [x.grad.numpy() if x.grad is not None else np.zeros(len(x)) for k in TRAINED for x in leaves[k]]
     return value, gradients
 
 
@@ -126,7 +148,7 @@ def test_value_and_gradient_equal_the_reference(
         value, gradients = value_and_gradients(numbers, make(name, settings, aggregation), trees)
         expected = reference_value(numbers, name, theirs, aggregation, numbers)
         assert value == pytest.approx(expected, rel=1e-6, abs=1e-9)
-        flat = [(k, i) for k in ("logprobs", "entropy") for i in range(len(numbers.lengths))]
+        flat = [(k, i) for k in TRAINED for i in range(len(numbers.lengths))]
         frozen = Numbers(seed, scale)
         for (key, i), gradient in zip(flat, gradients, strict=True):
             for j in range(len(gradient)):

@@ -6,8 +6,9 @@ or the completions of one prompt where a loss compares those.
 Per target, [M]: `logprobs` (nats, with gradient), `old_logprobs`, `engine_logprobs`, `ref_logprobs`, `teacher_logprobs`,
 `entropy` (nats, with gradient), `forward_kl` KL(ref || pi) and `reverse_kl` KL(pi || ref) over the whole vocabulary (with
 gradient), `log_collision` log sum_v pi_v^2; `advantages`; `scores` (of a score model, at the target); `values` (of the critic,
-before the target), `old_values`, `returns`, `labels`; `step`, which step of its completion it is in (0, 1, ...); `target`, the
-token id; `sequence`, which sequence it belongs to.
+before the target), `old_values`, `returns`, `labels`; `entropy_weight` and `reward_variance` (of the completion's group), which
+adaptive entropy terms go by; `step`, which step of its completion it is in (0, 1, ...); `target`, the token id; `sequence`,
+which sequence it belongs to.
 Whole distributions, log-probs [M, V] given in chunks of targets: `distribution`, `ref_distribution`, `teacher_distribution`;
 `foreign_distribution` [M, V'] of a teacher with another vocabulary, which says nothing where `aligned` [M] is 0.
 Per sequence, [S]: sums over its targets `logprob`, `ref_logprob`, `old_logprob`, `engine_logprob`; `length`, its targets;

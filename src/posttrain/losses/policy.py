@@ -1,26 +1,36 @@
-"""Policy-gradient losses: the ratio level and the clip form; estimators are in `advantages`, averages in `reduce`."""
+"""Policy-gradient losses: the ratio level and the clip form; estimators are in `advantages`, averages in `reduce`.
+
+Every loss is homogeneous in the advantages, so that a weight on a token (an importance correction, a mask) is a factor on
+its advantage: see `rollouts.credit`.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from posttrain.losses.inputs import Metrics, PerToken
-from posttrain.losses.reduce import sequence_mean
+from posttrain.losses.inputs import Metrics, PerGroup, PerSequence, PerToken
+from posttrain.losses.reduce import sequence_mean, sequence_sum
 from posttrain.registry import losses
 
 
 def log_ratio(logprobs: Tensor, old_logprobs: Tensor, sequence: Tensor, num_sequences: int, level: str) -> Tensor:
-    """log pi/pi_old per target [M]: each token's own ("token"), or its sequence's mean ("sequence").
+    """log pi/pi_old per target [M].
 
-    The sequence level is the length-normalised ratio of GSPO (arXiv 2507.18071).
+    level: "token", each token's own; "sequence", its sequence's mean, the length-normalised ratio of GSPO (arXiv 2507.18071);
+    "sequence_token", the value of that with the gradient of the token's own ratio (GSPO-token, same paper), for advantages
+    that differ within a sequence; "sequence_sum", the ratio of the whole sequence's probabilities (RLOO, arXiv 2402.14740).
     """
     difference = logprobs - old_logprobs
     if level == "token":
         return difference
-    return sequence_mean(difference, sequence, num_sequences)[sequence]
+    if level == "sequence_sum":
+        return sequence_sum(difference, sequence, num_sequences)[sequence]
+    mean = sequence_mean(difference, sequence, num_sequences)[sequence]
+    return mean if level == "sequence" else mean.detach() + logprobs - logprobs.detach()
 
 
 @losses.register
@@ -31,7 +41,7 @@ def clipped(
     sequence,
     num_sequences,
     *,
-    level: Literal["token", "sequence"] = "token",
+    level: Literal["token", "sequence", "sequence_token", "sequence_sum"] = "token",
     clip_low: float = 0.2,
     clip_high: float | None = None,
     clip_max: float | None = None,
@@ -54,6 +64,23 @@ def clipped(
         low = ((ratio < 1 - clip_low) & (advantages < 0)).float()
         above = ((ratio > 1 + high) & (advantages > 0)).float()
     return loss, {"clip_ratio/low_mean": low, "clip_ratio/high_mean": above, "clip_ratio/region_mean": low + above}
+
+
+@losses.register
+def surrogate(
+    logprobs,
+    old_logprobs,
+    advantages,
+    sequence,
+    num_sequences,
+    *,
+    level: Literal["token", "sequence", "sequence_token", "sequence_sum"] = "token",
+) -> PerToken:
+    """What TRPO maximises, without a clip: l = -r A (arXiv 1502.05477). Keep the step small by trust_region.
+
+    All inputs [M] -> [M].
+    """
+    return -log_ratio(logprobs, old_logprobs, sequence, num_sequences, level).exp() * advantages
 
 
 @losses.register
@@ -81,3 +108,142 @@ def cispo(
     ratio = log_ratio(logprobs, old_logprobs, sequence, num_sequences, level).detach().exp()
     capped = (ratio > clip_max).float()
     return -ratio.clamp(max=clip_max) * advantages * logprobs, {"cispo_clip_ratio": capped}
+
+
+@losses.register
+def sapo(
+    logprobs,
+    old_logprobs,
+    advantages,
+    sequence,
+    num_sequences,
+    *,
+    level: Literal["token", "sequence"] = "token",
+    temperature_positive: float = 1.0,
+    temperature_negative: float = 1.05,
+) -> PerToken:
+    """Soft adaptive policy optimisation: a smooth gate where PPO clips (arXiv 2511.20347).
+
+    l = -(4 / t) s(t (r - 1)) A, s the logistic function, t = temperature_positive where A > 0, else temperature_negative.
+    At r = 1 the gradient is that of -r A; it fades as r leaves 1. All inputs [M] -> [M].
+    """
+    ratio = log_ratio(logprobs, old_logprobs, sequence, num_sequences, level).exp()
+    t = torch.where(advantages > 0, temperature_positive, temperature_negative).to(ratio.dtype)
+    return -4 / t * (t * (ratio - 1)).sigmoid() * advantages
+
+
+@losses.register
+def vespo(
+    logprobs,
+    old_logprobs,
+    advantages,
+    sequence,
+    num_sequences,
+    *,
+    k_positive: float = 2.0,
+    lambda_positive: float = 3.0,
+    k_negative: float = 3.0,
+    lambda_negative: float = 2.0,
+) -> PerToken:
+    """VESPO: the weight of a whole sequence, reshaped so that it fades on both sides of 1 (arXiv 2602.10693).
+
+    l = -sg[phi(w)] A log pi,  phi(w) = w^k e^{lambda (1 - w)},  log w = sum over the sequence of log r (each within +-20, the
+    sum within log 1e-8 and 20); (k, lambda) by the sign of A. phi(1) = 1. All inputs [M] -> [M].
+    """
+    total = sequence_sum((logprobs - old_logprobs).detach().clamp(-20, 20), sequence, num_sequences)[sequence]
+    log_w = total.clamp(math.log(1e-8), 20)
+    up = advantages >= 0
+    k = torch.where(up, k_positive, k_negative).to(log_w.dtype)
+    rate = torch.where(up, lambda_positive, lambda_negative).to(log_w.dtype)
+    weight = (rate * (1 - log_w.exp()) + k * log_w).exp()
+    return -weight * advantages * logprobs
+
+
+@losses.register
+def gmpo(logprobs, old_logprobs, advantages, sequence, num_sequences, *, clip: float = 0.4) -> tuple[PerSequence, Metrics]:
+    """Geometric-mean policy optimisation (arXiv 2507.20673).
+
+    l = -A exp(1/T sum_t d_t),  d_t = log r_t, bounded to at most clip where A > 0 and at least -clip where A < 0: the
+    geometric mean of the clipped ratios, which single outliers move little. A is the sequence's (its mean over tokens).
+    Inputs [M] -> [S].
+    """
+    sign = torch.where(advantages >= 0, 1.0, -1.0).to(logprobs.dtype)
+    difference = logprobs - old_logprobs
+    bounded = sign * (sign * difference).clamp(max=clip)
+    outside = (sign * difference.detach() > clip).float()
+    ratio = sequence_mean(bounded, sequence, num_sequences).exp()
+    return -sequence_mean(advantages, sequence, num_sequences) * ratio, {"clip_ratio/region_mean": outside}
+
+
+@losses.register
+def dppo(
+    logprobs,
+    old_logprobs,
+    advantages,
+    *,
+    divergence: Literal["tv", "kl"] = "tv",
+    bound: float = 0.15,
+    clip_max: float = 20.0,
+) -> tuple[PerToken, Metrics]:
+    """Divergence PPO: tokens stop learning once their probability, not its ratio, has moved far (arXiv 2602.04879).
+
+    l = -sg[m min(r, clip_max)] A log pi;  m = 0 where the update would move further away (A > 0 and r > 1, or A < 0 and
+    r < 1) and D > bound, else 1. D of token against rest: tv |pi - pi_old|, or kl KL(Bernoulli(pi_old) || Bernoulli(pi)).
+    All inputs [M] -> [M].
+    """
+    with torch.no_grad():
+        new, old = logprobs.exp(), old_logprobs.exp()
+        if divergence == "tv":
+            distance = (new - old).abs()
+        else:
+            rest = ((1 - old).clamp(min=1e-8) / (1 - new).clamp(min=1e-8)).log()
+            distance = old * (old_logprobs - logprobs) + (1 - old) * rest
+        away = torch.where(advantages > 0, new > old, (new < old) & (advantages < 0))
+        masked = away & (distance > bound)
+        weight = torch.where(masked, 0.0, (logprobs - old_logprobs).exp().clamp(max=clip_max))
+    return -weight * advantages * logprobs, {"clip_ratio/region_mean": masked.float()}
+
+
+@losses.register
+def opsm(
+    logprobs,
+    old_logprobs,
+    engine_logprobs,
+    advantages,
+    sequence,
+    num_sequences,
+    *,
+    threshold: float = 0.5,
+    level: Literal["token", "sequence"] = "token",
+    clip_low: float = 0.2,
+    clip_high: float | None = None,
+) -> tuple[PerToken, Metrics]:
+    """`clipped` with off-policy sequence masking (DeepSeek-V3.2, arXiv 2512.02556).
+
+    Sequences with a negative advantage whose mean log(pi_engine / pi) exceeds threshold, nats a token, are left out: bad
+    samples that the policy would hardly write any more teach nothing stable. All inputs [M] -> [M].
+    """
+    loss, told = clipped(
+        logprobs, old_logprobs, advantages, sequence, num_sequences, level=level, clip_low=clip_low, clip_high=clip_high
+    )
+    drift = sequence_mean((engine_logprobs - logprobs).detach(), sequence, num_sequences)[sequence]
+    masked = (advantages < 0) & (drift > threshold)
+    return torch.where(masked, 0.0, loss), {**told, "off_policy_masked": masked.float()}
+
+
+@losses.register
+def mrt(logprob, reward, group, *, alpha: float = 0.005) -> PerGroup:
+    """Minimum risk training: the expected cost under the policy renormalised over the sampled candidates (arXiv 1512.02433).
+
+    l = -sum_i Q_i r_i,  Q_i = p_i^alpha / sum_j p_j^alpha over the completions of the prompt; the cost is minus the reward.
+    A candidate without a reward (NaN) is left out. The set should hold no duplicates (the method's drop_duplicates).
+    logprob, reward, group [S] -> [Q].
+    """
+    known = ~reward.isnan()
+    powers = torch.where(known, alpha * logprob, -torch.inf)
+    num_groups = int(group.max()) + 1 if len(group) else 0
+    highest = torch.full((num_groups,), -torch.inf, dtype=powers.dtype, device=powers.device)
+    highest = highest.scatter_reduce(0, group, powers.detach(), "amax").clamp(min=-1e30)
+    weights = (powers - highest[group]).exp()
+    risk = sequence_sum(weights * reward.nan_to_num().to(weights.dtype), group, num_groups)
+    return -risk / sequence_sum(weights, group, num_groups).clamp(min=1e-30)

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Aggregation = Literal["token_mean", "sequence_mean", "fixed_length"]
+Aggregation = Literal["token_mean", "sequence_mean", "sequence_sum", "fixed_length"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,7 @@ def target_weights(
 
     token_mean:    w_i = c_i / sum of all c                          (SFT, DAPO, BNPO)
     sequence_mean: w_i = c_i / (sum of c in i's sequence) / number of sequences     (GRPO)
+    sequence_sum:  w_i = c_i / number of sequences                   (a sequence is one action: REINFORCE, RLOO, LUSPO)
     fixed_length:  w_i = c_i / (number of sequences * max_length)    (Dr.GRPO, arXiv 2503.20783)
 
     Args:
@@ -64,6 +65,8 @@ def target_weights(
     if aggregation == "sequence_mean":
         per_sequence = sequence_sum(c, sequence, num_sequences).clamp(min=1e-12)
         return c / per_sequence[sequence] / max(totals.sequences, 1)
+    if aggregation == "sequence_sum":
+        return c / max(totals.sequences, 1)
     if max_length is None:
         raise ValueError("aggregation fixed_length needs max_length")
     return c / (max(totals.sequences, 1) * max_length)

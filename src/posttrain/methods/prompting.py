@@ -72,6 +72,8 @@ def make_collector(
     *,
     batch_size: int,
     num_generations: int,
+    greedy: bool = False,
+    max_resamples: int = 0,
 ) -> Collector:
     """What samples and rewards completions with the model that is trained."""
     return Collector(
@@ -83,6 +85,8 @@ def make_collector(
         batch_size=batch_size,
         num_generations=num_generations,
         seed=run.recipe.seed,
+        greedy=greedy,
+        max_resamples=max_resamples,
     )
 
 

@@ -242,6 +242,7 @@ class Run:
         load: Callable[[Path | None], Any] | None = None,
         make_hooks: Callable[[Any, Source], Sequence[Hook]] = lambda model, source: (),
         show: Callable[[Any], Any] | None = None,
+        make_optimizer: Callable[[Any, Optimizer], Any] = lambda model, usual: usual,
     ) -> Any:
         """Load, train from the start or from the last checkpoint, and save `model/`.
 
@@ -250,6 +251,7 @@ class Run:
                 model of the recipe with a reference if the objective needs one.
             make_hooks: extra hooks, called first so that what they add to the metrics is logged.
             show: source -> a sampled completion for the progress display.
+            make_optimizer: (model, AdamW) -> what updates the weights.
         Raises:
             Interrupted: the user stopped the run; a checkpoint holds its state.
         """
@@ -263,7 +265,7 @@ class Run:
         self.open()
         _seed_everything(self.recipe.seed)
         source = make_source(model)
-        optimizer = self.optimizer = self._optimizer(model, steps)
+        optimizer = self.optimizer = make_optimizer(model, self._optimizer(model, steps))
         state = State()
         self.resume_step = 0
         if last is not None:

@@ -14,6 +14,7 @@ from posttrain.errors import ConfigError, RewardError
 from posttrain.types import Example, Rollout, RolloutGroup, Sample, Task, Text
 
 Settings = dict[str, Any]
+_Value = float | list[float] | str | None
 
 
 class RewardSet:
@@ -21,7 +22,8 @@ class RewardSet:
 
     A reward is called once a step with all completions. Its parameters are filled by name: prompts, completions,
     completion_ids, answer, examples, task, and any column of the data; `**kwargs` takes all columns. It returns one
-    number or None (not applicable) per completion. The reward of a rollout is the weighted sum over the numbers it got,
+    number or None (not applicable) per completion, or a list of numbers, one a step of the completion (a line that is not
+    blank), whose mean counts where a step does not. The reward of a rollout is the weighted sum over the numbers it got,
     and None where it got none.
 
     Args:
@@ -51,6 +53,11 @@ class RewardSet:
         """Names, as they stand in metrics."""
         return list(self._functions)
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight of each reward in the sum."""
+        return {name: weight for name, (weight, _, _) in self._functions.items()}
+
     def reward(self, groups: Sequence[RolloutGroup]) -> None:
         """Fill `rewards`, `reward` and `error` of every rollout.
 
@@ -66,6 +73,9 @@ class RewardSet:
                     failed += 1
                     rollout.rewards[name] = None
                     rollout.error = f"{name}: {value}"
+                elif isinstance(value, list):
+                    rollout.step_rewards[name] = value
+                    rollout.rewards[name] = sum(value) / len(value) if value else 0.0
                 else:
                     rollout.rewards[name] = value
             self._watch(name, failed, len(pairs), values)
@@ -80,7 +90,7 @@ class RewardSet:
         self.reward([RolloutGroup(example, (), rollouts)])
         return [-math.inf if r.reward is None else r.reward for r in rollouts]
 
-    def _watch(self, name: str, failed: int, total: int, values: Sequence[float | str | None]) -> None:
+    def _watch(self, name: str, failed: int, total: int, values: Sequence[_Value]) -> None:
         if not failed:
             return
         self.failures[name] = self.failures.get(name, 0) + failed
@@ -98,7 +108,7 @@ class RewardSet:
         bound: Callable[..., Any],
         function: Callable[..., Any],
         pairs: Sequence[tuple[Example, Rollout]],
-    ) -> list[float | str | None]:
+    ) -> list[_Value]:
         """One value per completion; a text tells why there is none."""
         try:
             returned = bound(**self._inputs(function, pairs))
@@ -120,9 +130,12 @@ class RewardSet:
         return [self._value(name, value) for value in returned]
 
     @staticmethod
-    def _value(name: str, value: Any) -> float | str | None:
+    def _value(name: str, value: Any) -> _Value:
         if value is None:
             return None
+        if isinstance(value, list | tuple):
+            steps = [RewardSet._value(name, v) for v in value]
+            return [v if isinstance(v, float) else 0.0 for v in steps]
         try:
             number = float(value)
         except (TypeError, ValueError) as error:

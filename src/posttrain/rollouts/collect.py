@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -29,6 +30,9 @@ class Collector:
     Args:
         rewards: None leaves completions without. decode: sample -> completion text. batch_size: prompts a step.
         num_generations: G.
+        greedy: also sample and reward one completion of each prompt at temperature 0.
+        max_resamples: rounds in which other prompts take the place of those whose rewards tie, which teach nothing (dynamic
+            sampling of DAPO, arXiv 2503.14476); 0 keeps them all.
     """
 
     def __init__(
@@ -42,6 +46,8 @@ class Collector:
         batch_size: int,
         num_generations: int,
         seed: int,
+        greedy: bool = False,
+        max_resamples: int = 0,
     ) -> None:
         self.prompts = prompts
         self.engine = engine
@@ -51,20 +57,44 @@ class Collector:
         self.batch_size = min(batch_size, len(prompts))
         self.num_generations = num_generations
         self.seed = seed
+        self.greedy = greedy
+        self.max_resamples = max_resamples
+        self.sampled: list[RolloutGroup] = []  # all of the step, those that were left out included
         self.steps_per_epoch = max(len(prompts) // self.batch_size, 1)
 
     def collect(self, step: int) -> list[RolloutGroup]:
         """The rewarded groups of a step."""
         epoch, place = divmod(step, self.steps_per_epoch)
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.prompts))
-        chosen = [self.prompts[i] for i in order[place * self.batch_size : (place + 1) * self.batch_size]]
-        # A seed per step (not per prompt): the engine mixes it with the prompt's place below.
-        seeds = np.random.default_rng((self.seed, step, 7)).integers(0, 2**62, size=len(chosen))
-        return self.sample(chosen, [int(s) for s in seeds])
+        first = order[place * self.batch_size : (place + 1) * self.batch_size]
+        groups = self.sampled = self._rewarded([self.prompts[i] for i in first], (self.seed, step, 7))
+        if not self.max_resamples:
+            return groups
+        kept = [g for g in groups if _differ(g)]
+        others = np.random.default_rng((self.seed, step, 8)).permutation(np.setdiff1d(np.arange(len(self.prompts)), first))
+        for attempt in range(self.max_resamples):
+            chosen = others[attempt * self.batch_size : (attempt + 1) * self.batch_size]
+            if len(kept) >= self.batch_size or not len(chosen):
+                break
+            more = self._rewarded([self.prompts[i] for i in chosen], (self.seed, step, 9 + attempt))
+            self.sampled = [*self.sampled, *more]
+            kept += [g for g in more if _differ(g)]
+        return kept[: self.batch_size]
 
-    def sample(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[RolloutGroup]:
-        """`num_generations` completions of each prompt, rewarded."""
-        requests = [Request(p.ids, self.sampling, n=self.num_generations, seed=s) for p, s in zip(prompts, seeds, strict=True)]
+    def _rewarded(self, prompts: Sequence[Prompt], entropy: tuple[int, ...]) -> list[RolloutGroup]:
+        # A seed per step (not per prompt): the engine mixes it with the prompt's place below.
+        seeds = [int(s) for s in np.random.default_rng(entropy).integers(0, 2**62, size=len(prompts))]
+        groups = self.sample(prompts, seeds)
+        greedy = self.sample(prompts, seeds, greedy=True) if self.greedy else []
+        for group, likeliest in zip(groups, greedy, strict=False):
+            group.greedy_reward = likeliest.rollouts[0].reward
+        return groups
+
+    def sample(self, prompts: Sequence[Prompt], seeds: Sequence[int], *, greedy: bool = False) -> list[RolloutGroup]:
+        """`num_generations` completions of each prompt, or the greedy one, rewarded."""
+        sampling = dataclasses.replace(self.sampling, temperature=0.0) if greedy else self.sampling
+        n = 1 if greedy else self.num_generations
+        requests = [Request(p.ids, sampling, n=n, seed=s) for p, s in zip(prompts, seeds, strict=True)]
         groups = [
             RolloutGroup(p.example, p.ids, [Rollout(s, self.decode(s)) for s in row])
             for p, row in zip(prompts, self.engine.generate(requests), strict=True)
@@ -76,6 +106,12 @@ class Collector:
     def metrics(self, groups: Sequence[RolloutGroup], step: int) -> Averages:
         """What there is to tell of a step's rollouts, under TRL's names."""
         averages = Averages()
+        if self.max_resamples:  # rewards are told of all that was sampled, not of what was picked by its rewards
+            left_out = len(self.sampled) - len(groups)
+            averages.update({"sampling/num_groups": float(len(self.sampled)), "sampling/groups_left_out": float(left_out)})
+            groups = self.sampled
+        if greedy := [g.greedy_reward for g in groups if g.greedy_reward is not None]:
+            averages.add("reward_greedy", sum(greedy), len(greedy))
         rollouts = [r for g in groups for r in g.rollouts]
         lengths = np.array([len(r.sample.ids) for r in rollouts])
         ended = np.array([r.sample.finish_reason == "stop" for r in rollouts])
@@ -106,3 +142,9 @@ class Collector:
         failures = sum(r.error is not None for r in rollouts)
         averages.update({"rewards/errors": float(failures)})
         return averages
+
+
+def _differ(group: RolloutGroup) -> bool:
+    """Whether the rewards of a group differ."""
+    rewards = [r.reward for r in group.rollouts if r.reward is not None]
+    return bool(rewards) and max(rewards) - min(rewards) > 1e-9

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ import torch
 from posttrain.averages import Averages
 from posttrain.data.forest import Batch, Forest, TokenSequence, Tree
 from posttrain.rollouts.collect import Collector
+from posttrain.rollouts.credit import Creditor, Nested
 from posttrain.types import Rollout, RolloutGroup, Sample
 
 
@@ -19,11 +19,13 @@ class RolloutSource:
     """Collects the rollouts of a step, credits them, and yields one batch per optimiser update.
 
     Args:
-        advantage: rewards [P, G] -> advantages [P, G].
+        credit: from rewards to advantages and the other streams that losses read.
         num_iterations: passes over a step's rollouts. num_minibatches: updates a pass.
         mask_truncated: leave completions that hit the length limit out of the loss (DAPO's overlong filtering).
+        drop_duplicates: of equal completions of a prompt only the first is trained on.
         skip_idle: spend no forward pass on groups whose advantages are all zero (right when no loss term ignores
             advantages).
+        whole: what a batch never splits, as in `Batch`.
     """
 
     def __init__(
@@ -31,22 +33,26 @@ class RolloutSource:
         collector: Collector,
         *,
         model: Any,
-        advantage: Callable[..., Any],
+        credit: Creditor,
         num_iterations: int = 1,
         num_minibatches: int = 1,
         mask_truncated: bool = False,
+        drop_duplicates: bool = False,
         skip_idle: bool = True,
         max_tokens: int = 16384,
+        whole: Literal["tree", "batch"] | None = None,
     ) -> None:
         self.collector = collector
         self.model = model
-        self.advantage = advantage
+        self.credit = credit
         self.sampling = collector.sampling
         self.num_iterations = num_iterations
         self.num_minibatches = num_minibatches
         self.mask_truncated = mask_truncated
-        self.skip_idle = skip_idle
+        self.drop_duplicates = drop_duplicates
+        self.skip_idle = skip_idle and whole != "batch"
         self.max_tokens = max_tokens
+        self.whole = whole
         self.groups: list[RolloutGroup] = []
         self._averages = Averages()
 
@@ -54,22 +60,17 @@ class RolloutSource:
         """Collect, then yield `num_iterations * num_minibatches` batches."""
         self.groups = self.collector.collect(step)
         self._averages = self.collector.metrics(self.groups, step)
-        self._credit()
-        sequences = [[s for r in g.rollouts if (s := self._sequence(g, r)) is not None] for g in self.groups]
-        several = self.num_iterations * self.num_minibatches > 1
-        if several:
-            self._add_old_logprobs([s for group in sequences for s in group])
-        trees = [Tree.build(group) for group in sequences if group]
+        trees = self._trees() if self.groups else []
         for iteration in range(self.num_iterations):
             order = np.arange(len(trees))
-            if several:
+            if self.num_iterations * self.num_minibatches > 1:
                 order = np.random.default_rng((self.collector.seed, step, iteration)).permutation(len(trees))
             for chosen in np.array_split(order, self.num_minibatches):
                 part = [trees[i] for i in chosen]
                 if part:
                     active = [t for t in part if t.streams["advantages"].any() or not self.skip_idle]
                     idle = [t for t in part if not t.streams["advantages"].any() and self.skip_idle]
-                    yield Batch(active, idle)
+                    yield Batch(active, idle, whole=self.whole)
 
     def updated(self, model: Any) -> None:
         """Tell the engine that the weights have moved."""
@@ -80,35 +81,49 @@ class RolloutSource:
         return self._averages
 
     def state(self) -> dict[str, Any]:
-        return {}
+        return self.credit.state()
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """There is none."""
+        self.credit.load_state(state)
 
-    def _credit(self) -> None:
-        table = np.array([[math.nan if r.reward is None else r.reward for r in g.rollouts] for g in self.groups])
-        credit = np.asarray(self.advantage(table), dtype=float)
-        for group, row in zip(self.groups, credit, strict=True):
-            for rollout, value in zip(group.rollouts, row, strict=True):
-                rollout.advantage = float(value)
+    def _trees(self) -> list[Tree]:
+        """The credited rollouts of the step, one tree a prompt."""
+        rows = [[self._sequence(g, r) for r in g.rollouts] for g in self.groups]
+        measured = measure(self.model, rows, self.credit.measures, self.sampling.temperature or 1.0, self.max_tokens)
+        counted: Nested = [[np.full(len(r.sample.ids), self._counts(r)) for r in g.rollouts] for g in self.groups]
+        sampled = [[self._engine_logprobs(r.sample) for r in g.rollouts] for g in self.groups]
+        known = all(x is not None for row in sampled for x in row)
+        engine = [[np.asarray(x, dtype=np.float64) for x in row] for row in sampled] if known else None
+        streams = self.credit.credit(self.groups, measured, engine, counted)
+        if engine is not None:
+            streams["engine_logprobs"] = engine
+        self._averages.merge(self.credit.averages)
+        for p, group in enumerate(self.groups):
+            for g, rollout in enumerate(group.rollouts):
+                sequence = rows[p][g]
+                if sequence is not None:
+                    for name, nested in streams.items():
+                        sequence.streams[name] = _behind(nested[p][g], len(sequence.ids))
+                    sequence.values["reward"] = float("nan") if rollout.reward is None else rollout.reward
+                    sequence.loss_mask &= self._counts(rollout)
+        return [Tree.build(kept) for row in rows if (kept := self._kept(row))]
+
+    def _counts(self, rollout: Rollout) -> bool:
+        return not (self.mask_truncated and rollout.sample.finish_reason == "length")
+
+    def _kept(self, row: list[TokenSequence | None]) -> list[TokenSequence]:
+        """The sequences of a group that are trained on."""
+        found = [s for s in row if s is not None]
+        if self.drop_duplicates:
+            found = list({s.ids.tobytes(): s for s in reversed(found)}.values())[::-1]
+        return found
 
     def _sequence(self, group: RolloutGroup, rollout: Rollout) -> TokenSequence | None:
         """The training sequence of a rollout: the sampled ids as they are, never re-tokenised text."""
-        written = rollout.sample.ids
-        if not written:
+        if not rollout.sample.ids:
             return None
-        before = len(group.prompt_ids)
-        length = before + len(written)
-        mask = np.zeros(length, dtype=bool)
-        mask[before:] = not (self.mask_truncated and rollout.sample.finish_reason == "length")
-        streams = {"advantages": np.full(length, rollout.advantage, dtype=np.float32)}
-        sampled = self._engine_logprobs(rollout.sample)
-        if sampled is not None:
-            streams["engine_logprobs"] = np.concatenate(
-                [np.zeros(before, dtype=np.float32), np.asarray(sampled, dtype=np.float32)]
-            )
-        ids = np.concatenate([group.prompt_ids, written])
-        return TokenSequence(ids, mask, streams, row=group.example.id)
+        ids = np.concatenate([group.prompt_ids, rollout.sample.ids])
+        return TokenSequence(ids, np.arange(len(ids)) >= len(group.prompt_ids), row=group.example.id)
 
     def _engine_logprobs(self, sample: Sample) -> list[float] | None:
         """The sampler's log-probs where they are of the distribution that is trained: softmax(logits / temperature)."""
@@ -117,22 +132,34 @@ class RolloutSource:
         truncated = self.sampling.top_p < 1 or self.sampling.top_k > 0 or self.sampling.min_p > 0
         return None if truncated else sample.engine_logprobs
 
-    def _add_old_logprobs(self, sequences: list[TokenSequence]) -> None:
-        """Log-probs under the policy before the step's first update, kept for the ratios of the later ones."""
-        trees = [Tree.build([s]) for s in sequences]
-        start = 0
-        while start < len(trees):
-            stop, size = start, 0
-            while stop < len(trees) and (stop == start or size + trees[stop].num_tokens <= self.max_tokens):
-                size += trees[stop].num_tokens
-                stop += 1
-            forest = Forest.pack(trees[start:stop]).to(self.model.device)
-            with torch.no_grad():
-                found = self.model.forward(forest, frozenset({"logprobs"}), temperature=self.sampling.temperature or 1.0)
-            numbers = found["logprobs"].float().cpu().numpy()
-            ends = np.cumsum([t.num_targets for t in trees[start:stop]])
-            for sequence, low, high in zip(sequences[start:stop], [0, *ends[:-1]], ends, strict=True):
-                stream = np.zeros(len(sequence.ids), dtype=np.float32)
-                stream[sequence.loss_mask] = numbers[low:high]
-                sequence.streams["old_logprobs"] = stream
-            start = stop
+
+def measure(
+    model: Any, rows: Sequence[Sequence[TokenSequence | None]], needs: Collection[str], temperature: float, max_tokens: int
+) -> dict[str, Nested]:
+    """What the model as it is says at the targets of the sequences, a group of them a tree: name -> [P][G] of arrays [T]."""
+    if not needs:
+        return {}
+    parts = [part for row in rows if any(row) for part in Tree.build([s for s in row if s]).split(max_tokens)]
+    found: dict[str, dict[int, np.ndarray]] = {name: {} for name in needs}
+    start = 0
+    while start < len(parts):
+        stop, size = start, 0
+        while stop < len(parts) and (stop == start or size + parts[stop].num_tokens <= max_tokens):
+            size += parts[stop].num_tokens
+            stop += 1
+        with torch.no_grad():
+            forest = Forest.pack(parts[start:stop]).to(model.device)
+            outputs = model.forward(forest, frozenset(needs), temperature=temperature)
+        sequences = [s for part in parts[start:stop] for s in part.sequences]
+        ends = np.cumsum([int(s.loss_mask.sum()) for s in sequences])
+        for name in needs:
+            pieces = np.split(outputs[name].float().cpu().numpy(), ends[:-1])
+            found[name] |= {id(s): piece for s, piece in zip(sequences, pieces, strict=True)}
+        start = stop
+    nothing = np.zeros(0, dtype=np.float32)
+    return {n: [[nothing if s is None else found[n][id(s)] for s in row] for row in rows] for n in sorted(needs)}
+
+
+def _behind(numbers: np.ndarray, length: int) -> np.ndarray:
+    """Numbers of the last tokens of a sequence as a stream over all of them."""
+    return np.concatenate([np.zeros(length - len(numbers), dtype=np.float32), np.asarray(numbers, dtype=np.float32)])

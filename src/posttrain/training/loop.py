@@ -59,7 +59,7 @@ def train(
                 loss.backward()
                 meter.micro(loss, metrics, micro)
             meter.check(batch, optimizer.clip_gradients())
-            optimizer.step(step)
+            optimizer.step(step, batch)
         source.updated(model)
         state.step = step + 1
         metrics_of_step = meter.finish(source, optimizer.rate(step))

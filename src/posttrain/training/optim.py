@@ -85,8 +85,8 @@ class Optimizer:
         bound = self.max_grad_norm if self.max_grad_norm > 0 else math.inf
         return float(nn.utils.clip_grad_norm_(with_gradient, bound)) if with_gradient else 0.0
 
-    def step(self, step: int) -> None:
-        """Update the weights at the learning rate of `step`, and clear the gradients."""
+    def step(self, step: int, batch: Any = None) -> None:
+        """Update the weights at the learning rate of `step`, and clear the gradients. (The batch is of use to others.)"""
         for group in self.adamw.param_groups:
             group["lr"] = self.rate(step) * group["factor"]
         for parameter, master in zip(self.parameters, self.masters, strict=True):

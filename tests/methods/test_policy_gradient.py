@@ -1,0 +1,199 @@
+"""Policy gradients as whole runs on a tiny model, their named points as recipes, and combinations that make no sense."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from posttrain.errors import ConfigError
+from posttrain.recipe import load_recipe, parse_recipe, recipe_as_dict
+
+RECIPES = sorted((Path(__file__).parent.parent.parent / "recipes" / "policy_gradient").glob("*.yaml"))
+TASK = {"name": "arithmetic", "num_examples": 12, "num_steps": 1}
+SHORT: dict[str, Any] = {
+    "task": TASK, "rewards": [{"name": "length", "target": 6}], "batch_size": 2, "sampling": {"max_tokens": 8},
+    "learning_rate": 1e-3, "max_steps": 2,
+}  # fmt: skip
+GRPO = {"method": "grpo", "num_generations": 4, **SHORT}
+PPO: dict[str, Any] = {"method": "ppo", **SHORT, "num_generations": 2}
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_named_points_pass_every_check_that_needs_no_weights(path: Path, tmp_path: Path) -> None:
+    from posttrain.methods.run import Run
+
+    recipe = load_recipe(path, [f"output={tmp_path / 'run'}", "task.num_examples=40"])
+    facts = dict(Run(recipe).job().facts)
+    assert int(facts["steps"]) <= 30
+    text = path.read_text()
+    assert text.startswith("# ") and f"posttrain run recipes/policy_gradient/{path.name}" in text
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({**GRPO, "advantage": "gae"}, "'gae' needs a critic; use method ppo"),
+        ({**GRPO, "losses": ["clipped", "value"]}, "'value' trains a critic, which this method has not"),
+        ({**PPO, "advantage": "leave_one_out"}, "makes no use of the critic"),
+        ({**PPO, "losses": ["clipped"]}, "nothing trains the critic"),
+        ({**PPO, "losses": [{"name": "clipped", "level": "sequence"}, "value"]}, "use level: sequence_token"),
+        ({**GRPO, "num_generations": 1}, "num_generations: 1 gives no group to compare with"),
+        ({**GRPO, "num_generations": 1, "advantage": "opo"}, "num_generations: 1 gives no group to compare with"),
+        ({**GRPO, "num_generations": 2, "advantage": {"name": "pass_at_k", "k": 4}}, "num_generations: 2 is too few"),
+        ({**GRPO, "num_generations": 1, "losses": ["mrt"]}, "1 gives no group .* a loss that compares"),
+        ({**GRPO, "num_generations": 1, "advantage": "batch_mean", "max_resamples": 1}, "1 gives no group .* max_resamples"),
+        ({**GRPO, "advantage": "greedy_baseline", "sampling": {"temperature": 0.0}}, "writes the same completion every time"),
+        ({**GRPO, "advantage": "group_process"}, "needs a reward that judges steps"),
+        (
+            {**GRPO, "advantage": "group_process", "rewards": ["arithmetic_steps"], "credit": {"kl_weight": 0.1}},
+            "group_process normalises the rewards of steps",
+        ),
+        ({**GRPO, "advantage": "gdpo", "credit": {"kl_weight": 0.1}}, "gdpo normalises each reward function"),
+        ({**GRPO, "losses": ["clipped", "weighted_entropy"]}, "belong together"),
+        ({**GRPO, "credit": {"target_entropy": 0.5}}, "belong together"),
+        ({**GRPO, "credit": {"kl_target": 6.0}}, "with a kl_weight to start from"),
+        ({**GRPO, "credit": {"top_entropy": 0.0}}, "the share of tokens that learn"),
+        ({**GRPO, "credit": {"reward_clip": [1.0]}}, r"must be \[low, high\]"),
+        ({**GRPO, "credit": {"kl": 1.0}}, "unknown key 'credit.kl'"),
+        (
+            {**GRPO, "credit": {"importance_correction": "token_mask"}, "sampling": {"temperature": 0.7, "top_p": 0.9}},
+            "leave out top_p, top_k and min_p",
+        ),
+        ({**GRPO, "losses": [{"name": "sapo", "level": "sequence_token"}]}, "'sequence_token' is not a choice"),
+        ({**GRPO, "losses": [{"name": "gmpo", "aggregation": "token_mean"}]}, "one value a sequence"),
+        ({**PPO, "num_minibatches": 3}, "num_minibatches: 3 is more than the 2 prompts"),
+    ],
+)
+def test_combinations_that_make_no_sense(raw: dict[str, Any], message: str, tmp_path: Path) -> None:
+    from posttrain.methods.run import Run
+
+    with pytest.raises(ConfigError, match=message):
+        Run(parse_recipe({"model": "embedded", "output": str(tmp_path / "run"), **raw})).job()
+    assert not (tmp_path / "run").exists()
+
+
+STATEFUL: dict[str, Any] = {
+    **GRPO, "advantage": "moving_average", "losses": ["clipped", "weighted_entropy"],
+    "credit": {"target_entropy": 9.0, "entropy_weight": 0.01, "kl_weight": 0.1, "kl_target": 0.01},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("raw", [{**PPO, "num_minibatches": 2, "critic_learning_rate": 1e-2}, STATEFUL], ids=["ppo", "state"])
+def test_resume_is_exact(raw: dict[str, Any], run_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    """Stopped in mid-run and gone on with: the same weights, critic and controllers, bit for bit."""
+    from posttrain.methods.run import Interrupted
+    from posttrain.training import hooks
+
+    raw = {**raw, "max_steps": 4}
+    whole = run_recipe(**raw, output=str(tmp_path / "whole"))
+    write = hooks.MetricsWriter.__call__
+
+    def stop(self: Any, step: int, metrics: dict[str, float]) -> None:
+        write(self, step, metrics)
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(hooks.MetricsWriter, "__call__", stop)
+        run_recipe(**raw, output=str(tmp_path / "half"))
+    half = run_recipe(**raw, output=str(tmp_path / "half"), resume=True)
+    times = ("step_time", "tokens_per_second")
+    kept = [[{k: v for k, v in row.items() if k not in times} for row in lines(f / "metrics.jsonl")] for f in (whole, half)]
+    assert kept[0] == kept[1] and len(kept[0]) == 4
+    for name in ["model.safetensors"] + (["critic/model.safetensors"] if raw["method"] == "ppo" else []):
+        assert (whole / "model" / name).read_bytes() == (half / "model" / name).read_bytes(), name
+    if raw is not STATEFUL and raw["method"] == "ppo":
+        head = load_file(half / "model" / "critic" / "model.safetensors")["score.weight"]
+        assert head.any() and (half / "checkpoint-2" / "critic" / "model.safetensors").is_file()
+        assert kept[0][0]["value/mean"] == 0 and kept[0][0]["reward_kl/mean"] == pytest.approx(0, abs=1e-5)
+    else:
+        weights = [row["reward_kl/weight"] for row in kept[0]]
+        assert weights[0] == 0.1 and weights[1] == pytest.approx(0.098) and kept[0][1]["entropy_weight"] == pytest.approx(0.015)
+
+
+def test_ppo_with_one_update_is_a2c(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    """At the first update ratio and value are the old ones, so that clipping has no part in the gradient."""
+    shared = {**PPO, "num_iterations": 1, "max_steps": 1, "adam_epsilon": 1.0, "learning_rate": 0.1, "max_grad_norm": 0.0}
+    losses = {
+        "ppo": [{"name": "clipped", "aggregation": "token_mean"}, {"name": "value", "aggregation": "token_mean"}],
+        "a2c": [{"name": "reinforce", "aggregation": "token_mean"},
+                {"name": "value", "clip": None, "aggregation": "token_mean"}],
+    }  # fmt: skip
+    folders = {name: run_recipe(**shared, losses=some, output=str(tmp_path / name)) for name, some in losses.items()}
+    for part in ("model.safetensors", "critic/model.safetensors"):
+        one, two = (load_file(f / "model" / part) for f in folders.values())
+        for key, value in one.items():
+            torch.testing.assert_close(value, two[key], rtol=0, atol=1e-6)
+    norms = [lines(f / "metrics.jsonl")[0]["grad_norm"] for f in folders.values()]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4) and norms[0] > 0
+
+
+def test_trust_region_bounds_the_step(run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path) -> None:
+    folder = run_recipe(**{**GRPO, "num_generations": 8}, losses=["surrogate"], trust_region={"max_kl": 0.002, "num_solves": 4})
+    rows = lines(folder / "metrics.jsonl")
+    assert all(0 < r["trust_region/kl"] <= 0.002 and r["trust_region/improvement"] > 0 for r in rows)
+    # Conjugate gradients and the quadratic model are good enough that the bound is nearly used up.
+    assert max(r["trust_region/kl"] for r in rows) > 0.0002
+
+
+def test_conjugate_gradient_solves() -> None:
+    from posttrain.training.trust_region import conjugate_gradient
+
+    draw = torch.Generator().manual_seed(0)
+    root = torch.randn(6, 6, generator=draw, dtype=torch.float64)
+    matrix, b = root @ root.T + torch.eye(6), torch.randn(6, generator=draw, dtype=torch.float64)
+    torch.testing.assert_close(conjugate_gradient(lambda v: matrix @ v, b, 20), torch.linalg.solve(matrix, b))
+
+
+def test_dynamic_sampling_replaces_groups_that_tie(run_recipe: Callable[..., Path]) -> None:
+    """The reward is told of all groups that were sampled, not of the ones that were picked."""
+    rewards = [{"name": "keyword", "words": ["a"]}]
+    folder = run_recipe(**{**GRPO, "rewards": rewards}, max_resamples=2)
+    for row, step in zip(lines(folder / "metrics.jsonl"), (1, 2), strict=True):
+        assert row["sampling/num_groups"] in (2, 4, 6)
+        groups = [g for g in lines(folder / "rollouts.jsonl") if g["step"] == step]
+        assert all(np.ptp([c["reward"] for c in g["completions"]]) > 0 for g in groups)
+        assert row["sampling/num_groups"] - row["sampling/groups_left_out"] == len(groups)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"advantage": "greedy_baseline", "num_generations": 1},
+        {"advantage": "group_process", "rewards": ["arithmetic_steps"]},
+        {"advantage": "gdpo", "rewards": [{"name": "length", "target": 5}, {"name": "keyword", "words": ["a"]}]},
+        {"losses": [{"name": "mrt"}], "drop_duplicates": True},
+        {"losses": ["clip_cov", "adaptive_entropy"], "num_minibatches": 2},
+        {"losses": ["opsm"], "num_minibatches": 2, "credit": {"importance_correction": "sequence_mask", "top_entropy": 0.5}},
+        {"advantage": "reward_to_go", "credit": {"kl_weight": 0.1, "whiten": True, "reward_clip": [0.0, 0.5]}},
+    ],
+    ids=["greedy", "process", "gdpo", "mrt", "cov", "off-policy", "reinforce++"],
+)
+def test_settings_run(settings: dict[str, Any], run_recipe: Callable[..., Path]) -> None:
+    folder = run_recipe(**{**GRPO, **settings, "max_steps": 1})
+    (row,) = lines(folder / "metrics.jsonl")
+    assert np.isfinite(row["loss"]) and row["sampling/sampling_logp_difference/max"] < 1e-4
+    if "importance_correction" in settings.get("credit", {}):
+        assert row["sampling/importance_sampling_ratio/mean"] == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_ppo_raises_its_reward(run_recipe: Callable[..., Path]) -> None:
+    """The embedded model on two-step arithmetic (seed 0; the first five steps against the last five)."""
+    path = next(p for p in RECIPES if p.stem == "ppo")
+    raw = {k: v for k, v in recipe_as_dict(load_recipe(path)).items() if k != "output"}
+    rewards = [r["reward"] for r in lines(run_recipe(**raw) / "metrics.jsonl")]
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.1
