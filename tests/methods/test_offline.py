@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 import torch
 
+from posttrain.data.encode import encode_rows
+from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError, DataError
+from posttrain.models.load import load_model
 
 ROWS = [
     {"prompt": f"Q: {a}+{b}\nA:", "completion": f" {a}+{b}={c}\n#### {c}", "reward": float(c == a + b)}
@@ -20,6 +23,7 @@ ROWS = [
     for b in range(3)
     for c in (a + b, a + b + 1, a + b + 2)
 ]
+WORDS = ("red", "tan", "sky")
 TASK = {"name": "arithmetic", "num_examples": 10, "num_steps": 1}
 
 
@@ -99,7 +103,10 @@ def test_a_critic_learns_the_mean_reward(run_recipe: Callable[..., Path], tmp_pa
         ([{"name": "awr", "beta": 0.5}], {"baseline": "none"}),
         (["nll"], {"min_reward": 1.0}),
         (["nll"], {"top_fraction": 0.33}),
-        ([{"name": "oreo_policy", "level": "step"}, {"name": "oreo_value", "level": "step"}], {"critic": "embedded"}),
+        (
+            [{"name": "oreo_policy", "level": "step"}, {"name": "oreo_value", "level": "step"}],
+            {"critic": {"path": "embedded", "dtype": "float32"}},
+        ),
         ([{"name": "oreo_policy", "level": "sequence"}, {"name": "oreo_value", "level": "sequence"}], {}),
     ],
     ids=["awr", "rwr", "cloning", "top", "step", "dro"],
@@ -107,31 +114,19 @@ def test_a_critic_learns_the_mean_reward(run_recipe: Callable[..., Path], tmp_pa
 def test_it_learns_what_was_rewarded(
     run_recipe: Callable[..., Path], tmp_path: Path, losses: list[Any], more: dict[str, Any]
 ) -> None:
-    """After some epochs the right sums are likelier than the wrong ones, more than they were before."""
-    data = write(tmp_path / "rows.jsonl", ROWS)
+    """A colour is rewarded, two are not: afterwards it is the likelier, by 0.5 nats and more."""
+    rows = [
+        {"prompt": f"Q: {i}\nA:", "completion": f" {word}", "reward": float(word == "red")} for i in range(6) for word in WORDS
+    ]
+    data = write(tmp_path / "rows.jsonl", rows)
     folder = run_recipe(
-        method="offline", model={"path": "embedded", "dtype": "float32"}, data=data, losses=losses, batch_size=12,
-        max_steps=12, learning_rate=3e-4, **more,
+        method="offline", data=data, losses=losses, batch_size=6, max_steps=12, learning_rate=2e-3, **more
     )  # fmt: skip
-    assert margin(folder / "model") > margin(None) + 0.2
-
-
-def margin(folder: Path | None) -> float:
-    """Mean log-prob of the right completions less that of the wrong ones."""
-    from importlib.resources import files
-
-    from posttrain.engines.torch import TorchEngine
-    from posttrain.models.load import load_model
-
-    model = load_model(str(folder or files("posttrain") / "assets" / "base"), dtype="float32")
-    asked = []
-    for row in ROWS:
-        before = model.tokenizer(row["prompt"])["input_ids"]
-        after = model.tokenizer(row["completion"], add_special_tokens=False)["input_ids"]
-        asked.append((before + after, len(before)))
-    sums = torch.tensor([sum(x) for x in TorchEngine(model).score(asked)])
-    good = torch.tensor([row["reward"] > 0 for row in ROWS])
-    return float(sums[good].mean() - sums[~good].mean())
+    model = load_model(str(folder / "model"), dtype="float32")
+    encoded = encode_rows(rows, model.tokenizer)
+    scores = TorchEngine(model).score([(s.ids.tolist(), int(s.loss_mask.argmax())) for s in encoded.sequences])
+    sums = torch.tensor([sum(x) for x in scores]).view(-1, 3)
+    assert float((sums[:, 0] - sums[:, 1:].mean(1)).mean()) > 0.5
 
 
 def test_labels_count_as_rewards(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
@@ -164,7 +159,6 @@ def test_bad_rows_are_refused(run_recipe: Callable[..., Path], tmp_path: Path) -
 
 
 def test_steps_end_with_their_separator(tiny_tokenizer: Any) -> None:
-    from posttrain.data.encode import encode_rows
     from posttrain.methods.offline import _add_steps
 
     (s,) = encode_rows([{"prompt": "a\nb", "completion": "1\n22\n3"}], tiny_tokenizer).sequences
