@@ -42,8 +42,11 @@ def interrupted(run_recipe: Callable[..., Path], step: int, **raw: Any) -> None:
         run_recipe(**raw)
 
 
-@pytest.mark.parametrize("stop", [2, 3, 4], ids=["within round 1", "between", "within round 2"])
-@pytest.mark.parametrize(("restart", "lora"), [(False, False), (True, False), (True, True)], ids=["on", "restart", "lora"])
+@pytest.mark.parametrize(
+    ("restart", "lora", "stop"),
+    [(False, False, 2), (True, False, 4), (True, True, 5)],
+    ids=["within a round", "restarted, after sampling", "adapters"],
+)
 def test_resume_is_exact(
     run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path, restart: bool, lora: bool, stop: int
 ) -> None:
