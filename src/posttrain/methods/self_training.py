@@ -82,20 +82,12 @@ def self_training(
         return model
 
     def make_source(model: LanguageModel) -> SelfTrainingSource:
-        def bring_back() -> None:
-            with torch.no_grad():
-                for name, parameter in model.hf.named_parameters():
-                    if name in first:
-                        parameter.copy_(first[name])
-            assert run.optimizer is not None
-            run.optimizer.restart()
-
         return SelfTrainingSource(
             make_collector(run, model, prompts, reward_set, sampled, batch_size=size, num_generations=num_generations),
             rule,
             batch_size=batch_size,
             steps_per_round=steps_per_round,
-            restart=bring_back if restart else None,
+            restart=(lambda: _bring_back(run, model, first)) if restart else None,
             accumulate=accumulate,
             hints=hints,
         )
@@ -103,16 +95,9 @@ def self_training(
     def make_hooks(model: Any, source: Any) -> list[Any]:
         return [RolloutWriter(run.folder / "rollouts.jsonl", lambda: source.groups, resume_step=run.resume_step)]
 
-    def show(source: Any) -> Any:
-        """A completion of the round for the progress display."""
-        if not source.groups:
-            return None
-        group = source.groups[0]
-        return plain_text(group.example.prompt), group.rollouts[0].text, group.rollouts[0].reward
-
     def execute() -> None:
         try:
-            model = run.train(make_source, objective, steps=steps, load=load, make_hooks=make_hooks, show=show)
+            model = run.train(make_source, objective, steps=steps, load=load, make_hooks=make_hooks, show=_shown)
         finally:
             reward_set.close()
         if run.recipe.evaluation is not None:
@@ -134,6 +119,24 @@ def _check(**counts: int | None) -> None:
     for name, value in counts.items():
         if value is not None and value < 1:
             raise ConfigError(f"{name}: {value} must be at least 1")
+
+
+def _shown(source: Any) -> Any:
+    """A completion of the round for the progress display."""
+    if not source.groups:
+        return None
+    group = source.groups[0]
+    return plain_text(group.example.prompt), group.rollouts[0].text, group.rollouts[0].reward
+
+
+def _bring_back(run: Run, model: LanguageModel, weights: dict[str, torch.Tensor]) -> None:
+    """Set the model to earlier weights, and begin the optimiser anew."""
+    with torch.no_grad():
+        for name, parameter in model.hf.named_parameters():
+            if name in weights:
+                parameter.copy_(weights[name])
+    assert run.optimizer is not None
+    run.optimizer.restart()
 
 
 def _trained_weights(model: LanguageModel) -> dict[str, torch.Tensor]:

@@ -17,12 +17,15 @@ def add_lora(model: Any, settings: LoraConfig, *, seed: int = 0) -> Any:
         MissingDependency: PEFT is not installed. ModelError: a target module does not exist or is the projection.
     """
     peft = _peft()
+    task = _task_type(model)
     config = peft.LoraConfig(
-        task_type=_task_type(model),
+        task_type=task,
         r=settings.r,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=settings.target_modules,
+        # "all-linear" would take in the head of a token classifier, which is trained in full.
+        exclude_modules=None if task == "CAUSAL_LM" else ["score", "classifier"],
         use_rslora=settings.rslora,
         modules_to_save=settings.modules_to_save,
     )

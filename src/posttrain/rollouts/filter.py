@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from posttrain.averages import Averages
-from posttrain.data.forest import Batch, TokenSequence
-from posttrain.data.stream import DataSource
+from posttrain.data.forest import Batch, TokenSequence, Tree
 from posttrain.errors import ConfigError, DataError
 from posttrain.rollouts.collect import Collector, Prompt
 from posttrain.types import Rollout, RolloutGroup
@@ -157,7 +157,6 @@ class SelfTrainingSource:
         self.hints = hints
         self.groups: list[RolloutGroup] = []
         self._rows: list[TokenSequence] = []
-        self._data: tuple[int, DataSource] | None = None
         self._averages = Averages()
 
     def batches(self, step: int) -> Iterator[Batch]:
@@ -169,11 +168,11 @@ class SelfTrainingSource:
             self._sample(number)
             if self.restart is not None and number > 0:
                 self.restart()
-        if self._data is None or self._data[0] != number:
-            seed = self.collector.seed * 1_000_003 + number
-            self._data = number, DataSource([[s] for s in self._rows], batch_size=self.batch_size, seed=seed)
-        yield from self._data[1].batches(place)
         self._averages.update({"round": float(number + 1)})
+        # Kept completions in an order of their own each time through; the last of a pass may be fewer.
+        epoch, place = divmod(place, math.ceil(len(self._rows) / self.batch_size))
+        order = np.random.default_rng((self.collector.seed, number, epoch)).permutation(len(self._rows))
+        yield Batch([Tree.build([self._rows[i]]) for i in order[place * self.batch_size : (place + 1) * self.batch_size]])
 
     def updated(self, model: Any) -> None:
         """Tell the engine that the weights have moved."""
@@ -194,7 +193,6 @@ class SelfTrainingSource:
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore what `state` gave."""
         self._rows = [imitated(tuple(prompt), written, row) for prompt, written, row in state["rows"]]
-        self._data = None
 
     def _sample(self, number: int) -> None:
         self.groups = self.collector.collect(number)
