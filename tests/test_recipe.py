@@ -140,7 +140,7 @@ def test_stages_inherit_and_chain_models() -> None:
 
 
 def test_every_shipped_recipe_parses() -> None:
-    recipes = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+    recipes = sorted((Path(__file__).parent.parent / "recipes").rglob("*.yaml"))
     assert recipes
     for path in recipes:
         assert isinstance(load_recipe(path), Recipe)
