@@ -10,6 +10,7 @@ from typing import Any
 
 from posttrain import __version__
 from posttrain.errors import ConfigError, PosttrainError, nearest
+from posttrain.registry import methods
 
 DESCRIPTION = "From base model to reasoner: fine-tuning, reinforcement learning and test-time scaling."
 
@@ -48,15 +49,14 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command("resume", "go on with a run from its last checkpoint")
     sub.add_argument("run", help="the run's folder")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as max_steps")
-    for name, text in (
-        ("sft", "fine-tune on rows of data"),
-        ("dpo", "learn from pairs of a chosen and a rejected completion"),
-        ("grpo", "reinforcement learning with verifiable rewards"),
-    ):
-        sub = command(name, text)
+    for name, entry in methods.entries().items():
+        if not {"data", "task"} & entry.settings.keys():
+            continue
+        sub = command(name, entry.summary)
         sub.add_argument("--model", help="folder or hub id of the model", required=True)
-        sub.add_argument("--data", help="file, folder or hub id of the rows", required=name != "grpo")
-        if name == "grpo":
+        needs_data = "data" in entry.settings and "task" not in entry.settings
+        sub.add_argument("--data", help="file, folder or hub id of the rows", required=needs_data)
+        if "task" in entry.settings:
             sub.add_argument("--task", help="task that gives prompts and reward")
         sub.add_argument("--output", help="folder of the run", default=f"runs/{name}")
         sub.add_argument("overrides", nargs="*", metavar="key=value", help="any other key of a recipe")
@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.print_help()
         return 0
     try:
-        return COMMANDS[options.command](options)
+        return COMMANDS.get(options.command, _method)(options)
     except PosttrainError as error:
         if options.traceback:
             raise
@@ -184,14 +184,16 @@ def _resume(options: argparse.Namespace) -> int:
 
 def _method(options: argparse.Namespace) -> int:
     raw: dict[str, Any] = {"method": options.command, "model": options.model, "output": options.output}
-    if options.command != "grpo":
+    settings = methods.entry(options.command).settings
+    if options.data and "data" in settings:
         raw["data"] = options.data
-    elif options.task:
-        raw["task"] = options.task
     elif options.data:
         raw["task"] = {"name": "jsonl", "path": options.data}
-    else:
-        raise ConfigError("grpo needs --task NAME, or --data FILE with prompts and answers")
+    if getattr(options, "task", None):
+        raw["task"] = options.task
+    if not {"data", "task"} & raw.keys() and not any(o.startswith(("data", "task")) for o in options.overrides):
+        raise ConfigError(f"{options.command} needs --task NAME, or --data FILE" + (
+            "" if "data" in settings else " with prompts and answers"))  # fmt: skip
     return _execute(raw, options.overrides)
 
 
@@ -263,9 +265,6 @@ COMMANDS = {
     "check": _check,
     "preview": _preview,
     "resume": _resume,
-    "sft": _method,
-    "dpo": _method,
-    "grpo": _method,
     "eval": _eval,
     "compare": _compare,
     "report": _report,

@@ -18,12 +18,10 @@ from posttrain.methods.run import SAMPLES, Job, Run
 from posttrain.models.language_model import LanguageModel
 from posttrain.registry import methods
 from posttrain.rewards.base import as_completion
-from posttrain.rewards.judge import INSTRUCTION, Judge
+from posttrain.rewards.judge import Judge
 from posttrain.rollouts.collect import Prompt
 from posttrain.training.checkpoint import write_text_whole
 from posttrain.types import Request, Sampling, Text
-
-PRINCIPLE = "The answer is correct, complete and to the point."
 
 
 @methods.register
@@ -32,7 +30,7 @@ def label_preferences(
     *,
     task: Component,
     judge: ModelConfig | None = None,
-    instruction: str = INSTRUCTION,
+    instruction: str | None = None,
     chat: bool | None = None,
     min_probability: float = 0.5,
     sampling: SamplingConfig = {},  # type: ignore[assignment]
@@ -40,8 +38,8 @@ def label_preferences(
 ) -> Job:
     """Two completions of every prompt, compared by a judge: preference rows in samples.jsonl (RLAIF, arXiv 2309.00267).
 
-    The judge is a model that is told `instruction` and asked which of the two is better, in both orders; left out, the model
-    judges its own work (arXiv 2401.10020). A row has prompt, chosen, rejected, probability (that the chosen one is better, for
+    The judge is a model that is told `instruction`, what good means, and asked which of the two is better, in both orders; left
+    out, the model judges its own work (arXiv 2401.10020). A row has prompt, chosen, rejected, probability (that the chosen one is better, for
     loss soft_bradley_terry) and id. Prompts whose two completions are equal or empty, or whose probability is below
     min_probability, are left out and counted.
     """
@@ -90,7 +88,7 @@ def critique_revise(
     run,
     *,
     task: Component,
-    principles: list[str] = [PRINCIPLE],
+    principles: list[str] = ["The answer is correct, complete and to the point."],
     num_revisions: int = 1,
     sampling: SamplingConfig = {},  # type: ignore[assignment]
     critique_max_tokens: int = 256,

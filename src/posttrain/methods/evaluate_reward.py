@@ -33,6 +33,7 @@ def evaluate_reward(
     run,
     *,
     data: DataConfig | None = None,
+    take_as: Literal["rewarded", "pairs", "listwise", "labelled"] = "rewarded",
     task: Component | None = None,
     policy: ModelConfig | None = None,
     rewards: list[Component] = ("task",),  # type: ignore[assignment]
@@ -46,7 +47,7 @@ def evaluate_reward(
     data: held-out rows of any format that method reward_model takes. Of pairs: accuracy with its interval, calibration (ECE and
     Brier score of s(margin)), and length: its correlation with the score, and accuracy where the rejected one is longer. Of
     labels: accuracy, AUC, calibration. Of steps: the same, and how often the first wrong step is found (F1 of ProcessBench,
-    arXiv 2412.06559). task and policy: num_samples completions of each problem by the policy, of which the model chooses the
+    arXiv 2412.06559). take_as: what rows of prompt, completion and reward are made into. task and policy: num_samples completions of each problem by the policy, of which the model chooses the
     best of 1, 2, 4, ...: the gold reward (`rewards`) of its choice, beside the bound of KL(best-of-N || policy).
     """
     if (data is None and task is None) or (task is None) != (policy is None):
@@ -59,6 +60,7 @@ def evaluate_reward(
     encoded = None
     if data is not None:
         kind = kind_of(detect_format(read_rows(run, data)))
+        kind = take_as if kind == "rewarded" else kind
         encoded = encode_data(run, data, context, kind=kind, step_separator=step_separator)
     reward_set = None
     if task is not None:

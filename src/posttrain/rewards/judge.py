@@ -53,9 +53,9 @@ class Judge:
         chat: ask in a chat turn; None: where the prompts are chat messages.
     """
 
-    def __init__(self, engine: Engine, tokenizer: Any, *, instruction: str = INSTRUCTION, chat: bool | None = None) -> None:
+    def __init__(self, engine: Engine, tokenizer: Any, *, instruction: str | None = None, chat: bool | None = None) -> None:
         self.engine, self.tokenizer = engine, tokenizer
-        self.instruction, self.chat = instruction, chat
+        self.instruction, self.chat = instruction or INSTRUCTION, chat
 
     def prefer(self, prompts: Sequence[Text], first: Sequence[Text], second: Sequence[Text]) -> list[float]:
         """Probability that the first is the better one, averaged over both orders (RLAIF, arXiv 2309.00267).
@@ -111,7 +111,7 @@ def judge(
     *,
     path: str,
     levels: int = 10,
-    instruction: str = INSTRUCTION,
+    instruction: str | None = None,
     chat: bool | None = None,
     device: str = "auto",
 ) -> list[float]:
@@ -125,7 +125,7 @@ def judge(
 
 @rewards.register
 def judge_win_rate(
-    prompts, completions, *, path: str, instruction: str = INSTRUCTION, chat: bool | None = None, device: str = "auto"
+    prompts, completions, *, path: str, instruction: str | None = None, chat: bool | None = None, device: str = "auto"
 ) -> list[float | None]:
     """Mean probability that a judge prefers a completion to the others of its prompt, both orders asked; None for a lone one.
 
@@ -148,7 +148,7 @@ def judge_win_rate(
 _judges: dict[tuple[str, str], TorchEngine] = {}
 
 
-def _judge(path: str, device: str, instruction: str, chat: bool | None) -> Judge:
+def _judge(path: str, device: str, instruction: str | None, chat: bool | None) -> Judge:
     if (path, device) not in _judges:
         model = load_model(path, device=device)
         model.hf.requires_grad_(False)
