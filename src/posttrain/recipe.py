@@ -15,6 +15,7 @@ import yaml
 
 from posttrain import registry
 from posttrain.config import (
+    AdapterConfig,
     Component,
     DataConfig,
     EvaluationConfig,
@@ -26,7 +27,9 @@ from posttrain.config import (
 from posttrain.errors import ConfigError, nearest
 from posttrain.typecheck import check
 
-CLASSES = {c.__name__: c for c in (LoraConfig, ModelConfig, DataConfig, SamplingConfig, EvaluationConfig, Component)}
+CLASSES = {
+    c.__name__: c for c in (LoraConfig, AdapterConfig, ModelConfig, DataConfig, SamplingConfig, EvaluationConfig, Component)
+}
 
 # Names that users of other trainers know, and where they live here.
 ALIASES = {

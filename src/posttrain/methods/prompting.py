@@ -87,8 +87,10 @@ def make_collector(
 
 
 def context_length(run: Run) -> int | None:
-    """Positions that the model's config allows, read without the weights."""
+    """Positions that the model's config allows a sequence, read without the weights."""
     config = load_config(
         run.model_path, revision=run.model_config.revision, trust_remote_code=run.model_config.trust_remote_code
     )
-    return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    limit = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    adapter = run.model_config.adapter
+    return limit if limit is None or adapter is None else limit - adapter.virtual_tokens

@@ -24,6 +24,7 @@ from posttrain.config import ModelConfig, Recipe
 from posttrain.data.templates import template_fingerprint
 from posttrain.errors import CheckpointError, ConfigError
 from posttrain.memory import keep_freed_memory
+from posttrain.models.adapters import rate_factors, updates_of
 from posttrain.models.forest_model import ForestModel
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.load import load_model, load_score_model, load_tokenizer
@@ -183,13 +184,17 @@ class Run:
         """
         config = self.model_config
         options = self._options(config)
-        if weights is not None and (config.lora is not None or not reference):
-            return load_model(str(weights), reference=reference, **options)
-        model = load_model(self.model_path, reference=reference, **options, **_fresh(config))
-        if weights is not None:
-            # The reference is the model the run began with; the policy is what the checkpoint holds.
-            model.hf.load_state_dict(load_model(str(weights), **options).hf.state_dict())
-        self._tell_unshared(model)
+        adapters_keep_it = config.lora is not None and not config.lora.changes_base
+        adapters_keep_it |= config.adapter is not None and not config.adapter.own_weights
+        if weights is not None and (adapters_keep_it or not reference):
+            model = load_model(str(weights), reference=reference, **options)
+        else:
+            model = load_model(self.model_path, reference=reference, **options, **_fresh(config))
+            if weights is not None:
+                # The reference is the model the run began with; the policy is what the checkpoint holds.
+                model.hf.load_state_dict(load_model(str(weights), **options).hf.state_dict())
+            self._tell_unshared(model)
+        model.rate_factors |= rate_factors(model.hf, config.lora)
         return model
 
     def load_score_model(
@@ -199,9 +204,11 @@ class Run:
         config = config or self.model_config
         options = self._options(config)
         if weights is not None:
-            return load_score_model(str(weights), per=per, **options)
-        model = load_score_model(self.place_of(config), per=per, **options, **_fresh(config))
-        self._tell_unshared(model)
+            model = load_score_model(str(weights), per=per, **options)
+        else:
+            model = load_score_model(self.place_of(config), per=per, **options, **_fresh(config))
+            self._tell_unshared(model)
+        model.rate_factors |= rate_factors(model.hf, config.lora)
         return model
 
     def load_frozen(self, config: ModelConfig) -> LanguageModel:
@@ -219,6 +226,8 @@ class Run:
             "attention": config.attention,
             "trust_remote_code": config.trust_remote_code,
             "gradient_checkpointing": config.gradient_checkpointing,
+            "quantization": config.quantization,
+            **({"adapter": config.adapter} if config.adapter is not None and config.adapter.own_weights else {}),
             "seed": self.recipe.seed,
         }
 
@@ -308,6 +317,7 @@ class Run:
             min_lr_ratio=r.min_lr_ratio,
             max_grad_norm=r.max_grad_norm,
             rate_factors=model.rate_factors,
+            updates=updates_of(model.hf, steps),
         )
 
     def _saver(self, model: ForestModel, source: Source, optimizer: Optimizer, state: State, steps: int) -> Hook:
@@ -348,7 +358,13 @@ class Run:
 
 def _fresh(config: ModelConfig) -> dict[str, Any]:
     """What counts when a run starts, and not when it goes on from a checkpoint."""
-    return {"init": config.init, "lora": config.lora, "revision": config.revision}
+    peft_kind = config.adapter is not None and not config.adapter.own_weights
+    return {
+        "init": config.init,
+        "lora": config.lora,
+        "revision": config.revision,
+        **({"adapter": config.adapter} if peft_kind else {}),
+    }
 
 
 def _seed_everything(seed: int) -> None:
