@@ -164,7 +164,9 @@ class DataConfig:
     columns renames the file's columns, {ours: theirs}. train_on: "auto" trains on the completion or on every assistant
     turn, and on all of a plain text. max_length None is 1024 tokens, or the model's context if that is shorter.
     truncation says what becomes of rows longer than max_length tokens. max_masked is
-    the share of rows without any trained token above which the run is refused.
+    the share of rows without any trained token above which the run is refused. rationale_weight: rows with a column
+    rationale are learnt twice, the completion after "[label] " and the prompt, and the rationale after "[rationale] " and the
+    prompt, whose tokens count this much (0: the column is not read). Of the other methods, distill reads it too.
     """
 
     path: str
@@ -176,6 +178,11 @@ class DataConfig:
     max_length: int | None = None
     truncation: Literal["drop", "keep_start", "keep_end", "error"] = "keep_start"
     max_masked: float = 0.1
+    rationale_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.rationale_weight < 0:
+            raise ConfigError(f"data.rationale_weight: {self.rationale_weight} is how much a token counts; it is not negative")
 
     @staticmethod
     def from_short(text: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from posttrain.config import AdapterConfig, LoraConfig
 from posttrain.data.forest import Forest, TokenSequence, Tree
 from posttrain.engines.torch import TorchEngine
-from posttrain.errors import ConfigError, ModelError
+from posttrain.errors import ConfigError, MissingDependency, ModelError
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.load import load_model
 from posttrain.types import Request, Sampling
@@ -228,5 +229,7 @@ def test_bad_settings(folder: Path) -> None:
     )
     refused(ModelError, "'lm_head' is the vocabulary projection", adapter={"kind": "vera", "target_modules": ["lm_head"]})
     refused(ModelError, "virtual tokens .* stand before a token forest", adapter="prompt", attention="unshared")
-    if not torch.cuda.is_available():
-        refused(ModelError, "quantization is 'nf4' but the device is cpu", quantization="nf4", lora={"r": 2})
+    with pytest.raises(ModelError, match=r"init = random has none"):
+        load_model(folder, lora=LoraConfig(r=2), quantization="nf4", init="random")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        refused(MissingDependency, "bitsandbytes", quantization="nf4", lora={"r": 2})

@@ -138,7 +138,7 @@ def _load(
             f"use the tokenizer that belongs to this model"
         )
     if quantization != "none":
-        shared["quantization_config"] = _quantized(quantization, target, precision, init)
+        shared["quantization_config"] = _quantized(quantization, precision, init)
         shared["device_map"] = {"": target}
     hf = _load_weights(where, kind, config, init, precision, seed, shared)
     if quantization == "none":
@@ -313,19 +313,14 @@ def _load_weights(path: str, kind: Kind, config: Any, init: str, dtype: torch.dt
     return hf
 
 
-def _quantized(quantization: str, device: torch.device, dtype: torch.dtype, init: str) -> Any:
+def _quantized(quantization: str, dtype: torch.dtype, init: str) -> Any:
     """The settings that transformers loads quantised weights with (QLoRA, arXiv 2305.14314).
 
     Raises:
-        ModelError: no CUDA device, or fresh weights. MissingDependency: bitsandbytes is not installed.
+        ModelError: fresh weights. MissingDependency: bitsandbytes is not installed.
     """
     if init == "random":
         raise ModelError(f"quantization is {quantization!r}, which keeps trained weights in few bits; init = random has none")
-    if device.type != "cuda":
-        raise ModelError(
-            f"quantization is {quantization!r} but the device is {device}: bitsandbytes' kernels need CUDA; leave it out "
-            "(model.quantization: none), the adapters are the same"
-        )
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MissingDependency("bitsandbytes", "quantization")
     if quantization == "int8":
