@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
+
+from posttrain.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,11 @@ class LoraConfig:
     """Low-rank adapters (LoRA, arXiv 2106.09685) beside frozen weights: W + (alpha / r) B A.
 
     r: rank. alpha: scale. dropout: on the adapters' input. target_modules: names of layers, or "all-linear" (all but the
-    vocabulary projection). rslora: scale alpha / sqrt(r) (arXiv 2312.03732). modules_to_save: layers trained in full.
+    vocabulary projection). rslora: scale alpha / sqrt(r) (arXiv 2312.03732). use_dora: magnitude and direction apart (DoRA,
+    arXiv 2402.09353). init: "default" is random A and B = 0; "pissa" takes the weights' largest singular vectors (arXiv
+    2404.02948) and "olora" their QR factors (arXiv 2406.01775), and both keep the rest as the frozen part, so that the start
+    is the model itself. lora_plus_ratio: what B's learning rate is multiplied by (LoRA+, arXiv 2402.12354, advises 16).
+    modules_to_save: layers trained in full.
     """
 
     r: int = 16
@@ -30,7 +36,89 @@ class LoraConfig:
     dropout: float = 0.0
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
     rslora: bool = False
+    use_dora: bool = False
+    init: Literal["default", "gaussian", "orthogonal", "pissa", "olora"] = "default"
+    lora_plus_ratio: float = 1.0
     modules_to_save: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.r < 1:
+            raise ConfigError(f"model.lora.r: {self.r} is the rank of the adapters, at least 1")
+        if self.lora_plus_ratio <= 0:
+            raise ConfigError(f"model.lora.lora_plus_ratio: {self.lora_plus_ratio} multiplies a learning rate; above 0")
+
+    @property
+    def changes_base(self) -> bool:
+        """Whether the frozen weights are no longer those of the model that the run starts from."""
+        return self.init in ("pissa", "olora")
+
+
+# What each kind of adapter reads beside its kind.
+_ADAPTER_SETTINGS = {
+    "adalora": ("target_modules", "r", "alpha", "dropout"),
+    "vera": ("target_modules", "r", "dropout"),
+    "ia3": ("target_modules",),
+    "prompt": ("num_virtual_tokens", "init_text"),
+    "prefix": ("num_virtual_tokens", "encoder_hidden_size"),
+    "p_tuning": ("num_virtual_tokens", "encoder_hidden_size"),
+    "bitfit": (),
+    "partial": ("last_layers", "modules"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterConfig:
+    """Other parts to train than low-rank adapters; `posttrain` refuses settings that a kind does not read.
+
+    adalora: ranks are given where they help (arXiv 2303.10512); r is the average rank at the end, the start has half as many
+    again; alpha, dropout. vera: one random pair of matrices for all layers, of rank r, and trained scales (arXiv 2310.11454).
+    ia3: trained scales of keys, values and the MLP (arXiv 2205.05638). target_modules: names of layers, "auto" chooses.
+    prompt: num_virtual_tokens trained embeddings before every sequence (arXiv 2104.08691), from init_text or random tokens.
+    p_tuning: the same through a small network of encoder_hidden_size (arXiv 2103.10385). prefix: trained keys and values
+    in every layer (arXiv 2101.00190), through such a network if encoder_hidden_size is above 0. These three need a model
+    that shares trunks. bitfit: biases alone (arXiv 2106.10199). partial: the last_layers blocks and all parameters whose
+    name holds one of `modules`. The last two train the model's own weights and save a whole model.
+    """
+
+    kind: Literal["adalora", "vera", "ia3", "prompt", "prefix", "p_tuning", "bitfit", "partial"]
+    target_modules: Literal["auto"] | list[str] = "auto"
+    r: int = 0
+    alpha: float = 32.0
+    dropout: float = 0.0
+    num_virtual_tokens: int = 20
+    init_text: str | None = None
+    encoder_hidden_size: int = 0
+    last_layers: int = 0
+    modules: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        known = _ADAPTER_SETTINGS[self.kind]
+        for item in fields(self):
+            default = [] if item.name == "modules" else item.default
+            if item.name not in ("kind", *known) and getattr(self, item.name) != default:
+                may = ", ".join(known) or "nothing"
+                raise ConfigError(f"model.adapter.{item.name}: kind {self.kind!r} does not read it; it reads {may}")
+        for name in ("r", "last_layers", "encoder_hidden_size"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"model.adapter.{name}: {getattr(self, name)} must not be negative")
+        if self.num_virtual_tokens < 1:
+            raise ConfigError(f"model.adapter.num_virtual_tokens: {self.num_virtual_tokens} must be at least 1")
+        if self.kind == "partial" and not self.last_layers and not self.modules:
+            raise ConfigError("model.adapter: kind 'partial' trains nothing; set last_layers: n, or modules: [part of a name]")
+
+    @property
+    def own_weights(self) -> bool:
+        """Whether some of the model's own weights are trained, and a whole model is saved."""
+        return self.kind in ("bitfit", "partial")
+
+    @property
+    def virtual_tokens(self) -> int:
+        """Positions that are taken before every sequence."""
+        return self.num_virtual_tokens if self.kind in ("prompt", "prefix", "p_tuning") else 0
+
+    @staticmethod
+    def from_short(text: str) -> dict[str, Any]:
+        return {"kind": text}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +126,8 @@ class ModelConfig:
     """Which model, and how it is loaded. A path, a hub id, or "embedded" for the small model that ships with posttrain.
 
     init random builds the architecture of the folder's config.json with fresh weights. attention "unshared" runs padded
-    rows instead of the token forest. dtype auto is float32 on a CPU and bfloat16 on a GPU.
+    rows instead of the token forest. dtype auto is float32 on a CPU and bfloat16 on a GPU. lora, adapter: what is trained
+    instead of all weights. quantization: how the frozen weights below a LoRA are kept (QLoRA, arXiv 2305.14314).
     """
 
     path: str
@@ -50,8 +139,18 @@ class ModelConfig:
     attention: Literal["auto", "forest", "unshared"] = "auto"
     init: Literal["pretrained", "random"] = "pretrained"
     lora: LoraConfig | None = None
+    adapter: AdapterConfig | None = None
+    quantization: Literal["none", "nf4", "int8"] = "none"
     gradient_checkpointing: bool = False
     trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        if self.lora is not None and self.adapter is not None:
+            raise ConfigError(f"model: lora and adapter ({self.adapter.kind}) both say what is trained; keep one")
+        if self.quantization != "none" and self.lora is None:
+            raise ConfigError(
+                f"model.quantization: {self.quantization} weights cannot be trained; set lora: {{r: 16}} beside it"
+            )
 
     @staticmethod
     def from_short(text: str) -> dict[str, Any]:
@@ -65,7 +164,9 @@ class DataConfig:
     columns renames the file's columns, {ours: theirs}. train_on: "auto" trains on the completion or on every assistant
     turn, and on all of a plain text. max_length None is 1024 tokens, or the model's context if that is shorter.
     truncation says what becomes of rows longer than max_length tokens. max_masked is
-    the share of rows without any trained token above which the run is refused.
+    the share of rows without any trained token above which the run is refused. rationale_weight: rows with a column
+    rationale are learnt twice, the completion after "[label] " and the prompt, and the rationale after "[rationale] " and the
+    prompt, whose tokens count this much (0: the column is not read). Of the other methods, distill reads it too.
     """
 
     path: str
@@ -77,6 +178,11 @@ class DataConfig:
     max_length: int | None = None
     truncation: Literal["drop", "keep_start", "keep_end", "error"] = "keep_start"
     max_masked: float = 0.1
+    rationale_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.rationale_weight < 0:
+            raise ConfigError(f"data.rationale_weight: {self.rationale_weight} is how much a token counts; it is not negative")
 
     @staticmethod
     def from_short(text: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import yaml
 
 from posttrain import registry
 from posttrain.config import (
+    AdapterConfig,
     Component,
     CreditConfig,
     DataConfig,
@@ -31,7 +32,8 @@ from posttrain.typecheck import check
 CLASSES = {
     c.__name__: c
     for c in (
-        LoraConfig, ModelConfig, DataConfig, SamplingConfig, EvaluationConfig, Component, CreditConfig, TrustRegionConfig,
+        AdapterConfig, Component, CreditConfig, DataConfig, EvaluationConfig, LoraConfig, ModelConfig, SamplingConfig,
+        TrustRegionConfig,
     )
 }  # fmt: skip
 

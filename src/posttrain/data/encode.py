@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from posttrain.data.formats import RowFormat, detect_format, normalise
 from posttrain.data.item import Item
 from posttrain.data.templates import Tokenized, TrainOn, encode_messages, encode_pair, encode_step, encode_text
 from posttrain.errors import DataError
-from posttrain.types import Message
+from posttrain.types import Message, Text
 
 _BATCH = 1024  # rows tokenised at a time
 
@@ -64,10 +65,14 @@ def encode_rows(
     truncation: Truncation = "keep_start",
     max_masked: float = 0.1,
     values: Callable[[Item], dict[str, float]] | None = None,
+    rationale_weight: float = 0.0,
 ) -> Encoded:
     """Rows of any known format that has completions, as training sequences.
 
+    A column `weight` says how much the tokens of a row count (1 where it is empty).
+
     Args:
+        rationale_weight: above 0, rows with a column `rationale` become two: see `with_rationales`.
         train_on: "auto" trains completions and assistant turns, and all of a plain text. max_length: tokens.
         max_masked: share of rows without a trained token (after truncation) above which everything is refused.
         values: numbers that each row's sequence carries.
@@ -76,11 +81,16 @@ def encode_rows(
     """
     form = detect_format(rows)
     encoded = Encoded([], form, num_rows=len(rows))
-    items = (normalise(row, form, str(row.get("id", number))) for number, row in enumerate(rows))
+    items: Iterable[Item] = (normalise(row, form, str(row.get("id", number))) for number, row in enumerate(rows))
+    if rationale_weight:
+        items = with_rationales(items, rationale_weight)
+    weighted = rationale_weight > 0 or any(row.get("weight") is not None for row in rows) or _has_weights(rows)
     for item, sequence in encode_items(items, tokenizer, train_on):
         name = item.row
         if values is not None:
             sequence.values = values(item)
+        if weighted:
+            _weigh(sequence, item)
         if len(sequence.ids) > max_length:
             if truncation == "error":
                 raise DataError(
@@ -99,6 +109,58 @@ def encode_rows(
             encoded.masked.append(name)
     _refuse_masked(encoded, max_length, max_masked)
     return encoded
+
+
+def with_rationales(items: Iterable[Item], weight: float) -> Iterator[Item]:
+    """Distilling step by step (arXiv 2305.02301): a row with a rationale becomes two tasks, told apart by their prompts.
+
+    "[label] " and the prompt lead to the completion, whose tokens count 1; "[rationale] " and the prompt to the rationale,
+    whose tokens count `weight`. With the usual mean over tokens that is L_label + weight L_rationale up to a common factor,
+    where both are sums over tokens.
+
+    Raises:
+        DataError: a row without a rationale, or without a prompt to put the word before.
+    """
+    for item in items:
+        rationale = item.columns.get("rationale")
+        if not isinstance(rationale, str) or not rationale.strip():
+            raise DataError(f"row {item.row} has no text in the column 'rationale', which data.rationale_weight needs")
+        told: dict[str, Text] = {"label": item.completion or "", "rationale": rationale}
+        for task, completion in told.items():
+            if isinstance(item.prompt, str):
+                prompt: Text = f"[{task}] {item.prompt}"
+            elif item.prompt and item.prompt[-1]["role"] == "user":
+                prompt = [*item.prompt[:-1], {**item.prompt[-1], "content": f"[{task}] {item.prompt[-1]['content']}"}]
+                completion = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
+            else:
+                raise DataError(f"row {item.row} has no prompt, which a rationale needs; use the columns prompt and completion")
+            share = weight if task == "rationale" else 1.0
+            columns = {**item.columns, "weight": share * _row_weight(item)}
+            yield replace(item, prompt=prompt, completion=completion, columns=columns, row=f"{item.row} {task}")
+
+
+def _has_weights(rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether a message anywhere has a weight: then every sequence needs the stream."""
+    lists = (value for row in rows for value in row.values() if isinstance(value, list))
+    return any(isinstance(m, dict) and "role" in m and m.get("weight") is not None for value in lists for m in value)
+
+
+def _row_weight(item: Item) -> float:
+    weight = item.columns.get("weight")
+    if weight is None:
+        return 1.0
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+        raise DataError(f"row {item.row}: weight {weight!r} says how much the row's tokens count; a number, 0 or above")
+    return float(weight)
+
+
+def _weigh(sequence: TokenSequence, item: Item) -> None:
+    """Multiply the weights of a sequence's tokens by its row's; a row of weight 0 is not trained on."""
+    factor = _row_weight(item)
+    ones = np.ones(len(sequence.ids), dtype=np.float32)
+    sequence.streams["weights"] = sequence.streams.get("weights", ones) * np.float32(factor)
+    if factor == 0:
+        sequence.loss_mask = np.zeros_like(sequence.loss_mask)
 
 
 def encode_items(items: Iterable[Item], tokenizer: Any, train_on: TrainOn = "auto") -> Iterator[tuple[Item, TokenSequence]]:

@@ -279,6 +279,27 @@ class Forest:
             moved[name] = {k: v.to(device, non_blocking=True) for k, v in getattr(self, name).items()}
         return replace(self, **moved)
 
+    def below(self, count: int) -> Forest:
+        """The same forest below `count` further tokens (of id 0) that every token sees."""
+        ids, places = torch.zeros_like(self.tokens[:1]).expand(count), torch.arange(count, device=self.tokens.device)
+        return replace(
+            self,
+            tokens=torch.cat([ids, self.tokens]),
+            positions=torch.cat([places, self.positions + count]),
+            ends=torch.cat([ids + count + self.num_tokens, self.ends + count]),
+            source=self.source + count,
+            place=self.place + count,
+            last=self.last + count,
+        )
+
+    def lengths(self) -> torch.Tensor:
+        """int64 [N], tokens of the longest sequence that each token belongs to."""
+        found = torch.zeros_like(self.tokens)
+        for last, depth in zip(self.last.tolist(), self.positions[self.last].tolist()):
+            part = found[: last + 1]
+            part[self.ends[: last + 1] > last] = part[self.ends[: last + 1] > last].clamp(min=depth + 1)
+        return found
+
     def unshared(self) -> Unshared:
         """One padded row per sequence. Padding repeats a row's last token: no id means padding, the mask does."""
         ends, last = self.ends.cpu(), self.last.cpu()

@@ -164,9 +164,11 @@ def encode_messages(
     mask = np.full(len(ids), train_on == "everything")
     weights = np.ones(len(ids), dtype=np.float32)
     for i, (first, stop) in zip(turns, spans, strict=True):
+        if not isinstance(weight := messages[i].get("weight", 1.0), int | float) or weight < 0:
+            raise DataError(f"row {row}: message {i} has the weight {weight!r}; it says how much its tokens count, 0 or above")
         inside = (offsets[:, 0] >= first) & (offsets[:, 1] <= stop) & (offsets[:, 1] > offsets[:, 0])
         mask |= inside
-        weights[inside] = float(messages[i].get("weight", 1.0))
+        weights[inside] = float(weight)
     mask[0] = False
     weighted = any("weight" in m for m in messages)
     return TokenSequence(np.array(ids), mask, {"weights": weights} if weighted else {}, row=row)

@@ -181,8 +181,10 @@ class TorchEngine:
             tree = Tree.build(sequences)
             hidden, plan = self.model.prefill(Forest.pack([tree]))
             self._computed(tree.num_tokens)
+            first = self.model.num_virtual_tokens  # before all others, and seen by all
             for p, last in zip(part, tree.last.tolist(), strict=True):
-                path = torch.from_numpy(np.flatnonzero(tree.ends[: last + 1] > last)).to(hidden.device)
+                seen = np.flatnonzero(tree.ends[: last + 1] > last)
+                path = torch.from_numpy(np.concatenate([np.arange(first), first + seen])).to(hidden.device)
                 kv = [(k[0].index_select(1, path), v[0].index_select(1, path)) for _, (k, v) in sorted(plan.kv.items())]
                 known[p] = (kv, hidden[last].clone())  # a view would keep all hidden states alive
         self._remember({p: known[p] for p in missing})

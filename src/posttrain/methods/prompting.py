@@ -91,7 +91,8 @@ def make_collector(
 
 
 def context_length(run: Run, kind: Kind = "language") -> int | None:
-    """Positions that the model's config allows, read without the weights. kind: of the model that will be loaded."""
+    """Positions that the model's config allows a sequence, read without the weights. kind: of the model that is loaded."""
     model = run.model_config
     config = load_config(run.model_path, kind=kind, revision=model.revision, trust_remote_code=model.trust_remote_code)
-    return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    limit = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return limit if limit is None or model.adapter is None else limit - model.adapter.virtual_tokens

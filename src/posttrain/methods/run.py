@@ -5,10 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -25,12 +22,14 @@ from posttrain.data.stream import Source
 from posttrain.data.templates import template_fingerprint
 from posttrain.errors import CheckpointError, ConfigError
 from posttrain.memory import keep_freed_memory
+from posttrain.models.adapters import rate_factors, updates_of
 from posttrain.models.forest_model import ForestModel
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.load import load_model, load_score_model, load_tokenizer
 from posttrain.models.score_model import ScoreModel
 from posttrain.recipe import recipe_as_dict
 from posttrain.training import checkpoint
+from posttrain.training.ending import closing, stop_on_signal
 from posttrain.training.hooks import Hook, MetricsWriter
 from posttrain.training.loop import State, train
 from posttrain.training.objective import Objective
@@ -187,16 +186,19 @@ class Run:
         """
         config = self.model_config
         options = self._options(config)
-        if weights is not None and (config.lora is not None or not reference):
+        adapters_keep_it = config.lora is not None and not config.lora.changes_base
+        adapters_keep_it |= config.adapter is not None and not config.adapter.own_weights
+        if weights is not None and (adapters_keep_it or not reference):
             model = load_model(str(weights), reference=reference, **options)
-            model.load_reference(weights)
-            return model
-        model = load_model(self.model_path, reference=reference, **options, **_fresh(config))
+        else:
+            model = load_model(self.model_path, reference=reference, **options, **_fresh(config))
+            if weights is not None:
+                # The reference is the model the run began with; the policy is what the checkpoint holds.
+                model.hf.load_state_dict(load_model(str(weights), **options).hf.state_dict())
+            self._tell_unshared(model)
         if weights is not None:
-            # The reference is the model the run began with; the policy is what the checkpoint holds.
-            model.hf.load_state_dict(load_model(str(weights), **options).hf.state_dict())
             model.load_reference(weights)
-        self._tell_unshared(model)
+        model.rate_factors |= rate_factors(model.hf, config.lora)
         return model
 
     def load_score_model(
@@ -206,9 +208,11 @@ class Run:
         config = config or self.model_config
         options = self._options(config)
         if weights is not None:
-            return load_score_model(str(weights), per=per, **options)
-        model = load_score_model(self.place_of(config), per=per, **options, **_fresh(config))
-        self._tell_unshared(model)
+            model = load_score_model(str(weights), per=per, **options)
+        else:
+            model = load_score_model(self.place_of(config), per=per, **options, **_fresh(config))
+            self._tell_unshared(model)
+        model.rate_factors |= rate_factors(model.hf, config.lora)
         return model
 
     def load_frozen(self, config: ModelConfig) -> LanguageModel:
@@ -226,6 +230,8 @@ class Run:
             "attention": config.attention,
             "trust_remote_code": config.trust_remote_code,
             "gradient_checkpointing": config.gradient_checkpointing,
+            "quantization": config.quantization,
+            **({"adapter": config.adapter} if config.adapter is not None and config.adapter.own_weights else {}),
             "seed": self.recipe.seed,
         }
 
@@ -291,7 +297,7 @@ class Run:
         )
         hooks += [progress, self._saver(model, source, optimizer, state, steps)]
         model.train()
-        with progress, _closing(hooks), _stop_on_signal(state, self.console):
+        with progress, closing(hooks), stop_on_signal(state, self.console):
             train(
                 model, source, objective, optimizer, hooks, state,
                 steps=steps, max_tokens=self.micro_batch_tokens(model),
@@ -317,6 +323,7 @@ class Run:
             min_lr_ratio=r.min_lr_ratio,
             max_grad_norm=r.max_grad_norm,
             rate_factors=model.rate_factors,
+            updates=updates_of(model.hf, steps),
         )
 
     def _saver(self, model: ForestModel, source: Source, optimizer: Optimizer, state: State, steps: int) -> Hook:
@@ -359,7 +366,13 @@ class Run:
 
 def _fresh(config: ModelConfig) -> dict[str, Any]:
     """What counts when a run starts, and not when it goes on from a checkpoint."""
-    return {"init": config.init, "lora": config.lora, "revision": config.revision}
+    peft_kind = config.adapter is not None and not config.adapter.own_weights
+    return {
+        "init": config.init,
+        "lora": config.lora,
+        "revision": config.revision,
+        **({"adapter": config.adapter} if peft_kind else {}),
+    }
 
 
 def _seed_everything(seed: int) -> None:
@@ -367,35 +380,3 @@ def _seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-
-
-@contextmanager
-def _closing(hooks: Sequence[Any]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            close = getattr(hook, "close", None)
-            if close is not None:
-                close()
-
-
-@contextmanager
-def _stop_on_signal(state: State, console: Console) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) ends the run after the step at hand, with a checkpoint; the second ends it at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handle(number: int, frame: Any) -> None:
-        if state.stop:
-            raise KeyboardInterrupt
-        state.stop = True
-        console.print("\nfinishing this step, then saving; press Ctrl-C again to stop at once")
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -124,18 +124,26 @@ class ForestPlan:
     Args:
         forest: what will be passed as input_ids[1, N] and position_ids[1, N].
         keep_kv: store each layer's keys and values, [1, Hkv, N, D], in `kv[layer_idx]` (an engine's prefill).
+        prefix: per layer, keys and values [1, Hkv, n, D] that stand for those of the first n tokens.
 
     Three ways, all exact: on CPU the runs of a forest by the fused kernel, trunk and leaves merged by log-sum-exp; on
     CUDA FlexAttention; for windows that bite, soft-capping, sinks, dropout and other devices, pieces with masks.
     """
 
-    def __init__(self, forest: Forest, *, keep_kv: bool = False) -> None:
+    def __init__(
+        self,
+        forest: Forest,
+        *,
+        keep_kv: bool = False,
+        prefix: list[tuple[torch.Tensor, torch.Tensor]] | None = None,
+    ) -> None:
         self.ends = forest.ends
         self.positions = forest.positions
         self.kv: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self.layers: set[int] = set()  # which layers have asked, and for what windows: for the probe
         self.windows: set[int] = set()
         self._keep_kv = keep_kv
+        self._prefix = prefix
         self._shape = ForestShape(forest.ends.cpu().numpy(), forest.ends.device)
         self._depth = int(forest.positions.max()) + 1
         self._pieces: dict[int | None, list[_Piece]] = {}
@@ -167,6 +175,10 @@ class ForestPlan:
             )
         layer = int(module.layer_idx)  # type: ignore[arg-type]
         self.layers.add(layer)
+        if self._prefix is not None:
+            first_keys, first_values = (x.to(key.dtype) for x in self._prefix[layer])
+            key = torch.cat([first_keys, key[:, :, first_keys.shape[2] :]], 2)
+            value = torch.cat([first_values, value[:, :, first_values.shape[2] :]], 2)
         if self._keep_kv:
             self.kv[layer] = (key.detach(), value.detach())
         if sliding_window is not None:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.data.forest import Forest, TokenSequence, Tree
 from posttrain.errors import ModelError
-from posttrain.models import attention
+from posttrain.models import adapters, attention
 from posttrain.models.attention import ForestPlan, without_mask
 
 BOUNDS = {torch.float64: 1e-9, torch.float32: 1e-4}  # most relative error of a probe; 5e-2 for half precisions
@@ -26,7 +26,9 @@ class ForestModel:
         hf: the PreTrainedModel, or a PeftModel around it. tokenizer: its tokenizer. device: where it is.
         shares_trunks: forests run as forests; else as one padded row per sequence, and `why_unshared` tells why.
         rate_factors: what the learning rate of single parameters is multiplied by, where that is not 1.
-        context_length: most positions the config allows, None where it names no limit.
+        virtual: trained tokens that stand before every sequence, None without (`models.adapters`).
+        neftune_noise_alpha: how much noise is put on the embeddings in training mode (see `_noise`), 0 = none.
+        context_length: most positions the config allows for a sequence, None where it names no limit.
     """
 
     def __init__(self, hf: Any, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -35,6 +37,8 @@ class ForestModel:
         self.shares_trunks = False
         self.why_unshared: str | None = "not asked for"
         self.rate_factors: dict[torch.nn.Parameter, float] = {}
+        self.virtual: adapters.VirtualTokens | None = None
+        self.neftune_noise_alpha = 0.0
         self._active: Any = hf  # what is run: `hf`, or within a language model's `reference()` its frozen copy
 
     @property
@@ -64,15 +68,21 @@ class ForestModel:
     @property
     def context_length(self) -> int | None:
         """Most positions that the config allows."""
-        return getattr(self.config, "max_position_embeddings", None)
+        limit = getattr(self.config, "max_position_embeddings", None)
+        return limit if limit is None else limit - self.num_virtual_tokens
+
+    @property
+    def num_virtual_tokens(self) -> int:
+        """Trained tokens before every sequence."""
+        return 0 if self.virtual is None else self.virtual.count
 
     def hidden(self, forest: Forest) -> torch.Tensor:
         """Last hidden states [N, D] of a forest's tokens."""
         forest = forest.to(self.device)
         if self.shares_trunks:
-            return self._shared_hidden(forest, ForestPlan(forest))
+            return self._shared_hidden(forest)[0]
         rows = forest.unshared()
-        hidden = self._row_hidden(rows.ids)
+        hidden = self._row_hidden(rows.ids, rows.mask)
         index = torch.zeros_like(forest.tokens)
         for row, (last, depth) in enumerate(zip(forest.last.tolist(), forest.positions[forest.last].tolist())):
             path = torch.nonzero(forest.ends[: last + 1] > last)[:, 0]
@@ -83,22 +93,53 @@ class ForestModel:
         """Hidden states [M, D] at the targets' sources (what predicts them), or at the targets themselves."""
         if self.shares_trunks:
             index = forest.source if sources else forest.place
-            return self._shared_hidden(forest, ForestPlan(forest)).index_select(0, index)
+            return self._shared_hidden(forest)[0].index_select(0, index)
         rows = forest.unshared()
-        return self._row_hidden(rows.ids).flatten(0, 1).index_select(0, rows.source if sources else rows.place)
+        return self._row_hidden(rows.ids, rows.mask).flatten(0, 1).index_select(0, rows.source if sources else rows.place)
 
-    def _shared_hidden(self, forest: Forest, plan: ForestPlan) -> torch.Tensor:
-        return self.base(
-            input_ids=forest.tokens[None],
-            position_ids=forest.positions[None],
+    def _shared_hidden(self, forest: Forest, *, keep_kv: bool = False) -> tuple[torch.Tensor, ForestPlan]:
+        """Hidden states [N, D] and the plan that computed them, in which virtual tokens stand before the forest's."""
+        virtual, count = self.virtual, self.num_virtual_tokens
+        prefix = virtual.keys_and_values() if virtual is not None else None
+        rooted = forest.below(count) if count else forest
+        plan = ForestPlan(rooted, keep_kv=keep_kv, prefix=prefix)
+        given: dict[str, torch.Tensor] = {"input_ids": forest.tokens[None]}
+        if virtual is not None or self._is_noisy:
+            embedded = self.pretrained.get_input_embeddings()(forest.tokens)
+            if self._is_noisy:
+                embedded = embedded + self._noise(embedded, forest.lengths())
+            if virtual is not None:
+                embedded = torch.cat([virtual.embeddings().to(embedded.dtype), embedded])
+            given = {"inputs_embeds": embedded[None]}
+        hidden = self.base(
+            **given,
+            position_ids=rooted.positions[None],
             attention_mask=without_mask(self.device),
             use_cache=False,
             attention_plan=plan,
         ).last_hidden_state[0]
+        return hidden[count:], plan
 
-    def _row_hidden(self, ids: torch.Tensor) -> torch.Tensor:
+    def _row_hidden(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         # Padding is on the right, where a causal model cannot see it: no mask, and the fused kernels stay available.
-        return self.base(input_ids=ids, use_cache=False).last_hidden_state
+        if mask is None or not self._is_noisy:
+            return self.base(input_ids=ids, use_cache=False).last_hidden_state
+        embedded = self.pretrained.get_input_embeddings()(ids)
+        lengths = mask.sum(1, keepdim=True).expand_as(ids)
+        return self.base(inputs_embeds=embedded + self._noise(embedded, lengths), use_cache=False).last_hidden_state
+
+    @property
+    def _is_noisy(self) -> bool:
+        return self.neftune_noise_alpha > 0 and self._active.training
+
+    def _noise(self, embedded: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Uniform in +-alpha / sqrt(L d), for embeddings [..., d] of sequences of L tokens (NEFTune, arXiv 2310.05914).
+
+        Drawn from torch's global generator, as dropout is, so that it follows from the seed and resumes exactly. A token that
+        sequences share takes the longest of them.
+        """
+        width = self.neftune_noise_alpha / (lengths * embedded.shape[-1]).sqrt()
+        return (torch.rand_like(embedded) * 2 - 1) * width[..., None].to(embedded.dtype)
 
     def trainable_parameters(self) -> list[torch.nn.Parameter]:
         """The parameters that require gradients."""
@@ -123,6 +164,7 @@ class ForestModel:
         """Write weights, config, tokenizer and chat template; adapters alone in PEFT's format."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         self.hf.save_pretrained(folder)
+        adapters.save_state(self.hf, folder)
         self.tokenizer.save_pretrained(folder)
 
     def save_for_resume(self, folder: str | Path) -> None:
@@ -161,9 +203,8 @@ class ForestModel:
         limit = self.context_length or 1 << 30
         forest, sequences = _probe_forest(config.vocab_size, min(trunk, max(2, limit - 8)))
         forest = forest.to(self.device)
-        plan = ForestPlan(forest)
         with evaluating(self.hf), torch.no_grad(), torch.random.fork_rng(cuda_devices(self.device)):
-            together = self._shared_hidden(forest, plan)
+            together, plan = self._shared_hidden(forest)
             alone = torch.cat([self._row_hidden(s.to(self.device)[None])[0] for s in sequences])
         paths = torch.cat([torch.nonzero(forest.ends[: int(x) + 1] > x)[:, 0] for x in forest.last])
         if (passed_by := config.num_hidden_layers - len(plan.layers)) > 0:

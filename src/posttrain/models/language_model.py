@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.forest import Forest
 from posttrain.errors import ModelError
+from posttrain.models.adapters import keeps_base
 from posttrain.models.attention import ForestPlan
 from posttrain.models.forest_model import BOUNDS, ForestModel, cuda_devices, evaluating, is_peft, relative_error
 from posttrain.models.logprobs import Head, token_logprobs
@@ -137,7 +138,9 @@ class LanguageModel(ForestModel):
             self.critic.save(Path(folder) / "critic")
 
     def prefill(self, forest: Forest) -> tuple[torch.Tensor, ForestPlan]:
-        """Hidden states [N, D] and a plan whose `kv[layer]` holds each layer's keys and values [1, Hkv, N, D].
+        """Hidden states [N, D] and a plan whose `kv[layer]` holds each layer's keys and values [1, Hkv, n + N, D].
+
+        The first n are those of virtual tokens, which every sequence sees; most models have none.
 
         Raises:
             ModelError: the model does not share trunks.
@@ -145,8 +148,7 @@ class LanguageModel(ForestModel):
         if not self.shares_trunks:
             raise ModelError(f"this model cannot run a forest ({self.why_unshared}); give it padded rows")
         forest = forest.to(self.device)
-        plan = ForestPlan(forest, keep_kv=True)
-        return self._shared_hidden(forest, plan), plan
+        return self._shared_hidden(forest, keep_kv=True)
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
@@ -161,9 +163,13 @@ class LanguageModel(ForestModel):
                 yield
             finally:
                 self._active = self.hf
-        elif is_peft(self.hf):
-            with evaluating(self.hf), self.hf.disable_adapter():
-                yield
+        elif is_peft(self.hf) and keeps_base(self.hf):
+            virtual, self.virtual = self.virtual, None
+            try:
+                with evaluating(self.hf), self.hf.disable_adapter():
+                    yield
+            finally:
+                self.virtual = virtual
         else:
             raise ModelError(
                 "this model has no reference: call enable_reference() before training (it keeps a frozen copy), "
@@ -171,8 +177,8 @@ class LanguageModel(ForestModel):
             )
 
     def enable_reference(self) -> None:
-        """Keep a frozen copy of the weights as they are now; with adapters nothing is copied, their base serves."""
-        if is_peft(self.hf) or self._frozen is not None:
+        """Keep a frozen copy of the weights as they are now; with adapters beside them nothing is copied, their base serves."""
+        if (is_peft(self.hf) and keeps_base(self.hf)) or self._frozen is not None:
             return
         self._frozen = copy.deepcopy(self.hf).eval().requires_grad_(False)
 

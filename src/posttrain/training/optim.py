@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -31,6 +31,18 @@ def learning_rate_factor(step: int, steps: int, *, schedule: Schedule, warmup_st
     return min_lr_ratio + (1 - min_lr_ratio) * shape
 
 
+class Updates(Protocol):
+    """What adapters do beside gradient descent."""
+
+    def before(self) -> None:
+        """Change the gradients, before they are clipped."""
+        ...
+
+    def after(self, step: int) -> None:
+        """Change the weights after the update of a step (from 0), while gradients are still there."""
+        ...
+
+
 class Optimizer:
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101) over the trainable parameters of a model.
 
@@ -52,11 +64,13 @@ class Optimizer:
         min_lr_ratio: float = 0.0,
         max_grad_norm: float = 1.0,
         rate_factors: Mapping[nn.Parameter, float] | None = None,
+        updates: Updates | None = None,
     ) -> None:
         self.parameters = [p for p in parameters if p.requires_grad]
         self.masters = [
             p.detach().float().clone() if p.dtype in (torch.bfloat16, torch.float16) else p for p in self.parameters
         ]
+        self.updates = updates
         factors = rate_factors or {}
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for parameter, master in zip(self.parameters, self.masters, strict=True):
@@ -81,6 +95,8 @@ class Optimizer:
 
     def clip_gradients(self) -> float:
         """Scale the gradients to a norm of at most max_grad_norm (0 = no bound); returns the norm before that."""
+        if self.updates is not None:
+            self.updates.before()
         with_gradient = [p for p in self.parameters if p.grad is not None]
         bound = self.max_grad_norm if self.max_grad_norm > 0 else math.inf
         return float(nn.utils.clip_grad_norm_(with_gradient, bound)) if with_gradient else 0.0
@@ -93,6 +109,8 @@ class Optimizer:
             if master is not parameter:
                 master.grad = None if parameter.grad is None else parameter.grad.float()
         self.adamw.step()
+        if self.updates is not None:
+            self.updates.after(step)
         with torch.no_grad():
             for parameter, master in zip(self.parameters, self.masters, strict=True):
                 if master is not parameter:
