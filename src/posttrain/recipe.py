@@ -291,13 +291,19 @@ def _check_components(recipe: Recipe) -> None:
         ("rewards", registry.rewards, recipe.rewards),
         ("task", registry.tasks, [recipe.task] if recipe.task else []),
         ("evaluation.task", registry.tasks, [recipe.evaluation.task] if recipe.evaluation else []),
-        ("advantage", registry.advantages, [recipe.settings["advantage"]] if recipe.settings.get("advantage") else []),
-        ("search", registry.searches, [recipe.settings["search"]] if recipe.settings.get("search") else []),
+        ("advantage", registry.advantages, _named(recipe, "advantage")),
+        ("search", registry.searches, _named(recipe, "search")),
     ):
         for item in items:
             known.check(item.name, item.settings, where)
             if item.aggregation is not None and where != "losses":
                 raise ConfigError(f"{where}: aggregation belongs to losses, not to {item.name!r}")
+
+
+def _named(recipe: Recipe, setting: str) -> list[Component]:
+    """The function that a method's own setting names, if it has such a setting."""
+    value = recipe.settings.get(setting)
+    return [value] if isinstance(value, Component) else []
 
 
 def _check_numbers(recipe: Recipe) -> None:

@@ -40,8 +40,8 @@ def label_preferences(
 
     The judge is a model that is told `instruction`, what good means, and asked which of the two is better, in both orders; left
     out, the model judges its own work (arXiv 2401.10020). A row has prompt, chosen, rejected, probability (that the chosen
-    one is better, for loss soft_bradley_terry) and id. Prompts whose two completions are equal or empty, or whose probability is below
-    min_probability, are left out and counted.
+    one is better, for loss soft_bradley_terry) and id. Prompts whose two completions are equal or empty, or whose
+    probability is below min_probability, are left out and counted.
     """
     if not 0.5 <= min_probability < 1:
         raise ConfigError(f"min_probability: {min_probability} must be at least 0.5 and below 1")

@@ -48,7 +48,8 @@ def evaluate_reward(
     Brier score of s(margin)), and length: its correlation with the score, and accuracy where the rejected one is longer. Of
     labels: accuracy, AUC, calibration. Of steps: the same, and how often the first wrong step is found (F1 of ProcessBench,
     arXiv 2412.06559). take_as: what rows of prompt, completion and reward are made into.
-    task and policy: num_samples completions of each problem by the policy, of which the model chooses the best of 1, 2, 4, ...: the gold reward (`rewards`) of its choice, beside the bound of KL(best-of-N || policy).
+    task and policy: num_samples completions of each problem by the policy, of which the model chooses the best of 1, 2,
+    4, ...: the gold reward (`rewards`) of its choice, beside the bound of KL(best-of-N || policy).
     """
     if (data is None and task is None) or (task is None) != (policy is None):
         raise ConfigError("evaluate_reward needs data (rows with verdicts), or task and policy (best-of-N), or all three")

@@ -11,6 +11,7 @@ from posttrain.data.formats import detect_format
 from posttrain.data.preview import preview
 from posttrain.data.rows import load_rows
 from posttrain.data.scored import EncodedScores, Kind, encode_scores, kind_of, reshaped
+from posttrain.data.stream import DataSource
 from posttrain.data.templates import template_fingerprint
 from posttrain.errors import ConfigError
 from posttrain.evaluation.reward_model import flat, measure
@@ -20,7 +21,6 @@ from posttrain.models.load import separate_padding
 from posttrain.models.score_model import ScoreModel
 from posttrain.registry import methods
 from posttrain.training.objective import Objective, held_out
-from posttrain.training.source import DataSource
 
 DEFAULT_LOSS: dict[Kind, str] = {
     "pairs": "bradley_terry",
