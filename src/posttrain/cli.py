@@ -101,6 +101,12 @@ def main(arguments: list[str] | None = None) -> int:
         # The reader of our output (head, less) has gone. Close quietly.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        # A full disk, a folder that may not be written, a file where a folder should be: the system's words say it.
+        if options.traceback:
+            raise
+        print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
 
 
 def _quiet_libraries() -> None:

@@ -99,3 +99,11 @@ def test_text_is_replaced_whole(tmp_path: Path) -> None:
     write_text_whole(path, json.dumps({"a": 2}))
     assert json.loads(path.read_text()) == {"a": 2}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_text_that_cannot_be_written_leaves_no_trace(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.mkdir()
+    with pytest.raises(OSError):
+        write_text_whole(path, "{}")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]

@@ -62,8 +62,12 @@ def written_whole(folder: Path) -> Iterator[Path]:
 def write_text_whole(path: Path, text: str) -> None:
     """Write a text file under a temporary name and rename it, so that readers see the old file or the new one."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def _flush_to_disk(folder: Path) -> None:
