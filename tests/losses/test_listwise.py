@@ -151,6 +151,17 @@ def test_two_completions_give_the_losses_of_pairs() -> None:
     assert float(value) == pytest.approx(log1p(exp(-1.0)))
 
 
+def test_lipo_learns_from_equal_scores() -> None:
+    """At the start all scores are equal, and the worse counts as ahead: with gains 1, 2, 4 at places 3, 2, 1."""
+    x = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    value, _ = registry.losses.get("lipo")(x, torch.zeros(3), one(1.0, 0.0, 2.0), torch.zeros(3, dtype=torch.int64))
+    d = [1 / log(1 + place) for place in (2, 1, 3)]
+    expected = 1 * (d[1] - d[0]) + 3 * (d[1] - d[2]) + 2 * (d[0] - d[2])
+    assert float(value.detach()) == pytest.approx(expected * log(2))
+    value.sum().backward()
+    assert x.grad is not None and x.grad[2] < x.grad[0] < x.grad[1] and x.grad[1] > 0 > x.grad[2]
+
+
 def test_unbiased_mipo_has_the_square_at_the_true_means_as_its_mean() -> None:
     """Over all draws of 2 of 4 winners and 2 of 3 losers, each equally likely with replacement."""
     winners, losers, loss = [1.0, 2.0, 4.0, 0.5], [-1.0, 0.0, 0.7], registry.losses.get("mipo")

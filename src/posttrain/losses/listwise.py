@@ -62,13 +62,16 @@ def lipo(logprob, ref_logprob, reward, group, *, beta: float = 0.1) -> tuple[Per
 
     l = -sum_{R_i > R_j} w_ij log s(x_i - x_j),  x = beta (logprob - ref_logprob),
     w_ij = |2^R_i - 2^R_j| |1/log(1 + t_i) - 1/log(1 + t_j)|, t_i the place (from 1) of i by x among its group, held
-    constant. Rewards of about 0 to 5, as gains are exponential.
+    constant; of equal x the worse completion is ahead. Rewards of about 0 to 5, as gains are exponential.
     """
     x = beta * (logprob - ref_logprob)
     same, better = _compared(reward, group)
     fixed = x.detach()
-    # Equal scores take the middle of their places, so that the order of the rows does not matter.
-    ahead = (same & (fixed[:, None] > fixed[None, :])).sum(0) + 0.5 * ((same & (fixed[:, None] == fixed[None, :])).sum(0) - 1)
+    # Where scores are equal, as all are at the start, the worse completion counts as ahead: with equal places there would
+    # be nothing to learn. What is equal in reward too shares the middle of its places.
+    level = same & (fixed[:, None] == fixed[None, :])
+    ahead = (same & (fixed[:, None] > fixed[None, :])).sum(0) + (level & better.T).sum(0)
+    ahead = ahead + 0.5 * ((level & ~better & ~better.T).sum(0) - 1)
     discount = 1 / torch.log(2 + ahead.to(x.dtype))
     gain = (math.log(2) * reward.to(x.dtype)).exp()
     cost = (gain[:, None] - gain[None, :]).abs() * (discount[:, None] - discount[None, :]).abs()

@@ -50,12 +50,10 @@ def kto(
     plan.check(run, objective)
     warning = _check_labels(encoded, objective)
     others = encode_data(run, run.recipe.eval_data, encode_labelled) if run.recipe.eval_data else None
-    partners = _partners(run, encoded, objective)
-    other_partners = _partners(run, others, objective) if others else []
+    partners = _partners(run, encoded, objective) | (_partners(run, others, objective) if others else {})
 
     def make_source(model: Any) -> UnpairedSource:
-        sequences = [*encoded.sequences, *(others.sequences if others else [])]
-        source = UnpairedSource(
+        return UnpairedSource(
             encoded.sequences,
             partners,
             model=model,
@@ -64,8 +62,6 @@ def kto(
             seed=run.recipe.seed,
             max_tokens=run.micro_batch_tokens(model),
         )
-        source.partners = {id(s): partner for s, partner in zip(sequences, [*partners, *other_partners])}
-        return source
 
     steps = run.steps_for(-(-len(encoded.sequences) // batch_size))
 
@@ -76,8 +72,8 @@ def kto(
     def execute() -> None:
         if warning:
             run.console.print(f"[yellow]{warning}[/yellow]")
-        rows = [encoded.sequences, partners, others.sequences if others else [], other_partners]
-        plan.prepare(run, [[s] for part in rows for s in part])
+        rows = [*encoded.sequences, *(others.sequences if others else []), *partners.values()]
+        plan.prepare(run, [[s] for s in rows])
         model = plan.train(run, make_source, objective, steps=steps, make_hooks=make_hooks)
         if run.recipe.evaluation is not None:
             evaluate_model(run, model)
@@ -117,10 +113,10 @@ def _balance(encoded: Encoded, losses: list[Component]) -> str:
     return text
 
 
-def _partners(run: Run, encoded: Encoded, objective: Objective) -> list[Any]:
+def _partners(run: Run, encoded: Encoded, objective: Objective) -> dict[int, Any]:
     """Mismatched sequences, where a loss asks for what is measured on them."""
     if "kl" not in objective.needs:
-        return []
+        return {}
     if len(encoded.sequences) < 2:
         raise ConfigError("kto needs at least two rows: the KL to the reference is measured on completions of other prompts")
     return mismatched(encoded.sequences, seed=run.recipe.seed, max_length=int(encoded.lengths.max()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -23,7 +24,15 @@ def scored(
     Yields:
         (sequence, {name: float32 [number of its targets]}), in no particular order. Dropout is off.
     """
-    parts = [part for group in groups for part in Tree.build(group).split(max_tokens)]
+    origin: dict[int, TokenSequence] = {}  # of copies that carry no more than is needed here
+
+    def bare(sequence: TokenSequence) -> TokenSequence:
+        streams = {name: sequence.streams[name] for name in names if name in sequence.streams}
+        copy = replace(sequence, streams=streams, values={})
+        origin[id(copy)] = sequence
+        return copy
+
+    parts = [part for group in groups for part in Tree.build([bare(s) for s in group]).split(max_tokens)]
     start = 0
     while start < len(parts):
         stop, size = start + 1, parts[start].num_tokens
@@ -37,5 +46,5 @@ def scored(
         ends = 0
         for sequence in (s for part in parts[start:stop] for s in part.sequences):
             begin, ends = ends, ends + int(sequence.loss_mask.sum())
-            yield sequence, {name: values[begin:ends] for name, values in numbers.items()}
+            yield origin[id(sequence)], {name: values[begin:ends] for name, values in numbers.items()}
         start = stop

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,10 @@ from posttrain.models.scoring import scored
 _DECAY = 0.9  # of BCO's running means, a step
 
 
-def mismatched(sequences: Sequence[TokenSequence], *, seed: int, max_length: int) -> list[TokenSequence]:
+def mismatched(sequences: Sequence[TokenSequence], *, seed: int, max_length: int) -> dict[int, TokenSequence]:
     """For each sequence its prompt with the completion of another prompt: where KTO measures how far the policy has moved.
 
-    The partners are drawn once, by the seed, so that their reference log-probs can be kept.
+    The partners are drawn once, by the seed, so that their reference log-probs can be kept. Returns them by `id(sequence)`.
 
     Raises:
         DataError: fewer than two different prompts.
@@ -29,14 +29,14 @@ def mismatched(sequences: Sequence[TokenSequence], *, seed: int, max_length: int
     if len(set(prompts)) < 2:
         raise DataError("all rows have the same prompt; estimating KL(pi || ref) takes completions of at least two prompts")
     order = np.random.default_rng((seed, 3)).permutation(len(sequences))
-    found: list[TokenSequence] = [sequences[0]] * len(sequences)
+    found: dict[int, TokenSequence] = {}
     for place, i in enumerate(order):
         others = (order[(place + k) % len(order)] for k in range(1, len(order)))
         j = next(j for j in others if prompts[j] != prompts[i])
         own, other = sequences[i], sequences[j]
         ids = np.concatenate([own.ids[: starts[i]], other.ids[starts[j] :]])[:max_length]
         mask = np.concatenate([np.zeros(starts[i], dtype=bool), other.loss_mask[starts[j] :]])[:max_length]
-        found[i] = TokenSequence(ids, mask, row=f"{own.row} with the completion of {other.row}")
+        found[id(own)] = TokenSequence(ids, mask, row=f"{own.row} with the completion of {other.row}")
     return found
 
 
@@ -48,13 +48,14 @@ class UnpairedSource(DataSource):
     undesirable completions.
 
     Args:
-        partners: the mismatched sequence of each sequence. wanted: which of "kl" and "shift" the losses ask for.
+        partners: what `mismatched` gave, for these sequences and any that are held out; may be empty where no loss asks for
+            kl. wanted: which of "kl" and "shift" the losses ask for.
     """
 
     def __init__(
         self,
         sequences: Sequence[TokenSequence],
-        partners: Sequence[TokenSequence],
+        partners: Mapping[int, TokenSequence],
         *,
         model: LanguageModel,
         wanted: Collection[str],
@@ -63,7 +64,7 @@ class UnpairedSource(DataSource):
         max_tokens: int,
     ) -> None:
         super().__init__([[s] for s in sequences], batch_size=batch_size, seed=seed)
-        self.partners = {id(s): partner for s, partner in zip(sequences, partners)}
+        self.partners = partners
         self.model = model
         self.wanted = frozenset(wanted) & {"kl", "shift"}
         self.max_tokens = max_tokens

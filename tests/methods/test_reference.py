@@ -1,0 +1,218 @@
+"""A reference that is cached, that moves, or that judges which pairs are likely: whole runs on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from posttrain.config import LoraConfig
+from posttrain.data.encode import encode_pairs
+from posttrain.data.forest import Forest, Tree
+from posttrain.errors import ConfigError, DataError, ModelError
+from posttrain.models.load import load_model
+from posttrain.training.reference import add_ref_logprobs, fingerprint
+
+ROWS = [
+    {"prompt": f"Q: {a}+{b}\nA:", "chosen": f" {a + b}", "rejected": f" {a + b + 1 + a % 2}"}
+    for a in range(6)
+    for b in range(4)
+]
+RAW: dict[str, Any] = {"method": "dpo", "batch_size": 8, "max_steps": 4, "learning_rate": 1e-3}
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return str(path)
+
+
+def told(folder: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ("step_time", "tokens_per_second")} for row in rows]
+
+
+def weights(folder: Path) -> bytes:
+    (file,) = (folder / "model").glob("*.safetensors")
+    return file.read_bytes()
+
+
+def interrupted(run_recipe: Callable[..., Path], after: int, **raw: Any) -> None:
+    """Run until Ctrl-C after a step, which leaves a checkpoint."""
+    from posttrain.methods.run import Interrupted
+    from posttrain.training import hooks
+
+    real = hooks.MetricsWriter.__call__
+
+    def stop(self: Any, step: int, metrics: dict[str, float]) -> None:
+        real(self, step, metrics)
+        if step == after:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(hooks.MetricsWriter, "__call__", stop)
+        run_recipe(**raw)
+
+
+def stopped_and_resumed(run_recipe: Callable[..., Path], folder: Path, after: int, **raw: Any) -> tuple[Path, Path]:
+    """The same run in one go, and in two."""
+    whole = run_recipe(**raw, output=str(folder / "whole"))
+    interrupted(run_recipe, after, **raw, output=str(folder / "half"))
+    return whole, run_recipe(**raw, output=str(folder / "half"), resume=True)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("POSTTRAIN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "reference"
+
+
+def test_cached_numbers_are_those_of_the_reference_and_are_found_again(tiny_folder: Path, cache: Path) -> None:
+    plain, lora = load_model(str(tiny_folder), dtype="float32"), load_model(str(tiny_folder), lora=LoraConfig(r=2))
+    groups = encode_pairs(ROWS[:5], plain.tokenizer).groups
+    assert add_ref_logprobs(plain, groups, max_tokens=40, folder=cache) == (0, 10)
+    first = [s.streams["ref_logprobs"].copy() for g in groups for s in g]
+    forest = Forest.pack([Tree.build(g) for g in groups])
+    assert "ref_logprobs" not in plain.forward(forest, {"logprobs", "ref_logprobs"})  # the batch carries them
+    exact = plain.forward(forest, {"logprobs"})["logprobs"].detach().numpy()
+    np.testing.assert_allclose(forest.streams["ref_logprobs"].numpy(), exact, atol=2e-5)
+    # Some of them and some new: only the new are computed, and the old are the same bits.
+    again = encode_pairs(ROWS[:7], plain.tokenizer).groups
+    assert add_ref_logprobs(plain, again, max_tokens=4000, folder=cache) == (10, 4)
+    assert all(np.array_equal(a, s.streams["ref_logprobs"]) for a, s in zip(first, (s for g in again for s in g)))
+    # Other weights are another reference; adapters change nothing about their base.
+    before = fingerprint(lora)
+    with torch.no_grad():
+        next(p for p in lora.hf.parameters() if p.requires_grad).add_(1.0)
+        next(plain.hf.parameters()).view(-1)[0] += 1e-3
+    assert fingerprint(lora) == before
+    assert add_ref_logprobs(plain, encode_pairs(ROWS[:5], plain.tokenizer).groups, max_tokens=4000, folder=cache) == (0, 10)
+    assert len(list(cache.iterdir())) == 2 and not list(cache.rglob(".*"))
+    broken = next(cache.rglob("*.safetensors"))
+    broken.write_bytes(b"x")
+    with pytest.raises(DataError, match="remove the file, it is made anew"):
+        for model in (plain, load_model(str(tiny_folder), dtype="float32")):
+            add_ref_logprobs(model, encode_pairs(ROWS[:5], model.tokenizer).groups, max_tokens=4000, folder=cache)
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_a_cached_run_is_the_run_with_a_reference_in_memory(
+    run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path, lora: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write(tmp_path / "pairs.jsonl", ROWS)
+    model = {"path": str(tiny_folder), "dtype": "float32", **({"lora": {"r": 2}} if lora else {})}
+    raw = {**RAW, "model": model, "data": data, "eval_data": data}
+    kept = run_recipe(**raw, output=str(tmp_path / "kept"))
+    from posttrain.models.language_model import LanguageModel
+
+    def refuse(self: Any) -> None:
+        raise AssertionError("a reference was kept in memory")
+
+    monkeypatch.setattr(LanguageModel, "enable_reference", refuse)
+    whole, half = stopped_and_resumed(run_recipe, tmp_path, 2, **raw, cache_reference=True)
+    assert weights(whole) == weights(half) and told(whole) == told(half)
+    for a, b in zip(told(kept), told(whole), strict=True):
+        assert a["eval_loss"] == pytest.approx(b["eval_loss"], abs=1e-5) if "eval_loss" in a else True
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-5) if "loss" in a else True
+    console = (tmp_path / "console.txt").read_text()
+    assert "0 sequences found, 96 computed" in console and "96 sequences found, 0 computed" in console
+
+
+@pytest.mark.parametrize(("lora", "mix"), [(False, 0.6), (True, 1.0)], ids=["full", "lora"])
+def test_a_moving_reference_resumes_exactly(
+    run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path, lora: bool, mix: float
+) -> None:
+    data = write(tmp_path / "pairs.jsonl", ROWS)
+    model = {"path": str(tiny_folder), "dtype": "float32", **({"lora": {"r": 2}} if lora else {})}
+    raw = {**RAW, "model": model, "data": data, "reference_mix": mix}
+    whole, half = stopped_and_resumed(run_recipe, tmp_path, 3, **raw, reference_every=2)
+    assert (half / "checkpoint-3" / "reference.safetensors").is_file()
+    assert weights(whole) == weights(half) and told(whole) == told(half)
+    still = run_recipe(**raw, output=str(tmp_path / "still"))
+    assert told(still)[1] == told(whole)[1] and told(still)[2]["loss"] != told(whole)[2]["loss"]
+
+
+def test_the_reference_moves_as_it_is_told(tiny_folder: Path) -> None:
+    model = load_model(str(tiny_folder), dtype="float32", reference=True)
+    name, parameter = next(iter(model.hf.named_parameters()))
+    start = parameter.detach().clone()
+    with torch.no_grad():
+        parameter.add_(1.0)
+    model.update_reference(0.25)
+    with model.reference():
+        assert torch.allclose(model.pretrained.get_parameter(name), start + 0.25)
+    model.update_reference()
+    with model.reference():
+        assert torch.equal(model.pretrained.get_parameter(name), parameter)
+    lora = load_model(str(tiny_folder), lora=LoraConfig(r=2))
+    with pytest.raises(ModelError, match="only a frozen copy can be mixed"):
+        lora.update_reference(0.5)
+    lora.update_reference()
+    trained = {n for n, p in lora.hf.named_parameters() if p.requires_grad}
+    with lora.reference():
+        shared = dict(lora._active.named_parameters())
+    for name, p in lora.hf.named_parameters():
+        assert (shared[name] is p) != (name in trained)  # the base is shared, adapters are copied
+
+
+def test_unlikely_pairs_are_left_out(run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path) -> None:
+    """A model that learnt to write digits finds other letters unlikely."""
+    easy = [{"prompt": "Q", "completion": f" {i}"} for i in range(10, 60)]
+    first = run_recipe(method="sft", data=write(tmp_path / "s.jsonl", easy), max_steps=60, batch_size=16, learning_rate=5e-3,
+                       output=str(tmp_path / "first"))  # fmt: skip
+    pairs = [{"prompt": "Q", "chosen": f" {i}", "rejected": f" {i + 9}"} for i in range(12, 40)]
+    odd = [{"prompt": "Q", "chosen": " 12", "rejected": " §ÄÖ"}, {"prompt": "Q", "chosen": " xyzzy", "rejected": " 13"}]
+    raw = {**RAW, "model": {"path": str(first / "model"), "dtype": "float32"}, "max_steps": None, "perplexity_samples": 32}
+    folder = run_recipe(**raw, data=write(tmp_path / "p.jsonl", pairs + odd), perplexity_percentile=99)
+    assert told(folder)[0] == {"step": 0, "data/perplexity_dropped": 2.0} and len(told(folder)) == 1 + 4
+    assert "2 of 30 pairs are above perplexity" in (tmp_path / "console.txt").read_text()
+    with pytest.raises(DataError, match="fine-tune on the chosen completions first"):
+        run_recipe(**raw, data=write(tmp_path / "p.jsonl", odd), perplexity_percentile=50, output=str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"losses": ["simpo"], "cache_reference": True}, "cache_reference: none of the losses asks for a reference"),
+        ({"losses": ["simpo"], "reference_every": 2}, "reference_every: none of the losses asks"),
+        ({"cache_reference": True, "reference_every": 2}, "a reference that moves cannot be cached"),
+        ({"losses": ["tdpo"], "cache_reference": True}, "whole distributions, which are not kept"),
+        ({"reference_every": 2, "reference_mix": 0.0}, "reference_mix: 0.0 must be above 0"),
+        ({"reference_every": 2, "model": {"path": "embedded", "lora": {"r": 2}}}, "adapters are taken over whole; set it to 1"),
+        ({"losses": ["odpo"]}, "'odpo' needs a column margin"),
+        ({"losses": ["tpo", "gold_nll"]}, "'gold_nll' needs a column reference"),
+        ({"tail_weight": 2.0}, "tail_weight: 2.0 must be from 0"),
+        ({"losses": ["aot"], "on_policy_weight": True}, "'aot' has no value of its own for each pair"),
+        ({"perplexity_percentile": 100.0}, "perplexity_percentile: 100.0 must be from 0"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_weights_load(
+    run_recipe: Callable[..., Path], tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run_recipe(**{**RAW, "data": write(tmp_path / "pairs.jsonl", ROWS), **change})
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"losses": ["aot"]}, {"losses": [{"name": "tdpo", "version": 1}]}, {"losses": ["tdpo"]}, {"on_policy_weight": True},
+        {"tail_weight": 0.5}, {"losses": ["tpo", "gold_nll"]},
+    ],
+    ids=["aot", "tdpo1", "tdpo2", "wpo", "ld-dpo", "tpo"],
+)  # fmt: skip
+def test_they_run_and_prefer_the_chosen(run_recipe: Callable[..., Path], tmp_path: Path, change: dict[str, Any]) -> None:
+    rows = [{**r, "reference": r["chosen"] + "!"} for r in ROWS] if "gold_nll" in change.get("losses", []) else ROWS
+    data = write(tmp_path / "pairs.jsonl", rows)
+    folder = run_recipe(**{**RAW, "data": data, "eval_data": data, "batch_size": 24, "max_steps": 12, **change})
+    start, end = told(folder)[0], told(folder)[-1]
+    assert end["eval_loss"] < start["eval_loss"] and end["eval_rewards/margins"] > start["eval_rewards/margins"]
+    assert load_file(folder / "model" / "model.safetensors")
