@@ -38,9 +38,9 @@ def label_preferences(
 ) -> Job:
     """Two completions of every prompt, compared by a judge: preference rows in samples.jsonl (RLAIF, arXiv 2309.00267).
 
-    The judge is a model that is told `instruction`, what good means, and asked which of the two is better, in both orders; left
-    out, the model judges its own work (arXiv 2401.10020). A row has prompt, chosen, rejected, probability (that the chosen
-    one is better, for loss soft_bradley_terry) and id. Prompts whose two completions are equal or empty, or whose
+    The judge is a model that is told `instruction`, what good means, and asked which of the two is better, in both orders;
+    left out, the model judges its own work (arXiv 2401.10020). A row has prompt, chosen, rejected, probability (that the
+    chosen one is better, for loss soft_bradley_terry) and id. Prompts whose two completions are equal or empty, or whose
     probability is below min_probability, are left out and counted.
     """
     if not 0.5 <= min_probability < 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -44,12 +44,12 @@ def evaluate_reward(
 ) -> Job:
     """Tell what the scores of the recipe's model are worth, and write reward_evaluation.json.
 
-    data: held-out rows of any format that method reward_model takes. Of pairs: accuracy with its interval, calibration (ECE and
-    Brier score of s(margin)), and length: its correlation with the score, and accuracy where the rejected one is longer. Of
-    labels: accuracy, AUC, calibration. Of steps: the same, and how often the first wrong step is found (F1 of ProcessBench,
-    arXiv 2412.06559). take_as: what rows of prompt, completion and reward are made into.
-    task and policy: num_samples completions of each problem by the policy, of which the model chooses the best of 1, 2,
-    4, ...: the gold reward (`rewards`) of its choice, beside the bound of KL(best-of-N || policy).
+    data: held-out rows of any format that method reward_model takes. Of pairs: accuracy with its interval, calibration (ECE
+    and Brier score of s(margin)), and length: its correlation with the score, and accuracy where the rejected one is longer.
+    Of labels: accuracy, AUC, calibration. Of steps: the same, and how often the first wrong step is found (F1 of
+    ProcessBench, arXiv 2412.06559). take_as: what rows of prompt, completion and reward are made into. task and policy:
+    num_samples completions of each problem by the policy, of which the model chooses the best of 1, 2, 4, ...: the gold
+    reward (`rewards`) of its choice, beside the bound of KL(best-of-N || policy).
     """
     if (data is None and task is None) or (task is None) != (policy is None):
         raise ConfigError("evaluate_reward needs data (rows with verdicts), or task and policy (best-of-N), or all three")
@@ -63,14 +63,14 @@ def evaluate_reward(
         kind = kind_of(detect_format(read_rows(run, data)))
         kind = take_as if kind == "rewarded" else kind
         encoded = encode_data(run, data, context, kind=kind, step_separator=step_separator)
-    reward_set = None
-    if task is not None:
-        made = make_task(run, task)
-        reward_set = RewardSet([(c.name, c.weight, c.settings) for c in rewards], task=made)
-        reward_set.self_test(made.examples)
+    asked = None
+    if task is not None and policy is not None:
+        asked = _Asked(run, task, policy, rewards, sampling)
     facts = [("model", f"a score for each {level}")]
     facts += [("data", f"{len(encoded.trees)} rows of format {encoded.form.name}")] if encoded else []
-    facts += [("best of N", f"{num_samples} completions of {len(made.examples)} problems of {made.name}")] if task else []
+    facts += (
+        [("best of N", f"{num_samples} completions of {len(asked.prompts)} problems of {asked.task.name}")] if asked else []
+    )
 
     def execute() -> None:
         model = run.load_score_model(per=level)
@@ -78,9 +78,9 @@ def evaluate_reward(
         told: dict[str, Any] = {}
         if encoded is not None:
             told["data"] = _on_rows(run, model, encoded)
-        if task is not None and policy is not None and reward_set is not None:
+        if asked is not None:
             scorer = RewardModel(model, level=level, aggregation=aggregation, separator=step_separator)
-            told["best_of"] = _best_of(run, scorer, task, policy, reward_set, num_samples, sampling)
+            told["best_of"] = _best_of(run, scorer, asked, num_samples)
         write_text_whole(run.folder / "reward_evaluation.json", json.dumps(_plain(told), indent=1))
 
     return Job(facts, execute)
@@ -101,20 +101,25 @@ def _on_rows(run: Run, model: ScoreModel, encoded: EncodedScores) -> dict[str, A
     return {"rows": len(encoded.trees), "format": encoded.form.name, **measured}
 
 
-def _best_of(
-    run: Run,
-    scorer: RewardModel,
-    task: Component,
-    policy: ModelConfig,
-    reward_set: RewardSet,
-    num_samples: int,
-    sampling: SamplingConfig,
-) -> dict[str, Any]:
-    made = make_task(run, task)
-    sampled = make_sampling(sampling, made)
-    model = run.load_frozen(policy)
-    prompts = encode_prompts(run, made, sampled)
-    collector = make_collector(run, model, prompts, reward_set, sampled, batch_size=len(prompts), num_generations=num_samples)
+class _Asked:
+    """The policy's side of best-of-N: prompts by its own tokenizer, and the gold rewards."""
+
+    def __init__(
+        self, run: Run, task: Component, policy: ModelConfig, rewards: list[Component], sampling: SamplingConfig
+    ) -> None:
+        self.run = Run(replace(run.recipe, model=policy), console=run.console)
+        self.task = make_task(run, task)
+        self.sampling = make_sampling(sampling, self.task)
+        self.prompts = encode_prompts(self.run, self.task, self.sampling)
+        self.rewards = RewardSet([(c.name, c.weight, c.settings) for c in rewards], task=self.task)
+        self.rewards.self_test(self.task.examples)
+
+
+def _best_of(run: Run, scorer: RewardModel, asked: _Asked, num_samples: int) -> dict[str, Any]:
+    collector = make_collector(
+        asked.run, asked.run.load_model(), asked.prompts, asked.rewards, asked.sampling,
+        batch_size=len(asked.prompts), num_generations=num_samples,
+    )  # fmt: skip
     groups = collector.collect(0)
     flat = [(g.example.prompt, r) for g in groups for r in g.rollouts]
     proxy = np.array(scorer([p for p, _ in flat], [as_completion(p, r.text) for p, r in flat])).reshape(len(groups), -1)
