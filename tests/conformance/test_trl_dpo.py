@@ -17,8 +17,8 @@ ROWS = [
     {"prompt": "Q: 1+1\nA:", "chosen": " 2, surely", "rejected": " 3, surely"},
     {"prompt": "x", "chosen": " y", "rejected": " zzz"},
 ]
-# our losses, TRL's settings
-CASES: dict[str, tuple[list[Any], dict[str, Any]]] = {
+# our losses, TRL's settings; and where they are not only of the loss, our objective's settings
+CASES: dict[str, tuple[Any, ...]] = {
     "sigmoid": ([{"name": "dpo", "beta": 0.3}], {"loss_type": "sigmoid", "beta": 0.3}),
     "sigmoid forward_kl": ([{"name": "dpo", "divergence": "forward_kl"}], {"f_divergence_type": "forward_kl"}),
     "sigmoid js": ([{"name": "dpo", "divergence": "js"}], {"f_divergence_type": "js_divergence"}),
@@ -37,6 +37,13 @@ CASES: dict[str, tuple[list[Any], dict[str, Any]]] = {
     "apo_down": (["apo_down"], {"loss_type": "apo_down"}),
     "discopop": ([{"name": "discopop", "beta": 0.1}], {"loss_type": "discopop"}),
     "sigmoid_norm": ([{"name": "dpo_norm", "beta": 0.1}], {"loss_type": "sigmoid_norm"}),
+    "aot": (["aot"], {"loss_type": "aot"}),
+    "aot smoothed": ([{"name": "aot", "label_smoothing": 0.1}], {"loss_type": "aot", "label_smoothing": 0.1}),
+    "aot_unpaired": (["aot_unpaired"], {"loss_type": "aot_unpaired"}),
+    "ld_alpha": (["dpo"], {"ld_alpha": 0.5}, {"tail_weight": 0.5}),
+    "ld_alpha ipo": (["ipo"], {"loss_type": "ipo", "ld_alpha": 0.0}, {"tail_weight": 0.0}),
+    "weighting": (["dpo"], {"use_weighting": True}, {"on_policy_weight": True}),
+    "weighting hinge": (["hinge_dpo"], {"loss_type": "hinge", "use_weighting": True}, {"on_policy_weight": True}),
     "bco_pair + hinge": (
         ["bco_pair", {"name": "hinge_dpo", "weight": 0.5}], {"loss_type": ["bco_pair", "hinge"], "loss_weights": [1.0, 0.5]},
     ),
@@ -67,9 +74,11 @@ def test_value_gradient_and_metrics(
     from posttrain.recipe import component
     from posttrain.training.objective import Objective
 
-    losses, settings = CASES[case]
+    losses, settings, *modifiers = CASES[case]
     sequences = encode_pairs(ROWS, tiny_tokenizer).sequences
-    objective = Objective([component(x, "losses") for x in losses], roles=("chosen", "rejected"), accuracy=True)
+    objective = Objective(
+        [component(x, "losses") for x in losses], roles=("chosen", "rejected"), accuracy=True, **dict(*modifiers)
+    )
     batch = Batch([Tree.build(sequences[i : i + 2]) for i in range(0, len(sequences), 2)], whole=objective.whole)
     other = theirs(peer_model(), peer_model(perturbed=False), settings, peer_settings, tiny_tokenizer)
     told = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected")

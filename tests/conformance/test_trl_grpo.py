@@ -1,8 +1,8 @@
 """Policy-gradient losses beside TRL's GRPOTrainer: value, gradient of every parameter and metrics on the same rollouts.
 
 Runs in the environment of `make conformance`, where TRL is installed; skipped elsewhere. Where TRL's defaults differ by intent,
-the case says so: its KL term is weighted by the ratio (use_bias_correction_kl), which is `kl: {correction: true}` here; its
-CISPO caps the weight at epsilon_high, which is `clip_max` here (TRL's default of 0.2 is no sensible cap).
+the case says so: its KL term is weighted by the ratio (use_bias_correction_kl), which is the loss `kl_corrected` here; its CISPO
+caps the weight at epsilon_high, which is `clip_max` here (TRL's default of 0.2 is no sensible cap).
 """
 
 from __future__ import annotations
@@ -37,6 +37,19 @@ CASES: dict[str, tuple[list[Any], str, dict[str, Any], tuple[str, ...]]] = {
         [CLIP, {"name": "kl", "weight": 0.4}], "sequence_mean",
         {"loss_type": "grpo", "beta": 0.4, "use_bias_correction_kl": False}, ("kl",),
     ),
+    "corrected kl": (
+        [CLIP, {"name": "kl_corrected", "weight": 0.4}], "sequence_mean", {"loss_type": "grpo", "beta": 0.4}, ("kl",),
+    ),
+    "sapo": ([{"name": "sapo"}], "sequence_mean", {"loss_type": "sapo"}, ()),
+    "vespo": ([{"name": "vespo"}], "token_mean", {"loss_type": "vespo"}, ()),
+    "luspo": (
+        [{**CLIP, "level": "sequence"}], "sequence_sum",
+        {"loss_type": "luspo", "importance_sampling_level": "sequence"}, (),
+    ),
+    "gmpo": ([{"name": "gmpo"}], "sequence_mean", {"trainer": "GMPO"}, ()),
+    "rloo": (
+        [{**CLIP, "level": "sequence_sum"}], "sequence_mean", {"trainer": "RLOO"}, (),
+    ),
     "entropy": ([CLIP, {"name": "entropy_bonus", "weight": 0.3, "aggregation": "token_mean"}], "sequence_mean",
                 {"loss_type": "grpo", "entropy_coef": 0.3}, ()),
 }  # fmt: skip
@@ -62,13 +75,23 @@ def _old(policy: Any) -> list[np.ndarray]:
     return [x + draw.normal(0, 0.2, len(x)).astype(np.float32) for x in _logprobs(policy)]
 
 
+def _classes(kind: str) -> tuple[Any, Any]:
+    if kind == "GMPO":
+        from trl.experimental import gmpo
+
+        return gmpo.GMPOConfig, gmpo.GMPOTrainer
+    return getattr(trl, f"{kind}Config"), getattr(trl, f"{kind}Trainer")
+
+
 def theirs(policy: Any, reference: Any, settings: dict[str, Any], base: dict[str, Any], tokenizer: Any) -> Any:
     from datasets import Dataset
 
-    config = trl.GRPOConfig(
+    settings = dict(settings)
+    config_class, trainer_class = _classes(settings.pop("trainer", "GRPO"))
+    config = config_class(
         per_device_train_batch_size=6, num_generations=3, max_completion_length=MAX_LENGTH, **base, **settings
     )
-    trainer = trl.GRPOTrainer(
+    trainer = trainer_class(
         model=policy, reward_funcs=lambda completions, **_: [0.0] * len(completions), args=config,
         processing_class=tokenizer, train_dataset=Dataset.from_list([{"prompt": "a"}] * 6),
     )  # fmt: skip
@@ -87,6 +110,7 @@ def theirs(policy: Any, reference: Any, settings: dict[str, Any], base: dict[str
         "advantages": torch.tensor([a for _, _, a in rows]),
         "old_per_token_logps": right(_old(policy), torch.float32),
         "ref_per_token_logps": right(_logprobs(reference), torch.float32),
+        "old_logps": torch.tensor([float(x.sum()) for x in _old(policy)]),
         "num_items_in_batch": torch.tensor(float(sum(map(len, completions)))),
     }
     policy.eval()
