@@ -20,7 +20,7 @@ from posttrain.recipe import load_recipe, parse_recipe, recipe_as_dict
 RECIPES = sorted((Path(__file__).parent.parent.parent / "recipes" / "policy_gradient").glob("*.yaml"))
 TASK = {"name": "arithmetic", "num_examples": 12, "num_steps": 1}
 SHORT: dict[str, Any] = {
-    "task": TASK, "rewards": [{"name": "length", "target": 6}], "batch_size": 2, "sampling": {"max_tokens": 8},
+    "task": TASK, "rewards": [{"name": "pattern", "regex": "[a-m]"}], "batch_size": 2, "sampling": {"max_tokens": 8},
     "learning_rate": 1e-3, "max_steps": 2,
 }  # fmt: skip
 GRPO = {"method": "grpo", "num_generations": 4, **SHORT}
@@ -118,7 +118,7 @@ def test_resume_is_exact(raw: dict[str, Any], run_recipe: Callable[..., Path], t
     if raw is not STATEFUL and raw["method"] == "ppo":
         head = load_file(half / "model" / "critic" / "model.safetensors")["score.weight"]
         assert head.any() and (half / "checkpoint-2" / "critic" / "model.safetensors").is_file()
-        assert kept[0][0]["value/mean"] == 0 and kept[0][0]["reward_kl/mean"] == pytest.approx(0, abs=1e-5)
+        assert kept[0][0]["reward_kl/mean"] == pytest.approx(0, abs=1e-5) and kept[0][1]["reward_kl/mean"] != 0
     else:
         weights = [row["reward_kl/weight"] for row in kept[0]]
         assert weights[0] == 0.1 and weights[1] == pytest.approx(0.098) and kept[0][1]["entropy_weight"] == pytest.approx(0.015)
@@ -160,32 +160,32 @@ def test_conjugate_gradient_solves() -> None:
 
 def test_dynamic_sampling_replaces_groups_that_tie(run_recipe: Callable[..., Path]) -> None:
     """The reward is told of all groups that were sampled, not of the ones that were picked."""
-    rewards = [{"name": "keyword", "words": ["a"]}]
-    folder = run_recipe(**{**GRPO, "rewards": rewards}, max_resamples=2)
+    folder = run_recipe(**GRPO, max_resamples=2)
     for row, step in zip(lines(folder / "metrics.jsonl"), (1, 2), strict=True):
         assert row["sampling/num_groups"] in (2, 4, 6)
         groups = [g for g in lines(folder / "rollouts.jsonl") if g["step"] == step]
         assert all(np.ptp([c["reward"] for c in g["completions"]]) > 0 for g in groups)
-        assert row["sampling/num_groups"] - row["sampling/groups_left_out"] == len(groups)
+        assert row["sampling/num_groups"] - row["sampling/groups_left_out"] == len(groups) > 0
 
 
 @pytest.mark.parametrize(
     "settings",
     [
         {"advantage": "greedy_baseline", "num_generations": 1},
-        {"advantage": "group_process", "rewards": ["arithmetic_steps"]},
-        {"advantage": "gdpo", "rewards": [{"name": "length", "target": 5}, {"name": "keyword", "words": ["a"]}]},
+        {"advantage": "gdpo", "rewards": [*SHORT["rewards"], {"name": "keyword", "words": ["a", "e"]}]},
         {"losses": [{"name": "mrt"}], "drop_duplicates": True},
         {"losses": ["clip_cov", "adaptive_entropy"], "num_minibatches": 2},
         {"losses": ["opsm"], "num_minibatches": 2, "credit": {"importance_correction": "sequence_mask", "top_entropy": 0.5}},
         {"advantage": "reward_to_go", "credit": {"kl_weight": 0.1, "whiten": True, "reward_clip": [0.0, 0.5]}},
     ],
-    ids=["greedy", "process", "gdpo", "mrt", "cov", "off-policy", "reinforce++"],
+    ids=["greedy", "gdpo", "mrt", "cov", "off-policy", "reinforce++"],
 )
 def test_settings_run(settings: dict[str, Any], run_recipe: Callable[..., Path]) -> None:
     folder = run_recipe(**{**GRPO, **settings, "max_steps": 1})
     (row,) = lines(folder / "metrics.jsonl")
-    assert np.isfinite(row["loss"]) and row["sampling/sampling_logp_difference/max"] < 1e-4
+    assert np.isfinite(row["loss"]) and row["grad_norm"] > 0
+    if "num_minibatches" not in settings:  # at the first update sampler and trainer are one model
+        assert row["sampling/sampling_logp_difference/max"] < 1e-4
     if "importance_correction" in settings.get("credit", {}):
         assert row["sampling/importance_sampling_ratio/mean"] == pytest.approx(1, abs=1e-3)
 
