@@ -192,8 +192,8 @@ def test_settings_run(settings: dict[str, Any], run_recipe: Callable[..., Path])
 
 @pytest.mark.slow
 def test_ppo_raises_its_reward(run_recipe: Callable[..., Path]) -> None:
-    """The embedded model on two-step arithmetic (seed 0; the first five steps against the last five)."""
+    """The embedded model on two-step arithmetic (seed 0; eight steps, the first two against the last two)."""
     path = next(p for p in RECIPES if p.stem == "ppo")
-    raw = {k: v for k, v in recipe_as_dict(load_recipe(path)).items() if k != "output"}
+    raw = {k: v for k, v in recipe_as_dict(load_recipe(path, ["max_steps=8"])).items() if k != "output"}
     rewards = [r["reward"] for r in lines(run_recipe(**raw) / "metrics.jsonl")]
-    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.1
+    assert sum(rewards[-2:]) / 2 > sum(rewards[:2]) / 2 + 0.2
