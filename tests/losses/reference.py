@@ -88,6 +88,12 @@ def vespo(s: dict[str, list[float]]) -> list[float]:
     return out
 
 
+def topr(s: dict[str, list[float]], positive: float = math.nan) -> list[float]:
+    ratio = math.exp(min(sum(math.log(r) for r in s["frozen_ratios"]), 50))
+    up = 1.0 if math.isnan(positive) else min(ratio, positive)
+    return [-(up if a >= 0 else min(ratio, 1.0)) * a * x for a, x in zip(s["advantages"], s["logprobs"], strict=True)]
+
+
 def dppo(s: dict[str, list[float]], kind: str = "tv", bound: float = 0.15) -> list[float]:
     out = []
     for new, ratio, a, x in zip(s["frozen_probs"], s["frozen_ratios"], s["advantages"], s["logprobs"], strict=True):

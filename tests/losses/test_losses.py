@@ -42,6 +42,8 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("sapo", {}, {}),
     ("sapo", {"level": "sequence"}, {"level": "sequence"}),
     ("vespo", {}, {}),
+    ("topr", {}, {}),
+    ("topr", {"clip_positive": 1.5}, {"positive": 1.5}),
     ("dppo", {}, {}),
     ("dppo", {"divergence": "kl", "bound": 0.01}, {"kind": "kl", "bound": 0.01}),
     ("opsm", {"threshold": 0.05}, {"threshold": 0.05}),
