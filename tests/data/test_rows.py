@@ -76,12 +76,21 @@ def test_columns_are_renamed(tmp_path: Path) -> None:
         ("a.csv", "a,b\n1\n", r"a.csv:2: the row has another number of cells"),
         ("a.xyz", "x", "unknown kind of file '.xyz'"),
         ("a.jsonl.gz", "not gzip", "cannot be read"),
+        ("a.json", "5", r"rows are a list, or an object with one list in it, not int"),
     ],
 )
 def test_broken_files_are_named(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=message):
         load_rows(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.csv", "prompt,completion\na,b\n"), ("a.jsonl", '{"prompt": "a", "completion": "b"}\n')]
+)
+def test_a_byte_order_mark_is_no_part_of_a_column(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8-sig")
+    assert load_rows(tmp_path / name) == [{"prompt": "a", "completion": "b"}]
 
 
 def test_missing_files_suggest_the_nearest(tmp_path: Path) -> None:

@@ -212,6 +212,9 @@ def test_what_cannot_work_is_refused_before_anything_is_written(run_recipe: Call
         assert not (tmp_path / "run").exists()
 
     sft(ConfigError, "losses: 'clipped' needs 'advantages', which this method's data do not carry", losses=["nll", "clipped"])
+    absent = {"task": {"name": "gsm8k", "path": str(tmp_path / "absent.jsonl")}}
+    sft(DataError, "no file or folder .*absent.jsonl", evaluation=absent)
+    sft(ConfigError, "exceed the model's context of 512", evaluation={"task": TASK, "sampling": {"max_tokens": 510}})
     sft(ConfigError, "unknown tracker 'wandbb': did you mean 'wandb'", report_to=["wandbb"])
     sft(MissingDependency, "trackio is not installed", report_to=["trackio"])
 

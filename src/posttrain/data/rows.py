@@ -77,7 +77,9 @@ def _file(path: Path, limit: int | None) -> list[Row]:
     if kind in (".parquet", ".arrow"):
         return _through_datasets(kind.removeprefix("."), path, limit)
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as stream:
+        # utf-8-sig: files from spreadsheets begin with a mark that would become part of the first column's name.
+        code = "utf-8-sig"
+        with gzip.open(path, "rt", encoding=code) if path.suffix == ".gz" else path.open(encoding=code) as stream:
             rows: list[Row] = []
             for row in _READERS[kind](stream, path):
                 rows.append(row)
@@ -114,6 +116,8 @@ def _json(stream: io.TextIOBase, path: Path) -> Iterator[Row]:
         if len(lists) != 1:
             raise DataError(f"{path}: the object holds {len(lists)} lists; rows are a list, or an object with one list in it")
         content = next(iter(lists.values()))
+    if not isinstance(content, list):
+        raise DataError(f"{path}: rows are a list, or an object with one list in it, not {type(content).__name__}")
     for number, row in enumerate(content):
         if not isinstance(row, dict):
             raise DataError(f"{path}: row {number} must be an object with named columns, not {type(row).__name__}")

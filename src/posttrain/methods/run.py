@@ -87,6 +87,10 @@ class Run:
         known = {f.name for f in dataclasses.fields(Recipe)}
         settings = {k: getattr(self.recipe, k) if k in known else self.recipe.settings[k] for k in entry.settings}
         job: Job = registry.methods.get(self.recipe.method)(self, **settings)
+        if isinstance(job, TrainingJob) and self.recipe.evaluation is not None:
+            # What will be measured in the end is made now: its mistakes have to come to light before the training.
+            measured: Job = registry.methods.get("evaluate")(self, evaluation=self.recipe.evaluation)
+            job.facts.append(("evaluation", measured.facts[0][1]))
         return job
 
     def execute(self) -> Path:
