@@ -66,9 +66,9 @@ def test_lists_carry_scores_and_ranks(tiny_tokenizer: Any) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"completions": ["a"], "scores": [1.0, 2.0]}, "lists of one length"),
+        ({"completions": ["a"], "scores": [1.0, 2.0]}, "1 completions but 2 scores"),
         ({"completions": ["a", "b"], "scores": [1.0, float("nan")]}, "each must be a finite number"),
-        ({"completions": ["a", ""], "scores": [1.0, 2.0]}, "column 'completion' is empty"),
+        ({"completions": ["a", ""], "scores": [1.0, 2.0]}, "column 'completions' is empty"),
         ({"completions": ["a", "b"], "scores": ["x", 2.0]}, "not a listwise row"),
         ({"completions": ["a"], "scores": [1.0]}, "fewer than two completions with a token, or equal scores"),
         ({"completions": ["a", "b"], "scores": [1.0, 1.0]}, "fewer than two completions with a token, or equal scores"),

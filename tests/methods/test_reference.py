@@ -187,6 +187,7 @@ def test_unlikely_pairs_are_left_out(run_recipe: Callable[..., Path], tmp_path: 
         ({"reference_every": 2, "reference_mix": 0.0}, "reference_mix: 0.0 must be above 0"),
         ({"reference_every": 2, "model": {"path": "embedded", "lora": {"r": 2}}}, "adapters are taken over whole; set it to 1"),
         ({"losses": ["odpo"]}, "'odpo' needs a column margin"),
+        ({"losses": ["kto"]}, "'kto' needs 'kl', which this method's data do not carry"),
         ({"losses": ["tpo", "gold_nll"]}, "'gold_nll' needs a column reference"),
         ({"tail_weight": 2.0}, "tail_weight: 2.0 must be from 0"),
         ({"losses": ["aot"], "on_policy_weight": True}, "'aot' has no value of its own for each pair"),

@@ -16,6 +16,7 @@ from posttrain.data.rows import load_rows
 from posttrain.data.templates import template_fingerprint
 from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError, DataError
+from posttrain.losses.inputs import ROLLOUT_INPUTS
 from posttrain.methods.prompting import context_length
 from posttrain.methods.run import Run
 from posttrain.models.language_model import LanguageModel
@@ -25,6 +26,9 @@ from posttrain.training.reference import add_ref_logprobs, as_reference, cache_f
 from posttrain.types import Request, Sampling
 
 Groups = list[list[TokenSequence]]
+
+NOT_IN_SAMPLES = ROLLOUT_INPUTS | {"label", "kl", "shift", "reward", "margin"}
+"""What pairs that the policy writes do not carry."""
 
 
 def encode_data(run: Run, data: DataConfig, encode: Callable[..., Encoded]) -> Encoded:

@@ -67,7 +67,7 @@ def dpo(
         accuracy=True,
         tail_weight=tail_weight,
         on_policy_weight=on_policy_weight,
-        lacks=ROLLOUT_INPUTS,
+        lacks=ROLLOUT_INPUTS | {"label", "kl", "shift", "reward"},
     )
     plan = ReferencePlan(cache_reference, reference_every, reference_mix)
     plan.check(run, objective)

@@ -45,7 +45,7 @@ def kto(
     which checkpoints keep. cache_reference, reference_every, reference_mix: as in dpo.
     """
     encoded = encode_data(run, data, encode_labelled)
-    objective = Objective(losses, accuracy=True, lacks=ROLLOUT_INPUTS)
+    objective = Objective(losses, accuracy=True, lacks=ROLLOUT_INPUTS | {"reward", "margin"})
     plan = ReferencePlan(cache_reference, reference_every, reference_mix)
     plan.check(run, objective)
     warning = _check_labels(encoded, objective)

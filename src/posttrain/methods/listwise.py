@@ -39,7 +39,7 @@ def listwise(
     cache_reference, reference_every, reference_mix: as in dpo.
     """
     encoded = encode_data(run, data, encode_lists)
-    objective = Objective(losses, groups=True, lacks=ROLLOUT_INPUTS)
+    objective = Objective(losses, groups=True, lacks=ROLLOUT_INPUTS | {"label", "kl", "shift"})
     plan = ReferencePlan(cache_reference, reference_every, reference_mix)
     plan.check(run, objective)
     others = encode_data(run, run.recipe.eval_data, encode_lists) if run.recipe.eval_data else None

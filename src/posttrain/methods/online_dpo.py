@@ -6,8 +6,7 @@ from typing import Any, Literal
 
 from posttrain.config import Component, SamplingConfig
 from posttrain.errors import ConfigError
-from posttrain.losses.inputs import ROLLOUT_INPUTS
-from posttrain.methods.comparing import ReferencePlan
+from posttrain.methods.comparing import NOT_IN_SAMPLES, ReferencePlan
 from posttrain.methods.evaluating import evaluate_model
 from posttrain.methods.prompting import encode_prompts, make_collector, make_sampling, make_task
 from posttrain.methods.run import Run, TrainingJob
@@ -50,7 +49,7 @@ def online_dpo(
     prompts = encode_prompts(run, made, sampled)
     reward_set = RewardSet([(c.name, c.weight, c.settings) for c in rewards], task=made)
     reward_set.self_test(made.examples)
-    objective = Objective(losses, roles=("chosen", "rejected"), temperature=sampled.temperature, lacks=ROLLOUT_INPUTS)
+    objective = Objective(losses, roles=("chosen", "rejected"), temperature=sampled.temperature, lacks=NOT_IN_SAMPLES)
     plan = ReferencePlan(False, reference_every, reference_mix)
     plan.check(run, objective)
     steps = run.steps_for(max(len(prompts) // min(batch_size, len(prompts)), 1))

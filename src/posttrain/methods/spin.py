@@ -10,8 +10,7 @@ from posttrain.data.forest import TokenSequence
 from posttrain.data.item import Item
 from posttrain.data.templates import as_messages
 from posttrain.errors import ConfigError, DataError
-from posttrain.losses.inputs import ROLLOUT_INPUTS
-from posttrain.methods.comparing import ReferencePlan
+from posttrain.methods.comparing import NOT_IN_SAMPLES, ReferencePlan
 from posttrain.methods.online_dpo import train_on_pairs
 from posttrain.methods.prompting import encode_prompts, make_collector, make_sampling, make_task
 from posttrain.methods.run import Run, TrainingJob
@@ -49,7 +48,7 @@ def spin(
     written = _written(run, made)
     reward_set = RewardSet([(c.name, c.weight, c.settings) for c in rewards], task=made)
     reward_set.self_test(made.examples)
-    objective = Objective(losses, roles=("chosen", "rejected"), lacks=ROLLOUT_INPUTS)
+    objective = Objective(losses, roles=("chosen", "rejected"), lacks=NOT_IN_SAMPLES)
     if num_rounds < 1:
         raise ConfigError(f"num_rounds: {num_rounds} must be at least 1")
     if not objective.needs_reference:
