@@ -19,6 +19,7 @@ from posttrain.evaluation.reward_model import (
     brier,
     calibration_error,
     correlation,
+    epic_distance,
     error_location,
     first_error,
     flat,
@@ -91,6 +92,20 @@ def test_first_errors() -> None:
     found = error_location([1, 2, None, 0, None], [1, 1, None, None, 3])
     assert found == {"error": pytest.approx(1 / 3), "correct": 0.5, "f1": pytest.approx(0.4)}
     assert math.isnan(error_location([1], [1])["f1"]) and error_location([0, 0], [1, None])["f1"] == 0
+
+
+def test_epic_sees_through_shaping_and_scale() -> None:
+    """R and 3 R + gamma phi(s') - phi(s) are 0 apart, R and -R 1, two unrelated rewards about sqrt(1/2)."""
+    draw = np.random.default_rng(4)
+    reward, other, phi = draw.normal(size=(9, 4, 9)), draw.normal(size=(9, 4, 9)), draw.normal(size=9)
+    for gamma in (1.0, 0.9):
+        shaped = 3 * reward + gamma * phi[None, None, :] - phi[:, None, None]
+        assert epic_distance(reward, shaped, gamma) == pytest.approx(0, abs=1e-7)
+        assert epic_distance(reward, -shaped, gamma) == pytest.approx(1)
+        assert epic_distance(reward, other, gamma) == pytest.approx(math.sqrt(0.5), abs=0.1)
+    table = draw.normal(size=(20, 5))
+    assert epic_distance(table, 2 * table + draw.normal(size=(20, 1))) == pytest.approx(0, abs=1e-7)
+    assert math.isnan(epic_distance(table, np.zeros_like(table)))
 
 
 def sequence(length: int, **values: float) -> TokenSequence:

@@ -71,6 +71,23 @@ def correlation(x: ArrayLike, y: ArrayLike) -> float:
     return float(np.corrcoef(a, b)[0, 1])
 
 
+def epic_distance(first: ArrayLike, second: ArrayLike, gamma: float = 1.0) -> float:
+    """How differently two rewards rank policies, from 0 (the same) to 1 (opposite): EPIC (arXiv 2006.13900).
+
+    Rewards [S, A, S'] of transitions, all equally likely. C(R)(s, a, s') = R(s, a, s') + E[gamma R(s', A, S') - R(s, A, S') -
+    gamma R(S, A, S')] takes potential shaping away; the distance is sqrt((1 - r) / 2), r the correlation of C(first) and
+    C(second), so that scale does not count. Where a completion ends the episode, [prompts, completions] will do: gamma is
+    then 0, and a number that a reward adds to all completions of a prompt does not count. NaN where a reward is constant.
+    """
+    canonical = []
+    for table in (np.asarray(x, dtype=np.float64) for x in (first, second)):
+        mean = table.mean(axis=tuple(range(1, table.ndim)))  # of what follows each state
+        shaped = table - mean.reshape(-1, *[1] * (table.ndim - 1))
+        canonical.append((shaped if table.ndim == 2 else shaped + gamma * (mean - mean.mean())).ravel())
+    found = correlation(*canonical)
+    return found if math.isnan(found) else math.sqrt(max(0.0, 1 - found) / 2)
+
+
 def kl_best_of(n: int) -> float:
     """Bound of KL(best-of-N || policy) in nats: log N - (N - 1) / N (arXiv 2401.01879)."""
     return math.log(n) - (n - 1) / n
