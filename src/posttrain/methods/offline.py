@@ -71,9 +71,7 @@ def offline(
     def load(last: Path | None) -> LanguageModel:
         model = run.load_model(reference=objective.needs_reference, weights=last)
         if "values" in objective.needs:
-            model.critic = run.load_score_model(critic, per="token", weights=last / "critic" if last else None)
-            factor = (critic_learning_rate or learning_rate) / learning_rate
-            model.rate_factors |= dict.fromkeys(model.critic.trainable_parameters(), factor)
+            run.add_critic(model, critic, learning_rate=critic_learning_rate, last=last)
         return model
 
     def execute() -> None:

@@ -89,9 +89,7 @@ def make_job(run: Run, task: Task, sampling: Sampling, s: PolicyGradient) -> Tra
         model = run.load_model(reference=objective.needs_reference or s.credit.kl_weight > 0, weights=last)
         if s.with_critic:
             critic = s.critic or replace(run.model_config, lora=None)
-            model.critic = run.load_score_model(critic, per="token", weights=None if last is None else last / "critic")
-            factor = (s.critic_learning_rate or run.recipe.learning_rate) / run.recipe.learning_rate
-            model.rate_factors |= dict.fromkeys(model.critic.trainable_parameters(), factor)
+            run.add_critic(model, critic, learning_rate=s.critic_learning_rate, last=last)
         return model
 
     def make_source(model: Any) -> RolloutSource:

@@ -219,6 +219,18 @@ class Run:
         model.rate_factors |= rate_factors(model.hf, config.lora)
         return model
 
+    def add_critic(
+        self, model: LanguageModel, config: ModelConfig | None, *, learning_rate: float | None, last: Path | None
+    ) -> None:
+        """Give a model a critic of values: of `config` (None: the model of the recipe), or as the checkpoint `last` has it.
+
+        Args:
+            learning_rate: the critic's own, None = the policy's.
+        """
+        model.critic = self.load_score_model(config, per="token", weights=last / "critic" if last else None)
+        factor = (learning_rate or self.recipe.learning_rate) / self.recipe.learning_rate
+        model.rate_factors |= dict.fromkeys(model.critic.trainable_parameters(), factor)
+
     def load_frozen(self, config: ModelConfig) -> LanguageModel:
         """Another language model that is only asked: a teacher, a judge."""
         model = load_model(self.place_of(config), **self._options(config), **_fresh(config))
