@@ -102,21 +102,22 @@ def score(text: str) -> float:
 
 
 class Clock:
-    """Times of step ends, and the peak memory of this process above what it holds when the first step begins."""
+    """Times of step ends, by the clock and of the processor, and the peak memory of this process above what it holds when
+    the first step begins."""
 
     def __init__(self) -> None:
-        self.ends: list[float] = []
+        self.ends: list[tuple[float, float]] = []
         self.base = peak_mib()
 
     def tick(self) -> None:
         """A step has ended."""
-        self.ends.append(time.perf_counter())
+        self.ends.append((time.perf_counter(), time.process_time()))
 
     def tell(self, workload: Workload, **more: float) -> None:
         """Print the result as one line of JSON, the last of the output."""
         measured = self.ends[workload.warm - 1 :]
-        seconds = (measured[-1] - measured[0]) / (len(measured) - 1)
-        found = {"seconds": seconds, "peak_mib": peak_mib(), "above_mib": peak_mib() - self.base, **more}
+        seconds, cpu = ((measured[-1][i] - measured[0][i]) / (len(measured) - 1) for i in (0, 1))
+        found = {"seconds": seconds, "cpu_seconds": cpu, "peak_mib": peak_mib(), "above_mib": peak_mib() - self.base, **more}
         print("\n" + json.dumps(found))
 
 

@@ -30,9 +30,12 @@ class Head:
     softcap: float | None = None
     scale: float = 1.0
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits [M, V] of hidden [M, D] in float32 (float64 where given), for few rows: an engine's last positions."""
-        logits = _project(hidden, self.weight)
+    def logits(self, hidden: torch.Tensor, *, by_columns: bool = False) -> torch.Tensor:
+        """Logits [M, V] of hidden [M, D] in float32 (float64 where given), for few rows: an engine's last positions.
+
+        by_columns: for a reader to whom the layout in memory is all one, as V rows of M where that is faster.
+        """
+        logits = _project(hidden, self.weight, by_columns)
         if self.bias is not None:
             logits = logits + self.bias
         return _cap(logits * self.scale if self.scale != 1.0 else logits, self.softcap)
@@ -85,9 +88,11 @@ def token_logprobs(
     return TokenScores(logprobs, entropies if entropy != "none" else None, correct)
 
 
-def _project(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """hidden @ weight.T, accumulated and returned in at least float32."""
+def _project(hidden: torch.Tensor, weight: torch.Tensor, by_columns: bool = False) -> torch.Tensor:
+    """hidden @ weight.T, accumulated and returned in at least float32; `by_columns`, where it may lie so in memory."""
     if hidden.dtype == weight.dtype and hidden.dtype in (torch.float32, torch.float64):
+        if by_columns and hidden.device.type == "cpu":
+            return (weight @ hidden.t()).t()  # up to 1.4 times as fast as the other order
         return hidden @ weight.t()
     if hidden.device.type == "cuda" and hidden.dtype == weight.dtype:
         return torch.mm(hidden, weight.t(), out_dtype=torch.float32)
@@ -146,25 +151,25 @@ class _TokenLogprobs(torch.autograd.Function):
         head = Head(weight, bias, softcap, scale)
         # With a soft-cap or an entropy that is trained, the backward pass needs the logits themselves.
         keep = settings.keep and softcap is None and settings.entropy != "gradient" and any(ctx.needs_input_grad)
-        kept = torch.empty(len(target), len(weight), dtype=accurate, device=hidden.device) if keep else None
+        kept: list[torch.Tensor] = []
         for start in range(0, len(target), settings.rows):
             part = slice(start, start + settings.rows)
-            z = head.logits(hidden[part])
+            z = head.logits(hidden[part], by_columns=True)
             if settings.temperature != 1:
                 z.div_(settings.temperature)
             largest = z.amax(-1)
             chosen = z.gather(-1, target[part, None])[:, 0] - largest
             z.sub_(largest[:, None])
-            e = torch.exp(z, out=kept[part]) if kept is not None else z.exp() if settings.entropy != "none" else z.exp_()
+            e = z.exp() if settings.entropy != "none" else z.exp_()
             total = e.sum(-1)
             log_total = total.log()
             correct[part], lse[part], logprobs[part] = chosen >= 0, largest + log_total, chosen - log_total
             if settings.entropy != "none":
                 # log p = z - log_total; an e of exactly 0 has a finite z, so that 0 log 0 is 0.
                 entropy[part] = log_total - z.mul_(e).sum(-1).div_(total)
-            if kept is not None:
-                e.div_(total[:, None])
-        ctx.save_for_backward(hidden, weight, bias, target, lse, entropy, kept)
+            if keep:
+                kept.append(e.div_(total[:, None]))
+        ctx.save_for_backward(hidden, weight, bias, target, lse, entropy, *kept)
         ctx.head, ctx.settings = (scale, softcap), settings
         ctx.mark_non_differentiable(correct)
         if settings.entropy != "gradient":
@@ -174,19 +179,19 @@ class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, given: torch.Tensor, given_entropy: torch.Tensor, _: None) -> tuple[torch.Tensor | None, ...]:
-        hidden, weight, bias, target, lse, entropy, kept = ctx.saved_tensors
+        hidden, weight, bias, target, lse, entropy, *kept = ctx.saved_tensors
         (scale, softcap), settings = ctx.head, ctx.settings
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight, dtype=lse.dtype) if ctx.needs_input_grad[1] else None
         grad_bias = torch.zeros_like(bias, dtype=lse.dtype) if bias is not None and ctx.needs_input_grad[2] else None
         head = Head(weight, bias, softcap, scale)
-        for start in range(0, len(target), settings.rows):
+        for number, start in enumerate(range(0, len(target), settings.rows)):
             part = slice(start, start + settings.rows)
             slope = None
-            if kept is not None:
-                grad = kept[part] * -given[part, None]
+            if kept:
+                grad = kept[number] * -given[part, None]
             else:
-                logits = head.logits(hidden[part])
+                logits = head.logits(hidden[part], by_columns=True)
                 slope = 1 - (logits / softcap).square_() if softcap is not None else None
                 z = logits.div_(settings.temperature).sub_(lse[part, None])  # log-softmax
                 if settings.entropy == "gradient":
