@@ -31,12 +31,12 @@ from workloads import WORKLOADS, build
 
 from posttrain.config import Component
 from posttrain.data.forest import Batch, TokenSequence, Tree
+from posttrain.data.stream import DataSource
 from posttrain.memory import keep_freed_memory
 from posttrain.models.language_model import LanguageModel
 from posttrain.training.loop import State, train
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Optimizer
-from posttrain.training.source import DataSource
 
 HERE = Path(__file__).resolve().parent
 VOCAB, ROW, MICRO_TOKENS = 2048, 256, 2048

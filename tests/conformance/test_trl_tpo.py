@@ -46,10 +46,9 @@ def test_value_and_gradient(
     policy = peer_model()
     names = ("prompt_ids", "chosen_ids", "rejected_ids", "reference_ids")
     rows = [dict(zip(names, triple)) for triple in TRIPLES]
-    trainer = tpo.TPOTrainer(
-        model=policy, args=tpo.TPOConfig(per_device_train_batch_size=3, **peer_settings, **settings),
-        processing_class=tiny_tokenizer, train_dataset=Dataset.from_list(rows),
-    )  # fmt: skip
+    texts = Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c", "reference": "d"}] * 3)
+    config = tpo.TPOConfig(per_device_train_batch_size=3, **peer_settings, **settings)
+    trainer = tpo.TPOTrainer(model=policy, args=config, processing_class=tiny_tokenizer, train_dataset=texts)
     policy.eval()
     value = trainer.compute_loss(policy, trainer.data_collator(rows))
     value.backward()
