@@ -114,6 +114,14 @@ def test_names_of_other_trainers() -> None:
         parse_recipe({"method": "sft", "model": {"path": "a"}, "model_name_or_path": "b", "data": "d"})
 
 
+def test_a_teacher_in_its_short_form_takes_overrides() -> None:
+    raw = {"method": "distill", "model": "m", "teacher": "t", "task": "arithmetic"}
+    teacher = parse_recipe(apply_overrides(raw, ["teacher.dtype=float32"])).settings["teacher"]
+    assert (teacher.path, teacher.dtype) == ("t", "float32")
+    with pytest.raises(ConfigError, match="losses: .*label_smoothing"):
+        parse_recipe({"method": "sft", "model": "m", "data": "d", "label_smoothing_factor": 0.1})
+
+
 def test_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no recipe"):
         load_recipe(tmp_path / "a.yaml")

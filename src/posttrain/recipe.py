@@ -47,6 +47,8 @@ ALIASES = {
     "lora_alpha": "model.lora.alpha",
     "lora_dropout": "model.lora.dropout",
     "lora_target_modules": "model.lora.target_modules",
+    "use_dora": "model.lora.use_dora",
+    "teacher_model_name_or_path": "teacher.path",
     "dataset_name": "data.path",
     "dataset_config": "data.subset",
     "dataset_train_split": "data.split",
@@ -72,6 +74,9 @@ ELSEWHERE = {
     "fp16": "set model.dtype: bfloat16",
     "use_cpu": "set model.device: cpu",
     "use_peft": "set model.lora: {r: 16}",
+    "load_in_4bit": "set model.quantization: nf4",
+    "load_in_8bit": "set model.quantization: int8",
+    "label_smoothing_factor": "set losses: [{name: label_smoothing, epsilon: 0.1}]",
     "reward_weights": "write the weight beside each reward: {name: ..., weight: ...}",
     "reward_funcs": "list them under rewards",
     "loss_type": "list losses under losses: [{name: ...}]; see `posttrain ls losses`",
@@ -134,7 +139,7 @@ def _set(node: Any, keys: list[str], value: Any, whole: str) -> Any:
             raise ConfigError(f"override {whole}: no item {head!r}: {nearest(head, [str(n) for n in names])}")
         return [_set(item, rest, value, whole) if i == place else item for i, item in enumerate(node)]
     if isinstance(node, str):  # the short form of a section: a path or a name
-        node = {("path" if whole.startswith(("model", "data", "eval_data")) else "name"): node}
+        node = {("path" if whole.startswith(("model", "data", "eval_data", "teacher")) else "name"): node}
     if not isinstance(node, dict):
         if node is not None:
             raise ConfigError(f"override {whole}: {node!r} has no keys")
@@ -272,7 +277,7 @@ def _resolve_aliases(raw: dict[str, Any]) -> dict[str, Any]:
         head = place.split(".")[0]
         if place in raw or (isinstance(raw.get(head), dict) and _has(raw, place)):
             raise ConfigError(f"{alias!r} and {place!r} say the same; keep one")
-        raw = _set(raw, place.split("."), value, alias if head not in ("model", "data") else place)
+        raw = _set(raw, place.split("."), value, alias if head not in ("model", "data", "teacher") else place)
     return raw
 
 

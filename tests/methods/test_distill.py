@@ -211,3 +211,55 @@ def test_bad_input(run_recipe: Callable[..., Path], tmp_path: Path, other_tokeni
     refused(DataError, "row 0 has no prompt, so there is nothing to complete", data=text, lmbda=0.5)
     with pytest.raises(ConfigError, match="needs the key 'teacher'"):
         run_recipe(method="distill", data=data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("losses", "lmbda"),
+    [([{"name": "teacher_kl"}], 0.0), ([{"name": "teacher_kl", "direction": "reverse"}], 1.0), (["sampled_reverse_kl"], 1.0)],
+    ids=["data", "on-policy", "sampled"],
+)
+def test_a_distilled_student_is_nearer_its_teacher(
+    run_recipe: Callable[..., Path], tmp_path: Path, losses: list[Any], lmbda: float
+) -> None:
+    """The student is the teacher with some noise in its weights. Paired over held-out problems, far beyond their spread."""
+    from importlib.resources import files
+
+    from posttrain.models.load import load_model
+    from posttrain.registry import tasks
+
+    base = str(files("posttrain") / "assets" / "base")
+    teacher = load_model(base, dtype="float32")
+    damaged = load_model(base, dtype="float32")
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in damaged.hf.named_parameters():
+            if "down_proj" in name:
+                parameter += 0.5 * parameter.std() * torch.randn(parameter.shape, generator=draw)
+    damaged.save(tmp_path / "damaged")
+    folder = run_recipe(
+        method="distill", model={"path": str(tmp_path / "damaged"), "dtype": "float32"}, teacher="embedded", losses=losses,
+        lmbda=lmbda, task={"name": "arithmetic", "num_examples": 200, "num_steps": 1}, batch_size=16, max_steps=25,
+        sampling={"max_tokens": 16}, learning_rate=3e-4,
+    )  # fmt: skip
+    examples = tasks.bind("arithmetic", {"num_examples": 30, "num_steps": 1, "split": "test", "seed": 3})().examples
+    forest_of = []
+    for e in examples:
+        before = teacher.tokenizer(e.prompt)["input_ids"]
+        ids = np.array([*before, *teacher.tokenizer(e.completion, add_special_tokens=False)["input_ids"]])
+        forest_of.append(Forest.pack([Tree.build([TokenSequence(ids, np.arange(len(ids)) >= len(before))])]))
+
+    def distances(student: Any) -> np.ndarray:
+        student.teacher = teacher
+        found = []
+        with torch.no_grad():
+            for forest in forest_of:
+                vocabulary = student.forward(forest, {"distribution", "teacher_distribution"})["vocabulary"]
+                kl = vocabulary.apply(lambda p, q: (q.exp() * (q - p)).sum(-1), ("distribution", "teacher_distribution"), {})
+                found.append(float(kl.mean()))
+        return np.array(found)
+
+    first, last = distances(damaged), distances(load_model(folder / "model", dtype="float32"))
+    gain = first - last
+    assert last.mean() < 0.7 * first.mean()
+    assert gain.mean() > 4 * gain.std(ddof=1) / len(gain) ** 0.5

@@ -233,3 +233,18 @@ def test_bad_settings(folder: Path) -> None:
         load_model(folder, lora=LoraConfig(r=2), quantization="nf4", init="random")
     if importlib.util.find_spec("bitsandbytes") is None:
         refused(MissingDependency, "bitsandbytes", quantization="nf4", lora={"r": 2})
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_adapters_over_quantised_weights(quantization: Any, folder: Path, forest: Forest) -> None:
+    pytest.importorskip("bitsandbytes")
+    base = by_rows(AutoModelForCausalLM.from_pretrained(folder).eval(), forest)
+    model = load_model(folder, dtype="float32", lora=LoraConfig(r=4), quantization=quantization)
+    assert any(type(m).__name__ in ("Linear4bit", "Linear8bitLt") for m in model.hf.modules())
+    found = model.forward(forest)["logprobs"]
+    found.sum().backward()
+    assert all(p.grad is not None for p in model.trainable_parameters())
+    near = float((found.detach() - base).abs().mean() / base.abs().mean())
+    assert 0 < near < 0.25
+    with model.reference():
+        torch.testing.assert_close(model.forward(forest)["logprobs"], found, atol=1e-5, rtol=1e-5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -14,6 +14,18 @@ from posttrain.rollouts.collect import Collector
 from posttrain.types import RolloutGroup
 
 Writer = Literal["data", "student", "teacher"]
+
+
+class Rows(Protocol):
+    """Batches of fixed rows, as `training.source.DataSource` yields them."""
+
+    def batches(self, step: int) -> Iterator[Batch]:
+        """The batches of a step."""
+        ...
+
+    def metrics(self) -> Averages:
+        """What there is to tell of them."""
+        ...
 
 
 class DistillSource:
@@ -29,7 +41,7 @@ class DistillSource:
     def __init__(
         self,
         *,
-        data: DataSource | None,
+        data: Rows | None,
         student: Collector | None,
         teacher: Collector | None,
         lmbda: float,
