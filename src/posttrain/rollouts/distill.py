@@ -9,7 +9,6 @@ import numpy as np
 
 from posttrain.averages import Averages
 from posttrain.data.forest import Batch, TokenSequence, Tree
-from posttrain.data.stream import DataSource
 from posttrain.rollouts.collect import Collector
 from posttrain.types import RolloutGroup
 
