@@ -23,6 +23,7 @@ from posttrain.errors import ModelError, nearest
 from posttrain.models.adapters import add_lora, load_adapter
 from posttrain.models.forest_model import ForestModel
 from posttrain.models.language_model import LanguageModel
+from posttrain.models.norms import quicken_norms
 from posttrain.models.score_model import ScoreModel
 
 # Its bars would break into the run's own display.
@@ -132,6 +133,7 @@ def _load(
             f"use the tokenizer that belongs to this model"
         )
     hf = _load_weights(where, kind, config, init, precision, seed, shared).to(target)
+    quicken_norms(hf)
     if adapter is not None:
         hf = load_adapter(hf, path)
     elif lora is not None:
