@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any, Literal
@@ -15,14 +14,13 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
-    BitsAndBytesConfig,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as transformers_logging
 
-from posttrain.config import AdapterConfig, LoraConfig
-from posttrain.errors import MissingDependency, ModelError, nearest
-from posttrain.models.adapters import add_adapter, add_lora, freeze, load_adapter, virtual_tokens
+from posttrain.config import LoraConfig
+from posttrain.errors import ModelError, nearest
+from posttrain.models.adapters import add_lora, load_adapter
 from posttrain.models.forest_model import ForestModel
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.score_model import ScoreModel
@@ -79,39 +77,12 @@ def load_score_model(path: str | Path, *, per: Literal["sequence", "token"] = "s
         ModelError: before weights load, where that is possible.
     """
     hf, tokens, attention, checkpointing = _load(path, "sequence_score" if per == "sequence" else "token_score", **options)
-    separate_padding(tokens)
-    hf.config.pad_token_id = tokens.pad_token_id  # transformers refuses batches of such a model otherwise
+    if hf.config.pad_token_id is None:  # transformers refuses batches of such a model otherwise
+        hf.config.pad_token_id = tokens.pad_token_id if tokens.pad_token_id is not None else tokens.eos_token_id
     model = ScoreModel(hf, tokens)
     model.eval()
     _prepare(model, str(path), attention, checkpointing)
     return model
-
-
-def separate_padding(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let the padding token differ from EOS, if some special token does.
-
-    A sequence classification model of transformers reads its score at the last token that is not padding: where EOS served as
-    padding too, it would read a completion before its end.
-    """
-    if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
-        others = [t for t in (tokenizer.unk_token, tokenizer.bos_token, *tokenizer.all_special_tokens) if t is not None]
-        tokenizer.pad_token = next((t for t in others if t != tokenizer.eos_token), tokenizer.eos_token)
-
-
-def score_level(path: str | Path) -> Literal["sequence", "token"]:
-    """Whether a folder or hub name holds a model with a score for a whole sequence or at every token; no weights are read.
-
-    Raises:
-        ModelError: it holds a language model, or a score of several labels.
-    """
-    adapter = _adapter_of(str(path))
-    config = load_config(str(path), kind="sequence_score")
-    told = [str(adapter.get("task_type"))] if adapter is not None else list(config.architectures or [])
-    if any(t == "TOKEN_CLS" or t.endswith("ForTokenClassification") for t in told):
-        return "token"
-    if any(t == "SEQ_CLS" or t.endswith("ForSequenceClassification") for t in told):
-        return "sequence"
-    raise ModelError(f"{path} holds a language model, which gives no score; train one with `posttrain reward_model`")
 
 
 def _load(
@@ -125,8 +96,6 @@ def _load(
     attention: Literal["auto", "forest", "unshared"] = "auto",
     init: Literal["pretrained", "random"] = "pretrained",
     lora: LoraConfig | None = None,
-    adapter: AdapterConfig | None = None,
-    quantization: Literal["none", "nf4", "int8"] = "none",
     revision: str | None = None,
     trust_remote_code: bool = False,
     seed: int = 0,
@@ -140,15 +109,13 @@ def _load(
         dtype: "auto" is float32 on CPU and bfloat16 on CUDA. device: "auto" is CUDA where there is one, else CPU.
         attention: "auto" shares trunks if a probe finds it exact, "forest" fails if not, "unshared" never does.
         init: "random" makes fresh weights from the config alone, drawn with `seed`.
-        lora, adapter: what is trained in place of all weights. quantization: how the weights below adapters are kept.
-        seed: of all that is drawn here.
+        lora: train low-rank adapters; the weights below are frozen. seed: of all that is drawn here.
     """
     path = str(path)
-    saved = _adapter_of(path)
-    if saved is not None and (lora is not None or adapter is not None):
-        own = "lora" if lora is not None else "adapter"
-        raise ModelError(f"{path} already holds adapters; train those (leave out {own}) or start from their base model")
-    where = saved["base_model_name_or_path"] if saved is not None else path
+    adapter = _adapter_of(path)
+    if adapter is not None and lora is not None:
+        raise ModelError(f"{path} already holds adapters; train those (leave out lora) or start from their base model")
+    where = adapter["base_model_name_or_path"] if adapter is not None else path
     _check_choice("attention", attention, ("auto", "forest", "unshared"))
     _check_choice("init", init, ("pretrained", "random"))
     target = _device(device)
@@ -164,20 +131,11 @@ def _load(
             f"{where}: the tokenizer has {len(tokens)} tokens but the model only {vocabulary} embeddings; "
             f"use the tokenizer that belongs to this model"
         )
-    if quantization != "none":
-        shared["quantization_config"] = _quantized(quantization, precision, init)
-        shared["device_map"] = {"": target}
-    hf = _load_weights(where, kind, config, init, precision, seed, shared)
-    if quantization == "none":
-        hf = hf.to(target)
-    if saved is not None:
+    hf = _load_weights(where, kind, config, init, precision, seed, shared).to(target)
+    if adapter is not None:
         hf = load_adapter(hf, path)
     elif lora is not None:
         hf = add_lora(hf, lora, seed=seed)
-    elif adapter is not None and adapter.own_weights:
-        freeze(hf, adapter)
-    elif adapter is not None:
-        hf = add_adapter(hf, adapter, tokenizer=tokens.name_or_path, seed=seed)
     return hf, tokens, attention, gradient_checkpointing
 
 
@@ -187,12 +145,6 @@ def _prepare(model: ForestModel, path: str, attention: str, gradient_checkpointi
         model.keep_unshared("attention = unshared")
     else:
         model.share_trunks()
-    model.virtual = virtual_tokens(model.hf)
-    if model.virtual is not None and not model.shares_trunks:
-        raise ModelError(
-            f"{path}: virtual tokens (prompt, prefix and P-tuning) stand before a token forest, which this model does not run "
-            f"({model.why_unshared}); use model.lora, or attention = auto"
-        )
     if attention == "forest" and not model.shares_trunks:
         raise ModelError(f"{path} cannot run token forests: {model.why_unshared}; use attention = auto")
     if gradient_checkpointing:
@@ -276,8 +228,6 @@ def load_config(path: str, *, kind: Kind = "language", **shared: Any) -> Any:
     others = [a for a in config.architectures or [] if not a.endswith(known_as)]
     if others and others == list(config.architectures) and not remote:
         raise ModelError(f"{path} holds a {others[0]}, not a causal language model; use the model it was made from")
-    if any("Classification" in a for a in config.architectures or []) and config.num_labels != 1:
-        raise ModelError(f"{path} has {config.num_labels} labels; a score is one number, so take a model with one label")
     return config
 
 
@@ -305,6 +255,9 @@ def _check_weight_files(path: str) -> None:
 def _load_weights(path: str, kind: Kind, config: Any, init: str, dtype: torch.dtype, seed: int, shared: dict[str, Any]) -> Any:
     make = _CLASSES[kind]
     if kind != "language":
+        trained_labels = config.num_labels if any("Classification" in a for a in config.architectures or []) else 1
+        if trained_labels != 1:
+            raise ModelError(f"{path} has {trained_labels} labels; a score is one number, so take a model with one label")
         config.num_labels = 1
     if init == "random":
         with torch.random.fork_rng():
@@ -337,23 +290,6 @@ def _load_weights(path: str, kind: Kind, config: Any, init: str, dtype: torch.dt
     elif missing:
         raise ModelError(f"{path}: {len(missing)} weights are not in the files, {missing[0]} first; this is not a whole model")
     return hf
-
-
-def _quantized(quantization: str, dtype: torch.dtype, init: str) -> Any:
-    """The settings that transformers loads quantised weights with (QLoRA, arXiv 2305.14314).
-
-    Raises:
-        ModelError: fresh weights. MissingDependency: bitsandbytes is not installed.
-    """
-    if init == "random":
-        raise ModelError(f"quantization is {quantization!r}, which keeps trained weights in few bits; init = random has none")
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise MissingDependency("bitsandbytes", "quantization")
-    if quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-    )
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
