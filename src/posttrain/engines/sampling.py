@@ -12,12 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from posttrain.types import Sampling
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_BLOCK = 64  # tokens whose weights are summed in one when a token is drawn
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
@@ -104,31 +102,13 @@ def choose(logits: Tensor, settings: RowSettings, draws: Tensor) -> tuple[Tensor
 
 
 def _invert(weights: Tensor, draws: Tensor) -> Tensor:
-    """The token at which the cumulative weight passes the draw's share of all: the inverse distribution function.
-
-    In two stages, first among blocks of tokens and then within one, so that not the whole vocabulary is summed up in
-    float64.
-    """
-    if missing := -weights.shape[1] % _BLOCK:
-        weights = pad(weights, (0, missing))
-    blocks = weights.unflatten(1, (-1, _BLOCK))
-    masses = blocks.sum(dim=-1).double()
-    block, rest = _passed(masses, draws)
-    within, _ = _passed(blocks[torch.arange(len(blocks), device=block.device), block].double(), rest)
-    return block * _BLOCK + within
-
-
-def _passed(masses: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the sum of masses [B, n] passes a share in [0, 1) of all, and which share of that mass lies below."""
-    cumulative = masses.cumsum(dim=-1)
+    """The token at which the cumulative weight passes the draw's share of all: the inverse distribution function."""
+    cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
     total = cumulative[:, -1:]
-    # Kept below the total, the level is passed at a mass above zero, whatever the rounding.
-    level = torch.minimum(shares[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    place = torch.searchsorted(cumulative, level.contiguous(), right=True)
-    place = place.clamp_max(masses.shape[1] - 1)  # not a number anywhere: a valid place, with NaN as its log-prob
-    mass = masses.gather(1, place)
-    below = (level - (cumulative.gather(1, place) - mass)) / mass
-    return place[:, 0], below[:, 0].clamp(0, 1)
+    # Kept below the total, the level is passed at a token that has probability, whatever the rounding.
+    level = torch.minimum(draws[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    tokens = torch.searchsorted(cumulative, level.contiguous(), right=True)[:, 0]
+    return tokens.clamp_max(weights.shape[1] - 1)  # not a number anywhere: a valid id, with NaN as its log-prob
 
 
 def truncate(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
