@@ -235,7 +235,7 @@ def test_a_distilled_student_is_nearer_its_teacher(
     with torch.no_grad():
         for name, parameter in damaged.hf.named_parameters():
             if "down_proj" in name:
-                parameter += 0.5 * parameter.std() * torch.randn(parameter.shape, generator=draw)
+                parameter += 1.5 * parameter.std() * torch.randn(parameter.shape, generator=draw)
     damaged.save(tmp_path / "damaged")
     folder = run_recipe(
         method="distill", model={"path": str(tmp_path / "damaged"), "dtype": "float32"}, teacher="embedded", losses=losses,
