@@ -245,7 +245,7 @@ _LOSS_INPUTS = """
 logprobs old_logprobs engine_logprobs ref_logprobs teacher_logprobs entropy forward_kl reverse_kl log_collision
 distribution ref_distribution teacher_distribution foreign_distribution aligned advantages scores values old_values
 returns labels target sequence num_sequences logprob ref_logprob old_logprob engine_logprob length score reward label
-group kl shift chosen ref_chosen chosen_length chosen_score chosen_forward_kl rejected ref_rejected rejected_length
+group kl shift given chosen ref_chosen chosen_length chosen_score chosen_forward_kl rejected ref_rejected rejected_length
 rejected_score rejected_forward_kl gold ref_gold gold_length margin probability step entropy_weight reward_variance
 """
 

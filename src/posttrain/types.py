@@ -99,12 +99,17 @@ class Rollout:
 
 @dataclass(slots=True)
 class RolloutGroup:
-    """The rollouts of one prompt. greedy_reward: of the completion sampled at temperature 0, where one was asked for."""
+    """The rollouts of one prompt.
+
+    greedy_reward: of the completion sampled at temperature 0, where one was asked for. num_given: tokens at the end of
+    prompt_ids that are the beginning of the gold completion; the rollouts' texts begin with them.
+    """
 
     example: Example
     prompt_ids: tuple[int, ...]
     rollouts: list[Rollout]
     greedy_reward: float | None = None
+    num_given: int = 0
 
 
 @dataclass(frozen=True, slots=True)

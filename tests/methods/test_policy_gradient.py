@@ -75,6 +75,9 @@ def test_named_points_pass_every_check_that_needs_no_weights(path: Path, tmp_pat
         ({**GRPO, "losses": [{"name": "sapo", "level": "sequence_token"}]}, "'sequence_token' is not a choice"),
         ({**GRPO, "losses": [{"name": "gmpo", "aggregation": "token_mean"}]}, "one value a sequence"),
         ({**PPO, "num_minibatches": 3}, "num_minibatches: 3 is more than the 2 prompts"),
+        ({**GRPO, "given_steps": 4}, "the loss given_nll learns given tokens"),
+        ({**PPO, "losses": ["clipped", "value", "given_nll"]}, "the loss given_nll learns given tokens"),
+        ({**GRPO, "losses": ["gmpo", "given_nll"], "given_steps": 4}, "'gmpo' has no value a token"),
     ],
 )
 def test_combinations_that_make_no_sense(raw: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -85,13 +88,20 @@ def test_combinations_that_make_no_sense(raw: dict[str, Any], message: str, tmp_
     assert not (tmp_path / "run").exists()
 
 
+MIXER: dict[str, Any] = {**GRPO, "losses": ["reinforce", "given_nll"], "given_steps": 3}
+PTX: dict[str, Any] = {
+    **PPO, "losses": ["clipped", "value", "given_nll"], "mix_task": {"name": "sorting", "num_examples": 6}, "mix_batch_size": 2,
+}  # fmt: skip
 STATEFUL: dict[str, Any] = {
     **GRPO, "advantage": "moving_average", "losses": ["clipped", "weighted_entropy"],
     "credit": {"target_entropy": 9.0, "entropy_weight": 0.01, "kl_weight": 0.1, "kl_target": 0.01},
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("raw", [{**PPO, "num_minibatches": 2, "critic_learning_rate": 1e-2}, STATEFUL], ids=["ppo", "state"])
+PPO_TWICE = {**PPO, "num_minibatches": 2, "critic_learning_rate": 1e-2}
+
+
+@pytest.mark.parametrize("raw", [PPO_TWICE, STATEFUL, MIXER, PTX], ids=["ppo", "state", "mixer", "ptx"])
 def test_resume_is_exact(raw: dict[str, Any], run_recipe: Callable[..., Path], tmp_path: Path) -> None:
     """Stopped in mid-run and gone on with: the same weights, critic and controllers, bit for bit."""
     from posttrain.methods.run import Interrupted
@@ -115,7 +125,9 @@ def test_resume_is_exact(raw: dict[str, Any], run_recipe: Callable[..., Path], t
     assert kept[0] == kept[1] and len(kept[0]) == 4
     for name in ["model.safetensors"] + (["critic/model.safetensors"] if raw["method"] == "ppo" else []):
         assert (whole / "model" / name).read_bytes() == (half / "model" / name).read_bytes(), name
-    if raw is not STATEFUL and raw["method"] == "ppo":
+    if "given_steps" in raw or "mix_task" in raw:
+        return
+    if raw["method"] == "ppo":
         head = load_file(half / "model" / "critic" / "model.safetensors")["score.weight"]
         assert head.any() and (half / "checkpoint-2" / "critic" / "model.safetensors").is_file()
         assert kept[0][0]["reward_kl/mean"] == pytest.approx(0, abs=1e-5) and kept[0][1]["reward_kl/mean"] != 0
@@ -166,6 +178,36 @@ def test_dynamic_sampling_replaces_groups_that_tie(run_recipe: Callable[..., Pat
         groups = [g for g in lines(folder / "rollouts.jsonl") if g["step"] == step]
         assert all(np.ptp([c["reward"] for c in g["completions"]]) > 0 for g in groups)
         assert row["sampling/num_groups"] - row["sampling/groups_left_out"] == len(groups) > 0
+
+
+def test_mixer_gives_less_and_less_of_the_gold_completion(run_recipe: Callable[..., Path]) -> None:
+    """Given tokens lie at the end of the prompt, are learnt, and belong to the text; after given_steps there are none."""
+    from posttrain.rollouts import source
+
+    seen: list[Any] = []
+    build = source.RolloutSource._trees
+
+    def watch(self: Any) -> Any:
+        trees = build(self)
+        seen.append((self.groups, trees))
+        return trees
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(source.RolloutSource, "_trees", watch)
+        folder = run_recipe(**{**MIXER, "max_steps": 4})
+    shares = []
+    for groups, trees in seen:
+        for group, tree in zip(groups, trees, strict=True):
+            num_sampled = sum(len(r.sample.ids) for r in group.rollouts)
+            given = tree.streams["given"]
+            assert given.sum() == group.num_given * len(group.rollouts) and (given == 0).sum() == num_sampled
+            assert not tree.streams["advantages"][given > 0].any()
+            assert all(r.text.startswith(group.example.completion[: group.num_given]) for r in group.rollouts)
+        shares.append(groups[0].num_given)
+    assert shares[0] > shares[1] > shares[2] > shares[3] == 0
+    rows = lines(folder / "metrics.jsonl")
+    assert rows[0]["loss/given_nll"] > 0 and rows[3]["loss/given_nll"] == 0
+    assert rows[0]["sampling/sampling_logp_difference/max"] < 1e-4  # of sampled tokens alone
 
 
 @pytest.mark.parametrize(

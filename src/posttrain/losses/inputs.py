@@ -7,7 +7,8 @@ Per target, [M]: `logprobs` (nats, with gradient), `old_logprobs`, `engine_logpr
 `entropy` (nats, with gradient), `forward_kl` KL(ref || pi) and `reverse_kl` KL(pi || ref) over the whole vocabulary (with
 gradient), `log_collision` log sum_v pi_v^2; `advantages`; `scores` (of a score model, at the target); `values` (of the critic,
 before the target), `old_values`, `returns`, `labels`; `entropy_weight` and `reward_variance` (of the completion's group), which
-adaptive entropy terms go by; `step`, which step of its completion it is in (0, 1, ...); `target`, the token id; `sequence`,
+adaptive entropy terms go by; `step`, which step of its completion it is in (0, 1, ...); `given`,
+1 where a token was given to the model and not sampled; `target`, the token id; `sequence`,
 which sequence it belongs to.
 Whole distributions, log-probs [M, V] given in chunks of targets: `distribution`, `ref_distribution`, `teacher_distribution`;
 `foreign_distribution` [M, V'] of a teacher with another vocabulary, which says nothing where `aligned` [M] is 0.

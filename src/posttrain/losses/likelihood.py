@@ -35,3 +35,14 @@ def label_smoothing(distribution, target, *, epsilon: float = 0.1) -> PerToken:
         raise ValueError(f"epsilon is {epsilon}; it is the share of probability that is spread out, at least 0 and below 1")
     chosen = distribution.gather(-1, target[:, None])[:, 0]
     return -(1 - epsilon) * chosen - epsilon * distribution.mean(-1)
+
+
+@losses.register
+def given_nll(logprobs, given) -> PerToken:
+    """Likelihood of tokens that were given beside those that were sampled: l_t = -given_t log pi(y_t).
+
+    The average is over the given tokens alone, as those of the other losses are over the sampled ones. It is the pretraining
+    term of PPO-ptx (InstructGPT, arXiv 2203.02155; mix_data) and the cross-entropy on gold prefixes of MIXER (arXiv 1511.06732;
+    given_steps). logprobs, given [M] -> [M].
+    """
+    return -given * logprobs

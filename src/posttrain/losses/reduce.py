@@ -19,12 +19,14 @@ Aggregation = Literal["token_mean", "sequence_mean", "sequence_sum", "fixed_leng
 class Totals:
     """Global counts of one optimiser step. tokens: sum of the weights of all targets; sequences, groups: how many.
 
-    groups: pairs, or the completions of one prompt together; trees of the batch.
+    groups: pairs, or the completions of one prompt together; trees of the batch. given: where some targets were given and not
+    sampled, the same counts of those; the others are then of the sampled ones alone.
     """
 
     tokens: float
     sequences: int
     groups: int = 0
+    given: Totals | None = None
 
 
 def sequence_sum(values: Tensor, sequence: Tensor, num_sequences: int) -> Tensor:

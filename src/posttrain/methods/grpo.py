@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from posttrain.config import Component, CreditConfig, SamplingConfig, TrustRegionConfig
+from posttrain.config import Component, CreditConfig, DataConfig, SamplingConfig, TrustRegionConfig
 from posttrain.methods.policy_gradient import PolicyGradient, make_job
 from posttrain.methods.prompting import make_sampling, make_task
 from posttrain.methods.run import TrainingJob
@@ -29,6 +29,10 @@ def grpo(
     max_resamples: int = 0,
     drop_duplicates: bool = False,
     trust_region: TrustRegionConfig | None = None,
+    mix_data: DataConfig | None = None,
+    mix_task: Component | None = None,
+    mix_batch_size: int = 8,
+    given_steps: int = 0,
     learning_rate: float = 1e-6,
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "constant_with_warmup",
 ) -> TrainingJob:
@@ -44,10 +48,14 @@ def grpo(
       KL term:  losses: [..., {name: kl, weight: 0.04}]; KL in the reward: credit: {kl_weight: 0.05}
     Every named algorithm is such a setting (folder recipes/policy_gradient). max_resamples: rounds of other prompts for those
     whose rewards tie. drop_duplicates: equal completions of a prompt count once. trust_region: TRPO's update, not AdamW's.
+    mix_data, mix_task: rows (or a task's worked examples) of which every update also learns mix_batch_size, by the loss
+    given_nll. given_steps: MIXER; over so many steps the beginning of the worked completion that is given with a prompt, and
+    learnt by given_nll, shrinks to nothing.
     """
     made = make_task(run, task)
     settings = PolicyGradient(
         rewards, losses, advantage, credit, num_generations, batch_size, num_iterations, num_minibatches, mask_truncated,
-        max_resamples, drop_duplicates, trust_region,
+        max_resamples, drop_duplicates, trust_region, mix_data=mix_data, mix_task=mix_task, mix_batch_size=mix_batch_size,
+        given_steps=given_steps,
     )  # fmt: skip
     return make_job(run, made, make_sampling(sampling, made), settings)

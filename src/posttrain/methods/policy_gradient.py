@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from posttrain import registry
-from posttrain.config import Component, CreditConfig, ModelConfig, TrustRegionConfig
+from posttrain.config import Component, CreditConfig, DataConfig, ModelConfig, TrustRegionConfig
+from posttrain.data.stream import DataSource
 from posttrain.errors import ConfigError
 from posttrain.methods.evaluating import evaluate_model
-from posttrain.methods.prompting import encode_prompts, make_collector
+from posttrain.methods.prompting import context_length, encode_prompts, make_collector, with_gold
 from posttrain.methods.run import Run, TrainingJob
+from posttrain.methods.sft import encode_examples
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.load import load_config
 from posttrain.rewards.base import RewardSet
@@ -46,6 +48,10 @@ class PolicyGradient:
     with_critic: bool = False
     critic: ModelConfig | None = None
     critic_learning_rate: float | None = None
+    mix_data: DataConfig | None = None
+    mix_task: Component | None = None
+    mix_batch_size: int = 8
+    given_steps: int = 0
 
     @property
     def loss_inputs(self) -> set[str]:
@@ -56,6 +62,11 @@ class PolicyGradient:
     def advantage_inputs(self) -> tuple[str, ...]:
         """What the estimator asks for."""
         return registry.advantages.entry(self.advantage.name).inputs
+
+    @property
+    def mixes(self) -> bool:
+        """Whether every update also learns from rows."""
+        return self.mix_data is not None or self.mix_task is not None
 
     @property
     def compares_groups(self) -> bool:
@@ -73,6 +84,9 @@ def make_job(run: Run, task: Task, sampling: Sampling, s: PolicyGradient) -> Tra
     if s.critic is not None:
         load_config(run.place_of(s.critic), kind="token_score", revision=s.critic.revision)
     prompts = encode_prompts(run, task, sampling)
+    if s.given_steps:
+        prompts = with_gold(run, prompts, task)
+    rows = encode_examples(run, s.mix_data, s.mix_task, context_length(run)).sequences if s.mixes else []
     reward_set = RewardSet([(c.name, c.weight, c.settings) for c in s.rewards], task=task)
     reward_set.self_test(task.examples)
     objective = Objective(
@@ -95,7 +109,7 @@ def make_job(run: Run, task: Task, sampling: Sampling, s: PolicyGradient) -> Tra
     def make_source(model: Any) -> RolloutSource:
         collector = make_collector(
             run, model, prompts, reward_set, sampling, batch_size=s.batch_size, num_generations=s.num_generations,
-            greedy="greedy_rewards" in s.advantage_inputs, max_resamples=s.max_resamples,
+            greedy="greedy_rewards" in s.advantage_inputs, max_resamples=s.max_resamples, given_steps=s.given_steps,
         )  # fmt: skip
         credit = Creditor(
             s.advantage,
@@ -109,6 +123,7 @@ def make_job(run: Run, task: Task, sampling: Sampling, s: PolicyGradient) -> Tra
             collector, model=model, credit=credit, num_iterations=s.num_iterations, num_minibatches=s.num_minibatches,
             mask_truncated=s.mask_truncated, drop_duplicates=s.drop_duplicates, whole=objective.whole,
             skip_idle=not objective.keeps_zero_advantage, max_tokens=run.micro_batch_tokens(model),
+            mixed=DataSource([[r] for r in rows], batch_size=s.mix_batch_size, seed=run.recipe.seed) if rows else None,
         )  # fmt: skip
 
     execute = _execution(run, s, objective, steps, load, make_source, reward_set)
@@ -197,6 +212,7 @@ def check(s: PolicyGradient, sampling: Sampling) -> None:
         raise ConfigError(f"num_generations: 1 gives no group to compare with, which {what} needs; set it to at least 2")
     _check_critic(s)
     _check_credit(s, sampling)
+    _check_given(s)
     registry.advantages.check(s.advantage.name, s.advantage.settings, "advantage")
     per_token = "token_rewards" in s.advantage_inputs
     for item in s.losses:
@@ -250,6 +266,23 @@ def _check_credit(s: PolicyGradient, sampling: Sampling) -> None:
             "credit.importance_correction, and losses that read engine_logprobs, need log-probs of the distribution that is "
             "trained; with a temperature other than 1 leave out top_p, top_k and min_p"
         )
+
+
+def _check_given(s: PolicyGradient) -> None:
+    """Given tokens need a loss that learns them, and others that leave them out."""
+    if s.given_steps < 0 or s.mix_batch_size < 1:
+        raise ConfigError("given_steps must not be negative, and mix_batch_size at least 1")
+    gives = s.mixes or s.given_steps > 0
+    if gives != ("given" in s.loss_inputs):
+        raise ConfigError(
+            "the loss given_nll learns given tokens: rows beside the rollouts (mix_data, mix_task), or the beginnings of "
+            "worked completions (given_steps); give a source of them and {name: given_nll, weight: ...}, or neither"
+        )
+    coarse = [c.name for c in s.losses if "PerToken" not in registry.losses.entry(c.name).returns]
+    if gives and coarse:
+        raise ConfigError(f"losses: {coarse[0]!r} has no value a token, so that given tokens cannot be told apart in it")
+    if gives and s.trust_region is not None:
+        raise ConfigError("trust_region: its step is of the surrogate alone; leave out given_nll, or the trust region")
 
 
 def _check_numbers(s: PolicyGradient, rewards: RewardSet) -> None:

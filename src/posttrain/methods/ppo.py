@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from posttrain.config import Component, CreditConfig, ModelConfig, SamplingConfig, TrustRegionConfig
+from posttrain.config import Component, CreditConfig, DataConfig, ModelConfig, SamplingConfig, TrustRegionConfig
 from posttrain.methods.policy_gradient import PolicyGradient, make_job
 from posttrain.methods.prompting import make_sampling, make_task
 from posttrain.methods.run import TrainingJob
@@ -33,6 +33,9 @@ def ppo(
     mask_truncated: bool = False,
     max_resamples: int = 0,
     trust_region: TrustRegionConfig | None = None,
+    mix_data: DataConfig | None = None,
+    mix_task: Component | None = None,
+    mix_batch_size: int = 8,
     learning_rate: float = 1e-6,
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "constant_with_warmup",
 ) -> TrainingJob:
@@ -44,12 +47,16 @@ def ppo(
     own replaces both).
     critic: the model that the critic starts from, with a fresh head of zeros; left out, the recipe's own model. It is trained
     beside the policy at critic_learning_rate (left out, the policy's) and saved in the folder `critic` of a checkpoint.
+    mix_data, mix_task: rows (or worked examples of a task) of which every update also learns mix_batch_size, by the loss
+    given_nll: the pretraining mix of PPO-ptx.
       A2C:   num_iterations: 1, advantage: {name: n_step, n: 5}, losses: [..., {name: entropy_bonus, weight: 0.01}]
+      ptx:   mix_data: corpus.jsonl, losses: [..., {name: given_nll, weight: 1.0, aggregation: token_mean}]
       TRPO:  num_iterations: 1, losses: [surrogate, value], trust_region: {max_kl: 0.01}
     """
     made = make_task(run, task)
     settings = PolicyGradient(
         rewards, losses, advantage, credit, num_generations, batch_size, num_iterations, num_minibatches, mask_truncated,
         max_resamples, trust_region=trust_region, with_critic=True, critic=critic, critic_learning_rate=critic_learning_rate,
+        mix_data=mix_data, mix_task=mix_task, mix_batch_size=mix_batch_size,
     )  # fmt: skip
     return make_job(run, made, make_sampling(sampling, made), settings)

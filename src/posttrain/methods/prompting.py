@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from posttrain import registry
 from posttrain.config import Component, SamplingConfig
+from posttrain.data.encode import encode_items
+from posttrain.data.item import Item
 from posttrain.data.templates import decode_completion, encode_prompt
 from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError, DataError
@@ -74,6 +77,7 @@ def make_collector(
     num_generations: int,
     greedy: bool = False,
     max_resamples: int = 0,
+    given_steps: int = 0,
 ) -> Collector:
     """What samples and rewards completions with the model that is trained."""
     return Collector(
@@ -87,7 +91,25 @@ def make_collector(
         seed=run.recipe.seed,
         greedy=greedy,
         max_resamples=max_resamples,
+        given_steps=given_steps,
     )
+
+
+def with_gold(run: Run, prompts: Sequence[Prompt], task: Task) -> list[Prompt]:
+    """The prompts with the token ids of their worked completions.
+
+    Raises:
+        DataError: an example has none.
+    """
+    without = [p.example.id for p in prompts if p.example.completion is None]
+    if without:
+        raise DataError(
+            f"given_steps: {len(without)} examples of task {task.name!r} have no worked completion to give the beginning of "
+            f"(first: {without[0]}); leave given_steps out"
+        )
+    items = [Item(p.example.id, prompt=p.example.prompt, completion=p.example.completion) for p in prompts]
+    encoded = [s for _, s in encode_items(items, run.tokenizer)]
+    return [dataclasses.replace(p, gold=tuple(s.ids[s.loss_mask].tolist())) for p, s in zip(prompts, encoded, strict=True)]
 
 
 def context_length(run: Run, kind: Kind = "language") -> int | None:

@@ -16,10 +16,11 @@ from posttrain.types import Example, Request, Rollout, RolloutGroup, Sample, Sam
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """An example with its prompt as token ids."""
+    """An example with its prompt as token ids. gold: those of its worked completion, where a method needs them."""
 
     example: Example
     ids: tuple[int, ...]
+    gold: tuple[int, ...] = ()
 
 
 class Collector:
@@ -31,6 +32,8 @@ class Collector:
         rewards: None leaves completions without. decode: sample -> completion text. batch_size: prompts a step.
         num_generations: G.
         greedy: also sample and reward one completion of each prompt at temperature 0.
+        given_steps: over how many steps the share of the gold completion that is given with the prompt falls from all but one
+            token to nothing (MIXER, arXiv 1511.06732); 0 gives none.
         max_resamples: rounds in which other prompts take the place of those whose rewards tie, which teach nothing (dynamic
             sampling of DAPO, arXiv 2503.14476); 0 keeps them all.
     """
@@ -48,6 +51,7 @@ class Collector:
         seed: int,
         greedy: bool = False,
         max_resamples: int = 0,
+        given_steps: int = 0,
     ) -> None:
         self.prompts = prompts
         self.engine = engine
@@ -59,6 +63,7 @@ class Collector:
         self.seed = seed
         self.greedy = greedy
         self.max_resamples = max_resamples
+        self.given_steps = given_steps
         self.sampled: list[RolloutGroup] = []  # all of the step, those that were left out included
         self.steps_per_epoch = max(len(prompts) // self.batch_size, 1)
 
@@ -67,7 +72,7 @@ class Collector:
         epoch, place = divmod(step, self.steps_per_epoch)
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.prompts))
         first = order[place * self.batch_size : (place + 1) * self.batch_size]
-        groups = self.sampled = self._rewarded([self.prompts[i] for i in first], (self.seed, step, 7))
+        groups = self.sampled = self._rewarded(step, first, (self.seed, step, 7))
         if not self.max_resamples:
             return groups
         kept = [g for g in groups if _differ(g)]
@@ -76,32 +81,45 @@ class Collector:
             chosen = others[attempt * self.batch_size : (attempt + 1) * self.batch_size]
             if len(kept) >= self.batch_size or not len(chosen):
                 break
-            more = self._rewarded([self.prompts[i] for i in chosen], (self.seed, step, 9 + attempt))
+            more = self._rewarded(step, chosen, (self.seed, step, 9 + attempt))
             self.sampled = [*self.sampled, *more]
             kept += [g for g in more if _differ(g)]
         return kept[: self.batch_size]
 
-    def _rewarded(self, prompts: Sequence[Prompt], entropy: tuple[int, ...]) -> list[RolloutGroup]:
+    def _rewarded(self, step: int, chosen: np.ndarray, entropy: tuple[int, ...]) -> list[RolloutGroup]:
+        prompts = [self.prompts[i] for i in chosen]
         # A seed per step (not per prompt): the engine mixes it with the prompt's place below.
         seeds = [int(s) for s in np.random.default_rng(entropy).integers(0, 2**62, size=len(prompts))]
-        groups = self.sample(prompts, seeds)
-        greedy = self.sample(prompts, seeds, greedy=True) if self.greedy else []
+        share = max(0.0, 1 - step / self.given_steps) if self.given_steps else 0.0
+        groups = self.sample(prompts, seeds, given=share)
+        greedy = self.sample(prompts, seeds, greedy=True, given=share) if self.greedy else []
         for group, likeliest in zip(groups, greedy, strict=False):
             group.greedy_reward = likeliest.rollouts[0].reward
         return groups
 
-    def sample(self, prompts: Sequence[Prompt], seeds: Sequence[int], *, greedy: bool = False) -> list[RolloutGroup]:
-        """`num_generations` completions of each prompt, or the greedy one, rewarded."""
+    def sample(
+        self, prompts: Sequence[Prompt], seeds: Sequence[int], *, greedy: bool = False, given: float = 0.0
+    ) -> list[RolloutGroup]:
+        """`num_generations` completions of each prompt, or the greedy one, rewarded.
+
+        Args:
+            given: the share of the gold completion that is given with the prompt; its last token is left to sample in any case.
+        """
         sampling = dataclasses.replace(self.sampling, temperature=0.0) if greedy else self.sampling
         n = 1 if greedy else self.num_generations
-        requests = [Request(p.ids, sampling, n=n, seed=s) for p, s in zip(prompts, seeds, strict=True)]
+        begun = [p.gold[: min(int(given * len(p.gold)), len(p.gold) - 1)] if given else () for p in prompts]
+        requests = [Request(p.ids + start, sampling, n=n, seed=s) for p, start, s in zip(prompts, begun, seeds, strict=True)]
         groups = [
-            RolloutGroup(p.example, p.ids, [Rollout(s, self.decode(s)) for s in row])
-            for p, row in zip(prompts, self.engine.generate(requests), strict=True)
+            RolloutGroup(p.example, p.ids + start, [Rollout(s, self._text(start, s)) for s in row], num_given=len(start))
+            for p, start, row in zip(prompts, begun, self.engine.generate(requests), strict=True)
         ]
         if self.rewards is not None:
             self.rewards.reward(groups)
         return groups
+
+    def _text(self, start: tuple[int, ...], sample: Sample) -> str:
+        """The text of a completion, what was given of it included."""
+        return self.decode(dataclasses.replace(sample, ids=[*start, *sample.ids]) if start else sample)
 
     def metrics(self, groups: Sequence[RolloutGroup], step: int) -> Averages:
         """What there is to tell of a step's rollouts, under TRL's names."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from posttrain.averages import Averages
 from posttrain.data.forest import Batch, Forest, TokenSequence, Tree
+from posttrain.data.stream import DataSource
 from posttrain.rollouts.collect import Collector
 from posttrain.rollouts.credit import Creditor, Nested
 from posttrain.types import Rollout, RolloutGroup, Sample
@@ -26,6 +28,7 @@ class RolloutSource:
         skip_idle: spend no forward pass on groups whose advantages are all zero (right when no loss term ignores
             advantages).
         whole: what a batch never splits, as in `Batch`.
+        mixed: rows that every update also learns from, by losses of given tokens.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class RolloutSource:
         skip_idle: bool = True,
         max_tokens: int = 16384,
         whole: Literal["tree", "batch"] | None = None,
+        mixed: DataSource | None = None,
     ) -> None:
         self.collector = collector
         self.model = model
@@ -53,6 +57,7 @@ class RolloutSource:
         self.skip_idle = skip_idle and whole != "batch"
         self.max_tokens = max_tokens
         self.whole = whole
+        self.mixed = mixed
         self.groups: list[RolloutGroup] = []
         self._averages = Averages()
 
@@ -61,6 +66,7 @@ class RolloutSource:
         self.groups = self.collector.collect(step)
         self._averages = self.collector.metrics(self.groups, step)
         trees = self._trees() if self.groups else []
+        number = 0
         for iteration in range(self.num_iterations):
             order = np.arange(len(trees))
             if self.num_iterations * self.num_minibatches > 1:
@@ -68,9 +74,12 @@ class RolloutSource:
             for chosen in np.array_split(order, self.num_minibatches):
                 part = [trees[i] for i in chosen]
                 if part:
-                    active = [t for t in part if t.streams["advantages"].any() or not self.skip_idle]
-                    idle = [t for t in part if not t.streams["advantages"].any() and self.skip_idle]
-                    yield Batch(active, idle, whole=self.whole)
+                    learning = [t.streams["advantages"].any() or _given(t) or not self.skip_idle for t in part]
+                    active = [t for t, learns in zip(part, learning, strict=True) if learns]
+                    idle = [t for t, learns in zip(part, learning, strict=True) if not learns]
+                    update = step * self.num_iterations * self.num_minibatches + number
+                    number += 1
+                    yield Batch([*active, *self._mixed(update, part[0])], idle, whole=self.whole)
 
     def updated(self, model: Any) -> None:
         """Tell the engine that the weights have moved."""
@@ -106,7 +115,26 @@ class RolloutSource:
                         sequence.streams[name] = _behind(nested[p][g], len(sequence.ids))
                     sequence.values["reward"] = float("nan") if rollout.reward is None else rollout.reward
                     sequence.loss_mask &= self._counts(rollout)
+                    self._mark_given(sequence, len(group.prompt_ids), group.num_given)
         return [Tree.build(kept) for row in rows if (kept := self._kept(row))]
+
+    def _mark_given(self, sequence: TokenSequence, start: int, num_given: int) -> None:
+        """Given tokens are targets too, told apart by the stream `given`."""
+        if self.mixed is None and not self.collector.given_steps:
+            return
+        given = np.zeros(len(sequence.ids), dtype=np.float32)
+        given[start - num_given : start] = 1
+        sequence.streams["given"] = given
+        sequence.loss_mask |= given > 0
+
+    def _mixed(self, update: int, like: Tree) -> list[Tree]:
+        """Rows of an update, with the streams that rollouts have: all their targets are given."""
+        if self.mixed is None:
+            return []
+        rows = [s for batch in self.mixed.batches(update) for tree in batch.trees for s in tree.sequences]
+        values = {name: float("nan") for name in like.values}
+        streams = [{name: np.full(len(s.ids), float(name == "given")) for name in like.streams} for s in rows]
+        return [Tree.build([replace(s, streams=x, values=values)]) for s, x in zip(rows, streams, strict=True)]
 
     def _counts(self, rollout: Rollout) -> bool:
         return not (self.mask_truncated and rollout.sample.finish_reason == "length")
@@ -158,6 +186,10 @@ def measure(
         start = stop
     nothing = np.zeros(0, dtype=np.float32)
     return {n: [[nothing if s is None else found[n][id(s)] for s in row] for row in rows] for n in sorted(needs)}
+
+
+def _given(tree: Tree) -> bool:
+    return "given" in tree.streams and bool(tree.streams["given"].any())
 
 
 def _behind(numbers: np.ndarray, length: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -99,13 +99,17 @@ class Objective:
     @property
     def keeps_zero_advantage(self) -> bool:
         """Whether a sequence with advantage 0 still has a gradient, by a term that ignores advantages."""
-        return any("advantages" not in term.inputs and term.weight for term in self.terms)
+        return any({"advantages", "given"}.isdisjoint(term.inputs) and term.weight for term in self.terms)
 
     def denominators(self, batch: Batch) -> Totals:
         """Global counts of the whole optimiser step."""
         weights = batch.stream_total("weights")
         tokens = float(batch.num_targets) if weights is None else weights
-        return Totals(tokens=tokens, sequences=batch.num_sequences, groups=batch.num_trees)
+        whole = Totals(tokens=tokens, sequences=batch.num_sequences, groups=batch.num_trees)
+        if batch.stream_total("given") is None:
+            return whole
+        sampled, given = (_counts(batch, of) for of in (0.0, 1.0))
+        return replace(whole, tokens=sampled.tokens, sequences=sampled.sequences, given=given)
 
     def __call__(self, outputs: Mapping[str, Tensor], micro: Forest, totals: Totals) -> tuple[Tensor, Averages]:
         """The micro-batch's share of the step's loss (shares add up), and its metrics."""
@@ -125,21 +129,21 @@ class Objective:
                     term.aggregation,
                     micro.sequence,
                     micro.num_sequences,
-                    totals,
-                    micro.streams.get("weights"),
+                    totals.given if totals.given is not None and "given" in term.inputs else totals,
+                    _counting(micro, "given" in term.inputs),
                     self.max_length,
                     values.dtype,
                 )
                 share = (weights * values).sum()
             shares.append(term.weight * share)
             for name, numbers in told.items():
-                _tell(metrics, name, numbers.detach())
+                _tell(metrics, name, _sampled(numbers.detach(), micro))
             if len(self.terms) > 1:
                 metrics.total(f"loss/{term.name}", share.detach())
         loss = torch.stack(shares).sum()
         metrics.total("loss", loss.detach())
         if "entropy" in outputs:
-            metrics.add("entropy", outputs["entropy"].detach().sum(), outputs["entropy"].numel())
+            _tell(metrics, "entropy", _sampled(outputs["entropy"].detach(), micro))
         for side in self.roles:
             if side in inputs:
                 metrics.add(f"logps/{side}", inputs[side].detach().sum(), inputs[side].numel())
@@ -186,9 +190,35 @@ class Objective:
         """How far the sampler's log-probs are from the trainer's (TRL's metric names). 0 up to rounding when in step."""
         if "engine_logprobs" not in micro.streams or not micro.num_targets:
             return
-        gap = (outputs["logprobs"].detach() - micro.streams["engine_logprobs"]).abs()
-        metrics.add("sampling/sampling_logp_difference/mean", gap.sum(), gap.numel())
-        metrics.largest("sampling/sampling_logp_difference/max", gap.max())
+        gap = _sampled((outputs["logprobs"].detach() - micro.streams["engine_logprobs"]).abs(), micro)
+        if gap.numel():
+            _tell(metrics, "sampling/sampling_logp_difference/mean", gap)
+            metrics.largest("sampling/sampling_logp_difference/max", gap.max())
+
+
+def _counts(batch: Batch, given: float) -> Totals:
+    """Counts of the targets that were given (1) or sampled (0)."""
+    tokens, sequences = 0.0, 0
+    for tree in (*batch.trees, *batch.idle):
+        own = tree.streams["given"] == given
+        tokens += float(tree.streams["weights"][own].sum()) if "weights" in tree.streams else float(own.sum())
+        sequences += len(set(tree.sequence[own].tolist()))
+    return Totals(tokens=tokens, sequences=sequences)
+
+
+def _counting(micro: Forest, given: bool) -> Tensor | None:
+    """How much each target counts [M]: its weight where it has one, and 0 if it is given and the loss of the sampled ones."""
+    weights = micro.streams.get("weights")
+    if "given" not in micro.streams:
+        return weights
+    own = micro.streams["given"] if given else 1 - micro.streams["given"]
+    return own if weights is None else own * weights
+
+
+def _sampled(numbers: Tensor, micro: Forest) -> Tensor:
+    """Of numbers per target those of sampled ones, where some were given; any others as they are."""
+    given = micro.streams.get("given")
+    return numbers if given is None or numbers.shape != given.shape else numbers[given == 0]
 
 
 def _tell(metrics: Averages, name: str, numbers: Tensor) -> None:
