@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from posttrain.config import LoraConfig
+from posttrain.config import AdapterConfig, LoraConfig
 from posttrain.data.encode import encode_pairs
 from posttrain.data.forest import Forest, Tree
 from posttrain.errors import ConfigError, DataError, ModelError
@@ -160,6 +160,40 @@ def test_the_reference_moves_as_it_is_told(tiny_folder: Path) -> None:
         shared = dict(lora._active.named_parameters())
     for name, p in lora.hf.named_parameters():
         assert (shared[name] is p) != (name in trained)  # the base is shared, adapters are copied
+
+
+def test_adapters_that_were_trained_before_belong_to_the_reference(
+    run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path
+) -> None:
+    """Pairs after fine-tuning with LoRA: the reference is the fine-tuned model, not the one beneath its adapters."""
+    lora = {"path": str(tiny_folder), "dtype": "float32", "lora": {"r": 2}}
+    rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in ROWS]
+    first = run_recipe(method="sft", model=lora, data=write(tmp_path / "s.jsonl", rows), max_steps=3, learning_rate=1e-2,
+                       output=str(tmp_path / "first"))  # fmt: skip
+    data = write(tmp_path / "pairs.jsonl", ROWS)
+    raw = {**RAW, "model": {"path": str(first / "model"), "dtype": "float32"}, "data": data}
+    whole, half = stopped_and_resumed(run_recipe, tmp_path, 2, **raw)
+    assert told(whole)[0]["loss"] == pytest.approx(np.log(2), abs=1e-5) and told(whole)[0]["rewards/margins"] == 0
+    assert weights(whole) == weights(half) and told(whole) == told(half)
+    cached = run_recipe(**raw, output=str(tmp_path / "cached"), cache_reference=True)
+    assert told(cached)[0]["loss"] == pytest.approx(np.log(2), abs=1e-5)
+    base, tuned = load_model(str(tiny_folder), dtype="float32"), load_model(first / "model", dtype="float32")
+    assert fingerprint(base) != fingerprint(tuned)
+
+
+def test_a_moved_reference_has_virtual_tokens_of_its_own(tiny_folder: Path, tiny_tokenizer: Any) -> None:
+    model = load_model(str(tiny_folder), dtype="float32", adapter=AdapterConfig(kind="prompt"))
+    model.update_reference()
+    pair = encode_pairs(ROWS[:1], tiny_tokenizer).groups[0]
+    forest, needs = Forest.pack([Tree.build(pair)]), ("logprobs", "ref_logprobs")
+    found = model.forward(forest, needs)
+    assert torch.equal(found["ref_logprobs"], found["logprobs"].detach())
+    with torch.no_grad():
+        for p in model.trainable_parameters():
+            p.add_(1.0)
+    after = model.forward(forest, needs)
+    assert torch.equal(after["ref_logprobs"], found["ref_logprobs"])
+    assert not torch.equal(after["logprobs"], after["ref_logprobs"])
 
 
 def test_unlikely_pairs_are_left_out(run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path) -> None:

@@ -119,7 +119,9 @@ class ReferencePlan:
             raise ConfigError(
                 f"reference_every: {self.every} must not be negative, and reference_mix: {self.mix} must be above 0, at most 1"
             )
-        if self.every and self.mix < 1 and run.model_config.lora is not None:
+        config = run.model_config
+        adapted = config.lora is not None or (config.adapter is not None and not config.adapter.own_weights)
+        if self.every and self.mix < 1 and adapted:
             raise ConfigError(f"reference_mix: {self.mix} mixes weights, but adapters are taken over whole; set it to 1")
 
     def prepare(self, run: Run, *parts: Sequence[Sequence[TokenSequence]]) -> None:
