@@ -221,6 +221,14 @@ def test_unlikely_pairs_are_left_out(run_recipe: Callable[..., Path], tmp_path: 
         ({"reference_every": 2, "reference_mix": 0.0}, "reference_mix: 0.0 must be above 0"),
         ({"reference_every": 2, "model": {"path": "embedded", "lora": {"r": 2}}}, "adapters are taken over whole; set it to 1"),
         ({"losses": ["odpo"]}, "'odpo' needs a column margin"),
+        ({"losses": ["bradley_terry"]}, "'bradley_terry' needs 'scores', which this method's data do not carry"),
+        ({"losses": ["teacher_kl"]}, "'teacher_kl' needs 'teacher_distribution', which this method's data do not carry"),
+        ({"losses": [{"name": "robust_dpo", "label_smoothing": 0.5}]}, "label_smoothing is 0.5.*below 0.5"),
+        ({"losses": [{"name": "exo", "label_smoothing": 0.0}]}, "label_smoothing is 0.0; of exo it must be above 0"),
+        (
+            {"reference_every": 2, "model": {"path": "embedded", "adapter": {"kind": "ia3"}}},
+            "mixes weights, but adapters are taken over whole",
+        ),
         ({"losses": ["kto"]}, "'kto' needs 'kl', which this method's data do not carry"),
         ({"losses": ["tpo", "gold_nll"]}, "'gold_nll' needs a column reference"),
         ({"tail_weight": 2.0}, "tail_weight: 2.0 must be from 0"),
@@ -234,6 +242,12 @@ def test_what_cannot_work_is_refused_before_weights_load(
     with pytest.raises(ConfigError, match=message):
         run_recipe(**{**RAW, "data": write(tmp_path / "pairs.jsonl", ROWS), **change})
     assert not (tmp_path / "run").exists()
+
+
+def test_held_out_pairs_need_the_margin_too(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    data = write(tmp_path / "pairs.jsonl", [{**row, "margin": 1.0} for row in ROWS])
+    with pytest.raises(ConfigError, match="'odpo' needs a column margin in eval_data"):
+        run_recipe(**{**RAW, "data": data, "eval_data": write(tmp_path / "others.jsonl", ROWS), "losses": ["odpo"]})
 
 
 @pytest.mark.parametrize(
