@@ -242,7 +242,7 @@ def _placed(value: Any, folder: Path, earlier: list[str], stage: str) -> Any:
 def _value(value: Any, annotation: str, where: str) -> Any:
     if annotation == "list[Component]":
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where}: {value!r} is not a list; write - {{name: ...}}")
+            raise ConfigError(f"{where}: {value!r} is not a list; write [{value}] or [{{name: ..., weight: ...}}]")
         return [component(v, f"{where}[{i}]") for i, v in enumerate(value)]
     if annotation in ("Component", "Component | None"):
         return None if value is None else component(value, where)

@@ -76,6 +76,7 @@ def test_tool_calls_of_sharegpt() -> None:
         ({"messages": ["x"]}, r"messages\[0\] is 'x', not a message"),
         ({"messages": [{"role": "user"}]}, r"messages\[0\] has no content"),
         ({"prompt": "a", "completion": "b", "label": "yes"}, "label is 'yes'"),
+        ({"instruction": "a", "output": "b", "kto_tag": "false"}, "kto_tag is 'false'"),
         ({"prompt": "a", "completions": ["x"], "labels": [True, False]}, "1 completions but 2 labels"),
         ({"prompt": "a", "reward_model": {}}, "no ground_truth"),
         ({"conversations": [{"from": "function_call", "value": "{"}]}, "not valid JSON"),

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from posttrain.config import LoraConfig
+from posttrain.config import AdapterConfig, LoraConfig
 from posttrain.data.encode import encode_pairs
 from posttrain.data.forest import Forest, Tree
 from posttrain.errors import ConfigError, DataError, ModelError
@@ -162,6 +162,40 @@ def test_the_reference_moves_as_it_is_told(tiny_folder: Path) -> None:
         assert (shared[name] is p) != (name in trained)  # the base is shared, adapters are copied
 
 
+def test_adapters_that_were_trained_before_belong_to_the_reference(
+    run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path
+) -> None:
+    """Pairs after fine-tuning with LoRA: the reference is the fine-tuned model, not the one beneath its adapters."""
+    lora = {"path": str(tiny_folder), "dtype": "float32", "lora": {"r": 2}}
+    rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in ROWS]
+    first = run_recipe(method="sft", model=lora, data=write(tmp_path / "s.jsonl", rows), max_steps=3, learning_rate=1e-2,
+                       output=str(tmp_path / "first"))  # fmt: skip
+    data = write(tmp_path / "pairs.jsonl", ROWS)
+    raw = {**RAW, "model": {"path": str(first / "model"), "dtype": "float32"}, "data": data}
+    whole, half = stopped_and_resumed(run_recipe, tmp_path, 2, **raw)
+    assert told(whole)[0]["loss"] == pytest.approx(np.log(2), abs=1e-5) and told(whole)[0]["rewards/margins"] == 0
+    assert weights(whole) == weights(half) and told(whole) == told(half)
+    cached = run_recipe(**raw, output=str(tmp_path / "cached"), cache_reference=True)
+    assert told(cached)[0]["loss"] == pytest.approx(np.log(2), abs=1e-5)
+    base, tuned = load_model(str(tiny_folder), dtype="float32"), load_model(first / "model", dtype="float32")
+    assert fingerprint(base) != fingerprint(tuned)
+
+
+def test_a_moved_reference_has_virtual_tokens_of_its_own(tiny_folder: Path, tiny_tokenizer: Any) -> None:
+    model = load_model(str(tiny_folder), dtype="float32", adapter=AdapterConfig(kind="prompt"))
+    model.update_reference()
+    pair = encode_pairs(ROWS[:1], tiny_tokenizer).groups[0]
+    forest, needs = Forest.pack([Tree.build(pair)]), ("logprobs", "ref_logprobs")
+    found = model.forward(forest, needs)
+    assert torch.equal(found["ref_logprobs"], found["logprobs"].detach())
+    with torch.no_grad():
+        for p in model.trainable_parameters():
+            p.add_(1.0)
+    after = model.forward(forest, needs)
+    assert torch.equal(after["ref_logprobs"], found["ref_logprobs"])
+    assert not torch.equal(after["logprobs"], after["ref_logprobs"])
+
+
 def test_unlikely_pairs_are_left_out(run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path) -> None:
     """A model that learnt to write digits finds other letters unlikely."""
     easy = [{"prompt": "Q", "completion": f" {i}"} for i in range(10, 60)]
@@ -187,6 +221,14 @@ def test_unlikely_pairs_are_left_out(run_recipe: Callable[..., Path], tmp_path: 
         ({"reference_every": 2, "reference_mix": 0.0}, "reference_mix: 0.0 must be above 0"),
         ({"reference_every": 2, "model": {"path": "embedded", "lora": {"r": 2}}}, "adapters are taken over whole; set it to 1"),
         ({"losses": ["odpo"]}, "'odpo' needs a column margin"),
+        ({"losses": ["bradley_terry"]}, "'bradley_terry' needs 'scores', which this method's data do not carry"),
+        ({"losses": ["teacher_kl"]}, "'teacher_kl' needs 'teacher_distribution', which this method's data do not carry"),
+        ({"losses": [{"name": "robust_dpo", "label_smoothing": 0.5}]}, "label_smoothing is 0.5.*below 0.5"),
+        ({"losses": [{"name": "exo", "label_smoothing": 0.0}]}, "label_smoothing is 0.0; of exo it must be above 0"),
+        (
+            {"reference_every": 2, "model": {"path": "embedded", "adapter": {"kind": "ia3"}}},
+            "mixes weights, but adapters are taken over whole",
+        ),
         ({"losses": ["kto"]}, "'kto' needs 'kl', which this method's data do not carry"),
         ({"losses": ["tpo", "gold_nll"]}, "'gold_nll' needs a column reference"),
         ({"tail_weight": 2.0}, "tail_weight: 2.0 must be from 0"),
@@ -200,6 +242,12 @@ def test_what_cannot_work_is_refused_before_weights_load(
     with pytest.raises(ConfigError, match=message):
         run_recipe(**{**RAW, "data": write(tmp_path / "pairs.jsonl", ROWS), **change})
     assert not (tmp_path / "run").exists()
+
+
+def test_held_out_pairs_need_the_margin_too(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    data = write(tmp_path / "pairs.jsonl", [{**row, "margin": 1.0} for row in ROWS])
+    with pytest.raises(ConfigError, match="'odpo' needs a column margin in eval_data"):
+        run_recipe(**{**RAW, "data": data, "eval_data": write(tmp_path / "others.jsonl", ROWS), "losses": ["odpo"]})
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
-from posttrain.data.scored import PieceTexts, step_ends
+from posttrain.data.scored import PieceTexts, encode_scores, step_ends, step_texts
 from posttrain.errors import ConfigError, ModelError
 from posttrain.models.load import load_model, load_score_model
 from posttrain.rewards.base import RewardSet
@@ -54,6 +54,15 @@ def test_steps_end_where_their_separator_is_complete() -> None:
     assert step_ends(["ab\ncd", "e\n\n", "f"], "\n") == [0, 1, 2]  # a token may hold several; a blank step is none
     assert step_ends(["a\n", "\n", ""], "\n") == [0] and step_ends(["a", "\n\nb"], "\n\n") == [1, 1]
     assert step_ends(["x", ""], "\n") == [1] and step_ends([""], "\n") == []
+
+
+def test_steps_keep_blank_lines_between_them(tiny_tokenizer: Any) -> None:
+    text = "one\n\n  two\n\n\nthree"
+    steps = step_texts(text, "\n")
+    assert steps == ["one", "\n  two", "\n\nthree"] and "\n".join(steps) == text
+    encoded = encode_scores([{"prompt": "Q", "completions": steps, "labels": [True, True, False]}], tiny_tokenizer)
+    (sequence,) = encoded.sequences
+    assert text in tiny_tokenizer.decode(sequence.ids) and sequence.streams["labels"][sequence.loss_mask].tolist() == [1, 1, 0]
 
 
 def test_piece_texts_make_up_the_text(tiny_tokenizer: Any) -> None:

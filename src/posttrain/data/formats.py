@@ -127,10 +127,14 @@ def _prompt_completion(row: Row, name: str) -> Item:
 
 def _unpaired(row: Row, name: str) -> Item:
     item = _prompt_completion(row, name)
-    if not isinstance(row["label"], bool) and row["label"] not in (0, 1):
-        raise DataError(f"row {name}: label is {row['label']!r}; it must be true (desirable) or false")
-    item.label = bool(row["label"])
+    item.label = _label(row, "label", name)
     return item
+
+
+def _label(row: Row, column: str, name: str) -> bool:
+    if row[column] not in (True, False):
+        raise DataError(f"row {name}: {column} is {row[column]!r}; it must be true (desirable) or false")
+    return bool(row[column])
 
 
 def _rewarded(row: Row, name: str) -> Item:
@@ -242,7 +246,7 @@ def _alpaca(row: Row, name: str) -> Item:
 
 def _alpaca_unpaired(row: Row, name: str) -> Item:
     item = _alpaca(row, name)
-    item.label = bool(row["kto_tag"])
+    item.label = _label(row, "kto_tag", name)
     return item
 
 

@@ -188,6 +188,18 @@ def step_ends(texts: Sequence[str], separator: str) -> list[int]:
     return ends
 
 
+def step_texts(text: str, separator: str) -> list[str]:
+    """The steps of a completion, which joined by the separator are its text again; those before it are part of a step."""
+    steps, before = [], ""
+    for part in text.split(separator):
+        if part.strip():
+            steps.append(before + part)
+            before = ""
+        else:
+            before += part + separator
+    return steps
+
+
 def encode_completions(prompts: Sequence[Text], completions: Sequence[Text], tokenizer: Any) -> list[TokenSequence]:
     """Prompts with their completions, as ended: sequences that stop where the completion does, whose mask is the completion."""
     items = [Item(str(i), prompt=p, completion=c) for i, (p, c) in enumerate(zip(prompts, completions, strict=True))]
@@ -225,8 +237,6 @@ def _parts(item: Item, separator: str) -> list[Item]:
         if item.label is None and item.reward is None:
             raise DataError(f"row {item.row} has no reward; leave it out, or give it a number")
         known = [(item.completion, {"label": float(item.label)} if item.label is not None else {"reward": item.reward})]
-        if item.label is None and item.reward is None:
-            raise DataError(f"row {item.row} has no reward; leave it out")
     parts = []
     for number, (text, values) in enumerate(known):
         shape: dict[str, Any] = {"completion": text}
@@ -246,7 +256,7 @@ def _parts(item: Item, separator: str) -> list[Item]:
 def _joined(item: Item, separator: str) -> str:
     steps = [step.removesuffix(separator) for step in item.steps]
     for number, step in enumerate(steps):
-        if separator in step:
+        if len(step_texts(step, separator)) != 1:
             raise DataError(
                 f"row {item.row}: completions[{number}] holds the step separator {separator!r}, so that its label fits "
                 "no step; set step_separator to a text that stands in no step"

@@ -106,6 +106,8 @@ def robust_dpo(
 
     l = (-(1 - e) log s(beta D) + e log s(-beta D)) / (1 - 2 e),  D = c - r.
     """
+    if not 0 <= label_smoothing < 0.5:
+        raise ValueError(f"label_smoothing is {label_smoothing}; it is the share of flipped labels, at least 0 and below 0.5")
     c, r = chosen - ref_chosen, rejected - ref_rejected
     d = beta * (c - r)
     value = (label_smoothing * logsigmoid(-d) - (1 - label_smoothing) * logsigmoid(d)) / (1 - 2 * label_smoothing)
@@ -181,6 +183,8 @@ def exo(
 
     l = s(d) (log s(d) - log(1 - e)) + s(-d) (log s(-d) - log e),  d = beta (c - r), e = label_smoothing above 0.
     """
+    if not 0 < label_smoothing < 1:
+        raise ValueError(f"label_smoothing is {label_smoothing}; of exo it must be above 0 (1e-3 is usual) and below 1")
     c, r = chosen - ref_chosen, rejected - ref_rejected
     d = beta * (c - r)
     up = d.sigmoid() * (logsigmoid(d) - math.log1p(-label_smoothing))

@@ -16,7 +16,7 @@ from posttrain.data.rows import load_rows
 from posttrain.data.templates import template_fingerprint
 from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError, DataError
-from posttrain.losses.inputs import ROLLOUT_INPUTS
+from posttrain.losses.inputs import ROLLOUT_INPUTS, SCORE_INPUTS
 from posttrain.methods.prompting import context_length
 from posttrain.methods.run import Run
 from posttrain.models.language_model import LanguageModel
@@ -27,7 +27,12 @@ from posttrain.types import Request, Sampling
 
 Groups = list[list[TokenSequence]]
 
-NOT_IN_SAMPLES = ROLLOUT_INPUTS | {"label", "kl", "shift", "reward", "margin"}
+LACKING = ROLLOUT_INPUTS | SCORE_INPUTS | {
+    "teacher_logprobs", "teacher_distribution", "foreign_distribution", "aligned", "probability", "labels"
+}  # fmt: skip
+"""What rows of comparisons and a language model do not have, so that losses which ask for it are refused."""
+
+NOT_IN_SAMPLES = LACKING | {"label", "kl", "shift", "reward", "margin"}
 """What pairs that the policy writes do not carry."""
 
 
@@ -47,13 +52,15 @@ def encode_data(run: Run, data: DataConfig, encode: Callable[..., Encoded]) -> E
     return encode(rows, run.tokenizer, max_length=max_length, truncation=data.truncation, max_masked=data.max_masked)
 
 
-def check_carried(objective: Objective, sequences: Sequence[TokenSequence], roles: tuple[str, ...] = ()) -> None:
+def check_carried(
+    objective: Objective, sequences: Sequence[TokenSequence], roles: tuple[str, ...] = (), *, where: str = "data"
+) -> None:
     """Refuse losses that ask for what the data do not have: a margin, or the third text of a triple."""
     for term in objective.terms:
         if "margin" in term.inputs and "margin" not in sequences[0].values:
-            raise ConfigError(f"losses: {term.name!r} needs a column margin in the data")
+            raise ConfigError(f"losses: {term.name!r} needs a column margin in {where}")
         if "gold" not in roles and any("gold" in name for name in term.inputs):
-            raise ConfigError(f"losses: {term.name!r} needs a column reference (the third text of a triple) in the data")
+            raise ConfigError(f"losses: {term.name!r} needs a column reference (the third text of a triple) in {where}")
 
 
 def comparison_facts(run: Run, encoded: Encoded, objective: Objective, what: str) -> list[tuple[str, str]]:
@@ -119,7 +126,9 @@ class ReferencePlan:
             raise ConfigError(
                 f"reference_every: {self.every} must not be negative, and reference_mix: {self.mix} must be above 0, at most 1"
             )
-        if self.every and self.mix < 1 and run.model_config.lora is not None:
+        config = run.model_config
+        adapted = config.lora is not None or (config.adapter is not None and not config.adapter.own_weights)
+        if self.every and self.mix < 1 and adapted:
             raise ConfigError(f"reference_mix: {self.mix} mixes weights, but adapters are taken over whole; set it to 1")
 
     def prepare(self, run: Run, *parts: Sequence[Sequence[TokenSequence]]) -> None:

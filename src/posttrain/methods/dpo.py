@@ -10,8 +10,8 @@ from posttrain.data.forest import Batch, Tree
 from posttrain.data.preview import preview
 from posttrain.data.stream import DataSource
 from posttrain.errors import ConfigError
-from posttrain.losses.inputs import ROLLOUT_INPUTS
 from posttrain.methods.comparing import (
+    LACKING,
     ReferencePlan,
     check_carried,
     comparison_facts,
@@ -67,13 +67,15 @@ def dpo(
         accuracy=True,
         tail_weight=tail_weight,
         on_policy_weight=on_policy_weight,
-        lacks=ROLLOUT_INPUTS | {"label", "kl", "shift", "reward"},
+        lacks=LACKING | {"label", "kl", "shift", "reward"},
     )
     plan = ReferencePlan(cache_reference, reference_every, reference_mix)
     plan.check(run, objective)
     check_carried(objective, encoded.sequences, encoded.roles)
     _check(objective, tail_weight, perplexity_percentile, perplexity_samples)
     others = encode_data(run, run.recipe.eval_data, encode_pairs) if run.recipe.eval_data else None
+    if others is not None:
+        check_carried(objective, others.sequences, others.roles, where="eval_data")
     if others is not None and others.roles != encoded.roles:
         raise ConfigError(f"eval_data: its rows are of format {others.form.name}, those of data of {encoded.form.name}")
 

@@ -10,8 +10,7 @@ from posttrain.config import Component, DataConfig
 from posttrain.data.encode import Encoded, encode_labelled
 from posttrain.data.preview import preview
 from posttrain.errors import ConfigError, DataError
-from posttrain.losses.inputs import ROLLOUT_INPUTS
-from posttrain.methods.comparing import ReferencePlan, comparison_facts, encode_data, held_out_hooks
+from posttrain.methods.comparing import LACKING, ReferencePlan, comparison_facts, encode_data, held_out_hooks
 from posttrain.methods.evaluating import evaluate_model
 from posttrain.methods.run import Run, TrainingJob
 from posttrain.registry import methods
@@ -45,7 +44,7 @@ def kto(
     which checkpoints keep. cache_reference, reference_every, reference_mix: as in dpo.
     """
     encoded = encode_data(run, data, encode_labelled)
-    objective = Objective(losses, accuracy=True, lacks=ROLLOUT_INPUTS | {"reward", "margin"})
+    objective = Objective(losses, accuracy=True, lacks=LACKING | {"reward", "margin"})
     plan = ReferencePlan(cache_reference, reference_every, reference_mix)
     plan.check(run, objective)
     warning = _check_labels(encoded, objective)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from posttrain.config import Component, SamplingConfig
-from posttrain.data.scored import PieceTexts, step_ends
+from posttrain.data.scored import PieceTexts, step_ends, step_texts
 from posttrain.data.templates import decode_completion
 from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError, DataError
@@ -112,9 +112,7 @@ def _solutions(
 
 def _row(solution: Solution, texts: PieceTexts, separator: str, soft: bool) -> dict[str, Any]:
     """A row of the stepwise format; the steps joined by the separator are the solution's text."""
-    pieces = texts(solution.ids)
-    starts = [0, *(end + 1 for end in solution.ends)]
-    steps = ["".join(pieces[a : b + 1]).removesuffix(separator) for a, b in zip(starts, solution.ends)]
+    steps = step_texts("".join(texts(solution.ids)), separator)
     labels: list[Any] = solution.labels(soft=soft) if soft else [x > 0.5 for x in solution.labels()]
     return {
         "prompt": solution.example.prompt,

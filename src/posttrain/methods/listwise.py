@@ -8,8 +8,7 @@ from posttrain.config import Component, DataConfig
 from posttrain.data.encode import encode_lists
 from posttrain.data.preview import preview
 from posttrain.data.stream import DataSource
-from posttrain.losses.inputs import ROLLOUT_INPUTS
-from posttrain.methods.comparing import ReferencePlan, comparison_facts, encode_data, held_out_hooks
+from posttrain.methods.comparing import LACKING, ReferencePlan, comparison_facts, encode_data, held_out_hooks
 from posttrain.methods.evaluating import evaluate_model
 from posttrain.methods.run import TrainingJob
 from posttrain.registry import methods
@@ -39,7 +38,7 @@ def listwise(
     cache_reference, reference_every, reference_mix: as in dpo.
     """
     encoded = encode_data(run, data, encode_lists)
-    objective = Objective(losses, groups=True, lacks=ROLLOUT_INPUTS | {"label", "kl", "shift"})
+    objective = Objective(losses, groups=True, lacks=LACKING | {"label", "kl", "shift"})
     plan = ReferencePlan(cache_reference, reference_every, reference_mix)
     plan.check(run, objective)
     others = encode_data(run, run.recipe.eval_data, encode_lists) if run.recipe.eval_data else None

@@ -193,7 +193,10 @@ class Run:
         adapters_keep_it = config.lora is not None and not config.lora.changes_base
         adapters_keep_it |= config.adapter is not None and not config.adapter.own_weights
         if weights is not None and (adapters_keep_it or not reference):
-            model = load_model(str(weights), reference=reference, **options)
+            model = load_model(str(weights), **options)
+            model.fresh_adapters = True  # they began with this run
+            if reference:
+                model.enable_reference()
         else:
             model = load_model(self.model_path, reference=reference, **options, **_fresh(config))
             if weights is not None:

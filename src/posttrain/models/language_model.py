@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.forest import Forest
 from posttrain.errors import ModelError
-from posttrain.models.adapters import keeps_base
+from posttrain.models.adapters import keeps_base, virtual_tokens
 from posttrain.models.attention import ForestPlan
 from posttrain.models.forest_model import BOUNDS, ForestModel, cuda_devices, evaluating, is_peft, relative_error
 from posttrain.models.logprobs import Head, token_logprobs
@@ -33,6 +33,8 @@ class LanguageModel(ForestModel):
         teacher: a frozen language model with the same vocabulary that losses compare this one with, or None.
         foreign: the same with another vocabulary (`models.foreign`), or None.
         reference_updates: how often the reference has been moved since it was the model of the start.
+        fresh_adapters: whether the adapters, if any, began with the run; where they were trained before, the run starts from
+            base and adapters together, which is then the reference.
     """
 
     def __init__(self, hf: Any, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -42,6 +44,7 @@ class LanguageModel(ForestModel):
         self.teacher: LanguageModel | None = None
         self.foreign: Any = None
         self.reference_updates = 0
+        self.fresh_adapters = True
         self._frozen: Any = None  # a frozen copy, where one was asked for
 
     @property
@@ -158,12 +161,13 @@ class LanguageModel(ForestModel):
             ModelError: full fine-tuning without `enable_reference()`.
         """
         if self._frozen is not None:
+            virtual, self.virtual = self.virtual, virtual_tokens(self._frozen)
             self._active = self._frozen
             try:
                 yield
             finally:
-                self._active = self.hf
-        elif is_peft(self.hf) and keeps_base(self.hf):
+                self._active, self.virtual = self.hf, virtual
+        elif self.base_is_reference:
             virtual, self.virtual = self.virtual, None
             try:
                 with evaluating(self.hf), self.hf.disable_adapter():
@@ -176,11 +180,20 @@ class LanguageModel(ForestModel):
                 "or train adapters, whose base is the reference"
             )
 
+    @property
+    def base_is_reference(self) -> bool:
+        """Whether the model of the start is this one with its adapters switched off."""
+        return self.fresh_adapters and is_peft(self.hf) and keeps_base(self.hf)
+
     def enable_reference(self) -> None:
-        """Keep a frozen copy of the weights as they are now; with adapters beside them nothing is copied, their base serves."""
-        if (is_peft(self.hf) and keeps_base(self.hf)) or self._frozen is not None:
-            return
-        self._frozen = copy.deepcopy(self.hf).eval().requires_grad_(False)
+        """Keep a frozen copy of the weights as they are now; with fresh adapters nothing is copied, their base serves."""
+        if not self.base_is_reference and self._frozen is None:
+            self._copy_reference()
+
+    def _copy_reference(self) -> None:
+        """What lies frozen beneath adapters is shared with the copy."""
+        shared: dict[int, Any] = {id(p): p for p in self.hf.parameters() if is_peft(self.hf) and not p.requires_grad}
+        self._frozen = copy.deepcopy(self.hf, shared).eval().requires_grad_(False)
 
     def update_reference(self, mix: float = 1.0) -> None:
         """Move the reference towards the weights as they are now: ref = mix pi + (1 - mix) ref, parameter by parameter.
@@ -190,8 +203,7 @@ class LanguageModel(ForestModel):
         if self._frozen is None:
             if not is_peft(self.hf) or mix != 1:
                 raise ModelError("only a frozen copy can be mixed: call enable_reference() on a model without adapters first")
-            shared: dict[int, Any] = {id(p): p for p in self.hf.parameters() if not p.requires_grad}
-            self._frozen = copy.deepcopy(self.hf, shared).eval().requires_grad_(False)
+            self._copy_reference()
         with torch.no_grad():
             for name, own in self._reference_parameters().items():
                 now = self.hf.get_parameter(name)

@@ -51,7 +51,7 @@ def load_model(
     """Load a causal language model with its tokenizer.
 
     Args:
-        reference: keep a frozen copy for ref_logprobs (with adapters nothing is copied).
+        reference: keep a frozen copy for ref_logprobs (with fresh adapters nothing is copied).
         options: see `_load`.
     Returns:
         The model in evaluation mode. Global random state is as it was.
@@ -60,6 +60,7 @@ def load_model(
     """
     hf, tokens, attention, checkpointing = _load(path, "language", **options)
     model = LanguageModel(hf, tokens).eval()
+    model.fresh_adapters = _adapter_of(str(path)) is None
     model.check_head()
     _prepare(model, str(path), attention, checkpointing)
     if reference:

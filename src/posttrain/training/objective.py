@@ -237,7 +237,20 @@ def _term(item: Component, default: Aggregation) -> Term:
     per: Any = next((k for k in ("pair", "sequence", "group", "batch") if f"Per{k.title()}" in entry.returns), "token")
     if per != "token" and item.aggregation is not None:
         raise ConfigError(f"losses: {item.name!r} has one value a {per}, whose mean is taken; leave its aggregation out")
+    if per == "pair" or not DISTRIBUTIONS.isdisjoint(entry.inputs):
+        _try_settings(item.name, function, entry.inputs)
     return Term(item.name, function, entry.inputs, per, item.weight, aggregation)
+
+
+def _try_settings(name: str, function: Callable[..., Any], inputs: tuple[str, ...]) -> None:
+    """Call a loss with no numbers, so that it refuses settings that cannot be before weights load."""
+    known = {"target": torch.zeros(0, dtype=torch.long), **{d: torch.zeros(0, 2) for d in DISTRIBUTIONS}}
+    try:
+        function(*(known.get(i, torch.zeros(0)) for i in inputs))
+    except ValueError as error:
+        raise ConfigError(f"losses: {name!r}: {error}") from error
+    except (RuntimeError, IndexError):  # a user's loss may ask for at least one number
+        return
 
 
 def held_out(model: Any, objective: Objective, batch: Batch, max_tokens: int) -> dict[str, float]:

@@ -22,7 +22,6 @@ from safetensors.numpy import load_file, save_file
 
 from posttrain.data.forest import TokenSequence
 from posttrain.errors import DataError
-from posttrain.models.forest_model import is_peft
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.scoring import scored
 
@@ -35,12 +34,12 @@ def cache_folder() -> Path:
 
 
 def fingerprint(model: LanguageModel) -> str:
-    """A hash of the reference's config and weights: with adapters the base's, else the model's as they are now."""
+    """A hash of the reference's config and weights: with fresh adapters the base's, else the model's as they are now."""
     digest = hashlib.blake2b(digest_size=16)
     config = {k: v for k, v in model.config.to_dict().items() if k not in _VOLATILE}
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     for name, parameter in model.hf.named_parameters():
-        if is_peft(model.hf) and parameter.requires_grad:
+        if model.base_is_reference and parameter.requires_grad:
             continue
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
         digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -48,8 +47,8 @@ def fingerprint(model: LanguageModel) -> str:
 
 
 def as_reference(model: LanguageModel) -> AbstractContextManager[None]:
-    """Within it a model that has just been loaded is its reference: without adapters, or simply as it is."""
-    return model.reference() if is_peft(model.hf) else contextlib.nullcontext()
+    """Within it a model that has just been loaded is its reference: without fresh adapters, or simply as it is."""
+    return model.reference() if model.base_is_reference else contextlib.nullcontext()
 
 
 def add_ref_logprobs(
