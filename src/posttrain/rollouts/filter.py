@@ -84,7 +84,10 @@ class Rule:
         if self.min_reward is not None:
             rated = [(reward, r) for reward, r in rated if reward >= self.min_reward]
         if self.distinct:
-            rated = list({tuple(r.sample.ids): (reward, r) for reward, r in reversed(rated)}.values())[::-1]
+            first: dict[tuple[int, ...], tuple[float, Rollout]] = {}
+            for reward, r in rated:
+                first.setdefault(tuple(r.sample.ids), (reward, r))
+            rated = list(first.values())
         return [r for _, r in sorted(rated, key=lambda pair: -pair[0])]
 
 

@@ -104,7 +104,9 @@ class RolloutSource:
                 if sequence is not None:
                     for name, nested in streams.items():
                         sequence.streams[name] = _behind(nested[p][g], len(sequence.ids))
-                    sequence.values["reward"] = float("nan") if rollout.reward is None else rollout.reward
+                    # Without targets a completion would seem certain to losses that compare log-probs: it has no reward.
+                    reward = rollout.reward if self._counts(rollout) else None
+                    sequence.values["reward"] = float("nan") if reward is None else reward
                     sequence.loss_mask &= self._counts(rollout)
         return [Tree.build(kept) for row in rows if (kept := self._kept(row))]
 
