@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from posttrain.averages import Averages
-from posttrain.data.forest import Batch, Forest, TokenSequence, Tree
+from posttrain.data.forest import Batch, TokenSequence, Tree
+from posttrain.models.scoring import scored
 from posttrain.rollouts.collect import Collector
 from posttrain.rollouts.credit import Creditor, Nested
 from posttrain.types import Rollout, RolloutGroup, Sample
@@ -138,28 +138,16 @@ class RolloutSource:
 def measure(
     model: Any, rows: Sequence[Sequence[TokenSequence | None]], needs: Collection[str], temperature: float, max_tokens: int
 ) -> dict[str, Nested]:
-    """What the model as it is says at the targets of the sequences, a group of them a tree: name -> [P][G] of arrays [T]."""
-    if not needs:
-        return {}
-    parts = [part for row in rows if any(row) for part in Tree.build([s for s in row if s]).split(max_tokens)]
-    found: dict[str, dict[int, np.ndarray]] = {name: {} for name in needs}
-    start = 0
-    while start < len(parts):
-        stop, size = start, 0
-        while stop < len(parts) and (stop == start or size + parts[stop].num_tokens <= max_tokens):
-            size += parts[stop].num_tokens
-            stop += 1
-        with torch.no_grad():
-            forest = Forest.pack(parts[start:stop]).to(model.device)
-            outputs = model.forward(forest, frozenset(needs), temperature=temperature)
-        sequences = [s for part in parts[start:stop] for s in part.sequences]
-        ends = np.cumsum([int(s.loss_mask.sum()) for s in sequences])
-        for name in needs:
-            pieces = np.split(outputs[name].float().cpu().numpy(), ends[:-1])
-            found[name] |= {id(s): piece for s, piece in zip(sequences, pieces, strict=True)}
-        start = stop
+    """What the model as it is says at the targets of the sequences: name -> [P][G] of arrays [T], dropout off."""
     nothing = np.zeros(0, dtype=np.float32)
-    return {n: [[nothing if s is None else found[n][id(s)] for s in row] for row in rows] for n in sorted(needs)}
+    found: dict[str, Nested] = {name: [[nothing for _ in row] for row in rows] for name in sorted(needs)}
+    place = {id(s): (p, g) for p, row in enumerate(rows) for g, s in enumerate(row)}
+    groups = [some for row in rows if (some := [s for s in row if s is not None])]
+    for sequence, numbers in scored(model, groups, needs, max_tokens=max_tokens, temperature=temperature) if needs else ():
+        p, g = place[id(sequence)]
+        for name, values in numbers.items():
+            found[name][p][g] = values
+    return found
 
 
 def _behind(numbers: np.ndarray, length: int) -> np.ndarray:
