@@ -74,6 +74,11 @@ def test_named_points_pass_every_check_that_needs_no_weights(path: Path, tmp_pat
         ),
         ({**GRPO, "losses": [{"name": "sapo", "level": "sequence_token"}]}, "'sequence_token' is not a choice"),
         ({**GRPO, "losses": [{"name": "gmpo", "aggregation": "token_mean"}]}, "one value a sequence"),
+        ({**GRPO, "credit": {"importance_clip_max": 0.0}}, "importance_clip_max: 0.0 must be above 0"),
+        ({**GRPO, "advantage": "gdpo", "credit": {"reward_clip": [0.0, 1.0]}}, "reward of a whole completion"),
+        ({**GRPO, "losses": ["bco"]}, "needs .* which this method's data do not carry"),
+        ({**GRPO, "losses": ["surrogate"], "trust_region": {"max_kl": -1.0}}, "max_kl -1.0 must be above 0"),
+        ({**PPO, "critic_learning_rate": -1e-3}, "critic_learning_rate: -0.001 must be above 0"),
         ({**PPO, "num_minibatches": 3}, "num_minibatches: 3 is more than the 2 prompts"),
     ],
 )
