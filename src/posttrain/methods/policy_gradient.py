@@ -12,6 +12,7 @@ import numpy as np
 from posttrain import registry
 from posttrain.config import Component, CreditConfig, ModelConfig, TrustRegionConfig
 from posttrain.errors import ConfigError
+from posttrain.losses.inputs import LABEL_INPUTS, TEACHER_INPUTS
 from posttrain.methods.evaluating import evaluate_model
 from posttrain.methods.prompting import encode_prompts, make_collector
 from posttrain.methods.run import Run, TrainingJob
@@ -25,12 +26,6 @@ from posttrain.training.hooks import RolloutWriter
 from posttrain.training.objective import Objective
 from posttrain.training.trust_region import TrustRegion
 from posttrain.types import Sampling, Task, plain_text
-
-
-_NOT_IN_ROLLOUTS = frozenset(
-    {"label", "labels", "margin", "probability", "kl", "shift", "step", "scores", "teacher_logprobs", "teacher_distribution"}
-    | {"foreign_distribution", "aligned"}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +82,7 @@ def make_job(run: Run, task: Task, sampling: Sampling, s: PolicyGradient) -> Tra
         max_length=sampling.max_tokens,
         temperature=sampling.temperature,
         groups=s.compares_groups,
-        lacks=_NOT_IN_ROLLOUTS,
+        lacks=LABEL_INPUTS | TEACHER_INPUTS | {"step", "scores"},
     )
     _check_numbers(s, reward_set)
     steps = run.steps_for(max(len(prompts) // min(s.batch_size, len(prompts)), 1))

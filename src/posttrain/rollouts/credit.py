@@ -118,7 +118,8 @@ class Creditor:
         return streams
 
     def _clipped(self, rewards: np.ndarray) -> np.ndarray:
-        return np.clip(rewards, *self.config.reward_clip) if self.config.reward_clip else rewards
+        bounds = self.config.reward_clip
+        return np.clip(rewards, bounds[0], bounds[1]) if bounds else rewards
 
     def _kl_penalties(self, measured: Mapping[str, Nested]) -> Nested | None:
         """weight * KL estimate of each token; then the weight moves towards its target."""

@@ -10,7 +10,7 @@ import numpy as np
 from posttrain.averages import Averages
 from posttrain.data.forest import Batch, TokenSequence, Tree
 from posttrain.models.scoring import scored
-from posttrain.rollouts.collect import Collector
+from posttrain.rollouts.collect import Collector, trained
 from posttrain.rollouts.credit import Creditor, Nested
 from posttrain.types import Rollout, RolloutGroup, Sample
 
@@ -88,7 +88,10 @@ class RolloutSource:
 
     def _trees(self) -> list[Tree]:
         """The credited rollouts of the step, one tree a prompt."""
-        rows = [[self._sequence(g, r) for r in g.rollouts] for g in self.groups]
+        rows = [
+            [trained(g.prompt_ids, r.sample.ids, g.example.id) if r.sample.ids else None for r in g.rollouts]
+            for g in self.groups
+        ]
         measured = measure(self.model, rows, self.credit.measures, self.sampling.temperature or 1.0, self.max_tokens)
         counted: Nested = [[np.full(len(r.sample.ids), self._counts(r)) for r in g.rollouts] for g in self.groups]
         sampled = [[self._engine_logprobs(r.sample) for r in g.rollouts] for g in self.groups]
@@ -119,13 +122,6 @@ class RolloutSource:
         if self.drop_duplicates:
             found = list({s.ids.tobytes(): s for s in reversed(found)}.values())[::-1]
         return found
-
-    def _sequence(self, group: RolloutGroup, rollout: Rollout) -> TokenSequence | None:
-        """The training sequence of a rollout: the sampled ids as they are, never re-tokenised text."""
-        if not rollout.sample.ids:
-            return None
-        ids = np.concatenate([group.prompt_ids, rollout.sample.ids])
-        return TokenSequence(ids, np.arange(len(ids)) >= len(group.prompt_ids), row=group.example.id)
 
     def _engine_logprobs(self, sample: Sample) -> list[float] | None:
         """The sampler's log-probs where they are of the distribution that is trained: softmax(logits / temperature)."""
