@@ -44,6 +44,12 @@ class Averages:
         for name, value in values.items():
             self.add(name, value)
 
+    def settle(self) -> None:
+        """The totals are whole: from here on each is a single observation, and their mean is told."""
+        totals, self._totals = self._totals, {}
+        for name, value in totals.items():
+            self.add(name, value)
+
     def merge(self, other: Averages) -> None:
         """Add another's sums and counts."""
         for name, total in other._sums.items():

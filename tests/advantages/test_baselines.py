@@ -104,8 +104,11 @@ def test_whitening_corrections_and_controllers() -> None:
     }.items():  # fmt: skip
         np.testing.assert_allclose(shape.importance_weights(old, engine, mode, 3.0), expected, err_msg=mode)
     np.testing.assert_allclose(shape.importance_weights(old, engine, "sequence_mask", 6.0), [5.0, 5.0])
-    kept = shape.top_entropy([np.array([0.1, 0.9]), np.array([0.5, 0.7, 0.2])], 0.4)
-    assert [list(k) for k in kept] == [[False, True], [False, True, False]]
+    entropies, every = [np.array([0.1, 0.9]), np.array([0.5, 0.7, 0.2])], [np.ones(2, dtype=bool), np.ones(3, dtype=bool)]
+    assert [list(k) for k in shape.top_entropy(entropies, every, 0.4)] == [[False, True], [False, True, False]]
+    # Tokens that are not trained take no place among the share.
+    kept = shape.top_entropy(entropies, [np.zeros(2, dtype=bool), every[1]], 1 / 3)
+    assert list(kept[1]) == [False, True, False]
     assert shape.next_kl_weight(0.1, 9.0, 6.0) == pytest.approx(0.1 * 1.02)  # the error is cut at 0.2
     assert shape.next_kl_weight(0.1, 5.4, 6.0) == pytest.approx(0.1 * 0.99)
     assert shape.next_entropy_weight(0.0, 1.0, 0.5, 0.1) == 0 and shape.next_entropy_weight(0.3, 0.1, 0.5, 0.1) == 0.4

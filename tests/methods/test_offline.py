@@ -14,7 +14,7 @@ import torch
 
 from posttrain.data.encode import encode_rows
 from posttrain.engines.torch import TorchEngine
-from posttrain.errors import ConfigError, DataError
+from posttrain.errors import ConfigError, DataError, ModelError
 from posttrain.models.load import load_model
 
 ROWS = [
@@ -155,6 +155,9 @@ def test_bad_rows_are_refused(run_recipe: Callable[..., Path], tmp_path: Path) -
     refused(ConfigError, r"critic: none of the losses \(nll\) asks for values", [good], losses=["nll"], critic="embedded")
     refused(ConfigError, "critic_learning_rate: -1.0 must be above 0", [good], critic_learning_rate=-1.0)
     refused(ConfigError, "step_separator: it is empty", [good], step_separator="")
+    refused(ConfigError, "'kto' needs", [good], losses=["kto"])
+    refused(ConfigError, "'opsm' needs 'engine_logprobs'", [good], losses=["opsm"])
+    refused(ModelError, "no model folder ./none", [good], critic="./none")
     refused(ConfigError, "'dpo' compares a chosen with a rejected", [good], losses=["dpo"])
 
 

@@ -110,6 +110,20 @@ def test_clips_corrections_and_variances() -> None:
     )
 
 
+def test_whitening_leaves_out_what_has_no_reward() -> None:
+    """Rewards 3, 1 and none: the two are whitened among themselves, and the third teaches nothing."""
+    groups = [group(([1], 3.0), ([1], 1.0), ([1], None))]
+    found = creditor("no_baseline", whiten=True).credit(groups, {}, None, counted(groups))["advantages"][0]
+    np.testing.assert_allclose(np.concatenate(found), [0.5**0.5, -(0.5**0.5), 0.0], rtol=1e-6)
+
+
+def test_the_greedy_reward_is_clipped_as_the_others_are() -> None:
+    groups = [group(([1], 9.0), ([1], 1.0))]
+    groups[0].greedy_reward = 5.0
+    found = creditor("greedy_baseline", reward_clip=[-2.0, 2.0]).credit(groups, {}, None, counted(groups))["advantages"][0]
+    np.testing.assert_allclose(np.concatenate(found), [0.0, -1.0])
+
+
 def test_state_goes_through_json() -> None:
     c = creditor("moving_average", kl_weight=0.1, kl_target=1.0)
     fresh = json.loads(json.dumps(c.state()))

@@ -25,6 +25,7 @@ def texts(kept: Sequence[Sequence[Rollout]]) -> list[list[str]]:
 
 ONE = group(("a", 1.0), ("b", 0.0), ("a", 1.0), ("", 1.0), ("c", None), ("d", 1.0))
 TWO = group(("x", 0.2), ("y", 0.7), ("z", 0.7))
+AGAIN = group(("a", 1.0), ("b", 1.0), ("a", 1.0))
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,10 @@ TWO = group(("x", 0.2), ("y", 0.7), ("z", 0.7))
 )
 def test_what_is_kept(rule: Rule, expected: list[list[str]]) -> None:
     assert texts(rule.keep([ONE, TWO])) == expected
+
+
+def test_equal_completions_stand_where_the_first_was_sampled() -> None:
+    assert texts(Rule(max_per_prompt=1).keep([AGAIN])) == [["a"]]
 
 
 def test_metrics_are_shares_of_what_was_sampled() -> None:

@@ -143,3 +143,16 @@ def test_per_target_weights_scale_loss_and_denominator() -> None:
     assert value(1.0, False) == pytest.approx(value(3.0, False), rel=1e-5)
     without = run(tiny(), 1, source=DataSource(rows(6)[1:], batch_size=5, seed=0))[0][0]["loss"]
     assert value(1.0, True) == pytest.approx(without, rel=1e-5)
+
+
+def test_the_loss_of_several_updates_is_their_mean() -> None:
+    class Twice(DataSource):
+        def batches(self, step: int) -> Any:
+            for _ in range(2):
+                yield from super().batches(step)
+
+    model = tiny()
+    optimizer = Optimizer(model.trainable_parameters(), steps=1, learning_rate=0.0)
+    told, _ = run(model, 1, optimizer=optimizer, source=Twice(rows(), batch_size=8, seed=1), max_tokens=40)
+    once, _ = run(tiny(), 1)
+    assert told[0]["loss"] == pytest.approx(once[0]["loss"], rel=1e-5)

@@ -41,9 +41,12 @@ def importance_weights(old_logprobs: Array, engine_logprobs: Array, mode: str, c
     return np.where(weights > clip_max, 0.0, weights)
 
 
-def top_entropy(entropies: Sequence[Array], share: float) -> list[NDArray[np.bool_]]:
-    """True for the tokens of the step with the highest entropy, a `share` of all ("80/20", arXiv 2506.01939): bool [T] each."""
-    flat = np.concatenate(list(entropies)) if entropies else np.zeros(0)
+def top_entropy(entropies: Sequence[Array], counted: Sequence[Array], share: float) -> list[NDArray[np.bool_]]:
+    """True for the tokens of highest entropy, a `share` of those of the step that count ("80/20", arXiv 2506.01939).
+
+    counted: bool [T] each. Returns bool [T] each.
+    """
+    flat = np.concatenate([e[c] for e, c in zip(entropies, counted, strict=True)]) if entropies else np.zeros(0)
     bound = np.quantile(flat, 1 - share) if len(flat) else 0.0
     return [np.asarray(e) >= bound for e in entropies]
 

@@ -60,6 +60,15 @@ SCORE_INPUTS = frozenset({"scores", "values"})
 ROLLOUT_INPUTS = frozenset({"old_logprobs", "engine_logprobs", "advantages", "returns", "old_values"})
 """Inputs that only sampled and credited completions carry."""
 
+CREDIT_INPUTS = ROLLOUT_INPUTS | {"entropy_weight", "reward_variance"}
+"""The same, with what depends on a completion's group."""
+
+LABEL_INPUTS = frozenset({"label", "labels", "margin", "probability", "kl", "shift"})
+"""Inputs that come with labelled or compared data."""
+
+TEACHER_INPUTS = frozenset({"teacher_logprobs", "teacher_distribution", "foreign_distribution", "aligned"})
+"""Inputs that a teacher gives."""
+
 _SUMS = {
     "logprob": "logprobs", "ref_logprob": "ref_logprobs", "old_logprob": "old_logprobs", "engine_logprob": "engine_logprobs",
 }  # fmt: skip

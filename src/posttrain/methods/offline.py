@@ -15,10 +15,12 @@ from posttrain.data.preview import preview
 from posttrain.data.rows import load_rows
 from posttrain.data.stream import DataSource
 from posttrain.errors import ConfigError, DataError
+from posttrain.losses.inputs import CREDIT_INPUTS, LABEL_INPUTS, TEACHER_INPUTS
 from posttrain.methods.evaluating import evaluate_model
 from posttrain.methods.prompting import context_length
 from posttrain.methods.run import Run, TrainingJob
 from posttrain.models.language_model import LanguageModel
+from posttrain.models.load import load_config
 from posttrain.registry import methods
 from posttrain.training.objective import Objective
 
@@ -56,8 +58,12 @@ def offline(
       reward-weighted regression:   losses: [awr], baseline: none
       filtered behaviour cloning:   losses: [nll], min_reward: 1.0 (or top_fraction: 0.2)
     """
-    objective = Objective(losses)
+    objective = Objective(
+        losses, lacks=(CREDIT_INPUTS - {"advantages", "old_logprobs"}) | LABEL_INPUTS | TEACHER_INPUTS | {"scores"}
+    )
     _check(objective, critic, critic_learning_rate, top_fraction)
+    if critic is not None:
+        load_config(run.place_of(critic), kind="token_score", revision=critic.revision)
     encoded = _encode(run, data)
     kept = _kept(encoded, min_reward, top_fraction)
     groups = _by_prompt(kept)

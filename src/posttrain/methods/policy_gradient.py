@@ -13,6 +13,7 @@ from posttrain import registry
 from posttrain.config import Component, CreditConfig, DataConfig, ModelConfig, TrustRegionConfig
 from posttrain.data.stream import DataSource
 from posttrain.errors import ConfigError
+from posttrain.losses.inputs import LABEL_INPUTS, TEACHER_INPUTS
 from posttrain.methods.evaluating import evaluate_model
 from posttrain.methods.prompting import context_length, encode_prompts, make_collector, with_gold
 from posttrain.methods.run import Run, TrainingJob
@@ -95,6 +96,7 @@ def make_job(run: Run, task: Task, sampling: Sampling, s: PolicyGradient) -> Tra
         max_length=sampling.max_tokens,
         temperature=sampling.temperature,
         groups=s.compares_groups,
+        lacks=LABEL_INPUTS | TEACHER_INPUTS | {"step", "scores"},
     )
     _check_numbers(s, reward_set)
     steps = run.steps_for(max(len(prompts) // min(s.batch_size, len(prompts)), 1))
@@ -210,6 +212,8 @@ def check(s: PolicyGradient, sampling: Sampling) -> None:
             "a loss that compares a prompt's completions" if s.compares_groups else "max_resamples (groups whose rewards tie)"
         )
         raise ConfigError(f"num_generations: 1 gives no group to compare with, which {what} needs; set it to at least 2")
+    if s.trust_region is not None:
+        _check_trust_region(s.trust_region)
     _check_critic(s)
     _check_credit(s, sampling)
     _check_given(s)
@@ -224,7 +228,17 @@ def check(s: PolicyGradient, sampling: Sampling) -> None:
             )
 
 
+def _check_trust_region(c: TrustRegionConfig) -> None:
+    if c.max_kl <= 0 or c.damping < 0 or c.num_solves < 1 or c.num_backtracks < 1 or not 0 < c.shrink < 1:
+        raise ConfigError(
+            f"trust_region: max_kl {c.max_kl} must be above 0, damping {c.damping} not negative, num_solves {c.num_solves} and "
+            f"num_backtracks {c.num_backtracks} at least 1, and shrink {c.shrink} between 0 and 1"
+        )
+
+
 def _check_critic(s: PolicyGradient) -> None:
+    if s.critic_learning_rate is not None and s.critic_learning_rate <= 0:
+        raise ConfigError(f"critic_learning_rate: {s.critic_learning_rate} must be above 0; leave it out to take the policy's")
     asking = "values" in s.advantage_inputs
     if asking and not s.with_critic:
         raise ConfigError(
@@ -256,6 +270,13 @@ def _check_credit(s: PolicyGradient, sampling: Sampling) -> None:
         raise ConfigError("advantage: group_process needs a reward that judges steps, such as arithmetic_steps")
     if not 0 < c.top_entropy <= 1:
         raise ConfigError(f"credit.top_entropy: {c.top_entropy} must be above 0 and at most 1, the share of tokens that learn")
+    if c.importance_clip_max <= 0:
+        raise ConfigError(f"credit.importance_clip_max: {c.importance_clip_max} must be above 0, the largest weight of a token")
+    if c.reward_clip is not None and (steps or "reward_table" in s.advantage_inputs):
+        raise ConfigError(
+            "credit.reward_clip bounds the reward of a whole completion; rewards of steps, and gdpo's of each function, are "
+            "taken as they are, so leave it out"
+        )
     if c.reward_clip is not None and (len(c.reward_clip) != 2 or c.reward_clip[0] >= c.reward_clip[1]):
         raise ConfigError(f"credit.reward_clip: {c.reward_clip} must be [low, high]")
     if ("entropy_weight" in s.loss_inputs) != (c.target_entropy is not None):

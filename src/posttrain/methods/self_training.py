@@ -10,7 +10,7 @@ import torch
 from posttrain.config import Component, SamplingConfig
 from posttrain.data.templates import encode_prompt
 from posttrain.errors import ConfigError
-from posttrain.losses.inputs import ROLLOUT_INPUTS
+from posttrain.losses.inputs import CREDIT_INPUTS, LABEL_INPUTS, TEACHER_INPUTS
 from posttrain.methods.evaluating import evaluate_model
 from posttrain.methods.prompting import context_length, encode_prompts, make_collector, make_sampling, make_task
 from posttrain.methods.run import Run, TrainingJob
@@ -70,7 +70,9 @@ def self_training(
     hints = _hints(run, made, rationalise, sampled) if rationalise is not None else None
     reward_set = RewardSet([(c.name, c.weight, c.settings) for c in rewards], task=made)
     reward_set.self_test(made.examples)
-    objective = Objective(losses, accuracy=True, lacks=ROLLOUT_INPUTS)
+    objective = Objective(
+        losses, accuracy=True, lacks=CREDIT_INPUTS | LABEL_INPUTS | TEACHER_INPUTS | {"reward", "scores", "step", "values"}
+    )
     steps = run.recipe.max_steps or num_rounds * steps_per_round
     size = min(prompts_per_round or len(prompts), len(prompts))
     first: dict[str, torch.Tensor] = {}

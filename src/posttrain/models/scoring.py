@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
@@ -14,15 +15,21 @@ from posttrain.models.language_model import LanguageModel
 
 
 def scored(
-    model: LanguageModel, groups: Sequence[Sequence[TokenSequence]], names: Collection[str], *, max_tokens: int
+    model: LanguageModel,
+    groups: Sequence[Sequence[TokenSequence]],
+    names: Collection[str],
+    *,
+    max_tokens: int,
+    temperature: float = 1.0,
 ) -> Iterator[tuple[TokenSequence, dict[str, np.ndarray]]]:
     """Each sequence with what the model says of its targets; sequences of a group share their prefix.
 
     Args:
         names: of what `LanguageModel.forward` gives per target, such as logprobs and ref_logprobs; a stream that the
             sequences carry is given back as it is. max_tokens: distinct tokens of a forward pass.
+        temperature: what logits are divided by.
     Yields:
-        (sequence, {name: float32 [number of its targets]}), in no particular order. Dropout is off.
+        (sequence, {name: float32 [number of its targets]}), in no particular order. Dropout is off, in a critic too.
     """
     origin: dict[int, TokenSequence] = {}  # of copies that carry no more than is needed here
 
@@ -40,8 +47,9 @@ def scored(
             size += parts[stop].num_tokens
             stop += 1
         forest = Forest.pack(parts[start:stop]).to(model.device)
-        with torch.no_grad(), evaluating(model.hf):
-            found = {**forest.streams, **model.forward(forest, frozenset(names))}
+        critic = contextlib.nullcontext() if model.critic is None else evaluating(model.critic.hf)
+        with torch.no_grad(), evaluating(model.hf), critic:
+            found = {**forest.streams, **model.forward(forest, frozenset(names), temperature=temperature)}
         numbers = {name: found[name].float().cpu().numpy() for name in names}
         ends = 0
         for sequence in (s for part in parts[start:stop] for s in part.sequences):

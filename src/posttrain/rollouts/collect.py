@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from posttrain.averages import Averages
+from posttrain.data.forest import TokenSequence
 from posttrain.engines.base import Engine
 from posttrain.rewards.base import RewardSet
 from posttrain.types import Example, Request, Rollout, RolloutGroup, Sample, Sampling
@@ -160,6 +161,12 @@ class Collector:
         failures = sum(r.error is not None for r in rollouts)
         averages.update({"rewards/errors": float(failures)})
         return averages
+
+
+def trained(prompt_ids: Sequence[int], written: Sequence[int], row: str) -> TokenSequence:
+    """The training sequence of a completion: the sampled ids as they are, never re-tokenised text, all of them trained."""
+    ids = np.array([*prompt_ids, *written], dtype=np.int64)
+    return TokenSequence(ids, np.arange(len(ids)) >= len(prompt_ids), row=row)
 
 
 def _differ(group: RolloutGroup) -> bool:

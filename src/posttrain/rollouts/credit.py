@@ -84,9 +84,7 @@ class Creditor:
             counted: bool, the tokens that are trained.
         """
         self.averages = Averages()
-        rewards = np.array([[math.nan if r.reward is None else r.reward for r in g.rollouts] for g in groups])
-        if self.config.reward_clip:
-            rewards = np.clip(rewards, self.config.reward_clip[0], self.config.reward_clip[1])
+        rewards = self._clipped(np.array([[math.nan if r.reward is None else r.reward for r in g.rollouts] for g in groups]))
         lengths = np.array([[len(r.sample.ids) for r in g.rollouts] for g in groups])
         penalties = self._kl_penalties(measured)
         result = self.function(*(self._input(n, groups, rewards, lengths, penalties, measured) for n in self.inputs))
@@ -105,7 +103,8 @@ class Creditor:
             streams["returns"] = _nested(lambda a, v: a + v, advantages, measured["values"])
         if "logprobs" in measured:
             streams["old_logprobs"] = measured["logprobs"]
-        streams["advantages"] = self._shaped(advantages, measured, engine, counted)
+        known = [[c & ~none for c, none in zip(row, m, strict=True)] for row, m in zip(counted, np.isnan(rewards), strict=True)]
+        streams["advantages"] = self._shaped(advantages, measured, engine, known)
         if "reward_variance" in self.asked:
             variance = [float(np.var(row[~np.isnan(row)])) if (~np.isnan(row)).any() else 0.0 for row in rewards]
             streams["reward_variance"] = [
@@ -117,6 +116,10 @@ class Creditor:
             for rollout, array in zip(group.rollouts, row, strict=True):
                 rollout.advantage = float(array.mean()) if len(array) else 0.0
         return streams
+
+    def _clipped(self, rewards: np.ndarray) -> np.ndarray:
+        bounds = self.config.reward_clip
+        return np.clip(rewards, bounds[0], bounds[1]) if bounds else rewards
 
     def _kl_penalties(self, measured: Mapping[str, Nested]) -> Nested | None:
         """weight * KL estimate of each token; then the weight moves towards its target."""
@@ -143,7 +146,7 @@ class Creditor:
         if name == "rewards":
             return rewards if penalties is None else rewards - np.array([[a.sum() for a in row] for row in penalties])
         if name == "greedy_rewards":
-            return np.array([math.nan if g.greedy_reward is None else g.greedy_reward for g in groups])
+            return self._clipped(np.array([math.nan if g.greedy_reward is None else g.greedy_reward for g in groups]))
         if name == "lengths":
             return lengths
         names = list(self.reward_weights)
@@ -193,7 +196,8 @@ class Creditor:
             flat_weights = [w for row in weights for a in row for w in a]
             self.averages.add("sampling/importance_sampling_ratio/mean", float(np.sum(flat_weights)), len(flat_weights))
         if c.top_entropy < 1:
-            kept = iter(shape.top_entropy([a for row in measured["entropy"] for a in row], c.top_entropy))
+            entropies = [a for row in measured["entropy"] for a in row]
+            kept = iter(shape.top_entropy(entropies, [a for row in counted for a in row], c.top_entropy))
             advantages = [[a * next(kept) for a in row] for row in advantages]
         return advantages
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from posttrain.averages import Averages
 from posttrain.data.forest import Batch, TokenSequence, Tree
-from posttrain.rollouts.collect import Collector
+from posttrain.rollouts.collect import Collector, trained
 from posttrain.types import RolloutGroup
 
 Writer = Literal["data", "student", "teacher"]
@@ -104,6 +104,7 @@ def _sequences(group: RolloutGroup, *, own: bool) -> Iterator[TokenSequence]:
     for rollout in group.rollouts:
         if not rollout.sample.ids:
             continue
-        ids = np.array([*group.prompt_ids, *rollout.sample.ids])
-        streams = {"engine_logprobs": np.array([*[0.0] * before, *rollout.sample.raw_logprobs])} if own else {}
-        yield TokenSequence(ids, np.arange(len(ids)) >= before, streams, row=group.example.id)
+        sequence = trained(group.prompt_ids, rollout.sample.ids, group.example.id)
+        if own:
+            sequence.streams["engine_logprobs"] = np.array([*[0.0] * before, *rollout.sample.raw_logprobs], dtype=np.float32)
+        yield sequence

@@ -12,7 +12,7 @@ import numpy as np
 from posttrain.averages import Averages
 from posttrain.data.forest import Batch, TokenSequence, Tree
 from posttrain.errors import ConfigError, DataError
-from posttrain.rollouts.collect import Collector, Prompt
+from posttrain.rollouts.collect import Collector, Prompt, trained
 from posttrain.types import Rollout, RolloutGroup
 
 
@@ -84,7 +84,10 @@ class Rule:
         if self.min_reward is not None:
             rated = [(reward, r) for reward, r in rated if reward >= self.min_reward]
         if self.distinct:
-            rated = list({tuple(r.sample.ids): (reward, r) for reward, r in reversed(rated)}.values())[::-1]
+            first: dict[tuple[int, ...], tuple[float, Rollout]] = {}
+            for reward, r in rated:
+                first.setdefault(tuple(r.sample.ids), (reward, r))
+            rated = list(first.values())
         return [r for _, r in sorted(rated, key=lambda pair: -pair[0])]
 
 
@@ -192,7 +195,7 @@ class SelfTrainingSource:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore what `state` gave."""
-        self._rows = [imitated(tuple(prompt), written, row) for prompt, written, row in state["rows"]]
+        self._rows = [trained(tuple(prompt), written, row) for prompt, written, row in state["rows"]]
 
     def _sample(self, number: int) -> None:
         self.groups = self.collector.collect(number)
@@ -207,7 +210,7 @@ class SelfTrainingSource:
         if not self.accumulate:
             self._rows = []
         for group, row in zip(self.groups, kept, strict=True):
-            self._rows += [imitated(group.prompt_ids, r.sample.ids, group.example.id) for r in row]
+            self._rows += [trained(group.prompt_ids, r.sample.ids, group.example.id) for r in row]
 
     def _with_hints(self, kept: list[list[Rollout]], number: int) -> list[list[Rollout]]:
         """Rationalisation (STaR): a prompt of which nothing was kept is asked again with its answer told."""
@@ -222,9 +225,3 @@ class SelfTrainingSource:
         for i, row in zip(failed, found, strict=True):
             both[i] = row
         return both
-
-
-def imitated(prompt_ids: tuple[int, ...], written: Sequence[int], row: str) -> TokenSequence:
-    """The training sequence of a kept completion: the sampled ids as they are, all of them trained."""
-    ids = np.concatenate([prompt_ids, np.asarray(written, dtype=np.int64)])
-    return TokenSequence(ids, np.arange(len(ids)) >= len(prompt_ids), row=row)

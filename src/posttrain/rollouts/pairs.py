@@ -11,7 +11,7 @@ import numpy as np
 
 from posttrain.averages import Averages
 from posttrain.data.forest import Batch, TokenSequence, Tree
-from posttrain.rollouts.collect import Collector
+from posttrain.rollouts.collect import Collector, trained
 from posttrain.types import Rollout, RolloutGroup
 
 Pair = tuple[TokenSequence, TokenSequence]
@@ -19,9 +19,8 @@ Pair = tuple[TokenSequence, TokenSequence]
 
 
 def as_sequence(group: RolloutGroup, rollout: Rollout, role: str) -> TokenSequence:
-    """The sampled ids as they are, never re-tokenised text; all of the completion is trained."""
-    ids = np.array([*group.prompt_ids, *rollout.sample.ids])
-    return TokenSequence(ids, np.arange(len(ids)) >= len(group.prompt_ids), row=f"{group.example.id} {role}")
+    """A completion as one side of a pair."""
+    return trained(group.prompt_ids, rollout.sample.ids, f"{group.example.id} {role}")
 
 
 def best_and_worst(group: RolloutGroup) -> Pair | None:

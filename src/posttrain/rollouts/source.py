@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from posttrain.averages import Averages
-from posttrain.data.forest import Batch, Forest, TokenSequence, Tree
+from posttrain.data.forest import Batch, TokenSequence, Tree
 from posttrain.data.stream import DataSource
-from posttrain.rollouts.collect import Collector
+from posttrain.models.scoring import scored
+from posttrain.rollouts.collect import Collector, trained
 from posttrain.rollouts.credit import Creditor, Nested
 from posttrain.types import Rollout, RolloutGroup, Sample
 
@@ -97,7 +97,10 @@ class RolloutSource:
 
     def _trees(self) -> list[Tree]:
         """The credited rollouts of the step, one tree a prompt."""
-        rows = [[self._sequence(g, r) for r in g.rollouts] for g in self.groups]
+        rows = [
+            [trained(g.prompt_ids, r.sample.ids, g.example.id) if r.sample.ids else None for r in g.rollouts]
+            for g in self.groups
+        ]
         measured = measure(self.model, rows, self.credit.measures, self.sampling.temperature or 1.0, self.max_tokens)
         counted: Nested = [[np.full(len(r.sample.ids), self._counts(r)) for r in g.rollouts] for g in self.groups]
         sampled = [[self._engine_logprobs(r.sample) for r in g.rollouts] for g in self.groups]
@@ -113,7 +116,9 @@ class RolloutSource:
                 if sequence is not None:
                     for name, nested in streams.items():
                         sequence.streams[name] = _behind(nested[p][g], len(sequence.ids))
-                    sequence.values["reward"] = float("nan") if rollout.reward is None else rollout.reward
+                    # Without targets a completion would seem certain to losses that compare log-probs: it has no reward.
+                    reward = rollout.reward if self._counts(rollout) else None
+                    sequence.values["reward"] = float("nan") if reward is None else reward
                     sequence.loss_mask &= self._counts(rollout)
                     self._mark_given(sequence, len(group.prompt_ids), group.num_given)
         return [Tree.build(kept) for row in rows if (kept := self._kept(row))]
@@ -146,13 +151,6 @@ class RolloutSource:
             found = list({s.ids.tobytes(): s for s in reversed(found)}.values())[::-1]
         return found
 
-    def _sequence(self, group: RolloutGroup, rollout: Rollout) -> TokenSequence | None:
-        """The training sequence of a rollout: the sampled ids as they are, never re-tokenised text."""
-        if not rollout.sample.ids:
-            return None
-        ids = np.concatenate([group.prompt_ids, rollout.sample.ids])
-        return TokenSequence(ids, np.arange(len(ids)) >= len(group.prompt_ids), row=group.example.id)
-
     def _engine_logprobs(self, sample: Sample) -> list[float] | None:
         """The sampler's log-probs where they are of the distribution that is trained: softmax(logits / temperature)."""
         if self.sampling.temperature in (0.0, 1.0):
@@ -164,28 +162,16 @@ class RolloutSource:
 def measure(
     model: Any, rows: Sequence[Sequence[TokenSequence | None]], needs: Collection[str], temperature: float, max_tokens: int
 ) -> dict[str, Nested]:
-    """What the model as it is says at the targets of the sequences, a group of them a tree: name -> [P][G] of arrays [T]."""
-    if not needs:
-        return {}
-    parts = [part for row in rows if any(row) for part in Tree.build([s for s in row if s]).split(max_tokens)]
-    found: dict[str, dict[int, np.ndarray]] = {name: {} for name in needs}
-    start = 0
-    while start < len(parts):
-        stop, size = start, 0
-        while stop < len(parts) and (stop == start or size + parts[stop].num_tokens <= max_tokens):
-            size += parts[stop].num_tokens
-            stop += 1
-        with torch.no_grad():
-            forest = Forest.pack(parts[start:stop]).to(model.device)
-            outputs = model.forward(forest, frozenset(needs), temperature=temperature)
-        sequences = [s for part in parts[start:stop] for s in part.sequences]
-        ends = np.cumsum([int(s.loss_mask.sum()) for s in sequences])
-        for name in needs:
-            pieces = np.split(outputs[name].float().cpu().numpy(), ends[:-1])
-            found[name] |= {id(s): piece for s, piece in zip(sequences, pieces, strict=True)}
-        start = stop
+    """What the model as it is says at the targets of the sequences: name -> [P][G] of arrays [T], dropout off."""
     nothing = np.zeros(0, dtype=np.float32)
-    return {n: [[nothing if s is None else found[n][id(s)] for s in row] for row in rows] for n in sorted(needs)}
+    found: dict[str, Nested] = {name: [[nothing for _ in row] for row in rows] for name in sorted(needs)}
+    place = {id(s): (p, g) for p, row in enumerate(rows) for g, s in enumerate(row)}
+    groups = [some for row in rows if (some := [s for s in row if s is not None])]
+    for sequence, numbers in scored(model, groups, needs, max_tokens=max_tokens, temperature=temperature) if needs else ():
+        p, g = place[id(sequence)]
+        for name, values in numbers.items():
+            found[name][p][g] = values
+    return found
 
 
 def _given(tree: Tree) -> bool:

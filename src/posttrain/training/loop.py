@@ -76,13 +76,14 @@ class _Meter:
     def __init__(self, state: State) -> None:
         self.state = state
         self.averages = Averages()
+        self.of_batch = Averages()
         self.micros: list[tuple[Tensor, list[str]]] = []
         self.started = time.perf_counter()
         self.tokens_before = state.num_tokens
 
     def micro(self, loss: Tensor, metrics: Averages, micro: Forest) -> None:
         """Count a micro-batch."""
-        self.averages.merge(metrics)
+        self.of_batch.merge(metrics)
         self.micros.append((loss.detach(), micro.rows))
 
     def check(self, batch: Batch, grad_norm: float) -> None:
@@ -97,6 +98,10 @@ class _Meter:
                 f"{self.state.last_checkpoint}. Lower learning_rate or max_grad_norm, or look at these rows."
             )
         self.averages.update({"grad_norm": grad_norm})
+        # Shares of a loss add up over the micro-batches of an update; of several updates the mean is told.
+        self.of_batch.settle()
+        self.averages.merge(self.of_batch)
+        self.of_batch = Averages()
         self.state.num_tokens += batch.num_unshared_tokens  # as others count, whatever sharing has spared
         self.micros = []
 

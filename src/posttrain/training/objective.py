@@ -121,7 +121,7 @@ class Objective:
             if term.per == "pair" and self.on_policy_weight:
                 values = values * policy_weight(inputs, micro.sequence, micro.num_sequences, self.roles)
             if term.per == "batch":
-                share = values.mean()
+                share = values.sum() / max(values.numel(), 1)
             elif term.per != "token":
                 share = values.sum() / max(totals.sequences if term.per == "sequence" else totals.groups, 1)
             else:

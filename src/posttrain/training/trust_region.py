@@ -73,6 +73,7 @@ class TrustRegion:
         gradient = self._flat_gradient()
         for p in self.parameters:
             p.grad = None
+        self.told = {"trust_region/kl": 0.0, "trust_region/step": 0.0, "trust_region/improvement": 0.0}
         saved = [p.detach().clone() for p in self.parameters]
         self.model.eval()
         if batch.trees and gradient.any():
@@ -80,6 +81,7 @@ class TrustRegion:
         self.model.train()
         for p in self.parameters:
             p.grad = None
+        self.rest.clip_gradients()  # of the critic alone by now
         self.rest.step(step, batch)
 
     def tell(self, step: int, metrics: dict[str, float]) -> None:
@@ -111,7 +113,6 @@ class TrustRegion:
         direction = conjugate_gradient(product, gradient, c.num_solves)
         curvature = float(direction.dot(product(direction)))
         full = math.sqrt(2 * c.max_kl / max(curvature, 1e-30))
-        self.told = {"trust_region/kl": 0.0, "trust_region/step": 0.0, "trust_region/improvement": 0.0}
         for attempt in range(c.num_backtracks):
             share = c.shrink**attempt
             self._move(saved, -share * full * direction)
