@@ -47,9 +47,9 @@ def kl_corrected(
     l = r k,  r = pi / pi_old with its gradient: the mean of r k over samples of pi_old is the KL divergence of pi itself, and
     differentiating through r is what makes that hold for the gradient. level as in `clipped`. Inputs [M], nats -> [M], nats.
     """
-    value = kl_estimate(ref_logprobs - logprobs, estimator)
     ratio = log_ratio(logprobs, old_logprobs, sequence, num_sequences, level).exp()
-    return ratio * value, {"kl": value.detach()}
+    value = ratio * kl_estimate(ref_logprobs - logprobs, estimator)
+    return value, {"kl": value.detach()}
 
 
 @losses.register
