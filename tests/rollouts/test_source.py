@@ -45,7 +45,7 @@ def test_a_completion_that_is_masked_has_no_reward() -> None:
 
     rollouts = [rollout(3, "stop", 1.0), rollout(4, "length", 0.0)]
     groups = [RolloutGroup(Example(""), (1, 2), rollouts)]
-    told = dict(collect=lambda step: groups, metrics=lambda *_: _Told())
+    told: dict[str, Any] = {"collect": lambda step: groups, "metrics": lambda *_: _Told()}
     collector: Any = SimpleNamespace(sampling=Sampling(), seed=0, given_steps=0, **told)
     credit = Creditor(Component("group_mean"), CreditConfig(), asked=(), reward_weights={"r": 1.0}, token_text=lambda i: "")
     source = RolloutSource(collector, model=None, credit=credit, mask_truncated=True, skip_idle=False)
