@@ -145,3 +145,11 @@ def test_estimators_on_a_verifiable_bandit() -> None:
         assert abs(median[name] - expected) <= 12, median
     assert median["group_mean"] < 0.6 * min(v for k, v in median.items() if k != "group_mean")
     assert not group.group_mean(np.ones((1, 8))).any()
+
+
+def test_nothing_to_learn_is_exactly_nothing() -> None:
+    """Rewards that tie leave no rounding behind, and a step without any reward does not move the average."""
+    ties = np.full((2, 7), 0.1 + 0.2)
+    assert not group.leave_one_out(ties).any()
+    credit, b = baseline.moving_average(np.full((1, 3), np.nan), 0.6)
+    assert b == 0.6 and not credit.any()

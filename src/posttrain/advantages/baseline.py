@@ -29,9 +29,11 @@ def batch_mean(rewards, *, scale: bool = False, epsilon: float = 1e-4) -> NDArra
 def moving_average(rewards, baseline, *, decay: float = 0.9) -> tuple[NDArray[np.float64], float]:
     """REINFORCE with a moving average: A_i = r_i - b;  then b = decay b + (1 - decay) mean of the step.
 
-    At first b is the step's own mean. b is saved with checkpoints.
+    At first b is the step's own mean; a step without any reward leaves it as it is. b is saved with checkpoints.
     rewards [P, G], baseline a number -> ([P, G], next baseline).
     """
+    if np.isnan(rewards).all():
+        return np.zeros_like(rewards), baseline
     mean = float(nan_statistics(rewards, axis=None)[0].item())
     b = mean if math.isnan(baseline) else baseline
     return np.nan_to_num(rewards - b), decay * b + (1 - decay) * mean

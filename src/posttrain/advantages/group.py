@@ -54,9 +54,8 @@ def leave_one_out(rewards) -> NDArray[np.float64]:
     A completion without siblings that have a reward gets 0. rewards [P, G] -> [P, G].
     """
     counts = np.sum(~np.isnan(rewards), axis=1, keepdims=True)
-    total = np.nansum(rewards, axis=1, keepdims=True)
-    baseline = (total - rewards) / np.maximum(counts - 1, 1)
-    return np.nan_to_num(np.where(counts > 1, rewards - baseline, 0.0))
+    # r - (sum - r) / (n - 1) = (r - mean) n / (n - 1), which is exactly 0 where all rewards tie.
+    return np.nan_to_num(centre(rewards) * counts / np.maximum(counts - 1, 1))
 
 
 @advantages.register

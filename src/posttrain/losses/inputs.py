@@ -100,7 +100,7 @@ def sequence_inputs(
     if "scores" in inputs:
         # Targets of a sequence lie in order, side by side.
         last = (lengths.cumsum(0) - 1).clamp(min=0)
-        of_sequence["score"] = inputs["scores"][last]
+        of_sequence["score"] = inputs["scores"][last] * (lengths > 0)
     found = {k: v for k, v in of_sequence.items() if k not in inputs}
     if roles:
         if "forward_kl" in inputs:
