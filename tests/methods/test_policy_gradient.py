@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +98,20 @@ MIXER: dict[str, Any] = {**GRPO, "losses": ["reinforce", "given_nll"], "given_st
 PTX: dict[str, Any] = {
     **PPO, "losses": ["clipped", "value", "given_nll"], "mix_task": {"name": "sorting", "num_examples": 6}, "mix_batch_size": 2,
 }  # fmt: skip
+
+
+def test_a_critic_of_another_family_is_refused(tmp_path: Path, tiny_folder: Path) -> None:
+    from posttrain.methods.run import Run
+
+    other = tmp_path / "other"
+    shutil.copytree(tiny_folder, other)
+    file = other / "tokenizer.json"
+    file.write_text(file.read_text().replace('"A":', '"\u00c3\u0084":'))
+    raw = {**PPO, "model": str(tiny_folder), "critic": str(other), "output": str(tmp_path / "run")}
+    with pytest.raises(ConfigError, match="critic: .* has another tokenizer .*2 tokens differ"):
+        Run(parse_recipe(raw)).job()
+
+
 STATEFUL: dict[str, Any] = {
     **GRPO, "advantage": "moving_average", "losses": ["clipped", "weighted_entropy"],
     "credit": {"target_entropy": 9.0, "entropy_weight": 0.01, "kl_weight": 0.1, "kl_target": 0.01},

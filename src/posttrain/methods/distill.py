@@ -16,12 +16,19 @@ from posttrain.data.rows import load_rows
 from posttrain.data.stream import DataSource
 from posttrain.errors import ConfigError, DataError
 from posttrain.methods.evaluating import evaluate_model
-from posttrain.methods.prompting import context_length, encode_prompts, make_collector, make_sampling, make_task
+from posttrain.methods.prompting import (
+    context_length,
+    differing_tokens,
+    encode_prompts,
+    make_collector,
+    make_sampling,
+    make_task,
+)
 from posttrain.methods.run import Run, TrainingJob
 from posttrain.methods.sft import encode_examples
 from posttrain.models.foreign import ForeignTeacher
 from posttrain.models.language_model import LanguageModel
-from posttrain.models.load import load_config, load_tokenizer
+from posttrain.models.load import load_config
 from posttrain.registry import methods
 from posttrain.rollouts.collect import Collector
 from posttrain.rollouts.distill import DistillSource
@@ -144,9 +151,7 @@ def _check_teacher(run: Run, teacher: ModelConfig, objective: Objective) -> None
     config = load_config(where, **shared)
     if not objective.needs & _TEACHER:
         return
-    tokenizer = load_tokenizer(run.resolve(teacher.tokenizer) if teacher.tokenizer else where, **shared)
-    ours, theirs = run.tokenizer.get_vocab(), tokenizer.get_vocab()
-    differing = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
+    differing = differing_tokens(run, teacher)
     own = load_config(run.model_path, revision=run.model_config.revision, trust_remote_code=run.model_config.trust_remote_code)
     sizes = [c.get_text_config(decoder=True).vocab_size for c in (own, config)]
     if differing or max(sizes) - min(sizes) > 0.02 * min(sizes):

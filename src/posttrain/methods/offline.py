@@ -17,10 +17,9 @@ from posttrain.data.stream import DataSource
 from posttrain.errors import ConfigError, DataError
 from posttrain.losses.inputs import CREDIT_INPUTS, LABEL_INPUTS, TEACHER_INPUTS
 from posttrain.methods.evaluating import evaluate_model
-from posttrain.methods.prompting import context_length
+from posttrain.methods.prompting import check_critic, context_length
 from posttrain.methods.run import Run, TrainingJob
 from posttrain.models.language_model import LanguageModel
-from posttrain.models.load import load_config
 from posttrain.registry import methods
 from posttrain.training.objective import Objective
 
@@ -62,8 +61,7 @@ def offline(
         losses, lacks=(CREDIT_INPUTS - {"advantages", "old_logprobs"}) | LABEL_INPUTS | TEACHER_INPUTS | {"scores"}
     )
     _check(objective, critic, critic_learning_rate, top_fraction)
-    if critic is not None:
-        load_config(run.place_of(critic), kind="token_score", revision=critic.revision)
+    check_critic(run, critic)
     encoded = _encode(run, data)
     kept = _kept(encoded, min_reward, top_fraction)
     groups = _by_prompt(kept)

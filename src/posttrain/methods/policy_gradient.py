@@ -15,11 +15,10 @@ from posttrain.data.stream import DataSource
 from posttrain.errors import ConfigError
 from posttrain.losses.inputs import LABEL_INPUTS, TEACHER_INPUTS
 from posttrain.methods.evaluating import evaluate_model
-from posttrain.methods.prompting import context_length, encode_prompts, make_collector, with_gold
+from posttrain.methods.prompting import check_critic, context_length, encode_prompts, make_collector, with_gold
 from posttrain.methods.run import Run, TrainingJob
 from posttrain.methods.sft import encode_examples
 from posttrain.models.language_model import LanguageModel
-from posttrain.models.load import load_config
 from posttrain.rewards.base import RewardSet
 from posttrain.rollouts.collect import Prompt
 from posttrain.rollouts.credit import Creditor
@@ -82,8 +81,7 @@ def make_job(run: Run, task: Task, sampling: Sampling, s: PolicyGradient) -> Tra
         ConfigError: a combination that cannot work, before any weights are loaded.
     """
     check(s, sampling)
-    if s.critic is not None:
-        load_config(run.place_of(s.critic), kind="token_score", revision=s.critic.revision)
+    check_critic(run, s.critic)
     prompts = encode_prompts(run, task, sampling)
     if s.given_steps:
         prompts = with_gold(run, prompts, task)

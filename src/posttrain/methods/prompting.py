@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from posttrain import registry
-from posttrain.config import Component, SamplingConfig
+from posttrain.config import Component, ModelConfig, SamplingConfig
 from posttrain.data.encode import encode_items
 from posttrain.data.item import Item
 from posttrain.data.templates import decode_completion, encode_prompt
@@ -14,7 +14,7 @@ from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError, DataError
 from posttrain.methods.run import Run
 from posttrain.models.language_model import LanguageModel
-from posttrain.models.load import Kind, load_config
+from posttrain.models.load import Kind, load_config, load_tokenizer
 from posttrain.rewards.base import RewardSet
 from posttrain.rollouts.collect import Collector, Prompt
 from posttrain.types import Sampling, Task
@@ -110,6 +110,32 @@ def with_gold(run: Run, prompts: Sequence[Prompt], task: Task) -> list[Prompt]:
     items = [Item(p.example.id, prompt=p.example.prompt, completion=p.example.completion) for p in prompts]
     encoded = [s for _, s in encode_items(items, run.tokenizer)]
     return [dataclasses.replace(p, gold=tuple(s.ids[s.loss_mask].tolist())) for p, s in zip(prompts, encoded, strict=True)]
+
+
+def differing_tokens(run: Run, other: ModelConfig) -> list[str]:
+    """Tokens that another model's tokenizer has not, or under another id, or that it has beside the run's own."""
+    where = run.resolve(other.tokenizer) if other.tokenizer else run.place_of(other)
+    theirs = load_tokenizer(where, revision=other.revision, trust_remote_code=other.trust_remote_code).get_vocab()
+    ours = run.tokenizer.get_vocab()
+    return sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
+
+
+def check_critic(run: Run, critic: ModelConfig | None) -> None:
+    """The critic's model exists, can have a score, and reads the policy's token ids.
+
+    Raises:
+        ModelError: it cannot be a critic. ConfigError: its tokenizer is another.
+    """
+    if critic is None:
+        return
+    place = run.place_of(critic)
+    load_config(place, kind="token_score", revision=critic.revision, trust_remote_code=critic.trust_remote_code)
+    if differing := differing_tokens(run, critic):
+        raise ConfigError(
+            f"critic: {critic.path} has another tokenizer than {run.model_config.path} ({len(differing)} tokens differ, "
+            f"{differing[0]!r} among them), and it would read the policy's token ids as other text; take a critic of the same "
+            "model family, or leave it out"
+        )
 
 
 def context_length(run: Run, kind: Kind = "language") -> int | None:
