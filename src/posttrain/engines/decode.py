@@ -147,14 +147,28 @@ class DecodePlan:
         mixed = self._unseat(self._seat(on_prompt) @ prompt_values, group) + on_own @ values
         return mixed.reshape(rows, 1, heads, value.shape[-1])
 
+    def attend_one(self, query: Tensor, key: Tensor, value: Tensor, layer: int, scale: float) -> Tensor:
+        """`attend` on a CPU without windows, caps and sinks: query [R, H, D], key and value [R, Hkv, D] -> [R, H, D]."""
+        keys, values = self._append(layer, key[:, :, None], value[:, :, None])
+        grouped = query.unflatten(1, (key.shape[1], -1)).contiguous()
+        return self._fused(grouped, layer, keys, values, scale).flatten(1, 2)
+
     def _fused(self, query: Tensor, layer: int, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-        """Both parts by the fused kernel, merged by their log-sum-exps; [R, Hkv, g, D] -> the same shape."""
+        """The prompt by the fused kernel, a row's own by batched products (a kernel's start for each row and head costs more
+        than they do), merged by their log-sum-exps; [R, Hkv, g, D] -> the same shape."""
         before, own = self._kernel_masks(query.dtype)
         group = query.shape[2]
         on_prompt, prompt_lse = fused_attention(self._seat(query), *self._prompts[layer], attn_mask=before, scale=scale)
-        on_own, own_lse = fused_attention(query, keys, values, attn_mask=own, scale=scale)
+        scores = (query * scale) @ keys.transpose(-1, -2)
+        if own is not None:
+            scores += own
+        scores = scores.to(prompt_lse.dtype)
+        most = scores.amax(-1, keepdim=True)
+        weights = scores.sub_(most).exp_()
+        total = weights.sum(-1, keepdim=True)
         # exp(a) / (exp(a) + exp(b)) = sigmoid(a - b) is the prompt's share of the whole softmax.
-        share = torch.sigmoid(self._unseat(prompt_lse[..., None], group) - own_lse[..., None])
+        share = torch.sigmoid(self._unseat(prompt_lse[..., None], group) - total.log() - most)
+        on_own = weights.div_(total).to(values.dtype) @ values
         return torch.lerp(on_own, self._unseat(on_prompt, group), share.to(on_own.dtype))
 
     def _kernel_masks(self, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:

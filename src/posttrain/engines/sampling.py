@@ -16,6 +16,7 @@ from torch import Tensor
 from posttrain.types import Sampling
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_BLOCK = 64  # tokens of the first stage of a draw
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
@@ -102,13 +103,32 @@ def choose(logits: Tensor, settings: RowSettings, draws: Tensor) -> tuple[Tensor
 
 
 def _invert(weights: Tensor, draws: Tensor) -> Tensor:
-    """The token at which the cumulative weight passes the draw's share of all: the inverse distribution function."""
-    cumulative = weights.cumsum(dim=-1, dtype=torch.float64)
+    """The token at which the cumulative weight passes the draw's share of all: the inverse distribution function.
+
+    In two stages, by blocks of 64 tokens and then within one, so that few numbers are summed in float64.
+    """
+    rows, vocab = weights.shape
+    blocks = -(-vocab // _BLOCK)
+    padded = weights if vocab % _BLOCK == 0 else torch.nn.functional.pad(weights, (0, blocks * _BLOCK - vocab))
+    padded = padded.reshape(rows, blocks, _BLOCK)
+    cumulative = padded.sum(-1).cumsum(-1, dtype=torch.float64)
+    level = draws[:, None] * cumulative[:, -1:]
+    block = _passed(cumulative, level)
+    within = padded.gather(1, block[..., None].expand(rows, 1, _BLOCK))[:, 0].cumsum(-1, dtype=torch.float64)
+    before = torch.where(block > 0, cumulative.gather(1, (block - 1).clamp_min(0)), 0.0)
+    tokens = block * _BLOCK + _passed(within, level - before)
+    return tokens[:, 0].clamp_max(vocab - 1)  # not a number anywhere: a valid id, with NaN as its log-prob
+
+
+def _passed(cumulative: Tensor, level: Tensor) -> Tensor:
+    """Where a running sum [B, n] passes a level [B, 1], [B, 1].
+
+    The level is kept below the sum of all (and what rounding leaves of it, at 0 and above), so that it is passed at an entry
+    that has weight.
+    """
     total = cumulative[:, -1:]
-    # Kept below the total, the level is passed at a token that has probability, whatever the rounding.
-    level = torch.minimum(draws[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    tokens = torch.searchsorted(cumulative, level.contiguous(), right=True)[:, 0]
-    return tokens.clamp_max(weights.shape[1] - 1)  # not a number anywhere: a valid id, with NaN as its log-prob
+    level = torch.minimum(level, torch.nextafter(total, torch.zeros_like(total))).clamp_min_(0.0)
+    return torch.searchsorted(cumulative, level.contiguous(), right=True).clamp_max_(cumulative.shape[1] - 1)
 
 
 def truncate(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:

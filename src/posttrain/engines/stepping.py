@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from posttrain.engines.columns import ColumnDecoder, model_step
 from posttrain.engines.decode import DecodePlan, KeyValues
-from posttrain.models.attention import without_mask
 from posttrain.models.language_model import LanguageModel
 
 Prompt = tuple[int, ...]
@@ -38,11 +38,12 @@ class Stepper(Protocol):
 
 
 class ForestStepper:
-    """Decoding with shared prompts."""
+    """Decoding with shared prompts, each step by `columns` where there is one, else by the model itself."""
 
-    def __init__(self, model: LanguageModel, prefill: Prefill) -> None:
+    def __init__(self, model: LanguageModel, prefill: Prefill, columns: ColumnDecoder | None = None) -> None:
         self.model = model
         self._base, self._head = model.base, model.head
+        self._columns = columns
         self._prefill = prefill
         self._plan: DecodePlan | None = None
         self._resident: list[Prompt] = []
@@ -71,13 +72,11 @@ class ForestStepper:
 
     def step(self, tokens: Tensor) -> Tensor:
         assert self._plan is not None
-        hidden = self._base(
-            input_ids=tokens[:, None],
-            position_ids=self._plan.positions()[:, None],
-            attention_mask=without_mask(tokens.device),
-            use_cache=False,
-            attention_plan=self._plan,
-        ).last_hidden_state[:, 0]
+        if self._columns is not None:
+            hidden = self._columns.step(tokens, self._plan.positions(), self._plan)
+            self._plan.advance()
+            return self._head.logits(hidden, by_columns=True).contiguous()
+        hidden = model_step(self._base, tokens, self._plan)
         self._plan.advance()
         return self._head.logits(hidden).float()
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from posttrain.data.forest import Batch, Forest, TokenSequence, Tree
 from posttrain.engines.base import check_requests
+from posttrain.engines.columns import ColumnDecoder
 from posttrain.engines.decode import KeyValues
 from posttrain.engines.schedule import Row, Schedule
 from posttrain.engines.stepping import CacheStepper, ForestStepper, Stepper
@@ -73,6 +74,7 @@ class TorchEngine:
         self.cache_tokens = cache_tokens
         self.weights_version = model.weights_version
         self.stats = Statistics()
+        self._columns: tuple[list[object], ColumnDecoder | None] = ([], None)
         self._cache: OrderedDict[tuple[int, tuple[int, ...]], tuple[KeyValues, Tensor]] = OrderedDict()
 
     @property
@@ -152,8 +154,15 @@ class TorchEngine:
 
     def _stepper(self) -> Stepper:
         if self.model.shares_trunks:
-            return ForestStepper(self.model, self.prefill)
+            return ForestStepper(self.model, self.prefill, self._column_decoder())
         return CacheStepper(self.model, self._computed)
+
+    def _column_decoder(self) -> ColumnDecoder | None:
+        """The decoder in columns of the weights as they are now, where the model has one."""
+        weights = [self.weights_version, *((p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.model.pretrained.parameters())]
+        if weights != self._columns[0]:
+            self._columns = (weights, ColumnDecoder.of(self.model))
+        return self._columns[1]
 
     def _computed(self, tokens: int) -> None:
         self.stats.prompt_tokens += tokens

@@ -1,0 +1,203 @@
+"""One decoding step of Llama-like decoders on a CPU, its hidden states held as columns.
+
+With few rows a step is not bound by arithmetic but by how often small things are started: a layer of transformers makes seven
+matrix products and about thirty small passes. Here the projections that read the same input are one product, weights of norms
+are multiplied into the products behind them, and hidden states are the columns of [D, R], so that every product is
+weight times states, the order in which the library for matrix products is fastest with few rows:
+
+    n(x) = x / sqrt(mean(x^2) + eps)
+    [q; k; v] = W_qkv n(x)      x = x + W_o attention(rotate(q), rotate(k), v)
+    [g; u] = W_gu n(x)          x = x + W_down (act(g) u)
+
+It stands in for the model's own step only where a comparison of both, at every new set of weights, finds the same states.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from posttrain.data.forest import Forest, TokenSequence, Tree
+from posttrain.engines.decode import DecodePlan
+from posttrain.models.attention import without_mask
+from posttrain.models.forest_model import BOUNDS, evaluating, relative_error
+from posttrain.models.language_model import LanguageModel
+
+_MOST_BYTES = 1 << 30  # of joined weights: they are a second copy, and large products gain little
+_NORM = "RMSNorm"
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """A layer's weights, those of the norms before them multiplied in: qkv [(H + 2 Hkv) D, C], gate_up [2 I, C].
+
+    norm_qk: [H + Hkv, D, 1], the weights of the norms of queries and keys, None without. eps: of the three norms.
+    """
+
+    attention: Any
+    activation: nn.Module
+    heads: int
+    kv_heads: int
+    eps: tuple[float, float, float]
+    qkv: Tensor
+    qkv_bias: Tensor | None
+    norm_qk: Tensor | None
+    out: Tensor
+    gate_up: Tensor
+    down: Tensor
+
+
+class ColumnDecoder:
+    """The decoder of a model, for one new token a row. Made by `of`; it holds the weights as they were then."""
+
+    def __init__(self, base: Any, layers: list[_Layer]) -> None:
+        self._base = base
+        self._layers = layers
+
+    @staticmethod
+    def of(model: LanguageModel) -> ColumnDecoder | None:
+        """The decoder of a model, None where it is not of the kind (norm before attention and before a gated MLP, no bias
+        behind, rotary positions, no sliding windows), not in float32 on a CPU, too large, or not the same in a comparison."""
+        decoder = ColumnDecoder._read(model.base)
+        return decoder if decoder is not None and decoder._agrees(model) else None
+
+    @staticmethod
+    def _read(base: Any) -> ColumnDecoder | None:
+        parameters = list(base.parameters())
+        if any(p.device.type != "cpu" or p.dtype != torch.float32 for p in parameters):
+            return None
+        if sum(p.numel() * 4 for p in parameters) > _MOST_BYTES or _has_windows(base.config):
+            return None
+        if set(dict(base.named_children())) != {"embed_tokens", "layers", "norm", "rotary_emb"} or not _is_norm(base.norm):
+            return None
+        layers = [_layer(layer, base.config) for layer in base.layers]
+        known = [layer for layer in layers if layer is not None]
+        return ColumnDecoder(base, known) if len(known) == len(layers) else None
+
+    def _agrees(self, model: LanguageModel) -> bool:
+        """Whether two rows that write two tokens each have the hidden states that the model's own step gives."""
+        count = min(3, model.config.vocab_size)
+        prompt = TokenSequence(np.arange(count), np.zeros(count, dtype=bool))
+        with evaluating(model.hf), torch.no_grad():
+            _, computed = model.prefill(Forest.pack([Tree.build([prompt])]))
+            kv = [(k[0], v[0]) for _, (k, v) in sorted(computed.kv.items())]
+            plans = [DecodePlan([kv], torch.zeros(2, dtype=torch.int64), torch.full((2,), 2)) for _ in range(2)]
+            for token in (0, count - 1):
+                tokens = torch.tensor([token, count // 2])
+                found = self.step(tokens, plans[0].positions(), plans[0])
+                expected = model_step(self._base, tokens, plans[1])
+                if not relative_error(found, expected) <= BOUNDS[torch.float32]:
+                    return False
+                for plan in plans:
+                    plan.advance()
+        return True
+
+    def step(self, tokens: Tensor, positions: Tensor, plan: DecodePlan) -> Tensor:
+        """Last hidden states [R, C] (columns in memory) of one new token a row, tokens and positions [R]."""
+        x = self._base.embed_tokens(tokens).t().contiguous()
+        cos, sin = (part[0].t() for part in self._base.rotary_emb(x, positions[None]))
+        for number, layer in enumerate(self._layers):
+            mixed = plan.attend_one(*_heads(layer, x, cos, sin), number, layer.attention.scaling)
+            x.addmm_(layer.out, mixed.flatten(1).t())
+            gate, up = (layer.gate_up @ _normed(x, layer.eps[2])).chunk(2)
+            x.addmm_(layer.down, layer.activation(gate).mul_(up))
+        norm = self._base.norm
+        return (_normed(x, norm.variance_epsilon) * norm.weight[:, None]).t()
+
+
+def model_step(base: Any, tokens: Tensor, plan: DecodePlan) -> Tensor:
+    """The same by the model itself: last hidden states [R, C] of one new token a row, tokens [R]."""
+    return base(
+        input_ids=tokens[:, None],
+        position_ids=plan.positions()[:, None],
+        attention_mask=without_mask(tokens.device),
+        use_cache=False,
+        attention_plan=plan,
+    ).last_hidden_state[:, 0]
+
+
+def _heads(layer: _Layer, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rotated queries [R, H, D] and keys, and values [R, Hkv, D], of hidden states [C, R]; cos and sin [D, R]."""
+    depth, turned = len(cos), layer.heads + layer.kv_heads
+    if layer.qkv_bias is None:
+        joined = layer.qkv @ _normed(x, layer.eps[0])
+    else:
+        joined = torch.addmm(layer.qkv_bias, layer.qkv, _normed(x, layer.eps[0]))
+    joined = joined.view(-1, depth, x.shape[1])
+    pairs = joined[:turned]
+    if layer.norm_qk is not None:
+        pairs = pairs * torch.rsqrt(pairs.square().mean(1, keepdim=True).add_(layer.eps[1])) * layer.norm_qk
+    half = depth // 2
+    swapped = torch.cat([-pairs[:, half:], pairs[:, :half]], 1)
+    turned_pairs = (pairs * cos).addcmul_(swapped, sin).permute(2, 0, 1)
+    return turned_pairs[:, : layer.heads], turned_pairs[:, layer.heads :], joined[turned:].permute(2, 0, 1)
+
+
+def _normed(x: Tensor, eps: float) -> Tensor:
+    """Columns of x [C, R] over their root mean square."""
+    return x * torch.rsqrt(x.square().mean(0).add_(eps))
+
+
+def _layer(layer: Any, config: Any) -> _Layer | None:
+    """A decoder layer's weights, None where it has other parts than those that `ColumnDecoder.step` computes."""
+    parts = dict(layer.named_children())
+    if set(parts) != {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}:
+        return None
+    attention, mlp = layer.self_attn, layer.mlp
+    inner, gated = dict(attention.named_children()), dict(mlp.named_children())
+    normed = {"q_norm", "k_norm"} <= set(inner)
+    linear = [inner.pop(name, None) for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
+    linear += [gated.pop(name, None) for name in ("gate_proj", "up_proj", "down_proj")]
+    norms = [layer.input_layernorm, layer.post_attention_layernorm, *inner.values()]
+    if set(inner) - {"q_norm", "k_norm"} or len(inner) == 1 or set(gated) != {"act_fn"}:
+        return None
+    if any(type(part) is not nn.Linear for part in linear) or not all(map(_is_norm, norms)):
+        return None
+    q, k, v, o, gate, up, down = linear
+    depth = attention.head_dim
+    if any(part.bias is not None for part in (o, gate, up, down)) or len({part.bias is None for part in (q, k, v)}) > 1:
+        return None
+    if normed and (attention.q_norm.weight.shape != (depth,) or attention.k_norm.weight.shape != (depth,)):
+        return None
+    heads, kv_heads = len(q.weight) // depth, len(k.weight) // depth
+    norm_qk = None
+    if normed:
+        of_queries, of_keys = attention.q_norm.weight.detach(), attention.k_norm.weight.detach()
+        norm_qk = torch.cat([of_queries.expand(heads, depth), of_keys.expand(kv_heads, depth)])[..., None]
+    return _Layer(
+        attention,
+        mlp.act_fn,
+        heads,
+        kv_heads,
+        (
+            layer.input_layernorm.variance_epsilon,
+            attention.q_norm.variance_epsilon if normed else 0.0,
+            layer.post_attention_layernorm.variance_epsilon,
+        ),
+        _joined([q, k, v], layer.input_layernorm),
+        torch.cat([part.bias.detach() for part in (q, k, v)])[:, None] if q.bias is not None else None,
+        norm_qk,
+        o.weight.detach(),
+        _joined([gate, up], layer.post_attention_layernorm),
+        down.weight.detach(),
+    )
+
+
+def _joined(parts: list[nn.Linear], norm: Any) -> Tensor:
+    """The weights of projections that read one input, one below the other, times the weight of the norm before them."""
+    return torch.cat([part.weight.detach() for part in parts]) * norm.weight.detach()
+
+
+def _is_norm(module: Any) -> bool:
+    return type(module).__name__.endswith(_NORM) and hasattr(module, "variance_epsilon")
+
+
+def _has_windows(config: Any) -> bool:
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:
+        return set(kinds) != {"full_attention"}
+    return getattr(config, "sliding_window", None) is not None

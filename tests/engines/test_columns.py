@@ -1,0 +1,124 @@
+"""The decoder in columns against the model's own step, by families; where it must not stand in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from posttrain.data.forest import Forest, TokenSequence, Tree
+from posttrain.engines.columns import ColumnDecoder, model_step
+from posttrain.engines.decode import DecodePlan
+from posttrain.engines.torch import TorchEngine
+from posttrain.models.language_model import LanguageModel
+from posttrain.types import Request, Sampling
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 97, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 96,
+}  # fmt: skip
+FAMILIES: dict[str, tuple[Any, Any]] = {
+    "llama": (LlamaForCausalLM, lambda: LlamaConfig(**SIZES)),
+    "mistral": (MistralForCausalLM, lambda: MistralConfig(**SIZES, sliding_window=None)),
+    "qwen2": (Qwen2ForCausalLM, lambda: Qwen2Config(**SIZES)),
+    "qwen3": (Qwen3ForCausalLM, lambda: Qwen3Config(**SIZES, head_dim=16)),
+    "windows": (MistralForCausalLM, lambda: MistralConfig(**SIZES, sliding_window=8)),
+    "gemma2": (Gemma2ForCausalLM, lambda: Gemma2Config(**SIZES, head_dim=16)),
+    # The parts of a Llama, computed otherwise (residual and embedding multipliers): only the comparison can tell.
+    "granite": (GraniteForCausalLM, lambda: GraniteConfig(**SIZES, residual_multiplier=0.3, embedding_multiplier=2.0)),
+    "output bias": (LlamaForCausalLM, lambda: LlamaConfig(**SIZES, attention_bias=True)),
+}
+
+
+def build(family: str) -> LanguageModel:
+    torch.manual_seed(0)
+    kind, config = FAMILIES[family]
+    hf = kind(config()).eval()
+    with torch.no_grad():
+        for p in hf.parameters():  # norms and biases start as ones and zeros: with those a missing factor would not show
+            p.add_(torch.randn_like(p) * 0.2)
+    model = LanguageModel(hf, None)  # type: ignore[arg-type]
+    model.share_trunks()
+    assert model.shares_trunks
+    return model
+
+
+def plan_of(model: LanguageModel, prompts: list[list[int]], prompt_of: list[int]) -> DecodePlan:
+    kv = []
+    for ids in prompts:
+        tree = Tree.build([TokenSequence(np.array(ids), np.zeros(len(ids), dtype=bool))])
+        _, computed = model.prefill(Forest.pack([tree]))
+        kv.append([(k[0], v[0]) for _, (k, v) in sorted(computed.kv.items())])
+    return DecodePlan(kv, torch.tensor(prompt_of), torch.full((len(prompt_of),), 8))
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+def test_it_gives_what_the_model_gives(family: str) -> None:
+    """Prompts of unequal length, rows that leave on the way."""
+    model = build(family)
+    decoder = ColumnDecoder.of(model)
+    assert decoder is not None
+    with torch.no_grad():
+        plans = [plan_of(model, [[3, 5, 7, 9], [4, 6]], [0, 0, 1, 1, 1]) for _ in range(2)]
+        tokens = torch.tensor([1, 2, 3, 4, 5])
+        for step in range(6):
+            found = decoder.step(tokens, plans[0].positions(), plans[0])
+            expected = model_step(model.base, tokens, plans[1])
+            torch.testing.assert_close(found, expected, rtol=2e-5, atol=2e-5)
+            for plan in plans:
+                plan.advance()
+            tokens = (tokens * 7 + step) % 97
+            if step == 2:
+                kept = torch.tensor([0, 2, 4])
+                tokens = tokens[kept]
+                for plan in plans:
+                    plan.keep(kept)
+
+
+@pytest.mark.parametrize("family", ["windows", "gemma2", "granite", "output bias"])
+def test_other_models_run_their_own_step(family: str) -> None:
+    assert ColumnDecoder.of(build(family)) is None
+
+
+def test_other_precisions_and_adapters_run_their_own_step() -> None:
+    model = build("llama")
+    model.hf.bfloat16()
+    assert ColumnDecoder.of(model) is None
+    from peft import LoraConfig, get_peft_model
+
+    adapted = LanguageModel(get_peft_model(build("llama").hf, LoraConfig(target_modules=["q_proj"])), None)  # type: ignore[arg-type]
+    adapted.share_trunks()
+    assert ColumnDecoder.of(adapted) is None
+
+
+def test_weights_that_change_in_place_are_read_again() -> None:
+    """By version for the trainer; and by what torch counts for a caller who tells no version."""
+    model = build("qwen3")
+    engine = TorchEngine(model)
+    request = Request((3, 5, 7), Sampling(max_tokens=6, temperature=0.0), n=1, seed=0)
+    engine.generate([request])
+    with torch.no_grad():
+        for p in model.hf.parameters():
+            p.add_(torch.randn_like(p) * 0.3)
+    ((sample,),) = engine.generate([request])
+    ((expected,),) = TorchEngine(model).generate([request])
+    assert sample.ids == expected.ids
+    torch.testing.assert_close(torch.tensor(sample.raw_logprobs), torch.tensor(expected.raw_logprobs))
+    scored = engine.score([((3, 5, 7, *sample.ids), 3)])[0]
+    torch.testing.assert_close(torch.tensor(sample.raw_logprobs), torch.tensor(scored), rtol=1e-4, atol=1e-4)
