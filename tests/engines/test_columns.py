@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -96,15 +97,33 @@ def test_other_models_run_their_own_step(family: str) -> None:
     assert ColumnDecoder.of(build(family)) is None
 
 
-def test_other_precisions_and_adapters_run_their_own_step() -> None:
+def test_other_precisions_run_their_own_step() -> None:
     model = build("llama")
     model.hf.bfloat16()
     assert ColumnDecoder.of(model) is None
-    from peft import LoraConfig, get_peft_model
 
-    adapted = LanguageModel(get_peft_model(build("llama").hf, LoraConfig(target_modules=["q_proj"])), None)  # type: ignore[arg-type]
-    adapted.share_trunks()
-    assert ColumnDecoder.of(adapted) is None
+
+def adapted(**settings: Any) -> LanguageModel:
+    config = LoraConfig(target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False, **settings)
+    model = LanguageModel(get_peft_model(build("llama").hf, config), None)  # type: ignore[arg-type]
+    model.share_trunks()
+    return model
+
+
+def test_adapters_of_low_rank_are_added_to_the_weights_and_followed_when_they_are_switched_off() -> None:
+    model = adapted()
+    engine = TorchEngine(model)
+    request = Request((3, 5, 7), Sampling(max_tokens=6), n=1, seed=0)
+    assert ColumnDecoder.of(model) is not None
+    for _ in range(2):
+        ((sample,),) = engine.generate([request])
+        scored = engine.score([((3, 5, 7, *sample.ids), 3)])[0]
+        torch.testing.assert_close(torch.tensor(sample.raw_logprobs), torch.tensor(scored), rtol=1e-4, atol=1e-4)
+        model.hf.base_model.disable_adapter_layers()
+
+
+def test_adapters_that_are_more_than_a_sum_run_the_model_s_own_step() -> None:
+    assert ColumnDecoder.of(adapted(use_dora=True)) is None
 
 
 def test_weights_that_change_in_place_are_read_again() -> None:

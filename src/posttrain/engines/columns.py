@@ -15,7 +15,7 @@ It stands in for the model's own step only where a comparison of both, at every 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -77,6 +77,16 @@ class ColumnDecoder:
         layers = [_layer(layer, base.config) for layer in base.layers]
         known = [layer for layer in layers if layer is not None]
         return ColumnDecoder(base, known) if len(known) == len(layers) else None
+
+    @staticmethod
+    def state(model: LanguageModel) -> list[object]:
+        """What a decoder was made of, to compare with what is now: which weights, how often they were written, and which
+        adapters are on."""
+        weights = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in model.pretrained.parameters()]
+        layers: list[Any] = [
+            m for m in model.pretrained.modules() if hasattr(m, "base_layer") and hasattr(m, "disable_adapters")
+        ]
+        return [*weights, *((tuple(m.active_adapters), m.disable_adapters) for m in layers)]
 
     def _agrees(self, model: LanguageModel) -> bool:
         """Whether two rows that write two tokens each have the hidden states that the model's own step gives."""
@@ -155,9 +165,10 @@ def _layer(layer: Any, config: Any) -> _Layer | None:
     norms = [layer.input_layernorm, layer.post_attention_layernorm, *inner.values()]
     if set(inner) - {"q_norm", "k_norm"} or len(inner) == 1 or set(gated) != {"act_fn"}:
         return None
-    if any(type(part) is not nn.Linear for part in linear) or not all(map(_is_norm, norms)):
+    known = [_projection(part) for part in linear]
+    if None in known or not all(map(_is_norm, norms)):
         return None
-    q, k, v, o, gate, up, down = linear
+    q, k, v, o, gate, up, down = (part for part in known if part is not None)
     depth = attention.head_dim
     if any(part.bias is not None for part in (o, gate, up, down)) or len({part.bias is None for part in (q, k, v)}) > 1:
         return None
@@ -179,17 +190,49 @@ def _layer(layer: Any, config: Any) -> _Layer | None:
             layer.post_attention_layernorm.variance_epsilon,
         ),
         _joined([q, k, v], layer.input_layernorm),
-        torch.cat([part.bias.detach() for part in (q, k, v)])[:, None] if q.bias is not None else None,
+        _stacked([part.bias for part in (q, k, v)]),
         norm_qk,
-        o.weight.detach(),
+        o.weight,
         _joined([gate, up], layer.post_attention_layernorm),
-        down.weight.detach(),
+        down.weight,
     )
 
 
-def _joined(parts: list[nn.Linear], norm: Any) -> Tensor:
+def _stacked(biases: list[Tensor | None]) -> Tensor | None:
+    """Biases as one column, None where there are none."""
+    given = [bias for bias in biases if bias is not None]
+    return torch.cat(given)[:, None] if given else None
+
+
+class _Projection(NamedTuple):
+    """weight [out, in], bias [out] or None."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+def _projection(module: Any) -> _Projection | None:
+    """What a linear layer multiplies with; of one with plain LoRA, its weight and those of its adapters in one."""
+    if type(module) is nn.Linear:
+        return _Projection(module.weight.detach(), None if module.bias is None else module.bias.detach())
+    if (type(module).__module__, type(module).__name__) != ("peft.tuners.lora.layer", "Linear"):
+        return None
+    found = _projection(module.base_layer)
+    if found is None or module.disable_adapters or module.merged:
+        return found
+    # Variants (DoRA and others) are close to the sum, so that a comparison would not always tell.
+    if module.lora_variant or any(up.bias is not None for up in module.lora_B.values()):
+        return None
+    weight = found.weight.clone()
+    for name in module.active_adapters:
+        if name in module.lora_A:
+            weight += module.get_delta_weight(name).detach()
+    return _Projection(weight, found.bias)
+
+
+def _joined(parts: list[_Projection], norm: Any) -> Tensor:
     """The weights of projections that read one input, one below the other, times the weight of the norm before them."""
-    return torch.cat([part.weight.detach() for part in parts]) * norm.weight.detach()
+    return torch.cat([part.weight for part in parts]) * norm.weight.detach()
 
 
 def _is_norm(module: Any) -> bool:

@@ -159,9 +159,9 @@ class TorchEngine:
 
     def _column_decoder(self) -> ColumnDecoder | None:
         """The decoder in columns of the weights as they are now, where the model has one."""
-        weights = [self.weights_version, *((p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.model.pretrained.parameters())]
-        if weights != self._columns[0]:
-            self._columns = (weights, ColumnDecoder.of(self.model))
+        state = [self.weights_version, *ColumnDecoder.state(self.model)]
+        if state != self._columns[0]:
+            self._columns = (state, ColumnDecoder.of(self.model))
         return self._columns[1]
 
     def _computed(self, tokens: int) -> None:
