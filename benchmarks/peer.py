@@ -30,6 +30,7 @@ OURS = ["fp32", "bf16"]
 THEIRS = {
     "sft": ["default", "fp32", "grouped"],
     "dpo": ["default", "fp32"],
+    "reward": ["default", "fp32"],
     "grpo": ["default", "fp32"],
     "sample": ["generate"],
     "tokenise": ["map"],
@@ -75,8 +76,8 @@ def matmul_rate(dtype: str, size: int = 2048) -> float:
 def matmul_rates() -> dict[str, float]:
     """By precision. A machine without instructions for bfloat16 is hundreds of times slower at it: no need to measure more,
     nor to run the settings that use it."""
-    rates = {dtype: matmul_rate(dtype, size=256) for dtype in ("float32", "bfloat16")}
-    return {dtype: matmul_rate(dtype) if rate > 0.5 * rates["float32"] else rate for dtype, rate in rates.items()}
+    full, half = matmul_rate("float32"), matmul_rate("bfloat16", size=256)
+    return {"float32": full, "bfloat16": matmul_rate("bfloat16") if half > 0.5 * full else half}
 
 
 def compare(workload: Workload, peer: Path, pairs: int, half: bool) -> dict[str, Any]:

@@ -21,8 +21,9 @@ def recipe(workload: Workload, folder: Path, setting: str) -> dict[str, Any]:
         "lr_scheduler_type": "constant",
         "save_every": 0,
     }
-    if workload.kind in ("sft", "dpo"):
-        return {**raw, "method": workload.kind, "data": str(folder / "rows.jsonl")}
+    if workload.kind in ("sft", "dpo", "reward"):
+        method = "reward_model" if workload.kind == "reward" else workload.kind
+        return {**raw, "method": method, "data": str(folder / "rows.jsonl")}
     return {
         **raw,
         "method": "grpo",

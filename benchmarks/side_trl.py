@@ -30,12 +30,16 @@ def trainer_arguments(workload: Workload, setting: str) -> dict[str, Any]:
 
 
 def train(workload: Workload, folder: Path, setting: str) -> None:
-    """SFT, DPO or GRPO by TRL's trainers on the rows of the workload."""
+    """SFT, DPO, a reward model or GRPO by TRL's trainers on the rows of the workload."""
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 
     rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
-    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype="float32", attn_implementation="sdpa")
+    loading: dict[str, Any] = {"dtype": "float32", "attn_implementation": "sdpa"}
+    if workload.kind == "reward":
+        model = AutoModelForSequenceClassification.from_pretrained(folder / "model", num_labels=1, **loading)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(folder / "model", **loading)
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     clock = Clock()
 
@@ -55,6 +59,12 @@ def train(workload: Workload, folder: Path, setting: str) -> None:
 
         preferences = DPOConfig(per_device_train_batch_size=workload.rows, max_length=1024, **common)
         trainer = DPOTrainer(args=preferences, **shared)
+    elif workload.kind == "reward":
+        from trl import RewardConfig, RewardTrainer
+
+        trainer = RewardTrainer(
+            args=RewardConfig(per_device_train_batch_size=workload.rows, max_length=1024, **common), **shared
+        )
     else:
         from trl import GRPOConfig, GRPOTrainer
 

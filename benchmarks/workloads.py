@@ -19,7 +19,8 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Workload:
-    """kind: sft, dpo, grpo, sample or tokenise. steps are measured after `warm` others. rows: of a step (prompts for grpo)."""
+    """kind: sft, dpo, reward, grpo, sample or tokenise. `steps` are measured after `warm` others. rows: of a step (for grpo,
+    prompts)."""
 
     name: str
     kind: str
@@ -39,6 +40,7 @@ WORKLOADS = {
         Workload("sft-64k", "sft", vocab=64000, steps=4, warm=1),
         Workload("sft-60m", "sft", shape="60m", vocab=64000, steps=2, warm=1),
         Workload("dpo", "dpo", steps=3, warm=1),
+        Workload("reward", "reward", steps=3, warm=1),
         Workload("grpo", "grpo", rows=8, steps=2, warm=1),
         Workload("grpo-64k", "grpo", vocab=64000, rows=8, steps=1, warm=1),
         Workload("grpo-60m", "grpo", shape="60m", vocab=64000, rows=8, steps=1, warm=1),
@@ -75,8 +77,8 @@ def build(workload: Workload, folder: Path) -> None:
 
 
 def rows_of(workload: Workload) -> list[dict[str, str]]:
-    """Random words. SFT: prompts of 20 tokens, completions exponential with mean 70, at most 512; DPO: two such completions,
-    prompts of 30 to 130 tokens; GRPO: prompts of about 105 tokens."""
+    """Random words. SFT: prompts of 20 tokens, completions exponential with mean 70, at most 512; DPO and reward: two such
+    completions, prompts of 30 to 130 tokens; GRPO: prompts of about 105 tokens."""
     draw = random.Random(0)
 
     def text(length: int) -> str:
@@ -88,7 +90,7 @@ def rows_of(workload: Workload) -> list[dict[str, str]]:
     if workload.kind == "sft":
         lengths = [min(max(round(draw.expovariate(1 / 70)), 1), 512) for _ in range(count)]
         return [{"prompt": text(20), "completion": text(n)} for n in lengths]
-    if workload.kind == "dpo":
+    if workload.kind in ("dpo", "reward"):
         lengths = [[min(max(round(draw.expovariate(1 / 70)), 1), 512) for _ in range(2)] for _ in range(count)]
         return [{"prompt": text(draw.randint(30, 130)), "chosen": text(a), "rejected": text(b)} for a, b in lengths]
     if workload.kind == "grpo":
@@ -155,7 +157,7 @@ def tokens_of(workload: Workload) -> dict[str, float]:
         targets = distinct - 20 * workload.rows
         padded = sum(len(group) * max(group) for group in lengths) / len(groups)
         return {"distinct": distinct, "padded": padded, "gflop": 6 * (distinct * body + targets * head) / 1e9}
-    if workload.kind == "dpo":
+    if workload.kind in ("dpo", "reward"):
         prompts, chosen, rejected = ([len(row[k].split()) for row in rows] for k in ("prompt", "chosen", "rejected"))
         steps = len(rows) / workload.rows
         targets = (sum(chosen) + sum(rejected) + 2 * len(rows)) / steps
@@ -163,7 +165,8 @@ def tokens_of(workload: Workload) -> dict[str, float]:
         longest = [p + max(a, b) + 1 for p, a, b in zip(prompts, chosen, rejected, strict=True)]
         batches = [longest[i : i + workload.rows] for i in range(0, len(rows), workload.rows)]
         padded = sum(2 * len(b) * max(b) for b in batches) / len(batches)
-        return {"distinct": distinct, "padded": padded, "gflop": 8 * (distinct * body + targets * head) / 1e9}
+        needed = 8 * (distinct * body + targets * head) if workload.kind == "dpo" else 6 * distinct * body
+        return {"distinct": distinct, "padded": padded, "gflop": needed / 1e9}
     prompt = 512.0 if workload.kind == "sample" else sum(len(r["prompt"].split()) for r in rows) / len(rows)
     prompts = 1 if workload.kind == "sample" else workload.rows
     new = prompts * workload.group * workload.new_tokens
