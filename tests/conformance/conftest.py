@@ -22,7 +22,7 @@ def perturb(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def peer_model(tiny_folder: Path) -> Callable[..., Any]:
     """Models as TRL gets them; perturbed=True is the policy."""
 
@@ -35,16 +35,16 @@ def peer_model(tiny_folder: Path) -> Callable[..., Any]:
     return load
 
 
-@pytest.fixture
-def peer_settings(tmp_path: Path) -> dict[str, Any]:
+@pytest.fixture(scope="session")
+def peer_settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What every config of TRL is given here: no accelerator, float32, nothing recomputed, nothing reported."""
     return {
-        "output_dir": str(tmp_path / "trl"), "use_cpu": True, "bf16": False, "report_to": [], "disable_tqdm": True,
+        "output_dir": str(tmp_path_factory.mktemp("trl")), "use_cpu": True, "bf16": False, "report_to": [], "disable_tqdm": True,
         "activation_checkpointing": False,
     }  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def our_policy(tiny_folder: Path) -> Callable[..., Any]:
     """The perturbed policy as a LanguageModel, with its reference if asked for."""
 
@@ -58,7 +58,7 @@ def our_policy(tiny_folder: Path) -> Callable[..., Any]:
     return load
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def our_side(our_policy: Callable[..., Any]) -> Callable[..., Side]:
     """ours(batch, objective) -> loss, gradients and metrics of the perturbed policy, over micro-batches."""
 
@@ -66,6 +66,7 @@ def our_side(our_policy: Callable[..., Any]) -> Callable[..., Side]:
         from posttrain.averages import Averages
 
         model = (model or our_policy(objective.needs_reference)).eval()
+        model.hf.zero_grad()
         totals, value, metrics = objective.denominators(batch), 0.0, Averages()
         for micro in batch.split(max_tokens):  # several micro-batches, of which TRL knows nothing
             loss, told = objective(model.forward(micro, objective.needs, temperature=objective.temperature), micro, totals)
@@ -77,7 +78,7 @@ def our_side(our_policy: Callable[..., Any]) -> Callable[..., Side]:
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def assert_agree() -> Callable[..., None]:
     """Value, every gradient and the named metrics agree to 1e-5 in float32."""
 

@@ -1,12 +1,17 @@
 """Policy-gradient losses beside TRL's GRPOTrainer: value, gradient of every parameter and metrics on the same rollouts.
 
-Runs in the environment of `make conformance`, where TRL is installed; skipped elsewhere. Where TRL's defaults differ by intent,
-the case says so: its KL term is weighted by the ratio (use_bias_correction_kl), which is the loss `kl_corrected` here; its CISPO
-caps the weight at epsilon_high, which is `clip_max` here (TRL's default of 0.2 is no sensible cap).
+Runs in the environment of `make conformance`, where TRL is installed; skipped elsewhere. The grid is TRL's 8 loss types at both
+levels of the ratio, without KL, with KL, and with KL weighted by the ratio. Different by intent:
+- TRL's KL term is by default weighted by the ratio (use_bias_correction_kl), which is the loss `kl_corrected` here.
+- TRL's CISPO caps the weight at epsilon_high, which is `clip_max` here (TRL's default of 0.2 is no sensible cap); its
+  cispo_clip_ratio leaves out capped weights of negative advantages, which are capped all the same and are told here.
+- clip_ratio/* of a ratio of sequences is the share of tokens here, as at the other levels, and of sequences in TRL.
+- Not told here: clip_ratio/low_min and high_max, extremes over sequences; vespo/phi_seq_mean; policy_loss, which is loss/NAME.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,37 +26,40 @@ ADVANTAGES = [[0.9, -1.1, 0.2], [-0.7, 1.3, -0.6]]
 MAX_LENGTH = 8
 CLIP = {"name": "clipped"}
 CLIPPED = ("clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean")
-# our losses, our aggregation, TRL's settings, metrics compared
-CASES: dict[str, tuple[list[Any], str, dict[str, Any], tuple[str, ...]]] = {
-    "grpo": ([CLIP], "sequence_mean", {"loss_type": "grpo"}, CLIPPED),
-    "bnpo": ([CLIP], "token_mean", {"loss_type": "bnpo"}, CLIPPED),
-    "dapo": ([{**CLIP, "clip_high": 0.28}], "token_mean", {"loss_type": "dapo", "epsilon_high": 0.28}, CLIPPED),
-    "dr_grpo": ([CLIP], "fixed_length", {"loss_type": "dr_grpo"}, CLIPPED),
-    "gspo": (
-        [{**CLIP, "level": "sequence", "clip_low": 0.03}], "sequence_mean",
-        {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 0.03}, (),
+# our loss and settings by its bound (how far a ratio may leave 1), our aggregation, TRL's settings by the same bound
+LOSS_TYPES: dict[str, tuple[Callable[[float], dict[str, Any]], str, Callable[[float], dict[str, Any]]]] = {
+    **{
+        name: (lambda b: {**CLIP, "clip_low": b}, aggregation, lambda b: {"epsilon": b})
+        for name, aggregation in (
+            ("grpo", "sequence_mean"), ("bnpo", "token_mean"), ("dr_grpo", "fixed_length"), ("luspo", "sequence_sum"),
+        )
+    },
+    "dapo": (
+        lambda b: {**CLIP, "clip_low": b, "clip_high": 1.4 * b}, "token_mean",
+        lambda b: {"epsilon": b, "epsilon_high": 1.4 * b},
     ),
-    "two-sided": ([{**CLIP, "clip_max": 1.25}], "sequence_mean", {"loss_type": "grpo", "delta": 1.25}, ()),
-    "cispo": ([{"name": "cispo", "clip_max": 1.1}], "token_mean", {"loss_type": "cispo", "epsilon_high": 1.1}, ()),
-    "kl": (
-        [CLIP, {"name": "kl", "weight": 0.4}], "sequence_mean",
-        {"loss_type": "grpo", "beta": 0.4, "use_bias_correction_kl": False}, ("kl",),
+    "cispo": (lambda b: {"name": "cispo", "clip_max": 1 + b / 2}, "token_mean", lambda b: {"epsilon_high": 1 + b / 2}),
+    "sapo": (lambda b: {"name": "sapo"}, "sequence_mean", lambda b: {}),
+    "vespo": (lambda b: {"name": "vespo"}, "token_mean", lambda b: {}),  # always of the sequence's whole ratio
+}  # fmt: skip
+CLIPPING = ("grpo", "bnpo", "dr_grpo", "luspo", "dapo")
+BOUNDS = {"token": 0.1, "sequence": 0.02}
+KL: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
+    "no kl": ([], {}),
+    "kl": ([{"name": "kl", "weight": 0.4}], {"beta": 0.4, "use_bias_correction_kl": False}),
+    "corrected kl": ([{"name": "kl_corrected", "weight": 0.4}], {"beta": 0.4}),
+}
+# our losses, our aggregation, TRL's settings
+CASES: dict[str, tuple[list[Any], str, dict[str, Any]]] = {
+    "two-sided": (
+        [{**CLIP, "clip_low": 0.05, "clip_max": 1.1}], "sequence_mean", {"loss_type": "grpo", "epsilon": 0.05, "delta": 1.1},
     ),
-    "corrected kl": (
-        [CLIP, {"name": "kl_corrected", "weight": 0.4}], "sequence_mean", {"loss_type": "grpo", "beta": 0.4}, ("kl",),
+    "gmpo": ([{"name": "gmpo"}], "sequence_mean", {"trainer": "GMPO"}),
+    "rloo": ([{**CLIP, "level": "sequence_sum"}], "sequence_mean", {"trainer": "RLOO"}),
+    "entropy": (
+        [CLIP, {"name": "entropy_bonus", "weight": 0.3, "aggregation": "token_mean"}], "sequence_mean",
+        {"loss_type": "grpo", "entropy_coef": 0.3},
     ),
-    "sapo": ([{"name": "sapo"}], "sequence_mean", {"loss_type": "sapo"}, ()),
-    "vespo": ([{"name": "vespo"}], "token_mean", {"loss_type": "vespo"}, ()),
-    "luspo": (
-        [{**CLIP, "level": "sequence"}], "sequence_sum",
-        {"loss_type": "luspo", "importance_sampling_level": "sequence"}, (),
-    ),
-    "gmpo": ([{"name": "gmpo"}], "sequence_mean", {"trainer": "GMPO"}, ()),
-    "rloo": (
-        [{**CLIP, "level": "sequence_sum"}], "sequence_mean", {"trainer": "RLOO"}, (),
-    ),
-    "entropy": ([CLIP, {"name": "entropy_bonus", "weight": 0.3, "aggregation": "token_mean"}], "sequence_mean",
-                {"loss_type": "grpo", "entropy_coef": 0.3}, ()),
 }  # fmt: skip
 
 
@@ -87,6 +95,7 @@ def theirs(policy: Any, reference: Any, settings: dict[str, Any], base: dict[str
     from datasets import Dataset
 
     settings = dict(settings)
+    policy.eval().zero_grad()
     config_class, trainer_class = _classes(settings.pop("trainer", "GRPO"))
     config = config_class(
         per_device_train_batch_size=6, num_generations=3, max_completion_length=MAX_LENGTH, **base, **settings
@@ -113,11 +122,10 @@ def theirs(policy: Any, reference: Any, settings: dict[str, Any], base: dict[str
         "old_logps": torch.tensor([float(x.sum()) for x in _old(policy)]),
         "num_items_in_batch": torch.tensor(float(sum(map(len, completions)))),
     }
-    policy.eval()
     loss = trainer._compute_loss(policy, inputs)
     loss.backward()
     told = {k: v[-1] for k, v in trainer._metrics["eval"].items() if v}
-    return float(loss), {name: p.grad for name, p in policy.named_parameters()}, told
+    return float(loss.detach()), {name: p.grad for name, p in policy.named_parameters()}, told
 
 
 def batch(policy: Any) -> Any:
@@ -131,15 +139,39 @@ def batch(policy: Any) -> Any:
     return Batch([Tree.build(sequences[:3]), Tree.build(sequences[3:])])
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_value_gradient_and_metrics(
-    case: str, peer_model: Any, peer_settings: Any, our_side: Any, assert_agree: Any, tiny_tokenizer: Any
-) -> None:
+@pytest.fixture(scope="module")
+def compare(peer_model: Any, peer_settings: Any, our_policy: Any, our_side: Any, assert_agree: Any, tiny_tokenizer: Any) -> Any:
+    """compare(our losses, aggregation, TRL's settings, metrics): both sides agree; returns our metrics."""
     from posttrain.recipe import component
     from posttrain.training.objective import Objective
 
-    losses, aggregation, settings, metrics = CASES[case]
-    objective = Objective([component(x, "losses") for x in losses], aggregation=aggregation, max_length=MAX_LENGTH)  # type: ignore[arg-type]
-    ours = our_side(batch(peer_model()), objective)
-    other = theirs(peer_model(), peer_model(perturbed=False), settings, peer_settings, tiny_tokenizer)
-    assert_agree(ours, other, (*metrics, "entropy"))
+    policy, reference, model = peer_model(), peer_model(perturbed=False), our_policy(reference=True)
+    rollouts = batch(policy)
+
+    def check(losses: list[Any], aggregation: Any, settings: dict[str, Any], metrics: tuple[str, ...] = ()) -> dict[str, float]:
+        objective = Objective([component(x, "losses") for x in losses], aggregation=aggregation, max_length=MAX_LENGTH)
+        ours = our_side(rollouts, objective, model=model)
+        assert_agree(ours, theirs(policy, reference, settings, peer_settings, tiny_tokenizer), (*metrics, "entropy"))
+        return ours[2]
+
+    return check
+
+
+@pytest.mark.parametrize("kl", KL)
+@pytest.mark.parametrize("level", BOUNDS)
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_grid(loss_type: str, level: str, kl: str, compare: Any) -> None:
+    ours, aggregation, peers = LOSS_TYPES[loss_type]
+    leveled = {} if loss_type == "vespo" else {"level": level}
+    terms, peers_kl = KL[kl]
+    terms = [term | {"level": level} if term["name"] == "kl_corrected" else term for term in terms]
+    settings = {"loss_type": loss_type, "importance_sampling_level": level, **peers(BOUNDS[level]), **peers_kl}
+    metrics = (("kl",) if terms else ()) + (CLIPPED if loss_type in CLIPPING and level == "token" else ())
+    told = compare([ours(BOUNDS[level]) | leveled, *terms], aggregation, settings, metrics)
+    for name in ("clip_ratio/low_mean", "clip_ratio/high_mean", "cispo_clip_ratio"):
+        assert 0 < told.get(name, 0.5) < 1  # else the case would not tell a bound from none
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_beyond_the_grid(case: str, compare: Any) -> None:
+    compare(*CASES[case])

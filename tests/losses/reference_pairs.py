@@ -22,8 +22,13 @@ def f(x: float, kind: str, a: float) -> float:
     }[kind]()
 
 
-def dpo(p: dict, beta: float = 0.1, e: float = 0.0, kind: str = "reverse_kl", a: float = 0.5) -> float:
-    d = beta * (f(p["c"], kind, a) - f(p["r"], kind, a))
+def under(p: dict, kind: str = "reverse_kl", a: float = 0.5) -> dict:
+    """The pair with the scores of a divergence in place of its log-ratios."""
+    return p | {k: f(p[k], kind, a) for k in "cr"}
+
+
+def dpo(p: dict, beta: float = 0.1, e: float = 0.0) -> float:
+    d = beta * (p["c"] - p["r"])
     return -(1 - e) * ls(d) - e * ls(-d)
 
 
@@ -57,8 +62,8 @@ def hinge_dpo(p: dict, beta: float = 0.1) -> float:
 
 
 def exo(p: dict, beta: float = 0.1, e: float = 1e-3) -> float:
-    q = s(beta * (p["c"] - p["r"]))
-    return q * log(q / (1 - e)) + (1 - q) * log((1 - q) / e)
+    d = beta * (p["c"] - p["r"])
+    return s(d) * (ls(d) - log(1 - e)) + s(-d) * (ls(-d) - log(e))
 
 
 def nca(p: dict, beta: float = 0.1) -> float:

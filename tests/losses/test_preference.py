@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from posttrain import registry
 from posttrain.config import Component
 from posttrain.data.forest import Batch, Forest, TokenSequence, Tree
 from posttrain.errors import ConfigError
+from posttrain.losses.divergence import score
 from posttrain.training.objective import Objective
 
 _spec = importlib.util.spec_from_file_location("pair_reference", Path(__file__).with_name("reference_pairs.py"))
@@ -25,9 +27,18 @@ _spec.loader.exec_module(reference)
 CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("dpo", {}, {}),
     ("dpo", {"beta": 0.5, "label_smoothing": 0.2}, {"beta": 0.5, "e": 0.2}),
-    ("dpo", {"divergence": "forward_kl"}, {"kind": "forward_kl"}),
-    ("dpo", {"divergence": "js"}, {"kind": "js"}),
-    ("dpo", {"divergence": "alpha", "alpha": 0.7}, {"kind": "alpha", "a": 0.7}),
+    *(
+        (name, {**settings, **divergence}, {**theirs, "under": kind})
+        for name, settings, theirs in (
+            ("dpo", {"label_smoothing": 0.2}, {"e": 0.2}), ("robust_dpo", {"beta": 0.3}, {"beta": 0.3}), ("dpo_norm", {}, {}),
+            ("ipo", {}, {}), ("hinge_dpo", {}, {}), ("exo", {"label_smoothing": 0.01}, {"e": 0.01}),
+            ("discopop", {"beta": 0.002, "temperature": 0.1}, {"beta": 0.002, "tau": 0.1}),
+        )
+        for divergence, kind in (
+            ({"divergence": "forward_kl"}, ("forward_kl",)), ({"divergence": "js"}, ("js",)),
+            ({"divergence": "alpha", "alpha": 0.3}, ("alpha", 0.3)),
+        )
+    ),
     *((name, {}, {}) for name in (
         "robust_dpo", "dpo_norm", "r_dpo", "dpop", "cal_dpo", "ipo", "hinge_dpo", "exo", "nca", "bco_pair", "sppo", "apo_zero",
         "apo_down", "discopop", "npo", "simpo", "alphapo", "cpo", "orpo", "chosen_nll",
@@ -73,7 +84,8 @@ class Pairs:
             chosen, rejected = math.fsum(self.logprobs[2 * i]), math.fsum(self.logprobs[2 * i + 1])
             c, r = chosen - math.fsum(self.ref[2 * i]), rejected - math.fsum(self.ref[2 * i + 1])
             pair = {"chosen": chosen, "rejected": rejected, "c": c, "r": r, "n": n, "m": m}
-            values.append(getattr(reference, name)(pair, **settings))
+            pair = reference.under(pair, *settings.get("under", ()))
+            values.append(getattr(reference, name)(pair, **{k: v for k, v in settings.items() if k != "under"}))
         return math.fsum(values) / len(values)
 
 
@@ -156,6 +168,71 @@ def test_hand_worked_numbers() -> None:
     assert {k: round(float(v), 6) for k, v in told.items()} == {
         "rewards/chosen": 0.2, "rewards/rejected": -0.1, "rewards/margins": 0.3, "rewards/accuracies": 1.0,
     }  # fmt: skip
+
+
+DIVERGING = ("dpo", "robust_dpo", "dpo_norm", "ipo", "hinge_dpo", "exo", "discopop")
+
+
+def test_losses_that_subtract_two_completions_take_a_divergence_and_no_others() -> None:
+    """Beyond a difference, as in nca or apo, the unknown constant of the prompt would stay."""
+    settings = {name: entry.settings for name, entry in registry.losses.entries().items()}
+    assert {name for name, s in settings.items() if {"divergence", "alpha"} <= s.keys()} == set(DIVERGING)
+
+
+@pytest.mark.parametrize("x", [-200.0, -60.0, -3.0, -1e-4, 0.0, 1e-4, 2.0, 200.0])
+def test_scores_of_divergences(x: float) -> None:
+    """The derivative is f''(u) u > 0; alpha's ends are forward and reverse KL, and nothing jumps on the way; float32."""
+    at = torch.tensor([x], requires_grad=True)
+    for divergence, alpha, slope in (
+        ("reverse_kl", None, 1.0), ("forward_kl", None, math.exp(-x)), ("js", None, 1 / (1 + math.exp(x))),
+        ("alpha", None, math.exp(-x / 2)), ("alpha", 0.3, math.exp(-0.7 * x)), ("alpha", -1.0, math.exp(-2 * x)),
+    ):  # fmt: skip
+        value = score(at, divergence, alpha)
+        (gradient,) = torch.autograd.grad(value.sum(), at)
+        assert torch.isfinite(value).all()
+        bounded = math.log(max(slope, 1e-300)) > 80
+        assert float(gradient) == pytest.approx(0.0 if bounded else slope, rel=1e-4, abs=1e-30)
+    for alpha, end in ((0.0, "forward_kl"), (1.0, "reverse_kl"), (1 - 1e-9, "reverse_kl")):
+        torch.testing.assert_close(score(at, "alpha", alpha), score(at, end, None), rtol=1e-5, atol=0)
+    torch.testing.assert_close(score(at, "alpha", None), score(at, "alpha", 0.5))
+
+
+@pytest.mark.parametrize("name", DIVERGING)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"divergence": "alpha", "alpha": 2.0}, "alpha is 2.0; it must be at most 1"),
+        ({"divergence": "alpha", "alpha": math.nan}, "alpha is nan; it must be at most 1"),
+        ({"divergence": "alpha", "alpha": -math.inf}, "alpha is -inf; it must be at most 1"),
+        ({"alpha": 0.7}, "alpha is 0.7, but divergence reverse_kl has none; leave it out or set divergence: alpha"),
+        ({"divergence": "js", "alpha": 0.7}, "alpha is 0.7, but divergence js has none"),
+        ({"divergence": "kl"}, "'kl' is not a choice; Known: alpha, forward_kl, js, reverse_kl"),
+    ],
+)
+def test_divergences_that_cannot_be_are_refused_before_weights_load(name: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        objective(name, settings)
+
+
+def test_the_optimum_under_a_divergence_is_where_its_scores_are_the_rewards() -> None:
+    """Two responses whose rewards differ by 1: beta (f(c) - f(r)) = 1 at the optimum, whatever the divergence."""
+    dpo, ref = registry.losses.get("dpo"), torch.tensor([0.3, 0.7]).double().log()
+    cases: list[dict[str, Any]] = [
+        {}, {"divergence": "forward_kl"}, {"divergence": "js"}, {"divergence": "alpha", "alpha": 0.3},
+    ]  # fmt: skip
+    for settings in cases:
+        low, high = -20.0, 20.0
+        for _ in range(100):  # the gradient of the expected loss grows with the logit
+            logit = torch.tensor((low + high) / 2, dtype=torch.float64, requires_grad=True)
+            pi = torch.stack([logit, torch.zeros_like(logit)]).log_softmax(0)
+            likes = torch.sigmoid(torch.tensor(1.0, dtype=torch.float64))
+            first, second = (dpo(pi[i], pi[1 - i], ref[i], ref[1 - i], **settings)[0] for i in (0, 1))
+            (slope,) = torch.autograd.grad(likes * first + (1 - likes) * second, logit)
+            middle = float(logit.detach())
+            low, high = (low, middle) if slope > 0 else (middle, high)
+        c, r = (pi - ref).tolist()
+        kind, alpha = settings.get("divergence", "reverse_kl"), settings.get("alpha", math.nan)
+        assert 0.1 * (reference.f(c, kind, alpha) - reference.f(r, kind, alpha)) == pytest.approx(1.0, abs=1e-8)
 
 
 def test_dpo_on_exact_preferences_lands_on_the_tilted_reference() -> None:

@@ -4,6 +4,7 @@ Inputs, each [P], one number a pair, in nats: `chosen`, `rejected`, the log-prob
 their tokens); `ref_chosen`, `ref_rejected`, the same under the frozen reference; `chosen_length`, `rejected_length`, tokens;
 `gold`, `gold_length` of a triple's reference text; `margin`, how far apart the data say that the two are.
 Throughout  c = chosen - ref_chosen  and  r = rejected - ref_rejected  are log-ratios, and s is the logistic function.
+Losses that take `divergence` read f(c) and f(r) of `divergence.score` instead; the rewards that are told stay beta c, beta r.
 """
 
 from __future__ import annotations
@@ -14,25 +15,15 @@ from typing import Literal
 from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
+from posttrain.losses.divergence import score
 from posttrain.losses.inputs import Metrics, PerBatch, PerPair
 from posttrain.registry import losses
 
 
-def _told(chosen_reward: Tensor, rejected_reward: Tensor) -> Metrics:
+def reward_metrics(chosen_reward: Tensor, rejected_reward: Tensor) -> Metrics:
     """What every pair loss tells: implied rewards, their margin, and whether the chosen one is ahead (TRL's names)."""
     c, r = chosen_reward.detach(), rejected_reward.detach()
     return {"rewards/chosen": c, "rewards/rejected": r, "rewards/margins": c - r, "rewards/accuracies": (c > r).to(c.dtype)}
-
-
-def _score(log_ratio: Tensor, divergence: str, alpha: float) -> Tensor:
-    """f'(u) of the divergence at u = e^log_ratio, up to a constant (f-DPO, arXiv 2309.16240)."""
-    if divergence == "reverse_kl":
-        return log_ratio
-    if divergence == "forward_kl":
-        return 1 - (-log_ratio).clamp(max=80).exp()  # beyond e^80 float32 overflows
-    if divergence == "js":
-        return math.log(2) + logsigmoid(log_ratio)
-    return (((alpha - 1) * log_ratio).clamp(max=80).exp() - 1) / (alpha - 1)
 
 
 @losses.register
@@ -45,17 +36,18 @@ def dpo(
     beta: float = 0.1,
     label_smoothing: float = 0.0,
     divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl",
-    alpha: float = 0.5,
+    alpha: float | None = None,
 ) -> tuple[PerPair, Metrics]:
     """Direct preference optimisation (arXiv 2305.18290), also conservative DPO and f-DPO.
 
     l = -(1 - e) log s(beta D) - e log s(-beta D),  D = f(c) - f(r), e = label_smoothing: the share of labels believed to be
-    the wrong way round. f is the identity for reverse_kl; forward_kl 1 - e^-x; js log 2 + log s(x);
-    alpha (e^((alpha-1) x) - 1) / (alpha - 1) (arXiv 2309.16240). At the start l = log 2.
+    the wrong way round. f is of the divergence that holds the policy to its reference (f-DPO, arXiv 2309.16240):
+    reverse_kl x, the identity; forward_kl 1 - e^-x; js log 2 + log s(x); alpha (e^((alpha-1) x) - 1) / (alpha - 1), with
+    alpha at most 1, 0.5 if left out; 0 is forward_kl, 1 is reverse_kl. Exponents are bounded by 80. At the start l = log 2.
     """
     c, r = chosen - ref_chosen, rejected - ref_rejected
-    d = beta * (_score(c, divergence, alpha) - _score(r, divergence, alpha))
-    return -(1 - label_smoothing) * logsigmoid(d) - label_smoothing * logsigmoid(-d), _told(beta * c, beta * r)
+    d = beta * (score(c, divergence, alpha) - score(r, divergence, alpha))
+    return -(1 - label_smoothing) * logsigmoid(d) - label_smoothing * logsigmoid(-d), reward_metrics(beta * c, beta * r)
 
 
 @losses.register
@@ -67,7 +59,7 @@ def odpo(
     l = -log s(beta (c - r) - alpha margin), margin from the data's column of that name.
     """
     c, r = beta * (chosen - ref_chosen), beta * (rejected - ref_rejected)
-    return -logsigmoid(c - r - alpha * margin), _told(c, r)
+    return -logsigmoid(c - r - alpha * margin), reward_metrics(c, r)
 
 
 @losses.register
@@ -95,32 +87,54 @@ def tdpo(
     else:
         shift = alpha * (rejected_forward_kl - chosen_forward_kl.detach())
     told = {"kl/chosen": chosen_forward_kl.detach(), "kl/rejected": rejected_forward_kl.detach()}
-    return -logsigmoid(beta * (c - r - shift)), _told(beta * c, beta * r) | told
+    return -logsigmoid(beta * (c - r - shift)), reward_metrics(beta * c, beta * r) | told
 
 
 @losses.register
 def robust_dpo(
-    chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1, label_smoothing: float = 0.1
+    chosen,
+    rejected,
+    ref_chosen,
+    ref_rejected,
+    *,
+    beta: float = 0.1,
+    label_smoothing: float = 0.1,
+    divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl",
+    alpha: float | None = None,
 ) -> tuple[PerPair, Metrics]:
     """DPO that is unbiased when a share e = label_smoothing below one half of the labels is flipped (arXiv 2403.00409).
 
-    l = (-(1 - e) log s(beta D) + e log s(-beta D)) / (1 - 2 e),  D = c - r.
+    l = (-(1 - e) log s(beta D) + e log s(-beta D)) / (1 - 2 e),  D = f(c) - f(r), f by divergence as in dpo.
     """
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(f"label_smoothing is {label_smoothing}; it is the share of flipped labels, at least 0 and below 0.5")
     c, r = chosen - ref_chosen, rejected - ref_rejected
-    d = beta * (c - r)
+    d = beta * (score(c, divergence, alpha) - score(r, divergence, alpha))
     value = (label_smoothing * logsigmoid(-d) - (1 - label_smoothing) * logsigmoid(d)) / (1 - 2 * label_smoothing)
-    return value, _told(beta * c, beta * r)
+    return value, reward_metrics(beta * c, beta * r)
 
 
 @losses.register
 def dpo_norm(
-    chosen, rejected, ref_chosen, ref_rejected, chosen_length, rejected_length, *, beta: float = 2.0
+    chosen,
+    rejected,
+    ref_chosen,
+    ref_rejected,
+    chosen_length,
+    rejected_length,
+    *,
+    beta: float = 2.0,
+    divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl",
+    alpha: float | None = None,
 ) -> tuple[PerPair, Metrics]:
-    """Length-normalised DPO (Tulu 3, arXiv 2411.15124): l = -log s(beta (c / |chosen| - r / |rejected|))."""
-    c, r = (chosen - ref_chosen) / chosen_length, (rejected - ref_rejected) / rejected_length
-    return -logsigmoid(beta * (c - r)), _told(beta * c, beta * r)
+    """Length-normalised DPO (Tulu 3, arXiv 2411.15124).
+
+    l = -log s(beta (f(c) / |chosen| - f(r) / |rejected|)), f by divergence as in dpo. The rewards told are a token's,
+    beta c / |chosen|.
+    """
+    c, r = chosen - ref_chosen, rejected - ref_rejected
+    d = score(c, divergence, alpha) / chosen_length - score(r, divergence, alpha) / rejected_length
+    return -logsigmoid(beta * d), reward_metrics(beta * c / chosen_length, beta * r / rejected_length)
 
 
 @losses.register
@@ -132,7 +146,7 @@ def r_dpo(
     l = -log s(beta (c - r) + alpha (|chosen| - |rejected|)): where the chosen one is longer, less is left to learn.
     """
     c, r = chosen - ref_chosen, rejected - ref_rejected
-    return -logsigmoid(beta * (c - r) + alpha * (chosen_length - rejected_length)), _told(beta * c, beta * r)
+    return -logsigmoid(beta * (c - r) + alpha * (chosen_length - rejected_length)), reward_metrics(beta * c, beta * r)
 
 
 @losses.register
@@ -142,7 +156,7 @@ def dpop(chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1, penal
     l = -log s(beta (c - r - penalty max(0, -c))).
     """
     c, r = chosen - ref_chosen, rejected - ref_rejected
-    return -logsigmoid(beta * (c - r - penalty * relu(-c))), _told(beta * c, beta * r)
+    return -logsigmoid(beta * (c - r - penalty * relu(-c))), reward_metrics(beta * c, beta * r)
 
 
 @losses.register
@@ -153,43 +167,75 @@ def cal_dpo(chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.001) 
     """
     c, r = chosen - ref_chosen, rejected - ref_rejected
     goal = 1 / (2 * beta)
-    return -logsigmoid(c - r) + (c - goal).square() + (r + goal).square(), _told(beta * c, beta * r)
+    return -logsigmoid(c - r) + (c - goal).square() + (r + goal).square(), reward_metrics(beta * c, beta * r)
 
 
 @losses.register
 def ipo(
-    chosen, rejected, ref_chosen, ref_rejected, chosen_length, rejected_length, *, beta: float = 0.1
+    chosen,
+    rejected,
+    ref_chosen,
+    ref_rejected,
+    chosen_length,
+    rejected_length,
+    *,
+    beta: float = 0.1,
+    divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl",
+    alpha: float | None = None,
 ) -> tuple[PerPair, Metrics]:
     """Identity preference optimisation (arXiv 2310.12036), on log-ratios a token as its authors' code has it.
 
-    l = (c / |chosen| - r / |rejected| - 1/(2 beta))^2: the gap is driven to a finite goal instead of to infinity.
+    l = (f(c) / |chosen| - f(r) / |rejected| - 1/(2 beta))^2: the gap is driven to a finite goal instead of to infinity.
+    f by divergence as in dpo. The rewards told are a token's, beta c / |chosen|.
     """
-    c, r = (chosen - ref_chosen) / chosen_length, (rejected - ref_rejected) / rejected_length
-    return (c - r - 1 / (2 * beta)).square(), _told(beta * c, beta * r)
+    c, r = chosen - ref_chosen, rejected - ref_rejected
+    d = score(c, divergence, alpha) / chosen_length - score(r, divergence, alpha) / rejected_length
+    return (d - 1 / (2 * beta)).square(), reward_metrics(beta * c / chosen_length, beta * r / rejected_length)
 
 
 @losses.register
-def hinge_dpo(chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1) -> tuple[PerPair, Metrics]:
-    """The hinge of SLiC with DPO's log-ratios (arXiv 2309.06657): l = max(0, 1 - beta (c - r))."""
+def hinge_dpo(
+    chosen,
+    rejected,
+    ref_chosen,
+    ref_rejected,
+    *,
+    beta: float = 0.1,
+    divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl",
+    alpha: float | None = None,
+) -> tuple[PerPair, Metrics]:
+    """The hinge of SLiC with DPO's log-ratios (arXiv 2309.06657).
+
+    l = max(0, 1 - beta (f(c) - f(r))), f by divergence as in dpo.
+    """
     c, r = chosen - ref_chosen, rejected - ref_rejected
-    return relu(1 - beta * (c - r)), _told(beta * c, beta * r)
+    return relu(1 - beta * (score(c, divergence, alpha) - score(r, divergence, alpha))), reward_metrics(beta * c, beta * r)
 
 
 @losses.register
 def exo(
-    chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1, label_smoothing: float = 1e-3
+    chosen,
+    rejected,
+    ref_chosen,
+    ref_rejected,
+    *,
+    beta: float = 0.1,
+    label_smoothing: float = 1e-3,
+    divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl",
+    alpha: float | None = None,
 ) -> tuple[PerPair, Metrics]:
     """Exact optimisation: reverse KL between the pair's two-way distributions (arXiv 2402.00856).
 
-    l = s(d) (log s(d) - log(1 - e)) + s(-d) (log s(-d) - log e),  d = beta (c - r), e = label_smoothing above 0.
+    l = s(d) (log s(d) - log(1 - e)) + s(-d) (log s(-d) - log e),  d = beta (f(c) - f(r)), f by divergence as in
+    dpo, e = label_smoothing above 0.
     """
     if not 0 < label_smoothing < 1:
         raise ValueError(f"label_smoothing is {label_smoothing}; of exo it must be above 0 (1e-3 is usual) and below 1")
     c, r = chosen - ref_chosen, rejected - ref_rejected
-    d = beta * (c - r)
+    d = beta * (score(c, divergence, alpha) - score(r, divergence, alpha))
     up = d.sigmoid() * (logsigmoid(d) - math.log1p(-label_smoothing))
     down = (-d).sigmoid() * (logsigmoid(-d) - math.log(label_smoothing))
-    return up + down, _told(beta * c, beta * r)
+    return up + down, reward_metrics(beta * c, beta * r)
 
 
 @losses.register
@@ -199,7 +245,7 @@ def nca(chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1) -> tup
     l = -log s(beta c) - 1/2 log s(-beta c) - 1/2 log s(-beta r): absolute rewards, not just their gap.
     """
     c, r = beta * (chosen - ref_chosen), beta * (rejected - ref_rejected)
-    return -logsigmoid(c) - 0.5 * logsigmoid(-c) - 0.5 * logsigmoid(-r), _told(c, r)
+    return -logsigmoid(c) - 0.5 * logsigmoid(-c) - 0.5 * logsigmoid(-r), reward_metrics(c, r)
 
 
 @losses.register
@@ -209,7 +255,7 @@ def bco_pair(chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1) -
     l = -log s(beta c) - log s(-beta r).
     """
     c, r = beta * (chosen - ref_chosen), beta * (rejected - ref_rejected)
-    return -logsigmoid(c) - logsigmoid(-r), _told(c, r)
+    return -logsigmoid(c) - logsigmoid(-r), reward_metrics(c, r)
 
 
 @losses.register
@@ -217,7 +263,7 @@ def sppo(chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1) -> tu
     """Self-play preference optimisation with hard wins (arXiv 2405.00675): l = (c - 1/(2 beta))^2 + (r + 1/(2 beta))^2."""
     c, r = chosen - ref_chosen, rejected - ref_rejected
     goal = 1 / (2 * beta)
-    return (c - goal).square() + (r + goal).square(), _told(beta * c, beta * r)
+    return (c - goal).square() + (r + goal).square(), reward_metrics(beta * c, beta * r)
 
 
 @losses.register
@@ -227,7 +273,7 @@ def apo_zero(chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1) -
     l = 1 - s(beta c) + s(beta r): raises the chosen, lowers the rejected.
     """
     c, r = beta * (chosen - ref_chosen), beta * (rejected - ref_rejected)
-    return 1 - c.sigmoid() + r.sigmoid(), _told(c, r)
+    return 1 - c.sigmoid() + r.sigmoid(), reward_metrics(c, r)
 
 
 @losses.register
@@ -237,21 +283,29 @@ def apo_down(chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1) -
     l = s(beta c) + 1 - s(beta (c - r)): lowers both, the rejected more.
     """
     c, r = beta * (chosen - ref_chosen), beta * (rejected - ref_rejected)
-    return c.sigmoid() + 1 - (c - r).sigmoid(), _told(c, r)
+    return c.sigmoid() + 1 - (c - r).sigmoid(), reward_metrics(c, r)
 
 
 @losses.register
 def discopop(
-    chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.05, temperature: float = 0.05
+    chosen,
+    rejected,
+    ref_chosen,
+    ref_rejected,
+    *,
+    beta: float = 0.05,
+    temperature: float = 0.05,
+    divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl",
+    alpha: float | None = None,
 ) -> tuple[PerPair, Metrics]:
     """DiscoPOP's log-ratio modulated loss, found by a search over programs (arXiv 2406.08414).
 
-    l = (1 - m) (-log s(d)) + m e^-d,  m = s(d / temperature), d = beta (c - r).
+    l = (1 - m) (-log s(d)) + m e^-d,  m = s(d / temperature), d = beta (f(c) - f(r)), f by divergence as in dpo.
     """
-    c, r = beta * (chosen - ref_chosen), beta * (rejected - ref_rejected)
-    d = c - r
+    c, r = chosen - ref_chosen, rejected - ref_rejected
+    d = beta * (score(c, divergence, alpha) - score(r, divergence, alpha))
     mix = (d / temperature).sigmoid()
-    return -(1 - mix) * logsigmoid(d) + mix * (-d).exp(), _told(c, r)
+    return -(1 - mix) * logsigmoid(d) + mix * (-d).exp(), reward_metrics(beta * c, beta * r)
 
 
 @losses.register
@@ -277,7 +331,7 @@ def aot(
     """
     d = beta * ((chosen - rejected).sort().values - (ref_chosen - ref_rejected).sort().values)
     value = -(1 - label_smoothing) * logsigmoid(d) - label_smoothing * logsigmoid(-d)
-    return value, _told(beta * (chosen - ref_chosen), beta * (rejected - ref_rejected))
+    return value, reward_metrics(beta * (chosen - ref_chosen), beta * (rejected - ref_rejected))
 
 
 @losses.register
@@ -290,99 +344,4 @@ def aot_unpaired(
     """
     c, r = beta * (chosen - ref_chosen), beta * (rejected - ref_rejected)
     d = c.sort().values - r.sort().values
-    return -(1 - label_smoothing) * logsigmoid(d) - label_smoothing * logsigmoid(-d), _told(c, r)
-
-
-# -- without a reference
-
-
-@losses.register
-def simpo(
-    chosen, rejected, chosen_length, rejected_length, *, beta: float = 2.0, gamma: float = 1.0
-) -> tuple[PerPair, Metrics]:
-    """SimPO: average log-probability as the reward, with a margin (arXiv 2405.14734).
-
-    l = -log s(beta chosen / |chosen| - beta rejected / |rejected| - gamma).
-    """
-    c, r = beta * chosen / chosen_length, beta * rejected / rejected_length
-    return -logsigmoid(c - r - gamma), _told(c, r)
-
-
-@losses.register
-def alphapo(
-    chosen, rejected, chosen_length, rejected_length, *, beta: float = 2.0, gamma: float = 1.0, alpha: float = 0.25
-) -> tuple[PerPair, Metrics]:
-    """AlphaPO: SimPO with a reward of another shape (arXiv 2501.03884).
-
-    reward = beta (1 - p^-alpha) / alpha with p the geometric mean probability of a token; alpha to 0 gives SimPO.
-    """
-    c = beta * (1 - (-alpha * chosen / chosen_length).exp()) / alpha
-    r = beta * (1 - (-alpha * rejected / rejected_length).exp()) / alpha
-    return -logsigmoid(c - r - gamma), _told(c, r)
-
-
-@losses.register
-def cpo(chosen, rejected, *, beta: float = 0.1, label_smoothing: float = 0.0) -> tuple[PerPair, Metrics]:
-    """The contrast of CPO (arXiv 2401.08417): DPO with a uniform reference; its authors add chosen_nll with weight 1.
-
-    l = -(1 - e) log s(d) - e log s(-d),  d = beta (chosen - rejected).
-    """
-    d = beta * (chosen - rejected)
-    value = -(1 - label_smoothing) * logsigmoid(d) - label_smoothing * logsigmoid(-d)
-    return value, _told(beta * chosen, beta * rejected)
-
-
-@losses.register
-def orpo(chosen, rejected, chosen_length, rejected_length, *, beta: float = 0.1) -> tuple[PerPair, Metrics]:
-    """The odds-ratio term of ORPO (arXiv 2403.07691); its authors add chosen_nll with weight 1.
-
-    l = -beta log s(log odds(chosen) - log odds(rejected)),  odds = p / (1 - p), p the geometric mean probability of a token.
-    """
-    c, r = chosen / chosen_length, rejected / rejected_length
-    # log odds = log p - log(1 - p); with p near 1 the difference 1 - p is formed by expm1, which does not cancel.
-    odds = (c - r) - ((-c.expm1()).clamp(min=1e-12).log() - (-r.expm1()).clamp(min=1e-12).log())
-    return -beta * logsigmoid(odds), _told(beta * c, beta * r)
-
-
-@losses.register
-def chosen_nll(chosen, chosen_length) -> PerPair:
-    """Likelihood of the chosen completion, to mix with a contrast: l = -chosen / |chosen|, mean nats a token."""
-    return -chosen / chosen_length
-
-
-# -- triples
-
-
-@losses.register
-def tpo(
-    chosen,
-    rejected,
-    chosen_length,
-    rejected_length,
-    *,
-    beta: float = 0.01,
-    gamma: float = 0.5,
-    form: Literal["sigmoid", "hinge", "ipo", "length"] = "sigmoid",
-) -> tuple[PerPair, Metrics]:
-    """The contrast of triple preference optimisation, without a reference (arXiv 2405.16681); add gold_nll for the third text.
-
-    With D = chosen - rejected, and A the same of means a token
-    sigmoid: l = -log s(beta D);  hinge: l = max(0, 1 - beta D);  ipo: l = (A - 1/(2 beta))^2;
-    length (TPO-L): l = -log s(beta A - gamma).
-    """
-    averaged = form in ("ipo", "length")
-    c, r = (chosen / chosen_length, rejected / rejected_length) if averaged else (chosen, rejected)
-    d = c - r
-    if form == "hinge":
-        value = relu(1 - beta * d)
-    elif form == "ipo":
-        value = (d - 1 / (2 * beta)).square()
-    else:
-        value = -logsigmoid(beta * d - (gamma if averaged else 0.0))
-    return value, _told(beta * c, beta * r)
-
-
-@losses.register
-def gold_nll(gold, gold_length) -> PerPair:
-    """Likelihood of a triple's reference text: l = -gold / |gold|, mean nats a token (column reference of the data)."""
-    return -gold / gold_length
+    return -(1 - label_smoothing) * logsigmoid(d) - label_smoothing * logsigmoid(-d), reward_metrics(c, r)

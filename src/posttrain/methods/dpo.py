@@ -52,6 +52,7 @@ def dpo(
       IPO: losses: [{name: ipo, beta: 0.1}]     SimPO: losses: [simpo]     CPO: losses: [cpo, chosen_nll]
       ORPO: losses: [orpo, chosen_nll]          RPO: losses: [dpo, {name: chosen_nll, weight: 1.0}]
       TDPO: losses: [tdpo]    AOT: losses: [aot]    ODPO: losses: [odpo], with a column margin
+      f-DPO: losses: [{name: dpo, divergence: js}], also of hinge_dpo, ipo, dpo_norm, exo, robust_dpo and discopop
       TPO: losses: [tpo, gold_nll], with a column reference
       LD-DPO: tail_weight: 0.5      WPO: on_policy_weight: true      any of them with any loss of pairs
       Step-DPO: rows with initial_reason_steps, chosen, rejected (the next step), or with full_chosen, full_rejected

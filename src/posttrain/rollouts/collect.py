@@ -151,13 +151,12 @@ class Collector:
         stds = [float(np.std(row, ddof=1)) for row in rewards if len(row) > 1]
         flat = [value for row in rewards for value in row]
         averages.add("reward", sum(flat), len(flat))
-        averages.add("reward_std", sum(stds), len(stds))
+        averages.update(_deviation("reward_std", flat))
         averages.add("frac_reward_zero_std", sum(s < 1e-9 for s in stds), len(stds))
         for name in self.rewards.names:
             values = [v for r in rollouts if (v := r.rewards.get(name)) is not None]
             averages.add(f"rewards/{name}/mean", sum(values), len(values))
-            if values:
-                averages.update({f"rewards/{name}/std": float(np.std(values))})
+            averages.update(_deviation(f"rewards/{name}/std", values))
         failures = sum(r.error is not None for r in rollouts)
         averages.update({"rewards/errors": float(failures)})
         return averages
@@ -167,6 +166,11 @@ def trained(prompt_ids: Sequence[int], written: Sequence[int], row: str) -> Toke
     """The training sequence of a completion: the sampled ids as they are, never re-tokenised text, all of them trained."""
     ids = np.array([*prompt_ids, *written], dtype=np.int64)
     return TokenSequence(ids, np.arange(len(ids)) >= len(prompt_ids), row=row)
+
+
+def _deviation(name: str, values: Sequence[float]) -> dict[str, float]:
+    """The Bessel-corrected standard deviation over all completions of the step; nothing where there are fewer than two."""
+    return {name: float(np.std(values, ddof=1))} if len(values) > 1 else {}
 
 
 def _differ(group: RolloutGroup) -> bool:

@@ -1,0 +1,103 @@
+"""Losses of pairs that need no reference model, and what a triple's third text adds. Inputs as in `preference`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch.nn.functional import logsigmoid, relu
+
+from posttrain.losses.inputs import Metrics, PerPair
+from posttrain.losses.preference import reward_metrics
+from posttrain.registry import losses
+
+
+@losses.register
+def simpo(
+    chosen, rejected, chosen_length, rejected_length, *, beta: float = 2.0, gamma: float = 1.0
+) -> tuple[PerPair, Metrics]:
+    """SimPO: average log-probability as the reward, with a margin (arXiv 2405.14734).
+
+    l = -log s(beta chosen / |chosen| - beta rejected / |rejected| - gamma).
+    """
+    c, r = beta * chosen / chosen_length, beta * rejected / rejected_length
+    return -logsigmoid(c - r - gamma), reward_metrics(c, r)
+
+
+@losses.register
+def alphapo(
+    chosen, rejected, chosen_length, rejected_length, *, beta: float = 2.0, gamma: float = 1.0, alpha: float = 0.25
+) -> tuple[PerPair, Metrics]:
+    """AlphaPO: SimPO with a reward of another shape (arXiv 2501.03884).
+
+    reward = beta (1 - p^-alpha) / alpha with p the geometric mean probability of a token; alpha to 0 gives SimPO.
+    """
+    c = beta * (1 - (-alpha * chosen / chosen_length).exp()) / alpha
+    r = beta * (1 - (-alpha * rejected / rejected_length).exp()) / alpha
+    return -logsigmoid(c - r - gamma), reward_metrics(c, r)
+
+
+@losses.register
+def cpo(chosen, rejected, *, beta: float = 0.1, label_smoothing: float = 0.0) -> tuple[PerPair, Metrics]:
+    """The contrast of CPO (arXiv 2401.08417): DPO with a uniform reference; its authors add chosen_nll with weight 1.
+
+    l = -(1 - e) log s(d) - e log s(-d),  d = beta (chosen - rejected).
+    """
+    d = beta * (chosen - rejected)
+    value = -(1 - label_smoothing) * logsigmoid(d) - label_smoothing * logsigmoid(-d)
+    return value, reward_metrics(beta * chosen, beta * rejected)
+
+
+@losses.register
+def orpo(chosen, rejected, chosen_length, rejected_length, *, beta: float = 0.1) -> tuple[PerPair, Metrics]:
+    """The odds-ratio term of ORPO (arXiv 2403.07691); its authors add chosen_nll with weight 1.
+
+    l = -beta log s(log odds(chosen) - log odds(rejected)),  odds = p / (1 - p), p the geometric mean probability of a token.
+    """
+    c, r = chosen / chosen_length, rejected / rejected_length
+    # log odds = log p - log(1 - p); with p near 1 the difference 1 - p is formed by expm1, which does not cancel.
+    odds = (c - r) - ((-c.expm1()).clamp(min=1e-12).log() - (-r.expm1()).clamp(min=1e-12).log())
+    return -beta * logsigmoid(odds), reward_metrics(beta * c, beta * r)
+
+
+@losses.register
+def chosen_nll(chosen, chosen_length) -> PerPair:
+    """Likelihood of the chosen completion, to mix with a contrast: l = -chosen / |chosen|, mean nats a token."""
+    return -chosen / chosen_length
+
+
+# -- triples
+
+
+@losses.register
+def tpo(
+    chosen,
+    rejected,
+    chosen_length,
+    rejected_length,
+    *,
+    beta: float = 0.01,
+    gamma: float = 0.5,
+    form: Literal["sigmoid", "hinge", "ipo", "length"] = "sigmoid",
+) -> tuple[PerPair, Metrics]:
+    """The contrast of triple preference optimisation, without a reference (arXiv 2405.16681); add gold_nll for the third text.
+
+    With D = chosen - rejected, and A the same of means a token
+    sigmoid: l = -log s(beta D);  hinge: l = max(0, 1 - beta D);  ipo: l = (A - 1/(2 beta))^2;
+    length (TPO-L): l = -log s(beta A - gamma).
+    """
+    averaged = form in ("ipo", "length")
+    c, r = (chosen / chosen_length, rejected / rejected_length) if averaged else (chosen, rejected)
+    d = c - r
+    if form == "hinge":
+        value = relu(1 - beta * d)
+    elif form == "ipo":
+        value = (d - 1 / (2 * beta)).square()
+    else:
+        value = -logsigmoid(beta * d - (gamma if averaged else 0.0))
+    return value, reward_metrics(beta * c, beta * r)
+
+
+@losses.register
+def gold_nll(gold, gold_length) -> PerPair:
+    """Likelihood of a triple's reference text: l = -gold / |gold|, mean nats a token (column reference of the data)."""
+    return -gold / gold_length
