@@ -25,7 +25,6 @@ SHORT: dict[str, Any] = {
     "learning_rate": 1e-3, "max_steps": 2,
 }  # fmt: skip
 GRPO = {"method": "grpo", "num_generations": 4, **SHORT}
-REGION = {**GRPO, "losses": ["surrogate"], "trust_region": {}}
 PPO: dict[str, Any] = {"method": "ppo", **SHORT, "num_generations": 2}
 
 
@@ -80,8 +79,6 @@ def test_named_points_pass_every_check_that_needs_no_weights(path: Path, tmp_pat
         ({**GRPO, "advantage": "gdpo", "credit": {"reward_clip": [0.0, 1.0]}}, "reward of a whole completion"),
         ({**GRPO, "losses": ["bco"]}, "needs .* which this method's data do not carry"),
         ({**GRPO, "losses": ["surrogate"], "trust_region": {"max_kl": -1.0}}, "max_kl -1.0 must be above 0"),
-        ({**REGION, "model": {"path": "embedded", "dtype": "bfloat16"}}, "lost in bfloat16; set model.dtype: float32"),
-        ({**REGION, "model": {"path": "embedded", "adapter": {"kind": "adalora"}}}, "AdaLoRA also minimises a penalty"),
         ({**PPO, "critic_learning_rate": -1e-3}, "critic_learning_rate: -0.001 must be above 0"),
         ({**PPO, "num_minibatches": 3}, "num_minibatches: 3 is more than the 2 prompts"),
         ({**GRPO, "given_steps": 4}, "the loss given_nll learns given tokens"),

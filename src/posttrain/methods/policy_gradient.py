@@ -80,7 +80,7 @@ def make_job(run: Run, task: Task, sampling: Sampling, s: PolicyGradient) -> Tra
     Raises:
         ConfigError: a combination that cannot work, before any weights are loaded.
     """
-    check(s, sampling, run.model_config)
+    check(s, sampling)
     check_critic(run, s.critic)
     prompts = encode_prompts(run, task, sampling)
     if s.given_steps:
@@ -189,7 +189,7 @@ def _facts(
     ]  # fmt: skip
 
 
-def check(s: PolicyGradient, sampling: Sampling, model: ModelConfig) -> None:
+def check(s: PolicyGradient, sampling: Sampling) -> None:
     """Refuse combinations that cannot work.
 
     Raises:
@@ -211,7 +211,7 @@ def check(s: PolicyGradient, sampling: Sampling, model: ModelConfig) -> None:
         )
         raise ConfigError(f"num_generations: 1 gives no group to compare with, which {what} needs; set it to at least 2")
     if s.trust_region is not None:
-        _check_trust_region(s.trust_region, model)
+        _check_trust_region(s.trust_region)
     _check_critic(s)
     _check_credit(s, sampling)
     _check_given(s)
@@ -226,13 +226,7 @@ def check(s: PolicyGradient, sampling: Sampling, model: ModelConfig) -> None:
             )
 
 
-def _check_trust_region(c: TrustRegionConfig, model: ModelConfig) -> None:
-    if model.dtype == "bfloat16":
-        raise ConfigError("trust_region: its products of curvature are lost in bfloat16; set model.dtype: float32")
-    if model.adapter is not None and model.adapter.kind == "adalora":
-        raise ConfigError(
-            "trust_region: AdaLoRA also minimises a penalty and drops ranks between steps, which it does not see; use lora"
-        )
+def _check_trust_region(c: TrustRegionConfig) -> None:
     if c.max_kl <= 0 or c.damping < 0 or c.num_solves < 1 or c.num_backtracks < 1 or not 0 < c.shrink < 1:
         raise ConfigError(
             f"trust_region: max_kl {c.max_kl} must be above 0, damping {c.damping} not negative, num_solves {c.num_solves} and "
