@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from posttrain.data.encode import encode_labelled, encode_lists, encode_pairs
-from posttrain.data.scored import encode_scores
 from posttrain.errors import DataError
 
 STEP = {"prompt": "Q\n", "initial_reason_steps": "one\n", "chosen": "two\n", "rejected": "three\n"}
@@ -109,19 +108,3 @@ def test_long_groups_are_cut_or_dropped_together(tiny_tokenizer: Any) -> None:
     assert cut.truncated == 2 and max(cut.lengths) == 12 and np.all(cut.lengths <= 12)
     with pytest.raises(DataError, match="2 were dropped as too long"):
         encode_lists(rows, tiny_tokenizer, max_length=12, truncation="drop")
-
-
-@pytest.mark.parametrize("margin", [float("nan"), float("inf")])
-def test_a_margin_is_a_number(tiny_tokenizer: Any, margin: float) -> None:
-    with pytest.raises(DataError, match=r"row 0: margin is (nan|inf); it must be a finite number"):
-        encode_pairs([{"prompt": "Q", "chosen": " a", "rejected": " b", "margin": margin}], tiny_tokenizer)
-
-
-def test_weights_of_compared_rows_are_refused_and_not_ignored(tiny_tokenizer: Any) -> None:
-    pair = {"prompt": "Q", "chosen": " a", "rejected": " b"}
-    for encode in (encode_pairs, encode_scores):
-        assert len(encode([{**pair, "weight": None}], tiny_tokenizer).sequences) == 2
-        with pytest.raises(DataError, match="row 0 has a weight, .* repeat rows that should count more"):
-            encode([{**pair, "weight": 2.0}], tiny_tokenizer)
-    with pytest.raises(DataError, match="row 0 has a weight"):
-        encode_lists([{"prompt": "Q", "completions": [" a", " b"], "rewards": [1.0, 0.0], "weight": 2.0}], tiny_tokenizer)

@@ -154,15 +154,6 @@ def _row_weight(item: Item) -> float:
     return float(weight)
 
 
-def refuse_weight(item: Item) -> None:
-    """A row whose completions are compared with each other must not have a weight, which no loss of them would read."""
-    if item.columns.get("weight") is not None:
-        raise DataError(
-            f"row {item.row} has a weight, which counts tokens of single completions; completions that are compared have none: "
-            "leave the column out, or repeat rows that should count more"
-        )
-
-
 def _weigh(sequence: TokenSequence, item: Item) -> None:
     """Multiply the weights of a sequence's tokens by its row's; a row of weight 0 is not trained on."""
     factor = _row_weight(item)
@@ -318,7 +309,6 @@ def encode_lists(
 
 def _completions(item: Item, texts: dict[str, Any], tokenizer: Any) -> list[TokenSequence]:
     """Several completions of a row's prompt, by name, as sequences."""
-    refuse_weight(item)
     if item.prefix is not None and item.prompt is not None:
         rows = {name: f"{item.row} {name}" for name in texts}
         return [encode_step(tokenizer, item.prompt, item.prefix, str(t), row=rows[name]) for name, t in texts.items()]

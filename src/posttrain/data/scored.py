@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from posttrain.data.encode import Encoded, Truncation, cut, encode_items, refuse_weight
+from posttrain.data.encode import Encoded, Truncation, cut, encode_items
 from posttrain.data.forest import TokenSequence
 from posttrain.data.formats import RowFormat, detect_format, normalise
 from posttrain.data.item import Item
@@ -119,9 +119,7 @@ def encode_scores(
     encoded = EncodedScores([], form, num_rows=len(rows), kind=kind_of(form))
     parts: list[list[Item]] = []
     for number, row in enumerate(rows):
-        item = normalise(row, form, str(row.get("id", number)))
-        refuse_weight(item)
-        parts.append(_parts(item, separator))
+        parts.append(_parts(normalise(row, form, str(row.get("id", number))), separator))
     sequences = encode_items((part for row in parts for part in row), tokenizer)
     texts = PieceTexts(tokenizer)
     for of_row in parts:
