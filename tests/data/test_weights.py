@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from posttrain.data.encode import encode_rows
+from posttrain.data.encode import encode_labelled, encode_lists, encode_pairs, encode_rows
+from posttrain.data.scored import encode_scores, reshaped
 from posttrain.errors import ConfigError, DataError
 
 
@@ -21,6 +22,24 @@ def test_a_row_counts_as_its_weight_says(tiny_tokenizer: Any) -> None:
     for bad in (-1, "much", True, float("inf")):
         with pytest.raises(DataError, match="row 0: weight .* a number, 0 or above"):
             encode_rows([{**rows[0], "weight": bad}], tiny_tokenizer)
+
+
+def test_weights_that_no_loss_reads_are_refused(tiny_tokenizer: Any) -> None:
+    """Losses of pairs, lists and scores count each row once."""
+    pair = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    label = {"prompt": "a", "completion": "b", "label": True}
+    ranked = {"prompt": "a", "completions": ["b", "c"], "rewards": [1.0, 0.0]}
+    reward = {"prompt": "a", "completion": "b", "reward": 1.0}
+    other = {"prompt": "a", "completion": "c", "label": False}
+    cases: list[tuple[Any, dict[str, Any], dict[str, Any]]] = [
+        (encode_pairs, pair, pair), (encode_labelled, label, label), (encode_labelled, pair, pair), (encode_lists, ranked, ranked),
+        (encode_scores, pair, pair), (encode_scores, label, other),
+        (lambda rows, _: reshaped(rows, "pairs"), reward, {**reward, "completion": "c", "reward": 0.0}),
+    ]  # fmt: skip
+    for encode, row, second in cases:
+        encode([{**row, "weight": 1.0}, {**second, "weight": None}], tiny_tokenizer)
+        with pytest.raises(DataError, match="row 1: weight 0.5 .* repeat or drop rows instead"):
+            encode([row, {**second, "weight": 0.5}], tiny_tokenizer)
 
 
 def test_messages_count_as_their_weights_say_times_the_row(tiny_tokenizer: Any) -> None:

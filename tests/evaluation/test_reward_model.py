@@ -6,12 +6,14 @@ import itertools
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from posttrain.data.forest import TokenSequence
 from posttrain.data.rows import load_rows
+from posttrain.data.scored import encode_scores
 from posttrain.evaluation.reward_model import (
     auc,
     best_of,
@@ -108,8 +110,9 @@ def test_epic_sees_through_shaping_and_scale() -> None:
     assert math.isnan(epic_distance(table, np.zeros_like(table)))
 
 
-def sequence(length: int, **values: float) -> TokenSequence:
-    return TokenSequence(np.arange(length), np.arange(length) == length - 1, values=values)
+def sequence(length: int, prompt: int = 0, **values: float) -> TokenSequence:
+    ids = np.arange(prompt + length)
+    return TokenSequence(ids, ids == len(ids) - 1, values={"completion_length": float(length), **values})
 
 
 def test_measures_of_pairs_show_a_liking_for_length() -> None:
@@ -118,10 +121,23 @@ def test_measures_of_pairs_show_a_liking_for_length() -> None:
     trees = [[sequence(n) for n in pair] for pair in lengths]
     scores = [[np.array([float(n)]) for n in pair] for pair in lengths]
     told = measure("pairs", trees, scores)
+    with_prompts = [[sequence(n, prompt=40 * i) for n in pair] for i, pair in enumerate(lengths)]
+    assert measure("pairs", with_prompts, scores) == told  # how long a prompt is says nothing of the completion
     assert told["accuracy"]["estimate"] == 0.75 and told["accuracy"]["n"] == 4
     assert told["length_correlation"] == pytest.approx(1)
     assert told["accuracy_rejected_longer"]["estimate"] == 0 and told["accuracy_rejected_shorter"]["estimate"] == 1
     assert math.isnan(correlation([1, 1], [1, 2])) and "length_correlation" in flat(told)
+
+
+def test_lengths_are_those_of_completions(tiny_tokenizer: Any) -> None:
+    rows = [{"prompt": "Q: what?", "chosen": " abc", "rejected": " d"}]
+    (tree,) = encode_scores(rows, tiny_tokenizer).trees
+    assert [s.values["completion_length"] for s in tree] == [
+        len(tiny_tokenizer(t, add_special_tokens=False)["input_ids"]) + 1 for t in (" abc", " d")
+    ]
+    one = [{"prompt": "Q" * 9 * i, "completion": " " + "a" * i, "label": i > 1} for i in (1, 2, 3)]
+    told = [measure("labelled", encode_scores(one, tiny_tokenizer).trees, [[np.array([float(x)])] for x in (1, 2, 3)])]
+    assert told[0]["length_correlation"] == pytest.approx(1)
 
 
 def test_measures_of_other_kinds() -> None:

@@ -94,6 +94,38 @@ def test_label_steps_writes_rows_for_process_models(
         run_recipe(**{**raw, "num_rollouts": 0}, output=str(tmp_path / "no"))
 
 
+@pytest.mark.parametrize(
+    ("method", "what"), [("label_steps", "_solutions"), ("label_preferences", "_sample"), ("critique_revise", "_revised")]
+)
+def test_what_was_stopped_goes_on(run_recipe: Callable[..., Path], tmp_path: Path, method: str, what: str) -> None:
+    """Stopped in the second of three parts: the first is not made again, and the rows are the same bytes."""
+    from posttrain.methods import ai_feedback, label_steps
+    from posttrain.methods.run import Interrupted
+
+    module: Any = label_steps if method == "label_steps" else ai_feedback
+    raw = {"method": method, "model": EMBEDDED, "task": TASK, "batch_size": 2, "sampling": {"max_tokens": 40}}
+    raw |= {"num_solutions": 2, "num_rollouts": 2} if method == "label_steps" else {}
+    raw |= {"critique_max_tokens": 8} if method == "critique_revise" else {}
+    whole, half = run_recipe(**raw, output=str(tmp_path / "whole")), tmp_path / "half"
+    real, calls = getattr(module, what), []
+
+    def stop(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, what, stop)
+        with pytest.raises(Interrupted, match=f"posttrain resume {half}"):
+            run_recipe(**raw, output=str(half))
+        assert not (half / "samples.jsonl").exists()
+        run_recipe(**raw, output=str(half), resume=True)
+    assert len(calls) == 4 and not (half / "parts").exists()
+    for file in ("samples.jsonl", *(["pairs.jsonl"] if method == "critique_revise" else [])):
+        assert (whole / file).read_bytes() == (half / file).read_bytes()
+
+
 def test_a_judge_labels_preferences(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
     raw = {"method": "label_preferences", "task": TASK, "sampling": {"max_tokens": 8}}
     folder = run_recipe(**raw)

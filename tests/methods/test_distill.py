@@ -23,8 +23,8 @@ FAST: dict[str, Any] = {
     "teacher": "embedded",
     "batch_size": 4,
     "max_steps": 3,
-    "sampling": {"max_tokens": 8},
 }
+SAMPLED = {**FAST, "sampling": {"max_tokens": 8}}
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -101,7 +101,7 @@ def test_resume_is_exact_on_policy(
 
     model = {"path": str(tiny_folder), "dtype": "float32", **({"lora": {"r": 2, "dropout": 0.1}} if lora else {})}
     lmbda = 0.6 if losses == ["jsd"] else 1
-    raw = {**FAST, "model": model, "task": TASK, "losses": losses, "lmbda": lmbda, "max_steps": 6, "learning_rate": 1e-3}
+    raw = {**SAMPLED, "model": model, "task": TASK, "losses": losses, "lmbda": lmbda, "max_steps": 6, "learning_rate": 1e-3}
     whole = run_recipe(**raw, output=str(tmp_path / "whole"))
     write_metrics = hooks.MetricsWriter.__call__
 
@@ -135,7 +135,7 @@ def test_the_teacher_writes(run_recipe: Callable[..., Path], tmp_path: Path) -> 
     from posttrain.types import Request, Sampling
 
     rows = [{"prompt": "12+3=", "id": "a"}]
-    raw = {**FAST, "max_steps": 1, "batch_size": 1, "num_generations": 3, "data": write(tmp_path / "p.jsonl", rows)}
+    raw = {**SAMPLED, "max_steps": 1, "batch_size": 1, "num_generations": 3, "data": write(tmp_path / "p.jsonl", rows)}
     folder = run_recipe(**raw, losses=["nll", {"name": "teacher_kl", "weight": 0.0}], seq_kd=True, seed=5)
     told = [json.loads(line) for line in (folder / "rollouts.jsonl").read_text().splitlines()]
     model = load_model(str(files("posttrain") / "assets" / "base"), dtype="float32")
@@ -187,7 +187,12 @@ def test_uld_trains_across_tokenizers(run_recipe: Callable[..., Path], tmp_path:
     folder = run_recipe(**raw, losses=["nll", {"name": "uld", "weight": 1.5}], learning_rate=3e-3)
     metrics = lines(folder)
     assert metrics[-1]["loss/uld"] < metrics[0]["loss/uld"] and metrics[-1]["loss/nll"] < metrics[0]["loss/nll"]
-    folder = run_recipe(**{**raw, "max_steps": 2}, losses=["uld"], lmbda=1, output=str(tmp_path / "own"))
+    folder = run_recipe(
+        **{**raw, **SAMPLED, "teacher": str(other_tokenizer), "max_steps": 2},
+        losses=["uld"],
+        lmbda=1,
+        output=str(tmp_path / "own"),
+    )
     assert lines(folder)[-1]["on_policy"] == 1
 
 
@@ -204,6 +209,9 @@ def test_bad_input(run_recipe: Callable[..., Path], tmp_path: Path, other_tokeni
     refused(ConfigError, "weight -1", losses=[{"name": "jsd", "weight": -1}])
     refused(ConfigError, "none of them asks for a teacher; take one of jsd", losses=["nll"])
     refused(ConfigError, "lmbda: 1.5", lmbda=1.5)
+    refused(ConfigError, "seq_kd: with lmbda: 1 the student writes every completion", lmbda=1, seq_kd=True)
+    refused(ConfigError, "num_generations: nothing is sampled with lmbda: 0", num_generations=2)
+    refused(ConfigError, "sampling: nothing is sampled with lmbda: 0", sampling={"max_tokens": 8})
     refused(ConfigError, "num_generations: 0", num_generations=0)
     refused(ConfigError, "'sampled_reverse_kl' is right on the student's own samples", losses=["sampled_reverse_kl"])
     refused(ConfigError, "exactly one of data", task=TASK)
@@ -240,7 +248,7 @@ def test_a_distilled_student_is_nearer_its_teacher(
     folder = run_recipe(
         method="distill", model={"path": str(tmp_path / "damaged"), "dtype": "float32"}, teacher="embedded", losses=losses,
         lmbda=lmbda, task={"name": "arithmetic", "num_examples": 200, "num_steps": 1}, batch_size=16, max_steps=25,
-        sampling={"max_tokens": 16}, learning_rate=3e-4,
+        sampling={"max_tokens": 16} if lmbda else {}, learning_rate=3e-4,
     )  # fmt: skip
     examples = tasks.bind("arithmetic", {"num_examples": 30, "num_steps": 1, "split": "test", "seed": 3})().examples
     forest_of = []

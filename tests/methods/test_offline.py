@@ -36,6 +36,13 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def test_row_weights_need_losses_of_tokens(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    data = write(tmp_path / "rows.jsonl", [{**row, "weight": 0.5} for row in ROWS])
+    with pytest.raises(ConfigError, match="'gmpo' has one value a sequence, which the weight of row 0"):
+        run_recipe(method="offline", data=data, losses=["gmpo"], max_steps=1)
+    run_recipe(method="offline", data=data, losses=["nll"], max_steps=1)
+
+
 def interrupted(run_recipe: Callable[..., Path], step: int, **raw: Any) -> None:
     """Run until Ctrl-C comes during a step."""
     from posttrain.methods.run import Interrupted

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from posttrain.errors import ConfigError
+from posttrain.errors import ConfigError, ModelError
 from posttrain.recipe import load_recipe, parse_recipe, recipe_as_dict
 
 RECIPES = sorted((Path(__file__).parent.parent.parent / "recipes" / "policy_gradient").glob("*.yaml"))
@@ -25,6 +25,7 @@ SHORT: dict[str, Any] = {
     "learning_rate": 1e-3, "max_steps": 2,
 }  # fmt: skip
 GRPO = {"method": "grpo", "num_generations": 4, **SHORT}
+TRUSTED = {**GRPO, "losses": ["surrogate"], "trust_region": {"max_kl": 0.01}}
 PPO: dict[str, Any] = {"method": "ppo", **SHORT, "num_generations": 2}
 
 
@@ -79,6 +80,8 @@ def test_named_points_pass_every_check_that_needs_no_weights(path: Path, tmp_pat
         ({**GRPO, "advantage": "gdpo", "credit": {"reward_clip": [0.0, 1.0]}}, "reward of a whole completion"),
         ({**GRPO, "losses": ["bco"]}, "needs .* which this method's data do not carry"),
         ({**GRPO, "losses": ["surrogate"], "trust_region": {"max_kl": -1.0}}, "max_kl -1.0 must be above 0"),
+        ({**TRUSTED, "model": {"path": "embedded", "dtype": "bfloat16"}}, "trust_region needs weights in float32"),
+        ({**TRUSTED, "model": {"path": "embedded", "adapter": "adalora"}}, "adalora chooses its ranks by the steps of AdamW"),
         ({**PPO, "critic_learning_rate": -1e-3}, "critic_learning_rate: -0.001 must be above 0"),
         ({**PPO, "num_minibatches": 3}, "num_minibatches: 3 is more than the 2 prompts"),
         ({**GRPO, "given_steps": 4}, "the loss given_nll learns given tokens"),
@@ -98,6 +101,16 @@ MIXER: dict[str, Any] = {**GRPO, "losses": ["reinforce", "given_nll"], "given_st
 PTX: dict[str, Any] = {
     **PPO, "losses": ["clipped", "value", "given_nll"], "mix_task": {"name": "sorting", "num_examples": 6}, "mix_batch_size": 2,
 }  # fmt: skip
+
+
+def test_a_critic_has_no_virtual_tokens(tmp_path: Path, tiny_folder: Path) -> None:
+    from posttrain.methods.run import Run
+
+    prompted = {"path": str(tiny_folder), "adapter": {"kind": "prompt", "num_virtual_tokens": 2}}
+    raw = {**PPO, "output": str(tmp_path / "run")}
+    for critic in ({}, {"critic": prompted}):
+        with pytest.raises(ModelError, match="'prompt' puts tokens before a language model's"):
+            Run(parse_recipe({**raw, "model": str(tiny_folder) if critic else prompted, **critic})).job()
 
 
 def test_a_critic_of_another_family_is_refused(tmp_path: Path, tiny_folder: Path) -> None:

@@ -244,6 +244,14 @@ def test_what_cannot_work_is_refused_before_weights_load(
     assert not (tmp_path / "run").exists()
 
 
+def test_adapters_that_are_trained_on_are_not_mixed(run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path) -> None:
+    load_model(tiny_folder, lora=LoraConfig(r=2)).save(tmp_path / "adapters")
+    raw = {**RAW, "data": write(tmp_path / "pairs.jsonl", ROWS), "model": {"path": str(tmp_path / "adapters")}}
+    with pytest.raises(ConfigError, match="adapters are taken over whole; set it to 1"):
+        run_recipe(**raw, reference_every=2)
+    assert not (tmp_path / "run").exists()
+
+
 def test_held_out_pairs_need_the_margin_too(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
     data = write(tmp_path / "pairs.jsonl", [{**row, "margin": 1.0} for row in ROWS])
     with pytest.raises(ConfigError, match="'odpo' needs a column margin in eval_data"):

@@ -230,6 +230,8 @@ def test_what_is_refused(run_recipe: Callable[..., Path], tmp_path: Path, tiny_f
             run_recipe(method="reward_model", data=data, **more)
         assert not (tmp_path / "run").exists()
 
+    prompted = {"path": str(tiny_folder), "adapter": "prefix"}
+    refused(ModelError, "'prefix' puts tokens before a language model's", [], model=prompted)
     same = {"prompt": "a", "chosen": "b", "rejected": "b"}
     refused(DataError, "2 of 5 rows have equal completions", [*pairs(3), same, same])
     refused(DataError, "no row is left to learn from: of 1 rows 1 have equal", [same])

@@ -125,6 +125,9 @@ def test_the_reward_a_policy_implies(folders: dict[str, Path], tiny_folder: Path
     assert steps[0].tolist() == pytest.approx([sum(expected[0][:7]), sum(expected[0][7:])], abs=1e-5)
     last = implicit_reward(PROMPTS, COMPLETIONS, aggregation="last", **settings)
     assert last == pytest.approx([x[-1] for x in steps], abs=1e-6)
+    long, short = implicit_reward(["p", "p"], ["x" * 600, "y"], **settings)
+    assert math.isnan(long) and math.isfinite(short)
+    assert math.isnan(implicit_reward(["p"], ["x" * 600], **settings)[0])
     same = implicit_reward(PROMPTS, COMPLETIONS, path=str(tiny_folder), ref_path=str(tiny_folder), device="cpu")
     assert same == [0.0, 0.0, 0.0]
 

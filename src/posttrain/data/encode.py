@@ -145,6 +145,20 @@ def _has_weights(rows: Sequence[dict[str, Any]]) -> bool:
     return any(isinstance(m, dict) and "role" in m and m.get("weight") is not None for value in lists for m in value)
 
 
+def refuse_row_weights(rows: Sequence[dict[str, Any]]) -> None:
+    """Refuse a column `weight` where completions are compared or scored as wholes: no such loss reads it.
+
+    Raises:
+        DataError: a row whose weight is not 1 (an empty one is).
+    """
+    for number, row in enumerate(rows):
+        if row.get("weight") not in (None, 1):
+            raise DataError(
+                f"row {row.get('id', number)}: weight {row['weight']!r} says how much a row's tokens count, but losses of "
+                "whole completions, pairs and lists count each row once; leave the column out, and repeat or drop rows instead"
+            )
+
+
 def _row_weight(item: Item) -> float:
     weight = item.columns.get("weight")
     if weight is None:
@@ -207,7 +221,7 @@ def encode_pairs(
     A column margin becomes the value of that name. Of a step preference, the prompt and the steps before are given.
 
     Raises:
-        DataError: not a preference format, a pair without a prompt, too many pairs left out.
+        DataError: not a preference format, a pair without a prompt, a row's weight, too many pairs left out.
     """
     form = detect_format(rows)
     if "preference" not in form.name or "unpaired" in form.name:
@@ -215,6 +229,7 @@ def encode_pairs(
             f"the rows are of format {form.name} ({form.reason}); pairs need the columns chosen and rejected, and a prompt"
         )
     roles = ("chosen", "rejected", "gold") if form.name == "triple preference" else ("chosen", "rejected")
+    refuse_row_weights(rows)
     encoded = Encoded([], form, num_rows=len(rows), roles=roles)
     for number, row in enumerate(rows):
         name = str(row.get("id", number))
@@ -250,11 +265,12 @@ def encode_labelled(
     """Single completions with the value "label", 1 desirable or 0: rows {prompt, completion, label}, or pairs taken apart.
 
     Raises:
-        DataError: another format, too many rows without a trained token.
+        DataError: another format, a row's weight, too many rows without a trained token.
     """
     form = detect_format(rows)
     bounds: dict[str, Any] = {"max_length": max_length, "truncation": truncation, "max_masked": max_masked}
     if "unpaired" in form.name:
+        refuse_row_weights(rows)
         return encode_rows(rows, tokenizer, **bounds)
     if "preference" not in form.name:
         raise DataError(
@@ -280,7 +296,7 @@ def encode_lists(
     A group is left out, and counted in `masked`, when fewer than two completions have a token, or all scores are equal.
 
     Raises:
-        DataError: not a listwise format, too many groups left out.
+        DataError: not a listwise format, a row's weight, too many groups left out.
     """
     form = detect_format(rows)
     if form.name != "listwise":
@@ -288,6 +304,7 @@ def encode_lists(
             f"the rows are of format {form.name} ({form.reason}); "
             "lists need the columns prompt, completions and scores (or ranks)"
         )
+    refuse_row_weights(rows)
     encoded = Encoded([], form, num_rows=len(rows))
     for number, row in enumerate(rows):
         name = str(row.get("id", number))

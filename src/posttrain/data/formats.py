@@ -156,6 +156,8 @@ def _preference(row: Row, name: str) -> Item:
             shared += 1
         prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
     margin, probability = (float(row[k]) if row.get(k) is not None else None for k in ("margin", "probability"))
+    if margin is not None and not math.isfinite(margin):
+        raise DataError(f"row {name}: margin is {margin}; it must be a finite number, or empty in every row")
     if probability is not None and not 0 <= probability <= 1:
         raise DataError(f"row {name}: probability is {probability}; it must be from 0 to 1: that the chosen one is better")
     columns = rest_of(row, "prompt", "chosen", "rejected", "margin", "probability")

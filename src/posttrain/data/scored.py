@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from posttrain.data.encode import Encoded, Truncation, cut, encode_items
+from posttrain.data.encode import Encoded, Truncation, cut, encode_items, refuse_row_weights
 from posttrain.data.forest import TokenSequence
 from posttrain.data.formats import RowFormat, detect_format, normalise
 from posttrain.data.item import Item
@@ -48,6 +48,7 @@ def reshaped(rows: Sequence[dict[str, Any]], kind: Kind) -> list[dict[str, Any]]
     Raises:
         DataError: a reward that is neither 1 nor 0 where it should be a label; no two completions to compare.
     """
+    refuse_row_weights(rows)
     known = [row for row in rows if row.get("reward") is not None]
     if kind == "rewarded":
         return known
@@ -106,6 +107,7 @@ def encode_scores(
 ) -> EncodedScores:
     """Rows of a format that tells good from bad, as sequences that end in the last token that is scored.
 
+    The value "completion_length" of each, but of stepwise rows, is its tokens without the prompt, EOS included.
     A completion is scored at its last token, EOS included; with every_token at each of its tokens, which then carry the
     completion's label in the stream "labels"; a stepwise row at the last token of each step. A row is left out, and counted in
     `masked`, when its completions are the same, have equal rewards, or have no token left to score.
@@ -113,9 +115,10 @@ def encode_scores(
     Args:
         separator: what stands between the steps of a stepwise row, and belongs to the step before it.
     Raises:
-        DataError: a format that tells nothing, labels that do not fit the steps, labels that are all the same.
+        DataError: a format that tells nothing, a row's weight, labels that do not fit the steps, labels that are all the same.
     """
     form = detect_format(rows)
+    refuse_row_weights(rows)
     encoded = EncodedScores([], form, num_rows=len(rows), kind=kind_of(form))
     parts: list[list[Item]] = []
     for number, row in enumerate(rows):
@@ -136,6 +139,8 @@ def encode_scores(
             encoded.truncated += 1
             tree = [cut(s, max_length, truncation) for s in tree]
         if _comparable(tree, encoded.kind):
+            for s in tree:  # the mask that knows it is about to go
+                s.values |= {"completion_length": float(s.loss_mask.sum())} if encoded.kind != "process" else {}
             tree = [s if encoded.kind == "process" or every_token else _last_alone(s) for s in tree]
             encoded.trees.append(tree)
             encoded.sequences += tree

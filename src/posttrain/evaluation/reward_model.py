@@ -160,7 +160,7 @@ def measure(kind: Kind, trees: Sequence[Sequence[TokenSequence]], scores: Sequen
     if kind == "process":
         return _process(trees, scores)
     flat = np.array([x for tree in last for x in tree])
-    found: dict[str, Any] = {"length_correlation": correlation(flat, [len(s.ids) for tree in trees for s in tree])}
+    found: dict[str, Any] = {"length_correlation": correlation(flat, [n for tree in trees for n in _lengths(tree)])}
     if kind == "labelled":
         labels = np.array([s.values["label"] for tree in trees for s in tree])
         p = sigmoid(flat)
@@ -182,9 +182,14 @@ def flat(measured: dict[str, Any]) -> dict[str, float]:
     return {k: float(v) for k, v in numbers.items() if math.isfinite(v)}
 
 
+def _lengths(tree: Sequence[TokenSequence]) -> list[float]:
+    """Tokens of each completion: prompts differ from row to row, and their length is no work of the completion."""
+    return [s.values["completion_length"] for s in tree]
+
+
 def _pairs(trees: Sequence[Sequence[TokenSequence]], scores: Numbers) -> dict[str, Any]:
     chosen, rejected = scores[:, 0], scores[:, 1]
-    lengths = np.array([[len(s.ids) for s in tree] for tree in trees])
+    lengths = np.array([_lengths(tree) for tree in trees])
     won = preferred(chosen, rejected)
     ece, squared = pair_calibration(chosen, rejected)
     longer: Interval = mean_interval(won[lengths[:, 1] > lengths[:, 0]])

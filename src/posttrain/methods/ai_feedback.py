@@ -13,6 +13,7 @@ from posttrain.config import Component, ModelConfig, SamplingConfig
 from posttrain.data.templates import decode_completion, encode_prompt
 from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError, DataError
+from posttrain.methods.parts import make_parts, remove_parts
 from posttrain.methods.prompting import encode_prompts, make_sampling, make_task
 from posttrain.methods.run import SAMPLES, Job, Run
 from posttrain.models.language_model import LanguageModel
@@ -58,15 +59,14 @@ def label_preferences(
         asked = TorchEngine(run.load_frozen(judge) if judge else model)
         run.open()
         voice = Judge(asked, asked.model.tokenizer, instruction=instruction, chat=chat)
-        rows: list[dict[str, Any]] = []
-        equal = unsure = 0
-        for start in range(0, len(prompts), batch_size):
-            part = prompts[start : start + batch_size]
-            texts = _sample(run, model, [p.ids for p in part], sampled, 2, start)
+
+        def judged(part: Sequence[Prompt], number: int) -> dict[str, Any]:
+            rows: list[dict[str, Any]] = []
+            unsure = 0
+            texts = _sample(run, model, [p.ids for p in part], sampled, 2, number * batch_size)
             kept = [
                 (p, a, b) for p, (a, b) in zip(part, texts, strict=True) if a.strip() != b.strip() and a.strip() and b.strip()
             ]
-            equal += len(part) - len(kept)
             asked_of = [p.example.prompt for p, _, _ in kept]
             verdicts = voice.prefer(asked_of, [a for _, a, _ in kept], [b for _, _, b in kept]) if kept else []
             for (p, a, b), x in zip(kept, verdicts, strict=True):
@@ -78,7 +78,13 @@ def label_preferences(
                     "prompt": p.example.prompt, "chosen": as_completion(p.example.prompt, chosen),
                     "rejected": as_completion(p.example.prompt, rejected), "probability": max(x, 1 - x), "id": p.example.id,
                 })  # fmt: skip
+            return {"rows": rows, "equal": len(part) - len(kept), "unsure": unsure}
+
+        parts = make_parts(run, prompts, batch_size, judged)
+        rows = [row for p in parts for row in p["rows"]]
+        equal, unsure = (sum(p[name] for p in parts) for name in ("equal", "unsure"))
         _write(run, SAMPLES, rows, f"{equal} prompts with equal or empty completions and {unsure} unsure verdicts left out")
+        remove_parts(run)
 
     return Job(facts, execute)
 
@@ -113,10 +119,12 @@ def critique_revise(
     def execute() -> None:
         model = run.load_model()
         run.open()
-        rows: list[dict[str, Any]] = []
-        for start in range(0, len(prompts), batch_size):
-            part = prompts[start : start + batch_size]
-            rows += _revised(run, model, part, principles, num_revisions, sampled, critique_max_tokens, start)
+
+        def revised(part: Sequence[Prompt], number: int) -> dict[str, Any]:
+            start = number * batch_size
+            return {"rows": _revised(run, model, part, principles, num_revisions, sampled, critique_max_tokens, start)}
+
+        rows = [row for p in make_parts(run, prompts, batch_size, revised) for row in p["rows"]]
         kept = [
             r for r in rows if r["chosen"].strip() and r["chosen"].strip() != r["rejected"].strip() and r["rejected"].strip()
         ]
@@ -124,6 +132,7 @@ def critique_revise(
         note = f"{len(rows) - len(kept)} prompts with an empty or unchanged revision left out"
         _write(run, "pairs.jsonl", shaped, note)
         _write(run, SAMPLES, [{"prompt": r["prompt"], "completion": r["chosen"], "id": r["id"]} for r in shaped], note)
+        remove_parts(run)
 
     return Job(facts, execute)
 

@@ -19,6 +19,7 @@ from posttrain.errors import ConfigError, DataError
 from posttrain.losses.inputs import ROLLOUT_INPUTS, SCORE_INPUTS
 from posttrain.methods.prompting import context_length
 from posttrain.methods.run import Run
+from posttrain.models.adapters import adapter_of
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.vocabulary import DERIVED
 from posttrain.training.objective import Objective, held_out
@@ -128,6 +129,7 @@ class ReferencePlan:
             )
         config = run.model_config
         adapted = config.lora is not None or (config.adapter is not None and not config.adapter.own_weights)
+        adapted |= adapter_of(run.model_path) is not None
         if self.every and self.mix < 1 and adapted:
             raise ConfigError(f"reference_mix: {self.mix} mixes weights, but adapters are taken over whole; set it to 1")
 

@@ -70,12 +70,13 @@ def distill(
       A teacher with another tokenizer: losses: [nll, {name: uld, weight: 1.5}]
     """
     context = context_length(run)
-    _check(losses, lmbda, sampling, num_generations)
+    _check(losses, lmbda, seq_kd, sampling, num_generations)
     objective = Objective(losses, accuracy=lmbda == 0 and not seq_kd)
     _check_teacher(run, teacher, objective)
     source = encoded = None
     if lmbda < 1 and not seq_kd:
         encoded = encode_examples(run, data, task, context)
+        objective.check_weights(encoded.sequences)
         source = DataSource(
             [[s] for s in encoded.sequences], batch_size=batch_size, seed=run.recipe.seed, whole=objective.whole
         )
@@ -122,11 +123,16 @@ def distill(
     return TrainingJob(facts, execute, show)
 
 
-def _check(losses: list[Component], lmbda: float, sampling: SamplingConfig, num_generations: int) -> None:
+def _check(losses: list[Component], lmbda: float, seq_kd: bool, sampling: SamplingConfig, num_generations: int) -> None:
     if not 0 <= lmbda <= 1:
         raise ConfigError(f"lmbda: {lmbda} is the share of steps on the student's own completions; it lies between 0 and 1")
     if num_generations < 1:
         raise ConfigError(f"num_generations: {num_generations} must be at least 1")
+    if seq_kd and lmbda == 1:
+        raise ConfigError("seq_kd: with lmbda: 1 the student writes every completion; lower lmbda, or leave seq_kd out")
+    if lmbda == 0 and not seq_kd and (num_generations != 1 or sampling != SamplingConfig()):
+        key = "num_generations" if num_generations != 1 else "sampling"
+        raise ConfigError(f"{key}: nothing is sampled with lmbda: 0 and without seq_kd; leave it out, or set one of these")
     for item in losses:
         if item.weight < 0:
             raise ConfigError(

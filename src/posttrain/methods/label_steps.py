@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from posttrain.data.scored import PieceTexts, step_ends, step_texts
 from posttrain.data.templates import decode_completion
 from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError, DataError
+from posttrain.methods.parts import make_parts, remove_parts
 from posttrain.methods.prompting import encode_prompts, make_sampling, make_task
 from posttrain.methods.run import SAMPLES, Job, Run
 from posttrain.registry import methods
@@ -69,16 +71,24 @@ def label_steps(
             num_rollouts=num_rollouts, seed=run.recipe.seed + 1,
         )  # fmt: skip
         texts = PieceTexts(model.tokenizer)
-        rows: list[dict[str, Any]] = []
-        counts = {"solutions": 0, "solution_tokens": 0}
-        for start in range(0, len(prompts), batch_size):
-            solutions = _solutions(run, engine, made, prompts[start : start + batch_size], sampled, num_solutions,
-                                   step_separator, texts, counts, start)  # fmt: skip
+
+        def part(some: Sequence[Prompt], number: int) -> dict[str, Any]:
+            counts = {"solutions": 0, "solution_tokens": 0}
+            labeller.num_samples = labeller.num_tokens = 0
+            solutions = _solutions(run, engine, made, some, sampled, num_solutions, step_separator, texts, counts,
+                                   number * batch_size)  # fmt: skip
             getattr(labeller, search)(solutions)
-            rows += [_row(s, texts, step_separator, labels == "soft") for s in solutions]
+            rows = [_row(s, texts, step_separator, labels == "soft") for s in solutions]
+            counts |= {"rollouts": labeller.num_samples, "rollout_tokens": labeller.num_tokens}
+            return {"rows": rows, "counts": counts}
+
+        parts = make_parts(run, prompts, batch_size, part)
+        rows = [row for p in parts for row in p["rows"]]
         if not rows:
             raise DataError("no solution has a step to label; look at the model's completions with method evaluate")
-        _write(run, rows, counts, labeller, time.perf_counter() - started)
+        counts = {name: sum(p["counts"][name] for p in parts) for name in parts[0]["counts"]}
+        _write(run, rows, counts, time.perf_counter() - started)
+        remove_parts(run)
 
     return Job(facts, execute)
 
@@ -87,7 +97,7 @@ def _solutions(
     run: Run,
     engine: TorchEngine,
     task: Task,
-    prompts: list[Prompt],
+    prompts: Sequence[Prompt],
     sampling: Sampling,
     num: int,
     separator: str,
@@ -124,7 +134,7 @@ def _row(solution: Solution, texts: PieceTexts, separator: str, soft: bool) -> d
     }
 
 
-def _write(run: Run, rows: list[dict[str, Any]], counts: dict[str, int], labeller: StepLabeller, seconds: float) -> None:
+def _write(run: Run, rows: list[dict[str, Any]], counts: dict[str, int], seconds: float) -> None:
     flat = [float(x) for row in rows for x in row["labels"]]
     told = {
         **counts,
@@ -132,17 +142,15 @@ def _write(run: Run, rows: list[dict[str, Any]], counts: dict[str, int], labelle
         "correct": sum(row["correct"] for row in rows) / len(rows),
         "steps": len(flat),
         "mean_label": sum(flat) / len(flat),
-        "rollouts": labeller.num_samples,
-        "rollout_tokens": labeller.num_tokens,
-        "num_tokens": counts["solution_tokens"] + labeller.num_tokens,
+        "num_tokens": counts["solution_tokens"] + counts["rollout_tokens"],
         "seconds": seconds,
     }
     write_text_whole(run.folder / "labels.json", json.dumps(told, indent=1))
     write_text_whole(run.folder / SAMPLES, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     run.console.print(
         f"{len(rows)} solutions ({told['correct']:.0%} right) with {len(flat)} steps (mean label {told['mean_label']:.2f}) "
-        f"written to {run.folder / SAMPLES}; {told['num_tokens']} tokens sampled, {labeller.num_tokens} of them in "
-        f"{labeller.num_samples} rollouts",
+        f"written to {run.folder / SAMPLES}; {told['num_tokens']} tokens sampled, {counts['rollout_tokens']} of them in "
+        f"{counts['rollouts']} rollouts",
         highlight=False,
         soft_wrap=True,
     )

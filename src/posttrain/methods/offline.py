@@ -61,8 +61,10 @@ def offline(
         losses, lacks=(CREDIT_INPUTS - {"advantages", "old_logprobs"}) | LABEL_INPUTS | TEACHER_INPUTS | {"scores"}
     )
     _check(objective, critic, critic_learning_rate, top_fraction)
-    check_critic(run, critic)
+    if "values" in objective.needs:
+        check_critic(run, critic)
     encoded = _encode(run, data)
+    objective.check_weights(encoded.sequences)
     kept = _kept(encoded, min_reward, top_fraction)
     groups = _by_prompt(kept)
     if "advantages" in objective.needs:

@@ -25,7 +25,7 @@ from posttrain.rollouts.credit import Creditor
 from posttrain.rollouts.source import RolloutSource
 from posttrain.training.hooks import RolloutWriter
 from posttrain.training.objective import Objective
-from posttrain.training.trust_region import TrustRegion
+from posttrain.training.trust_region import TrustRegion, check_trusted
 from posttrain.types import Sampling, Task, plain_text
 
 
@@ -81,7 +81,10 @@ def make_job(run: Run, task: Task, sampling: Sampling, s: PolicyGradient) -> Tra
         ConfigError: a combination that cannot work, before any weights are loaded.
     """
     check(s, sampling)
-    check_critic(run, s.critic)
+    if s.with_critic:
+        check_critic(run, s.critic)
+    if s.trust_region is not None:
+        check_trusted(run.model_config, run.model_path)
     prompts = encode_prompts(run, task, sampling)
     if s.given_steps:
         prompts = with_gold(run, prompts, task)

@@ -13,6 +13,7 @@ from posttrain.data.templates import decode_completion, encode_prompt
 from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError, DataError
 from posttrain.methods.run import Run
+from posttrain.models.adapters import refuse_virtual_score
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.load import Kind, load_config, load_tokenizer
 from posttrain.rewards.base import RewardSet
@@ -123,9 +124,12 @@ def differing_tokens(run: Run, other: ModelConfig) -> list[str]:
 def check_critic(run: Run, critic: ModelConfig | None) -> None:
     """The critic's model exists, can have a score, and reads the policy's token ids.
 
+    critic: None is a copy of the policy's model.
+
     Raises:
         ModelError: it cannot be a critic. ConfigError: its tokenizer is another.
     """
+    refuse_virtual_score((critic or run.model_config).adapter)
     if critic is None:
         return
     place = run.place_of(critic)
@@ -142,5 +146,7 @@ def context_length(run: Run, kind: Kind = "language") -> int | None:
     """Positions that the model's config allows a sequence, read without the weights. kind: of the model that is loaded."""
     model = run.model_config
     config = load_config(run.model_path, kind=kind, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    if kind != "language":
+        refuse_virtual_score(model.adapter)
     limit = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     return limit if limit is None or model.adapter is None else limit - model.adapter.virtual_tokens

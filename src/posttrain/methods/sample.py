@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +12,9 @@ import numpy as np
 from posttrain.config import Component, SamplingConfig
 from posttrain.data.templates import as_messages
 from posttrain.errors import ConfigError
+from posttrain.methods.parts import make_parts, remove_parts
 from posttrain.methods.prompting import encode_prompts, make_collector, make_sampling, make_task
-from posttrain.methods.run import SAMPLES, Interrupted, Job, Run
+from posttrain.methods.run import SAMPLES, Job, Run
 from posttrain.registry import methods
 from posttrain.rewards.base import RewardSet
 from posttrain.rollouts.collect import Collector, Prompt
@@ -68,22 +67,18 @@ def sample(
 
     def execute() -> None:
         started = time.perf_counter()
-        parts = run.folder / "parts"
-        chunks = [prompts[i : i + batch_size] for i in range(0, len(prompts), batch_size)]
         model = run.load_model()
         run.open()
         collector = make_collector(
             run, model, prompts, reward_set, sampled, batch_size=batch_size, num_generations=num_generations
         )
-        parts.mkdir(exist_ok=True)
+
+        def part(some: Sequence[Prompt], number: int) -> dict[str, Any]:
+            groups = _sampled(collector, some, run.recipe.seed, number)
+            return _part(run, made, groups, rule, keep_truncated)
+
         try:
-            for number, chunk in enumerate(chunks):
-                part = parts / f"{number:06d}.json"
-                if not part.exists():
-                    groups = _sampled(collector, chunk, run.recipe.seed, number)
-                    write_text_whole(part, json.dumps(_part(run, made, groups, rule, keep_truncated), allow_nan=False))
-        except KeyboardInterrupt as stop:
-            raise Interrupted(f"stopped; what is sampled is kept. Go on with: posttrain resume {run.folder}") from stop
+            parts = make_parts(run, prompts, batch_size, part)
         finally:
             reward_set.close()
         _finish(run, parts, rule, time.perf_counter() - started)
@@ -127,16 +122,15 @@ def _row(run: Run, task: Task, group: RolloutGroup, rollout: Rollout) -> dict[st
     }
 
 
-def _finish(run: Run, parts: Path, rule: Rule, seconds: float) -> None:
+def _finish(run: Run, read: list[dict[str, Any]], rule: Rule, seconds: float) -> None:
     """samples.jsonl from its parts, and what there is to tell of it."""
-    read = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(parts.glob("*.json"))]
     rows = [row for part in read for row in part["rows"] if _filled(row)]
     count = sum(part["count"] for part in read)
     rewards = [value for part in read for value in part["rewards"]]
     truncated = sum(part["truncated"] for part in read)
     refuse_empty(len(rows), rewards, count, rule, f"sampling ({truncated} of {count} were cut at the length limit)")
     write_text_whole(run.folder / SAMPLES, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    shutil.rmtree(parts)
+    remove_parts(run)
     shares = {k: sum(p["shares"][k] * p["count"] for p in read) / count for k in read[0]["shares"] if k != "filter/num_kept"}
     metrics = {
         "reward": sum(rewards) / max(len(rewards), 1),

@@ -51,6 +51,7 @@ def sft(
     encoded = encode_examples(run, data, task, context)
     source = DataSource([[s] for s in encoded.sequences], batch_size=batch_size, seed=run.recipe.seed)
     objective = Objective(losses, accuracy=True, lacks=ROLLOUT_INPUTS)
+    objective.check_weights(encoded.sequences)
     steps = run.steps_for(source.steps_per_epoch)
     held_out = encode_examples(run, run.recipe.eval_data, None, context) if run.recipe.eval_data else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,50 @@ STATE_FILE = "adapter_state.safetensors"
 _VIRTUAL = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
 _TABLES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # what AdaLoRA has learnt of its ranks' importance
 _SCALED = ("k_proj", "v_proj", "down_proj")  # what IA3 scales: keys, values, and what the MLP's last layer takes
+
+
+def adapter_of(path: str) -> dict[str, Any] | None:
+    """The adapter config of a PEFT folder, None for anything else.
+
+    Raises:
+        ModelError: it cannot be read, or does not name the base model.
+    """
+    file = Path(path) / "adapter_config.json"
+    if not file.is_file():
+        return None
+    adapter = read_json(file)
+    if not adapter.get("base_model_name_or_path"):
+        raise ModelError(f"{file} does not name the base model (base_model_name_or_path)")
+    return adapter
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object that a JSON file of a model folder holds.
+
+    Raises:
+        ModelError: it cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} is not readable JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} holds a {type(content).__name__}, not an object")
+    return content
+
+
+def refuse_virtual_score(adapter: AdapterConfig | Mapping[str, Any] | None) -> None:
+    """Refuse virtual tokens on a model of scores. adapter: settings, or what a PEFT folder's config says.
+
+    Raises:
+        ModelError: a kind with virtual tokens.
+    """
+    if isinstance(adapter, AdapterConfig):
+        kind = adapter.kind if adapter.virtual_tokens else None
+    else:
+        kind = adapter["peft_type"] if adapter is not None and adapter.get("peft_type") in _VIRTUAL else None
+    if kind is not None:
+        raise ModelError(f"adapter: kind {kind!r} puts tokens before a language model's; a score model takes lora or ia3")
 
 
 def add_lora(model: Any, settings: LoraConfig, *, seed: int = 0) -> Any:
@@ -56,10 +101,8 @@ def add_adapter(model: Any, settings: AdapterConfig, *, tokenizer: str = "", see
         MissingDependency: PEFT is not installed. ModelError: a target module does not exist, or the kind does not fit.
     """
     task = _task_type(model)
-    if settings.virtual_tokens and task != "CAUSAL_LM":
-        raise ModelError(
-            f"adapter: kind {settings.kind!r} puts tokens before a language model's; a score model takes lora or ia3"
-        )
+    if task != "CAUSAL_LM":
+        refuse_virtual_score(settings)
     _check_targets(model, settings.target_modules, "adapter")
     make = {"adalora": _adalora, "vera": _vera, "ia3": _ia3}.get(settings.kind)
     config = make(model, settings, task) if make is not None else _virtual(settings, task, tokenizer)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +21,16 @@ from transformers.utils import logging as transformers_logging
 
 from posttrain.config import AdapterConfig, LoraConfig
 from posttrain.errors import MissingDependency, ModelError, nearest
-from posttrain.models.adapters import add_adapter, add_lora, freeze, load_adapter, virtual_tokens
+from posttrain.models.adapters import (
+    adapter_of,
+    add_adapter,
+    add_lora,
+    freeze,
+    load_adapter,
+    read_json,
+    refuse_virtual_score,
+    virtual_tokens,
+)
 from posttrain.models.forest_model import ForestModel
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.score_model import ScoreModel
@@ -60,7 +68,7 @@ def load_model(
     """
     hf, tokens, attention, checkpointing = _load(path, "language", **options)
     model = LanguageModel(hf, tokens).eval()
-    model.fresh_adapters = _adapter_of(str(path)) is None
+    model.fresh_adapters = adapter_of(str(path)) is None
     model.check_head()
     _prepare(model, str(path), attention, checkpointing)
     if reference:
@@ -105,7 +113,7 @@ def score_level(path: str | Path) -> Literal["sequence", "token"]:
     Raises:
         ModelError: it holds a language model, or a score of several labels.
     """
-    adapter = _adapter_of(str(path))
+    adapter = adapter_of(str(path))
     config = load_config(str(path), kind="sequence_score")
     told = [str(adapter.get("task_type"))] if adapter is not None else list(config.architectures or [])
     if any(t == "TOKEN_CLS" or t.endswith("ForTokenClassification") for t in told):
@@ -145,15 +153,17 @@ def _load(
         seed: of all that is drawn here.
     """
     path = str(path)
-    saved = _adapter_of(path)
+    saved = adapter_of(path)
     if saved is not None and (lora is not None or adapter is not None):
         own = "lora" if lora is not None else "adapter"
         raise ModelError(f"{path} already holds adapters; train those (leave out {own}) or start from their base model")
     where = saved["base_model_name_or_path"] if saved is not None else path
     _check_choice("attention", attention, ("auto", "forest", "unshared"))
     _check_choice("init", init, ("pretrained", "random"))
+    if kind != "language":
+        refuse_virtual_score(adapter)
     target = _device(device)
-    precision = _dtype(dtype, target)
+    precision = resolved_dtype(dtype, device)
     shared: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     config = load_config(where, kind=kind, **shared)
     if init == "pretrained":
@@ -227,17 +237,6 @@ def load_tokenizer(
     return tokenizer
 
 
-def _adapter_of(path: str) -> dict[str, Any] | None:
-    """The adapter config of a PEFT folder, None for anything else."""
-    file = Path(path) / "adapter_config.json"
-    if not file.is_file():
-        return None
-    adapter = _read_json(file)
-    if not adapter.get("base_model_name_or_path"):
-        raise ModelError(f"{file} does not name the base model (base_model_name_or_path)")
-    return adapter
-
-
 def _tokenizer_source(path: str, base: str, tokenizer: str | None) -> str:
     """Adapters saved with a tokenizer bring their own; else the base model's."""
     own = path if (Path(path) / "tokenizer_config.json").is_file() else base
@@ -253,14 +252,16 @@ def load_config(path: str, *, kind: Kind = "language", **shared: Any) -> Any:
     Raises:
         ModelError: no such folder, no config, or not a causal language model (nor, where wanted, one with a score).
     """
-    adapter = _adapter_of(path)
+    adapter = adapter_of(path)
+    if adapter is not None and kind != "language":
+        refuse_virtual_score(adapter)
     path = adapter["base_model_name_or_path"] if adapter is not None else path
     folder = Path(path).expanduser()
     looks_local = folder.is_absolute() or path.startswith(("./", "../", "~")) or path.count("/") > 1
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelError(f"{path} has no config.json; a model folder holds config.json, weights and a tokenizer")
-        _read_json(folder / "config.json")
+        read_json(folder / "config.json")
     elif folder.exists() or looks_local:
         raise ModelError(f"no model folder {path} (looked for {folder.absolute()})")
     try:
@@ -289,7 +290,7 @@ def _check_weight_files(path: str) -> None:
         return
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        for shard in sorted(set(_read_json(index).get("weight_map", {}).values())):
+        for shard in sorted(set(read_json(index).get("weight_map", {}).values())):
             if not (folder / shard).is_file():
                 raise ModelError(f"{path}: {index.name} names {shard}, which is missing; download or copy the model again")
     files = sorted(folder.glob("*.safetensors"))
@@ -374,21 +375,16 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
+def resolved_dtype(name: str, device: str) -> torch.dtype:
+    """What weights are kept in: "auto" is float32 on CPU and bfloat16 on CUDA.
+
+    Raises:
+        ModelError: no such dtype, or no such device here.
+    """
     _check_choice("dtype", name, ("auto", *_DTYPES))
     if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        return torch.bfloat16 if _device(device).type == "cuda" else torch.float32
     return _DTYPES[name]
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file} is not readable JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{file} holds a {type(content).__name__}, not an object")
-    return content
 
 
 def _first_line(error: BaseException) -> str:

@@ -149,12 +149,22 @@ def implicit_step_rewards(
     beta: float,
     separator: str,
 ) -> list[Numbers]:
-    """q_t - q_{t-1} of each step of each completion, which sum to beta log pi(y | x) / ref(y | x), nats."""
+    """q_t - q_{t-1} of each step of each completion, which sum to beta log pi(y | x) / ref(y | x), nats.
+
+    A completion that the context of either model cannot hold has one step, NaN.
+    """
     texts = PieceTexts(policy.tokenizer)
     sequences = encode_completions(prompts, completions, policy.tokenizer)
-    ours, theirs = (_logprobs(model, prompts, sequences) for model in (policy, reference))
+    limit = min((m.context_length for m in (policy, reference) if m.context_length is not None), default=math.inf)
+    trees = [[s for s in tree if len(s.ids) <= limit] for tree in _trees(prompts, sequences)]
+    trees = [tree for tree in trees if tree]
+    ours, theirs = (_logprobs(model, trees) for model in (policy, reference))
     found = []
-    for sequence, a, b in zip(sequences, ours, theirs, strict=True):
+    for sequence in sequences:
+        if sequence.row not in ours:
+            found.append(np.array([math.nan]))
+            continue
+        a, b = ours[sequence.row], theirs[sequence.row]
         q = np.concatenate([[0.0], beta * np.cumsum(a - b)])
         tokens = np.flatnonzero(sequence.loss_mask)
         ends = np.searchsorted(tokens, scored_places(sequence, separator, texts), side="right")
@@ -211,12 +221,14 @@ def _trees(prompts: Sequence[Text], sequences: Sequence[TokenSequence]) -> list[
     return trees
 
 
-def _logprobs(model: LanguageModel, prompts: Sequence[Text], sequences: Sequence[TokenSequence]) -> list[Numbers]:
-    """Log-probs of the targets of each sequence."""
+def _logprobs(model: LanguageModel, trees: Sequence[Sequence[TokenSequence]]) -> dict[str, Numbers]:
+    """Log-probs of the targets of each sequence, by its row."""
     found: dict[str, Numbers] = {}
+    if not trees:
+        return found
     with evaluating(model.hf), torch.no_grad():
-        for forest in Batch([Tree.build(tree) for tree in _trees(prompts, sequences)]).split(MAX_TOKENS):
+        for forest in Batch([Tree.build(tree) for tree in trees]).split(MAX_TOKENS):
             logprobs = model.forward(forest, frozenset({"logprobs"}))["logprobs"].double().cpu()
             counts = torch.bincount(forest.sequence, minlength=forest.num_sequences).tolist()
             found |= {row: part.numpy() for row, part in zip(forest.rows, logprobs.split(counts), strict=True)}
-    return [found[s.row] for s in sequences]
+    return found

@@ -12,7 +12,7 @@ from torch import Tensor
 from posttrain import registry
 from posttrain.averages import Averages
 from posttrain.config import Component
-from posttrain.data.forest import Batch, Forest
+from posttrain.data.forest import Batch, Forest, TokenSequence
 from posttrain.errors import ConfigError
 from posttrain.losses.inputs import MODEL_INPUTS, SCORE_INPUTS, base_of, policy_weight, sequence_inputs
 from posttrain.losses.reduce import Aggregation, Totals, target_weights
@@ -100,6 +100,20 @@ class Objective:
     def keeps_zero_advantage(self) -> bool:
         """Whether a sequence with advantage 0 still has a gradient, by a term that ignores advantages."""
         return any({"advantages", "given"}.isdisjoint(term.inputs) and term.weight for term in self.terms)
+
+    def check_weights(self, sequences: Sequence[TokenSequence]) -> None:
+        """Refuse rows with weights where a loss has no value a token that they could multiply.
+
+        Raises:
+            ConfigError: names the loss.
+        """
+        weighted = (s for s in sequences if "weights" in s.streams and (s.streams["weights"][s.loss_mask] != 1).any())
+        wholes = [term for term in self.terms if term.per != "token"]
+        if wholes and (found := next(weighted, None)) is not None:
+            raise ConfigError(
+                f"losses: {wholes[0].name!r} has one value a {wholes[0].per}, which the weight of row {found.row} (how much "
+                "its tokens count) does not change; leave the column weight out, or take losses of tokens"
+            )
 
     def denominators(self, batch: Batch) -> Totals:
         """Global counts of the whole optimiser step."""

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from posttrain.config import TrustRegionConfig
+from posttrain.config import ModelConfig, TrustRegionConfig
 from posttrain.data.forest import Batch, Forest
-from posttrain.errors import ModelError
+from posttrain.errors import ConfigError, ModelError
+from posttrain.models.adapters import adapter_of
+from posttrain.models.load import resolved_dtype
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Optimizer
 
@@ -29,6 +31,23 @@ def conjugate_gradient(product: Callable[[Tensor], Tensor], b: Tensor, num_solve
         new_square = residual.dot(residual)
         direction, square = residual + (new_square / square) * direction, new_square
     return x
+
+
+def check_trusted(config: ModelConfig, place: str) -> None:
+    """Refuse models whose weights the natural gradient cannot move, before they are loaded. place: the model's folder.
+
+    Fresh adapters of PEFT are kept in float32 whatever the model's dtype is.
+
+    Raises:
+        ConfigError: AdaLoRA, whose ranks AdamW's steps choose; trained weights of less than float32.
+    """
+    saved = adapter_of(place)
+    kind = config.adapter.kind if config.adapter is not None else str((saved or {}).get("peft_type", "")).lower()
+    if kind == "adalora":
+        raise ConfigError("trust_region: adalora chooses its ranks by the steps of AdamW; use model.lora, or no trust_region")
+    own = saved is None and config.lora is None and (config.adapter is None or config.adapter.own_weights)
+    if own and resolved_dtype(config.dtype, config.device) in (torch.bfloat16, torch.float16):
+        raise ConfigError(f"trust_region needs weights in float32; model.dtype is {config.dtype!r}, set model.dtype: float32")
 
 
 class TrustRegion:
