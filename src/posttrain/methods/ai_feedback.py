@@ -44,6 +44,8 @@ def label_preferences(
     chosen one is better, for loss soft_bradley_terry) and id. Prompts whose two completions are equal or empty, or whose
     probability is below min_probability, are left out and counted.
     """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size: {batch_size} prompts at a time is none; it must be at least 1")
     if not 0.5 <= min_probability < 1:
         raise ConfigError(f"min_probability: {min_probability} must be at least 0.5 and below 1")
     made = make_task(run, task)
@@ -106,6 +108,8 @@ def critique_revise(
     method sft; pairs.jsonl has the last revision as chosen and the first answer as rejected, with critique and principle.
     Prompts whose revision is empty or the answer unchanged are left out and counted.
     """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size: {batch_size} prompts at a time is none; it must be at least 1")
     if num_revisions < 1 or not principles:
         raise ConfigError(f"num_revisions: {num_revisions} must be at least 1, and principles name at least one")
     made = make_task(run, task)
