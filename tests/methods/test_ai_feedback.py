@@ -194,3 +194,8 @@ def test_a_search_is_guided_by_a_reward(run_recipe: Callable[..., Path], tmp_pat
         assert shares[0] == max(shares)
     with pytest.raises(ConfigError, match="scorer: it guides a search"):
         run_recipe(**raw, scorer="keyword", output=str(tmp_path / "no"))
+
+
+def test_sampling_in_batches_of_none_is_refused(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="batch_size: 0 must be at least 1"):
+        run_recipe(method="sample", task=TASK, sampling={"max_tokens": 8}, batch_size=0, output=str(tmp_path / "no"))

@@ -27,8 +27,7 @@ from posttrain.models.attention import without_mask
 from posttrain.models.forest_model import BOUNDS, evaluating, relative_error
 from posttrain.models.language_model import LanguageModel
 
-_MOST_BYTES = 1 << 30  # of joined weights: they are a second copy, and large products gain little
-_NORM = "RMSNorm"
+_MOST_BYTES = 1 << 30  # of a model: what is joined is a second copy of most of it, and large products gain little
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ class ColumnDecoder:
             return None
         if set(dict(base.named_children())) != {"embed_tokens", "layers", "norm", "rotary_emb"} or not _is_norm(base.norm):
             return None
-        layers = [_layer(layer, base.config) for layer in base.layers]
+        layers = [_layer(layer) for layer in base.layers]
         known = [layer for layer in layers if layer is not None]
         return ColumnDecoder(base, known) if len(known) == len(layers) else None
 
@@ -133,10 +132,9 @@ def model_step(base: Any, tokens: Tensor, plan: DecodePlan) -> Tensor:
 def _heads(layer: _Layer, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rotated queries [R, H, D] and keys, and values [R, Hkv, D], of hidden states [C, R]; cos and sin [D, R]."""
     depth, turned = len(cos), layer.heads + layer.kv_heads
-    if layer.qkv_bias is None:
-        joined = layer.qkv @ _normed(x, layer.eps[0])
-    else:
-        joined = torch.addmm(layer.qkv_bias, layer.qkv, _normed(x, layer.eps[0]))
+    joined = layer.qkv @ _normed(x, layer.eps[0])
+    if layer.qkv_bias is not None:
+        joined += layer.qkv_bias
     joined = joined.view(-1, depth, x.shape[1])
     pairs = joined[:turned]
     if layer.norm_qk is not None:
@@ -152,7 +150,7 @@ def _normed(x: Tensor, eps: float) -> Tensor:
     return x * torch.rsqrt(x.square().mean(0).add_(eps))
 
 
-def _layer(layer: Any, config: Any) -> _Layer | None:
+def _layer(layer: Any) -> _Layer | None:
     """A decoder layer's weights, None where it has other parts than those that `ColumnDecoder.step` computes."""
     parts = dict(layer.named_children())
     if set(parts) != {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}:
@@ -160,7 +158,7 @@ def _layer(layer: Any, config: Any) -> _Layer | None:
     attention, mlp = layer.self_attn, layer.mlp
     inner, gated = dict(attention.named_children()), dict(mlp.named_children())
     normed = {"q_norm", "k_norm"} <= set(inner)
-    linear = [inner.pop(name, None) for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
+    linear = [inner.pop(name, None) for name in ("q_proj", "k_proj", "v_proj", "o_proj")]  # what is left are norms
     linear += [gated.pop(name, None) for name in ("gate_proj", "up_proj", "down_proj")]
     norms = [layer.input_layernorm, layer.post_attention_layernorm, *inner.values()]
     if set(inner) - {"q_norm", "k_norm"} or len(inner) == 1 or set(gated) != {"act_fn"}:
@@ -236,7 +234,7 @@ def _joined(parts: list[_Projection], norm: Any) -> Tensor:
 
 
 def _is_norm(module: Any) -> bool:
-    return type(module).__name__.endswith(_NORM) and hasattr(module, "variance_epsilon")
+    return type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon")
 
 
 def _has_windows(config: Any) -> bool:
