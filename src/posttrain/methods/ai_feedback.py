@@ -13,7 +13,7 @@ from posttrain.config import Component, ModelConfig, SamplingConfig
 from posttrain.data.templates import decode_completion, encode_prompt
 from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError, DataError
-from posttrain.methods.parts import check_batch_size, make_parts, remove_parts
+from posttrain.methods.parts import make_parts, remove_parts
 from posttrain.methods.prompting import encode_prompts, make_sampling, make_task
 from posttrain.methods.run import SAMPLES, Job, Run
 from posttrain.models.language_model import LanguageModel
@@ -44,7 +44,6 @@ def label_preferences(
     chosen one is better, for loss soft_bradley_terry) and id. Prompts whose two completions are equal or empty, or whose
     probability is below min_probability, are left out and counted.
     """
-    check_batch_size(batch_size)
     if not 0.5 <= min_probability < 1:
         raise ConfigError(f"min_probability: {min_probability} must be at least 0.5 and below 1")
     made = make_task(run, task)
@@ -107,7 +106,6 @@ def critique_revise(
     method sft; pairs.jsonl has the last revision as chosen and the first answer as rejected, with critique and principle.
     Prompts whose revision is empty or the answer unchanged are left out and counted.
     """
-    check_batch_size(batch_size)
     if num_revisions < 1 or not principles:
         raise ConfigError(f"num_revisions: {num_revisions} must be at least 1, and principles name at least one")
     made = make_task(run, task)

@@ -14,7 +14,7 @@ from posttrain.data.scored import PieceTexts, step_ends, step_texts
 from posttrain.data.templates import decode_completion
 from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError, DataError
-from posttrain.methods.parts import check_batch_size, make_parts, remove_parts
+from posttrain.methods.parts import make_parts, remove_parts
 from posttrain.methods.prompting import encode_prompts, make_sampling, make_task
 from posttrain.methods.run import SAMPLES, Job, Run
 from posttrain.registry import methods
@@ -48,7 +48,6 @@ def label_steps(
     for name, value in (("num_solutions", num_solutions), ("num_rollouts", num_rollouts)):
         if value < 1:
             raise ConfigError(f"{name}: {value} must be at least 1")
-    check_batch_size(batch_size)
     if not step_separator:
         raise ConfigError("step_separator: it is empty; name the text between steps, such as a line break")
     if search == "first_wrong_step" and labels == "soft":

@@ -8,21 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from posttrain.errors import ConfigError
 from posttrain.methods.run import Interrupted, Run
 from posttrain.training.checkpoint import write_text_whole
 
 T = TypeVar("T")
-
-
-def check_batch_size(batch_size: int) -> None:
-    """Refuse a size that makes no parts, before weights load.
-
-    Raises:
-        ConfigError: below 1.
-    """
-    if batch_size < 1:
-        raise ConfigError(f"batch_size: {batch_size} must be at least 1")
 
 
 def make_parts(

@@ -12,7 +12,7 @@ import numpy as np
 from posttrain.config import Component, SamplingConfig
 from posttrain.data.templates import as_messages
 from posttrain.errors import ConfigError
-from posttrain.methods.parts import check_batch_size, make_parts, remove_parts
+from posttrain.methods.parts import make_parts, remove_parts
 from posttrain.methods.prompting import encode_prompts, make_collector, make_sampling, make_task
 from posttrain.methods.run import SAMPLES, Job, Run
 from posttrain.registry import methods
@@ -49,7 +49,6 @@ def sample(
     """
     if num_generations < 1:
         raise ConfigError(f"num_generations: {num_generations} must be at least 1")
-    check_batch_size(batch_size)
     rule = Rule(min_reward, top_fraction, max_per_prompt, distinct)
     rule.check_range()
     made = make_task(run, task)
