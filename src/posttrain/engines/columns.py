@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from posttrain.data.forest import Forest, TokenSequence, Tree
 from posttrain.engines.decode import DecodePlan
 from posttrain.models.attention import without_mask
+from posttrain.models.decoder_layers import LayerParts, read_layers
 from posttrain.models.forest_model import BOUNDS, evaluating, relative_error
 from posttrain.models.language_model import LanguageModel
 
@@ -69,13 +70,11 @@ class ColumnDecoder:
         parameters = list(base.parameters())
         if any(p.device.type != "cpu" or p.dtype != torch.float32 for p in parameters):
             return None
-        if sum(p.numel() * 4 for p in parameters) > _MOST_BYTES or _has_windows(base.config):
+        if sum(p.numel() * 4 for p in parameters) > _MOST_BYTES:
             return None
-        if set(dict(base.named_children())) != {"embed_tokens", "layers", "norm", "rotary_emb"} or not _is_norm(base.norm):
-            return None
-        layers = [_layer(layer) for layer in base.layers]
+        layers = [_layer(parts) for parts in read_layers(base) or []]
         known = [layer for layer in layers if layer is not None]
-        return ColumnDecoder(base, known) if len(known) == len(layers) else None
+        return ColumnDecoder(base, known) if known and len(known) == len(layers) else None
 
     @staticmethod
     def state(model: LanguageModel) -> list[object]:
@@ -150,48 +149,35 @@ def _normed(x: Tensor, eps: float) -> Tensor:
     return x * torch.rsqrt(x.square().mean(0).add_(eps))
 
 
-def _layer(layer: Any) -> _Layer | None:
-    """A decoder layer's weights, None where it has other parts than those that `ColumnDecoder.step` computes."""
-    parts = dict(layer.named_children())
-    if set(parts) != {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}:
-        return None
-    attention, mlp = layer.self_attn, layer.mlp
-    inner, gated = dict(attention.named_children()), dict(mlp.named_children())
-    normed = {"q_norm", "k_norm"} <= set(inner)
-    linear = [inner.pop(name, None) for name in ("q_proj", "k_proj", "v_proj", "o_proj")]  # what is left are norms
-    linear += [gated.pop(name, None) for name in ("gate_proj", "up_proj", "down_proj")]
-    norms = [layer.input_layernorm, layer.post_attention_layernorm, *inner.values()]
-    if set(inner) - {"q_norm", "k_norm"} or len(inner) == 1 or set(gated) != {"act_fn"}:
-        return None
-    known = [_projection(part) for part in linear]
-    if None in known or not all(map(_is_norm, norms)):
+def _layer(parts: LayerParts) -> _Layer | None:
+    """A decoder layer's weights, None where it multiplies or adds something that `ColumnDecoder.step` does not."""
+    known = [_projection(part) for part in parts.projections]
+    if None in known:
         return None
     q, k, v, o, gate, up, down = (part for part in known if part is not None)
-    depth = attention.head_dim
     if any(part.bias is not None for part in (o, gate, up, down)) or len({part.bias is None for part in (q, k, v)}) > 1:
         return None
-    if normed and (attention.q_norm.weight.shape != (depth,) or attention.k_norm.weight.shape != (depth,)):
-        return None
+    depth = parts.attention.head_dim
     heads, kv_heads = len(q.weight) // depth, len(k.weight) // depth
     norm_qk = None
-    if normed:
-        of_queries, of_keys = attention.q_norm.weight.detach(), attention.k_norm.weight.detach()
+    if parts.q_norm is not None:
+        of_queries, of_keys = parts.q_norm.weight.detach(), parts.k_norm.weight.detach()
         norm_qk = torch.cat([of_queries.expand(heads, depth), of_keys.expand(kv_heads, depth)])[..., None]
     return _Layer(
-        attention,
-        mlp.act_fn,
+        parts.attention,
+        parts.activation,
         heads,
         kv_heads,
         (
-            layer.input_layernorm.variance_epsilon,
-            attention.q_norm.variance_epsilon if normed else 0.0,
-            layer.post_attention_layernorm.variance_epsilon,
+            parts.input_norm.variance_epsilon,
+            parts.q_norm.variance_epsilon if parts.q_norm is not None else 0.0,
+            parts.mlp_norm.variance_epsilon,
         ),
-        _joined([q, k, v], layer.input_layernorm),
+        _joined([q, k, v], parts.input_norm),
         _stacked([part.bias for part in (q, k, v)]),
         norm_qk,
         o.weight,
-        _joined([gate, up], layer.post_attention_layernorm),
+        _joined([gate, up], parts.mlp_norm),
         down.weight,
     )
 
@@ -231,14 +217,3 @@ def _projection(module: Any) -> _Projection | None:
 def _joined(parts: list[_Projection], norm: Any) -> Tensor:
     """The weights of projections that read one input, one below the other, times the weight of the norm before them."""
     return torch.cat([part.weight for part in parts]) * norm.weight.detach()
-
-
-def _is_norm(module: Any) -> bool:
-    return type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon")
-
-
-def _has_windows(config: Any) -> bool:
-    kinds = getattr(config, "layer_types", None)
-    if kinds is not None:
-        return set(kinds) != {"full_attention"}
-    return getattr(config, "sliding_window", None) is not None

@@ -159,17 +159,17 @@ class DecodePlan:
         before, own = self._kernel_masks(query.dtype)
         group = query.shape[2]
         on_prompt, prompt_lse = fused_attention(self._seat(query), *self._prompts[layer], attn_mask=before, scale=scale)
-        scores = (query * scale) @ keys.transpose(-1, -2)
-        if own is not None:
-            scores += own
-        scores = scores.to(prompt_lse.dtype)
-        most = scores.amax(-1, keepdim=True)
+        on_prompt, prompt_lse = self._unseat(on_prompt, group), self._unseat(prompt_lse[..., None], group)
+        # Scores of a row's own tokens against the prompt's sum: exp(score - lse) is what each weighs beside the prompt's 1.
+        given = prompt_lse.neg() if own is None else own - prompt_lse
+        scores = torch.add(given, query @ keys.transpose(-1, -2), alpha=scale)
+        # Where an own token outweighs the whole prompt, it is the measure instead, so that nothing overflows.
+        most = scores.amax(-1, keepdim=True).clamp_min_(0)
         weights = scores.sub_(most).exp_()
-        total = weights.sum(-1, keepdim=True)
-        # exp(a) / (exp(a) + exp(b)) = sigmoid(a - b) is the prompt's share of the whole softmax.
-        share = torch.sigmoid(self._unseat(prompt_lse[..., None], group) - total.log() - most)
-        on_own = weights.div_(total).to(values.dtype) @ values
-        return torch.lerp(on_own, self._unseat(on_prompt, group), share.to(on_own.dtype))
+        beside = most.neg_().exp_()
+        total = weights.sum(-1, keepdim=True).add_(beside)
+        mixed = (weights.to(values.dtype) @ values).addcmul_(on_prompt, beside.to(values.dtype))
+        return mixed.div_(total)
 
     def _kernel_masks(self, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
         """What is added to the scores of the two parts, the same for all layers of a step; None where all is seen."""

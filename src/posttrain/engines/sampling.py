@@ -85,10 +85,10 @@ def choose(logits: Tensor, settings: RowSettings, draws: Tensor) -> tuple[Tensor
     """
     if settings.greedy or settings.plain:
         # One pass of exponentials serves the draw and the log-prob.
-        shifted = logits - logits.amax(dim=-1, keepdim=True)
-        weights = shifted.exp()
+        largest = logits.amax(dim=-1, keepdim=True)
+        weights = (logits - largest).exp_()
         tokens = logits.argmax(dim=-1) if settings.greedy else _invert(weights, draws)
-        chosen = shifted.gather(1, tokens[:, None])[:, 0] - weights.sum(dim=-1).log()
+        chosen = (logits.gather(1, tokens[:, None]) - largest)[:, 0] - weights.sum(dim=-1).log()
         return tokens, chosen, chosen
     raw = torch.log_softmax(logits, dim=-1)
     greedy = settings.temperature == 0

@@ -144,7 +144,7 @@ class ForestPlan:
         self.windows: set[int] = set()
         self._keep_kv = keep_kv
         self._prefix = prefix
-        self._shape = ForestShape(forest.ends.cpu().numpy(), forest.ends.device)
+        self.shape = ForestShape(forest.ends.cpu().numpy(), forest.ends.device)
         self._depth = int(forest.positions.max()) + 1
         self._pieces: dict[int | None, list[_Piece]] = {}
         self._block_masks: dict[int | None, BlockMask] = {}
@@ -187,7 +187,7 @@ class ForestPlan:
         scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
         plain = not dropout and s_aux is None and query.shape[-1] == value.shape[-1]
         if plain and query.device.type == "cpu" and window is None and softcap is None:
-            return merged_attention(query, key, value, self._shape, scale)
+            return merged_attention(query, key, value, self.shape, scale)
         if plain and query.device.type == "cuda" and query.shape[-1] >= 16:
             mask = self.block_mask(window)
             capped = soft_capping(softcap) if softcap is not None else None
@@ -195,6 +195,17 @@ class ForestPlan:
             mixed = _compiled_flex()(query, key, value, capped, mask, scale, grouped)
             return mixed.transpose(1, 2).contiguous()
         return self._masked(query, key, value, scale, window, softcap, s_aux, dropout)
+
+    @property
+    def has_prefix(self) -> bool:
+        """Whether keys and values were given that stand for those of the first tokens."""
+        return self._prefix is not None
+
+    def note(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """A layer has attended by `shape` itself, with key and value [N, Hkv, D]."""
+        self.layers.add(layer)
+        if self._keep_kv:
+            self.kv[layer] = tuple(x.detach().transpose(0, 1)[None] for x in (key, value))  # type: ignore[assignment]
 
     def mask_mod(self, window: int | None) -> Callable[..., torch.Tensor]:
         """FlexAttention's rule of visibility: (k <= q) & (q < ends[k]), and q - k < window in depth."""
@@ -230,7 +241,7 @@ class ForestPlan:
     ) -> torch.Tensor:
         """The path that can do everything: pieces of queries with the keys they may see, masked by depth."""
         if window not in self._pieces:
-            self._pieces[window] = _make_pieces(self._shape, self.positions, window)
+            self._pieces[window] = _make_pieces(self.shape, self.positions, window)
         query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))  # [N, H, D]
         mixed = []
         for piece in self._pieces[window]:

@@ -32,11 +32,18 @@ def fused_attention(
     return out, lse
 
 
+_ALONE = 48  # tokens of a run for which a kernel's start costs less than to gather it and others in a batch
+
+
 class _Bucket(NamedTuple):
-    """Runs of like length. rows: flat indices [R * L], padded with a run's last token; row kept[i] is token flat[i]."""
+    """Runs of like length. rows: flat indices [R * L], padded with a run's last token; row kept[i] is token flat[i].
+
+    start: of a run that is alone, which is then a slice; else -1.
+    """
 
     runs: int
     length: int
+    start: int
     rows: torch.Tensor
     kept: torch.Tensor | None
     flat: torch.Tensor
@@ -78,13 +85,17 @@ class ForestShape:
 
     @property
     def buckets(self) -> list[_Bucket]:
-        """Runs batched by length: at least 3/4 as long as the longest of the batch, unless all are short."""
+        """Long runs alone, others batched by length: at least 3/4 as long as the longest of the batch, unless all are short."""
         if self._buckets is None:
             lengths = np.array(self.stops) - np.array(self.starts)
             order = np.argsort(-lengths, kind="stable")
             groups: list[list[int]] = []
             for run in order:
-                if groups and (lengths[run] * 4 >= lengths[groups[-1][0]] * 3 or lengths[groups[-1][0]] <= 16):
+                if (
+                    groups
+                    and lengths[groups[-1][0]] < _ALONE
+                    and (lengths[run] * 4 >= lengths[groups[-1][0]] * 3 or lengths[groups[-1][0]] <= 16)
+                ):
                     groups[-1].append(int(run))
                 else:
                     groups.append([int(run)])
@@ -101,6 +112,7 @@ class ForestShape:
         return _Bucket(
             len(runs),
             length,
+            int(rows[0, 0]) if len(runs) == 1 else -1,
             torch.from_numpy(rows.reshape(-1)).to(self._device),
             None if full else torch.from_numpy(kept).to(self._device),
             flat,
@@ -118,6 +130,55 @@ def merged_attention(
     return _MergedAttention.apply(*flat, shape, scale)[None].to(query.dtype)
 
 
+def attend_runs(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, shape: ForestShape, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """query [N, H, D], key and value [N, Hkv, D] -> what they give, [N, H, D], and its log-sum-exp [N, H]."""
+    accurate = torch.float64 if query.dtype == torch.float64 else torch.float32
+    out = torch.empty(query.shape, dtype=accurate, device=query.device)
+    lse = torch.empty(query.shape[:2], dtype=accurate, device=query.device)
+    for bucket in shape.buckets:
+        part, part_lse = _forward(*(_gather(x, bucket) for x in (query, key, value)), 0.0, True, scale=scale)
+        _put(out, part, bucket)
+        _put(lse, part_lse, bucket)
+    for start, stop, end in shape.trunks:
+        trunk = (_slice(x, start, stop) for x in (key, value))
+        part, part_lse = _forward(_slice(query, stop, end), *trunk, 0.0, False, scale=scale)
+        part, part_lse = part[0].transpose(0, 1), part_lse[0].transpose(0, 1)
+        below, below_lse = out[stop:end], lse[stop:end]
+        merged = torch.logaddexp(below_lse, part_lse)
+        below.mul_((below_lse - merged).exp_()[..., None]).add_(part * (part_lse - merged).exp_()[..., None])
+        below_lse.copy_(merged)
+    return out.to(query.dtype), lse
+
+
+def attend_runs_backward(
+    grad_out: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    shape: ForestShape,
+    scale: float,
+) -> list[torch.Tensor]:
+    """The gradients of query, key and value from that of `attend_runs`' first result; out, lse: its results."""
+    grads = [torch.empty(x.shape, dtype=lse.dtype, device=x.device) for x in (query, key, value)]
+    for bucket in shape.buckets:
+        given = _gather(grad_out, bucket, blank=True)
+        q, k, v, o, part_lse = (_gather(x, bucket) for x in (query, key, value, out, lse))
+        parts = _backward(given, q, k, v, o, part_lse, 0.0, True, scale=scale)
+        for grad, part in zip(grads, parts):
+            _put(grad, part, bucket)
+    for start, stop, end in shape.trunks:
+        given, q, o, part_lse = (_slice(x, stop, end) for x in (grad_out, query, out, lse))
+        k, v = _slice(key, start, stop), _slice(value, start, stop)
+        parts = _backward(given, q, k, v, o, part_lse, 0.0, False, scale=scale)
+        for grad, part, (a, b) in zip(grads, parts, [(stop, end), (start, stop), (start, stop)]):
+            grad[a:b] += part[0].transpose(0, 1)
+    return [g.to(query.dtype) for g in grads]
+
+
 class _MergedAttention(torch.autograd.Function):
     """query [N, H, D], key and value [N, Hkv, D] -> [N, H, D]."""
 
@@ -125,22 +186,7 @@ class _MergedAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, shape: ForestShape, scale: float
     ) -> torch.Tensor:
-        accurate = torch.float64 if query.dtype == torch.float64 else torch.float32
-        out = torch.empty(query.shape, dtype=accurate, device=query.device)
-        lse = torch.empty(query.shape[:2], dtype=accurate, device=query.device)
-        for bucket in shape.buckets:
-            part, part_lse = _forward(*(_gather(x, bucket) for x in (query, key, value)), 0.0, True, scale=scale)
-            out.index_copy_(0, bucket.flat, _flatten(part, bucket).to(accurate))
-            lse.index_copy_(0, bucket.flat, _flatten(part_lse, bucket))
-        for start, stop, end in shape.trunks:
-            trunk = (_slice(x, start, stop) for x in (key, value))
-            part, part_lse = _forward(_slice(query, stop, end), *trunk, 0.0, False, scale=scale)
-            part, part_lse = part[0].transpose(0, 1), part_lse[0].transpose(0, 1)
-            below, below_lse = out[stop:end], lse[stop:end]
-            merged = torch.logaddexp(below_lse, part_lse)
-            below.mul_((below_lse - merged).exp_()[..., None]).add_(part * (part_lse - merged).exp_()[..., None])
-            below_lse.copy_(merged)
-        out = out.to(query.dtype)
+        out, lse = attend_runs(query, key, value, shape, scale)
         ctx.save_for_backward(query, key, value, out, lse)
         ctx.shape, ctx.scale = shape, scale
         return out
@@ -149,22 +195,8 @@ class _MergedAttention(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_out: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, out, lse = ctx.saved_tensors
-        grad_out = grad_out.contiguous()
-        accurate = lse.dtype
-        grads = [torch.zeros(x.shape, dtype=accurate, device=x.device) for x in (query, key, value)]
-        for bucket in ctx.shape.buckets:
-            given = _gather(grad_out, bucket, blank=True)
-            q, k, v, o, part_lse = (_gather(x, bucket) for x in (query, key, value, out, lse))
-            parts = _backward(given, q, k, v, o, part_lse, 0.0, True, scale=ctx.scale)
-            for grad, part in zip(grads, parts):
-                grad.index_copy_(0, bucket.flat, _flatten(part, bucket).to(accurate))
-        for start, stop, end in ctx.shape.trunks:
-            given, q, o, part_lse = (_slice(x, stop, end) for x in (grad_out, query, out, lse))
-            k, v = _slice(key, start, stop), _slice(value, start, stop)
-            parts = _backward(given, q, k, v, o, part_lse, 0.0, False, scale=ctx.scale)
-            for grad, part, (a, b) in zip(grads, parts, [(stop, end), (start, stop), (start, stop)]):
-                grad[a:b] += part[0].transpose(0, 1)
-        return *(g.to(query.dtype) for g in grads), None, None
+        grads = attend_runs_backward(grad_out.contiguous(), query, key, value, out, lse, ctx.shape, ctx.scale)
+        return *grads, None, None
 
 
 def _slice(x: torch.Tensor, start: int, stop: int) -> torch.Tensor:
@@ -174,18 +206,21 @@ def _slice(x: torch.Tensor, start: int, stop: int) -> torch.Tensor:
 
 def _gather(x: torch.Tensor, bucket: _Bucket, blank: bool = False) -> torch.Tensor:
     """[N, H, ...] -> [R, H, L, ...]; `blank` puts zeros where there is padding."""
+    if bucket.start >= 0:
+        return _slice(x, bucket.start, bucket.start + bucket.length)
     if blank and bucket.kept is not None:
         rows = x.new_zeros(bucket.runs * bucket.length, *x.shape[1:])
         rows.index_copy_(0, bucket.kept, x.index_select(0, bucket.flat))
-    elif bucket.runs == 1:
-        start = int(bucket.rows[0])
-        rows = x[start : start + bucket.length]
     else:
         rows = x.index_select(0, bucket.rows)
     return rows.unflatten(0, (bucket.runs, bucket.length)).transpose(1, 2)
 
 
-def _flatten(x: torch.Tensor, bucket: _Bucket) -> torch.Tensor:
-    """[R, H, L, ...] -> [kept tokens, H, ...]."""
-    rows = x.transpose(1, 2).flatten(0, 1)
-    return rows if bucket.kept is None else rows.index_select(0, bucket.kept)
+def _put(whole: torch.Tensor, part: torch.Tensor, bucket: _Bucket) -> None:
+    """Write [R, H, L, ...] to where its tokens are in [N, H, ...]."""
+    if bucket.start >= 0:
+        whole[bucket.start : bucket.start + bucket.length] = part[0].transpose(0, 1)
+        return
+    rows = part.transpose(1, 2).flatten(0, 1)
+    rows = rows if bucket.kept is None else rows.index_select(0, bucket.kept)
+    whole.index_copy_(0, bucket.flat, rows.to(whole.dtype))

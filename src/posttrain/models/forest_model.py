@@ -15,6 +15,7 @@ from posttrain.data.forest import Forest, TokenSequence, Tree
 from posttrain.errors import ModelError
 from posttrain.models import adapters, attention
 from posttrain.models.attention import ForestPlan, without_mask
+from posttrain.models.fused_layers import fused_hidden, fusible_layers
 
 BOUNDS = {torch.float64: 1e-9, torch.float32: 1e-4}  # most relative error of a probe; 5e-2 for half precisions
 
@@ -25,6 +26,7 @@ class ForestModel:
     Attributes:
         hf: the PreTrainedModel, or a PeftModel around it. tokenizer: its tokenizer. device: where it is.
         shares_trunks: forests run as forests; else as one padded row per sequence, and `why_unshared` tells why.
+        fuses_layers: forests go through `models.fused_layers`, where it can take them.
         rate_factors: what the learning rate of single parameters is multiplied by, where that is not 1.
         virtual: trained tokens that stand before every sequence, None without (`models.adapters`).
         neftune_noise_alpha: how much noise is put on the embeddings in training mode (see `_noise`), 0 = none.
@@ -36,6 +38,7 @@ class ForestModel:
         self.tokenizer = tokenizer
         self.shares_trunks = False
         self.why_unshared: str | None = "not asked for"
+        self.fuses_layers = True
         self.rate_factors: dict[torch.nn.Parameter, float] = {}
         self.virtual: adapters.VirtualTokens | None = None
         self.neftune_noise_alpha = 0.0
@@ -103,13 +106,16 @@ class ForestModel:
         prefix = virtual.keys_and_values() if virtual is not None else None
         rooted = forest.below(count) if count else forest
         plan = ForestPlan(rooted, keep_kv=keep_kv, prefix=prefix)
+        layers = fusible_layers(self.base, plan) if self.fuses_layers else None
         given: dict[str, torch.Tensor] = {"input_ids": forest.tokens[None]}
-        if virtual is not None or self._is_noisy:
+        if virtual is not None or layers is not None or self._is_noisy:
             embedded = self.pretrained.get_input_embeddings()(forest.tokens)
             if self._is_noisy:
                 embedded = embedded + self._noise(embedded, forest.lengths())
             if virtual is not None:
                 embedded = torch.cat([virtual.embeddings().to(embedded.dtype), embedded])
+            if layers is not None:
+                return fused_hidden(self.base, layers, embedded, rooted.positions, plan)[count:], plan
             given = {"inputs_embeds": embedded[None]}
         hidden = self.base(
             **given,
@@ -180,6 +186,9 @@ class ForestModel:
             if lm._can_set_attn_implementation():
                 lm.set_attn_implementation(attention.NAME)
                 self.why_unshared = self._probe()
+                if self.why_unshared is not None and self.fuses_layers:
+                    self.fuses_layers = False  # the layers may not be of the kind that they seem to be
+                    self.why_unshared = self._probe()
             else:
                 self.why_unshared = f"the attention of {type(lm).__name__} cannot be replaced"
         except Exception as error:  # whatever a foreign architecture raises on a forest is the answer

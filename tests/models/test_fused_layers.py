@@ -1,0 +1,194 @@
+"""Layers as one function against transformers' own: values, every gradient, finite differences, and where it must not run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from posttrain.data.forest import Forest, TokenSequence, Tree
+from posttrain.models import fused_layers
+from posttrain.models.attention import ForestPlan
+from posttrain.models.decoder_layers import read_layers
+from posttrain.models.fused_layers import fused_hidden, fusible_layers
+from posttrain.models.language_model import LanguageModel
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 97, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 128,
+}  # fmt: skip
+FAMILIES: dict[str, tuple[Any, Any]] = {
+    "llama": (LlamaForCausalLM, lambda: LlamaConfig(**SIZES)),
+    "mistral": (MistralForCausalLM, lambda: MistralConfig(**SIZES, sliding_window=None)),
+    "qwen2": (Qwen2ForCausalLM, lambda: Qwen2Config(**SIZES)),  # has biases of queries, keys and values
+    "qwen3": (Qwen3ForCausalLM, lambda: Qwen3Config(**SIZES, head_dim=16)),  # norms queries and keys
+}
+OTHERS: dict[str, tuple[Any, Any]] = {
+    "windows": (MistralForCausalLM, lambda: MistralConfig(**SIZES, sliding_window=8)),
+    "gemma2": (Gemma2ForCausalLM, lambda: Gemma2Config(**SIZES, head_dim=16)),
+    # The parts of a Llama, computed otherwise: only the probe can tell.
+    "granite": (GraniteForCausalLM, lambda: GraniteConfig(**SIZES, residual_multiplier=0.3, embedding_multiplier=2.0)),
+    "output bias": (LlamaForCausalLM, lambda: LlamaConfig(**SIZES, attention_bias=True)),
+    "mlp bias": (LlamaForCausalLM, lambda: LlamaConfig(**SIZES, mlp_bias=True)),
+    "gelu": (LlamaForCausalLM, lambda: LlamaConfig(**SIZES, hidden_act="gelu")),
+}
+
+
+def build(family: str) -> LanguageModel:
+    torch.manual_seed(0)
+    kind, config = {**FAMILIES, **OTHERS}[family]
+    hf = kind(config()).eval()
+    with torch.no_grad():
+        for p in hf.parameters():  # norms and biases start as ones and zeros: with those a missing factor would not show
+            p.add_(torch.randn_like(p) * 0.2)
+    model = LanguageModel(hf, None)  # type: ignore[arg-type]
+    model.share_trunks()
+    assert model.shares_trunks
+    return model
+
+
+def forest() -> Forest:
+    """A branching tree with a run of its own kernel call, short runs that are batched, and a chain."""
+    draw = np.random.default_rng(0)
+
+    def sequence(*ids: int) -> TokenSequence:
+        return TokenSequence(np.array(ids), np.array([False] + [True] * (len(ids) - 1)))
+
+    branches = [sequence(1, 2, 3, *draw.integers(0, 90, n)) for n in (5, 1, 60, 6)]
+    return Forest.pack([Tree.build(branches), Tree.build([sequence(*draw.integers(0, 90, 30))])])
+
+
+def run(model: LanguageModel) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Hidden states and the gradients of all parameters for a fixed weighting of them."""
+    model.hf.zero_grad()
+    hidden = model.hidden(forest())
+    weights = torch.linspace(-1, 1, hidden.numel()).view_as(hidden)
+    (hidden * weights).sum().backward()
+    return hidden.detach(), {n: p.grad.clone() for n, p in model.hf.named_parameters() if p.grad is not None}
+
+
+def fused_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The layers that are computed as one function from now on, by number."""
+    calls: list[int] = []
+    apply = fused_layers._Layer.apply
+
+    def noted(*given: Any) -> Any:
+        calls.append(given[2].number)
+        return apply(*given)
+
+    monkeypatch.setattr(fused_layers._Layer, "apply", noted)
+    return calls
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_states_and_gradients_are_the_model_s_own(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(family)
+    calls = fused_calls(monkeypatch)
+    hidden, grads = run(model)
+    assert calls == [0, 1, 2]
+    model.fuses_layers = False
+    expected, expected_grads = run(model)
+    assert calls == [0, 1, 2]
+    torch.testing.assert_close(hidden, expected, rtol=1e-5, atol=2e-5)
+    assert grads.keys() == expected_grads.keys() and len(grads) >= 29
+    for name, grad in grads.items():
+        gap = (grad - expected_grads[name]).abs().max() / expected_grads[name].abs().max()
+        assert gap < 2e-5, name
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_gradients_agree_with_finite_differences(family: str) -> None:
+    """The same functions in float64, where differences are exact to eight digits."""
+    model = build(family)
+    base: Any = model.hf.double().model
+    trees = forest()
+    layers = read_layers(base)
+    assert layers is not None
+    embedded = torch.randn(len(trees.tokens), 48, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    names = [
+        "layers.1.input_layernorm.weight", "layers.1.post_attention_layernorm.weight", "layers.1.self_attn.q_proj.weight",
+        "layers.1.self_attn.k_proj.weight", "layers.1.self_attn.v_proj.weight", "layers.1.self_attn.o_proj.weight",
+        "layers.1.mlp.gate_proj.weight", "layers.1.mlp.up_proj.weight", "layers.1.mlp.down_proj.weight",
+        *(["layers.1.self_attn.q_proj.bias", "layers.1.self_attn.k_proj.bias"] if family == "qwen2" else []),
+        *(["layers.1.self_attn.q_norm.weight", "layers.1.self_attn.k_norm.weight"] if family == "qwen3" else []),
+    ]  # fmt: skip
+    base.norm = torch.nn.Identity()  # transformers' norm rounds to float32
+
+    def value() -> torch.Tensor:
+        hidden = fused_hidden(base, layers, embedded, trees.positions, ForestPlan(trees))
+        return (hidden * torch.linspace(-1, 1, hidden.numel(), dtype=torch.float64).view_as(hidden)).sum()
+
+    embedded.requires_grad_(True)
+    value().backward()
+    for where in [embedded, *(base.get_parameter(name) for name in names)]:
+        assert where.grad is not None
+        direction = torch.randn(where.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+        found = []
+        with torch.no_grad():
+            for sign in (1, -1):
+                where.add_(direction, alpha=sign * 1e-5)
+                found.append(float(value()))
+                where.sub_(direction, alpha=sign * 1e-5)
+        difference = (found[0] - found[1]) / 2e-5
+        assert difference == pytest.approx(float((where.grad * direction).sum()), rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("family", list(OTHERS))
+def test_other_layers_are_left_to_the_model(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(family)
+    calls = fused_calls(monkeypatch)
+    run(model)
+    assert calls == []
+
+
+def test_frozen_weights_get_no_gradient_and_change_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layer freezing: below the first trained parameter nothing is computed backwards."""
+    model = build("qwen3")
+    _, every = run(model)
+    for name, p in model.hf.named_parameters():
+        p.requires_grad_("layers.2" in name or name.endswith("layers.1.mlp.up_proj.weight"))
+    calls = fused_calls(monkeypatch)
+    _, some = run(model)
+    assert calls == [0, 1, 2] and len(some) == 12
+    for name, grad in some.items():
+        torch.testing.assert_close(grad, every[name])
+
+
+def test_it_steps_aside_for_what_it_does_not_compute() -> None:
+    """Checkpointing and dropout in training mode, hooks, half precision, adapters; and comes back where they go."""
+    model = build("llama")
+    base: Any = model.hf.model
+    plan = ForestPlan(forest())
+    assert fusible_layers(base, plan) is not None
+    model.train()
+    assert fusible_layers(base, plan) is not None
+    base.layers[1].gradient_checkpointing = True
+    assert fusible_layers(base, plan) is None
+    base.layers[1].gradient_checkpointing = False
+    base.layers[1].self_attn.attention_dropout = 0.1
+    assert fusible_layers(base, plan) is None
+    base.layers[1].self_attn.attention_dropout = 0.0
+    hook = base.layers[2].mlp.register_forward_hook(lambda *given: None)
+    assert fusible_layers(base, plan) is None
+    hook.remove()
+    assert fusible_layers(base, plan) is not None
+    get_peft_model(model.hf, LoraConfig(target_modules=["q_proj"], r=2))
+    assert fusible_layers(base, plan) is None
+    assert fusible_layers(build("llama").hf.bfloat16().model, plan) is None
