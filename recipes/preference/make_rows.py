@@ -6,7 +6,7 @@ FOLDER (runs/preference/rows) then holds, for 1000 problems, about a minute on t
 pairs.jsonl     a right completion (the worked one, where none is) against a wrong one, both the model's own where it has them
 unpaired.jsonl  single completions with a label
 lists.jsonl     four completions with scores: 1 right, the share of right lines else
-triples.jsonl   worked text (reference), one that slips in its last line (chosen), one that slips in its first (rejected)
+triples.jsonl   worked text (reference), a right completion of the model's own (chosen), a wrong one (rejected)
 steps.jsonl     right lines so far (initial_reason_steps), the next right line (chosen) and one that slips (rejected)
 """
 
@@ -106,13 +106,9 @@ def lists(task: Task, groups: list[tuple[Example, list[str]]]) -> list[Row]:
 
 
 def triples(task: Task, groups: list[tuple[Example, list[str]]]) -> list[Row]:
-    """Worked text, a late slip, an early slip."""
-    rows = []
-    for example, _ in groups:
-        worked, draw = str(example.completion), random.Random(example.id)
-        late, early = slip(worked, DIFFICULTY["num_steps"] - 1, draw), slip(worked, 0, draw)
-        rows.append({"prompt": example.prompt, "reference": worked, "chosen": late, "rejected": early})
-    return rows
+    """Worked text, and the two completions of `pairs`."""
+    worked = [str(example.completion) for example, _ in groups]
+    return [{"reference": text, **row} for text, row in zip(worked, pairs(task, groups), strict=True)]
 
 
 def steps(task: Task, groups: list[tuple[Example, list[str]]]) -> list[Row]:

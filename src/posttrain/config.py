@@ -202,6 +202,28 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class EndpointConfig:
+    """An OpenAI-compatible server (vLLM, SGLang, llama.cpp, a hosted service) that writes completions.
+
+    url: its address, mostly ending in /v1. model: the name it knows the model by. key_variable: the environment variable that
+    holds the key; where it is not set, none is sent. route: auto asks the chat route for messages and the completions route for
+    plain text; chat makes plain text a user's message. concurrency: requests at a time. timeout: seconds a request may take.
+    keep_reasoning: reasoning that the server gives apart is put in <think> tags before the answer. extra: more keys of the
+    request's body, as they are, such as {reasoning_effort: high} or {max_completion_tokens: 4096}, which replaces max_tokens.
+    """
+
+    url: str
+    model: str
+    key_variable: str = "OPENAI_API_KEY"
+    route: Literal["auto", "chat"] = "auto"
+    concurrency: int = 8
+    timeout: float = 600.0
+    max_retries: int = 5
+    keep_reasoning: bool = True
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class CreditConfig:
     """What is done to rewards and advantages beside estimating (policy gradients).
 

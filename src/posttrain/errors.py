@@ -45,6 +45,10 @@ class CheckpointError(PosttrainError):
     """A checkpoint is broken, missing, or of another run."""
 
 
+class EndpointError(PosttrainError):
+    """A server that was asked for completions does not give them."""
+
+
 class MissingDependency(PosttrainError):
     """An optional library is not installed.
 

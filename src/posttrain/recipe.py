@@ -19,6 +19,7 @@ from posttrain.config import (
     Component,
     CreditConfig,
     DataConfig,
+    EndpointConfig,
     EvaluationConfig,
     LoraConfig,
     ModelConfig,
@@ -32,8 +33,8 @@ from posttrain.typecheck import check
 CLASSES = {
     c.__name__: c
     for c in (
-        AdapterConfig, Component, CreditConfig, DataConfig, EvaluationConfig, LoraConfig, ModelConfig, SamplingConfig,
-        TrustRegionConfig,
+        AdapterConfig, Component, CreditConfig, DataConfig, EndpointConfig, EvaluationConfig, LoraConfig, ModelConfig,
+        SamplingConfig, TrustRegionConfig,
     )
 }  # fmt: skip
 

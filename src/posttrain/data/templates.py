@@ -61,7 +61,7 @@ def text_ids(tokenizer: Any, text: str, *, start: bool, known: Tokenized | None 
     return [known.bos, *ids] if start and known.bos is not None and ids[:1] != [known.bos] else list(ids)
 
 
-def as_messages(tokenizer: Any, prompt: Text, system: str | None) -> Text:
+def as_messages(prompt: Text, system: str | None) -> Text:
     """The prompt with its system message: as messages, or in front of plain text where there is no template."""
     if system is None:
         return prompt
@@ -76,7 +76,7 @@ def encode_prompt(tokenizer: Any, prompt: Text, *, system: str | None = None, to
     Raises:
         TemplateError: messages, but the tokenizer has no chat template. DataError: the prompt has no tokens.
     """
-    prompt = as_messages(tokenizer, prompt, system)
+    prompt = as_messages(prompt, system)
     if isinstance(prompt, str):
         ids = text_ids(tokenizer, prompt, start=True)
     else:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from posttrain.config import Component, SamplingConfig
+from posttrain import registry
+from posttrain.config import Component, EndpointConfig, SamplingConfig
 from posttrain.data.templates import as_messages
+from posttrain.engines.endpoint import Endpoint
 from posttrain.errors import ConfigError
 from posttrain.methods.parts import make_parts, remove_parts
 from posttrain.methods.prompting import encode_prompts, make_collector, make_sampling, make_task
 from posttrain.methods.run import SAMPLES, Job, Run
 from posttrain.registry import methods
 from posttrain.rewards.base import RewardSet
-from posttrain.rollouts.collect import Collector, Prompt
+from posttrain.rollouts.collect import Prompt
 from posttrain.rollouts.filter import Rule, filter_metrics, refuse_empty
 from posttrain.training.checkpoint import write_text_whole
 from posttrain.training.hooks import MetricsWriter
-from posttrain.types import Rollout, RolloutGroup, Task
+from posttrain.types import Rollout, RolloutGroup, Sample, Sampling, Task
 
 
 @methods.register
@@ -37,6 +39,7 @@ def sample(
     distinct: bool = False,
     keep_truncated: bool = False,
     sampling: SamplingConfig = {},  # type: ignore[assignment]
+    endpoint: EndpointConfig | None = None,
     batch_size: int = 64,
 ) -> Job:
     """Sample num_generations completions of every prompt of a task, reward them, and write samples.jsonl.
@@ -46,6 +49,8 @@ def sample(
     without a reward, because it failed or does not apply, are left out and counted, and so are those cut at the length
     limit unless keep_truncated. batch_size prompts are sampled at a time and kept on disk, so that an interrupted run goes
     on there; samples.jsonl itself appears when it is whole.
+    With `endpoint` a model behind an OpenAI-compatible server writes instead of the recipe's, which may then be left out: the
+    teacher of sequence-level distillation (arXiv 1606.07947), whose text method sft learns.
     """
     if num_generations < 1:
         raise ConfigError(f"num_generations: {num_generations} must be at least 1")
@@ -53,12 +58,18 @@ def sample(
     rule.check_range()
     made = make_task(run, task)
     sampled = make_sampling(sampling, made)
-    prompts = encode_prompts(run, made, sampled)
+    if endpoint is not None:
+        _refuse_token_rewards(rewards)
+        prompts = [Prompt(e, ()) for e in made.examples]
+    else:
+        prompts = encode_prompts(run, made, sampled)
+    server = None if endpoint is None else Endpoint(endpoint)
     reward_set = RewardSet([(c.name, c.weight, c.settings) for c in rewards], task=made)
     reward_set.self_test(made.examples)
     facts = [
         ("task", f"{made.name}: {len(prompts)} prompts"),
         ("rewards", ", ".join(f"{c.name} x {c.weight:g}" for c in rewards) + " (self-test passed)"),
+        ("writer", run.model_path if endpoint is None else f"{endpoint.model} at {endpoint.url}"),
         ("sampling", f"{num_generations} completions each of at most {sampled.max_tokens} tokens, temperature "
                      f"{sampled.temperature:g}"),
         ("kept", f"{'any reward' if min_reward is None else f'reward at least {min_reward:g}'}, top {top_fraction:.0%} of "
@@ -67,15 +78,17 @@ def sample(
 
     def execute() -> None:
         started = time.perf_counter()
-        model = run.load_model()
+        if server is not None:
+            write = _asking(server, made, reward_set, sampled, num_generations)
+        else:
+            write = make_collector(
+                run, run.load_model(), prompts, reward_set, sampled, batch_size=batch_size, num_generations=num_generations
+            ).sample
         run.open()
-        collector = make_collector(
-            run, model, prompts, reward_set, sampled, batch_size=batch_size, num_generations=num_generations
-        )
 
         def part(some: Sequence[Prompt], number: int) -> dict[str, Any]:
-            groups = _sampled(collector, some, run.recipe.seed, number)
-            return _part(run, made, groups, rule, keep_truncated)
+            seeds = np.random.default_rng((run.recipe.seed, number, 13)).integers(0, 2**62, size=len(some))
+            return _part(made, write(some, [int(s) for s in seeds]), rule, keep_truncated)
 
         try:
             parts = make_parts(run, prompts, batch_size, part)
@@ -86,12 +99,32 @@ def sample(
     return Job(facts, execute)
 
 
-def _sampled(collector: Collector, prompts: Sequence[Prompt], seed: int, number: int) -> list[RolloutGroup]:
-    seeds = np.random.default_rng((seed, number, 13)).integers(0, 2**62, size=len(prompts))
-    return collector.sample(prompts, [int(s) for s in seeds])
+def _asking(
+    server: Endpoint, task: Task, rewards: RewardSet, sampling: Sampling, n: int
+) -> Callable[[Sequence[Prompt], Sequence[int]], list[RolloutGroup]]:
+    """What writes and rewards completions of prompts by asking a server."""
+
+    def write(prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[RolloutGroup]:
+        texts = [as_messages(p.example.prompt, task.system) for p in prompts]
+        groups = [
+            RolloutGroup(p.example, (), [Rollout(Sample([], [], [], w.finish_reason), w.text) for w in row])
+            for p, row in zip(prompts, server.complete(texts, sampling, n=n, seeds=seeds), strict=True)
+        ]
+        rewards.reward(groups)
+        return groups
+
+    return write
 
 
-def _part(run: Run, task: Task, groups: list[RolloutGroup], rule: Rule, keep_truncated: bool) -> dict[str, Any]:
+def _refuse_token_rewards(rewards: Sequence[Component]) -> None:
+    for reward in rewards:
+        if reward.name in registry.rewards.names() and "completion_ids" in registry.rewards.entry(reward.name).inputs:
+            raise ConfigError(
+                f"rewards: {reward.name} reads token ids and an endpoint gives text alone; leave it out, or sample from a model"
+            )
+
+
+def _part(task: Task, groups: list[RolloutGroup], rule: Rule, keep_truncated: bool) -> dict[str, Any]:
     """Rows of some prompts, and the counts that the metrics are made of."""
     whole = [
         RolloutGroup(g.example, g.prompt_ids, [r for r in g.rollouts if keep_truncated or r.sample.finish_reason == "stop"])
@@ -101,7 +134,7 @@ def _part(run: Run, task: Task, groups: list[RolloutGroup], rule: Rule, keep_tru
     rollouts = [r for g in groups for r in g.rollouts]
     rewards = [r.reward for r in rollouts if r.reward is not None]
     return {
-        "rows": [_row(run, task, g, r) for g, row in zip(groups, kept, strict=True) for r in row],
+        "rows": [_row(task, g, r) for g, row in zip(groups, kept, strict=True) for r in row],
         "count": len(rollouts),
         "rewards": rewards,
         "truncated": sum(r.sample.finish_reason == "length" for r in rollouts),
@@ -110,8 +143,8 @@ def _part(run: Run, task: Task, groups: list[RolloutGroup], rule: Rule, keep_tru
     }
 
 
-def _row(run: Run, task: Task, group: RolloutGroup, rollout: Rollout) -> dict[str, Any]:
-    prompt = as_messages(run.tokenizer, group.example.prompt, task.system)
+def _row(task: Task, group: RolloutGroup, rollout: Rollout) -> dict[str, Any]:
+    prompt = as_messages(group.example.prompt, task.system)
     chat = not isinstance(prompt, str)
     return {
         "prompt": prompt,

@@ -82,7 +82,7 @@ def _written(run: Run, task: Task) -> dict[str, TokenSequence]:
         raise DataError(f"task {task.name!r}: two examples have the same id; self-play tells them apart by it")
     items = []
     for e in task.examples:
-        prompt = as_messages(run.tokenizer, e.prompt, task.system)
+        prompt = as_messages(e.prompt, task.system)
         chat = isinstance(prompt, list) and isinstance(e.completion, str)
         completion: Any = [{"role": "assistant", "content": e.completion}] if chat else e.completion
         items.append(Item(e.id, prompt=prompt, completion=completion))

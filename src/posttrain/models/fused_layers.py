@@ -111,9 +111,8 @@ def _is_plain(layer: LayerParts) -> bool:
         return False
     if type(layer.activation).__name__ not in ("SiLU", "SiLUActivation"):
         return False
-    if layer.whole.training and (layer.attention.attention_dropout or getattr(layer.whole, "gradient_checkpointing", False)):
-        return False
-    return True
+    checkpointed = getattr(layer.whole, "gradient_checkpointing", False)
+    return not (layer.whole.training and (checkpointed or layer.attention.attention_dropout))
 
 
 def _has_hooks(module: nn.Module) -> bool:

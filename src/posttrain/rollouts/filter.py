@@ -80,15 +80,20 @@ class Rule:
         return [row[: self.max_per_prompt] for row in found]
 
     def _candidates(self, group: RolloutGroup) -> list[Rollout]:
-        rated = [(r.reward, r) for r in group.rollouts if r.reward is not None and r.sample.ids]
+        rated = [(r.reward, r) for r in group.rollouts if r.reward is not None and _said(r)]
         if self.min_reward is not None:
             rated = [(reward, r) for reward, r in rated if reward >= self.min_reward]
         if self.distinct:
-            first: dict[tuple[int, ...], tuple[float, Rollout]] = {}
+            first: dict[object, tuple[float, Rollout]] = {}
             for reward, r in rated:
-                first.setdefault(tuple(r.sample.ids), (reward, r))
+                first.setdefault(_said(r), (reward, r))
             rated = list(first.values())
         return [r for _, r in sorted(rated, key=lambda pair: -pair[0])]
+
+
+def _said(rollout: Rollout) -> object:
+    """What tells completions apart: their ids, or their text where whoever wrote them gave no ids; falsy where empty."""
+    return tuple(rollout.sample.ids) or rollout.text.strip()
 
 
 def filter_metrics(groups: Sequence[RolloutGroup], kept: Sequence[Sequence[Rollout]], rule: Rule) -> dict[str, float]:
@@ -98,7 +103,7 @@ def filter_metrics(groups: Sequence[RolloutGroup], kept: Sequence[Sequence[Rollo
     least = 1.0 if rule.min_reward is None else rule.min_reward
     return {
         "filter/pass_rate": sum(r.reward is not None and r.reward >= least for r in rollouts) / num,
-        "filter/distinct": sum(len({tuple(r.sample.ids) for r in g.rollouts}) for g in groups) / num,
+        "filter/distinct": sum(len({_said(r) for r in g.rollouts}) for g in groups) / num,
         "filter/kept": sum(map(len, kept)) / num,
         "filter/prompts_kept": sum(bool(row) for row in kept) / max(len(kept), 1),
         "filter/num_kept": float(sum(map(len, kept))),
