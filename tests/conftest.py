@@ -78,3 +78,48 @@ def run_recipe(tmp_path: Path, tiny_folder: Path) -> Callable[..., Path]:
         return Run(parse_recipe(raw, tmp_path), resume=resume, console=console).execute()
 
     return run
+
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 97, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 128,
+}  # fmt: skip
+LLAMA_LIKE: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", {}),
+    "mistral": ("Mistral", {"sliding_window": None}),
+    "qwen2": ("Qwen2", {}),  # has biases of queries, keys and values
+    "qwen3": ("Qwen3", {"head_dim": 16}),  # norms queries and keys
+    # Not quite of that kind:
+    "windows": ("Mistral", {"sliding_window": 8}),
+    "gemma2": ("Gemma2", {"head_dim": 16}),
+    # The parts of a Llama, computed otherwise (residual and embedding multipliers): only a comparison can tell.
+    "granite": ("Granite", {"residual_multiplier": 0.3, "embedding_multiplier": 2.0}),
+    "output bias": ("Llama", {"attention_bias": True}),
+    "mlp bias": ("Llama", {"mlp_bias": True}),
+    "gelu": ("Llama", {"hidden_act": "gelu"}),
+}
+
+
+@pytest.fixture
+def llama_like() -> Callable[[str], Any]:
+    """A language model that shares trunks, with random weights, of a family in LLAMA_LIKE."""
+
+    def build(family: str) -> Any:
+        import torch
+        import transformers
+
+        from posttrain.models.language_model import LanguageModel
+
+        torch.manual_seed(0)
+        name, settings = LLAMA_LIKE[family]
+        config = getattr(transformers, f"{name}Config")(**SIZES, **settings)
+        hf = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+        with torch.no_grad():
+            for p in hf.parameters():  # norms and biases start as ones and zeros: with those a missing factor would not show
+                p.add_(torch.randn_like(p) * 0.2)
+        model = LanguageModel(hf, None)  # type: ignore[arg-type]
+        model.share_trunks()
+        assert model.shares_trunks
+        return model
+
+    return build

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    GraniteConfig,
-    GraniteForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
 
 from posttrain.data.forest import Forest, TokenSequence, Tree
 from posttrain.engines.columns import ColumnDecoder, model_step
@@ -30,34 +17,7 @@ from posttrain.engines.torch import TorchEngine
 from posttrain.models.language_model import LanguageModel
 from posttrain.types import Request, Sampling
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 97, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 96,
-}  # fmt: skip
-FAMILIES: dict[str, tuple[Any, Any]] = {
-    "llama": (LlamaForCausalLM, lambda: LlamaConfig(**SIZES)),
-    "mistral": (MistralForCausalLM, lambda: MistralConfig(**SIZES, sliding_window=None)),
-    "qwen2": (Qwen2ForCausalLM, lambda: Qwen2Config(**SIZES)),
-    "qwen3": (Qwen3ForCausalLM, lambda: Qwen3Config(**SIZES, head_dim=16)),
-    "windows": (MistralForCausalLM, lambda: MistralConfig(**SIZES, sliding_window=8)),
-    "gemma2": (Gemma2ForCausalLM, lambda: Gemma2Config(**SIZES, head_dim=16)),
-    # The parts of a Llama, computed otherwise (residual and embedding multipliers): only the comparison can tell.
-    "granite": (GraniteForCausalLM, lambda: GraniteConfig(**SIZES, residual_multiplier=0.3, embedding_multiplier=2.0)),
-    "output bias": (LlamaForCausalLM, lambda: LlamaConfig(**SIZES, attention_bias=True)),
-}
-
-
-def build(family: str) -> LanguageModel:
-    torch.manual_seed(0)
-    kind, config = FAMILIES[family]
-    hf = kind(config()).eval()
-    with torch.no_grad():
-        for p in hf.parameters():  # norms and biases start as ones and zeros: with those a missing factor would not show
-            p.add_(torch.randn_like(p) * 0.2)
-    model = LanguageModel(hf, None)  # type: ignore[arg-type]
-    model.share_trunks()
-    assert model.shares_trunks
-    return model
+Build = Callable[[str], LanguageModel]
 
 
 def plan_of(model: LanguageModel, prompts: list[list[int]], prompt_of: list[int]) -> DecodePlan:
@@ -70,9 +30,9 @@ def plan_of(model: LanguageModel, prompts: list[list[int]], prompt_of: list[int]
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
-def test_it_gives_what_the_model_gives(family: str) -> None:
+def test_it_gives_what_the_model_gives(llama_like: Build, family: str) -> None:
     """Prompts of unequal length, rows that leave on the way."""
-    model = build(family)
+    model = llama_like(family)
     decoder = ColumnDecoder.of(model)
     assert decoder is not None
     with torch.no_grad():
@@ -93,25 +53,25 @@ def test_it_gives_what_the_model_gives(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["windows", "gemma2", "granite", "output bias"])
-def test_other_models_run_their_own_step(family: str) -> None:
-    assert ColumnDecoder.of(build(family)) is None
+def test_other_models_run_their_own_step(llama_like: Build, family: str) -> None:
+    assert ColumnDecoder.of(llama_like(family)) is None
 
 
-def test_other_precisions_run_their_own_step() -> None:
-    model = build("llama")
+def test_other_precisions_run_their_own_step(llama_like: Build) -> None:
+    model = llama_like("llama")
     model.hf.bfloat16()
     assert ColumnDecoder.of(model) is None
 
 
-def adapted(**settings: Any) -> LanguageModel:
+def adapted(model: LanguageModel, **settings: Any) -> LanguageModel:
     config = LoraConfig(target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False, **settings)
-    model = LanguageModel(get_peft_model(build("llama").hf, config), None)  # type: ignore[arg-type]
-    model.share_trunks()
-    return model
+    found = LanguageModel(get_peft_model(model.hf, config), None)  # type: ignore[arg-type]
+    found.share_trunks()
+    return found
 
 
-def test_adapters_of_low_rank_are_added_to_the_weights_and_followed_when_they_are_switched_off() -> None:
-    model = adapted()
+def test_adapters_of_low_rank_are_added_to_the_weights_and_followed_when_they_are_switched_off(llama_like: Build) -> None:
+    model = adapted(llama_like("llama"))
     engine = TorchEngine(model)
     request = Request((3, 5, 7), Sampling(max_tokens=6), n=1, seed=0)
     assert ColumnDecoder.of(model) is not None
@@ -122,13 +82,13 @@ def test_adapters_of_low_rank_are_added_to_the_weights_and_followed_when_they_ar
         model.hf.base_model.disable_adapter_layers()
 
 
-def test_adapters_that_are_more_than_a_sum_run_the_model_s_own_step() -> None:
-    assert ColumnDecoder.of(adapted(use_dora=True)) is None
+def test_adapters_that_are_more_than_a_sum_run_the_model_s_own_step(llama_like: Build) -> None:
+    assert ColumnDecoder.of(adapted(llama_like("llama"), use_dora=True)) is None
 
 
-def test_weights_that_change_in_place_are_read_again() -> None:
+def test_weights_that_change_in_place_are_read_again(llama_like: Build) -> None:
     """By version for the trainer; and by what torch counts for a caller who tells no version."""
-    model = build("qwen3")
+    model = llama_like("qwen3")
     engine = TorchEngine(model)
     request = Request((3, 5, 7), Sampling(max_tokens=6, temperature=0.0), n=1, seed=0)
     engine.generate([request])
