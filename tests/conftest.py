@@ -92,8 +92,9 @@ LLAMA_LIKE: dict[str, tuple[str, dict[str, Any]]] = {
     # Not quite of that kind:
     "windows": ("Mistral", {"sliding_window": 8}),
     "gemma2": ("Gemma2", {"head_dim": 16}),
-    # The parts of a Llama, computed otherwise (residual and embedding multipliers): only a comparison can tell.
+    # The parts of a Llama, computed otherwise: residual and embedding multipliers; a factor of far positions.
     "granite": ("Granite", {"residual_multiplier": 0.3, "embedding_multiplier": 2.0}),
+    "ministral3": ("Ministral3", {"sliding_window": None}),
     "output bias": ("Llama", {"attention_bias": True}),
     "mlp bias": ("Llama", {"mlp_bias": True}),
     "gelu": ("Llama", {"hidden_act": "gelu"}),

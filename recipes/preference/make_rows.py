@@ -2,7 +2,7 @@
 
     python recipes/preference/make_rows.py [FOLDER]
 
-FOLDER (runs/preference/rows) then holds, for 1000 problems, about a minute on two CPU cores:
+FOLDER (runs/preference/rows) then holds, for 1000 problems, about two minutes of one CPU core:
 pairs.jsonl     a right completion (the worked one, where none is) against a wrong one, both the model's own where it has them
 unpaired.jsonl  single completions with a label
 lists.jsonl     four completions with scores: 1 right, the share of right lines else

@@ -206,10 +206,12 @@ class EndpointConfig:
     """An OpenAI-compatible server (vLLM, SGLang, llama.cpp, a hosted service) that writes completions.
 
     url: its address, mostly ending in /v1. model: the name it knows the model by. key_variable: the environment variable that
-    holds the key; where it is not set, none is sent. route: auto asks the chat route for messages and the completions route for
-    plain text; chat makes plain text a user's message. concurrency: requests at a time. timeout: seconds a request may take.
-    keep_reasoning: reasoning that the server gives apart is put in <think> tags before the answer. extra: more keys of the
-    request's body, as they are, such as {reasoning_effort: high} or {max_completion_tokens: 4096}, which replaces max_tokens.
+    holds the key, which is sent to url; where it is not set, the word none is. route: auto asks the chat route for messages and
+    the completions route for plain text; chat makes plain text a user's message. concurrency: requests at a time. timeout:
+    seconds that a server may be silent in a request, which is tried again max_retries times. keep_reasoning: reasoning that the
+    server gives apart is put in <think> tags before the answer. extra: more keys of the request's body, as they are, such as
+    {reasoning_effort: high} or {max_completion_tokens: 4096}, which replaces max_tokens; a key set to null is not sent, such as
+    {seed: null} to a server that does not know it.
     """
 
     url: str

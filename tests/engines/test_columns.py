@@ -52,7 +52,7 @@ def test_it_gives_what_the_model_gives(llama_like: Build, family: str) -> None:
                     plan.keep(kept)
 
 
-@pytest.mark.parametrize("family", ["windows", "gemma2", "granite", "output bias"])
+@pytest.mark.parametrize("family", ["windows", "gemma2", "granite", "ministral3", "output bias"])
 def test_other_models_run_their_own_step(llama_like: Build, family: str) -> None:
     assert ColumnDecoder.of(llama_like(family)) is None
 

@@ -32,7 +32,7 @@ class Server:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with lock:
                     outer.asked.append((self.path, self.headers["Authorization"] or "", body))
-                    status, answer = outer.answer(self.path, body)
+                status, answer = outer.answer(self.path, body)
                 raw = json.dumps(answer).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
@@ -116,6 +116,9 @@ def test_a_server_that_is_busy_is_asked_again_and_one_that_refuses_is_told(serve
     server.answer = lambda path, body: (404, {"error": {"message": "no model big"}})
     with pytest.raises(EndpointError, match=r"big at http://127.*no model big.*endpoint\.model"):
         endpoint.complete(["a"], Sampling(), n=1, seeds=[0])
+    server.answer = lambda path, body: (200, {"error": {"message": "no credit"}})
+    with pytest.raises(EndpointError, match=r"answered without completions: .*no credit.*mostly in /v1"):
+        endpoint.complete(["a"], Sampling(), n=1, seeds=[0])
     server.answer = lambda path, body: choices(path, {**body, "n": 1})
     with pytest.raises(EndpointError, match="1 completions of 3.*num_generations: 1"):
         endpoint.complete(["a"], Sampling(), n=3, seeds=[0])
@@ -123,6 +126,49 @@ def test_a_server_that_is_busy_is_asked_again_and_one_that_refuses_is_told(serve
     server.http.server_close()
     with pytest.raises(EndpointError, match="did not answer"):
         Endpoint(EndpointConfig(server.url, "big", max_retries=0)).complete(["a"], Sampling(), n=1, seeds=[0])
+
+
+def test_a_prompt_that_is_refused_is_left_out_unless_all_are(server: Server) -> None:
+    def strict(path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        return (400, {"error": {"message": "too long"}}) if len(body["prompt"]) > 3 else choices(path, body)
+
+    server.answer = strict
+    with pytest.raises(EndpointError, match="too long"):
+        Endpoint(EndpointConfig(server.url, "big")).complete(["aaaa", "bbbb"], Sampling(), n=1, seeds=[0, 1])
+    endpoint = Endpoint(EndpointConfig(server.url, "big"))
+    found = endpoint.complete(["aaaa", "b", "cccc"], Sampling(), n=1, seeds=[0, 1, 2])
+    assert [[w.text for w in row] for row in found] == [[], ["b 0"], []]
+
+
+def test_odd_texts_are_made_whole(server: Server) -> None:
+    contents: list[Any] = ["cut \ud83d", None, [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]]
+
+    def odd(path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        status, answer = choices(path, body)
+        for choice, content in zip(answer["choices"], contents, strict=True):
+            choice["message"]["content"] = content
+        return status, answer
+
+    server.answer = odd
+    endpoint = Endpoint(EndpointConfig(server.url, "big", route="chat", extra={"seed": None}))
+    (row,) = endpoint.complete(["a"], Sampling(), n=3, seeds=[5])
+    assert [w.text for w in row] == ["cut ?", "", "ab"] and "seed" not in server.asked[0][2]
+
+
+def test_an_interruption_does_not_wait_for_the_server(server: Server) -> None:
+    release = threading.Event()
+
+    def slow(path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if body["prompt"] == "bad":
+            return 404, {"error": {"message": "gone"}}
+        release.wait(60)
+        return choices(path, body)
+
+    server.answer = slow
+    with pytest.raises(EndpointError, match="gone"):  # while "slow" is still being answered
+        Endpoint(EndpointConfig(server.url, "big")).complete(["bad", "slow"], Sampling(), n=1, seeds=[0, 1])
+    assert not release.is_set()
+    release.set()
 
 
 @pytest.mark.parametrize(

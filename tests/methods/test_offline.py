@@ -197,27 +197,27 @@ def test_sampling_writes_rows_that_are_learnt_from(run_recipe: Callable[..., Pat
 
 
 def test_sampling_goes_on_where_it_stopped(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
-    from posttrain.methods import sample as module
     from posttrain.methods.run import Interrupted
+    from posttrain.rollouts.collect import Collector
 
     whole = run_recipe(**SAMPLE, output=str(tmp_path / "whole"))
-    drawn = module._sampled
-    numbers: list[int] = []
+    drawn = Collector.sample
+    counts: list[int] = []
 
-    def stop(collector: Any, prompts: Any, seed: int, number: int) -> Any:
-        numbers.append(number)
-        if len(numbers) == 2:
+    def stop(collector: Collector, prompts: Any, seeds: Any) -> Any:
+        counts.append(len(prompts))
+        if len(counts) == 2:
             raise KeyboardInterrupt
-        return drawn(collector, prompts, seed, number)
+        return drawn(collector, prompts, seeds)
 
     half = tmp_path / "half"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_sampled", stop)
+        patch.setattr(Collector, "sample", stop)
         with pytest.raises(Interrupted, match=f"posttrain resume {half}"):
             run_recipe(**SAMPLE, output=str(half))
         assert not (half / "samples.jsonl").exists()
         run_recipe(**SAMPLE, output=str(half), resume=True)
-    assert numbers == [0, 1, 1, 2]  # what was sampled is not sampled again
+    assert len(counts) == 4  # of three batches the second twice: what was sampled is not sampled again
     assert (whole / "samples.jsonl").read_bytes() == (half / "samples.jsonl").read_bytes()
 
 

@@ -106,7 +106,7 @@ def test_gradients_agree_with_finite_differences(llama_like: Build, family: str)
         assert difference == pytest.approx(float((where.grad * direction).sum()), rel=1e-6, abs=1e-6)
 
 
-@pytest.mark.parametrize("family", ["windows", "gemma2", "granite", "output bias", "mlp bias", "gelu"])
+@pytest.mark.parametrize("family", ["windows", "gemma2", "granite", "ministral3", "output bias", "mlp bias", "gelu"])
 def test_other_layers_are_left_to_the_model(llama_like: Build, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = llama_like(family)
     calls = fused_calls(monkeypatch)
@@ -115,7 +115,7 @@ def test_other_layers_are_left_to_the_model(llama_like: Build, family: str, monk
 
 
 def test_frozen_weights_get_no_gradient_and_change_none(llama_like: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Layer freezing: below the first trained parameter nothing is computed backwards."""
+    """Layer freezing: what is trained gets what it gets when all is trained."""
     model = llama_like("qwen3")
     _, every = run(model)
     for name, p in model.hf.named_parameters():

@@ -162,14 +162,14 @@ class DecodePlan:
         on_prompt, prompt_lse = self._unseat(on_prompt, group), self._unseat(prompt_lse[..., None], group)
         # Scores of a row's own tokens against the prompt's sum: exp(score - lse) is what each weighs beside the prompt's 1.
         given = prompt_lse.neg() if own is None else own - prompt_lse
-        scores = torch.add(given, query @ keys.transpose(-1, -2), alpha=scale)
+        scores = given + (query * scale) @ keys.transpose(-1, -2)
         # Where an own token outweighs the whole prompt, it is the measure instead, so that nothing overflows.
         most = scores.amax(-1, keepdim=True).clamp_min_(0)
         weights = scores.sub_(most).exp_()
         beside = most.neg_().exp_()
         total = weights.sum(-1, keepdim=True).add_(beside)
-        mixed = (weights.to(values.dtype) @ values).addcmul_(on_prompt, beside.to(values.dtype))
-        return mixed.div_(total)
+        weights, beside = (part.div_(total).to(values.dtype) for part in (weights, beside))
+        return (weights @ values).addcmul_(on_prompt, beside)
 
     def _kernel_masks(self, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
         """What is added to the scores of the two parts, the same for all layers of a step; None where all is seen."""

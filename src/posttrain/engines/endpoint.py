@@ -6,8 +6,9 @@ No weights, no token ids and no log-probs: what is written here can be fine-tune
 from __future__ import annotations
 
 import os
+import queue
+import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,63 +50,116 @@ class Endpoint:
             raise MissingDependency("openai", "endpoint") from error
         self.config = config
         self._failure = openai.OpenAIError
+        self._of_a_prompt = (openai.BadRequestError, openai.UnprocessableEntityError)
+        self._answered = False
+        self._refusal: Exception | None = None
         # Servers of one's own mostly want no key, but the library wants one to send.
         key = os.environ.get(config.key_variable) or "none"
         self._client = openai.OpenAI(base_url=config.url, api_key=key, timeout=config.timeout, max_retries=config.max_retries)
 
     def complete(self, prompts: Sequence[Text], sampling: Sampling, *, n: int, seeds: Sequence[int]) -> list[list[Written]]:
-        """`n` completions of each prompt, in order.
+        """`n` completions of each prompt, in order; none of a prompt that the server refuses (too long, filtered).
 
         Args:
             seeds: one a prompt, sent along; many servers do not heed it.
         Raises:
-            EndpointError: a request failed to the end, or was answered with fewer completions than were asked for.
+            EndpointError: a request failed to the end, was answered with something else than `n` completions, or every prompt
+                so far was refused.
         """
-        with ThreadPoolExecutor(self.config.concurrency) as pool:
-            asked = [pool.submit(self._ask, prompt, sampling, n, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-            try:
-                return [each.result() for each in asked]
-            except BaseException:  # what has not begun is not asked for any more, an interruption included
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        waiting = iter(list(enumerate(zip(prompts, seeds, strict=True))))
+        lock, ended = threading.Lock(), threading.Event()
+        answers: queue.SimpleQueue[tuple[int, list[Written] | Exception]] = queue.SimpleQueue()
+
+        def work() -> None:
+            while not ended.is_set():
+                with lock:
+                    number, given = next(waiting, (-1, None))
+                if given is None:
+                    return
+                try:
+                    answers.put((number, self._ask(given[0], sampling, n, given[1])))
+                except Exception as error:  # raised where it is waited for
+                    answers.put((number, error))
+
+        # Threads of a pool would be waited for, an interruption as long as a request may take.
+        for _ in range(min(self.config.concurrency, len(prompts))):
+            threading.Thread(target=work, daemon=True).start()
+        found: list[list[Written]] = [[] for _ in prompts]
+        try:
+            for _ in prompts:
+                number, answer = answers.get()
+                if isinstance(answer, Exception):
+                    self._refused(answer)
+                else:
+                    found[number], self._answered = answer, True
+        finally:
+            ended.set()
+        if self._refusal is not None and not self._answered:
+            raise self._refusal
+        return found
+
+    def _refused(self, error: Exception) -> None:
+        """Raise an error, unless it is of one prompt alone."""
+        if not isinstance(error.__cause__, self._of_a_prompt):
+            raise error
+        self._refusal = error
 
     def _ask(self, prompt: Text, sampling: Sampling, n: int, seed: int) -> list[Written]:
-        body = _body(sampling, self.config.extra)
         if isinstance(prompt, str) and self.config.route == "chat":
             prompt = [{"role": "user", "content": prompt}]
-        given: dict[str, Any] = {"model": self.config.model, "n": n, "seed": seed % 2**31, "extra_body": body}
+        given: dict[str, Any] = {
+            "model": self.config.model,
+            "extra_body": _body(sampling, n, seed, self.config.extra),
+        }
         try:
             if isinstance(prompt, str):
-                choices = self._client.completions.create(prompt=prompt, **given).choices
-                found = [(c.text, c.finish_reason) for c in choices]
+                answer: Any = self._client.completions.create(prompt=prompt, **given)
             else:
                 given["messages"] = prompt
-                answered = self._client.chat.completions.create(**given).choices
-                found = [(self._text(c.message), c.finish_reason) for c in answered]
-        except self._failure as error:
+                answer = self._client.chat.completions.create(**given)
+        except (self._failure, ValueError) as error:  # the latter where an answer is no JSON
             raise EndpointError(
-                f"{self.config.model} at {self.config.url} did not answer: {type(error).__name__}: {error}. "
+                f"{self._name} did not answer: {type(error).__name__}: {str(error).rstrip('.')}. "
                 f"Look at endpoint.url, endpoint.model and the key in {self.config.key_variable}"
             ) from error
-        if len(found) != n:
+        choices = getattr(answer, "choices", None)
+        if not isinstance(choices, list) or not choices:
             raise EndpointError(
-                f"{self.config.model} at {self.config.url} gave {len(found)} completions of {n}: the server does not serve n; "
-                "set num_generations: 1 and ask for more prompts instead"
+                f"{self._name} answered without completions: {str(answer)[:200]!r}. "
+                "Does endpoint.url end as the server wants it (mostly in /v1)?"
             )
-        return [Written(text, "stop" if reason in _ENDED else "length") for text, reason in found]
+        if len(choices) != n:
+            raise EndpointError(
+                f"{self._name} gave {len(choices)} completions of {n}: the server does not serve n; set num_generations: 1 and "
+                "ask for more prompts instead"
+            )
+        texts = [choice.text if isinstance(prompt, str) else self._said(choice.message) for choice in choices]
+        reasons = [getattr(choice, "finish_reason", None) for choice in choices]
+        return [Written(_clean(t), "stop" if r in _ENDED else "length") for t, r in zip(texts, reasons, strict=True)]
 
-    def _text(self, message: Any) -> str:
+    @property
+    def _name(self) -> str:
+        return f"{self.config.model} at {self.config.url}"
+
+    def _said(self, message: Any) -> str:
         """What a message says; reasoning that a server gives apart stands before it in the tags of open reasoners."""
-        text = message.content or ""
+        text = getattr(message, "content", None) or ""
+        if isinstance(text, list):
+            text = "".join(str(part.get("text") or "") for part in text if isinstance(part, dict))
         reasoning = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
         if self.config.keep_reasoning and isinstance(reasoning, str) and reasoning.strip():
             return f"<think>\n{reasoning.strip()}\n</think>\n\n{text}"
-        return text
+        return str(text)
 
 
-def _body(sampling: Sampling, extra: dict[str, Any]) -> dict[str, Any]:
+def _clean(text: str | None) -> str:
+    """Text that can be written as UTF-8: servers cut characters in two."""
+    return (text or "").encode("utf-8", "replace").decode()
+
+
+def _body(sampling: Sampling, n: int, seed: int, extra: dict[str, Any]) -> dict[str, Any]:
     """A request's settings. top_k and min_p are not OpenAI's, so they are sent only where they say something."""
-    body: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p}
+    body: dict[str, Any] = {"n": n, "seed": seed % 2**31, "temperature": sampling.temperature, "top_p": sampling.top_p}
     if "max_completion_tokens" not in extra:
         body["max_tokens"] = sampling.max_tokens
     if sampling.stop:
@@ -114,4 +168,4 @@ def _body(sampling: Sampling, extra: dict[str, Any]) -> dict[str, Any]:
         body["top_k"] = sampling.top_k
     if sampling.min_p:
         body["min_p"] = sampling.min_p
-    return {**body, **extra}
+    return {name: value for name, value in {**body, **extra}.items() if value is not None}

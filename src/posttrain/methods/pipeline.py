@@ -25,11 +25,7 @@ def pipeline(run, *, stages: list[dict[str, Any]]) -> Job:
     recipes = stage_recipes(run.recipe)
     runs = {name: Run(r, command=run.command, resume=run.resume, console=run.console) for name, r in recipes}
     jobs = {name: _prepared(run, r) for name, r in recipes}
-    facts = [
-        line
-        for name, r in recipes
-        for line in [(name, f"{r.method} of {r.model.path if r.model else '?'}"), *((f"  {k}", v) for k, v in jobs[name].facts)]
-    ]
+    facts = [line for name, r in recipes for line in [(name, _what(r)), *((f"  {k}", v) for k, v in jobs[name].facts)]]
 
     def preview(num: int) -> None:
         for name, job in jobs.items():
@@ -68,6 +64,13 @@ def _files_of(run: Run, value: Any) -> list[str]:
     if isinstance(value, list):
         return [path for part in value for path in _files_of(run, part)]
     return [value] if isinstance(value, str) and value.startswith(f"{run.folder}/") else []
+
+
+def _what(stage: Recipe) -> str:
+    """A stage in words."""
+    if stage.settings.get("endpoint") is not None:
+        return f"{stage.method} by an endpoint"
+    return f"{stage.method} of {stage.model.path if stage.model else '?'}"
 
 
 def _prepared(run: Run, stage: Recipe) -> Job:

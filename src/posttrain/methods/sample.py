@@ -137,6 +137,7 @@ def _part(task: Task, groups: list[RolloutGroup], rule: Rule, keep_truncated: bo
         "rows": [_row(task, g, r) for g, row in zip(groups, kept, strict=True) for r in row],
         "count": len(rollouts),
         "rewards": rewards,
+        "refused": sum(not g.rollouts for g in groups),
         "truncated": sum(r.sample.finish_reason == "length" for r in rollouts),
         "errors": sum(r.error is not None for r in rollouts),
         "shares": filter_metrics(groups, kept, rule),
@@ -164,12 +165,15 @@ def _finish(run: Run, read: list[dict[str, Any]], rule: Rule, seconds: float) ->
     refuse_empty(len(rows), rewards, count, rule, f"sampling ({truncated} of {count} were cut at the length limit)")
     write_text_whole(run.folder / SAMPLES, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     remove_parts(run)
-    shares = {k: sum(p["shares"][k] * p["count"] for p in read) / count for k in read[0]["shares"] if k != "filter/num_kept"}
+    shares = {
+        k: sum(p["shares"][k] * p["count"] for p in read) / max(count, 1) for k in read[0]["shares"] if k != "filter/num_kept"
+    }
     metrics = {
         "reward": sum(rewards) / max(len(rewards), 1),
         **shares,
         "filter/num_kept": float(len(rows)),
-        "completions/clipped_ratio": truncated / count,
+        "completions/clipped_ratio": truncated / max(count, 1),
+        "prompts/refused": float(sum(part["refused"] for part in read)),
         "rewards/errors": float(sum(part["errors"] for part in read)),
         "step_time": seconds,
     }
@@ -178,7 +182,8 @@ def _finish(run: Run, read: list[dict[str, Any]], rule: Rule, seconds: float) ->
     writer.close()
     run.console.print(
         f"{len(rows)} of {count} completions written to {run.folder / SAMPLES}: mean reward {metrics['reward']:.3f}, "
-        f"{truncated} cut off, {metrics['rewards/errors']:.0f} rewards failed",
+        f"{truncated} not ended, {metrics['rewards/errors']:.0f} rewards failed, "
+        f"{metrics['prompts/refused']:.0f} prompts refused",
         highlight=False,
         soft_wrap=True,
     )

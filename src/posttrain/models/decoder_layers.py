@@ -5,8 +5,9 @@ A layer is of the kind if it is made of nothing but
     x = x + W_o attention(rotate(q), rotate(k), v)      [q; k; v] = W_qkv (rmsnorm(x)) + b, q and k normed or not
     x = x + W_down (act(W_gate n) W_up n)               n = rmsnorm(x)
 
-Parts are known by their names, so a model may still compute something else with them (Granite's multipliers). Whoever reads
-layers here compares a result with the model's own before relying on it.
+Only classes that are known to compute this are read: many others have parts of the same names and do more with them, some of it
+(factors of far positions, dropout) where no comparison at load time would see it. Whoever reads layers here compares a result
+with the model's own all the same, as a later version of transformers may change them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+_KNOWN = frozenset(
+    (f"transformers.models.{family}.modeling_{family}", f"{name}{part}")
+    for family, name in zip(_FAMILIES, ("Llama", "Mistral", "Qwen2", "Qwen3"), strict=True)
+    for part in ("Model", "DecoderLayer", "Attention", "MLP", "RMSNorm")
+)
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 _HEAD_NORMS = {"q_norm", "k_norm"}
 _MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
@@ -46,7 +53,7 @@ class LayerParts:
 
 def read_layers(base: Any) -> list[LayerParts] | None:
     """The layers of a decoder without its head, None where it is not of the kind or has sliding windows."""
-    if set(dict(base.named_children())) != {"embed_tokens", "layers", "norm", "rotary_emb"} or not _is_norm(base.norm):
+    if set(dict(base.named_children())) != {"embed_tokens", "layers", "norm", "rotary_emb"} or not _is_known(base, base.norm):
         return None
     if _has_windows(base.config):
         return None
@@ -63,12 +70,14 @@ def _read_layer(layer: Any) -> LayerParts | None:
     if set(dict(layer.named_children())) != {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}:
         return None
     attention, mlp = layer.self_attn, layer.mlp
+    if not _is_known(layer, attention, mlp, layer.input_layernorm, layer.post_attention_layernorm):
+        return None
     inner, gated = dict(attention.named_children()), dict(mlp.named_children())
     if set(inner) not in (_ATTENTION, _ATTENTION | _HEAD_NORMS) or set(gated) != _MLP:
         return None
     q_norm, k_norm = inner.get("q_norm"), inner.get("k_norm")
     head_norms = [] if q_norm is None else [q_norm, k_norm]
-    if not all(map(_is_norm, [layer.input_layernorm, layer.post_attention_layernorm, *head_norms])):
+    if not _is_known(*head_norms):
         return None
     if any(norm.weight.shape != (attention.head_dim,) for norm in head_norms):
         return None
@@ -90,8 +99,9 @@ def _read_layer(layer: Any) -> LayerParts | None:
     )
 
 
-def _is_norm(module: Any) -> bool:
-    return type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon")
+def _is_known(*modules: Any) -> bool:
+    """Whether all are of classes that are known, and none of them runs something else in its place."""
+    return all((type(m).__module__, type(m).__name__) in _KNOWN and "forward" not in vars(m) for m in modules)
 
 
 def _has_windows(config: Any) -> bool:

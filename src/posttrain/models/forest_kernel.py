@@ -38,7 +38,7 @@ _ALONE = 48  # tokens of a run for which a kernel's start costs less than to gat
 class _Bucket(NamedTuple):
     """Runs of like length. rows: flat indices [R * L], padded with a run's last token; row kept[i] is token flat[i].
 
-    start: of a run that is alone, which is then a slice; else -1.
+    start: of a run that is alone, which is then a slice and needs no indices; else -1.
     """
 
     runs: int
@@ -104,6 +104,9 @@ class ForestShape:
 
     def _bucket(self, runs: np.ndarray, lengths: np.ndarray) -> _Bucket:
         length = int(lengths[runs].max())
+        if len(runs) == 1:
+            none = torch.empty(0, dtype=torch.int64, device=self._device)
+            return _Bucket(1, length, self.starts[runs[0]], none, None, none)
         step = np.arange(length)
         rows = np.array(self.starts)[runs, None] + np.minimum(step, lengths[runs, None] - 1)
         kept = np.flatnonzero(step < lengths[runs, None])
@@ -112,7 +115,7 @@ class ForestShape:
         return _Bucket(
             len(runs),
             length,
-            int(rows[0, 0]) if len(runs) == 1 else -1,
+            -1,
             torch.from_numpy(rows.reshape(-1)).to(self._device),
             None if full else torch.from_numpy(kept).to(self._device),
             flat,
@@ -133,10 +136,8 @@ def merged_attention(
 def attend_runs(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, shape: ForestShape, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """query [N, H, D], key and value [N, Hkv, D] -> what they give, [N, H, D], and its log-sum-exp [N, H]."""
-    accurate = torch.float64 if query.dtype == torch.float64 else torch.float32
-    out = torch.empty(query.shape, dtype=accurate, device=query.device)
-    lse = torch.empty(query.shape[:2], dtype=accurate, device=query.device)
+    """query [N, H, D], key and value [N, Hkv, D] -> what they give, [N, H, D], and its log-sum-exp [N, H]; not in half."""
+    out, lse = torch.empty_like(query), query.new_empty(query.shape[:2])
     for bucket in shape.buckets:
         part, part_lse = _forward(*(_gather(x, bucket) for x in (query, key, value)), 0.0, True, scale=scale)
         _put(out, part, bucket)
@@ -149,7 +150,7 @@ def attend_runs(
         merged = torch.logaddexp(below_lse, part_lse)
         below.mul_((below_lse - merged).exp_()[..., None]).add_(part * (part_lse - merged).exp_()[..., None])
         below_lse.copy_(merged)
-    return out.to(query.dtype), lse
+    return out, lse
 
 
 def attend_runs_backward(
@@ -163,7 +164,7 @@ def attend_runs_backward(
     scale: float,
 ) -> list[torch.Tensor]:
     """The gradients of query, key and value from that of `attend_runs`' first result; out, lse: its results."""
-    grads = [torch.empty(x.shape, dtype=lse.dtype, device=x.device) for x in (query, key, value)]
+    grads = [torch.empty_like(x) for x in (query, key, value)]
     for bucket in shape.buckets:
         given = _gather(grad_out, bucket, blank=True)
         q, k, v, o, part_lse = (_gather(x, bucket) for x in (query, key, value, out, lse))
@@ -176,7 +177,7 @@ def attend_runs_backward(
         parts = _backward(given, q, k, v, o, part_lse, 0.0, False, scale=scale)
         for grad, part, (a, b) in zip(grads, parts, [(stop, end), (start, stop), (start, stop)]):
             grad[a:b] += part[0].transpose(0, 1)
-    return [g.to(query.dtype) for g in grads]
+    return grads
 
 
 class _MergedAttention(torch.autograd.Function):
@@ -222,5 +223,4 @@ def _put(whole: torch.Tensor, part: torch.Tensor, bucket: _Bucket) -> None:
         whole[bucket.start : bucket.start + bucket.length] = part[0].transpose(0, 1)
         return
     rows = part.transpose(1, 2).flatten(0, 1)
-    rows = rows if bucket.kept is None else rows.index_select(0, bucket.kept)
-    whole.index_copy_(0, bucket.flat, rows.to(whole.dtype))
+    whole.index_copy_(0, bucket.flat, rows if bucket.kept is None else rows.index_select(0, bucket.kept))

@@ -185,14 +185,14 @@ class ForestModel:
         try:
             if lm._can_set_attn_implementation():
                 lm.set_attn_implementation(attention.NAME)
-                self.why_unshared = self._probe()
+                self.why_unshared = self._tried()
                 if self.why_unshared is not None and self.fuses_layers:
                     self.fuses_layers = False  # the layers may not be of the kind that they seem to be
-                    self.why_unshared = self._probe()
+                    self.why_unshared = self._tried()
             else:
                 self.why_unshared = f"the attention of {type(lm).__name__} cannot be replaced"
-        except Exception as error:  # whatever a foreign architecture raises on a forest is the answer
-            self.why_unshared = f"a forest fails with {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        except Exception as error:
+            self.why_unshared = _told(error)
         self.shares_trunks = self.why_unshared is None
         if not self.shares_trunks and lm.config._attn_implementation != before:
             lm.set_attn_implementation(before)
@@ -200,6 +200,12 @@ class ForestModel:
     def keep_unshared(self, why: str) -> None:
         """Run forests as padded rows."""
         self.shares_trunks, self.why_unshared = False, why
+
+    def _tried(self) -> str | None:
+        try:
+            return self._probe()
+        except Exception as error:  # whatever a foreign architecture raises on a forest is the answer
+            return _told(error)
 
     def _probe(self) -> str | None:
         """Why a small forest does not give what plain forwards give, or None where it does."""
@@ -224,6 +230,10 @@ class ForestModel:
         if not worst <= bound:
             return f"a small forest differs from plain forwards by {worst:.1e} (bound {bound:.0e})"
         return None
+
+
+def _told(error: Exception) -> str:
+    return f"a forest fails with {type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def is_peft(model: Any) -> bool:

@@ -4,14 +4,15 @@ Run module by module, a layer is some fifty small passes over its hidden states 
 which autograd records, allocates for and starts. Written as one function (equations in `models.decoder_layers`) a layer adds
 into products instead of beside them, works in place, and keeps for the backward pass only
 
-    n = x / rms(x) of each norm, rotated q and k, v, what attention gave with its log-sum-exp, and W_gate n, W_up n.
+    n = x / rms(x) of each norm and 1 / rms(x), rotated q and k, v, what attention gave with its log-sum-exp, W_gate n, W_up n.
 
 With n = x r, r = (mean(x^2) + eps)^-1/2 and y = n w, the gradient of a norm is
 
     dw = sum(dy n)      dx = r (dy w - n mean(dy w n))
 
-and that of a rotation by angles is the rotation by the opposite angles. The model's own forward pass stays the judge: the
-probe at load time (`ForestModel.share_trunks`) compares with it, and what does not agree is computed by the model.
+and that of a rotation by angles is the rotation by the opposite angles. Only classes of layers that are known are computed here
+(`models.decoder_layers`), and the probe at load time (`ForestModel.share_trunks`) compares them with the model's own forward
+pass besides.
 """
 
 from __future__ import annotations
@@ -30,15 +31,14 @@ def fusible_layers(base: Any, plan: ForestPlan) -> list[LayerParts] | None:
     """The layers of a decoder that `fused_hidden` can compute, None where the model has to run by itself.
 
     That is: not in float32 on a CPU, layers of another kind, sliding windows, adapters, biases behind attention or in the MLP,
-    hooks, dropout, checkpointing, or keys that stand before the forest's.
+    hooks, attention dropout, checkpointing, or keys that stand before the forest's.
     """
-    first = next(base.parameters())
-    if first.device.type != "cpu" or plan.has_prefix:
+    if plan.has_prefix:
         return None
     layers = read_layers(base)
     if layers is None or not all(map(_is_plain, layers)) or any(map(_has_hooks, base.modules())):
         return None
-    return layers if all(p.dtype == torch.float32 for p in base.parameters()) else None
+    return layers if all(p.dtype == torch.float32 and p.device.type == "cpu" for p in base.parameters()) else None
 
 
 def fused_hidden(base: Any, layers: list[LayerParts], embedded: Tensor, positions: Tensor, plan: ForestPlan) -> Tensor:
@@ -162,22 +162,24 @@ class _Layer(torch.autograd.Function):
         d_inner = (d_gate @ w.gate).addmm_(d_up, w.up)
         d_x, found["mlp_norm"] = _norm_backward(d_inner, n2, r2, w.mlp_norm, wanted.mlp_norm)
         d_x += grad
-        # Attention: x = x + W_o mixed
+        # Attention: x = x + W_o mixed, where anything of it is wanted
         found["out"] = _outer(wanted.out, d_x, mixed.flatten(1))
-        d_mixed = (d_x @ w.out).unflatten(1, (-1, depth))
-        d_q, d_k, d_v = attend_runs_backward(d_mixed, q, k, v, mixed, lse, shape, scale)
-        d_q, found["q_norm"] = _prepared_backward(d_q, q_normed, q_root, w.q_norm, wanted.q_norm, ctx.angles)
-        d_k, found["k_norm"] = _prepared_backward(d_k, k_normed, k_root, w.k_norm, wanted.k_norm, ctx.angles)
-        inner = n1 * w.input_norm
-        d_inner = None
-        for name, part in (("q", d_q), ("k", d_k), ("v", d_v)):
-            flat = part.flatten(1)
-            found[name] = _outer(getattr(wanted, name), flat, inner)
-            found[f"{name}_bias"] = flat.sum(0) if getattr(wanted, f"{name}_bias") else None
-            weight = getattr(w, name)
-            d_inner = flat @ weight if d_inner is None else d_inner.addmm_(flat, weight)
-        d_first, found["input_norm"] = _norm_backward(d_inner, n1, r1, w.input_norm, wanted.input_norm)
-        return d_first.add_(d_x), None, None, *(found[name] for name in _Weights._fields)
+        d_first = None
+        if ctx.needs_input_grad[0] or any(wanted[:9]):
+            d_mixed = (d_x @ w.out).unflatten(1, (-1, depth))
+            d_q, d_k, d_v = attend_runs_backward(d_mixed, q, k, v, mixed, lse, shape, scale)
+            d_q, found["q_norm"] = _prepared_backward(d_q, q_normed, q_root, w.q_norm, wanted.q_norm, ctx.angles)
+            d_k, found["k_norm"] = _prepared_backward(d_k, k_normed, k_root, w.k_norm, wanted.k_norm, ctx.angles)
+            inner = n1 * w.input_norm
+            d_inner = torch.zeros_like(n1)
+            for name, part in (("q", d_q), ("k", d_k), ("v", d_v)):
+                flat = part.flatten(1)
+                found[name] = _outer(getattr(wanted, name), flat, inner)
+                found[f"{name}_bias"] = flat.sum(0) if getattr(wanted, f"{name}_bias") else None
+                d_inner.addmm_(flat, getattr(w, name))
+            d_first, found["input_norm"] = _norm_backward(d_inner, n1, r1, w.input_norm, wanted.input_norm)
+            d_first.add_(d_x)
+        return d_first, None, None, *(found.get(name) for name in _Weights._fields)
 
 
 def _projected(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -181,6 +181,7 @@ def _load(
     hf = _load_weights(where, kind, config, init, precision, seed, shared)
     if quantization == "none":
         hf = hf.to(target)
+        _align(hf)
     if saved is not None:
         hf = load_adapter(hf, path)
     elif lora is not None:
@@ -339,6 +340,16 @@ def _load_weights(path: str, kind: Kind, config: Any, init: str, dtype: torch.dt
     elif missing:
         raise ModelError(f"{path}: {len(missing)} weights are not in the files, {missing[0]} first; this is not a whole model")
     return hf
+
+
+def _align(hf: Any) -> None:
+    """Copy weights that do not begin at a multiple of 64 bytes, as slices of a mapped file may not.
+
+    Matrix products on a CPU may round by where their factors lie, and a resumed run must not differ from an unbroken one.
+    """
+    for p in hf.parameters():
+        if p.device.type == "cpu" and p.data_ptr() % 64:
+            p.data = p.data.clone()
 
 
 def _quantized(quantization: str, dtype: torch.dtype, init: str) -> Any:
