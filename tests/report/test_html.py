@@ -174,7 +174,7 @@ def test_runs_with_little_in_them(tmp_path: Path, fake: ModuleType) -> None:
 def test_half_a_surrogate_pair_does_not_stop_the_report(tmp_path: Path, fake: ModuleType) -> None:
     fake.write_lines(tmp_path / "metrics.jsonl", fake.metrics(2, rl=True))
     (tmp_path / "rollouts.jsonl").write_text(json.dumps(fake.group(1, 0, text="\ud83d")) + "\n")
-    page_of(tmp_path)
+    assert page_of(tmp_path).tags
 
 
 def test_accessible(folder: Path) -> None:

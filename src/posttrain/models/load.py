@@ -343,10 +343,7 @@ def _load_weights(path: str, kind: Kind, config: Any, init: str, dtype: torch.dt
 
 
 def _align(hf: Any) -> None:
-    """Copy weights that do not begin at a multiple of 64 bytes, as slices of a mapped file may not.
-
-    Matrix products on a CPU may round by where their factors lie, and a resumed run must not differ from an unbroken one.
-    """
+    """Copy weights off 64-byte bounds: products on a CPU round by where factors lie, which would make resuming inexact."""
     for p in hf.parameters():
         if p.device.type == "cpu" and p.data_ptr() % 64:
             p.data = p.data.clone()
