@@ -27,6 +27,7 @@ HERE = Path(__file__).resolve().parent
 PEER = HERE / ".peer"
 PINNED = ["trl==1.16.0", "transformers==5.23.0", "torch==2.13.0"]
 OURS = ["fp32", "bf16"]
+HALF = ("bf16", "default")  # settings that multiply in bfloat16
 THEIRS = {
     "sft": ["default", "fp32", "grouped"],
     "dpo": ["default", "fp32"],
@@ -59,7 +60,7 @@ def measure(python: str | Path, script: str, workload: Workload, folder: Path, s
 
 
 def matmul_rate(dtype: str, size: int = 2048) -> float:
-    """GFLOP/s of a large matrix product: what the machine can do."""
+    """GFLOP/s of a large matrix product, the best of five: what the machine can do now."""
     import torch
 
     a = torch.randn(size, size).to(getattr(torch, dtype))
@@ -87,15 +88,19 @@ def compare(workload: Workload, peer: Path, pairs: int, half: bool) -> dict[str,
     settings = ["fp32"] if workload.kind == "tokenise" else OURS
     sides = [("posttrain", sys.executable, "side_ours.py", s) for s in settings]
     sides += [("TRL" if workload.kind != "sample" else "transformers", peer, "side_trl.py", s) for s in THEIRS[workload.kind]]
-    sides = [side for side in sides if half or side[3] not in ("bf16", "default")]
+    sides = [side for side in sides if half or side[3] not in HALF]
     runs: dict[str, list[dict[str, float]]] = {f"{who} {setting}": [] for who, _, _, setting in sides}
     for _ in range(pairs):
         for who, python, script, setting in sides:
-            runs[f"{who} {setting}"].append(measure(python, script, workload, folder, setting))
+            dtype = "bfloat16" if setting in HALF else "float32"
+            before = matmul_rate(dtype)
+            found = measure(python, script, workload, folder, setting)
+            # A shared machine is not equally fast at all times: its rate is taken at both ends of every run.
+            runs[f"{who} {setting}"].append({**found, "matmul_gflops": (before + matmul_rate(dtype)) / 2})
     return {"sizes": as_json(workload), "tokens": tokens_of(workload), "runs": runs}
 
 
-def show(name: str, found: dict[str, Any], rates: dict[str, float]) -> None:
+def show(name: str, found: dict[str, Any]) -> None:
     """The table of a workload."""
     runs, tokens = found["runs"], found["tokens"]
     ours = [k for k in runs if k.startswith("posttrain")]
@@ -105,8 +110,7 @@ def show(name: str, found: dict[str, Any], rates: dict[str, float]) -> None:
     for key, row in runs.items():
         seconds = [r["seconds"] for r in row]
         middle = statistics.median(seconds)
-        rate = rates["bfloat16" if "bf16" in key or "default" in key else "float32"]
-        share = tokens["gflop"] / middle / rate
+        share = statistics.median(tokens["gflop"] / r["seconds"] / r["matmul_gflops"] for r in row)
         line = f"{key:<24}{middle:>9.2f}{f'{min(seconds):.2f}-{max(seconds):.2f}':>15}{tokens['distinct'] / middle:>12.0f}"
         line += f"{tokens['padded'] / middle:>10.0f}{statistics.median(r['peak_mib'] for r in row):>7.0f}{share:>11.0%}"
         if key not in ours:
@@ -137,7 +141,7 @@ def main() -> None:
     }  # fmt: skip
     for name in options.only.split(","):
         result["workloads"][name] = compare(WORKLOADS[name], peer, options.pairs, rates["bfloat16"] > rates["float32"])
-        show(name, result["workloads"][name], rates)
+        show(name, result["workloads"][name])
         target.parent.mkdir(exist_ok=True)
         target.write_text(json.dumps(result, indent=1) + "\n")
     print(f"\nwritten to {target}")
