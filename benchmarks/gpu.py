@@ -167,7 +167,8 @@ def measure_training(kind: str, model: LanguageModel, sizes: Sizes, steps: int) 
 
 
 def measure_decode(model: LanguageModel, sizes: Sizes, bandwidth: float) -> dict[str, float]:
-    """A decode step at `decode_rows` samples of one prompt: whole generation less its first token, by its steps."""
+    """A decode step at `decode_rows` samples of one prompt: whole generation less its first token, by its steps. On a GPU with
+    recorded steps (how many: `graphs_recorded`; 0 where they cannot be) and without."""
     engine = TorchEngine(model, max_rows=sizes.decode_rows)
     prompt = tuple(range(1, sizes.prompt + 1))
 
@@ -178,8 +179,18 @@ def measure_decode(model: LanguageModel, sizes: Sizes, bandwidth: float) -> dict
         synchronise(model.device)
         return time.perf_counter() - started
 
-    seconds(2)
-    step = (seconds(sizes.completion) - seconds(1)) / (sizes.completion - 1)
+    def step_seconds() -> float:
+        seconds(4)
+        return (seconds(sizes.completion) - seconds(1)) / (sizes.completion - 1)
+
+    step = step_seconds()
+    beside: dict[str, float] = {}
+    if engine.graphs is not None:
+        beside["graphs_recorded"] = engine.graphs.recorded
+        if engine.graphs.why_not:
+            print(f"steps are not recorded: {engine.graphs.why_not}")
+        engine.graphs = None
+        beside["step_milliseconds_without_graphs"] = 1e3 * step_seconds()
     weights = sum(p.numel() * p.element_size() for p in model.hf.parameters())
     own = sizes.decode_rows * (sizes.completion - 1) / 2  # tokens of which keys and values are read, on average over steps
     read = weights + engine._bytes_per_token * (sizes.prompt + own)
@@ -187,6 +198,7 @@ def measure_decode(model: LanguageModel, sizes: Sizes, bandwidth: float) -> dict
         "step_milliseconds": 1e3 * step,
         "tokens_per_second": sizes.decode_rows / step,
         "times_memory_limit": step / (read / 1e9 / bandwidth),
+        **beside,
     }
 
 

@@ -1,6 +1,7 @@
 """posttrain beside TRL on the same rows, model folder and machine, alternating.
 
     .venv/bin/python benchmarks/peer.py [--pairs 5] [--only sft,grpo,sample]
+    .venv/bin/python benchmarks/peer.py --only sft-0.6b,dpo-0.6b,grpo-0.6b,sample-0.6b      # on a GPU
 
 The peer is installed in an environment of its own, benchmarks/.peer, at the version pinned here. Every measurement is a
 process of its own. In each round every setting of a workload runs once; ratios are medians over rounds of the peer's time
@@ -59,19 +60,30 @@ def measure(python: str | Path, script: str, workload: Workload, folder: Path, s
     return found
 
 
-def matmul_rate(dtype: str, size: int = 2048) -> float:
+def matmul_rate(dtype: str, device: str = "cpu", size: int = 2048) -> float:
     """GFLOP/s of a large matrix product, the best of five: what the machine can do now."""
     import torch
 
-    a = torch.randn(size, size).to(getattr(torch, dtype))
+    size = 8192 if device == "cuda" else size
+    a = torch.randn(size, size, device=device).to(getattr(torch, dtype))
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     a @ a
     best = 0.0
     for _ in range(5):
+        wait()
         started = time.perf_counter()
         for _ in range(4):
             a @ a
+        wait()
         best = max(best, 4 * 2 * size**3 / 1e9 / (time.perf_counter() - started))
     return best
+
+
+def has_gpu() -> bool:
+    """Whether there is a CUDA device."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def matmul_rates() -> dict[str, float]:
@@ -88,15 +100,16 @@ def compare(workload: Workload, peer: Path, pairs: int, half: bool) -> dict[str,
     settings = ["fp32"] if workload.kind == "tokenise" else OURS
     sides = [("posttrain", sys.executable, "side_ours.py", s) for s in settings]
     sides += [("TRL" if workload.kind != "sample" else "transformers", peer, "side_trl.py", s) for s in THEIRS[workload.kind]]
-    sides = [side for side in sides if half or side[3] not in HALF]
+    on_gpu = workload.device == "cuda"  # nobody trains in float32 there
+    sides = [side for side in sides if (side[3] != "fp32" if on_gpu else half or side[3] not in HALF)]
     runs: dict[str, list[dict[str, float]]] = {f"{who} {setting}": [] for who, _, _, setting in sides}
     for _ in range(pairs):
         for who, python, script, setting in sides:
-            dtype = "bfloat16" if setting in HALF else "float32"
-            before = matmul_rate(dtype)
+            dtype = "bfloat16" if on_gpu or setting in HALF else "float32"
+            before = matmul_rate(dtype, workload.device)
             found = measure(python, script, workload, folder, setting)
             # A shared machine is not equally fast at all times: its rate is taken at both ends of every run.
-            runs[f"{who} {setting}"].append({**found, "matmul_gflops": (before + matmul_rate(dtype)) / 2})
+            runs[f"{who} {setting}"].append({**found, "matmul_gflops": (before + matmul_rate(dtype, workload.device)) / 2})
     return {"sizes": as_json(workload), "tokens": tokens_of(workload), "runs": runs}
 
 
@@ -126,8 +139,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--install", action="store_true", help="make the peer's environment and do nothing else")
-    parser.add_argument("--only", default=",".join(WORKLOADS), help="names, by comma: " + ", ".join(WORKLOADS))
+    parser.add_argument("--only", help="names, by comma: " + ", ".join(WORKLOADS) + " (all of a CPU)")
     options = parser.parse_args()
+    names = options.only.split(",") if options.only else [w.name for w in WORKLOADS.values() if w.device == "cpu"]
+    if unknown := [name for name in names if name not in WORKLOADS]:
+        parser.error(f"there is no workload {unknown[0]}; there are {', '.join(WORKLOADS)}")
+    if any(WORKLOADS[name].device == "cuda" for name in names) and not has_gpu():
+        parser.error("there is no CUDA device for the workloads of a GPU")
     peer = install()
     if options.install:
         return
@@ -139,7 +157,7 @@ def main() -> None:
         "date": str(date.today()), "command": "benchmarks/peer.py", "versions": PINNED, "python": platform.python_version(),
         "cores": os.cpu_count(), "machine": platform.machine(), "matmul_gflops": rates,
     }  # fmt: skip
-    for name in options.only.split(","):
+    for name in names:
         result["workloads"][name] = compare(WORKLOADS[name], peer, options.pairs, rates["bfloat16"] > rates["float32"])
         show(name, result["workloads"][name])
         target.parent.mkdir(exist_ok=True)

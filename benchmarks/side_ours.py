@@ -13,7 +13,11 @@ from workloads import Clock, Workload, arguments, score
 def recipe(workload: Workload, folder: Path, setting: str) -> dict[str, Any]:
     """The recipe of a training workload. setting: fp32 or bf16."""
     raw: dict[str, Any] = {
-        "model": {"path": str(folder / "model"), "dtype": "bfloat16" if setting == "bf16" else "float32"},
+        "model": {
+            "path": str(folder / "model"),
+            "dtype": "bfloat16" if setting == "bf16" else "float32",
+            "device": workload.device,
+        },
         "output": tempfile.mkdtemp() + "/run",
         "max_steps": workload.steps + workload.warm,
         "batch_size": workload.rows,
@@ -49,7 +53,7 @@ def train(workload: Workload, folder: Path, setting: str) -> None:
 
     rewards.register(number)
     run = Run(parse_recipe(recipe(workload, folder, setting)), console=Console(stderr=True))
-    clock = Clock()
+    clock = Clock(workload)
     shown: dict[str, float] = {}
     write = hooks.MetricsWriter.__call__
 
@@ -60,7 +64,7 @@ def train(workload: Workload, folder: Path, setting: str) -> None:
 
     hooks.MetricsWriter.__call__ = ticking  # type: ignore[method-assign]
     run.execute()
-    clock.tell(workload, mean_length=shown.get("completions/mean_length", 0.0))
+    clock.tell(mean_length=shown.get("completions/mean_length", 0.0))
 
 
 def sample(workload: Workload, folder: Path, setting: str) -> None:
@@ -69,18 +73,18 @@ def sample(workload: Workload, folder: Path, setting: str) -> None:
     from posttrain.models.load import load_model
     from posttrain.types import Request, Sampling
 
-    model = load_model(str(folder / "model"), dtype="bfloat16" if setting == "bf16" else "float32")
+    model = load_model(str(folder / "model"), dtype="bfloat16" if setting == "bf16" else "float32", device=workload.device)
     model.hf.generation_config.eos_token_id = None
     model.tokenizer.eos_token = None
     row = json.loads((folder / "rows.jsonl").read_text().splitlines()[0])
     ids = tuple(model.tokenizer(row["prompt"])["input_ids"])
     engine = TorchEngine(model)
-    clock = Clock()
+    clock = Clock(workload)
     for seed in range(workload.steps + workload.warm):
         (group,) = engine.generate([Request(ids, Sampling(max_tokens=workload.new_tokens), n=workload.group, seed=seed)])
         assert all(len(s.ids) == workload.new_tokens for s in group)
         clock.tick()
-    clock.tell(workload)
+    clock.tell()
 
 
 def tokenise(workload: Workload, folder: Path, setting: str) -> None:
@@ -90,11 +94,11 @@ def tokenise(workload: Workload, folder: Path, setting: str) -> None:
     from posttrain.models.load import load_tokenizer
 
     tokenizer = load_tokenizer(str(folder / "model"))
-    clock = Clock()
+    clock = Clock(workload)
     clock.tick()
     assert len(encode_rows(load_rows(str(folder / "rows.jsonl")), tokenizer).sequences) == workload.rows
     clock.tick()
-    clock.tell(workload)
+    clock.tell()
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ from workloads import Clock, Workload, arguments, score
 
 
 def trainer_arguments(workload: Workload, setting: str) -> dict[str, Any]:
-    """Common arguments. setting: "default" (what TRL chooses on a CPU: bf16), "fp32" and "grouped" (fp32, by length)."""
+    """Common arguments. setting: "default" (what TRL chooses: bf16), "fp32" and "grouped" (by length; fp32 on a CPU)."""
     return {
         "output_dir": tempfile.mkdtemp(),
-        "use_cpu": True,
-        "bf16": setting == "default",
+        "use_cpu": workload.device == "cpu",
+        "bf16": setting == "default" or workload.device == "cuda",
         "max_steps": workload.steps + workload.warm,
         "learning_rate": 1e-4,
         "lr_scheduler_type": "constant",
@@ -41,7 +41,7 @@ def train(workload: Workload, folder: Path, setting: str) -> None:
     else:
         model = AutoModelForCausalLM.from_pretrained(folder / "model", **loading)
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-    clock = Clock()
+    clock = Clock(workload)
 
     class Ticks(TrainerCallback):
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
@@ -76,7 +76,7 @@ def train(workload: Workload, folder: Path, setting: str) -> None:
         )
         trainer = GRPOTrainer(reward_funcs=lambda completions, **kw: [score(c) for c in completions], args=config, **shared)
     trainer.train()
-    clock.tell(workload)
+    clock.tell()
 
 
 def sample(workload: Workload, folder: Path) -> None:
@@ -84,12 +84,13 @@ def sample(workload: Workload, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype="float32").eval()
+    dtype = "bfloat16" if workload.device == "cuda" else "float32"
+    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=dtype).eval().to(workload.device)
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     model.generation_config.eos_token_id = None  # every sample has its full length on both sides
     row = json.loads((folder / "rows.jsonl").read_text().splitlines()[0])
-    ids = tokenizer(row["prompt"], return_tensors="pt").input_ids
-    clock = Clock()
+    ids = tokenizer(row["prompt"], return_tensors="pt").input_ids.to(workload.device)
+    clock = Clock(workload)
     for seed in range(workload.steps + workload.warm):
         torch.manual_seed(seed)
         model.generate(
@@ -97,7 +98,7 @@ def sample(workload: Workload, folder: Path) -> None:
             max_new_tokens=workload.new_tokens, pad_token_id=0,
         )  # fmt: skip
         clock.tick()
-    clock.tell(workload)
+    clock.tell()
 
 
 def tokenise(workload: Workload, folder: Path) -> None:
@@ -111,13 +112,13 @@ def tokenise(workload: Workload, folder: Path) -> None:
     config = SFTConfig(
         output_dir=tempfile.mkdtemp(), use_cpu=True, bf16=False, report_to=[], max_length=1024, disable_tqdm=True
     )
-    clock = Clock()
+    clock = Clock(workload)
     clock.tick()
     rows = load_dataset("json", data_files=str(folder / "rows.jsonl"), split="train", cache_dir=tempfile.mkdtemp())
     trainer = SFTTrainer(model=model, args=config, processing_class=tokenizer, train_dataset=rows)
     assert len(trainer.train_dataset) == workload.rows
     clock.tick()
-    clock.tell(workload)
+    clock.tell()
 
 
 if __name__ == "__main__":

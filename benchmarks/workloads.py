@@ -10,17 +10,28 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+
+def _shape(hidden: int, intermediate: int, layers: int, head: int, heads: int) -> dict[str, int]:
+    return {
+        "hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers, "head_dim": head,
+        "num_attention_heads": heads, "num_key_value_heads": heads // 2,
+    }  # fmt: skip
+
 
 SHAPES = {
-    "7m": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6, "head_dim": 32},
-    "60m": {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "head_dim": 64},
+    "7m": _shape(256, 768, 6, 32, 8),
+    "60m": _shape(512, 1536, 8, 64, 8),
+    "0.6b": _shape(1024, 3072, 28, 128, 16),
+    "1.7b": _shape(2048, 6144, 28, 128, 16),
 }
 
 
 @dataclass(frozen=True)
 class Workload:
     """kind: sft, dpo, reward, grpo, sample or tokenise. `steps` are measured after `warm` others. rows: of a step (for grpo,
-    prompts)."""
+    prompts). device: cpu or cuda."""
 
     name: str
     kind: str
@@ -31,6 +42,17 @@ class Workload:
     warm: int = 2
     group: int = 8
     new_tokens: int = 128
+    device: str = "cpu"
+
+
+def _on_gpu(shape: str) -> list[Workload]:
+    common: dict[str, Any] = {"shape": shape, "vocab": 151_936, "device": "cuda"}
+    return [
+        Workload(f"sft-{shape}", "sft", rows=64, steps=6, **common),
+        Workload(f"dpo-{shape}", "dpo", rows=32, steps=4, **common),
+        Workload(f"grpo-{shape}", "grpo", rows=16, steps=3, **common),
+        Workload(f"sample-{shape}", "sample", group=256, steps=2, **common),
+    ]
 
 
 WORKLOADS = {
@@ -47,6 +69,8 @@ WORKLOADS = {
         Workload("sample", "sample", group=64, steps=1, warm=1),
         Workload("tokenise", "tokenise", rows=100_000, steps=1, warm=1),
         Workload("sample-64k", "sample", vocab=64000, group=64, steps=1, warm=1),
+        *_on_gpu("0.6b"),
+        *_on_gpu("1.7b"),
     )
 }
 
@@ -66,7 +90,7 @@ def build(workload: Workload, folder: Path) -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", eos_token="<eos>")
     config = Qwen3Config(
         vocab_size=workload.vocab, tie_word_embeddings=True, max_position_embeddings=2048, pad_token_id=0, eos_token_id=1,
-        bos_token_id=None, num_attention_heads=8, num_key_value_heads=4, **SHAPES[workload.shape],
+        bos_token_id=None, **SHAPES[workload.shape],
     )  # fmt: skip
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(config)
@@ -104,27 +128,37 @@ def score(text: str) -> float:
 
 
 class Clock:
-    """Times of step ends, by the clock and of the processor, and the peak memory of this process above what it holds when
-    the first step begins."""
+    """Times of step ends, by the clock and of the processor, and the peak memory of this process (on a GPU: of the device)
+    above what it holds when the first step begins."""
 
-    def __init__(self) -> None:
+    def __init__(self, workload: Workload) -> None:
+        self.workload = workload
         self.ends: list[tuple[float, float]] = []
-        self.base = peak_mib()
+        self.base = peak_mib(workload.device)
 
     def tick(self) -> None:
         """A step has ended."""
+        if self.workload.device == "cuda":
+            import torch
+
+            torch.cuda.synchronize()
         self.ends.append((time.perf_counter(), time.process_time()))
 
-    def tell(self, workload: Workload, **more: float) -> None:
+    def tell(self, **more: float) -> None:
         """Print the result as one line of JSON, the last of the output."""
-        measured = self.ends[workload.warm - 1 :]
+        measured = self.ends[self.workload.warm - 1 :]
         seconds, cpu = ((measured[-1][i] - measured[0][i]) / (len(measured) - 1) for i in (0, 1))
-        found = {"seconds": seconds, "cpu_seconds": cpu, "peak_mib": peak_mib(), "above_mib": peak_mib() - self.base, **more}
+        peak = peak_mib(self.workload.device)
+        found = {"seconds": seconds, "cpu_seconds": cpu, "peak_mib": peak, "above_mib": peak - self.base, **more}
         print("\n" + json.dumps(found))
 
 
-def peak_mib() -> float:
-    """Largest resident size that this process has had, in MiB."""
+def peak_mib(device: str) -> float:
+    """Largest resident size that this process has had, or the most it held on a GPU, in MiB."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -147,7 +181,8 @@ def tokens_of(workload: Workload) -> dict[str, float]:
         return {"distinct": 81.0 * workload.rows, "padded": 81.0 * workload.rows, "gflop": 0.0}
     shape = SHAPES[workload.shape]
     wide, inner, depth = shape["hidden_size"], shape["intermediate_size"], shape["head_dim"]
-    body = shape["num_hidden_layers"] * (wide * depth * (8 + 8 + 2 * 4) + 3 * wide * inner)
+    heads = 2 * (shape["num_attention_heads"] + shape["num_key_value_heads"])
+    body = shape["num_hidden_layers"] * (wide * depth * heads + 3 * wide * inner)
     head = wide * workload.vocab
     rows = rows_of(workload)
     if workload.kind == "sft":

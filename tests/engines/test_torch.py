@@ -1,21 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MambaConfig,
-    MambaForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
 
 from posttrain.engines.decode import DecodePlan
 from posttrain.engines.torch import TorchEngine
@@ -23,43 +12,18 @@ from posttrain.errors import ConfigError, DataError
 from posttrain.models.language_model import LanguageModel
 from posttrain.types import Request, Sample, Sampling
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 97, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 96,
-}  # fmt: skip
+Build = Callable[[str], LanguageModel]
 PROMPTS = [tuple(range(3, 20)), tuple(range(3, 12)), tuple(range(40, 70)), (5,)]
 
 
-def build(kind: str) -> LanguageModel:
-    torch.manual_seed(0)
-    models: dict[str, Any] = {
-        "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
-        "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=16)),
-        "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**SIZES, head_dim=16, sliding_window=8, query_pre_attn_scalar=16)),
-        "gpt2": lambda: GPT2LMHeadModel(
-            GPT2Config(vocab_size=97, n_embd=64, n_layer=3, n_head=4, n_positions=96, bos_token_id=1, eos_token_id=2)
-        ),
-        "mamba": lambda: MambaForCausalLM(MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=2, state_size=4)),
-    }
-    hf = models[kind]().eval()
-    hf.generation_config.eos_token_id = None
-    with torch.no_grad():
-        for p in hf.parameters():
-            if p.ndim > 1:
-                p.mul_(1.5)  # away from uniform, so that greedy choices are clear
-    model = LanguageModel(hf, None)  # type: ignore[arg-type]
-    model.share_trunks()
-    return model
-
-
 @pytest.fixture(scope="module", params=["llama", "qwen3", "gemma2", "gpt2", "mamba"])
-def model(request: pytest.FixtureRequest) -> LanguageModel:
-    return build(request.param)
+def model(decoder: Build, request: pytest.FixtureRequest) -> LanguageModel:
+    return decoder(request.param)
 
 
 @pytest.fixture(scope="module")
-def llama() -> LanguageModel:
-    return build("llama")
+def llama(decoder: Build) -> LanguageModel:
+    return decoder("llama")
 
 
 def ids(groups: list[list[Sample]]) -> list[list[list[int]]]:
@@ -205,8 +169,8 @@ def test_stop_strings_across_tokens(tiny_folder: Any) -> None:
     assert hits >= 1
 
 
-def test_caches_are_keyed_by_the_weights(llama: LanguageModel) -> None:
-    model = build("llama")
+def test_caches_are_keyed_by_the_weights(decoder: Build, llama: LanguageModel) -> None:
+    model = decoder("llama")
     engine = TorchEngine(model, cache_tokens=10_000)
     before = ids(engine.generate(requests(1, temperature=0.0)))
     computed = engine.stats.prompt_tokens
@@ -233,18 +197,18 @@ def test_prompts_are_computed_once(llama: LanguageModel) -> None:
     assert engine.stats.decoded_tokens == 4 * 8 * 2
 
 
-def test_lora_and_training_mode_are_left_alone() -> None:
+def test_lora_and_training_mode_are_left_alone(decoder: Build) -> None:
     from posttrain.config import LoraConfig
     from posttrain.models.adapters import add_lora
 
-    model = build("llama")
+    model = decoder("llama")
     hf = add_lora(model.hf, LoraConfig(r=2, dropout=0.5), seed=0)
     wrapped = LanguageModel(hf, None)  # type: ignore[arg-type]
     wrapped.share_trunks()
     wrapped.train()
     engine = TorchEngine(wrapped)
     out = engine.generate(requests(2))
-    assert ids(out) == ids(TorchEngine(build("llama")).generate(requests(2)))  # B = 0: the base model, without dropout
+    assert ids(out) == ids(TorchEngine(decoder("llama")).generate(requests(2)))  # B = 0: the base model, without dropout
     assert wrapped.hf.training
 
 
@@ -277,8 +241,8 @@ def test_bounds_and_seeds(llama: LanguageModel) -> None:
     assert a != b != c != a
 
 
-def test_bfloat16_runs() -> None:
-    model = build("llama")
+def test_bfloat16_runs(decoder: Build) -> None:
+    model = decoder("llama")
     model.hf.to(torch.bfloat16)
     model.share_trunks()
     out = TorchEngine(model).generate(requests(2))

@@ -48,6 +48,7 @@ class DecodePlan:
         self._buffers: list[tuple[Tensor, Tensor] | None] = [None] * len(self._prompts)
         self.prompt_of = prompt_of
         self.written = torch.zeros_like(prompt_of)
+        self._has_kernel = prompt_of.device.type == "cpu"
         self._arrange()
 
     def positions(self) -> Tensor:
@@ -57,12 +58,11 @@ class DecodePlan:
     def advance(self) -> None:
         """Every row has written one more token."""
         self._columns += 1
-        if self._columns < self._narrowest:
-            self.written = self.written + 1
-        else:
-            self.written = torch.minimum(self.written + 1, self.capacity - 1)
+        self.written += 1
+        if self._columns >= self._narrowest:
+            torch.minimum(self.written, self.capacity - 1, out=self.written)
             self._measure()
-        self._forget_masks()
+        self.forget_masks()
 
     def join(self, prompts: list[KeyValues], prompt_of: Tensor, capacity: Tensor) -> None:
         """Take in rows that start now; prompt_of counts the plan's prompts first, then the new ones."""
@@ -127,7 +127,7 @@ class DecodePlan:
         grouped = query.reshape(rows, kv_heads, group, depth)
         prompt_keys, prompt_values = self._prompts[layer]
         narrow = sliding_window is not None and prompt_keys.shape[2] + self._columns >= sliding_window
-        if query.device.type == "cpu" and softcap is None and s_aux is None and not narrow and depth == value.shape[-1]:
+        if self._has_kernel and softcap is None and s_aux is None and not narrow and depth == value.shape[-1]:
             return self._fused(grouped, layer, keys, values, scale).reshape(rows, 1, heads, depth)
         grouped = grouped * scale
         before = self._unseat(self._seat(grouped) @ prompt_keys.transpose(-1, -2), group)  # [R, Hkv, g, L]
@@ -196,11 +196,12 @@ class DecodePlan:
         self._seats = (len(counts), width)
         self._even = bool((counts == width).all())
         self._ragged = bool((self.lengths != self._prompts[0][0].shape[2]).any())
-        self._forget_masks()
+        self.forget_masks()
         self._narrowest = int(self.capacity.min()) if len(self.capacity) else 0
         self._measure()
 
-    def _forget_masks(self) -> None:
+    def forget_masks(self) -> None:
+        """What rows must not see is made anew when it is next needed."""
         self._hidden = {}
         self._masks = None
 
@@ -211,6 +212,16 @@ class DecodePlan:
 
     def _append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Put the new keys and values behind each row's own; what all rows have written, [R, Hkv, t, D]."""
+        buffers = self._room(layer, key, value)
+        for buffer, new in zip(buffers, (key, value), strict=True):
+            if self._level:
+                buffer[:, :, self._columns] = new[:, :, 0]
+            else:
+                buffer[torch.arange(len(new), device=new.device), :, self.written] = new[:, :, 0]
+        return buffers[0][:, :, : self._columns + 1], buffers[1][:, :, : self._columns + 1]
+
+    def _room(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The buffers of a layer, grown where they are full."""
         buffers = self._buffers[layer]
         size = 0 if buffers is None else buffers[0].shape[2]
         if size <= self._columns:
@@ -225,12 +236,7 @@ class DecodePlan:
                     new[:, :, :size] = old
             buffers = self._buffers[layer] = fresh
         assert buffers is not None
-        for buffer, new in zip(buffers, (key, value), strict=True):
-            if self._level:
-                buffer[:, :, self._columns] = new[:, :, 0]
-            else:
-                buffer[torch.arange(len(new), device=new.device), :, self.written] = new[:, :, 0]
-        return buffers[0][:, :, : self._columns + 1], buffers[1][:, :, : self._columns + 1]
+        return buffers
 
     def _seat(self, x: Tensor) -> Tensor:
         """[R, Hkv, g, X] -> [P, Hkv, S * g, X]; empty seats hold zeros."""
@@ -253,22 +259,25 @@ class DecodePlan:
 
         Hidden are the padding of shorter prompts, the columns that a row has not come to, and what has left the window.
         """
-        longest = self._prompts[0][0].shape[2]
-        if window is not None and longest + self._columns < window:
+        if window is not None and self._prompts[0][0].shape[2] + self._columns < window:
             window = None
         if window not in self._hidden:
-            device = self.written.device
-            places = torch.arange(longest, device=device)[None]
-            columns = torch.arange(self._columns + 1, device=device)[None]
-            written, now = self.written[:, None], self.positions()[:, None]
-            before = places >= self.lengths[self.prompt_of][:, None]
-            own = columns > written
-            if window is not None:
-                before |= now - places >= window
-                own |= written - columns >= window
             needed = self._ragged or not self._level or window is not None
-            self._hidden[window] = torch.cat([before, own], dim=-1) if needed else None
+            self._hidden[window] = self._unseen(window, self._columns + 1) if needed else None
         return self._hidden[window]
+
+    def _unseen(self, window: int | None, width: int) -> Tensor:
+        """What each row must not see of its prompt and of `width` columns of its own, bool [R, L + width]."""
+        device = self.written.device
+        places = torch.arange(self._prompts[0][0].shape[2], device=device)[None]
+        columns = torch.arange(width, device=device)[None]
+        written, now = self.written[:, None], self.positions()[:, None]
+        before = places >= self.lengths[self.prompt_of][:, None]
+        own = columns > written
+        if window is not None:
+            before |= now - places >= window
+            own |= written - columns >= window
+        return torch.cat([before, own], dim=-1)
 
 
 def _padded(parts: list[Tensor], longest: int) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from posttrain.engines.columns import ColumnDecoder, model_step
 from posttrain.engines.decode import DecodePlan, KeyValues
+from posttrain.engines.graphs import SteadyPlan, StepGraphs
 from posttrain.models.language_model import LanguageModel
 
 Prompt = tuple[int, ...]
@@ -38,12 +39,15 @@ class Stepper(Protocol):
 
 
 class ForestStepper:
-    """Decoding with shared prompts, each step by `columns` where there is one, else by the model itself."""
+    """Decoding with shared prompts, each step by `columns` where there is one, else by the model itself, which `graphs` may
+    repeat from a recording."""
 
-    def __init__(self, model: LanguageModel, prefill: Prefill, columns: ColumnDecoder | None = None) -> None:
+    def __init__(
+        self, model: LanguageModel, prefill: Prefill, columns: ColumnDecoder | None = None, graphs: StepGraphs | None = None
+    ) -> None:
         self.model = model
         self._base, self._head = model.base, model.head
-        self._columns = columns
+        self._columns, self._graphs = columns, graphs
         self._prefill = prefill
         self._plan: DecodePlan | None = None
         self._resident: list[Prompt] = []
@@ -62,7 +66,7 @@ class ForestStepper:
         limits = torch.tensor(capacity, device=self.model.device)
         kv = [computed[p][0] for p in fresh]
         if self._plan is None:
-            self._plan = DecodePlan(kv, prompt_of, limits)
+            self._plan = (DecodePlan if self._graphs is None else SteadyPlan)(kv, prompt_of, limits)
         else:
             self._plan.join(kv, prompt_of, limits)
         hidden = torch.stack([computed[p][1] for p in distinct])
@@ -76,11 +80,20 @@ class ForestStepper:
             hidden = self._columns.step(tokens, self._plan.positions(), self._plan)
             self._plan.advance()
             return self._head.logits(hidden, by_columns=True).contiguous()
-        hidden = model_step(self._base, tokens, self._plan)
+        if self._graphs is not None and isinstance(self._plan, SteadyPlan):
+            logits = self._graphs.step(self._own_step, tokens, self._plan)
+        else:
+            logits = self._own_step(tokens)
         self._plan.advance()
-        return self._head.logits(hidden).float()
+        return logits
+
+    def _own_step(self, tokens: Tensor) -> Tensor:
+        assert self._plan is not None
+        return self._head.logits(model_step(self._base, tokens, self._plan)).float()
 
     def keep(self, rows: Tensor) -> None:
+        if self._graphs is not None:
+            self._graphs.release()
         if self._plan is None or not len(rows):
             self._plan, self._resident = None, []
             return

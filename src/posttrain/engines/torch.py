@@ -16,6 +16,7 @@ from posttrain.data.forest import Batch, Forest, TokenSequence, Tree
 from posttrain.engines.base import check_requests
 from posttrain.engines.columns import ColumnDecoder
 from posttrain.engines.decode import KeyValues
+from posttrain.engines.graphs import StepGraphs
 from posttrain.engines.schedule import Row, Schedule
 from posttrain.engines.stepping import CacheStepper, ForestStepper, Stepper
 from posttrain.engines.stops import Stops, token_texts
@@ -47,6 +48,7 @@ class TorchEngine:
             runs whatever it needs). max_prefill_tokens: of one prompt pass.
         cache_tokens: prompt tokens whose keys and values are kept for later calls (0 = none), for searches that come back
             to a prompt while the weights stand still.
+        graphs: repeats decoding steps from recordings; on CUDA there is one unless given (`engines.graphs`).
 
     Raises:
         ConfigError: a bound below 1 (cache_tokens: below 0).
@@ -60,6 +62,7 @@ class TorchEngine:
         max_kv_bytes: int = 4 << 30,
         max_prefill_tokens: int = 16384,
         cache_tokens: int = 0,
+        graphs: StepGraphs | None = None,
     ) -> None:
         bounds = {"max_rows": max_rows, "max_kv_bytes": max_kv_bytes, "max_prefill_tokens": max_prefill_tokens}
         for name, value in bounds.items():
@@ -74,6 +77,7 @@ class TorchEngine:
         self.cache_tokens = cache_tokens
         self.weights_version = model.weights_version
         self.stats = Statistics()
+        self.graphs = StepGraphs() if graphs is None and model.device.type == "cuda" else graphs
         self._columns: tuple[list[object], ColumnDecoder | None] = ([], None)
         self._cache: OrderedDict[tuple[int, tuple[int, ...]], tuple[KeyValues, Tensor]] = OrderedDict()
 
@@ -154,7 +158,8 @@ class TorchEngine:
 
     def _stepper(self) -> Stepper:
         if self.model.shares_trunks:
-            return ForestStepper(self.model, self.prefill, self._column_decoder())
+            columns = self._column_decoder() if self.graphs is None else None
+            return ForestStepper(self.model, self.prefill, columns, self.graphs)
         return CacheStepper(self.model, self._computed)
 
     def _column_decoder(self) -> ColumnDecoder | None:

@@ -1,0 +1,154 @@
+"""Decoding steps that are recorded once as a CUDA graph and then replayed.
+
+A step of a small model on a GPU takes longer to start, operator by operator, than to compute. A CUDA graph starts all of them
+at once, but repeats exactly what was recorded: the same operators on the same memory. So a step that is to be recorded
+
+    reads lengths, places and tokens from tensors, and no number that the host knows and that changes from step to step,
+    writes each row's keys and values where `written` [R] says, into buffers that stay where they are,
+    attends over W columns of them, a multiple of 64, and hides what a row has not come to.
+
+Rows that come or leave and a W that has become too small make a new recording necessary. It costs about one step, and the first
+one is compared with the step that it replaces.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from posttrain.engines.decode import DecodePlan, KeyValues
+from posttrain.models.forest_model import BOUNDS, relative_error
+
+_WIDTH = 64  # columns by which a recorded step is too wide at most
+
+Recorder = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
+"""Takes a function that computes on tensors in place; gives what repeats it, and the tensor that the repetition fills."""
+
+
+class SteadyPlan(DecodePlan):
+    """A plan whose steps are the same operators on the same memory as long as `shape` is the same."""
+
+    def __init__(self, prompts: list[KeyValues], prompt_of: Tensor, capacity: Tensor) -> None:
+        self._arranged = 0
+        super().__init__(prompts, prompt_of, capacity)
+        self._has_kernel = False
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """How often rows have come or left; columns attended to."""
+        return self._arranged, self._width
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of keys and values."""
+        return self._prompts[0][0].dtype
+
+    @property
+    def _width(self) -> int:
+        return -(-(self._columns + 1) // _WIDTH) * _WIDTH
+
+    def _arrange(self) -> None:
+        super()._arrange()
+        self._arranged += 1
+        self._rows = torch.arange(len(self.prompt_of), device=self.prompt_of.device)
+
+    def _append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        buffers = self._room(layer, key, value)
+        for buffer, new in zip(buffers, (key, value), strict=True):
+            buffer[self._rows, :, self.written] = new[:, :, 0]
+        return buffers[0][:, :, : self._width], buffers[1][:, :, : self._width]
+
+    def _room(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Buffers of whole widths: they grow only where the width does."""
+        buffers = self._buffers[layer]
+        size = 0 if buffers is None else buffers[0].shape[2]
+        if buffers is None or size < self._width:
+            most = -(-int(self.capacity.max()) // _WIDTH) * _WIDTH
+            grown = max(self._width, min(most, 2 * size))
+            fresh = tuple(new.new_zeros(*new.shape[:2], grown, new.shape[3]) for new in (key, value))
+            if buffers is not None:
+                for new, old in zip(fresh, buffers, strict=True):
+                    new[:, :, :size] = old
+            buffers = self._buffers[layer] = (fresh[0], fresh[1])
+        return buffers
+
+    def _hidden_from(self, window: int | None) -> Tensor | None:
+        if window not in self._hidden:
+            self._hidden[window] = self._unseen(window, self._width)
+        return self._hidden[window]
+
+
+class StepGraphs:
+    """Repeats a decoding step from a recording where there is one.
+
+    Args:
+        record: makes recordings; those of CUDA unless given.
+    Attributes:
+        why_not: why steps are no longer recorded, None where they are. recorded, replayed: how many.
+    """
+
+    def __init__(self, record: Recorder | None = None) -> None:
+        self.why_not: str | None = None
+        self.recorded = self.replayed = 0
+        self._record = record or CudaRecorder()
+        self.release()
+
+    def release(self) -> None:
+        """Forget the recording and the memory that it holds."""
+        self._of: tuple[SteadyPlan, tuple[int, int]] | None = None
+        self._replay: Callable[[], None] | None = None
+        self._tokens = self._found = torch.empty(0)
+
+    def step(self, compute: Callable[[Tensor], Tensor], tokens: Tensor, plan: SteadyPlan) -> Tensor:
+        """compute(tokens [R]), logits [R, V], which the next step may write over. It must only read `tokens` and `plan`."""
+        if self.why_not is not None:
+            return compute(tokens)
+        if self._of is None or self._of[0] is not plan or self._of[1] != plan.shape:
+            # The first step with rows that have come or left runs as it is: buffers are made, and kernels are chosen.
+            self.release()
+            self._of = plan, plan.shape
+            return compute(tokens)
+        if self._replay is None:
+            return self._recording(compute, tokens, plan)
+        self._tokens.copy_(tokens)
+        self._replay()
+        self.replayed += 1
+        return self._found
+
+    def _recording(self, compute: Callable[[Tensor], Tensor], tokens: Tensor, plan: SteadyPlan) -> Tensor:
+        self._tokens = tokens.clone()
+        expected = compute(self._tokens) if not self.recorded else None
+        plan.forget_masks()  # they are part of what is recorded
+        try:
+            replay, found = self._record(lambda: compute(self._tokens))
+            replay()
+            if expected is not None and not relative_error(found, expected) <= BOUNDS.get(plan.dtype, 5e-2):
+                self.why_not = "a recorded step gives other logits than the step itself"
+        except Exception as error:  # whatever a foreign model does that cannot be recorded is the answer
+            self.why_not = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        plan.forget_masks()  # these lie in the recording's memory
+        if self.why_not is not None:
+            warnings.warn(f"decoding steps run one by one and not from a recording: {self.why_not}", stacklevel=2)
+            self.release()
+            return compute(tokens)
+        self._replay, self._found = replay, found
+        self.recorded += 1
+        return found
+
+
+class CudaRecorder:
+    """Records CUDA graphs, all in one pool of memory: one at a time is alive."""
+
+    def __init__(self) -> None:
+        self._pool: Any = None
+
+    def __call__(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            found = work()
+        return graph.replay, found
