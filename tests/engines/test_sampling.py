@@ -51,6 +51,29 @@ def test_draws_follow_the_distribution(settings: dict[str, float], expected: np.
     assert all(np.abs(PROBS - p).min() < 1e-6 for p in torch.unique(raw.exp()).tolist())
 
 
+@pytest.mark.parametrize("vocab", [5, 64, 100, 300])
+@pytest.mark.parametrize("temperatures", [(1.0,), (0.0,), (0.5, 1.0, 0.0, 3.0)])
+def test_blocks_and_layouts_of_memory_change_nothing(vocab: int, temperatures: tuple[float, ...]) -> None:
+    """Against the inverse distribution function over the whole vocabulary in float64."""
+    torch.manual_seed(0)
+    rows = 64
+    logits = torch.randn(rows, vocab) * 2
+    each = [temperatures[i % len(temperatures)] for i in range(rows)]
+    config = RowSettings.of([Sampling(temperature=t) for t in each], CPU)
+    draws = torch.rand(rows, dtype=torch.float64)
+    tokens, sampled, raw = choose(logits, config, draws)
+    for row in range(rows):
+        exact = logits[row].double().log_softmax(-1)
+        heated = exact if each[row] == 0 else (logits[row].double() / each[row]).log_softmax(-1)
+        expected = int(logits[row].argmax()) if each[row] == 0 else int((heated.exp().cumsum(-1) <= draws[row]).sum())
+        assert int(tokens[row]) == expected
+        assert float(sampled[row]) == pytest.approx(float(heated[expected]), abs=2e-6)
+        assert float(raw[row]) == pytest.approx(float(exact[expected]), abs=2e-6)
+    by_columns = choose(logits.t().contiguous().t(), config, draws)
+    assert torch.equal(by_columns[0], tokens)
+    torch.testing.assert_close(by_columns[1:], (sampled, raw), atol=1e-6, rtol=0)
+
+
 def test_greedy_takes_the_first_maximum_and_raw_logprobs() -> None:
     counts, sampled, raw = many([0.0, 3.0, 3.0], 5, temperature=0.0)
     assert counts.tolist() == [0, 5, 0]

@@ -79,7 +79,7 @@ class ForestStepper:
         if self._columns is not None:
             hidden = self._columns.step(tokens, self._plan.positions(), self._plan)
             self._plan.advance()
-            return self._head.logits(hidden, by_columns=True).contiguous()
+            return self._head.logits(hidden, by_columns=True)
         if self._graphs is not None and isinstance(self._plan, SteadyPlan):
             logits = self._graphs.step(self._own_step, tokens, self._plan)
         else:
