@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from support import stopped_and_resumed, told, write
 
 SFT: dict[str, Any] = {
     "method": "sft", "task": {"name": "arithmetic", "num_examples": 24, "num_steps": 1}, "batch_size": 4, "learning_rate": 3e-3,
     "max_steps": 8,
 }  # fmt: skip
 PAIRS = [{"prompt": f"{a}+1=", "chosen": f"{a + 1}", "rejected": f"{a}"} for a in range(8)]
-
-
-def interrupted_and_resumed(run_recipe: Callable[..., Path], folder: Path, raw: dict[str, Any], after: int) -> Path:
-    from posttrain.methods.run import Interrupted
-    from posttrain.training import hooks
-
-    write = hooks.MetricsWriter.__call__
-
-    def stop(self: Any, step: int, metrics: dict[str, float]) -> None:
-        write(self, step, metrics)
-        if step == after:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(hooks.MetricsWriter, "__call__", stop)
-        run_recipe(**raw, output=str(folder))
-    return run_recipe(**raw, output=str(folder), resume=True)
 
 
 @pytest.mark.parametrize(
@@ -51,15 +32,13 @@ def test_resume_is_exact(run_recipe: Callable[..., Path], tmp_path: Path, tiny_f
     model = {"path": str(tiny_folder), "dtype": "float32", **change.get("model", {})}
     raw = {**SFT, **change, "model": model}
     if raw["method"] == "dpo":
-        (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in PAIRS))
-        raw = {**{k: v for k, v in raw.items() if k != "task"}, "data": str(tmp_path / "pairs.jsonl"), "max_steps": 4}
-    whole = run_recipe(**raw, output=str(tmp_path / "whole"))
-    half = interrupted_and_resumed(run_recipe, tmp_path / "half", raw, after=3)
+        data = write(tmp_path / "pairs.jsonl", PAIRS)
+        raw = {**{k: v for k, v in raw.items() if k != "task"}, "data": data, "max_steps": 4}
+    whole, half = stopped_and_resumed(run_recipe, tmp_path, 3, **raw)
     (one,), (two,) = (list((f / "model").glob("*model.safetensors")) for f in (whole, half))
     first, second = load_file(one), load_file(two)
     assert first.keys() == second.keys() and all((first[k] == second[k]).all() for k in first)
-    losses = [[json.loads(x)["loss"] for x in (f / "metrics.jsonl").read_text().splitlines()] for f in (whole, half)]
-    assert losses[0] == losses[1] and losses[0][-1] < losses[0][0]
+    assert told(whole) == told(half) and told(whole)[-1]["loss"] < told(whole)[0]["loss"]
 
 
 def test_weights_that_are_not_trained_stay(run_recipe: Callable[..., Path], tiny_folder: Path) -> None:

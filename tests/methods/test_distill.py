@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support import lines, told, write
 
 from posttrain.data.forest import Forest, TokenSequence, Tree
 from posttrain.errors import ConfigError, DataError, ModelError
@@ -25,15 +26,6 @@ FAST: dict[str, Any] = {
     "max_steps": 3,
 }
 SAMPLED = {**FAST, "sampling": {"max_tokens": 8}}
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return str(path)
-
-
-def lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture
@@ -69,7 +61,7 @@ def test_the_metrics_are_the_distance_to_the_teacher(
 
     data = write(tmp_path / "rows.jsonl", ROWS[:5])
     folder = run_recipe(**FAST, data=data, eval_data=data, learning_rate=1e-3, eval_every=3)
-    last = lines(folder)[-1]
+    last = lines(folder / "metrics.jsonl")[-1]
     teacher_folder = files("posttrain") / "assets" / "base"
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
     student, teacher = (AutoModelForCausalLM.from_pretrained(f).eval() for f in (folder / "model", str(teacher_folder)))
@@ -114,12 +106,10 @@ def test_resume_is_exact_on_policy(
         patch.setattr(hooks.MetricsWriter, "__call__", stop)
         run_recipe(**raw, output=str(tmp_path / "half"))
     half = run_recipe(**raw, output=str(tmp_path / "half"), resume=True)
-    times = ("step_time", "tokens_per_second")
-    kept = [[{k: v for k, v in row.items() if k not in times} for row in lines(f)] for f in (whole, half)]
-    assert kept[0] == kept[1] and len(kept[0]) == 6
+    assert told(whole) == told(half) and len(told(whole)) == 6
     if lmbda < 1:
-        assert {row["on_policy"] for row in kept[0]} == {0.0, 1.0}
-    on_policy = [row for row in kept[0] if row["on_policy"] and not lora]  # dropout tells the two apart
+        assert {row["on_policy"] for row in told(whole)} == {0.0, 1.0}
+    on_policy = [row for row in told(whole) if row["on_policy"] and not lora]  # dropout tells the two apart
     assert all(row["sampling/sampling_logp_difference/max"] < 1e-3 for row in on_policy)
     name = "adapter_model.safetensors" if lora else "model.safetensors"
     assert (whole / "model" / name).read_bytes() == (half / "model" / name).read_bytes()
@@ -145,7 +135,7 @@ def test_the_teacher_writes(run_recipe: Callable[..., Path], tmp_path: Path) -> 
     expected = [model.tokenizer.decode(s.ids, skip_special_tokens=True) for s in group]
     text = json.dumps(told)
     assert all(json.dumps(e)[1:-1] in text for e in expected)
-    assert lines(folder)[0]["on_policy"] == 0
+    assert lines(folder / "metrics.jsonl")[0]["on_policy"] == 0
 
 
 def test_a_foreign_teacher_reads_the_same_text(other_tokenizer: Path, tiny_folder: Path) -> None:
@@ -185,7 +175,7 @@ def test_a_foreign_teacher_reads_the_same_text(other_tokenizer: Path, tiny_folde
 def test_uld_trains_across_tokenizers(run_recipe: Callable[..., Path], tmp_path: Path, other_tokenizer: Path) -> None:
     raw = {**FAST, "teacher": str(other_tokenizer), "data": write(tmp_path / "rows.jsonl", ROWS), "max_steps": 12}
     folder = run_recipe(**raw, losses=["nll", {"name": "uld", "weight": 1.5}], learning_rate=3e-3)
-    metrics = lines(folder)
+    metrics = lines(folder / "metrics.jsonl")
     assert metrics[-1]["loss/uld"] < metrics[0]["loss/uld"] and metrics[-1]["loss/nll"] < metrics[0]["loss/nll"]
     folder = run_recipe(
         **{**raw, **SAMPLED, "teacher": str(other_tokenizer), "max_steps": 2},
@@ -193,7 +183,7 @@ def test_uld_trains_across_tokenizers(run_recipe: Callable[..., Path], tmp_path:
         lmbda=1,
         output=str(tmp_path / "own"),
     )
-    assert lines(folder)[-1]["on_policy"] == 1
+    assert lines(folder / "metrics.jsonl")[-1]["on_policy"] == 1
 
 
 def test_bad_input(run_recipe: Callable[..., Path], tmp_path: Path, other_tokenizer: Path) -> None:

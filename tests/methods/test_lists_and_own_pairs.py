@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from support import stopped_and_resumed, told, weights, write
 
 from posttrain.errors import ConfigError, DataError
-
-_spec = importlib.util.spec_from_file_location("reference_runs", Path(__file__).with_name("test_reference.py"))
-assert _spec is not None and _spec.loader is not None
-runs: Any = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(runs)
 
 LISTS = [
     {
@@ -44,10 +41,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("loss", ["plackett_luce_dpo", "lipo", "rrhf", "pro", "mdpo", {"name": "mipo", "unbiased": True}])
 def test_the_order_of_the_scores_is_learnt(run_recipe: Callable[..., Path], tmp_path: Path, loss: Any) -> None:
-    data = runs.write(tmp_path / "lists.jsonl", LISTS)
+    data = write(tmp_path / "lists.jsonl", LISTS)
     cached = loss in ("plackett_luce_dpo", "mdpo")
     folder = run_recipe(**{**LIST, "data": data, "eval_data": data, "losses": [loss], "cache_reference": cached})
-    start, end = runs.told(folder)[0], runs.told(folder)[-1]
+    start, end = told(folder)[0], told(folder)[-1]
     assert end["eval_loss"] < start["eval_loss"] and end["eval_rewards/margins"] > start["eval_rewards/margins"]
 
 
@@ -57,10 +54,10 @@ def test_resume_is_exact(
     raw: dict[str, Any], lora: bool, run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path
 ) -> None:
     model = {"path": str(tiny_folder), "dtype": "float32", **({"lora": {"r": 2}} if lora else {})}
-    whole, half = runs.stopped_and_resumed(run_recipe, tmp_path, 3, **raw, model=model)
-    assert runs.weights(whole) == runs.weights(half) and runs.told(whole) == runs.told(half)
+    whole, half = stopped_and_resumed(run_recipe, tmp_path, 3, **raw, model=model)
+    assert weights(whole) == weights(half) and told(whole) == told(half)
     assert (whole / "rollouts.jsonl").read_text() == (half / "rollouts.jsonl").read_text()
-    metrics = runs.told(whole)
+    metrics = told(whole)
     assert len(metrics) == (5 if raw is ONLINE else 6) and sum(m["pairs/trained"] for m in metrics) > 0
     assert {"reward", "completions/mean_length", "rewards/accuracies", "pairs/skipped"} <= set().union(*metrics)
 
@@ -78,14 +75,14 @@ def test_the_opponent_is_the_model_of_the_rounds_start(run_recipe: Callable[...,
 
 def test_a_step_of_ties_changes_nothing(run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path) -> None:
     folder = run_recipe(**{**ONLINE, "rewards": ["task"], "max_steps": 1, "weight_decay": 0.0})  # all wrong: rewards 0
-    assert runs.told(folder)[0]["pairs/skipped"] == 3.0 and "loss" not in runs.told(folder)[0]
-    assert runs.load_file(folder / "model" / "model.safetensors").keys()
-    before, after = (runs.load_file(f / "model.safetensors") for f in (tiny_folder, folder / "model"))
-    assert all(runs.torch.equal(before[k], v) for k, v in after.items())
+    assert told(folder)[0]["pairs/skipped"] == 3.0 and "loss" not in told(folder)[0]
+    assert load_file(folder / "model" / "model.safetensors").keys()
+    before, after = (load_file(f / "model.safetensors") for f in (tiny_folder, folder / "model"))
+    assert all(torch.equal(before[k], v) for k, v in after.items())
 
 
 def test_what_cannot_work_is_refused(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
-    rows = runs.write(tmp_path / "rows.jsonl", [{"prompt": "a", "answer": "1"}, {"prompt": "b", "answer": "2"}])
+    rows = write(tmp_path / "rows.jsonl", [{"prompt": "a", "answer": "1"}, {"prompt": "b", "answer": "2"}])
     for raw, message in (
         ({**ONLINE, "num_generations": 1}, "num_generations: 1 gives no pair"),
         ({**ONLINE, "sampling": {"temperature": 0.0, "max_tokens": 4}}, "samples the same completion each time"),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from support import lines, write
 
 from posttrain.errors import (
     CheckpointError,
@@ -24,15 +25,6 @@ from posttrain.errors import (
 from posttrain.recipe import parse_recipe
 
 TASK = {"name": "arithmetic", "num_examples": 24, "num_steps": 1}
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return str(path)
 
 
 def test_sft_learns_and_leaves_a_model_that_others_load(run_recipe: Callable[..., Path], tmp_path: Path) -> None:

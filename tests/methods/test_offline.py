@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from support import lines, stopped_and_resumed, told, write
 
 from posttrain.data.encode import encode_rows
 from posttrain.engines.torch import TorchEngine
@@ -27,15 +26,6 @@ WORDS = ("red", "tan", "sky")
 TASK = {"name": "arithmetic", "num_examples": 10, "num_steps": 1}
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return str(path)
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def test_row_weights_need_losses_of_tokens(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
     data = write(tmp_path / "rows.jsonl", [{**row, "weight": 0.5} for row in ROWS])
     with pytest.raises(ConfigError, match="'gmpo' has one value a sequence, which the weight of row 0"):
@@ -43,27 +33,8 @@ def test_row_weights_need_losses_of_tokens(run_recipe: Callable[..., Path], tmp_
     run_recipe(method="offline", data=data, losses=["nll"], max_steps=1)
 
 
-def interrupted(run_recipe: Callable[..., Path], step: int, **raw: Any) -> None:
-    """Run until Ctrl-C comes during a step."""
-    from posttrain.methods.run import Interrupted
-    from posttrain.training import hooks
-
-    write_metrics = hooks.MetricsWriter.__call__
-
-    def stop(self: Any, number: int, metrics: dict[str, float]) -> None:
-        write_metrics(self, number, metrics)
-        if number == step:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(hooks.MetricsWriter, "__call__", stop)
-        run_recipe(**raw)
-
-
 def same(whole: Path, half: Path, *names: str) -> None:
-    times = ("step_time", "tokens_per_second")
-    kept = [[{k: v for k, v in row.items() if k not in times} for row in lines(f / "metrics.jsonl")] for f in (whole, half)]
-    assert kept[0] == kept[1]
+    assert told(whole) == told(half)
     for name in names:
         assert (whole / "model" / name).read_bytes() == (half / "model" / name).read_bytes(), name
 
@@ -76,9 +47,7 @@ def test_resume_is_exact_with_a_critic(run_recipe: Callable[..., Path], tmp_path
         "method": "offline", "model": model, "data": data, "batch_size": 4, "max_steps": 6, "learning_rate": 1e-3,
         "critic_learning_rate": 5e-3,
     }  # fmt: skip
-    whole = run_recipe(**raw, output=str(tmp_path / "whole"))
-    interrupted(run_recipe, 3, **raw, output=str(tmp_path / "half"))
-    half = run_recipe(**raw, output=str(tmp_path / "half"), resume=True)
+    whole, half = stopped_and_resumed(run_recipe, tmp_path, 3, **raw)
     name = "adapter_model.safetensors" if lora else "model.safetensors"
     same(whole, half, name, f"critic/{name}")
     metrics = lines(whole / "metrics.jsonl")

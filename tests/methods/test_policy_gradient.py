@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from support import lines
 
 from posttrain.errors import ConfigError, ModelError
 from posttrain.recipe import load_recipe, parse_recipe, recipe_as_dict
@@ -27,10 +27,6 @@ SHORT: dict[str, Any] = {
 GRPO = {"method": "grpo", "num_generations": 4, **SHORT}
 TRUSTED = {**GRPO, "losses": ["surrogate"], "trust_region": {"max_kl": 0.01}}
 PPO: dict[str, Any] = {"method": "ppo", **SHORT, "num_generations": 2}
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from support import stopped_and_resumed, told, weights, write
 
 from posttrain.config import AdapterConfig, LoraConfig
 from posttrain.data.encode import encode_pairs
@@ -27,45 +25,6 @@ ROWS = [
     for b in range(4)
 ]
 RAW: dict[str, Any] = {"method": "dpo", "batch_size": 8, "max_steps": 4, "learning_rate": 1e-3}
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return str(path)
-
-
-def told(folder: Path) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in ("step_time", "tokens_per_second")} for row in rows]
-
-
-def weights(folder: Path) -> bytes:
-    (file,) = (folder / "model").glob("*.safetensors")
-    return file.read_bytes()
-
-
-def interrupted(run_recipe: Callable[..., Path], after: int, **raw: Any) -> None:
-    """Run until Ctrl-C after a step, which leaves a checkpoint."""
-    from posttrain.methods.run import Interrupted
-    from posttrain.training import hooks
-
-    real = hooks.MetricsWriter.__call__
-
-    def stop(self: Any, step: int, metrics: dict[str, float]) -> None:
-        real(self, step, metrics)
-        if step == after:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(hooks.MetricsWriter, "__call__", stop)
-        run_recipe(**raw)
-
-
-def stopped_and_resumed(run_recipe: Callable[..., Path], folder: Path, after: int, **raw: Any) -> tuple[Path, Path]:
-    """The same run in one go, and in two."""
-    whole = run_recipe(**raw, output=str(folder / "whole"))
-    interrupted(run_recipe, after, **raw, output=str(folder / "half"))
-    return whole, run_recipe(**raw, output=str(folder / "half"), resume=True)
 
 
 @pytest.fixture(autouse=True)

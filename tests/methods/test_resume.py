@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -16,6 +14,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from support import interrupted, lines, told
 
 SFT: dict[str, Any] = {
     "method": "sft",
@@ -56,12 +55,7 @@ def same(a: Path, b: Path) -> None:
 
 
 def steps_told(folder: Path) -> list[int]:
-    return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def without_times(folder: Path) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in r.items() if k not in ("step_time", "tokens_per_second")} for r in rows]
+    return [row["step"] for row in lines(folder / "metrics.jsonl")]
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
@@ -73,32 +67,13 @@ def test_resume_is_exact(
     whole = run_recipe(**raw, model=model, output=str(tmp_path / "whole"))
     # The second run is stopped in the middle, as Ctrl-C stops it: after the step at hand, with a checkpoint.
     half = tmp_path / "half"
-    interrupted(run_recipe, half, stop_after=3, raw={**raw, "model": model})
+    interrupted(run_recipe, 3, **raw, model=model, output=str(half))
     assert max(steps_told(half)) == 3
     run_recipe(**raw, model=model, output=str(half), resume=True)
     same(whole, half)
-    assert without_times(whole) == without_times(half)
+    assert told(whole) == told(half)
     if raw is GRPO:
         assert (whole / "rollouts.jsonl").read_text() == (half / "rollouts.jsonl").read_text()
-
-
-def interrupted(
-    run_recipe: Callable[..., Path], folder: Path, stop_after: int, raw: dict[str, Any], message: str | None = None
-) -> None:
-    from posttrain.methods.run import Interrupted
-    from posttrain.training import hooks
-
-    real = hooks.MetricsWriter.__call__
-
-    def stop(self: Any, step: int, metrics: dict[str, float]) -> None:
-        real(self, step, metrics)
-        if step == stop_after:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hooks.MetricsWriter, "__call__", stop)
-        with pytest.raises(Interrupted, match=message or f"stopped after step {stop_after} .*posttrain resume"):
-            run_recipe(**raw, output=str(folder))
 
 
 def test_an_interrupted_pipeline_goes_on_as_a_whole(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
@@ -110,7 +85,7 @@ def test_an_interrupted_pipeline_goes_on_as_a_whole(run_recipe: Callable[..., Pa
     raw = {"method": "pipeline", "stages": stages}
     whole = run_recipe(**raw, output=str(tmp_path / "whole"))
     half = tmp_path / "half"
-    interrupted(run_recipe, half, stop_after=3, raw=raw, message=f"posttrain resume {half}$")
+    interrupted(run_recipe, 3, message=f"posttrain resume {half}$", **raw, output=str(half))
     assert not (half / "sft2").exists()
     before = (half / "sft" / "model" / "model.safetensors").stat().st_mtime_ns
     run_recipe(**raw, output=str(half), resume=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from support import lines, write
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from posttrain.errors import ConfigError, DataError, ModelError
@@ -56,15 +57,6 @@ def rewarded(count: int, seed: int = 0) -> list[dict[str, Any]]:
         for k in ("good", "bad")
     ]
     return [*rows, {**rows[0], "completion": " 1", "reward": 0.0}, {**rows[0], "reward": None}]
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return str(path)
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 LISTWISE = [

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import stopped_and_resumed, told
 
 from posttrain.errors import ConfigError, DataError
 
@@ -19,27 +17,6 @@ RAW: dict[str, Any] = {
     "steps_per_round": 3, "num_generations": 4, "min_reward": None, "top_fraction": 0.5, "prompts_per_round": 4,
     "batch_size": 3, "learning_rate": 1e-3, "sampling": {"max_tokens": 12},
 }  # fmt: skip
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def interrupted(run_recipe: Callable[..., Path], step: int, **raw: Any) -> None:
-    """Run until Ctrl-C comes during a step."""
-    from posttrain.methods.run import Interrupted
-    from posttrain.training import hooks
-
-    write_metrics = hooks.MetricsWriter.__call__
-
-    def stop(self: Any, number: int, metrics: dict[str, float]) -> None:
-        write_metrics(self, number, metrics)
-        if number == step:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(hooks.MetricsWriter, "__call__", stop)
-        run_recipe(**raw)
 
 
 @pytest.mark.parametrize(
@@ -52,16 +29,12 @@ def test_resume_is_exact(
 ) -> None:
     model = {"path": str(tiny_folder), "dtype": "float32", **({"lora": {"r": 2, "dropout": 0.1}} if lora else {})}
     raw = {**RAW, "model": model, "restart": restart, "accumulate": lora}
-    whole = run_recipe(**raw, output=str(tmp_path / "whole"))
-    interrupted(run_recipe, stop, **raw, output=str(tmp_path / "half"))
-    half = run_recipe(**raw, output=str(tmp_path / "half"), resume=True)
-    times = ("step_time", "tokens_per_second")
-    kept = [[{k: v for k, v in row.items() if k not in times} for row in lines(f / "metrics.jsonl")] for f in (whole, half)]
-    assert kept[0] == kept[1] and len(kept[0]) == 6
+    whole, half = stopped_and_resumed(run_recipe, tmp_path, stop, **raw)
+    assert told(whole) == told(half) and len(told(whole)) == 6
     name = "adapter_model.safetensors" if lora else "model.safetensors"
     assert (whole / "model" / name).read_bytes() == (half / "model" / name).read_bytes()
     assert (whole / "rollouts.jsonl").read_text() == (half / "rollouts.jsonl").read_text()
-    assert [("filter/kept" in row) for row in kept[0]] == [True, False, False] * 2
+    assert [("filter/kept" in row) for row in told(whole)] == [True, False, False] * 2
 
 
 def test_a_restarted_round_is_a_run_of_its_own(run_recipe: Callable[..., Path], tmp_path: Path) -> None:

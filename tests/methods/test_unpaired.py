@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,16 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support import stopped_and_resumed, told, weights, write
 
 from posttrain.data.encode import encode_labelled
 from posttrain.errors import ConfigError, DataError
 from posttrain.models.load import load_model
 from posttrain.training.unpaired import UnpairedSource, mismatched
-
-_spec = importlib.util.spec_from_file_location("reference_runs", Path(__file__).with_name("test_reference.py"))
-assert _spec is not None and _spec.loader is not None
-runs: Any = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(runs)
 
 ROWS = [
     {"prompt": f"Q: {a}+{b}\nA:", "completion": f" {a + b + (a + b) % 2}", "label": (a + b) % 2 == 0}
@@ -37,9 +32,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("loss", ["kto", "apo_zero_unpaired", "bco"])
 def test_desirable_completions_gain(run_recipe: Callable[..., Path], tmp_path: Path, loss: str) -> None:
-    data = runs.write(tmp_path / "rows.jsonl", ROWS)
+    data = write(tmp_path / "rows.jsonl", ROWS)
     folder = run_recipe(**{**RAW, "data": data, "eval_data": data, "losses": [loss], "batch_size": 12, "max_steps": 16})
-    start, end = runs.told(folder)[0], runs.told(folder)[-1]
+    start, end = told(folder)[0], told(folder)[-1]
     assert start["eval_rewards/chosen"] == pytest.approx(0, abs=1e-4)
     assert end["eval_rewards/chosen"] > end["eval_rewards/rejected"] and end["eval_loss"] < start["eval_loss"]
     assert ("kl" in end) == (loss == "kto") and ("rewards/shift" in end) == (loss == "bco")
@@ -48,10 +43,10 @@ def test_desirable_completions_gain(run_recipe: Callable[..., Path], tmp_path: P
 @pytest.mark.parametrize("cached", [False, True], ids=["kept", "cached"])
 def test_resume_is_exact(run_recipe: Callable[..., Path], tmp_path: Path, cached: bool) -> None:
     """KTO's KL and BCO's running shift are what they would have been."""
-    data = runs.write(tmp_path / "rows.jsonl", ROWS)
+    data = write(tmp_path / "rows.jsonl", ROWS)
     raw = {**RAW, "data": data, "losses": ["kto", {"name": "bco", "weight": 0.5}], "cache_reference": cached}
-    whole, half = runs.stopped_and_resumed(run_recipe, tmp_path, 3, **raw)
-    assert runs.weights(whole) == runs.weights(half) and runs.told(whole) == runs.told(half)
+    whole, half = stopped_and_resumed(run_recipe, tmp_path, 3, **raw)
+    assert weights(whole) == weights(half) and told(whole) == told(half)
     state = json.loads((half / "checkpoint-3" / "trainer_state.json").read_text())["source"]
     assert set(state["means"]) == {"0", "1"}
 
@@ -95,7 +90,7 @@ def test_what_is_measured_before_a_step(tiny_folder: Path) -> None:
 
 def test_rows_of_one_kind_or_prompt(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
     good = [r for r in ROWS if r["label"]]
-    data = runs.write(tmp_path / "rows.jsonl", good)
+    data = write(tmp_path / "rows.jsonl", good)
     run_recipe(**{**RAW, "data": data, "max_steps": 1})
     assert "rows are desirable: what is learnt has no counterweight" in (tmp_path / "console.txt").read_text()
     for rows, loss, message in (
@@ -104,13 +99,11 @@ def test_rows_of_one_kind_or_prompt(run_recipe: Callable[..., Path], tmp_path: P
         (ROWS[:1], "kto", "at least two rows"),
     ):
         with pytest.raises((DataError, ConfigError), match=message):
-            run_recipe(
-                **{**RAW, "data": runs.write(tmp_path / "r.jsonl", rows), "losses": [loss], "output": str(tmp_path / "none")}
-            )
+            run_recipe(**{**RAW, "data": write(tmp_path / "r.jsonl", rows), "losses": [loss], "output": str(tmp_path / "none")})
     assert not (tmp_path / "none").exists()
 
 
 def test_pairs_are_taken_apart(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
     rows = [{"prompt": f"Q{i}:", "chosen": f" {i}", "rejected": f" {i + 1}"} for i in range(5)]
-    folder = run_recipe(**{**RAW, "data": runs.write(tmp_path / "p.jsonl", rows), "max_steps": None, "batch_size": 5})
-    assert len(runs.told(folder)) == 2  # ten completions
+    folder = run_recipe(**{**RAW, "data": write(tmp_path / "p.jsonl", rows), "max_steps": None, "batch_size": 5})
+    assert len(told(folder)) == 2  # ten completions

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,15 +85,15 @@ class StepGraphs:
     """Repeats a decoding step from a recording where there is one.
 
     Args:
-        record: makes recordings; those of CUDA unless given.
+        record: makes recordings.
     Attributes:
         why_not: why steps are no longer recorded, None where they are. recorded, replayed: how many.
     """
 
-    def __init__(self, record: Recorder | None = None) -> None:
+    def __init__(self, record: Recorder) -> None:
         self.why_not: str | None = None
         self.recorded = self.replayed = 0
-        self._record = record or CudaRecorder()
+        self._record = record
         self.release()
 
     def release(self) -> None:
@@ -140,15 +139,9 @@ class StepGraphs:
         return found
 
 
-class CudaRecorder:
-    """Records CUDA graphs, all in one pool of memory: one at a time is alive."""
-
-    def __init__(self) -> None:
-        self._pool: Any = None
-
-    def __call__(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-        self._pool = self._pool or torch.cuda.graph_pool_handle()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            found = work()
-        return graph.replay, found
+def record_cuda(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    """A CUDA graph of `work`. Its memory is its own: a pool can not be shared with graphs that are gone."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = work()
+    return graph.replay, found

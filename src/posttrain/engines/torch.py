@@ -16,7 +16,7 @@ from posttrain.data.forest import Batch, Forest, TokenSequence, Tree
 from posttrain.engines.base import check_requests
 from posttrain.engines.columns import ColumnDecoder
 from posttrain.engines.decode import KeyValues
-from posttrain.engines.graphs import StepGraphs
+from posttrain.engines.graphs import StepGraphs, record_cuda
 from posttrain.engines.schedule import Row, Schedule
 from posttrain.engines.stepping import CacheStepper, ForestStepper, Stepper
 from posttrain.engines.stops import Stops, token_texts
@@ -77,7 +77,7 @@ class TorchEngine:
         self.cache_tokens = cache_tokens
         self.weights_version = model.weights_version
         self.stats = Statistics()
-        self.graphs = StepGraphs() if graphs is None and model.device.type == "cuda" else graphs
+        self.graphs = StepGraphs(record_cuda) if graphs is None and model.device.type == "cuda" else graphs
         self._columns: tuple[list[object], ColumnDecoder | None] = ([], None)
         self._cache: OrderedDict[tuple[int, tuple[int, ...]], tuple[KeyValues, Tensor]] = OrderedDict()
 

@@ -17,6 +17,7 @@ from posttrain.data.templates import template_fingerprint
 from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError, DataError
 from posttrain.losses.inputs import ROLLOUT_INPUTS, SCORE_INPUTS
+from posttrain.methods.evaluating import measuring_hooks
 from posttrain.methods.prompting import context_length
 from posttrain.methods.run import Run
 from posttrain.models.adapters import adapter_of
@@ -85,18 +86,7 @@ def held_out_hooks(
     """Loss and rewards on eval_data: before the first step, every eval_every steps, and after the last."""
     if batch is None:
         return []
-    every = run.recipe.eval_every
-
-    def told() -> dict[str, float]:
-        return held_out(model, objective, batch(), run.micro_batch_tokens(model))
-
-    def evaluate(step: int, metrics: dict[str, float]) -> None:
-        if step == steps or (every and step % every == 0):
-            metrics.update(told())
-
-    if run.resume_step == 0:
-        run.first_metrics.update(told())
-    return [evaluate]
+    return measuring_hooks(run, steps, lambda: held_out(model, objective, batch(), run.micro_batch_tokens(model)))
 
 
 @dataclass(frozen=True, slots=True)

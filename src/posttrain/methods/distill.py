@@ -15,7 +15,7 @@ from posttrain.data.preview import preview
 from posttrain.data.rows import load_rows
 from posttrain.data.stream import DataSource
 from posttrain.errors import ConfigError, DataError
-from posttrain.methods.evaluating import evaluate_model
+from posttrain.methods.evaluating import evaluate_model, measuring_hooks
 from posttrain.methods.prompting import (
     context_length,
     differing_tokens,
@@ -32,7 +32,7 @@ from posttrain.models.load import load_config
 from posttrain.registry import methods
 from posttrain.rollouts.collect import Collector
 from posttrain.rollouts.distill import DistillSource
-from posttrain.training.hooks import RolloutWriter
+from posttrain.training.hooks import Hook, RolloutWriter
 from posttrain.training.objective import Objective, held_out
 from posttrain.types import Example, Sampling, Task
 
@@ -111,7 +111,11 @@ def distill(
 
     def make_hooks(model: Any, made: Any) -> list[Any]:
         writer = RolloutWriter(run.folder / "rollouts.jsonl", lambda: made.groups, resume_step=run.resume_step)
-        return ([writer] if prompts else []) + (_evaluation(run, model, objective, others, steps) if others else [])
+        hooks: list[Hook] = [writer] if prompts else []
+        if others:
+            batch = Batch([Tree.build([s]) for s in others.sequences], whole=objective.whole)
+            hooks += measuring_hooks(run, steps, lambda: held_out(model, objective, batch, run.micro_batch_tokens(model)))
+        return hooks
 
     def execute() -> None:
         model = run.train(make_source, objective, steps=steps, load=load, make_hooks=make_hooks)
@@ -201,19 +205,6 @@ def _example(item: Item) -> Example:
             "seq_kd) need rows with a prompt, while plain text can be learnt from with lmbda: 0"
         )
     return Example(prompt, id=item.row)
-
-
-def _evaluation(run: Run, model: Any, objective: Objective, encoded: Encoded, steps: int) -> list[Any]:
-    """The hook that tells the objective and the distance to the teacher on rows that are not trained on."""
-    every = run.recipe.eval_every
-    batch = Batch([Tree.build([s]) for s in encoded.sequences], whole=objective.whole)
-
-    def evaluate(step: int, metrics: dict[str, float]) -> None:
-        if step == steps or (every and step % every == 0):
-            metrics.update(held_out(model, objective, batch, run.micro_batch_tokens(model)))
-
-    run.first_metrics.update(held_out(model, objective, batch, run.micro_batch_tokens(model)))
-    return [evaluate]
 
 
 def _facts(

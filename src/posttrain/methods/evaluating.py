@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from posttrain import registry
@@ -18,6 +18,20 @@ from posttrain.methods.run import Run
 from posttrain.models.language_model import LanguageModel
 from posttrain.rewards.base import RewardSet
 from posttrain.training.checkpoint import write_text_whole
+from posttrain.training.hooks import Hook
+
+
+def measuring_hooks(run: Run, steps: int, measure: Callable[[], dict[str, float]]) -> list[Hook]:
+    """Tells what `measure` gives: before the first step, every eval_every steps, and after the last."""
+    every = run.recipe.eval_every
+
+    def tell(step: int, metrics: dict[str, float]) -> None:
+        if step == steps or (every and step % every == 0):
+            metrics.update(measure())
+
+    if run.resume_step == 0:
+        run.first_metrics.update(measure())
+    return [tell]
 
 
 def evaluate_model(

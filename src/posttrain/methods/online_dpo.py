@@ -13,9 +13,8 @@ from posttrain.methods.run import Run, TrainingJob
 from posttrain.registry import methods
 from posttrain.rewards.base import RewardSet
 from posttrain.rollouts.pairs import PairSource, best_and_worst
-from posttrain.training.hooks import RolloutWriter
+from posttrain.training.hooks import RolloutWriter, first_rollout
 from posttrain.training.objective import Objective
-from posttrain.types import plain_text
 
 
 @methods.register
@@ -84,13 +83,8 @@ def train_on_pairs(
         writer = RolloutWriter(run.folder / "rollouts.jsonl", lambda: source.groups, resume_step=run.resume_step)
         return [*plan.hooks(model), writer]
 
-    def show(source: Any) -> Any:
-        """A completion of the last step for the progress display."""
-        group = source.groups[0] if source.groups else None
-        return group and (plain_text(group.example.prompt), group.rollouts[0].text, group.rollouts[0].reward)
-
     try:
-        model = plan.train(run, make_source, objective, steps=steps, make_hooks=make_hooks, show=show)
+        model = plan.train(run, make_source, objective, steps=steps, make_hooks=make_hooks, show=first_rollout)
     finally:
         reward_set.close()
     if run.recipe.evaluation is not None:

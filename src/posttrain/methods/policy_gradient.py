@@ -23,10 +23,10 @@ from posttrain.rewards.base import RewardSet
 from posttrain.rollouts.collect import Prompt
 from posttrain.rollouts.credit import Creditor
 from posttrain.rollouts.source import RolloutSource
-from posttrain.training.hooks import RolloutWriter
+from posttrain.training.hooks import RolloutWriter, first_rollout
 from posttrain.training.objective import Objective
 from posttrain.training.trust_region import TrustRegion, check_trusted
-from posttrain.types import Sampling, Task, plain_text
+from posttrain.types import Sampling, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,18 +154,12 @@ def _execution(
         writer = RolloutWriter(run.folder / "rollouts.jsonl", lambda: source.groups, resume_step=run.resume_step)
         return [*(r.tell for r in region), writer]
 
-    def show(source: Any) -> Any:
-        """A completion of the last step for the progress display."""
-        if not source.groups:
-            return None
-        group = source.groups[0]
-        return plain_text(group.example.prompt), group.rollouts[0].text, group.rollouts[0].reward
-
     def execute() -> None:
         try:
             model = run.train(
-                make_source, objective, steps=steps, load=load, make_hooks=make_hooks, show=show, make_optimizer=make_optimizer
-            )
+                make_source, objective, steps=steps, load=load, make_hooks=make_hooks, show=first_rollout,
+                make_optimizer=make_optimizer,
+            )  # fmt: skip
         finally:
             reward_set.close()
         if run.recipe.evaluation is not None:

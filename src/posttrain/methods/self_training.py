@@ -18,9 +18,9 @@ from posttrain.models.language_model import LanguageModel
 from posttrain.registry import methods
 from posttrain.rewards.base import RewardSet
 from posttrain.rollouts.filter import Rule, SelfTrainingSource
-from posttrain.training.hooks import RolloutWriter
+from posttrain.training.hooks import RolloutWriter, first_rollout
 from posttrain.training.objective import Objective
-from posttrain.types import Example, Sampling, Task, Text, plain_text
+from posttrain.types import Example, Sampling, Task, Text
 
 
 @methods.register
@@ -99,7 +99,7 @@ def self_training(
 
     def execute() -> None:
         try:
-            model = run.train(make_source, objective, steps=steps, load=load, make_hooks=make_hooks, show=_shown)
+            model = run.train(make_source, objective, steps=steps, load=load, make_hooks=make_hooks, show=first_rollout)
         finally:
             reward_set.close()
         if run.recipe.evaluation is not None:
@@ -121,14 +121,6 @@ def _check(**counts: int | None) -> None:
     for name, value in counts.items():
         if value is not None and value < 1:
             raise ConfigError(f"{name}: {value} must be at least 1")
-
-
-def _shown(source: Any) -> Any:
-    """A completion of the round for the progress display."""
-    if not source.groups:
-        return None
-    group = source.groups[0]
-    return plain_text(group.example.prompt), group.rollouts[0].text, group.rollouts[0].reward
 
 
 def _bring_back(run: Run, model: LanguageModel, weights: dict[str, torch.Tensor]) -> None:

@@ -16,7 +16,7 @@ from posttrain.data.stream import DataSource
 from posttrain.data.templates import template_fingerprint
 from posttrain.errors import ConfigError, DataError
 from posttrain.losses.inputs import ROLLOUT_INPUTS
-from posttrain.methods.evaluating import evaluate_model
+from posttrain.methods.evaluating import evaluate_model, measuring_hooks
 from posttrain.methods.prompting import context_length, make_task
 from posttrain.methods.run import Run, TrainingJob
 from posttrain.registry import methods
@@ -62,16 +62,11 @@ def sft(
     def make_hooks(model: Any, _: Any) -> list[Any]:
         if held_out is None:
             return []
-        every = run.recipe.eval_every
         batch = Batch([Tree.build([s]) for s in held_out.sequences])
-
-        def evaluate(step: int, metrics: dict[str, float]) -> None:
-            if step == steps or (every and step % every == 0):
-                metrics["eval_loss"] = mean_loss(model, batch, run.micro_batch_tokens(model))
-
-        run.first_metrics["eval_loss"] = mean_loss(model, batch, run.micro_batch_tokens(model))
-        run.console.print(f"eval_loss before training: {run.first_metrics['eval_loss']:.4f}", highlight=False)
-        return [evaluate]
+        hooks = measuring_hooks(run, steps, lambda: {"eval_loss": mean_loss(model, batch, run.micro_batch_tokens(model))})
+        if "eval_loss" in run.first_metrics:
+            run.console.print(f"eval_loss before training: {run.first_metrics['eval_loss']:.4f}", highlight=False)
+        return hooks
 
     def execute() -> None:
         model = run.train(make_source, objective, steps=steps, make_hooks=make_hooks)

@@ -123,3 +123,11 @@ def group_as_json(step: int, group: RolloutGroup) -> dict[str, Any]:
             for r in group.rollouts
         ],
     }
+
+
+def first_rollout(source: Any) -> tuple[str, str, float | None] | None:
+    """Prompt, completion and reward of the first that a source sampled in this step, for the progress display."""
+    if not source.groups:
+        return None
+    group = source.groups[0]
+    return plain_text(group.example.prompt), group.rollouts[0].text, group.rollouts[0].reward

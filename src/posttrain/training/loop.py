@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,9 @@ from posttrain.averages import Averages
 from posttrain.data.forest import Batch, Forest
 from posttrain.data.stream import Source
 from posttrain.errors import TrainingDiverged
+from posttrain.training.hooks import Hook
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Optimizer
-
-Hook = Callable[[int, dict[str, float]], None]
 
 
 @dataclass(slots=True)
