@@ -115,8 +115,7 @@ def test_cuda_graphs_change_nothing(decoder: Build) -> None:
     model.hf.cuda()
     engine = TorchEngine(model, max_rows=7)
     assert engine.graphs is not None
-    plain = TorchEngine(model, max_rows=7)
-    plain.graphs = None
+    plain = TorchEngine(model, max_rows=7, graphs=None)
     for sample, expected in zip(flat(engine.generate(asked())), flat(plain.generate(asked())), strict=True):
         assert sample.raw_logprobs[:8] == pytest.approx(expected.raw_logprobs[:8], abs=1e-3)
     assert engine.graphs.why_not is None and engine.graphs.replayed > 20

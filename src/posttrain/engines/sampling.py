@@ -83,7 +83,7 @@ def choose(logits: Tensor, settings: RowSettings, draws: Tensor) -> tuple[Tensor
     Returns:
         tokens int64 [B]; their log-probs [B] under the distribution sampled from; and under softmax(logits).
     """
-    if settings.truncated:
+    if settings.truncated and not settings.greedy:
         return _choose_truncated(logits.contiguous(), settings, draws)
     greedy = settings.temperature == 0
     largest = logits.amax(dim=-1, keepdim=True)

@@ -66,7 +66,7 @@ class ForestStepper:
         limits = torch.tensor(capacity, device=self.model.device)
         kv = [computed[p][0] for p in fresh]
         if self._plan is None:
-            self._plan = (DecodePlan if self._graphs is None else SteadyPlan)(kv, prompt_of, limits)
+            self._plan = (DecodePlan if self._graphs is None or self._graphs.why_not else SteadyPlan)(kv, prompt_of, limits)
         else:
             self._plan.join(kv, prompt_of, limits)
         hidden = torch.stack([computed[p][1] for p in distinct])

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from posttrain.data.forest import Batch, Forest, TokenSequence, Tree
 from posttrain.engines.base import check_requests
 from posttrain.engines.columns import ColumnDecoder
 from posttrain.engines.decode import KeyValues
-from posttrain.engines.graphs import StepGraphs, record_cuda
+from posttrain.engines.graphs import CudaRecorder, StepGraphs
 from posttrain.engines.schedule import Row, Schedule
 from posttrain.engines.stepping import CacheStepper, ForestStepper, Stepper
 from posttrain.engines.stops import Stops, token_texts
@@ -48,7 +49,7 @@ class TorchEngine:
             runs whatever it needs). max_prefill_tokens: of one prompt pass.
         cache_tokens: prompt tokens whose keys and values are kept for later calls (0 = none), for searches that come back
             to a prompt while the weights stand still.
-        graphs: repeats decoding steps from recordings; on CUDA there is one unless given (`engines.graphs`).
+        graphs: repeats decoding steps from recordings (`engines.graphs`); None = never, auto = on CUDA.
 
     Raises:
         ConfigError: a bound below 1 (cache_tokens: below 0).
@@ -62,7 +63,7 @@ class TorchEngine:
         max_kv_bytes: int = 4 << 30,
         max_prefill_tokens: int = 16384,
         cache_tokens: int = 0,
-        graphs: StepGraphs | None = None,
+        graphs: StepGraphs | Literal["auto"] | None = "auto",
     ) -> None:
         bounds = {"max_rows": max_rows, "max_kv_bytes": max_kv_bytes, "max_prefill_tokens": max_prefill_tokens}
         for name, value in bounds.items():
@@ -77,7 +78,7 @@ class TorchEngine:
         self.cache_tokens = cache_tokens
         self.weights_version = model.weights_version
         self.stats = Statistics()
-        self.graphs = StepGraphs(record_cuda) if graphs is None and model.device.type == "cuda" else graphs
+        self.graphs = _graphs_of(model.device) if graphs == "auto" else graphs
         self._columns: tuple[list[object], ColumnDecoder | None] = ([], None)
         self._cache: OrderedDict[tuple[int, tuple[int, ...]], tuple[KeyValues, Tensor]] = OrderedDict()
 
@@ -111,9 +112,13 @@ class TorchEngine:
         rows.sort(key=lambda row: (number[row.prompt], row.request, row.index))
         results: list[list[Sample | None]] = [[None] * r.n for r in requests]
         if rows:
-            with evaluating(self.model.hf), torch.inference_mode():
-                for row, sample in zip(rows, self._decode(rows), strict=True):
-                    results[row.request][row.index] = sample
+            try:
+                with evaluating(self.model.hf), torch.inference_mode():
+                    for row, sample in zip(rows, self._decode(rows), strict=True):
+                        results[row.request][row.index] = sample
+            finally:
+                if self.graphs is not None:
+                    self.graphs.release()
         asked = sum(len(row.prompt) for row in rows)
         self.stats.shared_tokens += asked - (self.stats.prompt_tokens - computed)
         self.stats.seconds += time.perf_counter() - started
@@ -211,6 +216,10 @@ class TorchEngine:
             self._cache[self.weights_version, p] = value
         while self._cache and sum(len(p) for _, p in self._cache) > self.cache_tokens:
             self._cache.popitem(last=False)
+
+
+def _graphs_of(device: torch.device) -> StepGraphs | None:
+    return StepGraphs(CudaRecorder(device)) if device.type == "cuda" else None
 
 
 def _portions(prompts: list[tuple[int, ...]], budget: int) -> list[list[tuple[int, ...]]]:
