@@ -64,7 +64,9 @@ def group(*texts: str, answer: Any = "1", **columns: Any) -> RolloutGroup:
 
 @pytest.fixture
 def register(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Register functions for one test."""
+    """Register functions for one test. What is shipped is imported first: its functions register once in a process."""
+    for name in registry.rewards.names():
+        registry.rewards.get(name)
     monkeypatch.setattr(registry.rewards, "_functions", dict(registry.rewards._functions))
     return registry.rewards.register
 
