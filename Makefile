@@ -18,7 +18,7 @@ check: $(READY)  ## lint, format and types
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 
-bench: $(READY)  ## cost of a step against the forest's count; side by side with TRL (PAIRS rounds, an hour)
+bench: $(READY)  ## cost of a step against the forest's count; side by side with TRL (PAIRS rounds, hours)
 	$(BIN)/python benchmarks/forest_cost.py --pairs $(or $(PAIRS),5)
 	$(BIN)/python benchmarks/peer.py --pairs $(or $(PAIRS),5) $(if $(ONLY),--only $(ONLY))
 

@@ -79,16 +79,16 @@ def matmul_rate(dtype: str, device: str = "cpu", size: int = 2048) -> float:
     return best
 
 
-def has_gpu() -> bool:
-    """Whether there is a CUDA device."""
+def gpu_name() -> str | None:
+    """The CUDA device, None where there is none."""
     import torch
 
-    return torch.cuda.is_available()
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 def matmul_rates() -> dict[str, float]:
-    """By precision. A machine without instructions for bfloat16 is hundreds of times slower at it: no need to measure more,
-    nor to run the settings that use it."""
+    """Of the processor, by precision. A machine without instructions for bfloat16 is hundreds of times slower at it: no need to
+    measure more, nor to run the settings that use it."""
     full, half = matmul_rate("float32"), matmul_rate("bfloat16", size=256)
     return {"float32": full, "bfloat16": matmul_rate("bfloat16") if half > 0.5 * full else half}
 
@@ -144,7 +144,7 @@ def main() -> None:
     names = options.only.split(",") if options.only else [w.name for w in WORKLOADS.values() if w.device == "cpu"]
     if unknown := [name for name in names if name not in WORKLOADS]:
         parser.error(f"there is no workload {unknown[0]}; there are {', '.join(WORKLOADS)}")
-    if any(WORKLOADS[name].device == "cuda" for name in names) and not has_gpu():
+    if any(WORKLOADS[name].device == "cuda" for name in names) and gpu_name() is None:
         parser.error("there is no CUDA device for the workloads of a GPU")
     peer = install()
     if options.install:
@@ -155,7 +155,7 @@ def main() -> None:
     result: dict[str, Any] = json.loads(target.read_text()) if target.exists() else {"workloads": {}}
     result |= {
         "date": str(date.today()), "command": "benchmarks/peer.py", "versions": PINNED, "python": platform.python_version(),
-        "cores": os.cpu_count(), "machine": platform.machine(), "matmul_gflops": rates,
+        "cores": os.cpu_count(), "machine": platform.machine(), "gpu": gpu_name(), "matmul_gflops": rates,
     }  # fmt: skip
     for name in names:
         result["workloads"][name] = compare(WORKLOADS[name], peer, options.pairs, rates["bfloat16"] > rates["float32"])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import lines, told, write
+from support import lines, stopped_and_resumed, told, write
 
 from posttrain.data.forest import Forest, TokenSequence, Tree
 from posttrain.errors import ConfigError, DataError, ModelError
@@ -88,24 +86,10 @@ def test_the_metrics_are_the_distance_to_the_teacher(
 def test_resume_is_exact_on_policy(
     run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path, losses: list[Any], lora: bool
 ) -> None:
-    from posttrain.methods.run import Interrupted
-    from posttrain.training import hooks
-
     model = {"path": str(tiny_folder), "dtype": "float32", **({"lora": {"r": 2, "dropout": 0.1}} if lora else {})}
     lmbda = 0.6 if losses == ["jsd"] else 1
     raw = {**SAMPLED, "model": model, "task": TASK, "losses": losses, "lmbda": lmbda, "max_steps": 6, "learning_rate": 1e-3}
-    whole = run_recipe(**raw, output=str(tmp_path / "whole"))
-    write_metrics = hooks.MetricsWriter.__call__
-
-    def stop(self: Any, step: int, metrics: dict[str, float]) -> None:
-        write_metrics(self, step, metrics)
-        if step == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(hooks.MetricsWriter, "__call__", stop)
-        run_recipe(**raw, output=str(tmp_path / "half"))
-    half = run_recipe(**raw, output=str(tmp_path / "half"), resume=True)
+    whole, half = stopped_and_resumed(run_recipe, tmp_path, 3, **raw)
     assert told(whole) == told(half) and len(told(whole)) == 6
     if lmbda < 1:
         assert {row["on_policy"] for row in told(whole)} == {0.0, 1.0}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import lines
+from support import lines, stopped_and_resumed, told
 
 from posttrain.errors import ConfigError, ModelError
 from posttrain.recipe import load_recipe, parse_recipe, recipe_as_dict
@@ -133,25 +131,10 @@ PPO_TWICE = {**PPO, "num_minibatches": 2, "critic_learning_rate": 1e-2}
 @pytest.mark.parametrize("raw", [PPO_TWICE, STATEFUL, MIXER, PTX], ids=["ppo", "state", "mixer", "ptx"])
 def test_resume_is_exact(raw: dict[str, Any], run_recipe: Callable[..., Path], tmp_path: Path) -> None:
     """Stopped in mid-run and gone on with: the same weights, critic and controllers, bit for bit."""
-    from posttrain.methods.run import Interrupted
-    from posttrain.training import hooks
 
     raw = {**raw, "max_steps": 4}
-    whole = run_recipe(**raw, output=str(tmp_path / "whole"))
-    write = hooks.MetricsWriter.__call__
-
-    def stop(self: Any, step: int, metrics: dict[str, float]) -> None:
-        write(self, step, metrics)
-        if step == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(hooks.MetricsWriter, "__call__", stop)
-        run_recipe(**raw, output=str(tmp_path / "half"))
-    half = run_recipe(**raw, output=str(tmp_path / "half"), resume=True)
-    times = ("step_time", "tokens_per_second")
-    kept = [[{k: v for k, v in row.items() if k not in times} for row in lines(f / "metrics.jsonl")] for f in (whole, half)]
-    assert kept[0] == kept[1] and len(kept[0]) == 4
+    whole, half = stopped_and_resumed(run_recipe, tmp_path, 2, **raw)
+    assert told(whole) == told(half) and len(told(whole)) == 4
     for name in ["model.safetensors"] + (["critic/model.safetensors"] if raw["method"] == "ppo" else []):
         assert (whole / "model" / name).read_bytes() == (half / "model" / name).read_bytes(), name
     if "given_steps" in raw or "mix_task" in raw:
@@ -159,10 +142,14 @@ def test_resume_is_exact(raw: dict[str, Any], run_recipe: Callable[..., Path], t
     if raw["method"] == "ppo":
         head = load_file(half / "model" / "critic" / "model.safetensors")["score.weight"]
         assert head.any() and (half / "checkpoint-2" / "critic" / "model.safetensors").is_file()
-        assert kept[0][0]["reward_kl/mean"] == pytest.approx(0, abs=1e-5) and kept[0][1]["reward_kl/mean"] != 0
+        assert told(whole)[0]["reward_kl/mean"] == pytest.approx(0, abs=1e-5) and told(whole)[1]["reward_kl/mean"] != 0
     else:
-        weights = [row["reward_kl/weight"] for row in kept[0]]
-        assert weights[0] == 0.1 and weights[1] == pytest.approx(0.098) and kept[0][1]["entropy_weight"] == pytest.approx(0.015)
+        weights = [row["reward_kl/weight"] for row in told(whole)]
+        assert (
+            weights[0] == 0.1
+            and weights[1] == pytest.approx(0.098)
+            and told(whole)[1]["entropy_weight"] == pytest.approx(0.015)
+        )
 
 
 def test_ppo_with_one_update_is_a2c(run_recipe: Callable[..., Path], tmp_path: Path) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support import lines, write
+from support import lines, stopped_and_resumed, told, write
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from posttrain.errors import ConfigError, DataError, ModelError
@@ -141,8 +139,6 @@ def test_a_process_model_in_transformers(run_recipe: Callable[..., Path], tmp_pa
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 def test_resume_is_exact(run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path, lora: bool) -> None:
-    from posttrain.methods.run import Interrupted
-    from posttrain.training import hooks
 
     data = write(tmp_path / "pairs.jsonl", pairs(12))
     model = {"path": str(tiny_folder), "dtype": "float32", **({"lora": {"r": 2}} if lora else {})}
@@ -155,21 +151,8 @@ def test_resume_is_exact(run_recipe: Callable[..., Path], tmp_path: Path, tiny_f
         "learning_rate": 1e-3,
         "eval_data": data,
     }
-    whole = run_recipe(**raw, output=str(tmp_path / "whole"))
-    write_metrics = hooks.MetricsWriter.__call__
-
-    def stop(self: Any, step: int, metrics: dict[str, float]) -> None:
-        write_metrics(self, step, metrics)
-        if step == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(hooks.MetricsWriter, "__call__", stop)
-        run_recipe(**raw, output=str(tmp_path / "half"))
-    half = run_recipe(**raw, output=str(tmp_path / "half"), resume=True)
-    times = ("step_time", "tokens_per_second")
-    kept = [[{k: v for k, v in row.items() if k not in times} for row in lines(f / "metrics.jsonl")] for f in (whole, half)]
-    assert kept[0] == kept[1] and len(kept[0]) == 7
+    whole, half = stopped_and_resumed(run_recipe, tmp_path, 3, **raw)
+    assert told(whole) == told(half) and len(told(whole)) == 7
     name = "adapter_model.safetensors" if lora else "model.safetensors"
     assert (whole / "model" / name).read_bytes() == (half / "model" / name).read_bytes()
 

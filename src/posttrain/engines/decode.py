@@ -180,7 +180,7 @@ class DecodePlan:
                 hidden = torch.arange(self._prompts[0][0].shape[2], device=device) >= self.lengths[:, None]
                 before = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, -torch.inf)[:, None, None]
             if not self._level:
-                hidden = torch.arange(self._columns + 1, device=device) > self.written[:, None]
+                hidden = torch.arange(self._width, device=device) > self.written[:, None]
                 own = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, -torch.inf)[:, None, None]
             self._masks = (before, own)
         return self._masks
@@ -197,7 +197,8 @@ class DecodePlan:
         self._even = bool((counts == width).all())
         self._ragged = bool((self.lengths != self._prompts[0][0].shape[2]).any())
         self.forget_masks()
-        self._narrowest = int(self.capacity.min()) if len(self.capacity) else 0
+        self._rows = torch.arange(len(self.prompt_of), device=self.prompt_of.device)
+        self._narrowest, self._most = (int(x) for x in self.capacity.aminmax()) if len(self.capacity) else (0, 0)
         self._measure()
 
     def forget_masks(self) -> None:
@@ -217,15 +218,20 @@ class DecodePlan:
             if self._level:
                 buffer[:, :, self._columns] = new[:, :, 0]
             else:
-                buffer[torch.arange(len(new), device=new.device), :, self.written] = new[:, :, 0]
-        return buffers[0][:, :, : self._columns + 1], buffers[1][:, :, : self._columns + 1]
+                buffer[self._rows, :, self.written] = new[:, :, 0]
+        return buffers[0][:, :, : self._width], buffers[1][:, :, : self._width]
+
+    @property
+    def _width(self) -> int:
+        """Columns of a row's own that are attended to."""
+        return self._columns + 1
 
     def _room(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """The buffers of a layer, grown where they are full."""
         buffers = self._buffers[layer]
         size = 0 if buffers is None else buffers[0].shape[2]
-        if size <= self._columns:
-            grown = min(int(self.capacity.max()), max(_FIRST_COLUMNS, 2 * self._columns))
+        if size < self._width:
+            grown = max(self._width, min(self._most, max(_FIRST_COLUMNS, 2 * size)))
             # Zeros and not just any memory: a hidden column has weight zero, and zero times NaN is NaN.
             fresh = (
                 key.new_zeros(*key.shape[:2], grown, key.shape[3]),
@@ -259,18 +265,18 @@ class DecodePlan:
 
         Hidden are the padding of shorter prompts, the columns that a row has not come to, and what has left the window.
         """
-        if window is not None and self._prompts[0][0].shape[2] + self._columns < window:
+        if window is not None and self._prompts[0][0].shape[2] + self._width <= window:
             window = None
         if window not in self._hidden:
             needed = self._ragged or not self._level or window is not None
-            self._hidden[window] = self._unseen(window, self._columns + 1) if needed else None
+            self._hidden[window] = self._unseen(window) if needed else None
         return self._hidden[window]
 
-    def _unseen(self, window: int | None, width: int) -> Tensor:
-        """What each row must not see of its prompt and of `width` columns of its own, bool [R, L + width]."""
+    def _unseen(self, window: int | None) -> Tensor:
+        """What each row must not see of its prompt and of the columns of its own that are attended to, bool [R, L + width]."""
         device = self.written.device
         places = torch.arange(self._prompts[0][0].shape[2], device=device)[None]
-        columns = torch.arange(width, device=device)[None]
+        columns = torch.arange(self._width, device=device)[None]
         written, now = self.written[:, None], self.positions()[:, None]
         before = places >= self.lengths[self.prompt_of][:, None]
         own = columns > written

@@ -55,32 +55,10 @@ class SteadyPlan(DecodePlan):
     def _arrange(self) -> None:
         super()._arrange()
         self._arranged += 1
-        self._most = int(self.capacity.max()) if len(self.capacity) else 0
-        self._rows = torch.arange(len(self.prompt_of), device=self.prompt_of.device)
 
-    def _append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        buffers = self._room(layer, key, value)
-        for buffer, new in zip(buffers, (key, value), strict=True):
-            buffer[self._rows, :, self.written] = new[:, :, 0]
-        return buffers[0][:, :, : self._width], buffers[1][:, :, : self._width]
-
-    def _room(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Buffers of whole widths: they grow only where the width does."""
-        buffers = self._buffers[layer]
-        size = 0 if buffers is None else buffers[0].shape[2]
-        if buffers is None or size < self._width:
-            grown = max(self._width, min(self._most, 2 * size))
-            fresh = tuple(new.new_zeros(*new.shape[:2], grown, new.shape[3]) for new in (key, value))
-            if buffers is not None:
-                for new, old in zip(fresh, buffers, strict=True):
-                    new[:, :, :size] = old
-            buffers = self._buffers[layer] = (fresh[0], fresh[1])
-        return buffers
-
-    def _hidden_from(self, window: int | None) -> Tensor | None:
-        if window not in self._hidden:
-            self._hidden[window] = self._unseen(window, self._width)
-        return self._hidden[window]
+    def _measure(self) -> None:
+        super()._measure()
+        self._level = False  # whether rows have written equally much is not to be known by a recording
 
 
 class StepGraphs:

@@ -92,8 +92,6 @@ class ForestStepper:
         return self._head.logits(model_step(self._base, tokens, self._plan)).float()
 
     def keep(self, rows: Tensor) -> None:
-        if self._graphs is not None:
-            self._graphs.release()
         if self._plan is None or not len(rows):
             self._plan, self._resident = None, []
             return

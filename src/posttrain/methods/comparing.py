@@ -17,7 +17,7 @@ from posttrain.data.templates import template_fingerprint
 from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError, DataError
 from posttrain.losses.inputs import ROLLOUT_INPUTS, SCORE_INPUTS
-from posttrain.methods.evaluating import measuring_hooks
+from posttrain.methods.evaluating import measuring_hook
 from posttrain.methods.prompting import context_length
 from posttrain.methods.run import Run
 from posttrain.models.adapters import adapter_of
@@ -86,7 +86,7 @@ def held_out_hooks(
     """Loss and rewards on eval_data: before the first step, every eval_every steps, and after the last."""
     if batch is None:
         return []
-    return measuring_hooks(run, steps, lambda: held_out(model, objective, batch(), run.micro_batch_tokens(model)))
+    return [measuring_hook(run, steps, lambda: held_out(model, objective, batch(), run.micro_batch_tokens(model)))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from posttrain.data.preview import preview
 from posttrain.data.rows import load_rows
 from posttrain.data.stream import DataSource
 from posttrain.errors import ConfigError, DataError
-from posttrain.methods.evaluating import evaluate_model, measuring_hooks
+from posttrain.methods.evaluating import evaluate_model, measuring_hook
 from posttrain.methods.prompting import (
     context_length,
     differing_tokens,
@@ -114,7 +114,7 @@ def distill(
         hooks: list[Hook] = [writer] if prompts else []
         if others:
             batch = Batch([Tree.build([s]) for s in others.sequences], whole=objective.whole)
-            hooks += measuring_hooks(run, steps, lambda: held_out(model, objective, batch, run.micro_batch_tokens(model)))
+            hooks.append(measuring_hook(run, steps, lambda: held_out(model, objective, batch, run.micro_batch_tokens(model))))
         return hooks
 
     def execute() -> None:

@@ -21,7 +21,7 @@ from posttrain.training.checkpoint import write_text_whole
 from posttrain.training.hooks import Hook
 
 
-def measuring_hooks(run: Run, steps: int, measure: Callable[[], dict[str, float]]) -> list[Hook]:
+def measuring_hook(run: Run, steps: int, measure: Callable[[], dict[str, float]]) -> Hook:
     """Tells what `measure` gives: before the first step, every eval_every steps, and after the last."""
     every = run.recipe.eval_every
 
@@ -31,7 +31,7 @@ def measuring_hooks(run: Run, steps: int, measure: Callable[[], dict[str, float]
 
     if run.resume_step == 0:
         run.first_metrics.update(measure())
-    return [tell]
+    return tell
 
 
 def evaluate_model(

@@ -15,7 +15,7 @@ from posttrain.data.stream import DataSource
 from posttrain.data.templates import template_fingerprint
 from posttrain.errors import ConfigError
 from posttrain.evaluation.reward_model import flat, measure
-from posttrain.methods.evaluating import measuring_hooks
+from posttrain.methods.evaluating import measuring_hook
 from posttrain.methods.prompting import context_length
 from posttrain.methods.run import Run, TrainingJob
 from posttrain.models.load import separate_padding
@@ -88,7 +88,7 @@ def reward_model(
     def make_hooks(model: Any, _: Any) -> list[Any]:
         if others is None:
             return []
-        return measuring_hooks(run, steps, lambda: _evaluated(model, objective, others, run.micro_batch_tokens(model)))
+        return [measuring_hook(run, steps, lambda: _evaluated(model, objective, others, run.micro_batch_tokens(model)))]
 
     def execute() -> None:
         run.train(

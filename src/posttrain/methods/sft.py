@@ -16,7 +16,7 @@ from posttrain.data.stream import DataSource
 from posttrain.data.templates import template_fingerprint
 from posttrain.errors import ConfigError, DataError
 from posttrain.losses.inputs import ROLLOUT_INPUTS
-from posttrain.methods.evaluating import evaluate_model, measuring_hooks
+from posttrain.methods.evaluating import evaluate_model, measuring_hook
 from posttrain.methods.prompting import context_length, make_task
 from posttrain.methods.run import Run, TrainingJob
 from posttrain.registry import methods
@@ -63,10 +63,10 @@ def sft(
         if held_out is None:
             return []
         batch = Batch([Tree.build([s]) for s in held_out.sequences])
-        hooks = measuring_hooks(run, steps, lambda: {"eval_loss": mean_loss(model, batch, run.micro_batch_tokens(model))})
+        hook = measuring_hook(run, steps, lambda: {"eval_loss": mean_loss(model, batch, run.micro_batch_tokens(model))})
         if "eval_loss" in run.first_metrics:
             run.console.print(f"eval_loss before training: {run.first_metrics['eval_loss']:.4f}", highlight=False)
-        return hooks
+        return [hook]
 
     def execute() -> None:
         model = run.train(make_source, objective, steps=steps, make_hooks=make_hooks)
