@@ -9,6 +9,9 @@ weight times states, the order in which the library for matrix products is faste
     [q; k; v] = W_qkv n(x)      x = x + W_o attention(rotate(q), rotate(k), v)
     [g; u] = W_gu n(x)          x = x + W_down (act(g) u)
 
+In bfloat16 the products and the hidden states are of that type and all else is in float32, as in `models.fused_layers`; the weights
+of norms stay where they are, as their product with others would be rounded once more.
+
 It stands in for the model's own step only where a comparison of both, at every new set of weights, finds the same states.
 """
 
@@ -27,14 +30,16 @@ from posttrain.models.attention import without_mask
 from posttrain.models.decoder_layers import LayerParts, read_layers
 from posttrain.models.forest_model import BOUNDS, evaluating, relative_error
 from posttrain.models.language_model import LanguageModel
+from posttrain.models.products import wide
 
 _MOST_BYTES = 1 << 30  # of a model: what is joined is a second copy of most of it, and large products gain little
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """A layer's weights, those of the norms before them multiplied in: qkv [(H + 2 Hkv) D, C], gate_up [2 I, C].
+    """A layer's weights: qkv [(H + 2 Hkv) D, C], gate_up [2 I, C].
 
+    norms: weights [C, 1] of the norms of the input and of the MLP, None where they are multiplied into those behind.
     norm_qk: [H + Hkv, D, 1], the weights of the norms of queries and keys, None without. eps: of the three norms.
     """
 
@@ -43,6 +48,7 @@ class _Layer:
     heads: int
     kv_heads: int
     eps: tuple[float, float, float]
+    norms: tuple[Tensor | None, Tensor | None]
     qkv: Tensor
     qkv_bias: Tensor | None
     norm_qk: Tensor | None
@@ -61,16 +67,16 @@ class ColumnDecoder:
     @staticmethod
     def of(model: LanguageModel) -> ColumnDecoder | None:
         """The decoder of a model, None where it is not of the kind (norm before attention and before a gated MLP, no bias
-        behind, rotary positions, no sliding windows), not in float32 on a CPU, too large, or not the same in a comparison."""
+        behind, rotary positions, no sliding windows), not in float32 or bfloat16 on a CPU, too large, or not the same in a comparison."""
         decoder = ColumnDecoder._read(model.base)
         return decoder if decoder is not None and decoder._agrees(model) else None
 
     @staticmethod
     def _read(base: Any) -> ColumnDecoder | None:
         parameters = list(base.parameters())
-        if any(p.device.type != "cpu" or p.dtype != torch.float32 for p in parameters):
+        if {(p.dtype, p.device.type) for p in parameters} not in ({(torch.float32, "cpu")}, {(torch.bfloat16, "cpu")}):
             return None
-        if sum(p.numel() * 4 for p in parameters) > _MOST_BYTES:
+        if sum(p.numel() * p.element_size() for p in parameters) > _MOST_BYTES:
             return None
         layers = [_layer(parts) for parts in read_layers(base) or []]
         known = [layer for layer in layers if layer is not None]
@@ -98,7 +104,7 @@ class ColumnDecoder:
                 tokens = torch.tensor([token, count // 2])
                 found = self.step(tokens, plans[0].positions(), plans[0])
                 expected = model_step(self._base, tokens, plans[1])
-                if not relative_error(found, expected) <= BOUNDS[torch.float32]:
+                if not relative_error(found, expected) <= BOUNDS.get(found.dtype, 5e-2):
                     return False
                 for plan in plans:
                     plan.advance()
@@ -107,14 +113,14 @@ class ColumnDecoder:
     def step(self, tokens: Tensor, positions: Tensor, plan: DecodePlan) -> Tensor:
         """Last hidden states [R, C] (columns in memory) of one new token a row, tokens and positions [R]."""
         x = self._base.embed_tokens(tokens).t().contiguous()
-        cos, sin = (part[0].t() for part in self._base.rotary_emb(x, positions[None]))
+        cos, sin = (wide(part[0].t()) for part in self._base.rotary_emb(x, positions[None]))
         for number, layer in enumerate(self._layers):
             mixed = plan.attend_one(*_heads(layer, x, cos, sin), number, layer.attention.scaling)
-            x.addmm_(layer.out, mixed.flatten(1).t())
-            gate, up = (layer.gate_up @ _normed(x, layer.eps[2])).chunk(2)
+            x.addmm_(layer.out, mixed.flatten(1).t().to(x.dtype))
+            gate, up = (layer.gate_up @ _normed(x, layer.eps[2], layer.norms[1])).chunk(2)
             x.addmm_(layer.down, layer.activation(gate).mul_(up))
         norm = self._base.norm
-        return (_normed(x, norm.variance_epsilon) * norm.weight[:, None]).t()
+        return _normed(x, norm.variance_epsilon, norm.weight[:, None]).t()
 
 
 def model_step(base: Any, tokens: Tensor, plan: DecodePlan) -> Tensor:
@@ -131,7 +137,7 @@ def model_step(base: Any, tokens: Tensor, plan: DecodePlan) -> Tensor:
 def _heads(layer: _Layer, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rotated queries [R, H, D] and keys, and values [R, Hkv, D], of hidden states [C, R]; cos and sin [D, R]."""
     depth, turned = len(cos), layer.heads + layer.kv_heads
-    joined = layer.qkv @ _normed(x, layer.eps[0])
+    joined = wide(layer.qkv @ _normed(x, layer.eps[0], layer.norms[0]))
     if layer.qkv_bias is not None:
         joined += layer.qkv_bias
     joined = joined.view(-1, depth, x.shape[1])
@@ -144,9 +150,11 @@ def _heads(layer: _Layer, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, 
     return turned_pairs[:, : layer.heads], turned_pairs[:, layer.heads :], joined[turned:].permute(2, 0, 1)
 
 
-def _normed(x: Tensor, eps: float) -> Tensor:
-    """Columns of x [C, R] over their root mean square."""
-    return x * torch.rsqrt(x.square().mean(0).add_(eps))
+def _normed(x: Tensor, eps: float, weight: Tensor | None) -> Tensor:
+    """Columns of x [C, R] over their root mean square, times the weight of the norm where one is given."""
+    given = wide(x)
+    normed = (given * torch.rsqrt(given.square().mean(0).add_(eps))).to(x.dtype)
+    return normed if weight is None else normed * weight
 
 
 def _layer(parts: LayerParts) -> _Layer | None:
@@ -158,6 +166,13 @@ def _layer(parts: LayerParts) -> _Layer | None:
     if any(part.bias is not None for part in (o, gate, up, down)) or len({part.bias is None for part in (q, k, v)}) > 1:
         return None
     depth = parts.attention.head_dim
+    qkv, gate_up = torch.cat([q.weight, k.weight, v.weight]), torch.cat([gate.weight, up.weight])
+    norms: tuple[Tensor | None, Tensor | None] = (None, None)
+    of_input, of_mlp = parts.input_norm.weight.detach(), parts.mlp_norm.weight.detach()
+    if qkv.dtype == torch.bfloat16:
+        norms = (of_input[:, None], of_mlp[:, None])
+    else:
+        qkv, gate_up = qkv * of_input, gate_up * of_mlp
     heads, kv_heads = len(q.weight) // depth, len(k.weight) // depth
     norm_qk = None
     if parts.q_norm is not None:
@@ -173,11 +188,12 @@ def _layer(parts: LayerParts) -> _Layer | None:
             parts.q_norm.variance_epsilon if parts.q_norm is not None else 0.0,
             parts.mlp_norm.variance_epsilon,
         ),
-        _joined([q, k, v], parts.input_norm),
+        norms,
+        qkv,
         _stacked([part.bias for part in (q, k, v)]),
         norm_qk,
         o.weight,
-        _joined([gate, up], parts.mlp_norm),
+        gate_up,
         down.weight,
     )
 
@@ -212,8 +228,3 @@ def _projection(module: Any) -> _Projection | None:
         if name in module.lora_A:
             weight += module.get_delta_weight(name).detach()
     return _Projection(weight, found.bias)
-
-
-def _joined(parts: list[_Projection], norm: Any) -> Tensor:
-    """The weights of projections that read one input, one below the other, times the weight of the norm before them."""
-    return torch.cat([part.weight for part in parts]) * norm.weight.detach()

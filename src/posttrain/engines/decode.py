@@ -119,6 +119,8 @@ class DecodePlan:
     ) -> Tensor:
         """query [R, H, 1, D], key and value [R, Hkv, 1, D] of the new tokens -> [R, 1, H, D]."""
         layer = int(module.layer_idx)  # type: ignore[arg-type]
+        given = query.dtype
+        query, key, value = (x.to(self._prompts[layer][0].dtype) for x in (query, key, value))
         keys, values = self._append(layer, key, value)
         rows, heads, _, depth = query.shape
         kv_heads = key.shape[1]
@@ -128,7 +130,7 @@ class DecodePlan:
         prompt_keys, prompt_values = self._prompts[layer]
         narrow = sliding_window is not None and prompt_keys.shape[2] + self._columns >= sliding_window
         if self._has_kernel and softcap is None and s_aux is None and not narrow and depth == value.shape[-1]:
-            return self._fused(grouped, layer, keys, values, scale).reshape(rows, 1, heads, depth)
+            return self._fused(grouped, layer, keys, values, scale).reshape(rows, 1, heads, depth).to(given)
         grouped = grouped * scale
         before = self._unseat(self._seat(grouped) @ prompt_keys.transpose(-1, -2), group)  # [R, Hkv, g, L]
         own = grouped @ keys.transpose(-1, -2)  # [R, Hkv, g, t]
@@ -145,7 +147,7 @@ class DecodePlan:
         longest, columns = before.shape[-1], own.shape[-1]
         on_prompt, on_own = weights[..., :longest], weights[..., longest : longest + columns]
         mixed = self._unseat(self._seat(on_prompt) @ prompt_values, group) + on_own @ values
-        return mixed.reshape(rows, 1, heads, value.shape[-1])
+        return mixed.reshape(rows, 1, heads, value.shape[-1]).to(given)
 
     def attend_one(self, query: Tensor, key: Tensor, value: Tensor, layer: int, scale: float) -> Tensor:
         """`attend` on a CPU without windows, caps and sinks: query [R, H, D], key and value [R, Hkv, D] -> [R, H, D]."""

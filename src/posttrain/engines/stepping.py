@@ -46,7 +46,7 @@ class ForestStepper:
         self, model: LanguageModel, prefill: Prefill, columns: ColumnDecoder | None = None, graphs: StepGraphs | None = None
     ) -> None:
         self.model = model
-        self._base, self._head = model.base, model.head
+        self._base, self._head = model.base, model.head.widened()
         self._columns, self._graphs = columns, graphs
         self._prefill = prefill
         self._plan: DecodePlan | None = None

@@ -186,7 +186,9 @@ class TorchEngine:
             return 0
         depth = getattr(config, "head_dim", None) or config.hidden_size // heads
         kv_heads = getattr(config, "num_key_value_heads", None) or heads
-        return 2 * config.num_hidden_layers * kv_heads * depth * next(self.model.hf.parameters()).element_size()
+        kept = next(self.model.hf.parameters())
+        size = 4 if kept.device.type == "cpu" else kept.element_size()  # on a CPU attention may compute in float32
+        return 2 * config.num_hidden_layers * kv_heads * depth * size
 
     def prefill(self, prompts: list[tuple[int, ...]]) -> list[tuple[KeyValues, Tensor]]:
         """Per prompt, each layer's keys and values and the last hidden state [D]. Shared beginnings are computed once."""

@@ -162,9 +162,14 @@ def attend_runs_backward(
     lse: torch.Tensor,
     shape: ForestShape,
     scale: float,
-) -> list[torch.Tensor]:
-    """The gradients of query, key and value from that of `attend_runs`' first result; out, lse: its results."""
-    grads = [torch.empty_like(x) for x in (query, key, value)]
+    *,
+    into: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The gradients of query, key and value from that of `attend_runs`' first result; out, lse: its results.
+
+    into: where the gradients go, new tensors by default.
+    """
+    grads = into or (torch.empty_like(query), torch.empty_like(key), torch.empty_like(value))
     for bucket in shape.buckets:
         given = _gather(grad_out, bucket, blank=True)
         q, k, v, o, part_lse = (_gather(x, bucket) for x in (query, key, value, out, lse))

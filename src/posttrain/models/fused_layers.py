@@ -1,4 +1,4 @@
-"""Decoder layers of Llama-like models as one differentiable function each, for float32 on a CPU.
+"""Decoder layers of Llama-like models as one differentiable function each, on a CPU.
 
 Run module by module, a layer is some fifty small passes over its hidden states and as many in the backward pass, each of
 which autograd records, allocates for and starts. Written as one function (equations in `models.decoder_layers`) a layer adds
@@ -10,7 +10,8 @@ With n = x r, r = (mean(x^2) + eps)^-1/2 and y = n w, the gradient of a norm is
 
     dw = sum(dy n)      dx = r (dy w - n mean(dy w n))
 
-and that of a rotation by angles is the rotation by the opposite angles. Only classes of layers that are known are computed here
+and that of a rotation by angles is the rotation by the opposite angles. In bfloat16 the products, the hidden states between layers and the MLP are of that
+type, as with transformers; norms, rotation and attention compute in float32. Only classes of layers that are known are computed here
 (`models.decoder_layers`), and the probe at load time (`ForestModel.share_trunks`) compares them with the model's own forward
 pass besides.
 """
@@ -25,12 +26,13 @@ from torch import Tensor, nn
 from posttrain.models.attention import ForestPlan
 from posttrain.models.decoder_layers import LayerParts, read_layers
 from posttrain.models.forest_kernel import attend_runs, attend_runs_backward
+from posttrain.models.products import wide
 
 
 def fusible_layers(base: Any, plan: ForestPlan) -> list[LayerParts] | None:
     """The layers of a decoder that `fused_hidden` can compute, None where the model has to run by itself.
 
-    That is: not in float32 on a CPU, layers of another kind, sliding windows, adapters, biases behind attention or in the MLP,
+    That is: not in float32 or bfloat16 on a CPU, layers of another kind, sliding windows, adapters, biases behind attention or in the MLP,
     hooks, attention dropout, checkpointing, or keys that stand before the forest's.
     """
     if plan.has_prefix:
@@ -38,12 +40,13 @@ def fusible_layers(base: Any, plan: ForestPlan) -> list[LayerParts] | None:
     layers = read_layers(base)
     if layers is None or not all(map(_is_plain, layers)) or any(map(_has_hooks, base.modules())):
         return None
-    return layers if all(p.dtype == torch.float32 and p.device.type == "cpu" for p in base.parameters()) else None
+    kinds = {(p.dtype, p.device.type) for p in base.parameters()}
+    return layers if kinds in ({(torch.float32, "cpu")}, {(torch.bfloat16, "cpu")}) else None
 
 
 def fused_hidden(base: Any, layers: list[LayerParts], embedded: Tensor, positions: Tensor, plan: ForestPlan) -> Tensor:
     """Last hidden states [N, C] of embedded tokens [N, C] at `positions` [N]."""
-    angles = tuple(part[0][:, None] for part in base.rotary_emb(embedded, positions[None]))
+    angles = tuple(wide(part[0][:, None]) for part in base.rotary_emb(embedded, positions[None]))
     hidden = embedded
     for number, layer in enumerate(layers):
         hidden = _Layer.apply(hidden, angles, _Facts.of(layer, number, plan), *_weights(layer))
@@ -120,23 +123,18 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 class _Layer(torch.autograd.Function):
-    """Hidden states [N, C] -> [N, C]. angles: cos and sin, [N, 1, D] each."""
+    """Hidden states [N, C] -> [N, C]. angles: cos and sin, [N, 1, D] each, not in half precision."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, angles: tuple[Tensor, Tensor], facts: _Facts, *weights: Tensor | None) -> Tensor:
         w = _Weights(*weights)  # type: ignore[arg-type]
         n1, r1 = _normed(x, facts.eps[0])
-        inner = n1 * w.input_norm
-        heads = [
-            _projected(inner, weight, bias).unflatten(1, (-1, facts.head_dim))
-            for weight, bias in ((w.q, w.q_bias), (w.k, w.k_bias), (w.v, w.v_bias))
-        ]
-        q, q_normed, q_root = _prepared(heads[0], w.q_norm, facts.eps[1], angles)
-        k, k_normed, k_root = _prepared(heads[1], w.k_norm, facts.eps[2], angles)
-        v = heads[2]
+        q, k, v = _projected(n1 * w.input_norm, w, facts.head_dim)
+        q, q_normed, q_root = _prepared(q, w.q_norm, facts.eps[1], angles)
+        k, k_normed, k_root = _prepared(k, w.k_norm, facts.eps[2], angles)
         mixed, lse = attend_runs(q, k, v, facts.plan.shape, facts.scale)
         facts.plan.note(facts.number, k, v)
-        x = torch.addmm(x, mixed.flatten(1), w.out.t())
+        x = torch.addmm(x, mixed.flatten(1).to(x.dtype), w.out.t())
         n2, r2 = _normed(x, facts.eps[3])
         inner = n2 * w.mlp_norm
         gate, up = inner @ w.gate.t(), inner @ w.up.t()
@@ -163,27 +161,44 @@ class _Layer(torch.autograd.Function):
         d_x, found["mlp_norm"] = _norm_backward(d_inner, n2, r2, w.mlp_norm, wanted.mlp_norm)
         d_x += grad
         # Attention: x = x + W_o mixed, where anything of it is wanted
-        found["out"] = _outer(wanted.out, d_x, mixed.flatten(1))
+        found["out"] = _outer(wanted.out, d_x, mixed.flatten(1).to(d_x.dtype))
         d_first = None
         if ctx.needs_input_grad[0] or any(wanted[:9]):
-            d_mixed = (d_x @ w.out).unflatten(1, (-1, depth))
-            d_q, d_k, d_v = attend_runs_backward(d_mixed, q, k, v, mixed, lse, shape, scale)
-            d_q, found["q_norm"] = _prepared_backward(d_q, q_normed, q_root, w.q_norm, wanted.q_norm, ctx.angles)
-            d_k, found["k_norm"] = _prepared_backward(d_k, k_normed, k_root, w.k_norm, wanted.k_norm, ctx.angles)
-            inner = n1 * w.input_norm
-            d_inner = torch.zeros_like(n1)
-            for name, part in (("q", d_q), ("k", d_k), ("v", d_v)):
-                flat = part.flatten(1)
-                found[name] = _outer(getattr(wanted, name), flat, inner)
-                found[f"{name}_bias"] = flat.sum(0) if getattr(wanted, f"{name}_bias") else None
-                d_inner.addmm_(flat, getattr(w, name))
+            d_mixed = (d_x @ w.out).unflatten(1, (-1, depth)).to(mixed.dtype)
+            d_heads = mixed.new_empty(len(mixed), q.shape[1] + 2 * k.shape[1], depth)
+            d_q, d_k, d_v = d_heads.split([q.shape[1], k.shape[1], k.shape[1]], 1)
+            attend_runs_backward(d_mixed, q, k, v, mixed, lse, shape, scale, into=(d_q, d_k, d_v))
+            found["q_norm"] = _prepared_backward(d_q, q_normed, q_root, w.q_norm, wanted.q_norm, ctx.angles)
+            found["k_norm"] = _prepared_backward(d_k, k_normed, k_root, w.k_norm, wanted.k_norm, ctx.angles)
+            flat = d_heads.flatten(1).to(d_x.dtype)
+            found |= _projected_backward(flat, n1 * w.input_norm if any(wanted[1:4]) else None, w, wanted)
+            d_inner = flat @ torch.cat([w.q, w.k, w.v])
             d_first, found["input_norm"] = _norm_backward(d_inner, n1, r1, w.input_norm, wanted.input_norm)
             d_first.add_(d_x)
         return d_first, None, None, *(found.get(name) for name in _Weights._fields)
 
 
-def _projected(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return x @ weight.t() if bias is None else torch.addmm(bias, x, weight.t())
+def _projected(x: Tensor, w: _Weights, depth: int) -> list[Tensor]:
+    """Queries [N, H, D], keys and values [N, Hkv, D] of [N, C], in at least float32."""
+    joined = x @ torch.cat([w.q, w.k, w.v]).t()
+    heads = joined.unflatten(1, (-1, depth)).split([len(part) // depth for part in (w.q, w.k, w.v)], 1)
+    parts = [wide(part).contiguous() for part in heads]
+    for part, bias in zip(parts, (w.q_bias, w.k_bias, w.v_bias)):
+        if bias is not None:
+            part += bias.view(-1, depth)
+    return parts
+
+
+def _projected_backward(flat: Tensor, x: Tensor | None, w: _Weights, wanted: _Weights) -> dict[str, Tensor | None]:
+    """Gradients of the weights and biases in `_projected` from that of its results as one, [N, (H + 2 Hkv) D]."""
+    sizes = [len(part) for part in (w.q, w.k, w.v)]
+    found: dict[str, Tensor | None] = {}
+    if x is not None:
+        for name, part in zip("qkv", _outer(True, flat, x).split(sizes)):
+            found[name] = part if getattr(wanted, name) else None
+    for name, part in zip("qkv", flat.split(sizes, 1)):
+        found[f"{name}_bias"] = part.sum(0) if getattr(wanted, f"{name}_bias") else None
+    return found
 
 
 def _outer(wanted: Any, grad: Tensor, given: Tensor) -> Tensor | None:
@@ -192,17 +207,19 @@ def _outer(wanted: Any, grad: Tensor, given: Tensor) -> Tensor | None:
 
 
 def _normed(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """x over its root mean square, and one over that."""
-    root = x.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
-    return x * root, root
+    """x over its root mean square, and one over that, which is never in half precision."""
+    given = wide(x)
+    root = given.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+    return (x * root if given is x else given.mul_(root).to(x.dtype)), root
 
 
 def _norm_backward(grad: Tensor, normed: Tensor, root: Tensor, weight: Tensor, wanted: Any) -> tuple[Tensor, Tensor | None]:
-    """Gradients of the input and of the weight of normed * weight; writes over grad [..., C]."""
-    together = grad * normed
+    """Gradients of the input and of the weight of normed * weight; may write over grad [..., C]."""
+    grad, n, weight = wide(grad), wide(normed), weight.to(root.dtype)
+    together = grad * n
     d_weight = together.flatten(0, -2).sum(0) if wanted else None
-    along = (together @ weight).div_(weight.shape[0])[..., None]
-    return grad.mul_(weight).addcmul_(normed, along, value=-1).mul_(root), d_weight
+    along = (together @ weight).div_(len(weight))[..., None]
+    return grad.mul_(weight).addcmul_(n, along, value=-1).mul_(root).to(normed.dtype), d_weight
 
 
 def _prepared(
@@ -217,16 +234,17 @@ def _prepared(
 
 def _prepared_backward(
     grad: Tensor, normed: Tensor | None, root: Tensor | None, weight: Tensor | None, wanted: Any, angles: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor | None]:
+) -> Tensor | None:
+    """The gradient of the weight; that of the input is written over grad [N, H, D]."""
     cos, sin = angles
     turned = grad * sin
     half = turned.shape[-1] // 2
-    grad = grad * cos
+    grad.mul_(cos)
     grad[..., :half] += turned[..., half:]
     grad[..., half:] -= turned[..., :half]
     if weight is None or normed is None or root is None:
-        return grad, None
-    return _norm_backward(grad, normed, root, weight, wanted)
+        return None
+    return _norm_backward(grad, normed, root, weight, wanted)[1]
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -9,12 +9,14 @@ probabilities together are small enough to be kept.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
 
-_BLOCK_BYTES = 1 << 26  # of a half-precision weight, the part that is held in float32 at a time
+from posttrain.models.products import linear, wide
+
+_BLOCK_BYTES = 1 << 28  # of a half-precision weight, the part that is held in float32 at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,11 @@ class Head:
     bias: torch.Tensor | None = None
     softcap: float | None = None
     scale: float = 1.0
+
+    def widened(self) -> Head:
+        """The same, its weight in float32 where logits are computed with it so: for a caller that asks more than once."""
+        fits = self.weight.device.type == "cpu" and self.weight.numel() * 4 <= _BLOCK_BYTES
+        return replace(self, weight=wide(self.weight)) if fits else self
 
     def logits(self, hidden: torch.Tensor, *, by_columns: bool = False) -> torch.Tensor:
         """Logits [M, V] of hidden [M, D] in float32 (float64 where given), for few rows: an engine's last positions.
@@ -90,33 +97,32 @@ def token_logprobs(
 
 def _project(hidden: torch.Tensor, weight: torch.Tensor, by_columns: bool = False) -> torch.Tensor:
     """hidden @ weight.T, accumulated and returned in at least float32; `by_columns`, where it may lie so in memory."""
-    if hidden.dtype == weight.dtype and hidden.dtype in (torch.float32, torch.float64):
-        if by_columns and hidden.device.type == "cpu":
-            return (weight @ hidden.t()).t()  # up to 1.4 times as fast as the other order
-        return hidden @ weight.t()
-    if hidden.device.type == "cuda" and hidden.dtype == weight.dtype:
+    if hidden.device.type == "cuda" and hidden.dtype == weight.dtype in (torch.bfloat16, torch.float16):
         return torch.mm(hidden, weight.t(), out_dtype=torch.float32)
     step = max(1, _BLOCK_BYTES // (4 * weight.shape[1]))
-    hidden = hidden.float()
-    return torch.cat([hidden @ block.float().t() for block in weight.split(step)], -1)
+    if len(weight) > step and weight.dtype in (torch.bfloat16, torch.float16):
+        return torch.cat([_project(hidden, wide(block)) for block in weight.split(step)], -1)
+    hidden, weight = wide(hidden), wide(weight)
+    if by_columns and hidden.device.type == "cpu":
+        return (weight @ hidden.t()).t()  # with few rows up to 1.4 times as fast as the other order
+    return linear(hidden, weight)
 
 
-def _project_back(grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """grad @ weight, accumulated in at least float32."""
-    if grad.device.type == "cuda" and weight.dtype != grad.dtype:
-        return torch.mm(grad.to(weight.dtype), weight, out_dtype=torch.float32)
-    # The result is rounded to the weight's precision in any case: it is the gradient of a hidden state of that type.
-    return grad.to(weight.dtype) @ weight
+def _project_back(slope: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """slope @ weight in slope's precision, on CUDA accumulated and returned in float32."""
+    if slope.device.type == "cuda" and slope.dtype in (torch.bfloat16, torch.float16):
+        return torch.mm(slope, weight.to(slope.dtype), out_dtype=torch.float32)
+    return slope @ weight.to(slope.dtype)
 
 
-def _add_outer(total: torch.Tensor, grad: torch.Tensor, hidden: torch.Tensor) -> None:
-    """total += grad.T @ hidden; products of half precision are accumulated in float32."""
+def _add_outer(total: torch.Tensor, slope: torch.Tensor, hidden: torch.Tensor) -> None:
+    """total += slope.T @ hidden; sums of products of half precision are kept in float32."""
     if hidden.dtype == total.dtype:
-        total.addmm_(grad.t(), hidden)
-    elif grad.device.type == "cuda":
-        total += torch.mm(grad.to(hidden.dtype).t(), hidden, out_dtype=torch.float32)
+        total.addmm_(slope.t(), hidden)
+    elif slope.device.type == "cuda":
+        total += torch.mm(slope.t(), hidden, out_dtype=torch.float32)
     else:
-        total += grad.to(hidden.dtype).t() @ hidden
+        total += slope.t() @ hidden
 
 
 def _cap(logits: torch.Tensor, softcap: float | None) -> torch.Tensor:
@@ -148,28 +154,25 @@ class _TokenLogprobs(torch.autograd.Function):
         logprobs = torch.empty(len(target), dtype=accurate, device=hidden.device)
         lse, entropy = torch.empty_like(logprobs), torch.zeros_like(logprobs)
         correct = torch.empty(len(target), dtype=torch.bool, device=hidden.device)
-        head = Head(weight, bias, softcap, scale)
+        head = Head(weight, bias, softcap, scale).widened()
         # With a soft-cap or an entropy that is trained, the backward pass needs the logits themselves.
         keep = settings.keep and softcap is None and settings.entropy != "gradient" and any(ctx.needs_input_grad)
-        kept: list[torch.Tensor] = []
+        kept = hidden.new_empty(len(target), len(weight)) if keep else None
         for start in range(0, len(target), settings.rows):
             part = slice(start, start + settings.rows)
-            z = head.logits(hidden[part], by_columns=True)
+            z = head.logits(hidden[part])
             if settings.temperature != 1:
                 z.div_(settings.temperature)
             largest = z.amax(-1)
             chosen = z.gather(-1, target[part, None])[:, 0] - largest
-            z.sub_(largest[:, None])
-            e = z.exp() if settings.entropy != "none" else z.exp_()
-            total = e.sum(-1)
-            log_total = total.log()
+            p = torch.softmax(z, -1)
+            log_total = -p.amax(-1).log()  # the largest probability is 1 / sum exp(z - largest)
             correct[part], lse[part], logprobs[part] = chosen >= 0, largest + log_total, chosen - log_total
             if settings.entropy != "none":
-                # log p = z - log_total; an e of exactly 0 has a finite z, so that 0 log 0 is 0.
-                entropy[part] = log_total - z.mul_(e).sum(-1).div_(total)
-            if keep:
-                kept.append(e.div_(total[:, None]))
-        ctx.save_for_backward(hidden, weight, bias, target, lse, entropy, *kept)
+                entropy[part] = log_total - z.sub_(largest[:, None]).mul_(p).sum(-1)
+            if kept is not None:
+                kept[part] = _less_target(p, target[part], logprobs[part])
+        ctx.save_for_backward(hidden, weight, bias, target, logprobs, lse, entropy, kept)
         ctx.head, ctx.settings = (scale, softcap), settings
         ctx.mark_non_differentiable(correct)
         if settings.entropy != "gradient":
@@ -179,41 +182,48 @@ class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, given: torch.Tensor, given_entropy: torch.Tensor, _: None) -> tuple[torch.Tensor | None, ...]:
-        hidden, weight, bias, target, lse, entropy, *kept = ctx.saved_tensors
+        hidden, weight, bias, target, logprobs, lse, entropy, kept = ctx.saved_tensors
         (scale, softcap), settings = ctx.head, ctx.settings
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight, dtype=lse.dtype) if ctx.needs_input_grad[1] else None
         grad_bias = torch.zeros_like(bias, dtype=lse.dtype) if bias is not None and ctx.needs_input_grad[2] else None
         head = Head(weight, bias, softcap, scale)
-        for number, start in enumerate(range(0, len(target), settings.rows)):
-            part = slice(start, start + settings.rows)
-            slope = None
-            if kept:
-                grad = kept[number] * -given[part, None]
+        head = head if kept is not None else head.widened()
+        rows = settings.rows if kept is None else max(1, len(target))
+        for start in range(0, len(target), rows):
+            part = slice(start, start + rows)
+            # The gradient of row i of the logits is factor[i] times slope[i]; the factor goes to the narrow side of products.
+            factor = given[part] * (-scale / settings.temperature)
+            if kept is not None:
+                slope = kept
             else:
-                logits = head.logits(hidden[part], by_columns=True)
-                slope = 1 - (logits / softcap).square_() if softcap is not None else None
+                logits = head.logits(hidden[part])
+                bent = 1 - (logits / softcap).square_() if softcap is not None else None
                 z = logits.div_(settings.temperature).sub_(lse[part, None])  # log-softmax
                 if settings.entropy == "gradient":
                     # d entropy / d z = -p (log p + entropy);  d logprob / d z = [v = target] - p
-                    factor = (z + entropy[part, None]).mul_(-given_entropy[part, None]).sub_(given[part, None])
-                    grad = z.exp_().mul_(factor)
+                    slope = (z + entropy[part, None]).mul_(-given_entropy[part, None]).sub_(given[part, None]).mul_(z.exp_())
+                    slope.scatter_add_(-1, target[part, None], given[part, None])
+                    factor = torch.full_like(factor, scale / settings.temperature)
                 else:
-                    grad = z.exp_().mul_(-given[part, None])
-            grad.scatter_add_(-1, target[part, None], given[part, None])
-            if scale != settings.temperature:
-                grad.mul_(scale / settings.temperature)
-            if slope is not None:
-                grad.mul_(slope)
+                    slope = _less_target(z.exp_(), target[part], logprobs[part])
+                if bent is not None:
+                    slope.mul_(bent)
+                slope = slope.to(hidden.dtype)
             if grad_hidden is not None:
-                grad_hidden[part] = _project_back(grad, weight).to(hidden.dtype)
+                grad_hidden[part] = _project_back(slope, weight) * factor[:, None]
             if grad_weight is not None:
-                _add_outer(grad_weight, grad, hidden[part])
+                _add_outer(grad_weight, slope, (hidden[part] * factor[:, None]).to(hidden.dtype))
             if grad_bias is not None:
-                grad_bias += grad.sum(0)
+                grad_bias += factor.to(slope.dtype) @ slope
         return (
             grad_hidden,
             grad_weight.to(weight.dtype) if grad_weight is not None else None,
             grad_bias.to(bias.dtype) if grad_bias is not None else None,
             *[None] * 4,
         )
+
+
+def _less_target(p: torch.Tensor, target: torch.Tensor, logprobs: torch.Tensor) -> torch.Tensor:
+    """p - [v = target], written over probabilities p [M, V]; exact to rounding where p is close to 1, as exp(logprobs) - 1."""
+    return p.scatter_(-1, target[:, None], torch.expm1(logprobs)[:, None])

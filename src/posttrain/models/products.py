@@ -1,0 +1,34 @@
+"""Matrix products in float32 by the library that is fastest at them, and the way there from half precision."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """x [M, K] @ weight [N, K].T -> [M, N].
+
+    Where no gradient is recorded, in float32 and on AMD processors with AVX-512, by oneDNN: what PyTorch calls otherwise
+    (MKL) reaches 70 to 90 % of its rate there.
+    """
+    if x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_grad_enabled() and _by_onednn():
+        return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")  # type: ignore[no-any-return]
+    return x @ weight.t()
+
+
+def wide(x: Tensor) -> Tensor:
+    """In float32 what is in half precision, else as it is."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+@functools.cache
+def _by_onednn() -> bool:
+    """A rule and no measurement: the two round differently, so that a run would otherwise not be repeatable."""
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise") or torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return False
+    told = Path("/proc/cpuinfo")
+    return told.exists() and "AuthenticAMD" in told.read_text()
