@@ -103,9 +103,7 @@ def _project(hidden: torch.Tensor, weight: torch.Tensor, by_columns: bool = Fals
     if len(weight) > step and weight.dtype in (torch.bfloat16, torch.float16):
         return torch.cat([_project(hidden, wide(block)) for block in weight.split(step)], -1)
     hidden, weight = wide(hidden), wide(weight)
-    if by_columns and hidden.device.type == "cpu":
-        return (weight @ hidden.t()).t()  # with few rows up to 1.4 times as fast as the other order
-    return linear(hidden, weight)
+    return linear(hidden, weight, by_columns=by_columns)
 
 
 def _project_back(slope: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
