@@ -57,10 +57,34 @@ def test_other_models_run_their_own_step(llama_like: Build, family: str) -> None
     assert ColumnDecoder.of(llama_like(family)) is None
 
 
-def test_other_precisions_run_their_own_step(llama_like: Build) -> None:
+def test_float16_runs_its_own_step(llama_like: Build) -> None:
     model = llama_like("llama")
-    model.hf.bfloat16()
+    model.hf.half()
     assert ColumnDecoder.of(model) is None
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_bfloat16_gives_the_log_probs_of_the_trainer_more_closely_than_the_model_s_own_step(
+    llama_like: Build, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = llama_like(family)
+    model.hf.bfloat16()
+    assert ColumnDecoder.of(model) is not None
+    request = Request((3, 5, 7, 2, 8), Sampling(max_tokens=24), n=8, seed=0)
+
+    def gaps() -> torch.Tensor:
+        """Between the log-probs of the engine and the trainer's, of all tokens."""
+        engine = TorchEngine(model)
+        (samples,) = engine.generate([request])
+        told = torch.tensor([x for s in samples for x in s.raw_logprobs])
+        scored = engine.score([((*request.prompt_ids, *s.ids), 5) for s in samples])
+        return told - torch.tensor([x for one in scored for x in one])
+
+    ours = gaps()
+    monkeypatch.setattr(ColumnDecoder, "of", lambda model: None)
+    own = gaps()
+    assert len(ours) > 50
+    assert ours.square().mean().sqrt() < 0.05 and ours.square().mean() < own.square().mean()
 
 
 def adapted(model: LanguageModel, **settings: Any) -> LanguageModel:

@@ -1,4 +1,5 @@
-"""Layers as one function against transformers' own: values, every gradient, finite differences, and where it must not run."""
+"""Layers as one function against transformers' own: values, every gradient, finite differences, half precision, and where it
+must not run."""
 
 from __future__ import annotations
 
@@ -106,6 +107,30 @@ def test_gradients_agree_with_finite_differences(llama_like: Build, family: str)
         assert difference == pytest.approx(float((where.grad * direction).sum()), rel=1e-6, abs=1e-6)
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_bfloat16_is_as_near_to_exact_as_the_model_s_own_modules(
+    llama_like: Build, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same rounded weights in float64: states and gradients of both, by the root of their mean squared error."""
+    model = llama_like(family)
+    model.hf.bfloat16()
+    calls = fused_calls(monkeypatch)
+    hidden, grads = run(model)
+    assert calls == [0, 1, 2] and hidden.dtype == torch.bfloat16
+    model.fuses_layers = False
+    theirs, their_grads = run(model)
+    model.hf.double()
+    exact, exact_grads = run(model)
+    assert calls == [0, 1, 2] and grads.keys() == their_grads.keys() == exact_grads.keys()
+
+    def error(found: torch.Tensor, expected: torch.Tensor) -> float:
+        return float((found.double() - expected).square().mean().sqrt() / expected.square().mean().sqrt())
+
+    assert error(hidden, exact) < min(0.03, 1.1 * error(theirs, exact))
+    ours, modules = (torch.tensor([error(g[name], exact_grads[name]) for name in grads]) for g in (grads, their_grads))
+    assert ours.max() < 1.2 * modules.max() and ours.mean() < 1.05 * modules.mean()
+
+
 @pytest.mark.parametrize("family", ["windows", "gemma2", "granite", "ministral3", "output bias", "mlp bias", "gelu"])
 def test_other_layers_are_left_to_the_model(llama_like: Build, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = llama_like(family)
@@ -147,4 +172,7 @@ def test_it_steps_aside_for_what_it_does_not_compute(llama_like: Build) -> None:
     assert fusible_layers(base, plan) is not None
     get_peft_model(model.hf, LoraConfig(target_modules=["q_proj"], r=2))
     assert fusible_layers(base, plan) is None
-    assert fusible_layers(llama_like("llama").hf.bfloat16().model, plan) is None
+    assert fusible_layers(llama_like("llama").hf.half().model, plan) is None
+    mixed = llama_like("llama").hf.bfloat16().model
+    mixed.norm.float()
+    assert fusible_layers(mixed, plan) is None

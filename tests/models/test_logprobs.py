@@ -134,6 +134,23 @@ def test_half_precision_is_accumulated_in_float32() -> None:
     assert w.grad is not None and w.grad.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("keep_bytes", [0, None], ids=["again", "kept"])
+def test_gradients_in_half_precision_hold_where_a_token_is_all_but_certain(keep_bytes: int | None) -> None:
+    """1 - p is 1e-3 there: less than bfloat16 resolves beside 1, so that p must not be rounded before it is subtracted."""
+    hidden, weight, _, target = tensors(torch.bfloat16)
+    hidden = hidden + 6 * weight[target] / weight[target].float().norm(dim=-1, keepdim=True).bfloat16()
+    h, w = hidden.requires_grad_(), weight.requires_grad_()
+    scores = token_logprobs(h, Head(w), target, chunk_bytes=3 * V * 4, keep_bytes=keep_bytes)
+    scores.logprobs.sum().backward()
+    exact_h, exact_w = (x.detach().double().requires_grad_() for x in (h, w))
+    dense(exact_h, Head(exact_w), target, 1.0)[0].sum().backward()
+    assert (scores.logprobs.exp() > 0.998).sum() >= 3 and h.grad is not None and w.grad is not None
+    for found, exact in ((h.grad, exact_h.grad), (w.grad, exact_w.grad)):
+        assert exact is not None
+        gap = (found.double() - exact).norm(dim=-1) / exact.norm(dim=-1)
+        assert gap.max() < 0.03
+
+
 def test_extreme_logits_stay_finite() -> None:
     hidden, weight, _, target = tensors(torch.float32)
     h = (hidden * 1e4).requires_grad_()

@@ -9,8 +9,8 @@ weight times states, the order in which the library for matrix products is faste
     [q; k; v] = W_qkv n(x)      x = x + W_o attention(rotate(q), rotate(k), v)
     [g; u] = W_gu n(x)          x = x + W_down (act(g) u)
 
-In bfloat16 the products and the hidden states are of that type and all else is in float32, as in `models.fused_layers`; the weights
-of norms stay where they are, as their product with others would be rounded once more.
+In bfloat16 the products and the hidden states are of that type and all else is in float32, as in `models.fused_layers`; the
+weights of norms stay where they are, as their product with others would be rounded once more.
 
 It stands in for the model's own step only where a comparison of both, at every new set of weights, finds the same states.
 """
@@ -67,7 +67,8 @@ class ColumnDecoder:
     @staticmethod
     def of(model: LanguageModel) -> ColumnDecoder | None:
         """The decoder of a model, None where it is not of the kind (norm before attention and before a gated MLP, no bias
-        behind, rotary positions, no sliding windows), not in float32 or bfloat16 on a CPU, too large, or not the same in a comparison."""
+        behind, rotary positions, no sliding windows), not in float32 or bfloat16 on a CPU, too large, or not the same in a
+        comparison."""
         decoder = ColumnDecoder._read(model.base)
         return decoder if decoder is not None and decoder._agrees(model) else None
 

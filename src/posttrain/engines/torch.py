@@ -187,7 +187,8 @@ class TorchEngine:
         depth = getattr(config, "head_dim", None) or config.hidden_size // heads
         kv_heads = getattr(config, "num_key_value_heads", None) or heads
         kept = next(self.model.hf.parameters())
-        size = 4 if kept.device.type == "cpu" else kept.element_size()  # on a CPU attention may compute in float32
+        # On a CPU attention computes in at least float32.
+        size = max(4, kept.element_size()) if kept.device.type == "cpu" else kept.element_size()
         return 2 * config.num_hidden_layers * kv_heads * depth * size
 
     def prefill(self, prompts: list[tuple[int, ...]]) -> list[tuple[KeyValues, Tensor]]:

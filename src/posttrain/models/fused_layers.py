@@ -10,10 +10,11 @@ With n = x r, r = (mean(x^2) + eps)^-1/2 and y = n w, the gradient of a norm is
 
     dw = sum(dy n)      dx = r (dy w - n mean(dy w n))
 
-and that of a rotation by angles is the rotation by the opposite angles. In bfloat16 the products, the hidden states between layers and the MLP are of that
-type, as with transformers; norms, rotation and attention compute in float32. Only classes of layers that are known are computed here
-(`models.decoder_layers`), and the probe at load time (`ForestModel.share_trunks`) compares them with the model's own forward
-pass besides.
+and that of a rotation by angles is the rotation by the opposite angles. In bfloat16 the products, the MLP and the hidden states
+between layers are of that type, as in transformers; norms, rotation and attention compute in float32.
+
+Only classes of layers that are known are computed here (`models.decoder_layers`), and the probe at load time
+(`ForestModel.share_trunks`) compares them with the model's own forward pass besides.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from posttrain.models.products import wide
 def fusible_layers(base: Any, plan: ForestPlan) -> list[LayerParts] | None:
     """The layers of a decoder that `fused_hidden` can compute, None where the model has to run by itself.
 
-    That is: not in float32 or bfloat16 on a CPU, layers of another kind, sliding windows, adapters, biases behind attention or in the MLP,
-    hooks, attention dropout, checkpointing, or keys that stand before the forest's.
+    That is: not in float32 or bfloat16 on a CPU, layers of another kind, sliding windows, adapters, biases behind attention or
+    in the MLP, hooks, attention dropout, checkpointing, or keys that stand before the forest's.
     """
     if plan.has_prefix:
         return None
@@ -194,7 +195,7 @@ def _projected_backward(flat: Tensor, x: Tensor | None, w: _Weights, wanted: _We
     sizes = [len(part) for part in (w.q, w.k, w.v)]
     found: dict[str, Tensor | None] = {}
     if x is not None:
-        for name, part in zip("qkv", _outer(True, flat, x).split(sizes)):
+        for name, part in zip("qkv", (flat.t() @ x).split(sizes)):
             found[name] = part if getattr(wanted, name) else None
     for name, part in zip("qkv", flat.split(sizes, 1)):
         found[f"{name}_bias"] = part.sum(0) if getattr(wanted, f"{name}_bias") else None

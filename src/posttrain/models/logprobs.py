@@ -73,7 +73,7 @@ def token_logprobs(
         target: int64 [M]. temperature: what logits are divided by, above 0.
         entropy: whether to compute it, and whether it carries a gradient.
         chunk_bytes: most bytes of one chunk of logits; None: on CPU what stays in its cache (8 MiB) but at least 128 rows,
-            without which the matrix products are slow; 512 MiB elsewhere.
+            without which the matrix products are slow; 256 MiB elsewhere. Probabilities take as much again.
         keep_bytes: where all probabilities take no more than this, they are kept for the backward pass instead of being
             computed again; None: 256 MiB on CPU, 2 GiB elsewhere.
     Returns:
@@ -85,7 +85,7 @@ def token_logprobs(
     keep_bytes = (1 << 28 if on_cpu else 1 << 31) if keep_bytes is None else keep_bytes
     row_bytes = head.weight.shape[0] * (8 if hidden.dtype == torch.float64 else 4)
     if chunk_bytes is None:
-        chunk_bytes = max(1 << 23, 128 * row_bytes) if on_cpu else 1 << 29
+        chunk_bytes = max(1 << 23, 128 * row_bytes) if on_cpu else 1 << 28
     settings = _Settings(
         float(temperature), entropy, max(1, chunk_bytes // row_bytes), keep=len(target) * row_bytes <= keep_bytes
     )
