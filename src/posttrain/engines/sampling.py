@@ -87,17 +87,22 @@ def choose(logits: Tensor, settings: RowSettings, draws: Tensor) -> tuple[Tensor
         return _choose_truncated(logits.contiguous(), settings, draws)
     greedy = settings.temperature == 0
     largest = logits.amax(dim=-1, keepdim=True)
-    weights = logits - largest
     raw_total = None
-    if not (settings.greedy or settings.plain):  # else one pass of exponentials serves the draw and both log-probs
+    if settings.greedy or settings.plain:  # one pass of exponentials serves the draw and both log-probs
+        # Where tokens lie side by side softmax is three times as fast; all is then relative to the likeliest token's weight.
+        weights = logits.softmax(dim=-1) if logits.stride(1) == 1 else (logits - largest).exp_()
+        unit = weights.amax(dim=-1)
+    else:
+        weights = logits - largest
         raw_total = weights.exp().sum(dim=-1)
-        weights.div_(torch.where(greedy, 1.0, settings.temperature)[:, None])
-    cumulative = _cumulative(weights.exp_())
+        weights.div_(torch.where(greedy, 1.0, settings.temperature)[:, None]).exp_()
+        unit = torch.ones_like(raw_total)
+    cumulative = _cumulative(weights)
     tokens = logits.argmax(dim=-1) if settings.greedy else _invert(weights, cumulative, draws)
     if raw_total is not None:
         tokens = torch.where(greedy, logits.argmax(dim=-1), tokens)
     below = (logits.gather(1, tokens[:, None]) - largest)[:, 0]
-    total = cumulative[:, -1].log().to(logits.dtype)
+    total = (cumulative[:, -1] / unit).log().to(logits.dtype)
     if raw_total is None:
         return tokens, below - total, below - total
     raw = below - raw_total.log()
