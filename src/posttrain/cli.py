@@ -24,11 +24,25 @@ examples:
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """Names a flag that it does not know before it asks for one that is missing, which is often the same one."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        for given in sys.argv[1:] if args is None else args:
+            flag = given.partition("=")[0]
+            if flag == "--" or (self._subparsers is not None and not flag.startswith("-")):
+                break  # what follows is no flag, or the command's own
+            known = [option for option in self._option_string_actions if option.startswith("--")]
+            if flag.startswith("--") and not any(option.startswith(flag) for option in known):
+                keys = any(action.dest == "overrides" for action in self._actions)
+                hint = f". A key of the recipe is given as {flag.lstrip('-')}=VALUE" if keys else ""
+                self.error(f"there is no flag {flag}: {nearest(flag, known)}{hint}")
+        return super().parse_known_args(args, namespace)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their flags."""
-    parser = argparse.ArgumentParser(
-        "posttrain", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _Parser("posttrain", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"posttrain {__version__}")
     parser.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
