@@ -157,21 +157,17 @@ class DecodePlan:
 
     def _fused(self, query: Tensor, layer: int, keys: Tensor, values: Tensor, scale: float) -> Tensor:
         """The prompt by the fused kernel, a row's own by batched products (a kernel's start for each row and head costs more
-        than they do), merged by their log-sum-exps; [R, Hkv, g, D] -> the same shape."""
+        than they do), in one softmax in which the whole prompt is a token: its score is its log-sum-exp, its value what the
+        kernel gave. [R, Hkv, g, D] -> the same shape."""
         before, own = self._kernel_masks(query.dtype)
         group = query.shape[2]
         on_prompt, prompt_lse = fused_attention(self._seat(query), *self._prompts[layer], attn_mask=before, scale=scale)
         on_prompt, prompt_lse = self._unseat(on_prompt, group), self._unseat(prompt_lse[..., None], group)
-        # Scores of a row's own tokens against the prompt's sum: exp(score - lse) is what each weighs beside the prompt's 1.
-        given = prompt_lse.neg() if own is None else own - prompt_lse
-        scores = given + (query * scale) @ keys.transpose(-1, -2)
-        # Where an own token outweighs the whole prompt, it is the measure instead, so that nothing overflows.
-        most = scores.amax(-1, keepdim=True).clamp_min_(0)
-        weights = scores.sub_(most).exp_()
-        beside = most.neg_().exp_()
-        total = weights.sum(-1, keepdim=True).add_(beside)
-        weights, beside = (part.div_(total).to(values.dtype) for part in (weights, beside))
-        return (weights @ values).addcmul_(on_prompt, beside)
+        scores = (query * scale) @ keys.transpose(-1, -2)
+        if own is not None:
+            scores += own
+        weights = torch.cat([scores, prompt_lse], -1).softmax(-1).to(values.dtype)
+        return (weights[..., :-1] @ values).addcmul_(on_prompt, weights[..., -1:])
 
     def _kernel_masks(self, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
         """What is added to the scores of the two parts, the same for all layers of a step; None where all is seen."""
