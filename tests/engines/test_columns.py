@@ -87,6 +87,30 @@ def test_bfloat16_gives_the_log_probs_of_the_trainer_more_closely_than_the_model
     assert ours.square().mean().sqrt() < 0.05 and ours.square().mean() < own.square().mean()
 
 
+@pytest.mark.parametrize("family", ["gelu", "hooked"])
+def test_bfloat16_layers_that_are_not_fused_decode_in_columns_too(
+    llama_like: Build, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their prompts' keys and values are in bfloat16 then."""
+    model = llama_like("llama" if family == "hooked" else family)
+    model.hf.bfloat16()
+    if family == "hooked":
+        model.base.register_forward_hook(lambda *given: None)
+    steps: list[torch.dtype] = []
+    step = ColumnDecoder.step
+
+    def noted(self: ColumnDecoder, tokens: torch.Tensor, positions: torch.Tensor, plan: DecodePlan) -> torch.Tensor:
+        steps.append(plan._prompts[0][0].dtype)
+        return step(self, tokens, positions, plan)
+
+    monkeypatch.setattr(ColumnDecoder, "step", noted)
+    engine = TorchEngine(model)
+    ((sample,),) = engine.generate([Request((3, 5, 7), Sampling(max_tokens=6), n=1, seed=0)])
+    assert set(steps) == {torch.bfloat16}
+    (scored,) = engine.score([((3, 5, 7, *sample.ids), 3)])
+    torch.testing.assert_close(torch.tensor(sample.raw_logprobs), torch.tensor(scored), rtol=0.05, atol=0.1)
+
+
 def adapted(model: LanguageModel, **settings: Any) -> LanguageModel:
     config = LoraConfig(target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False, **settings)
     found = LanguageModel(get_peft_model(model.hf, config), None)  # type: ignore[arg-type]
@@ -108,6 +132,14 @@ def test_adapters_of_low_rank_are_added_to_the_weights_and_followed_when_they_ar
 
 def test_adapters_that_are_more_than_a_sum_run_the_model_s_own_step(llama_like: Build) -> None:
     assert ColumnDecoder.of(adapted(llama_like("llama"), use_dora=True)) is None
+
+
+def test_adapters_in_half_precision_are_not_rounded_into_the_weights(llama_like: Build) -> None:
+    model = adapted(llama_like("llama"))
+    model.hf.bfloat16()
+    assert ColumnDecoder.of(model) is None
+    model.hf.base_model.disable_adapter_layers()
+    assert ColumnDecoder.of(model) is not None
 
 
 def test_weights_that_change_in_place_are_read_again(llama_like: Build) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from posttrain.models import logprobs as module
 from posttrain.models.logprobs import Head, token_logprobs
 
 M, D, V = 11, 6, 17
@@ -149,6 +150,39 @@ def test_gradients_in_half_precision_hold_where_a_token_is_all_but_certain(keep_
         assert exact is not None
         gap = (found.double() - exact).norm(dim=-1) / exact.norm(dim=-1)
         assert gap.max() < 0.03
+
+
+@pytest.mark.parametrize("softcap", [None, 1.7])
+@pytest.mark.parametrize("entropy", ["none", "gradient"])
+@pytest.mark.parametrize(
+    "kinds", [(torch.bfloat16, torch.bfloat16), (torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)]
+)
+def test_gradients_in_half_and_mixed_precision(
+    kinds: tuple[torch.dtype, torch.dtype], entropy: Any, softcap: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head with all its parts, its weight taken in blocks of 5 tokens; factors so small that float16 would lose them."""
+    monkeypatch.setattr(module, "_BLOCK_BYTES", 5 * 4 * D)
+    hidden, weight, bias, target = tensors()
+    h, w, b = (x.to(kind).requires_grad_() for x, kind in zip((hidden, weight, bias), (*kinds, kinds[1])))
+    exact = [x.detach().double().requires_grad_() for x in (h, w, b)]
+    scores = token_logprobs(h, Head(w, b, softcap, 0.6), target, temperature=0.8, entropy=entropy, chunk_bytes=4 * V * 4)
+    logprobs, entropies = dense(exact[0], Head(exact[1], exact[2], softcap, 0.6), target, 0.8)
+    torch.testing.assert_close(scores.logprobs.double(), logprobs, rtol=1e-4, atol=1e-4)
+    (1e-7 * (scores.logprobs.sum() + (0 if scores.entropy is None else 2 * scores.entropy.sum()))).backward()
+    (1e-7 * (logprobs.sum() + (0 if scores.entropy is None else 2 * entropies.sum()))).backward()
+    for found, expected in zip((h, w, b), exact):
+        assert found.grad is not None and expected.grad is not None and found.grad.dtype == found.dtype
+        assert (found.grad.double() - expected.grad).norm() < 0.01 * expected.grad.norm()
+
+
+def test_nothing_is_kept_where_no_gradient_is_recorded() -> None:
+    """A model under no_grad still has parameters that require gradients."""
+    hidden, weight, _, target = tensors(torch.float32)
+    weight.requires_grad_()
+    for recording, most in ((True, M * V), (False, 4 * V)):
+        with LargestTensor() as seen, torch.set_grad_enabled(recording):
+            token_logprobs(hidden, Head(weight), target, chunk_bytes=4 * V * 4)
+        assert seen.elements == most
 
 
 def test_extreme_logits_stay_finite() -> None:

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from posttrain.models import products
 from posttrain.models.products import linear, wide
+
+
+class Operations(TorchDispatchMode):
+    """The names of all operations that run within."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.name())
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("onednn", [True, False])
@@ -20,12 +35,15 @@ def test_linear_is_the_product_with_the_transposed_weight(
     generator = torch.Generator().manual_seed(0)
     x, weight = torch.randn(7, 48, generator=generator), torch.randn(33, 48, generator=generator)
     exact = x.double() @ weight.double().t()
-    with torch.no_grad():
+    with torch.no_grad(), Operations() as seen:
         for given in (x, x.t().contiguous().t(), x[::2]):
             found = linear(given, weight, by_columns=by_columns)
             expected = exact[::2] if len(given) == 4 else exact
             assert found.shape == expected.shape and found.dtype == torch.float32
             torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    assert ("mkldnn::_linear_pointwise" in seen.names) == onednn
+    with torch.inference_mode():
+        assert linear(x[:0], weight.requires_grad_(), by_columns=by_columns).shape == (0, 33)
 
 
 def test_where_a_gradient_is_recorded_it_is_differentiable(monkeypatch: pytest.MonkeyPatch) -> None:

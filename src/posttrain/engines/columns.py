@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from posttrain.data.forest import Forest, TokenSequence, Tree
 from posttrain.engines.decode import DecodePlan
 from posttrain.models.attention import without_mask
-from posttrain.models.decoder_layers import LayerParts, read_layers
+from posttrain.models.decoder_layers import LayerParts, has_plain_weights, read_layers
 from posttrain.models.forest_model import BOUNDS, evaluating, relative_error
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.products import wide
@@ -74,10 +74,9 @@ class ColumnDecoder:
 
     @staticmethod
     def _read(base: Any) -> ColumnDecoder | None:
-        parameters = list(base.parameters())
-        if {(p.dtype, p.device.type) for p in parameters} not in ({(torch.float32, "cpu")}, {(torch.bfloat16, "cpu")}):
+        if not has_plain_weights(base):
             return None
-        if sum(p.numel() * p.element_size() for p in parameters) > _MOST_BYTES:
+        if sum(p.numel() * p.element_size() for p in base.parameters()) > _MOST_BYTES:
             return None
         layers = [_layer(parts) for parts in read_layers(base) or []]
         known = [layer for layer in layers if layer is not None]
@@ -221,8 +220,9 @@ def _projection(module: Any) -> _Projection | None:
     found = _projection(module.base_layer)
     if found is None or module.disable_adapters or module.merged:
         return found
-    # Variants (DoRA and others) are close to the sum, so that a comparison would not always tell.
-    if module.lora_variant or any(up.bias is not None for up in module.lora_B.values()):
+    # Variants (DoRA and others) are close to the sum, so that a comparison would not always tell; nor would it tell that small
+    # adapters vanish in the rounding of half precision.
+    if found.weight.dtype != torch.float32 or module.lora_variant or any(up.bias is not None for up in module.lora_B.values()):
         return None
     weight = found.weight.clone()
     for name in module.active_adapters:

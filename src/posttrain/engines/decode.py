@@ -151,9 +151,11 @@ class DecodePlan:
 
     def attend_one(self, query: Tensor, key: Tensor, value: Tensor, layer: int, scale: float) -> Tensor:
         """`attend` on a CPU without windows, caps and sinks: query [R, H, D], key and value [R, Hkv, D] -> [R, H, D]."""
+        given = query.dtype
+        query, key, value = (x.to(self._prompts[layer][0].dtype) for x in (query, key, value))
         keys, values = self._append(layer, key[:, :, None], value[:, :, None])
         grouped = query.unflatten(1, (key.shape[1], -1)).contiguous()
-        return self._fused(grouped, layer, keys, values, scale).flatten(1, 2)
+        return self._fused(grouped, layer, keys, values, scale).flatten(1, 2).to(given)
 
     def _fused(self, query: Tensor, layer: int, keys: Tensor, values: Tensor, scale: float) -> Tensor:
         """The prompt by the fused kernel, a row's own by batched products (a kernel's start for each row and head costs more

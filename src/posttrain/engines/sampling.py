@@ -87,7 +87,7 @@ def choose(logits: Tensor, settings: RowSettings, draws: Tensor) -> tuple[Tensor
         return _choose_truncated(logits.contiguous(), settings, draws)
     greedy = settings.temperature == 0
     largest = logits.amax(dim=-1, keepdim=True)
-    raw_total = None
+    raw_total, unit = None, torch.ones((), device=logits.device)
     if settings.greedy or settings.plain:  # one pass of exponentials serves the draw and both log-probs
         # Where tokens lie side by side softmax is three times as fast; all is then relative to the likeliest token's weight.
         weights = logits.softmax(dim=-1) if logits.stride(1) == 1 else (logits - largest).exp_()
@@ -96,7 +96,6 @@ def choose(logits: Tensor, settings: RowSettings, draws: Tensor) -> tuple[Tensor
         weights = logits - largest
         raw_total = weights.exp().sum(dim=-1)
         weights.div_(torch.where(greedy, 1.0, settings.temperature)[:, None]).exp_()
-        unit = torch.ones_like(raw_total)
     cumulative = _cumulative(weights)
     tokens = logits.argmax(dim=-1) if settings.greedy else _invert(weights, cumulative, draws)
     if raw_total is not None:

@@ -187,7 +187,7 @@ class TorchEngine:
         depth = getattr(config, "head_dim", None) or config.hidden_size // heads
         kv_heads = getattr(config, "num_key_value_heads", None) or heads
         kept = next(self.model.hf.parameters())
-        # On a CPU attention computes in at least float32.
+        # On a CPU the attention of fused layers is in float32, and so are its keys and values.
         size = max(4, kept.element_size()) if kept.device.type == "cpu" else kept.element_size()
         return 2 * config.num_hidden_layers * kv_heads * depth * size
 

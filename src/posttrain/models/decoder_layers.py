@@ -15,6 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 _FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 _KNOWN = frozenset(
     (f"transformers.models.{family}.modeling_{family}", f"{name}{part}")
@@ -97,6 +99,12 @@ def _read_layer(layer: Any) -> LayerParts | None:
         gated["down_proj"],
         gated["act_fn"],
     )
+
+
+def has_plain_weights(base: Any) -> bool:
+    """Whether all weights are where and as the functions made for such layers expect them: on a CPU, all in float32 or all in
+    bfloat16."""
+    return {(p.dtype, p.device.type) for p in base.parameters()} in ({(torch.float32, "cpu")}, {(torch.bfloat16, "cpu")})
 
 
 def _is_known(*modules: Any) -> bool:

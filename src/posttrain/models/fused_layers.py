@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from posttrain.models.attention import ForestPlan
-from posttrain.models.decoder_layers import LayerParts, read_layers
+from posttrain.models.decoder_layers import LayerParts, has_plain_weights, read_layers
 from posttrain.models.forest_kernel import attend_runs, attend_runs_backward
 from posttrain.models.products import wide
 
@@ -41,8 +41,7 @@ def fusible_layers(base: Any, plan: ForestPlan) -> list[LayerParts] | None:
     layers = read_layers(base)
     if layers is None or not all(map(_is_plain, layers)) or any(map(_has_hooks, base.modules())):
         return None
-    kinds = {(p.dtype, p.device.type) for p in base.parameters()}
-    return layers if kinds in ({(torch.float32, "cpu")}, {(torch.bfloat16, "cpu")}) else None
+    return layers if has_plain_weights(base) else None
 
 
 def fused_hidden(base: Any, layers: list[LayerParts], embedded: Tensor, positions: Tensor, plan: ForestPlan) -> Tensor:
@@ -215,7 +214,7 @@ def _normed(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 
 def _norm_backward(grad: Tensor, normed: Tensor, root: Tensor, weight: Tensor, wanted: Any) -> tuple[Tensor, Tensor | None]:
-    """Gradients of the input and of the weight of normed * weight; may write over grad [..., C]."""
+    """Gradients of the input and of the weight of normed * weight; the former is written over a grad [..., C] in float32."""
     grad, n, weight = wide(grad), wide(normed), weight.to(root.dtype)
     together = grad * n
     d_weight = together.flatten(0, -2).sum(0) if wanted else None

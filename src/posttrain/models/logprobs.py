@@ -33,7 +33,7 @@ class Head:
     scale: float = 1.0
 
     def widened(self) -> Head:
-        """The same, its weight in float32 where logits are computed with it so: for a caller that asks more than once."""
+        """The same as it is now, the weight in float32 where logits are computed so: for a caller that asks more than once."""
         fits = self.weight.device.type == "cpu" and self.weight.numel() * 4 <= _BLOCK_BYTES
         return replace(self, weight=wide(self.weight)) if fits else self
 
@@ -86,9 +86,8 @@ def token_logprobs(
     row_bytes = head.weight.shape[0] * (8 if hidden.dtype == torch.float64 else 4)
     if chunk_bytes is None:
         chunk_bytes = max(1 << 23, 128 * row_bytes) if on_cpu else 1 << 28
-    settings = _Settings(
-        float(temperature), entropy, max(1, chunk_bytes // row_bytes), keep=len(target) * row_bytes <= keep_bytes
-    )
+    keep = torch.is_grad_enabled() and len(target) * row_bytes <= keep_bytes
+    settings = _Settings(float(temperature), entropy, max(1, chunk_bytes // row_bytes), keep)
     logprobs, entropies, correct = _TokenLogprobs.apply(
         hidden, head.weight, head.bias, target, head.scale, head.softcap, settings
     )
@@ -103,7 +102,7 @@ def _project(hidden: torch.Tensor, weight: torch.Tensor, by_columns: bool = Fals
     if len(weight) > step and weight.dtype in (torch.bfloat16, torch.float16):
         return torch.cat([_project(hidden, wide(block)) for block in weight.split(step)], -1)
     hidden, weight = wide(hidden), wide(weight)
-    return linear(hidden, weight, by_columns=by_columns)
+    return linear(hidden.to(weight.dtype), weight, by_columns=by_columns)
 
 
 def _project_back(slope: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -155,7 +154,8 @@ class _TokenLogprobs(torch.autograd.Function):
         head = Head(weight, bias, softcap, scale).widened()
         # With a soft-cap or an entropy that is trained, the backward pass needs the logits themselves.
         keep = settings.keep and softcap is None and settings.entropy != "gradient" and any(ctx.needs_input_grad)
-        kept = hidden.new_empty(len(target), len(weight)) if keep else None
+        kind = torch.promote_types(hidden.dtype, weight.dtype)
+        kept = hidden.new_empty(len(target), len(weight), dtype=kind) if keep else None
         for start in range(0, len(target), settings.rows):
             part = slice(start, start + settings.rows)
             z = head.logits(hidden[part])
@@ -207,13 +207,13 @@ class _TokenLogprobs(torch.autograd.Function):
                     slope = _less_target(z.exp_(), target[part], logprobs[part])
                 if bent is not None:
                     slope.mul_(bent)
-                slope = slope.to(hidden.dtype)
+                slope = slope.to(torch.promote_types(hidden.dtype, weight.dtype))
             if grad_hidden is not None:
                 grad_hidden[part] = _project_back(slope, weight) * factor[:, None]
             if grad_weight is not None:
-                _add_outer(grad_weight, slope, (hidden[part] * factor[:, None]).to(hidden.dtype))
+                _add_outer(grad_weight, slope, (hidden[part] * factor[:, None]).to(slope.dtype))
             if grad_bias is not None:
-                grad_bias += factor.to(slope.dtype) @ slope
+                grad_bias += factor @ slope.to(factor.dtype)
         return (
             grad_hidden,
             grad_weight.to(weight.dtype) if grad_weight is not None else None,
