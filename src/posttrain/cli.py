@@ -28,6 +28,7 @@ class _Parser(argparse.ArgumentParser):
     """Names a flag that it does not know before it asks for one that is missing, which is often the same one."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does; an unknown flag ends the process with status 2."""
         for given in sys.argv[1:] if args is None else args:
             flag = given.partition("=")[0]
             if flag == "--" or (self._subparsers is not None and not flag.startswith("-")):

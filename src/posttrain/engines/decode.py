@@ -120,7 +120,7 @@ class DecodePlan:
         """query [R, H, 1, D], key and value [R, Hkv, 1, D] of the new tokens -> [R, 1, H, D]."""
         layer = int(module.layer_idx)  # type: ignore[arg-type]
         given = query.dtype
-        query, key, value = (x.to(self._prompts[layer][0].dtype) for x in (query, key, value))
+        query, key, value = self._as_kept(layer, query, key, value)
         keys, values = self._append(layer, key, value)
         rows, heads, _, depth = query.shape
         kv_heads = key.shape[1]
@@ -152,7 +152,7 @@ class DecodePlan:
     def attend_one(self, query: Tensor, key: Tensor, value: Tensor, layer: int, scale: float) -> Tensor:
         """`attend` on a CPU without windows, caps and sinks: query [R, H, D], key and value [R, Hkv, D] -> [R, H, D]."""
         given = query.dtype
-        query, key, value = (x.to(self._prompts[layer][0].dtype) for x in (query, key, value))
+        query, key, value = self._as_kept(layer, query, key, value)
         keys, values = self._append(layer, key[:, :, None], value[:, :, None])
         grouped = query.unflatten(1, (key.shape[1], -1)).contiguous()
         return self._fused(grouped, layer, keys, values, scale).flatten(1, 2).to(given)
@@ -210,6 +210,10 @@ class DecodePlan:
         """The most that a row has written, and whether all rows have written as much."""
         self._columns = int(self.written.max()) if len(self.written) else 0
         self._level = bool((self.written == self._columns).all())
+
+    def _as_kept(self, layer: int, *given: Tensor) -> tuple[Tensor, ...]:
+        """Tensors in the type of the prompts' keys, which need not be the model's (`models.fused_layers`)."""
+        return tuple(x.to(self._prompts[layer][0].dtype) for x in given)
 
     def _append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Put the new keys and values behind each row's own; what all rows have written, [R, Hkv, t, D]."""

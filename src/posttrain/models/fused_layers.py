@@ -178,15 +178,14 @@ class _Layer(torch.autograd.Function):
         return d_first, None, None, *(found.get(name) for name in _Weights._fields)
 
 
-def _projected(x: Tensor, w: _Weights, depth: int) -> list[Tensor]:
+def _projected(x: Tensor, w: _Weights, depth: int) -> tuple[Tensor, Tensor, Tensor]:
     """Queries [N, H, D], keys and values [N, Hkv, D] of [N, C], in at least float32."""
     joined = x @ torch.cat([w.q, w.k, w.v]).t()
-    heads = joined.unflatten(1, (-1, depth)).split([len(part) // depth for part in (w.q, w.k, w.v)], 1)
-    parts = [wide(part).contiguous() for part in heads]
-    for part, bias in zip(parts, (w.q_bias, w.k_bias, w.v_bias)):
+    q, k, v = map(wide, joined.unflatten(1, (-1, depth)).split([len(part) // depth for part in (w.q, w.k, w.v)], 1))
+    for part, bias in ((q, w.q_bias), (k, w.k_bias), (v, w.v_bias)):
         if bias is not None:
             part += bias.view(-1, depth)
-    return parts
+    return q, k, v.contiguous()  # v is kept for the backward pass: as a view it would keep the others, too
 
 
 def _projected_backward(flat: Tensor, x: Tensor | None, w: _Weights, wanted: _Weights) -> dict[str, Tensor | None]:

@@ -154,8 +154,8 @@ class _TokenLogprobs(torch.autograd.Function):
         head = Head(weight, bias, softcap, scale).widened()
         # With a soft-cap or an entropy that is trained, the backward pass needs the logits themselves.
         keep = settings.keep and softcap is None and settings.entropy != "gradient" and any(ctx.needs_input_grad)
-        kind = torch.promote_types(hidden.dtype, weight.dtype)
-        kept = hidden.new_empty(len(target), len(weight), dtype=kind) if keep else None
+        ctx.kind = torch.promote_types(hidden.dtype, weight.dtype)  # of the products in the backward pass
+        kept = hidden.new_empty(len(target), len(weight), dtype=ctx.kind) if keep else None
         for start in range(0, len(target), settings.rows):
             part = slice(start, start + settings.rows)
             z = head.logits(hidden[part])
@@ -207,7 +207,7 @@ class _TokenLogprobs(torch.autograd.Function):
                     slope = _less_target(z.exp_(), target[part], logprobs[part])
                 if bent is not None:
                     slope.mul_(bent)
-                slope = slope.to(torch.promote_types(hidden.dtype, weight.dtype))
+                slope = slope.to(ctx.kind)
             if grad_hidden is not None:
                 grad_hidden[part] = _project_back(slope, weight) * factor[:, None]
             if grad_weight is not None:
