@@ -30,7 +30,7 @@ from posttrain.models.attention import without_mask
 from posttrain.models.decoder_layers import LayerParts, has_plain_weights, read_layers
 from posttrain.models.forest_model import BOUNDS, evaluating, relative_error
 from posttrain.models.language_model import LanguageModel
-from posttrain.models.products import wide
+from posttrain.models.products import fast_products, wide, within
 
 _MOST_BYTES = 1 << 30  # of a model: what is joined is a second copy of most of it, and large products gain little
 
@@ -110,6 +110,7 @@ class ColumnDecoder:
                     plan.advance()
         return True
 
+    @within(fast_products)
     def step(self, tokens: Tensor, positions: Tensor, plan: DecodePlan) -> Tensor:
         """Last hidden states [R, C] (columns in memory) of one new token a row, tokens and positions [R]."""
         x = self._base.embed_tokens(tokens).t().contiguous()
@@ -123,6 +124,7 @@ class ColumnDecoder:
         return _normed(x, norm.variance_epsilon, norm.weight[:, None]).t()
 
 
+@within(fast_products)
 def model_step(base: Any, tokens: Tensor, plan: DecodePlan) -> Tensor:
     """The same by the model itself: last hidden states [R, C] of one new token a row, tokens [R]."""
     return base(

@@ -14,18 +14,20 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from posttrain.models.forest_kernel import fused_attention
+from posttrain.models.products import kernel_products
 
 KeyValues = list[tuple[Tensor, Tensor]]
 """Per layer, keys and values [Hkv, L, D] of one prompt."""
 
-_FIRST_COLUMNS = 32
+_STEP = 16  # columns by which what rows have written grows
 
 
 class DecodePlan:
     """The attention plan of a batch that decodes one token a row and step.
 
     P prompts, padded to the longest, per layer [P, Hkv, L, D]; R rows in the order of their prompts, whose own keys and
-    values lie in buffers [R, Hkv, size, D] that double as they fill.
+    values lie in buffers [R, Hkv, width, D] that grow by some columns as they fill. All columns are attended to, with what a
+    row has not come to hidden: products of a part of larger buffers take up to twice as long.
 
     Args:
         prompts: keys and values of the distinct prompts. prompt_of: int64 [R], which prompt each row continues, ascending.
@@ -36,6 +38,8 @@ class DecodePlan:
     # What rows must not see, made anew at every step: by window, and for the fused kernel.
     _hidden: dict[int | None, Tensor | None]
     _masks: tuple[Tensor | None, Tensor | None] | None
+
+    _step = _STEP
 
     def __init__(self, prompts: list[KeyValues], prompt_of: Tensor, capacity: Tensor) -> None:
         self.capacity = capacity
@@ -165,7 +169,8 @@ class DecodePlan:
         group = query.shape[2]
         on_prompt, prompt_lse = fused_attention(self._seat(query), *self._prompts[layer], attn_mask=before, scale=scale)
         on_prompt, prompt_lse = self._unseat(on_prompt, group), self._unseat(prompt_lse[..., None], group)
-        scores = (query * scale) @ keys.transpose(-1, -2)
+        with kernel_products():  # for a few queries oneDNN would turn all keys over
+            scores = (query * scale) @ keys.transpose(-1, -2)
         if own is not None:
             scores += own
         weights = torch.cat([scores, prompt_lse], -1).softmax(-1).to(values.dtype)
@@ -179,8 +184,9 @@ class DecodePlan:
             if self._ragged:
                 hidden = torch.arange(self._prompts[0][0].shape[2], device=device) >= self.lengths[:, None]
                 before = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, -torch.inf)[:, None, None]
-            if not self._level:
-                hidden = torch.arange(self._width, device=device) > self.written[:, None]
+            if self._has_unwritten:
+                written = self.written[:1] if self._level else self.written
+                hidden = torch.arange(self._width, device=device) > written[:, None]
                 own = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, -torch.inf)[:, None, None]
             self._masks = (before, own)
         return self._masks
@@ -216,36 +222,33 @@ class DecodePlan:
         return tuple(x.to(self._prompts[layer][0].dtype) for x in given)
 
     def _append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Put the new keys and values behind each row's own; what all rows have written, [R, Hkv, t, D]."""
+        """Put the new keys and values behind each row's own; what all rows have written, [R, Hkv, width, D]."""
         buffers = self._room(layer, key, value)
         for buffer, new in zip(buffers, (key, value), strict=True):
             if self._level:
                 buffer[:, :, self._columns] = new[:, :, 0]
             else:
                 buffer[self._rows, :, self.written] = new[:, :, 0]
-        return buffers[0][:, :, : self._width], buffers[1][:, :, : self._width]
+        return buffers
 
     @property
     def _width(self) -> int:
         """Columns of a row's own that are attended to."""
-        return self._columns + 1
+        return max(self._columns + 1, min(-(-(self._columns + 1) // self._step) * self._step, self._most))
+
+    @property
+    def _has_unwritten(self) -> bool:
+        """Whether there are columns that some row has not come to."""
+        return not self._level or self._width > self._columns + 1
 
     def _room(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """The buffers of a layer, grown where they are full."""
-        buffers = self._buffers[layer]
-        size = 0 if buffers is None else buffers[0].shape[2]
-        if size < self._width:
-            grown = max(self._width, min(self._most, max(_FIRST_COLUMNS, 2 * size)))
+        buffers = self._buffers[layer] or (key[:, :, :0], value[:, :, :0])
+        more = self._width - buffers[0].shape[2]
+        if more > 0:
             # Zeros and not just any memory: a hidden column has weight zero, and zero times NaN is NaN.
-            fresh = (
-                key.new_zeros(*key.shape[:2], grown, key.shape[3]),
-                value.new_zeros(*value.shape[:2], grown, value.shape[3]),
-            )
-            if buffers is not None:
-                for new, old in zip(fresh, buffers, strict=True):
-                    new[:, :, :size] = old
-            buffers = self._buffers[layer] = fresh
-        assert buffers is not None
+            key_rest, value_rest = (x.new_zeros(*x.shape[:2], more, x.shape[3]) for x in (key, value))
+            buffers = self._buffers[layer] = torch.cat([buffers[0], key_rest], 2), torch.cat([buffers[1], value_rest], 2)
         return buffers
 
     def _seat(self, x: Tensor) -> Tensor:
@@ -272,7 +275,7 @@ class DecodePlan:
         if window is not None and self._prompts[0][0].shape[2] + self._width <= window:
             window = None
         if window not in self._hidden:
-            needed = self._ragged or not self._level or window is not None
+            needed = self._ragged or self._has_unwritten or window is not None
             self._hidden[window] = self._unseen(window) if needed else None
         return self._hidden[window]
 

@@ -33,6 +33,8 @@ Recorder = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
 class SteadyPlan(DecodePlan):
     """A plan whose steps are the same operators on the same memory as long as `shape` is the same."""
 
+    _step = _WIDTH
+
     def __init__(self, prompts: list[KeyValues], prompt_of: Tensor, capacity: Tensor) -> None:
         self._arranged = 0
         super().__init__(prompts, prompt_of, capacity)
@@ -47,10 +49,6 @@ class SteadyPlan(DecodePlan):
     def dtype(self) -> torch.dtype:
         """Of keys and values."""
         return self._prompts[0][0].dtype
-
-    @property
-    def _width(self) -> int:
-        return min(-(-(self._columns + 1) // _WIDTH) * _WIDTH, self._most)
 
     def _arrange(self) -> None:
         super()._arrange()

@@ -25,6 +25,7 @@ from transformers.masking_utils import sdpa_mask
 from posttrain.data.forest import Forest
 from posttrain.errors import ModelError
 from posttrain.models.forest_kernel import ForestShape, merged_attention
+from posttrain.models.products import kernel_products, within
 
 NAME = "posttrain"
 
@@ -228,6 +229,7 @@ class ForestPlan:
             )
         return self._block_masks[window]
 
+    @within(kernel_products)
     def _masked(
         self,
         query: torch.Tensor,

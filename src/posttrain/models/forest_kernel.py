@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from posttrain.models.products import kernel_products, within
+
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
 
@@ -28,7 +30,8 @@ def fused_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, attn_mask: torch.Tensor | None, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention of [B, H, T, D] on CPU and its log-sum-exp [B, H, T], for merging with other keys' by the reader."""
-    out, lse = _forward(query, key, value, 0.0, False, attn_mask=attn_mask, scale=scale)
+    with kernel_products():
+        out, lse = _forward(query, key, value, 0.0, False, attn_mask=attn_mask, scale=scale)
     return out, lse
 
 
@@ -133,6 +136,7 @@ def merged_attention(
     return _MergedAttention.apply(*flat, shape, scale)[None].to(query.dtype)
 
 
+@within(kernel_products)
 def attend_runs(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, shape: ForestShape, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -153,6 +157,7 @@ def attend_runs(
     return out, lse
 
 
+@within(kernel_products)
 def attend_runs_backward(
     grad_out: torch.Tensor,
     query: torch.Tensor,

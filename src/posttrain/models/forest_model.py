@@ -16,6 +16,7 @@ from posttrain.errors import ModelError
 from posttrain.models import adapters, attention
 from posttrain.models.attention import ForestPlan, without_mask
 from posttrain.models.fused_layers import fused_hidden, fusible_layers
+from posttrain.models.products import fast_products, kernel_products, within
 
 BOUNDS = {torch.float64: 1e-9, torch.float32: 1e-4}  # most relative error of a probe; 5e-2 for half precisions
 
@@ -100,6 +101,7 @@ class ForestModel:
         rows = forest.unshared()
         return self._row_hidden(rows.ids, rows.mask).flatten(0, 1).index_select(0, rows.source if sources else rows.place)
 
+    @within(fast_products)
     def _shared_hidden(self, forest: Forest, *, keep_kv: bool = False) -> tuple[torch.Tensor, ForestPlan]:
         """Hidden states [N, D] and the plan that computed them, in which virtual tokens stand before the forest's."""
         virtual, count = self.virtual, self.num_virtual_tokens
@@ -126,6 +128,7 @@ class ForestModel:
         ).last_hidden_state[0]
         return hidden[count:], plan
 
+    @within(kernel_products)
     def _row_hidden(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         # Padding is on the right, where a causal model cannot see it: no mask, and the fused kernels stay available.
         if mask is None or not self._is_noisy:
@@ -146,6 +149,10 @@ class ForestModel:
         """
         width = self.neftune_noise_alpha / (lengths * embedded.shape[-1]).sqrt()
         return (torch.rand_like(embedded) * 2 - 1) * width[..., None].to(embedded.dtype)
+
+    def products(self) -> contextlib.AbstractContextManager[None]:
+        """For a whole training step: fast products where all attention goes through kernels that choose their own."""
+        return fast_products() if self.shares_trunks else contextlib.nullcontext()
 
     def trainable_parameters(self) -> list[torch.nn.Parameter]:
         """The parameters that require gradients."""

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from posttrain.models.attention import ForestPlan
 from posttrain.models.decoder_layers import LayerParts, has_plain_weights, read_layers
 from posttrain.models.forest_kernel import attend_runs, attend_runs_backward
-from posttrain.models.products import wide
+from posttrain.models.products import fast_products, wide, within
 
 
 def fusible_layers(base: Any, plan: ForestPlan) -> list[LayerParts] | None:
@@ -144,6 +144,7 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @within(fast_products)
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         n1, r1, q, k, v, q_normed, q_root, k_normed, k_root, mixed, lse, n2, r2, gate, up, *weights = ctx.saved_tensors
         w, wanted = _Weights(*weights), _Weights(*ctx.needs_input_grad[3:])

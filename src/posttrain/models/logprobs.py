@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from posttrain.models.products import linear, wide
+from posttrain.models.products import fast_products, linear, wide, within
 
 _BLOCK_BYTES = 1 << 28  # of a half-precision weight, the part that is held in float32 at a time
 
@@ -137,6 +137,7 @@ class _Settings(NamedTuple):
 
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
+    @within(fast_products)
     def forward(
         ctx: Any,
         hidden: torch.Tensor,
@@ -179,6 +180,7 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @within(fast_products)
     def backward(ctx: Any, given: torch.Tensor, given_entropy: torch.Tensor, _: None) -> tuple[torch.Tensor | None, ...]:
         hidden, weight, bias, target, logprobs, lse, entropy, kept = ctx.saved_tensors
         (scale, softcap), settings = ctx.head, ctx.settings
