@@ -15,6 +15,7 @@ from posttrain.data.formats import RowFormat, detect_format, normalise
 from posttrain.data.item import Item
 from posttrain.data.templates import Tokenized, TrainOn, encode_messages, encode_pair, encode_step, encode_text
 from posttrain.errors import DataError
+from posttrain.memory import without_collection
 from posttrain.types import Message, Text
 
 _BATCH = 1024  # rows tokenised at a time
@@ -56,6 +57,7 @@ class Encoded:
         return int(sum(s.loss_mask.sum() for s in self.sequences))
 
 
+@without_collection()
 def encode_rows(
     rows: Sequence[dict[str, Any]],
     tokenizer: Any,
@@ -207,6 +209,7 @@ def encode_item(item: Item, tokenizer: Any, train_on: TrainOn = "auto", known: T
     return encode_messages(tokenizer, [*prompt, *item.completion], tools=item.tools, train_on=chosen, row=item.row)
 
 
+@without_collection()
 def encode_pairs(
     rows: Sequence[dict[str, Any]],
     tokenizer: Any,
@@ -254,6 +257,7 @@ def encode_pairs(
     return encoded
 
 
+@without_collection()
 def encode_labelled(
     rows: Sequence[dict[str, Any]],
     tokenizer: Any,
@@ -283,6 +287,7 @@ def encode_labelled(
     return replace(encoded, groups=[], roles=())
 
 
+@without_collection()
 def encode_lists(
     rows: Sequence[dict[str, Any]],
     tokenizer: Any,

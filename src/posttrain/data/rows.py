@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import DataError, MissingDependency, nearest
+from posttrain.memory import without_collection
 
 Row = dict[str, Any]
 
@@ -18,6 +19,7 @@ _TEXT_KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
 _KINDS = (*_TEXT_KINDS, ".parquet", ".arrow")
 
 
+@without_collection()
 def load_rows(
     path: str | Path,
     *,

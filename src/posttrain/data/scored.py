@@ -14,6 +14,7 @@ from posttrain.data.forest import TokenSequence
 from posttrain.data.formats import RowFormat, detect_format, normalise
 from posttrain.data.item import Item
 from posttrain.errors import DataError
+from posttrain.memory import without_collection
 from posttrain.types import Text
 
 Kind = Literal["pairs", "listwise", "rewarded", "labelled", "process"]
@@ -95,6 +96,7 @@ def kind_of(form: RowFormat) -> Kind:
     return _KINDS[form.name]
 
 
+@without_collection()
 def encode_scores(
     rows: Sequence[dict[str, Any]],
     tokenizer: Any,

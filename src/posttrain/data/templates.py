@@ -122,8 +122,9 @@ def encode_pair(
     known = known or Tokenized.of(tokenizer, [prompt, completion])
     before = text_ids(tokenizer, prompt, start=True, known=known)
     after = text_ids(tokenizer, completion, start=False, known=known)
-    if tokenizer.eos_token_id is not None and after[-1:] != [tokenizer.eos_token_id]:
-        after.append(tokenizer.eos_token_id)
+    eos = tokenizer.eos_token_id  # which the tokenizer looks up anew whenever it is asked
+    if eos is not None and after[-1:] != [eos]:
+        after.append(eos)
     ids = np.array([*before, *after])
     mask = np.arange(len(ids)) >= (0 if everything else len(before))
     mask[0] = False
