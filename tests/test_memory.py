@@ -6,7 +6,7 @@ import gc
 from pathlib import Path
 
 import pytest
-from tests.support import write
+from support import write
 
 from posttrain.data.rows import load_rows
 from posttrain.errors import DataError

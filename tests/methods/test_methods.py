@@ -22,6 +22,7 @@ from posttrain.errors import (
     TemplateError,
     TrainingDiverged,
 )
+from posttrain.models import products
 from posttrain.recipe import parse_recipe
 
 TASK = {"name": "arithmetic", "num_examples": 24, "num_steps": 1}
@@ -319,6 +320,20 @@ def test_a_reward_that_fails_now_and_then_is_counted(
     assert [r["rewards/errors"] for r in rows] == [2, 2]
     completion = lines(folder / "rollouts.jsonl")[0]["completions"][1]
     assert completion["reward"] is None and completion["advantage"] == 0 and "mine: returned inf" in completion["error"]
+
+
+def test_a_reward_does_not_run_among_switches_that_are_not_its_own(
+    run_recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch answers this question only where nobody has set the newer switch, as a step's products do on some processors."""
+    monkeypatch.setattr(products, "_family", lambda: 26)
+    forget_plugins(monkeypatch)
+    body = "    import torch\n    assert torch.get_float32_matmul_precision()\n    return [float(len(c)) for c in completions]"
+    folder = run_recipe(method="grpo", task=TASK, rewards=["mine"], plugins=plugin(tmp_path, body), batch_size=2,
+                        num_generations=3, max_steps=1, sampling={"max_tokens": 4})  # fmt: skip
+    assert lines(folder / "metrics.jsonl")[0]["rewards/errors"] == 0
+    with products.fast_products(), pytest.raises(RuntimeError, match="precision"):
+        torch.get_float32_matmul_precision()
 
 
 def test_an_output_folder_with_a_run_is_refused(run_recipe: Callable[..., Path]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.support import write
+from support import write
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from posttrain.engines.torch import TorchEngine
@@ -68,7 +68,10 @@ def test_which_processors_are_meant(
     monkeypatch.setattr(products, "_CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(products, "_keeps_float32", lambda: exact)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert products._family.__wrapped__() == family  # without what was found on this machine
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert products._family.__wrapped__() == 0
 
 
 def test_products_rounded_to_bfloat16_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -316,7 +316,7 @@ class Run:
         )
         hooks += [progress, self._saver(model, source, optimizer, state, steps)]
         model.train()
-        with progress, closing(hooks), stop_on_signal(state, self.console), model.products():
+        with progress, closing(hooks), stop_on_signal(state, self.console):
             train(model, source, objective, optimizer, hooks, state, steps=steps, max_tokens=self.micro_batch_tokens(model))
         if state.stop and state.step < steps:
             raise Interrupted(f"stopped after step {state.step} of {steps}; go on with: posttrain resume {self.folder}")

@@ -150,9 +150,10 @@ class ForestModel:
         width = self.neftune_noise_alpha / (lengths * embedded.shape[-1]).sqrt()
         return (torch.rand_like(embedded) * 2 - 1) * width[..., None].to(embedded.dtype)
 
-    def products(self) -> contextlib.AbstractContextManager[None]:
-        """For a whole training step: fast products where all attention goes through kernels that choose their own."""
-        return fast_products() if self.shares_trunks else contextlib.nullcontext()
+    def backward(self, loss: torch.Tensor) -> None:
+        """The backward pass of a loss, its products fast where all attention is by kernels that choose their own."""
+        with fast_products() if self.shares_trunks else contextlib.nullcontext():
+            loss.backward()
 
     def trainable_parameters(self) -> list[torch.nn.Parameter]:
         """The parameters that require gradients."""

@@ -70,7 +70,10 @@ def wide(x: Tensor) -> Tensor:
 
 class _Precision(AbstractContextManager[None]):
     """PyTorch gives float32 products to oneDNN where it allows them to be rounded to bfloat16. On the processors meant here
-    oneDNN does not round so, as it lacks the instructions that would gain by it; `_keeps_float32` makes sure."""
+    oneDNN does not round so, as it lacks the instructions that would gain by it; `_keeps_float32` makes sure.
+
+    Not around code of a user: `torch.get_float32_matmul_precision`, the older switch, refuses to answer within.
+    """
 
     def __init__(self, allowed: str) -> None:
         self._allowed = allowed
@@ -87,9 +90,10 @@ class _Precision(AbstractContextManager[None]):
 def _family() -> int:
     """The family of an AMD processor with AVX-512 on which oneDNN can be asked for, 0 for any other.
 
-    A rule and no measurement: the two libraries round differently, so that a run would otherwise not be repeatable.
+    A rule and no measurement: the two libraries round differently, so that a run would otherwise not be repeatable. Not beside
+    a GPU, for whose products and compiled kernels PyTorch reads the same switches.
     """
-    if not _CPUINFO.exists() or _settings is None:
+    if not _CPUINFO.exists() or _settings is None or torch.cuda.is_available():
         return 0
     if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
         return 0

@@ -55,7 +55,7 @@ def train(
                 micro = micro.to(model.device)
                 outputs = model.forward(micro, objective.needs, temperature=objective.temperature)
                 loss, metrics = objective(outputs, micro, totals)
-                loss.backward()
+                model.backward(loss)
                 meter.micro(loss, metrics, micro)
             meter.check(batch, optimizer.clip_gradients())
             optimizer.step(step, batch)
