@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from posttrain.models import logprobs as module
+from posttrain.models import products
 from posttrain.models.logprobs import Head, token_logprobs
 
 M, D, V = 11, 6, 17
@@ -177,6 +178,7 @@ def test_gradients_in_half_and_mixed_precision(
 
 def test_nothing_is_kept_where_no_gradient_is_recorded() -> None:
     """A model under no_grad still has parameters that require gradients."""
+    products._family()  # asked once in a process, which makes tensors of its own
     hidden, weight, _, target = tensors(torch.float32)
     weight.requires_grad_()
     for recording, most in ((True, M * V), (False, 7 * V)):

@@ -95,17 +95,14 @@ class DecodePlan:
             the indices of the prompts that stay.
         """
         self.written, self.capacity = self.written[rows], self.capacity[rows]
-        columns = int(self.written.max())
-        # What is copied here is only what has been written; the buffers grow again when they are next full.
-        self._buffers = [
-            None if b is None else (b[0][rows, :, : max(columns, 1)], b[1][rows, :, : max(columns, 1)]) for b in self._buffers
-        ]
         used, self.prompt_of = torch.unique(self.prompt_of[rows], return_inverse=True)
         if len(used) < len(self.lengths):
             self.lengths = self.lengths[used]
             longest = int(self.lengths.max())
             self._prompts = [(k[used, :, :longest], v[used, :, :longest]) for k, v in self._prompts]
         self._arrange()
+        width = self._width
+        self._buffers = [None if b is None else (b[0][rows, :, :width], b[1][rows, :, :width]) for b in self._buffers]
         return used
 
     def attend(
@@ -137,7 +134,8 @@ class DecodePlan:
             return self._fused(grouped, layer, keys, values, scale).reshape(rows, 1, heads, depth).to(given)
         grouped = grouped * scale
         before = self._unseat(self._seat(grouped) @ prompt_keys.transpose(-1, -2), group)  # [R, Hkv, g, L]
-        own = grouped @ keys.transpose(-1, -2)  # [R, Hkv, g, t]
+        with kernel_products():  # as in `_fused`
+            own = grouped @ keys.transpose(-1, -2)  # [R, Hkv, g, t]
         if softcap is not None:
             before, own = softcap * torch.tanh(before / softcap), softcap * torch.tanh(own / softcap)
         scores = torch.cat([before, own], dim=-1).to(torch.promote_types(query.dtype, torch.float32))
@@ -234,7 +232,7 @@ class DecodePlan:
     @property
     def _width(self) -> int:
         """Columns of a row's own that are attended to."""
-        return max(self._columns + 1, min(-(-(self._columns + 1) // self._step) * self._step, self._most))
+        return min(-(-(self._columns + 1) // self._step) * self._step, self._most)
 
     @property
     def _has_unwritten(self) -> bool:

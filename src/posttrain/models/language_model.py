@@ -119,6 +119,10 @@ class LanguageModel(ForestModel):
             raise ModelError("a loss asks for a teacher and there is none")
         return self.teacher.rows_at(forest.to(self.teacher.device), sources=True), self.teacher.head
 
+    @property
+    def _chooses_products(self) -> bool:
+        return self.shares_trunks and (self.critic is None or self.critic.shares_trunks)
+
     def trainable_parameters(self) -> list[torch.nn.Parameter]:
         """The parameters that require gradients, the critic's included."""
         return super().trainable_parameters() + (self.critic.trainable_parameters() if self.critic is not None else [])

@@ -98,13 +98,14 @@ def _family() -> int:
     if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
         return 0
     found = re.search(r"vendor_id\s*: AuthenticAMD\ncpu family\s*: (\d+)", _CPUINFO.read_text())
-    return int(found[1]) if found and _keeps_float32() else 0
+    with torch.autocast("cpu", enabled=False):  # whoever asks first may be within one
+        return int(found[1]) if found and _keeps_float32() else 0
 
 
 def _keeps_float32() -> bool:
     """Whether products by oneDNN are rounded as float32 is (6e-8) and not as bfloat16 (4e-3), in any order of memory."""
     generator = torch.Generator().manual_seed(0)
-    for rows, inner, columns in ((64, 256, 512), (1024, 64, 128), (3, 512, 64)):
+    for rows, inner, columns in ((64, 256, 512), (1024, 64, 128), (3, 512, 64), (1, 256, 512), (512, 256, 1)):
         a, b = torch.randn(rows, inner, generator=generator), torch.randn(inner, columns, generator=generator)
         exact = a.double() @ b.double()
         for left in (a, a.t().contiguous().t()):

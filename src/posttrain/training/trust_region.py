@@ -172,7 +172,7 @@ class TrustRegion:
         for p in self.parameters:
             p.grad = None
         for part in self._kl_parts(micros, old):
-            part.backward()
+            self.model.backward(part)
         return self._flat_gradient()
 
     def _loss(self, micros: list[Forest], batch: Batch) -> float:
