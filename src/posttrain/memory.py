@@ -30,8 +30,8 @@ def keep_freed_memory() -> bool:
 def without_collection() -> Iterator[None]:
     """No search for cyclic garbage within, also as a decorator: for making many objects of which none is garbage.
 
-    Python searches again whenever so many new ones have come, and looks at all of them: a quarter of the time in which rows
-    become sequences.
+    Python searches again whenever so many new ones have come, and looks at all of them: three tenths of the time in which
+    rows become sequences (100,000 rows: 5.8 to 4.1 s).
     """
     was = gc.isenabled()
     gc.disable()

@@ -19,8 +19,6 @@ from posttrain.models.products import kernel_products
 KeyValues = list[tuple[Tensor, Tensor]]
 """Per layer, keys and values [Hkv, L, D] of one prompt."""
 
-_STEP = 16  # columns by which what rows have written grows
-
 
 class DecodePlan:
     """The attention plan of a batch that decodes one token a row and step.
@@ -39,7 +37,7 @@ class DecodePlan:
     _hidden: dict[int | None, Tensor | None]
     _masks: tuple[Tensor | None, Tensor | None] | None
 
-    _step = _STEP
+    _step = 16  # columns by which what rows have written grows
 
     def __init__(self, prompts: list[KeyValues], prompt_of: Tensor, capacity: Tensor) -> None:
         self.capacity = capacity

@@ -137,7 +137,6 @@ class _Settings(NamedTuple):
 
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
-    @within(fast_products)
     def forward(
         ctx: Any,
         hidden: torch.Tensor,
