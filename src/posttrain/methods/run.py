@@ -287,7 +287,8 @@ class Run(RunModels):
                 f"Raise max_steps, or start a new run from model.path={self.folder / 'model'}"
             )
         measured = self.folder / "evaluation.json"
-        again = any(c.name.startswith("evaluation") for c in start.changes)
+        # The folder's recipe is the one that the evaluation there was made by; the checkpoint's may be older.
+        again = any(c.name.startswith("evaluation") for c in self.changes())
         if self.recipe.evaluation is None or (measured.exists() and not again):
             raise Finished(f"{self.folder} is finished")
         self._say(f"{self.folder} is trained; what is left is its evaluation")
