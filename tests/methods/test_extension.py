@@ -52,9 +52,7 @@ def refused(run_recipe: Runner, match: str, **raw: Any) -> None:
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("raw", [SFT, GRPO], ids=["sft", "grpo"])
-def test_an_extension_is_exact(
-    raw: dict[str, Any], lora: bool, run_recipe: Runner, tmp_path: Path, tiny_folder: Path
-) -> None:
+def test_an_extension_is_exact(raw: dict[str, Any], lora: bool, run_recipe: Runner, tmp_path: Path, tiny_folder: Path) -> None:
     model = {"path": str(tiny_folder), "dtype": "float32", **({"lora": {"r": 4, "dropout": 0.1}} if lora else {})}
     whole = run_recipe(**raw, model=model, max_steps=7, output=str(tmp_path / "whole"))
     run = {**raw, "model": model, "output": str(tmp_path / "extended")}
@@ -93,9 +91,7 @@ def test_a_length_that_decides_rates_is_refused_and_can_be_accepted(run_recipe: 
     assert lines(folder / "metrics.jsonl")[3]["learning_rate"] == pytest.approx(1e-3 * 3 / 6)
 
 
-def test_adalora_and_self_play_are_extended_only_if_asked(
-    run_recipe: Runner, tmp_path: Path, tiny_folder: Path
-) -> None:
+def test_adalora_and_self_play_are_extended_only_if_asked(run_recipe: Runner, tmp_path: Path, tiny_folder: Path) -> None:
     model = {"path": str(tiny_folder), "dtype": "float32", "adapter": {"kind": "adalora", "r": 2}}
     run = {**SFT, "model": model, "output": str(tmp_path / "adalora")}
     run_recipe(**run, max_steps=2)
@@ -177,7 +173,14 @@ def test_changed_prompts_weights_tokenizer_and_plugins_are_refused(
     code = 'from posttrain.registry import rewards\n\n@rewards.register\ndef own(completions):\n    """Own."""\n    return [{} for _ in completions]\n'
     plugin.write_text(code.format("1.0"))
     model = {"path": str(place), "dtype": "float32"}
-    run = {**GRPO, "rewards": ["own"], "plugins": [str(plugin)], "model": model, "output": str(tmp_path / "run"), "max_steps": 3}
+    run = {
+        **GRPO,
+        "rewards": ["own"],
+        "plugins": [str(plugin)],
+        "model": model,
+        "output": str(tmp_path / "run"),
+        "max_steps": 3,
+    }
     interrupted(run_recipe, 1, **run)
 
     plugin.write_text(code.format("2.0"))
@@ -213,10 +216,9 @@ def test_a_changed_template_leaves_the_folder_as_it_is(run_recipe: Runner, tmp_p
     run_recipe(**run, resume=True)
 
 
-def test_stopped_in_the_evaluation_only_evaluates(
-    run_recipe: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from posttrain.methods import evaluating, run as of_run
+def test_stopped_in_the_evaluation_only_evaluates(run_recipe: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from posttrain.methods import evaluating
+    from posttrain.methods import run as of_run
 
     run = {**SFT, "output": str(tmp_path / "run"), "max_steps": 3, "evaluation": EVALUATION}
     with pytest.MonkeyPatch.context() as patch:
@@ -258,16 +260,14 @@ def damage(path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["flipped", "truncated"])
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json", "tokenizer.json"])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(
-    name: str, kind: str, run_recipe: Runner, tmp_path: Path
-) -> None:
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(name: str, kind: str, run_recipe: Runner, tmp_path: Path) -> None:
     run = {**SFT, "output": str(tmp_path / "run"), "save_every": 1, "max_steps": 4}
     folder = Path(run["output"])
     interrupted(run_recipe, 3, **run)
     damage(folder / "checkpoint-3" / name, kind)
     run_recipe(**run, resume=True)
     told_to = (tmp_path / "console.txt").read_text()
-    assert f"checkpoint-3 is set aside as checkpoint-3.damaged: " in told_to and name in told_to
+    assert "checkpoint-3 is set aside as checkpoint-3.damaged: " in told_to and name in told_to
     assert "from checkpoint-2: steps 3 to 4" in told_to
     assert (folder / "checkpoint-3.damaged").is_dir()
     whole = run_recipe(**{**run, "output": str(tmp_path / "whole")})

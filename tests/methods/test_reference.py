@@ -100,7 +100,7 @@ def test_a_moving_reference_resumes_exactly(
     model = {"path": str(tiny_folder), "dtype": "float32", **({"lora": {"r": 2}} if lora else {})}
     raw = {**RAW, "model": model, "data": data, "reference_mix": mix}
     whole, half = stopped_and_resumed(run_recipe, tmp_path, 3, **raw, reference_every=2)
-    assert (half / "checkpoint-3" / "reference.safetensors").is_file()
+    assert (half / "checkpoint-4" / "reference.safetensors").is_file()
     assert weights(whole) == weights(half) and told(whole) == told(half)
     still = run_recipe(**raw, output=str(tmp_path / "still"))
     assert told(still)[1] == told(whole)[1] and told(still)[2]["loss"] != told(whole)[2]["loss"]

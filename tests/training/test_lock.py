@@ -30,7 +30,10 @@ def holder(tmp_path: Path) -> subprocess.Popen[str]:
 
 
 def test_a_second_process_is_refused_by_name(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
-    with pytest.raises(ConfigError, match=rf"in use: process {holder.pid} on host {socket.gethostname()}"), locked(tmp_path / "run"):
+    with (
+        pytest.raises(ConfigError, match=rf"in use: process {holder.pid} on host {socket.gethostname()}"),
+        locked(tmp_path / "run"),
+    ):
         pass
     holder.send_signal(signal.SIGKILL)
     holder.wait()

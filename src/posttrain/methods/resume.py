@@ -190,7 +190,7 @@ def announced(start: Start, steps: int) -> list[str]:
     lines.append(f"resuming {start.folder} from {start.checkpoint.name}: {todo}")
     for change in start.changes:
         if change.name != "output":
-            note = " (sums may round differently)" if change.rule == "rounding" else ""
+            note = {"rounding": " (sums may round differently)", "accept": " (accepted)"}.get(change.rule, "")
             lines.append(f"  changed: {change.text}{note}")
     lines += [f"  kept: {old.name} as {new.name}" for old, new in _moves(start)]
     return lines
