@@ -334,3 +334,19 @@ def test_an_adapter_is_written_the_same_every_time(run_recipe: Runner, tmp_path:
     values = json.loads(config)
     assert list(values) == sorted(values) and values["target_modules"] == sorted(values["target_modules"])
     assert config == json.dumps(values, indent=2, sort_keys=True) and os.environ.get("PYTHONHASHSEED") != "0"
+
+
+def test_a_finished_run_without_its_report_gets_one(run_recipe: Runner, tmp_path: Path, capsys: Any) -> None:
+    """As after a kill just behind the last rename."""
+    from posttrain.cli import main
+
+    folder = run_recipe(**SFT, output=str(tmp_path / "run"), max_steps=2)
+    before = files(folder)
+    assert main(["resume", str(folder)]) == 0
+    assert "is finished" in capsys.readouterr().out
+    after = files(folder)
+    assert after.pop("report.html").startswith(b"<!DOCTYPE html>") and after == before
+    assert main(["resume", str(folder), "learning_rate=1e-5", "max_steps=3"]) == 1
+    assert "--accept learning_rate" in capsys.readouterr().err
+    assert main(["resume", str(folder), "learning_rate=1e-5", "max_steps=3", "--accept", "learning_rate"]) == 0
+    assert [row["step"] for row in lines(folder / "metrics.jsonl")] == [1, 2, 3]

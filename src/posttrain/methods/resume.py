@@ -119,7 +119,10 @@ def contents(run: RunModels, source: Any) -> dict[str, Any]:
         "rows": rows_digest(source),
         "tokenizer": tokenizer_digest(run.tokenizer),
         "template": template_fingerprint(run.tokenizer),
-        "weights": {name: weights_digest(run.place_of(config), config.revision) for name, config in models.items()},
+        "weights": {
+            name: weights_digest(run.place_of(c), revision=c.revision, trust_remote_code=c.trust_remote_code)
+            for name, c in models.items()
+        },
         "plugins": {path.name: checkpoint.file_digest(path) for path in plugins},
         "versions": {"posttrain": __version__, "torch": torch.__version__, "threads": torch.get_num_threads()},
     }

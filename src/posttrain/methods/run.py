@@ -28,7 +28,7 @@ from posttrain.models.forest_model import ForestModel
 from posttrain.models.language_model import LanguageModel
 from posttrain.recipe import recipe_as_dict, stage_recipes
 from posttrain.training import checkpoint
-from posttrain.training.changes import Change, recipe_changes
+from posttrain.training.changes import Change, check_accepted, recipe_changes
 from posttrain.training.ending import Interrupted as Interrupted
 from posttrain.training.ending import closing, stop_on_signal
 from posttrain.training.hooks import Hook, MetricsWriter
@@ -84,6 +84,7 @@ class Run(RunModels):
         accept: Collection[str] = (),
         console: Console | None = None,
     ) -> None:
+        check_accepted(accept)
         super().__init__(recipe, console or Console())
         self.command = command
         self.resume = resume

@@ -14,6 +14,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from posttrain.errors import ConfigError, nearest
+
 Rule = Literal["free", "rounding", "content", "length", "accept", "refused"]
 
 RULES: dict[Rule, tuple[str, ...]] = {
@@ -41,8 +43,8 @@ RULES: dict[Rule, tuple[str, ...]] = {
     "refused": ("method", "seed", "stages", "model", "model.lora", "model.adapter", "model.dtype", "model.quantization"),
 }  # fmt: skip
 
-CONTENTS = ("data", "tokenizer", "weights", "plugins")
-"""Names of what is compared by content, under which a change is accepted."""
+CONTENTS = ("data", "weights", "plugins")
+"""What is compared by content, and can be accepted by these names. (Another tokenizer is refused.)"""
 
 
 def rule_of(key: str) -> Rule:
@@ -76,6 +78,18 @@ def recipe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Ch
             name = key.split(".")[0] if rule in ("accept", "length") else key
             changes.append(Change(name, rule, f"{key}: {_shown(old.get(key))} -> {_shown(new.get(key))}"))
     return changes
+
+
+def check_accepted(names: Iterable[str]) -> None:
+    """Refuse to accept what cannot be accepted.
+
+    Raises:
+        ConfigError: names the nearest that can.
+    """
+    known = {*RULES["accept"], *RULES["length"], *CONTENTS}
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"--accept {name}: no change by this name can be accepted: {nearest(name, known)}")
 
 
 def refusals(changes: Iterable[Change], accepted: Collection[str]) -> list[Change]:

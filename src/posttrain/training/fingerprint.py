@@ -13,6 +13,8 @@ import numpy as np
 
 from posttrain.data.forest import TokenSequence
 from posttrain.data.stream import DataSource
+from posttrain.models.adapters import adapter_of
+from posttrain.models.load import load_config
 from posttrain.rollouts.collect import Collector, Prompt
 from posttrain.training.checkpoint import file_digest
 
@@ -60,15 +62,20 @@ def tokenizer_digest(tokenizer: Any) -> str:
     return _hex(json.dumps(content, sort_keys=True).encode())
 
 
-def weights_digest(place: str, revision: str | None = None) -> str | None:
-    """Digest of a model's config and weights: of a folder its files', of a hub id its commit; None where unknown."""
+def weights_digest(place: str, **shared: Any) -> str | None:
+    """Digest of a model's config and weights: of a folder its files', of a hub id its commit; None where unknown.
+
+    Args:
+        shared: revision, trust_remote_code, as in `load_config`.
+    """
     folder = Path(place)
     if not folder.is_dir():
-        from posttrain.models.load import load_config
-
-        commit = getattr(load_config(place, revision=revision), "_commit_hash", None)
+        commit = getattr(load_config(place, **shared), "_commit_hash", None)
         return None if commit is None else f"commit {commit}"
     digest = hashlib.blake2b(digest_size=16)
+    adapter = adapter_of(place)
+    if adapter is not None:
+        digest.update(str(weights_digest(adapter["base_model_name_or_path"])).encode())
     for path in sorted({p for pattern in _MODEL_FILES for p in folder.glob(pattern)}):
         digest.update(f"{path.name} {_cached_digest(path)}".encode())
     return digest.hexdigest()
@@ -108,16 +115,18 @@ def _digest_of_row(row: TokenSequence | Prompt) -> bytes:
         digest.update(repr(sorted(row.values.items())).encode())
         return digest.digest()
     example = row.example
-    content = (
-        row.ids,
-        row.gold,
-        example.id,
-        str(example.answer),
-        example.completion,
-        sorted(map(str, example.columns.items())),
-    )
+    try:
+        columns = json.dumps(dict(example.columns), sort_keys=True, default=_as_text)
+    except (TypeError, ValueError):  # keys of several kinds, a list that holds itself
+        columns = str(example.columns)
+    content = (row.ids, row.gold, example.id, str(example.answer), example.completion, columns)
     text = _ADDRESS.sub("", repr(content))  # of objects that have no text of their own
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _as_text(value: Any) -> Any:
+    """What JSON does not know; a set in an order that does not change between processes."""
+    return sorted(map(str, value)) if isinstance(value, set | frozenset) else str(value)
 
 
 def _hex(content: bytes) -> str:
