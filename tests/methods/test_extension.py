@@ -313,6 +313,16 @@ def test_a_final_state_is_kept_without_save_every(run_recipe: Runner, tmp_path: 
     assert [p.name for p in folder.glob("checkpoint-*")] == ["checkpoint-3"]
 
 
+def test_a_final_state_can_be_left_out(run_recipe: Runner, tmp_path: Path) -> None:
+    run = {**SFT, "output": str(tmp_path / "run"), "save_seconds": 1e-9, "save_final": False, "evaluation": EVALUATION}
+    folder = run_recipe(**run, max_steps=3)
+    assert (folder / "model").is_dir() and not list(folder.glob("checkpoint*"))
+    refused(run_recipe, r"no checkpoint is left(.|\n)*start a new run from model.path=.*model", **run, max_steps=4)
+    (folder / "evaluation.json").unlink()
+    run_recipe(**run, max_steps=3, resume=True)
+    assert (folder / "evaluation.json").is_file() and not list(folder.glob("checkpoint*"))
+
+
 def test_time_decides_when_to_save(run_recipe: Runner, tmp_path: Path) -> None:
     run = {**SFT, "max_steps": 4, "save_seconds": 1e-9, "save_total_limit": 9}
     with pytest.MonkeyPatch.context() as patch:

@@ -245,7 +245,8 @@ class Run(RunModels):
         facts = {"recipe": resume.plain_recipe(self.recipe), "contents": made_of, "initial_norm": norm}
         saver = Saver(
             self.folder, model, source, optimizer, state, steps=steps, every=self.recipe.save_every,
-            seconds=self.recipe.save_seconds, limit=self.recipe.save_total_limit, facts=facts,
+            seconds=self.recipe.save_seconds, limit=self.recipe.save_total_limit,
+            final=self.recipe.save_final, facts=facts,
         )  # fmt: skip
         hooks, progress = self._hooks(make_hooks(model, source), state, steps, partial(show, source) if show else None)
         hooks.append(saver)
@@ -254,10 +255,11 @@ class Run(RunModels):
             train(model, source, objective, optimizer, hooks, state, steps=steps, max_tokens=self.micro_batch_tokens(model))
         if state.stop and state.step < steps:
             raise Interrupted(f"stopped after step {state.step} of {steps}; go on with: posttrain resume {self.folder}")
-        if start.step == steps and start.saved["steps"] != steps:
+        if start.step == steps and start.saved["steps"] != steps and self.recipe.save_final:
             saver.save(steps)  # the checkpoint was one of a longer run
         model.eval()
         self._save_model(model, state, norm)
+        saver.finish()
         return model
 
     def _start(self) -> resume.Start:

@@ -109,7 +109,8 @@ def step_of(folder: Path) -> int:
 
 def prune_checkpoints(run_folder: Path, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints."""
-    for path in checkpoints(run_folder)[:-keep]:
+    paths = checkpoints(run_folder)
+    for path in paths[: max(len(paths) - keep, 0)]:
         shutil.rmtree(path, ignore_errors=True)
 
 

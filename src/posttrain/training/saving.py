@@ -26,8 +26,9 @@ class Saver:
     Saving reads the state and changes nothing of it, so that when it happens has no influence on the result.
 
     Args:
-        steps: of the whole run. every: steps, 0 = off. seconds: since the last save, 0 = off. limit: checkpoints that are
-            kept; a finished run without `every` keeps the last alone. facts: JSON values that every state file holds.
+        steps: of the whole run. every: steps, 0 = off. seconds: since the last save, 0 = off. final: whether to save at
+            the end. limit: checkpoints that are kept; a finished run without `every` keeps the last alone.
+        facts: JSON values that every state file holds.
     """
 
     def __init__(
@@ -42,10 +43,12 @@ class Saver:
         every: int,
         seconds: float,
         limit: int,
+        final: bool,
         facts: dict[str, Any],
     ) -> None:
         self.folder, self.model, self.source, self.optimizer, self.state = folder, model, source, optimizer, state
-        self.steps, self.every, self.seconds, self.limit, self.facts = steps, every, seconds, limit, facts
+        self.steps, self.every, self.seconds, self.limit, self.final = steps, every, seconds, limit, final
+        self.facts = facts
         self._saved = time.monotonic()
 
     def __call__(self, step: int, metrics: dict[str, float]) -> None:
@@ -55,8 +58,14 @@ class Saver:
             TrainingDiverged: the weights are not finite. CheckpointError: the disk is full.
         """
         timed = self.seconds > 0 and time.monotonic() - self._saved >= self.seconds
-        if step == self.steps or self.state.stop or timed or (self.every and step % self.every == 0):
+        last = self.final and step == self.steps
+        if last or self.state.stop or timed or (self.every and step % self.every == 0):
             self.save(step)
+
+    def finish(self) -> None:
+        """What is left once the model is saved: nothing, where neither a final state nor regular ones are asked for."""
+        if not self.final and not self.every:
+            prune_checkpoints(self.folder, 0)
 
     def save(self, step: int) -> None:
         """Write the checkpoint of a step, and remove those beyond the limit."""
