@@ -61,8 +61,15 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe; dotted keys reach inside")
         if name == "preview":
             sub.add_argument("--num", type=int, default=3, help="rows to show")
-    sub = command("resume", "go on with a run from its last checkpoint")
+    sub = command("resume", "go on with a run from its last checkpoint; a finished one is trained on with max_steps=...")
     sub.add_argument("run", help="the run's folder")
+    sub.add_argument(
+        "--accept",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="make a change from here on that an undisturbed run would not have made, such as learning_rate or data",
+    )
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as max_steps")
     for name, entry in methods.entries().items():
         if not {"data", "task"} & entry.settings.keys():
@@ -150,7 +157,12 @@ def _execute(raw_or_recipe: Any, overrides: list[str], *, checking: bool = False
 
 def _finish(run: Any) -> int:
     """Execute a run, then write its report and say where everything is."""
-    folder = run.execute()
+    run.execute()
+    return _write_report(run)
+
+
+def _write_report(run: Any) -> int:
+    folder = run.folder
     from posttrain.report.html import write_picture, write_report
     from posttrain.report.tables import print_summary
 
@@ -196,10 +208,10 @@ def _resume(options: argparse.Namespace) -> int:
     from posttrain.methods.run import Run
 
     recipe.output = str(folder)
-    run = Run(recipe, command=_command_line(), resume=True)
+    run = Run(recipe, command=_command_line(), resume=True, accept=options.accept)
     if run.finished and not options.overrides:
         print(f"{folder} is finished. To train on, raise its length (max_steps=...), or start a new run from {folder}/model")
-        return 0
+        return _write_report(run)  # a run that was killed after its last file has none yet
     return _finish(run)
 
 

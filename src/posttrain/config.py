@@ -289,7 +289,10 @@ class Recipe:
     Counts: batch_size is sequences (SFT) or prompts (RL) an optimiser step; max_tokens_per_micro_batch is the memory
     knob: it bounds the distinct tokens that one forward pass holds, and never changes the result (left out: 2048 on a
     CPU, which needs no more to be busy, 16384 elsewhere). warmup_steps below 1 is a share of all steps. Cadences
-    `*_every` are in steps, 0 = off.
+    `*_every` are in steps, 0 = off. A checkpoint is written every save_every steps, when save_seconds have passed since
+    the last one (0 = off), and at the end; of these the newest save_total_limit are kept, without save_every in a
+    finished run the last alone. From the last one a finished run is trained on; beside the weights it holds two to three
+    times the trained parameters in float32, and save_final: false leaves it out.
     """
 
     method: str
@@ -318,6 +321,8 @@ class Recipe:
     min_lr_ratio: float = 0.0
     max_grad_norm: float = 1.0
     save_every: int = 0
+    save_seconds: float = 600.0
+    save_final: bool = True
     save_total_limit: int = 2
     eval_every: int = 0
     report_to: list[str] = field(default_factory=list)

@@ -318,7 +318,8 @@ def _check_numbers(recipe: Recipe) -> None:
         value = getattr(recipe, name)
         if value is not None and value <= 0:
             raise ConfigError(f"{name}: {value} must be above 0")
-    for name in ("weight_decay", "warmup_steps", "save_every", "eval_every", "max_grad_norm", "num_train_epochs"):
+    not_negative = ("weight_decay", "warmup_steps", "save_every", "save_seconds", "eval_every", "max_grad_norm")
+    for name in (*not_negative, "num_train_epochs"):
         if getattr(recipe, name) < 0:
             raise ConfigError(f"{name}: {getattr(recipe, name)} must not be negative")
     for name in ("adam_beta1", "adam_beta2", "min_lr_ratio"):

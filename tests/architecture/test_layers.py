@@ -27,6 +27,7 @@ LAYERS = [
     {"config"},
     {"registry"},
     {"typecheck"},
+    {"files"},
     {"types", "errors", "averages", "memory"},
 ]
 PLACE = {name: i for i, names in enumerate(LAYERS) for name in names}

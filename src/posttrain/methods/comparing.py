@@ -95,11 +95,13 @@ class ReferencePlan:
 
     cached: its log-probs are computed before training and kept on disk, so that no copy of it is held in memory.
     every, mix: each so many steps (0: never) it moves to mix * policy + (1 - mix) * reference.
+    by_steps: why `every` follows from the number of steps, if it does.
     """
 
     cached: bool = False
     every: int = 0
     mix: float = 1.0
+    by_steps: str = ""
 
     def check(self, run: Run, objective: Objective) -> None:
         """Refuse what cannot work, before any weights are loaded."""
@@ -137,7 +139,13 @@ class ReferencePlan:
     def train(self, run: Run, make_source: Callable[[Any], Any], objective: Objective, **options: Any) -> Any:
         """`run.train`, with the reference in memory if it has to be."""
         in_memory = objective.needs_reference and not self.cached
-        return run.train(make_source, objective, load=lambda last: run.load_model(reference=in_memory, weights=last), **options)
+        return run.train(
+            make_source,
+            objective,
+            load=lambda last: run.load_model(reference=in_memory, weights=last),
+            by_steps=self.by_steps,
+            **options,
+        )
 
     def hooks(self, model: LanguageModel) -> list[Any]:
         """What moves the reference; checkpoints, which are made after it, hold it where it has moved."""

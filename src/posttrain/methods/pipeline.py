@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from pathlib import Path
 from typing import Any
 
 from posttrain.config import Recipe
-from posttrain.errors import PosttrainError
+from posttrain.errors import CheckpointError, PosttrainError
 from posttrain.methods.evaluating import summarise
-from posttrain.methods.run import Interrupted, Job, Run
+from posttrain.methods.run import SUMMARY, Interrupted, Job, Run
 from posttrain.recipe import recipe_as_dict, stage_recipes
 from posttrain.registry import methods
 
@@ -23,7 +24,7 @@ def pipeline(run, *, stages: list[dict[str, Any]]) -> Job:
     of all stages goes to summary.json.
     """
     recipes = stage_recipes(run.recipe)
-    runs = {name: Run(r, command=run.command, resume=run.resume, console=run.console) for name, r in recipes}
+    runs = {name: Run(r, command=run.command, resume=run.resume, accept=run.accept, console=run.console) for name, r in recipes}
     jobs = {name: _prepared(run, r) for name, r in recipes}
     facts = [line for name, r in recipes for line in [(name, _what(r)), *((f"  {k}", v) for k, v in jobs[name].facts)]]
 
@@ -35,26 +36,78 @@ def pipeline(run, *, stages: list[dict[str, Any]]) -> Job:
 
     def execute() -> None:
         try:
-            run_stages()
+            _execute(run, runs)
         except KeyboardInterrupt as stop:
             # A stage names its own folder; what the user wants to go on with is the whole.
-            raise Interrupted(f"stopped; what is done is saved. Go on with: posttrain resume {run.folder}") from stop
-
-    def run_stages() -> None:
-        run.open()
-        seconds: dict[str, float] = {}
-        for name, stage in runs.items():
-            if run.resume and stage.finished:
-                run.console.print(f"[dim]{name}: done before[/dim]")
-                continue
-            stage.resume = run.resume and (stage.folder / "recipe.yaml").exists()
-            run.console.rule(f"[bold]{stage.recipe.title or name}[/bold]", align="left")
-            started = time.perf_counter()
-            stage.execute()
-            seconds[name] = time.perf_counter() - started
-        summarise(run, runs, seconds)
+            text = "stopped; what is done is saved"
+            if isinstance(stop, Interrupted):
+                text = str(stop).partition("; go on")[0].partition(" Go on")[0].rstrip(".")
+            raise Interrupted(f"{text}. Go on with: posttrain resume {run.folder}") from stop
 
     return Job(facts, execute, preview if any(job.preview for job in jobs.values()) else None)
+
+
+def _execute(run: Run, runs: dict[str, Run]) -> None:
+    """Run the stages that are not done, and write the table of all."""
+    begun = [name for name, stage in runs.items() if run.resume and (stage.folder / "recipe.yaml").exists()]
+    again = _changed_stages(run, {name: runs[name] for name in begun})
+    seconds = _seconds_before(run)
+    opened: list[bool] = []
+
+    def open_once() -> None:
+        if not opened:
+            opened.append(True)
+            run.open()
+
+    for name, stage in runs.items():
+        if name in begun and stage.finished and name not in again:
+            run.console.print(f"[dim]{name}: done before[/dim]")
+            continue
+        # A stage that refuses to be resumed leaves the pipeline's folder as it was, too.
+        stage.before_open = open_once
+        stage.resume = name in begun
+        run.console.rule(f"[bold]{stage.recipe.title or name}[/bold]", align="left")
+        started = time.perf_counter()
+        stage.execute()
+        seconds[name] = time.perf_counter() - started
+    open_once()
+    summarise(run, runs, seconds)
+
+
+def _changed_stages(run: Run, begun: dict[str, Run]) -> set[str]:
+    """The finished stages that a changed recipe runs again: they are trained on, or measured in another way.
+
+    Raises:
+        CheckpointError: a finished stage changes from whose model later stages have begun; nothing was written.
+    """
+    again: set[str] = set()
+    names = list(begun)
+    for number, (name, stage) in enumerate(begun.items()):
+        if not stage.finished:
+            continue
+        changes = stage.changes()
+        trained = [c for c in changes if c.rule not in ("free", "rounding", "content")]
+        measured = [c for c in changes if c.name.startswith("evaluation")]
+        later = names[number + 1 :]
+        if (trained and later) or ((trained or measured) and not stage.trains):
+            lines = "".join(f"\n  {c.text}" for c in trained or measured)
+            after = f", and {', '.join(later)} went on from it" if later else ""
+            raise CheckpointError(
+                f"{run.folder} is not resumed, and nothing was changed in it: stage {name!r} is done{after}:{lines}\n"
+                "Undo the change, or start a new pipeline with another output=..."
+            )
+        if trained or measured:
+            again.add(name)
+    return again
+
+
+def _seconds_before(run: Run) -> dict[str, float]:
+    """How long the stages took that an earlier process ran, where its summary says so."""
+    path = run.folder / SUMMARY
+    if not run.resume or not path.is_file():
+        return {}
+    rows = json.loads(path.read_text(encoding="utf-8")).get("rows", [])
+    return {row["folder"]: row["seconds"] for row in rows if row.get("seconds") is not None}
 
 
 def _files_of(run: Run, value: Any) -> list[str]:

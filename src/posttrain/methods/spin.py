@@ -55,7 +55,7 @@ def spin(
         raise ConfigError("losses: self-play compares with the opponent, so a loss with a reference is needed, such as dpo")
     a_round = run.steps_for(max(len(prompts) // min(batch_size, len(prompts)), 1))
     steps = run.recipe.max_steps or num_rounds * a_round
-    plan = ReferencePlan(False, max(-(-steps // num_rounds), 1))
+    plan = ReferencePlan(False, max(-(-steps // num_rounds), 1), by_steps="rounds are equal shares of the steps")
     plan.check(run, objective)
 
     def make_source(model: Any) -> PairSource:

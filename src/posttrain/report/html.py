@@ -8,6 +8,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
+from posttrain.files import write_text_whole
 from posttrain.report.browse import safe_json, same_problems, sampled_groups
 from posttrain.report.charts import Band, by_samples, curve, intervals, picture, several
 from posttrain.report.run_folder import Interval, Measured, RunFolder, StageRow, read_run
@@ -42,9 +43,8 @@ def write_report(folder: Path) -> Path:
         DataError: the folder holds no run, or a broken file.
     """
     text = page(read_run(folder))
-    target, partial = folder / "report.html", folder / ".report.html.partial"
-    partial.write_text(text, encoding="utf-8", errors="replace")  # a completion may hold half of a surrogate pair
-    partial.replace(target)
+    target = folder / "report.html"
+    write_text_whole(target, text, errors="replace")  # a completion may hold half of a surrogate pair
     return target
 
 
@@ -58,7 +58,7 @@ def write_picture(folder: Path, target: Path) -> None:
     rows = run.summary.rows if run.summary else ()
     measured = next((s.evaluation for s in run.stages if s.evaluation), None)
     on = f" on {measured.task}, {measured.num_examples} problems" if measured else ""
-    target.write_text(picture(f"{run.title}: accuracy{on}, 95% intervals", rows) + "\n", encoding="utf-8")
+    write_text_whole(target, picture(f"{run.title}: accuracy{on}, 95% intervals", rows) + "\n")
 
 
 def page(run: RunFolder) -> str:
