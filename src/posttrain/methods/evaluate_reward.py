@@ -41,6 +41,7 @@ def evaluate_reward(
     sampling: SamplingConfig = {},  # type: ignore[assignment]
     aggregation: Literal["last", "min", "prod", "mean"] = "last",
     step_separator: str = "\n",
+    max_tokens_per_micro_batch: int | None = None,
 ) -> Job:
     """Tell what the scores of the recipe's model are worth, and write reward_evaluation.json.
 

@@ -21,6 +21,8 @@ from posttrain.config import ModelConfig, Recipe
 from posttrain.data.stream import Source
 from posttrain.data.templates import template_fingerprint
 from posttrain.errors import CheckpointError, ConfigError
+from posttrain.evaluation.run import Evaluation
+from posttrain.keys import Watch, refuse_unread_fields
 from posttrain.memory import keep_freed_memory
 from posttrain.models.adapters import rate_factors, updates_of
 from posttrain.models.forest_model import ForestModel
@@ -46,12 +48,14 @@ SAMPLES = "samples.jsonl"
 class Job:
     """What a method has prepared, before any weights are loaded.
 
-    facts: name and value of what a check shows. execute: does the work. preview: shows what is trained on.
+    facts: name and value of what a check shows. execute: does the work. preview: shows what is trained on. critic: the
+    model that it leaves has one.
     """
 
     facts: list[tuple[str, str]]
     execute: Callable[[], None]
     preview: Callable[[int], None] | None = None
+    critic: bool = False
 
 
 class TrainingJob(Job):
@@ -79,6 +83,8 @@ class Run:
         self.first_metrics: dict[str, float] = {}
         self.resume_step = 0
         self.optimizer: Optimizer | None = None  # of the training that is going on
+        self.measured: tuple[Evaluation, float] | None = None  # after the last step, with its seconds
+        self.critic_ahead: bool | None = None  # whether an earlier stage, which has not run, will leave a critic
 
     def job(self) -> Job:
         """Prepare: all checks that need no weights are made here."""
@@ -86,7 +92,9 @@ class Run:
         entry = registry.methods.entry(self.recipe.method)
         known = {f.name for f in dataclasses.fields(Recipe)}
         settings = {k: getattr(self.recipe, k) if k in known else self.recipe.settings[k] for k in entry.settings}
-        job: Job = registry.methods.get(self.recipe.method)(self, **settings)
+        watch = Watch()
+        job: Job = registry.methods.get(self.recipe.method)(self, **{k: watch.section(k, v) for k, v in settings.items()})
+        refuse_unread_fields(self.recipe.method, watch.unread())
         if isinstance(job, TrainingJob) and self.recipe.evaluation is not None:
             # What will be measured in the end is made now: its mistakes have to come to light before the training.
             measured: Job = registry.methods.get("evaluate")(self, evaluation=self.recipe.evaluation)
