@@ -105,13 +105,14 @@ def without_old_defaults(raw: Mapping[str, Any], entry: Entry) -> dict[str, Any]
 
     A recipe that somebody wrote does not hold every one of these fields, so nothing is taken from it.
     """
-    defaults = {
-        f.name: f.default for f in dataclasses.fields(Recipe) if isinstance(f.default, int | float) and f.name != "seed"
-    }
-    if not defaults.keys() <= raw.keys():
+    defaults = {f.name: f.default for f in dataclasses.fields(Recipe) if isinstance(f.default, int | float | str)}
+    if not {name for name, value in defaults.items() if not isinstance(value, str)} <= raw.keys():
         return dict(raw)
     allowed = keys_read(entry)
-    return {k: v for k, v in raw.items() if k in allowed or k not in defaults or v != defaults[k]}
+    kept = {k: v for k, v in raw.items() if k in allowed or (k != "seed" and (k not in defaults or v != defaults[k]))}
+    if isinstance(kept.get("evaluation"), Mapping):
+        kept["evaluation"] = {k: v for k, v in kept["evaluation"].items() if k != "ks"}  # was read by nobody
+    return kept
 
 
 def refuse_unread_values(recipe: Recipe, entry: Entry) -> None:

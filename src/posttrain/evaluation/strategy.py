@@ -30,6 +30,11 @@ def gold_inputs(reward: str) -> list[str]:
     return [name for name in entry.inputs if name not in _DEPLOYABLE] + ["**kwargs"] * entry.accepts_columns
 
 
+def gold_rewards(components: Sequence[Component]) -> list[str]:
+    """Those of some rewards that read the gold."""
+    return [c.name for c in components if gold_inputs(c.name)]
+
+
 @dataclass(frozen=True, slots=True)
 class Scorer:
     """What a search chooses by.

@@ -120,6 +120,14 @@ class StageRow:
         """The stage's title, which says so where an oracle chose."""
         return f"{self.stage} (oracle)" if self.oracle and "oracle" not in self.stage.lower() else self.stage
 
+    @property
+    def short_label(self) -> str:
+        """The label in 28 characters: a long title is cut, and never the word that an oracle chose."""
+        if len(self.label) <= 28:
+            return self.label
+        end = self.label.removeprefix(self.stage)
+        return f"{self.stage[: 27 - len(end)]}…{end}"
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:

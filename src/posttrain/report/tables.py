@@ -61,9 +61,9 @@ def summary_table(summary: Summary, width: int = 80) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for i, row in enumerate(rows):
         cells = [Text(cells[i]) for _, cells in columns]
-        if row.p_value is not None and row.p_value < SIGNIFICANT:
+        if row.p_value is not None and row.p_value < SIGNIFICANT and not row.oracle:
             cells[0].stylize("green" if row.accuracy > rows[i - 1].accuracy else "red")
-        table.add_row(Text(_short_label(row)), *cells)
+        table.add_row(Text(row.short_label), *cells)
     return table
 
 
@@ -100,14 +100,6 @@ def oracle_text(label: str, num_samples: int | None) -> str:
     """What an oracle is, beside its number."""
     among = "the candidates" if num_samples is None else f"{num_samples} samples"
     return f"{label}: the gold chose among {among}; no deployed system can reach this."
-
-
-def _short_label(row: StageRow) -> str:
-    """The label in 28 characters: a long title is cut, and never the word that an oracle chose."""
-    end = row.label.removeprefix(row.stage)
-    if len(row.label) <= 28 or not end:
-        return row.label
-    return f"{row.stage[: 27 - len(end)]}…{end}"
 
 
 def best_k(columns: Sequence[Mapping[int, float]]) -> int | None:
