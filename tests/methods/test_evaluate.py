@@ -70,7 +70,7 @@ def test_a_problem_that_is_not_asked_cannot_stop_an_evaluation(tmp_path: Path, t
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     evaluation = {"task": {"name": "jsonl", "path": "rows.jsonl"}, "num_examples": 1, "sampling": {"max_tokens": 4}}
     assert job(tmp_path, method="evaluate", model=str(tiny_folder), evaluation=evaluation).facts[0][1] == (
-        "jsonl: 1 of 2 problems, 1 samples each"
+        "jsonl: 1 of 2 problems, 1 sample each"
     )
 
 
@@ -86,6 +86,9 @@ def test_a_beam_by_values_needs_a_critic_before_weights_load(tmp_path: Path, tin
     assert ("  search", "value beam of 2") in job(tmp_path, **pipeline, stages=[offline, beam]).facts
     ppo = {"name": "ppo", "method": "ppo", "task": TASK, "sampling": {"max_tokens": 8}}
     assert ("  search", "value beam of 2") in job(tmp_path, **pipeline, stages=[ppo, beam]).facts
+    draw = {"name": "draw", "method": "sample", "task": TASK}
+    waiting = [draw, {**offline, "data": "stage:draw/samples.jsonl"}, beam]  # whose rows are not there yet
+    assert ("  search", "value beam of 2") in job(tmp_path, **pipeline, stages=waiting).facts
     for stage in ({"name": "sft", "method": "sft", "task": TASK}, {**offline, "losses": ["nll"]}):
         with pytest.raises(ConfigError, match="stage 'beam': .*the stage that trains it has no critic"):
             job(tmp_path, **pipeline, stages=[stage, beam])

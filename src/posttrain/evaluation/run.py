@@ -89,7 +89,13 @@ class Evaluation:
         return mean_interval([majority_at_k(o.answers, o.correct, k, seed=self.seed) for o in self.outcomes])
 
     def metrics(self) -> dict[str, Any]:
-        """All metrics, by name, as plain values."""
+        """All metrics, by name, as plain values.
+
+        accuracy: mean over problems of the mean over samples (pass@1); under a search that of its choices. pass@k, maj@k:
+        unbiased over k of the samples; a search has one outcome per problem, so none. mean_tokens: tokens per completion;
+        under a search tokens per problem, all that it sampled. truncated: share of the completions, or candidates, that
+        did not end by themselves. unparsed: share of the outcomes without an answer. errors: verdicts that raised.
+        """
         ks = sorted({k for k in (2, 4, 8, 16, 32, 64, 128) if k < self.num_samples} | {self.num_samples} - {1})
         count = max(sum(len(o.correct) for o in self.outcomes), 1)
         return {

@@ -37,7 +37,8 @@ def evaluate(
             "leave it out"
         )
     critic = None if strategy is None else _critic(run, strategy)
-    samples = "" if strategy is not None else f", {evaluation.num_samples} samples each"
+    number = evaluation.num_samples
+    samples = "" if strategy is not None else f", {number} sample{'s' * (number > 1)} each"
     facts = [
         ("task", f"{measurement.task.name}: {measurement.problems}{samples}"),
         ("sampling", f"at most {measurement.sampling.max_tokens} tokens, temperature {measurement.sampling.temperature:g}"),

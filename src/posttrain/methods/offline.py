@@ -89,8 +89,7 @@ def offline(
         evaluate_model(run, model, evaluation)
 
     facts = _facts(encoded, kept, groups, objective, steps, batch_size)
-    show = lambda num: preview(encoded, run.tokenizer, run.console, num)  # noqa: E731
-    return TrainingJob(facts, execute, show, critic="values" in objective.needs)
+    return TrainingJob(facts, execute, lambda num: preview(encoded, run.tokenizer, run.console, num))
 
 
 def _check(objective: Objective, critic: ModelConfig | None, critic_learning_rate: float | None, top_fraction: float) -> None:

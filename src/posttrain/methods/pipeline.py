@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from posttrain import registry
 from posttrain.config import Recipe
 from posttrain.errors import PosttrainError
 from posttrain.methods.evaluating import summarise
@@ -25,9 +26,7 @@ def pipeline(run, *, stages: list[dict[str, Any]]) -> Job:
     """
     recipes = stage_recipes(run.recipe)
     runs = {name: Run(r, command=run.command, resume=run.resume, console=run.console) for name, r in recipes}
-    jobs: dict[str, Job] = {}
-    for name, stage in recipes:
-        jobs[name] = _prepared(run, stage, jobs)
+    jobs = {name: _prepared(run, r, dict(recipes)) for name, r in recipes}
     facts = [line for name, r in recipes for line in [(name, _what(r)), *((f"  {k}", v) for k, v in jobs[name].facts)]]
 
     def preview(num: int) -> None:
@@ -76,7 +75,12 @@ def _what(stage: Recipe) -> str:
     return f"{stage.method} of {stage.model.path if stage.model else '?'}"
 
 
-def _prepared(run: Run, stage: Recipe, earlier: Mapping[str, Job]) -> Job:
+def _leaves_critic(stage: Recipe) -> bool:
+    """Whether a stage trains a critic: one of its losses asks for values."""
+    return any("values" in registry.losses.entry(c.name).inputs for c in stage.losses)
+
+
+def _prepared(run: Run, stage: Recipe, stages: Mapping[str, Recipe]) -> Job:
     """A stage's job made with the pipeline's first model, for the sake of its checks.
 
     The model that the stage starts from is not there yet; it will have the first one's tokenizer and configuration. So the
@@ -86,8 +90,8 @@ def _prepared(run: Run, stage: Recipe, earlier: Mapping[str, Job]) -> Job:
     recipe = dataclasses.replace(stage, model=run.recipe.model) if ahead else stage
     critic = None
     if ahead and stage.model is not None:
-        trainer = earlier.get(Path(stage.model.path).parent.name)
-        critic = trainer is not None and trainer.critic
+        trainer = stages.get(Path(stage.model.path).parent.name)
+        critic = trainer is not None and _leaves_critic(trainer)
     missing = [p for p in _files_of(run, recipe_as_dict(dataclasses.replace(recipe, output=""))) if not Path(p).exists()]
     if missing:
         return Job([("waits for", f"{missing[0]}, which an earlier stage writes; the rest is checked then")], lambda: None)

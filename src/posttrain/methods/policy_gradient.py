@@ -132,7 +132,7 @@ def make_job(
         )  # fmt: skip
 
     execute = _execution(run, s, objective, steps, load, make_source, reward_set, evaluation)
-    return TrainingJob(_facts(task, prompts, s, objective, sampling, steps), execute, critic=s.with_critic)
+    return TrainingJob(_facts(task, prompts, s, objective, sampling, steps), execute)
 
 
 def _execution(

@@ -48,14 +48,12 @@ SAMPLES = "samples.jsonl"
 class Job:
     """What a method has prepared, before any weights are loaded.
 
-    facts: name and value of what a check shows. execute: does the work. preview: shows what is trained on. critic: the
-    model that it leaves has one.
+    facts: name and value of what a check shows. execute: does the work. preview: shows what is trained on.
     """
 
     facts: list[tuple[str, str]]
     execute: Callable[[], None]
     preview: Callable[[int], None] | None = None
-    critic: bool = False
 
 
 class TrainingJob(Job):
@@ -98,7 +96,8 @@ class Run:
         if isinstance(job, TrainingJob) and self.recipe.evaluation is not None:
             # What will be measured in the end is made now: its mistakes have to come to light before the training.
             measured: Job = registry.methods.get("evaluate")(self, evaluation=self.recipe.evaluation)
-            job.facts.append(("evaluation", measured.facts[0][1]))
+            every = f", every {self.recipe.eval_every} steps and in the end" if self.recipe.eval_every else ""
+            job.facts.append(("evaluation", measured.facts[0][1] + every))
         return job
 
     def execute(self) -> Path:

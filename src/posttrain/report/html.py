@@ -38,6 +38,7 @@ _CURVES = {
     "frac_reward_zero_std": ("groups without signal", "%"),
     "clip_ratio/region_mean": ("clipped tokens", "%"),
     "mean_token_accuracy": ("token accuracy", "%"),
+    "evaluation/accuracy": ("accuracy in evaluation", "%"),
     "grad_norm": ("gradient norm", ""),
     "learning_rate": ("learning rate", ""),
     "tokens_per_second": ("tokens a second", ""),
