@@ -271,8 +271,8 @@ class TrustRegionConfig:
 class EvaluationConfig:
     """How a model is measured: num_samples completions of each of the first num_examples problems of a task.
 
-    seed: of the samples. It is the same for every model and independent of the recipe's, so that models are asked with
-    the same random numbers.
+    seed: of the samples. It is the same for every model and independent of the recipe's, so that
+    models are asked with the same random numbers.
     """
 
     task: Component

@@ -1,7 +1,8 @@
-"""Which keys of a recipe a method reads: those of its signature, and those that its run reads for it.
+"""Which keys of a recipe a method reads: those of its signature, and those that its run reads.
 
-A key that nothing reads is an error. Top-level keys are refused by name; the fields of a `data` section are watched while
-a method prepares its job, so that a field which this method passes over is refused as well.
+A key that nothing reads is an error. Top-level keys are refused by name; the fields of a `data`
+section are watched while a method prepares its job, so that a field which this method passes over
+is refused as well.
 """
 
 from __future__ import annotations
@@ -79,11 +80,11 @@ def refuse_unread(raw: Mapping[str, Any], entry: Entry, elsewhere: Mapping[str, 
 def _stage_places(key: str, raw: Mapping[str, Any]) -> str:
     """The stages of a pipeline that read the key."""
     stages = [s for s in raw.get("stages") or () if isinstance(s, Mapping)]
-    known = registry.methods.entries()
+    methods = registry.methods.entries()
     places = [
         f"stages.{stage.get('name')}.{key}"
         for stage in stages
-        if stage.get("method") in known and key in keys_read(known[str(stage["method"])])
+        if stage.get("method") in methods and key in keys_read(methods[str(stage["method"])])
     ]
     return " or ".join(places)
 
@@ -101,18 +102,21 @@ def _section_places(key: str, entry: Entry) -> str:
 
 
 def without_old_defaults(raw: Mapping[str, Any], entry: Entry) -> dict[str, Any]:
-    """The recipe without what an older version wrote into a run's recipe.yaml: every field, at its default where unread.
+    """The recipe without the defaults that an older version wrote into a run's recipe.yaml.
 
-    A recipe that somebody wrote does not hold every one of these fields, so nothing is taken from it.
+    It wrote every field, also those that the method does not read.
+
+    A recipe that somebody wrote does not hold every one of these fields, so nothing is taken from
+    it.
     """
     defaults = {f.name: f.default for f in dataclasses.fields(Recipe) if isinstance(f.default, int | float | str)}
     if not {name for name, value in defaults.items() if not isinstance(value, str)} <= raw.keys():
         return dict(raw)
     allowed = keys_read(entry)
-    kept = {k: v for k, v in raw.items() if k in allowed or (k != "seed" and (k not in defaults or v != defaults[k]))}
-    if isinstance(kept.get("evaluation"), Mapping):
-        kept["evaluation"] = {k: v for k, v in kept["evaluation"].items() if k != "ks"}  # was read by nobody
-    return kept
+    rest = {k: v for k, v in raw.items() if k in allowed or (k != "seed" and (k not in defaults or v != defaults[k]))}
+    if isinstance(rest.get("evaluation"), Mapping):
+        rest["evaluation"] = {k: v for k, v in rest["evaluation"].items() if k != "ks"}  # was read by nobody
+    return rest
 
 
 def refuse_unread_values(recipe: Recipe, entry: Entry) -> None:
@@ -160,7 +164,7 @@ class Watch:
         self._sections: dict[str, tuple[Any, set[str]]] = {}
 
     def section(self, name: str, value: Section) -> Section:
-        """An equal section whose reads are remembered; what is no `data` section is returned as it is."""
+        """An equal section whose reads are remembered; anything but a `data` section is left as is."""
         if not isinstance(value, DataConfig):
             return value
         reads: set[str] = set()
@@ -186,8 +190,8 @@ class Watch:
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
-    made = field.default_factory
-    return field.default if made is dataclasses.MISSING else made()
+    factory = field.default_factory
+    return field.default if factory is dataclasses.MISSING else factory()
 
 
 def refuse_unread_fields(method: str, unread: Iterable[str]) -> None:

@@ -188,9 +188,10 @@ def parse_recipe(raw: Mapping[str, Any], base: Path = Path()) -> Recipe:
 def stage_recipes(recipe: Recipe) -> list[tuple[str, Recipe]]:
     """The recipes of a pipeline's stages, by name, each checked.
 
-    A stage inherits what it reads of seed, plugins, evaluation and report_to, and starts from the model of the stage before
-    it that trained one (the pipeline's own model for the first); it writes to a folder of its name below the pipeline's.
-    Anywhere in a stage "stage:NAME/FILE" is a file of the folder of an earlier stage, such as stage:draw/samples.jsonl.
+    A stage inherits what it reads of seed, plugins, evaluation and report_to, and starts from the
+    model of the stage before it that trained one (the pipeline's own model for the first); it
+    writes to a folder of its name below the pipeline's. Anywhere in a stage "stage:NAME/FILE" is a
+    file of the folder of an earlier stage, such as stage:draw/samples.jsonl.
     """
     stages: list[tuple[str, Recipe]] = []
     model: Any = _plain(recipe.model)

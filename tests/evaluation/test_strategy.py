@@ -150,3 +150,15 @@ def test_a_comparison_names_what_is_unlike() -> None:
     assert "search.num_samples: 4 and 2" in lines and "scorer.name: oracle and length" in lines
     assert lines[-1].startswith("the first is an oracle: the gold chose its answers")
     assert unlikeness(other, other) == []
+
+
+def test_a_strategy_that_scores_by_prompt_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prompt does not say which problem is meant, so that a score by prompt is an error and no lookup."""
+
+    def by_prompt(prompts, generate, extract, score) -> list[Any]:
+        return [score(prompt, group) for prompt, group in zip(prompts, generate(prompts, 2), strict=True)]
+
+    monkeypatch.setattr(registry.searches, "_functions", dict(registry.searches._functions))
+    registry.searches.register(by_prompt)
+    with pytest.raises(ConfigError, match="'by_prompt' calls score with tuple; score.index, candidates. takes the place"):
+        measured(Component("oracle"), Component("by_prompt"))

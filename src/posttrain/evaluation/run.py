@@ -26,7 +26,8 @@ NUM_TEXTS = 4
 class Outcome:
     """One problem: whether each sample was right, its answer, its tokens; the first few texts.
 
-    Under a search strategy there is one entry, the strategy's choice, and num_tokens holds all tokens it spent on the problem.
+    Under a search strategy there is one entry, the strategy's choice, and num_tokens holds all
+    tokens it spent on the problem.
     """
 
     id: str
@@ -39,7 +40,7 @@ class Outcome:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of prompt and answer: two outcomes are of one question where id and fingerprint agree."""
+        """Hash of prompt and answer. Id and fingerprint together say which question it is."""
         return hashlib.blake2b(json.dumps([self.prompt, self.answer]).encode(), digest_size=12).hexdigest()
 
 
@@ -47,9 +48,10 @@ class Outcome:
 class Evaluation:
     """A model's outcomes on a task.
 
-    num_available: problems that the task has, of which the first are asked. errors: scorings that raised, which count as
-    wrong. search: name of the strategy that chose, with search_settings; strategy: the same in words; scorer: its name and
-    settings; oracle: whether the gold chose, None where an older file does not say.
+    num_available: problems that the task has, of which the first are asked. errors: scorings that
+    raised, which count as wrong. search: name of the strategy that chose, with search_settings;
+    strategy: the same in words; scorer: its name and settings; oracle: whether the gold chose, None
+    where an older file does not say.
     """
 
     task: str
@@ -92,9 +94,10 @@ class Evaluation:
         """All metrics, by name, as plain values.
 
         accuracy: mean over problems of the mean over samples (pass@1); under a search that of its choices. pass@k, maj@k:
-        unbiased over k of the samples; a search has one outcome per problem, so none. mean_tokens: tokens per completion;
-        under a search tokens per problem, all that it sampled. truncated: share of the completions, or candidates, that
-        did not end by themselves. unparsed: share of the outcomes without an answer. errors: verdicts that raised.
+        unbiased over k of the samples; a search has one outcome per problem, so none. mean_tokens:
+        tokens per completion; under a search tokens per problem, all that it sampled. truncated:
+        share of the completions, or candidates, that did not end by themselves. unparsed: share of
+        the outcomes without an answer. errors: verdicts that raised.
         """
         ks = sorted({k for k in (2, 4, 8, 16, 32, 64, 128) if k < self.num_samples} | {self.num_samples} - {1})
         count = max(sum(len(o.correct) for o in self.outcomes), 1)
@@ -239,13 +242,19 @@ def evaluate_search(
     """Judge what a search strategy chooses.
 
     Args:
-        strategy: with its settings and its scorer. value: a critic's values of states, for strategies that ask for them.
+        strategy: with its settings and its scorer. value: a critic's values of states, for
+        strategies that ask for them.
     """
     verifier = _Verifier(task)
 
     def score(index: int, candidates: Sequence[Candidate]) -> list[float]:
         if strategy.scorer is None:
             raise ConfigError(f"search {strategy.name!r} needs a scorer")
+        if not isinstance(index, int):
+            raise ConfigError(
+                f"search {strategy.name!r} calls score with {type(index).__name__}; score(index, candidates) takes the place "
+                "of the prompt among `prompts`, because two problems may have one prompt"
+            )
         return strategy.scorer.score(prompts[index][0], candidates, verifier.grade)
 
     selections = strategy.select(
@@ -317,7 +326,7 @@ def compare(a: Evaluation, b: Evaluation, *, seed: int = 0) -> Comparison:
 
 
 def _by_question(evaluation: Evaluation) -> dict[tuple[str, str, int], float]:
-    """Mean of each question by its id and fingerprint; a question that is asked twice is told apart by its number."""
+    """Mean of each question by id and fingerprint, and a number where one is asked twice."""
     means: dict[tuple[str, str, int], float] = {}
     counts: Counter[tuple[str, str]] = Counter()
     for outcome, mean in zip(evaluation.outcomes, evaluation.means(), strict=True):
@@ -328,7 +337,7 @@ def _by_question(evaluation: Evaluation) -> dict[tuple[str, str, int], float]:
 
 
 def unlikeness(a: Evaluation, b: Evaluation) -> list[str]:
-    """What was done otherwise in two evaluations of the same questions, beside the model; a line each."""
+    """How two evaluations of the same questions differ beside the model; a line each."""
     lines = [f"num_samples: {a.num_samples} and {b.num_samples}"] if a.num_samples != b.num_samples else []
     lines += [f"seed: {a.seed} and {b.seed}"] if a.seed != b.seed else []
     for name, (x, y) in (("sampling", (a.sampling, b.sampling)), ("task", (a.task_settings, b.task_settings))):

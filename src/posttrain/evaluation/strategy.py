@@ -1,4 +1,4 @@
-"""A search strategy with its settings, and the scorer that it chooses by: what a deployed system has, or an oracle."""
+"""A search strategy with its settings, and the scorer that it chooses by."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ _DEPLOYABLE = frozenset({"prompts", "completions", "completion_ids", "trainer_st
 
 
 def gold_inputs(reward: str) -> list[str]:
-    """The inputs of a reward that a deployed system does not have: answer, examples, task, columns of the data.
+    """Inputs of a reward that a deployed system lacks: answer, examples, task, columns of the data.
 
-    They are read from the reward's signature. A reward that takes **kwargs is given every column, the answer among them.
+    They are read from the reward's signature. A reward that takes **kwargs is given every column,
+    the answer among them.
     """
     entry = registry.rewards.entry(reward)
     return [name for name in entry.inputs if name not in _DEPLOYABLE] + ["**kwargs"] * entry.accepts_columns
@@ -39,8 +40,8 @@ def gold_rewards(components: Sequence[Component]) -> list[str]:
 class Scorer:
     """What a search chooses by.
 
-    gold: what it reads that a deployed system does not have; empty for a scorer that can be deployed. rewards: the reward,
-    or None for the task's own verdict.
+    gold: what it reads that a deployed system does not have; empty for a scorer that can be
+    deployed. rewards: the reward, or None for the task's own verdict.
     """
 
     name: str
@@ -54,7 +55,7 @@ class Scorer:
         return bool(self.gold)
 
     def score(self, example: Example, candidates: Sequence[Candidate], verdict: Callable[[str, Example], float]) -> list[float]:
-        """A number for each candidate; minus infinity where the reward gives none. verdict: the task's."""
+        """A number per candidate; -inf where the reward gives none. verdict: the task's."""
         if self.rewards is None:
             return [verdict(c.text, example) for c in candidates]
         rollouts = [
@@ -118,7 +119,8 @@ def make_strategy(search: Component | None, scorer: Component | None, *, oracle:
     """The strategy of a recipe, checked before weights are loaded.
 
     Args:
-        oracle: allows a scorer that reads the gold. `scorer: oracle`, the task's own verdict, says so by its name.
+        oracle: allows a scorer that reads the gold. `scorer: oracle`, the task's own verdict, says
+        so by its name.
     Raises:
         ConfigError: a scorer that is missing, superfluous, or reads the gold without leave.
     """

@@ -24,10 +24,11 @@ def evaluate(
     """Sample completions of a task's problems and report accuracy, pass@k and maj@k with intervals.
 
     With `search` (such as {name: majority_vote, num_samples: 8}) the strategy's choice is measured, and all tokens it
-    samples are counted. A strategy that asks for a score needs a `scorer` by name: a reward that a deployed system can
-    compute (such as {name: reward_model, path: FOLDER}), or `scorer: oracle`, the task's own verdict. An oracle shows what
-    a perfect scorer would give; no deployed system can reach it, and it is reported as an oracle everywhere. A reward that
-    reads the gold (answer, examples, task, a column of the data) is an oracle too, and is refused without `oracle: true`.
+    samples are counted. A strategy that asks for a score needs a `scorer` by name: a reward that a
+    deployed system can compute (such as {name: reward_model, path: FOLDER}), or `scorer: oracle`,
+    the task's own verdict. An oracle shows what a perfect scorer would give; no deployed system can
+    reach it, and it is reported as an oracle everywhere. A reward that reads the gold (answer,
+    examples, task, a column of the data) is an oracle too, and is refused without `oracle: true`.
     """
     measurement = Measurement(run, evaluation)
     strategy = make_strategy(search, scorer, oracle=oracle, task=measurement.task)

@@ -1,4 +1,4 @@
-"""Measurements of a run's model: while it trains, in the end (evaluation.json), and of the stages of a pipeline."""
+"""Measurements of a run's model: while it trains, in the end, and for the stages of a pipeline."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def measuring_hook(run: Run, steps: int, measure: Callable[[], dict[str, float]]
 class Measurement:
     """The problems of a recipe's `evaluation`, encoded, and how completions of them are sampled.
 
-    Only the first num_examples problems are encoded, so that a prompt that is not asked cannot stop an evaluation.
+    Only the first num_examples problems are encoded, so that a prompt that is not asked cannot stop
+    an evaluation.
     """
 
     def __init__(self, run: Run, config: EvaluationConfig) -> None:
@@ -72,10 +73,10 @@ class Measurement:
 
 
 def evaluation_hooks(run: Run, model: LanguageModel, config: EvaluationConfig | None, steps: int) -> list[Hook]:
-    """The hook that measures a model on the recipe's `evaluation` every eval_every steps while it trains.
+    """The hook that measures a model on `evaluation` every eval_every steps while it trains.
 
-    Metrics: evaluation/accuracy, evaluation/mean_tokens, evaluation/truncated. The measurement after the last step is kept
-    for `evaluate_model`.
+    Metrics: evaluation/accuracy, evaluation/mean_tokens, evaluation/truncated. The measurement
+    after the last step is kept for `evaluate_model`.
     """
     every = run.recipe.eval_every
     if config is None or not every:
@@ -99,7 +100,7 @@ def evaluation_hooks(run: Run, model: LanguageModel, config: EvaluationConfig | 
 def evaluate_model(
     run: Run, model: LanguageModel, config: EvaluationConfig | None, strategy: Strategy | None = None
 ) -> Evaluation | None:
-    """Measure a model as `config` says, and write evaluation.json; nothing where there is no config."""
+    """Measure a model as `config` says and write evaluation.json; without a config, do nothing."""
     if config is None:
         return None
     started = time.perf_counter()
@@ -182,7 +183,7 @@ def summarise(run: Run, stages: Mapping[str, Run], seconds: Mapping[str, float])
 
 
 def _p_value(a: Evaluation, b: Evaluation) -> float | None:
-    """Paired p-value, or None where a stage was measured on other questions than the one above it."""
+    """Paired p-value; None where two stages were measured on different questions."""
     try:
         return compare(a, b).p_value
     except DataError:

@@ -46,13 +46,14 @@ def sample(
     """Sample num_generations completions of every prompt of a task, reward them, and write samples.jsonl.
 
     A row has prompt, completion, reward, answer and id: what methods offline and sft read. All are kept, unless min_reward
-    (rejection sampling), top_fraction (of each batch), max_per_prompt (best first) or distinct say otherwise; where the
-    rewards that choose read the gold, the rows are reported as an oracle's choice. Completions without a reward, because it
-    failed or does not apply, are left out and counted, and so are those cut at the length limit unless keep_truncated.
-    batch_size prompts are sampled at a time and kept on disk, so that an interrupted run goes on there; samples.jsonl itself
-    appears when it is whole.
-    With `endpoint` a model behind an OpenAI-compatible server writes instead of the recipe's, which may then be left out: the
-    teacher of sequence-level distillation (arXiv 1606.07947), whose text method sft learns.
+    (rejection sampling), top_fraction (of each batch), max_per_prompt (best first) or distinct say
+    otherwise; where the rewards that choose read the gold, the rows are reported as an oracle's
+    choice. Completions without a reward, because it failed or does not apply, are left out and
+    counted, and so are those cut at the length limit unless keep_truncated. batch_size prompts are
+    sampled at a time and kept on disk, so that an interrupted run goes on there; samples.jsonl
+    itself appears when it is whole. With `endpoint` a model behind an OpenAI-compatible server
+    writes instead of the recipe's, which may then be left out: the teacher of sequence-level
+    distillation (arXiv 1606.07947), whose text method sft learns.
     """
     if num_generations < 1:
         raise ConfigError(f"num_generations: {num_generations} must be at least 1")

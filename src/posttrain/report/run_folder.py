@@ -61,8 +61,8 @@ class Problem:
 class Measured:
     """evaluation.json. intervals: accuracy, pass@k, maj@k by name; numbers: the metrics that have no interval.
 
-    num_available: problems that the task has. strategy: the search in words; search_settings, scorer: all there is to set.
-    oracle: whether the gold chose.
+    num_available: problems that the task has. strategy: the search in words; search_settings,
+    scorer: all there is to set. oracle: whether the gold chose.
     """
 
     task: str
@@ -96,8 +96,8 @@ class Measured:
 class StageRow:
     """A row of summary.json.
 
-    p_value: paired against the row above, None for the first. note: the search in words; search: with all its settings.
-    oracle: whether the gold chose. num_samples: among how many.
+    p_value: paired against the row above, None for the first. note: the search in words; search:
+    with all its settings. oracle: whether the gold chose. num_samples: among how many.
     """
 
     stage: str

@@ -70,10 +70,12 @@ def summary_table(summary: Summary, width: int = 80) -> Table:
 def verdicts(rows: Sequence[StageRow]) -> list[str]:
     """In words: which stage is better than the one above it, which is worse, which cannot be told.
 
-    An oracle is no stage that another could be better than: it is left out, and so is what follows it.
+    An oracle is no stage that another could be better than: it is left out, and so is what follows
+    it.
     """
     compared = [(a, b) for a, b in pairwise(rows) if b.p_value is not None and not a.oracle and not b.oracle]
-    if compared and all(b.p_value < SIGNIFICANT and b.accuracy > a.accuracy for a, b in compared):  # type: ignore[operator]
+    whole = len(compared) == len(rows) - 1
+    if whole and compared and all(b.p_value < SIGNIFICANT and b.accuracy > a.accuracy for a, b in compared):  # type: ignore[operator]
         return ["Every stage is better than the one above it (paired, p < 0.05)."]
     lines = []
     for a, b in compared:
