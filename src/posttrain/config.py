@@ -269,16 +269,16 @@ class TrustRegionConfig:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationConfig:
-    """How a model is measured: num_samples completions of each of num_examples problems of a task.
+    """How a model is measured: num_samples completions of each of the first num_examples problems of a task.
 
-    search names strategies whose choice among the samples is measured too, at no further cost.
+    seed: of the samples. It is the same for every model and independent of the recipe's, so that
+    models are asked with the same random numbers.
     """
 
     task: Component
     num_examples: int = 200
     num_samples: int = 1
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    ks: list[int] = field(default_factory=list)
     seed: int = 1234
 
 

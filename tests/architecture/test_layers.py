@@ -24,6 +24,7 @@ LAYERS = [
     {"models"},
     {"losses", "advantages", "data"},
     {"recipe"},
+    {"keys"},
     {"config"},
     {"registry"},
     {"typecheck"},

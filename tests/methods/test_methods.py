@@ -132,7 +132,7 @@ def test_pipeline_compares_stages(run_recipe: Callable[..., Path]) -> None:
     summary = json.loads((folder / "summary.json").read_text())
     assert [r["stage"] for r in summary["rows"]] == ["base", "sft", "grpo", "vote"]
     assert summary["rows"][0]["p_value"] is None and summary["rows"][1]["p_value"] is not None
-    assert summary["rows"][3]["note"] == "majority_vote"
+    assert summary["rows"][3]["note"] == "majority vote of 4"
     from posttrain.report.html import write_report
 
     assert "Stages" in write_report(folder).read_text()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from posttrain import registry
-from posttrain.config import Component, DataConfig, ModelConfig, SamplingConfig
+from posttrain.config import Component, DataConfig, EvaluationConfig, ModelConfig, SamplingConfig
 from posttrain.data.encode import Encoded
 from posttrain.data.forest import Batch, Tree
 from posttrain.data.formats import detect_format, normalise
@@ -15,7 +15,7 @@ from posttrain.data.preview import preview
 from posttrain.data.rows import load_rows
 from posttrain.data.stream import DataSource
 from posttrain.errors import ConfigError, DataError
-from posttrain.methods.evaluating import evaluate_model, measuring_hook
+from posttrain.methods.evaluating import evaluate_model, evaluation_hooks, measuring_hook
 from posttrain.methods.prompting import (
     context_length,
     differing_tokens,
@@ -47,6 +47,8 @@ def distill(
     teacher: ModelConfig,
     data: DataConfig | None = None,
     task: Component | None = None,
+    eval_data: DataConfig | None = None,
+    evaluation: EvaluationConfig | None = None,
     losses: list[Component] = ("jsd",),  # type: ignore[assignment]
     lmbda: float = 0.0,
     seq_kd: bool = False,
@@ -87,7 +89,7 @@ def distill(
         prompts = encode_prompts(run, made, sampled)
     per_epoch = source.steps_per_epoch if source else max(len(prompts) // min(batch_size, len(prompts)), 1)
     steps = run.steps_for(per_epoch)
-    others = encode_examples(run, run.recipe.eval_data, None, context) if run.recipe.eval_data else None
+    others = encode_examples(run, eval_data, None, context) if eval_data else None
 
     def load(weights: Path | None) -> LanguageModel:
         model = run.load_model(reference=objective.needs_reference, weights=weights)
@@ -115,12 +117,11 @@ def distill(
         if others:
             batch = Batch([Tree.build([s]) for s in others.sequences], whole=objective.whole)
             hooks.append(measuring_hook(run, steps, lambda: held_out(model, objective, batch, run.micro_batch_tokens(model))))
-        return hooks
+        return [*hooks, *evaluation_hooks(run, model, evaluation, steps)]
 
     def execute() -> None:
         model = run.train(make_source, objective, steps=steps, load=load, make_hooks=make_hooks)
-        if run.recipe.evaluation is not None:
-            evaluate_model(run, model)
+        evaluate_model(run, model, evaluation)
 
     facts = _facts(teacher, objective, encoded, len(prompts), sampled, steps, batch_size, lmbda, seq_kd)
     show = (lambda num: preview(encoded, run.tokenizer, run.console, num)) if encoded else None

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from posttrain.config import Component, DataConfig, ModelConfig
+from posttrain.config import Component, DataConfig, EvaluationConfig, ModelConfig
 from posttrain.data.encode import Encoded, encode_rows
 from posttrain.data.forest import TokenSequence
 from posttrain.data.item import Item
@@ -16,7 +16,7 @@ from posttrain.data.rows import load_rows
 from posttrain.data.stream import DataSource
 from posttrain.errors import ConfigError, DataError
 from posttrain.losses.inputs import CREDIT_INPUTS, LABEL_INPUTS, TEACHER_INPUTS
-from posttrain.methods.evaluating import evaluate_model
+from posttrain.methods.evaluating import evaluate_model, evaluation_hooks
 from posttrain.methods.prompting import check_critic, context_length
 from posttrain.methods.run import Run, TrainingJob
 from posttrain.models.language_model import LanguageModel
@@ -32,6 +32,7 @@ def offline(
     run,
     *,
     data: DataConfig,
+    evaluation: EvaluationConfig | None = None,
     losses: list[Component] = ("oreo_policy", "oreo_value", {"name": "reference_kl", "weight": 0.01}),  # type: ignore[assignment]
     critic: ModelConfig | None = None,
     critic_learning_rate: float | None = None,
@@ -81,9 +82,11 @@ def offline(
         return model
 
     def execute() -> None:
-        model = run.train(lambda _: source, objective, steps=steps, load=load)
-        if run.recipe.evaluation is not None:
-            evaluate_model(run, model)
+        model = run.train(
+            lambda _: source, objective, steps=steps, load=load,
+            make_hooks=lambda model, _: evaluation_hooks(run, model, evaluation, steps),
+        )  # fmt: skip
+        evaluate_model(run, model, evaluation)
 
     facts = _facts(encoded, kept, groups, objective, steps, batch_size)
     return TrainingJob(facts, execute, lambda num: preview(encoded, run.tokenizer, run.console, num))

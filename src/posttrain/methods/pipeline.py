@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from posttrain import registry
 from posttrain.config import Recipe
 from posttrain.errors import CheckpointError, PosttrainError
 from posttrain.methods.evaluating import summarise
@@ -25,7 +27,7 @@ def pipeline(run, *, stages: list[dict[str, Any]]) -> Job:
     """
     recipes = stage_recipes(run.recipe)
     runs = {name: Run(r, command=run.command, resume=run.resume, accept=run.accept, console=run.console) for name, r in recipes}
-    jobs = {name: _prepared(run, r) for name, r in recipes}
+    jobs = {name: _prepared(run, r, dict(recipes)) for name, r in recipes}
     facts = [line for name, r in recipes for line in [(name, _what(r)), *((f"  {k}", v) for k, v in jobs[name].facts)]]
 
     def preview(num: int) -> None:
@@ -126,7 +128,12 @@ def _what(stage: Recipe) -> str:
     return f"{stage.method} of {stage.model.path if stage.model else '?'}"
 
 
-def _prepared(run: Run, stage: Recipe) -> Job:
+def _leaves_critic(stage: Recipe) -> bool:
+    """Whether a stage trains a critic: one of its losses asks for values."""
+    return any("values" in registry.losses.entry(c.name).inputs for c in stage.losses)
+
+
+def _prepared(run: Run, stage: Recipe, stages: Mapping[str, Recipe]) -> Job:
     """A stage's job made with the pipeline's first model, for the sake of its checks.
 
     The model that the stage starts from is not there yet; it will have the first one's tokenizer and configuration. So the
@@ -134,11 +141,17 @@ def _prepared(run: Run, stage: Recipe) -> Job:
     """
     ahead = stage.model is not None and run.recipe.model is not None and not Path(run.resolve(stage.model.path)).exists()
     recipe = dataclasses.replace(stage, model=run.recipe.model) if ahead else stage
+    critic = None
+    if ahead and stage.model is not None:
+        trainer = stages.get(Path(stage.model.path).parent.name)
+        critic = trainer is not None and _leaves_critic(trainer)
     missing = [p for p in _files_of(run, recipe_as_dict(dataclasses.replace(recipe, output=""))) if not Path(p).exists()]
     if missing:
         return Job([("waits for", f"{missing[0]}, which an earlier stage writes; the rest is checked then")], lambda: None)
     try:
-        return Run(recipe, console=run.console).job()
+        prepared = Run(recipe, console=run.console)
+        prepared.critic_ahead = critic
+        return prepared.job()
     except PosttrainError as error:
         error.args = (f"stage {Path(stage.output or '').name!r}: {error}",)
         raise

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from posttrain import registry
-from posttrain.config import Component, CreditConfig, DataConfig, ModelConfig, TrustRegionConfig
+from posttrain.config import Component, CreditConfig, DataConfig, EvaluationConfig, ModelConfig, TrustRegionConfig
 from posttrain.data.stream import DataSource
 from posttrain.errors import ConfigError
 from posttrain.losses.inputs import LABEL_INPUTS, TEACHER_INPUTS
-from posttrain.methods.evaluating import evaluate_model
+from posttrain.methods.evaluating import evaluate_model, evaluation_hooks
 from posttrain.methods.prompting import check_critic, context_length, encode_prompts, make_collector, with_gold
 from posttrain.methods.run import Run, TrainingJob
 from posttrain.methods.sft import encode_examples
@@ -74,7 +74,9 @@ class PolicyGradient:
         return any("PerGroup" in registry.losses.entry(c.name).returns for c in self.losses)
 
 
-def make_job(run: Run, task: Task, sampling: Sampling, s: PolicyGradient) -> TrainingJob:
+def make_job(
+    run: Run, task: Task, sampling: Sampling, s: PolicyGradient, evaluation: EvaluationConfig | None = None
+) -> TrainingJob:
     """Check the settings and prepare a job.
 
     Raises:
@@ -129,7 +131,7 @@ def make_job(run: Run, task: Task, sampling: Sampling, s: PolicyGradient) -> Tra
             mixed=DataSource([[r] for r in rows], batch_size=s.mix_batch_size, seed=run.recipe.seed) if rows else None,
         )  # fmt: skip
 
-    execute = _execution(run, s, objective, steps, load, make_source, reward_set)
+    execute = _execution(run, s, objective, steps, load, make_source, reward_set, evaluation)
     return TrainingJob(_facts(task, prompts, s, objective, sampling, steps), execute)
 
 
@@ -141,6 +143,7 @@ def _execution(
     load: Callable[[Path | None], LanguageModel],
     make_source: Callable[[Any], RolloutSource],
     reward_set: RewardSet,
+    evaluation: EvaluationConfig | None,
 ) -> Callable[[], None]:
     region: list[TrustRegion] = []
 
@@ -152,7 +155,7 @@ def _execution(
 
     def make_hooks(model: Any, source: Any) -> list[Any]:
         writer = RolloutWriter(run.folder / "rollouts.jsonl", lambda: source.groups, resume_step=run.resume_step)
-        return [*(r.tell for r in region), writer]
+        return [*(r.tell for r in region), writer, *evaluation_hooks(run, model, evaluation, steps)]
 
     def execute() -> None:
         try:
@@ -162,8 +165,7 @@ def _execution(
             )  # fmt: skip
         finally:
             reward_set.close()
-        if run.recipe.evaluation is not None:
-            evaluate_model(run, model)
+        evaluate_model(run, model, evaluation)
 
     return execute
 

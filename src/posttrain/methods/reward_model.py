@@ -45,6 +45,7 @@ def reward_model(
     run,
     *,
     data: DataConfig,
+    eval_data: DataConfig | None = None,
     losses: list[Component] = (),  # type: ignore[assignment]
     step_separator: str = "\n",
     learning_rate: float = 1e-5,
@@ -78,10 +79,8 @@ def reward_model(
     steps = run.steps_for(source.steps_per_epoch)
     per: Literal["sequence", "token"] = "token" if every_token or kind == "process" else "sequence"
     others = None
-    if run.recipe.eval_data is not None:
-        others = encode_data(
-            run, run.recipe.eval_data, context, kind=kind, every_token=every_token, step_separator=step_separator
-        )
+    if eval_data is not None:
+        others = encode_data(run, eval_data, context, kind=kind, every_token=every_token, step_separator=step_separator)
         if others.kind != kind:
             raise ConfigError(f"eval_data: rows of format {others.form.name}, but data are of format {encoded.form.name}")
 

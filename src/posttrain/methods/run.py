@@ -19,6 +19,8 @@ from posttrain import registry
 from posttrain.config import Recipe
 from posttrain.data.stream import Source
 from posttrain.errors import CheckpointError, ConfigError
+from posttrain.evaluation.run import Evaluation
+from posttrain.keys import Watch, refuse_unread_fields
 from posttrain.memory import keep_freed_memory
 from posttrain.methods import resume
 from posttrain.methods.models import EMBEDDED as EMBEDDED
@@ -94,6 +96,8 @@ class Run(RunModels):
         self.resume_step = 0
         self.optimizer: Optimizer | None = None  # of the training that is going on
         self.before_open: Callable[[], None] = lambda: None  # a pipeline opens its own folder with its first stage's
+        self.measured: tuple[Evaluation, float] | None = None  # after the last step, with its seconds
+        self.critic_ahead: bool | None = None  # whether an earlier stage, which has not run, will leave a critic
 
     def job(self) -> Job:
         """Prepare: all checks that need no weights are made here."""
@@ -101,11 +105,14 @@ class Run(RunModels):
         entry = registry.methods.entry(self.recipe.method)
         known = {f.name for f in dataclasses.fields(Recipe)}
         settings = {k: getattr(self.recipe, k) if k in known else self.recipe.settings[k] for k in entry.settings}
-        job: Job = registry.methods.get(self.recipe.method)(self, **settings)
+        watch = Watch()
+        job: Job = registry.methods.get(self.recipe.method)(self, **{k: watch.section(k, v) for k, v in settings.items()})
+        refuse_unread_fields(self.recipe.method, watch.unread())
         if isinstance(job, TrainingJob) and self.recipe.evaluation is not None:
             # What will be measured in the end is made now: its mistakes have to come to light before the training.
             measured: Job = registry.methods.get("evaluate")(self, evaluation=self.recipe.evaluation)
-            job.facts.append(("evaluation", measured.facts[0][1]))
+            every = f", every {self.recipe.eval_every} steps and in the end" if self.recipe.eval_every else ""
+            job.facts.append(("evaluation", measured.facts[0][1] + every))
         return job
 
     def execute(self) -> Path:

@@ -14,6 +14,7 @@ from posttrain.config import Component, EndpointConfig, SamplingConfig
 from posttrain.data.templates import as_messages
 from posttrain.engines.endpoint import Endpoint
 from posttrain.errors import ConfigError
+from posttrain.evaluation.strategy import gold_rewards
 from posttrain.methods.parts import make_parts, remove_parts
 from posttrain.methods.prompting import encode_prompts, make_collector, make_sampling, make_task
 from posttrain.methods.run import SAMPLES, Job, Run
@@ -45,17 +46,21 @@ def sample(
     """Sample num_generations completions of every prompt of a task, reward them, and write samples.jsonl.
 
     A row has prompt, completion, reward, answer and id: what methods offline and sft read. All are kept, unless min_reward
-    (rejection sampling), top_fraction (of each batch), max_per_prompt (best first) or distinct say otherwise; completions
-    without a reward, because it failed or does not apply, are left out and counted, and so are those cut at the length
-    limit unless keep_truncated. batch_size prompts are sampled at a time and kept on disk, so that an interrupted run goes
-    on there; samples.jsonl itself appears when it is whole.
-    With `endpoint` a model behind an OpenAI-compatible server writes instead of the recipe's, which may then be left out: the
-    teacher of sequence-level distillation (arXiv 1606.07947), whose text method sft learns.
+    (rejection sampling), top_fraction (of each batch), max_per_prompt (best first) or distinct say
+    otherwise; where the rewards that choose read the gold, the rows are reported as an oracle's
+    choice. Completions without a reward, because it failed or does not apply, are left out and
+    counted, and so are those cut at the length limit unless keep_truncated. batch_size prompts are
+    sampled at a time and kept on disk, so that an interrupted run goes on there; samples.jsonl
+    itself appears when it is whole. With `endpoint` a model behind an OpenAI-compatible server
+    writes instead of the recipe's, which may then be left out: the teacher of sequence-level
+    distillation (arXiv 1606.07947), whose text method sft learns.
     """
     if num_generations < 1:
         raise ConfigError(f"num_generations: {num_generations} must be at least 1")
     rule = Rule(min_reward, top_fraction, max_per_prompt, distinct)
     rule.check_range()
+    chooses = min_reward is not None or top_fraction < 1 or max_per_prompt is not None
+    gold = gold_rewards(rewards) if chooses else []
     made = make_task(run, task)
     sampled = make_sampling(sampling, made)
     if endpoint is not None:
@@ -73,7 +78,8 @@ def sample(
         ("sampling", f"{num_generations} completions each of at most {sampled.max_tokens} tokens, temperature "
                      f"{sampled.temperature:g}"),
         ("kept", f"{'any reward' if min_reward is None else f'reward at least {min_reward:g}'}, top {top_fraction:.0%} of "
-                 f"{batch_size} prompts, at most {max_per_prompt or 'all'} a prompt{', distinct' if distinct else ''}"),
+                 f"{batch_size} prompts, at most {max_per_prompt or 'all'} a prompt{', distinct' if distinct else ''}"
+                 + (f"; an oracle's choice, by {', '.join(gold)}" if gold else "")),
     ]  # fmt: skip
 
     def execute() -> None:
@@ -95,6 +101,11 @@ def sample(
         finally:
             reward_set.close()
         _finish(run, parts, rule, time.perf_counter() - started)
+        if gold:
+            run.console.print(
+                f"oracle: {', '.join(gold)} chose the rows by the gold answer; they teach, and are no result of the model",
+                highlight=False, soft_wrap=True,
+            )  # fmt: skip
 
     return Job(facts, execute)
 

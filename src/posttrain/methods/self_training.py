@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 import torch
 
-from posttrain.config import Component, SamplingConfig
+from posttrain.config import Component, EvaluationConfig, SamplingConfig
 from posttrain.data.templates import encode_prompt
 from posttrain.errors import ConfigError
 from posttrain.losses.inputs import CREDIT_INPUTS, LABEL_INPUTS, TEACHER_INPUTS
-from posttrain.methods.evaluating import evaluate_model
+from posttrain.methods.evaluating import evaluate_model, evaluation_hooks
 from posttrain.methods.prompting import context_length, encode_prompts, make_collector, make_sampling, make_task
 from posttrain.methods.run import Run, TrainingJob
 from posttrain.models.language_model import LanguageModel
@@ -28,6 +28,7 @@ def self_training(
     run,
     *,
     task: Component,
+    evaluation: EvaluationConfig | None = None,
     rewards: list[Component] = ("task",),  # type: ignore[assignment]
     losses: list[Component] = ("nll",),  # type: ignore[assignment]
     num_rounds: int = 3,
@@ -95,15 +96,15 @@ def self_training(
         )
 
     def make_hooks(model: Any, source: Any) -> list[Any]:
-        return [RolloutWriter(run.folder / "rollouts.jsonl", lambda: source.groups, resume_step=run.resume_step)]
+        writer = RolloutWriter(run.folder / "rollouts.jsonl", lambda: source.groups, resume_step=run.resume_step)
+        return [writer, *evaluation_hooks(run, model, evaluation, steps)]
 
     def execute() -> None:
         try:
             model = run.train(make_source, objective, steps=steps, load=load, make_hooks=make_hooks, show=first_rollout)
         finally:
             reward_set.close()
-        if run.recipe.evaluation is not None:
-            evaluate_model(run, model)
+        evaluate_model(run, model, evaluation)
 
     facts = [
         ("task", f"{made.name}: {len(prompts)} prompts"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal
 
-from posttrain.config import Component, DataConfig
+from posttrain.config import Component, DataConfig, EvaluationConfig
 from posttrain.data.encode import Encoded, encode_items, encode_rows
 from posttrain.data.forest import Batch, Tree
 from posttrain.data.formats import RowFormat, rows_to_imitate
@@ -16,7 +16,7 @@ from posttrain.data.stream import DataSource
 from posttrain.data.templates import template_fingerprint
 from posttrain.errors import ConfigError, DataError
 from posttrain.losses.inputs import ROLLOUT_INPUTS
-from posttrain.methods.evaluating import evaluate_model, measuring_hook
+from posttrain.methods.evaluating import evaluate_model, evaluation_hooks, measuring_hook
 from posttrain.methods.prompting import context_length, make_task
 from posttrain.methods.run import Run, TrainingJob
 from posttrain.registry import methods
@@ -29,6 +29,8 @@ def sft(
     *,
     data: DataConfig | None = None,
     task: Component | None = None,
+    eval_data: DataConfig | None = None,
+    evaluation: EvaluationConfig | None = None,
     losses: list[Component] = ("nll",),  # type: ignore[assignment]
     neftune_noise_alpha: float = 0.0,
     learning_rate: float = 2e-5,
@@ -53,26 +55,26 @@ def sft(
     objective = Objective(losses, accuracy=True, lacks=ROLLOUT_INPUTS)
     objective.check_weights(encoded.sequences)
     steps = run.steps_for(source.steps_per_epoch)
-    held_out = encode_examples(run, run.recipe.eval_data, None, context) if run.recipe.eval_data else None
+    held_out = encode_examples(run, eval_data, None, context) if eval_data else None
 
     def make_source(model: Any) -> DataSource:
         model.neftune_noise_alpha = neftune_noise_alpha
         return source
 
     def make_hooks(model: Any, _: Any) -> list[Any]:
+        hooks = evaluation_hooks(run, model, evaluation, steps)
         if held_out is None:
-            return []
+            return hooks
         batch = Batch([Tree.build([s]) for s in held_out.sequences])
         hook = measuring_hook(run, steps, lambda: {"eval_loss": mean_loss(model, batch, run.micro_batch_tokens(model))})
         if "eval_loss" in run.first_metrics:
             run.console.print(f"eval_loss before training: {run.first_metrics['eval_loss']:.4f}", highlight=False)
-        return [hook]
+        return [hook, *hooks]
 
     def execute() -> None:
         model = run.train(make_source, objective, steps=steps, make_hooks=make_hooks)
         model.neftune_noise_alpha = 0.0
-        if run.recipe.evaluation is not None:
-            evaluate_model(run, model)
+        evaluate_model(run, model, evaluation)
 
     return TrainingJob(
         _facts(run, encoded, steps, batch_size), execute, lambda num: preview(encoded, run.tokenizer, run.console, num)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from posttrain.config import Component, SamplingConfig
+from posttrain.config import Component, EvaluationConfig, SamplingConfig
 from posttrain.data.encode import encode_items
 from posttrain.data.forest import TokenSequence
 from posttrain.data.item import Item
@@ -26,6 +26,7 @@ def spin(
     run,
     *,
     task: Component,
+    evaluation: EvaluationConfig | None = None,
     rewards: list[Component] = ("task",),  # type: ignore[assignment]
     losses: list[Component] = ("dpo",),  # type: ignore[assignment]
     num_rounds: int = 3,
@@ -63,7 +64,7 @@ def spin(
         return PairSource(collector, against_data(written), model=model, whole=objective.whole, sampler=model.reference)
 
     def execute() -> None:
-        train_on_pairs(run, plan, make_source, objective, reward_set, steps)
+        train_on_pairs(run, plan, make_source, objective, reward_set, steps, evaluation)
 
     facts = [
         ("task", f"{made.name}: {len(prompts)} worked examples"),
