@@ -289,7 +289,9 @@ class Recipe:
     Counts: batch_size is sequences (SFT) or prompts (RL) an optimiser step; max_tokens_per_micro_batch is the memory
     knob: it bounds the distinct tokens that one forward pass holds, and never changes the result (left out: 2048 on a
     CPU, which needs no more to be busy, 16384 elsewhere). warmup_steps below 1 is a share of all steps. Cadences
-    `*_every` are in steps, 0 = off.
+    `*_every` are in steps, 0 = off. reward_timeout_seconds: how long one reward may take for the
+    completions of a step, 0 = no limit. max_failed_rewards: the largest share of a step's
+    completions on which one reward may fail; above it, or where it fails on all, the run stops.
     """
 
     method: str
@@ -302,6 +304,8 @@ class Recipe:
     eval_data: DataConfig | None = None
     task: Component | None = None
     rewards: list[Component] = field(default_factory=list)
+    reward_timeout_seconds: float = 600.0
+    max_failed_rewards: float = 0.5
     losses: list[Component] = field(default_factory=list)
     evaluation: EvaluationConfig | None = None
     max_steps: int | None = None

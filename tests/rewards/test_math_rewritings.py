@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("math_verify")
 import sympy
 
-from posttrain.rewards.math import math, settle
+from posttrain.rewards.math import math
 from posttrain.rewards.math_worker import judge
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
@@ -117,7 +117,10 @@ def number_case(value: Fraction, gold: str, equal: bool, draw: Draw) -> Case:
 
 
 def polynomial(draw: Draw, equal: bool) -> tuple[str, str]:
-    factors = [draw.randint(1, 3) * X + draw.choice([-1, 1]) * draw.randint(1, 6) * draw.choice([1, Y]) for _ in range(draw.randint(2, 3))]
+    factors = [
+        draw.randint(1, 3) * X + draw.choice([-1, 1]) * draw.randint(1, 6) * draw.choice([1, Y])
+        for _ in range(draw.randint(2, 3))
+    ]
     product = sympy.Mul(*factors, evaluate=False)
     expanded = sympy.expand(product)
     shown = expanded if equal else expanded + draw.choice([1, -1, X, 2 * X**2, Y])
@@ -174,7 +177,9 @@ def interval(draw: Draw, equal: bool) -> tuple[str, str]:
     left, right = draw.choice("(["), draw.choice(")]")
     gold = f"{left}{low},{high}{right}"
     if equal:
-        return gold, draw.choice([f"{left}{low}, {high}{right}", f"\\left{left}{low},{high}\\right{right}", f"{left} {low}, {high} {right}."])
+        return gold, draw.choice(
+            [f"{left}{low}, {high}{right}", f"\\left{left}{low},{high}\\right{right}", f"{left} {low}, {high} {right}."]
+        )
     changed = draw.choice([
         f"{left}{low}, {high + 1}{right}", f"{left}{low - 1},{high}{right}",
         f"{left}{low},{high}{')' if right == ']' else ']'}", f"{'(' if left == '[' else '['}{low}, {high}{right}",
@@ -185,7 +190,14 @@ def interval(draw: Draw, equal: bool) -> tuple[str, str]:
 def percentage(draw: Draw, equal: bool) -> tuple[str, str]:
     n = draw.randint(1, 99)
     shown = n if equal else n + draw.choice([1, -1, 10])
-    same = [f"{shown}%", f"{shown} percent", f"{shown}\\text{{ percent}}", f"{shown / 100:g}", f"\\frac{{{shown}}}{{100}}", f"{shown}\\%."]
+    same = [
+        f"{shown}%",
+        f"{shown} percent",
+        f"{shown}\\text{{ percent}}",
+        f"{shown / 100:g}",
+        f"\\frac{{{shown}}}{{100}}",
+        f"{shown}\\%.",
+    ]
     gold = draw.choice([f"{n}\\%", f"{n}%", f"{n / 100:g}"])
     if not equal and draw.random() < 0.5:
         return gold, str(n)  # a number of the same digits without the sign
@@ -204,20 +216,30 @@ def unit(draw: Draw, equal: bool) -> tuple[str, str]:
     ways = [f"{n} {large}", f"{n}\\text{{ {large}}}", f"{n}\\,\\text{{{large}}}.", f"{n * factor} {small}", f"{n}"]
     if equal:
         return gold, draw.choice(ways)
-    return gold, draw.choice([f"{n} {small}", f"{n}\\text{{ {small}}}", f"{n + 1}\\text{{ {large}}}", f"{n * factor} {large}", f"{n + 2}"])
+    return gold, draw.choice(
+        [f"{n} {small}", f"{n}\\text{{ {small}}}", f"{n + 1}\\text{{ {large}}}", f"{n * factor} {large}", f"{n + 2}"]
+    )
 
 
 def surd(draw: Draw, equal: bool) -> tuple[str, str]:
     a, b, c = draw.randint(1, 9), draw.choice([2, 3, 5, 7]), draw.randint(2, 6)
     gold = f"\\frac{{{a}+\\sqrt{{{b}}}}}{{{c}}}"
     shown = a if equal else a + draw.choice([1, 2])
-    return gold, draw.choice([f"\\frac{{\\sqrt{{{b}}}+{shown}}}{{{c}}}", f"\\frac{{{shown}}}{{{c}}}+\\frac{{\\sqrt{{{b}}}}}{{{c}}}", f"({shown}+\\sqrt{{{b}}})/{c}"])
+    return gold, draw.choice(
+        [
+            f"\\frac{{\\sqrt{{{b}}}+{shown}}}{{{c}}}",
+            f"\\frac{{{shown}}}{{{c}}}+\\frac{{\\sqrt{{{b}}}}}{{{c}}}",
+            f"({shown}+\\sqrt{{{b}}})/{c}",
+        ]
+    )
 
 
 def pair(draw: Draw, equal: bool) -> tuple[str, str]:
     a, b = draw.sample(range(-9, 10), 2)
     gold = f"({a},{b})"
-    return gold, draw.choice([f"({a}, {b})", f"\\left({a}, {b}\\right)", f"({a},{b})."] if equal else [f"({b}, {a})", f"({a}, {b + 1})"])
+    return gold, draw.choice(
+        [f"({a}, {b})", f"\\left({a}, {b}\\right)", f"({a},{b})."] if equal else [f"({b}, {a})", f"({a}, {b + 1})"]
+    )
 
 
 FORMS: list[Callable[[Draw, bool], tuple[str, str]]] = [
@@ -237,13 +259,25 @@ def cases(count: int, seed: int) -> Iterator[Case]:
             gold = draw.choice(numbers)
             yield number_case(Fraction(gold.replace(",", "")), gold, equal, draw)
         elif share < 0.4:
-            letter, text, others = draw.choice(choices)
+            letter, text, _ = draw.choice(choices)
             if equal:
-                ways = [f"{letter}.", f"({letter})", f"\\text{{{letter}}}", f"\\textbf{{({letter})}}", f"{letter})", f" {letter} "]
+                ways = [
+                    f"{letter}.",
+                    f"({letter})",
+                    f"\\text{{{letter}}}",
+                    f"\\textbf{{({letter})}}",
+                    f"{letter})",
+                    f" {letter} ",
+                ]
                 yield Case("choice", letter, draw.choice(ways), True)
             else:
                 wrong = draw.choice([x for x in "ABCDE" if x != letter])
-                yield Case("choice", letter, draw.choice([wrong, f"{wrong}.", f"({wrong})", f"{wrong}) {text}", f"({letter}) or ({wrong})"]), False)
+                yield Case(
+                    "choice",
+                    letter,
+                    draw.choice([wrong, f"{wrong}.", f"({wrong})", f"{wrong}) {text}", f"({letter}) or ({wrong})"]),
+                    False,
+                )
         else:
             form = draw.choice(FORMS)
             gold, prediction = form(draw, equal)
@@ -259,7 +293,9 @@ def wrong_verdicts(made: list[Case]) -> list[tuple[Case, bool]]:
 
 
 def report(wrong: list[tuple[Case, bool]]) -> str:
-    return "\n".join(f"{c.kind}: gold {c.gold!r}, prediction {c.prediction!r}, equal {c.equal}, math-verify {alone}" for c, alone in wrong)
+    return "\n".join(
+        f"{c.kind}: gold {c.gold!r}, prediction {c.prediction!r}, equal {c.equal}, math-verify {alone}" for c, alone in wrong
+    )
 
 
 def test_rewritings_are_judged_as_a_mathematician_would() -> None:

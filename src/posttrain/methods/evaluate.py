@@ -8,10 +8,9 @@ from posttrain import registry
 from posttrain.config import Component, EvaluationConfig
 from posttrain.errors import ConfigError
 from posttrain.methods.evaluating import evaluate_model
-from posttrain.methods.prompting import encode_prompts, make_sampling, make_task
+from posttrain.methods.prompting import encode_prompts, make_rewards, make_sampling, make_task
 from posttrain.methods.run import Job, Run
 from posttrain.registry import methods
-from posttrain.rewards.base import RewardSet
 
 
 @methods.register
@@ -25,7 +24,7 @@ def evaluate(run, *, evaluation: EvaluationConfig, search: Component | None = No
     task = make_task(run, evaluation.task)
     if scorer is not None and search is None:
         raise ConfigError("scorer: it guides a search; name one, such as search: {name: best_of_n, num_samples: 8}")
-    guide = RewardSet([(scorer.name, 1.0, scorer.settings)], task=task) if scorer is not None else None
+    guide = make_rewards(run, [scorer], task) if scorer is not None else None
     if guide is not None:
         guide.self_test(task.examples)
     sampling = make_sampling(evaluation.sampling, task)

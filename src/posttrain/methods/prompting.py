@@ -32,6 +32,16 @@ def make_task(run: Run, item: Component) -> Task:
     return task
 
 
+def make_rewards(run: Run, rewards: Sequence[Component], task: Task) -> RewardSet:
+    """The recipe's rewards, within its limits of time and of failures."""
+    return RewardSet(
+        [(c.name, c.weight, c.settings) for c in rewards],
+        task=task,
+        max_failed=run.recipe.max_failed_rewards,
+        timeout_seconds=run.recipe.reward_timeout_seconds,
+    )
+
+
 def make_sampling(config: SamplingConfig, task: Task) -> Sampling:
     """The recipe's sampling with the task's stop strings and length where the recipe is silent."""
     return Sampling(

@@ -109,17 +109,12 @@ def settle(gold: str, prediction: str) -> bool | tuple[str, str]:
     return _compared(left, right, *factors)
 
 
-def _compared(
-    left: str, right: str, left_factor: Fraction, right_factor: Fraction
-) -> bool | tuple[str, str]:
+def _compared(left: str, right: str, left_factor: Fraction, right_factor: Fraction) -> bool | tuple[str, str]:
     a, b = (None if "%" in x else parse_number(x) for x in (left, right))
     if a is not None and b is not None:
         return a * left_factor == b * right_factor
     # Decimals stay as written, because math-verify rounds them; it cannot read 1e3.
-    left, right = (
-        str(n) if n is not None and "e" in x.lower() else expand(x)
-        for n, x in ((a, left), (b, right))
-    )
+    left, right = (str(n) if n is not None and "e" in x.lower() else expand(x) for n, x in ((a, left), (b, right)))
     if compact(left) == compact(right) and left_factor == right_factor:
         return True
     return scaled(left, left_factor), scaled(right, right_factor)

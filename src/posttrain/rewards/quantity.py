@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from posttrain.rewards.exact import parse_number
+
 Dimension = tuple[tuple[str, int], ...]
 """Base dimensions with their powers, sorted: (("length", 1), ("time", -1)) of a speed."""
 
@@ -50,7 +52,7 @@ _BASE: dict[str, tuple[str, int, dict[str, str]]] = {
 
 
 def _table() -> dict[str, tuple[Dimension, Fraction]]:
-    units = {}
+    units: dict[str, tuple[Dimension, Fraction]] = {}
     for dimension, power, factors in _BASE.values():
         for factor, names in factors.items():
             for name in names.split():
@@ -72,13 +74,12 @@ _WRAPPED = re.compile(
     r"(\^\s*(?:\{\s*-?\d\s*\}|-?\d))?$"
 )
 _LETTER = re.compile(r"[A-Za-z°¢€%]")
+_WHOLE_WRAPPED = re.compile(r"\\(?:text|textrm|textbf|mathrm|mathbf|mbox|boxed)\s*\{([^{}]*)\}")
 _DEGREES = re.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\}|\{\s*°\s*\}|°)$|(?:\\degree)$")
 _TOKEN = re.compile(r"(square|sq|cubic|cu)?\s*([a-z°¢€]+)(?:\^?(-?\d)| (squared|cubed))?")
 _SPACE = re.compile(r"\\[,;:! ]|\\quad|~|[\u00a0\u202f]")
 _END_SPACES = re.compile(r"(?:\\[,;:! ]|\\quad|~|[ \u00a0\u202f])+$")
-_OPERATOR = re.compile(
-    r"(?:[-+*/=^_<>,({\[|&]|\\(?:cdot|times|div|in|leq?|geq?|neq?|lt|gt|pm|mp|cup|cap|to|frac|sqrt))$"
-)
+_OPERATOR = re.compile(r"(?:[-+*/=^_<>,({\[|&]|\\(?:cdot|times|div|in|leq?|geq?|neq?|lt|gt|pm|mp|cup|cap|to|frac|sqrt))$")
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:/\d+)?|[-+]?\.\d+")
 _THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\,|\\ |\\!|~|[\u00a0\u202f ])(?=\d{3}(?!\d))")
 _INNER_PERCENT = re.compile(r"(\d[\d,]*(?:\.\d+)?)\s*\\?%")
@@ -100,6 +101,9 @@ def clean(text: str) -> str:
             closed = len(text) > len(start + end) and text.startswith(start) and text.endswith(end)
             if closed and start not in inner and not inner.endswith("\\"):
                 text = inner.strip()
+        wrapped = _WHOLE_WRAPPED.fullmatch(text)
+        if wrapped is not None and parse_number(wrapped[1]) is not None:
+            text = wrapped[1].strip()
     return text
 
 

@@ -42,9 +42,7 @@ class Worker:
             # A Ctrl-C at the terminal is the parent's affair: it ends this process by its input.
             start_new_session=True,
         )
-        threading.Thread(
-            target=self._read, args=(self._process, self._answers), daemon=True
-        ).start()
+        threading.Thread(target=self._read, args=(self._process, self._answers), daemon=True).start()
         try:
             line = self._answers.get(timeout=_START_SECONDS)
         except queue.Empty:
