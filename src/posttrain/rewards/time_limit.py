@@ -63,7 +63,7 @@ class _Watch:
         self.deadline = self.started + seconds if seconds else float("inf")
         self.notice_seconds = notice_seconds
         self.done = threading.Event()
-        self.stopped = False  # by a second Ctrl-C
+        self.stopped: KeyboardInterrupt | None = None  # by a second Ctrl-C
 
     def remaining(self) -> float:
         """Seconds until something is due."""
@@ -89,8 +89,8 @@ class _Watch:
         if self.done.is_set():
             return
         self.notify()
-        if self.stopped:
-            raise KeyboardInterrupt
+        if self.stopped is not None:
+            raise self.stopped
         if time.monotonic() >= self.deadline:
             self.deadline = time.monotonic() + _AGAIN_SECONDS  # it may have caught the exception
             raise TimeLimitExceeded
@@ -101,7 +101,7 @@ def _interruptible(function: Callable[[], T], watch: _Watch) -> T:
 
     def alarm() -> None:
         while not watch.done.wait(min(watch.remaining(), _AGAIN_SECONDS)):
-            if watch.stopped or watch.remaining() <= _LEAST_SECONDS:
+            if watch.stopped is not None or watch.remaining() <= _LEAST_SECONDS:
                 signal.pthread_kill(main, signal.SIGVTALRM)
 
     interrupt = signal.getsignal(signal.SIGINT)
@@ -110,8 +110,8 @@ def _interruptible(function: Callable[[], T], watch: _Watch) -> T:
         try:
             if callable(interrupt):
                 interrupt(number, frame)
-        except KeyboardInterrupt:
-            watch.stopped = True  # raised again should the function catch it
+        except KeyboardInterrupt as stop:
+            watch.stopped = stop  # raised again should the function catch it
             raise
 
     before = signal.signal(signal.SIGVTALRM, watch.handle)
