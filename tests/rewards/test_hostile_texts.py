@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,15 @@ def tasks(folder: Path) -> list[Task]:
 def mutations(count: int, seed: int) -> list[str]:
     """Random pieces of hostile and of right texts, joined."""
     draw = random.Random(f"hostile {seed}")
-    pieces = [t[:300] for t in HOSTILE.values()] + ["#### 36", "<answer>36</answer>", "\\boxed{36}", "36.", "1+1=2\n", "\r\n", "\x85"]
+    pieces = [t[:300] for t in HOSTILE.values()] + [
+        "#### 36",
+        "<answer>36</answer>",
+        "\\boxed{36}",
+        "36.",
+        "1+1=2\n",
+        "\r\n",
+        "\x85",
+    ]
     return ["".join(draw.choices(pieces, k=draw.randint(1, 4))) for _ in range(count)]
 
 
@@ -94,19 +101,18 @@ def test_math_never_raises() -> None:
     assert math(["36"] * 3, ["7" * 5000, None, "\ud800"]) == [0.0] * 3
 
 
-def seconds(function: Callable[[], object]) -> float:
+PIECES = ["<answer>", "</answer>", "<answer></answer>", "<think>", "</think>", "\\boxed{", "#### ", "1,111,", "a+", "{}"]
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_repeated_tags_cost_a_time_that_grows_linearly(piece: str) -> None:
+    """A quadratic search of 1.6 MB takes an hour; the guard is 10 s."""
+    text = piece * (1_600_000 // len(piece))
     started = time.process_time()
-    function()
-    return time.process_time() - started
-
-
-def test_repeated_tags_cost_a_time_that_grows_linearly() -> None:
-    """A quadratic search of 1.6 MB takes an hour; the guard is 10 s for all of them."""
-    for piece in ("<answer>", "</answer>", "<answer></answer>", "<think>", "</think>", "\\boxed{", "#### ", "1,111,", "a+", "{}"):
-        text = piece * (1_600_000 // len(piece))
-        spent = seconds(lambda: [extract_answer(text, e) for e in EXTRACTORS])
-        spent += seconds(lambda: tags([text, f"<think>{text}</think>", f"<think></think>{' ' * BIG}{text}"]))
-        assert spent < 10, (piece, spent)
+    for extractor in EXTRACTORS:
+        extract_answer(text, extractor)
+    tags([text, f"<think>{text}</think>", f"<think></think>{' ' * BIG}{text}"])
+    assert time.process_time() - started < 10
 
 
 def test_a_hanging_pattern_is_a_recorded_failure() -> None:

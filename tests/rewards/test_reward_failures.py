@@ -205,9 +205,9 @@ def test_values_that_are_recorded(register: Any, value: Any, text: str) -> None:
 
 
 REFUSED: list[tuple[str, Callable[[int], Any], str]] = [
-    ("dict", lambda n: {i: 1.0 for i in range(n)}, "dict, which gives no order"),
+    ("dict", lambda n: dict.fromkeys(range(n), 1.0), "dict, which gives no order"),
     ("set", lambda n: set(range(n)), "set, which gives no order"),
-    ("keys", lambda n: {i: 1.0 for i in range(n)}.keys(), "which gives no order"),
+    ("keys", lambda n: dict.fromkeys(range(n), 1.0).keys(), "which gives no order"),
     ("digits", lambda n: "1" * n, "which is text"),
     ("bytes", lambda n: b"1" * n, "which is text"),
     ("number", lambda n: 1.0, "returned float for 2 completions"),
