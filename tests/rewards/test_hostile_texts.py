@@ -31,7 +31,7 @@ HOSTILE: dict[str, str] = {
     "think": "<think>" * (BIG // 7), "think space": "<think></think>" + " " * BIG + "x", "fractions": "\\frac{1}{" * 500,
     "exponent": "1e999", "exponents": "#### 1e" + "9" * 5000, "ratio": "#### 1/0", "ratio of zeros": "1/" + "0" * 5000,
     "step": "7" * 5000 + "+1=" + "7" * 5000 + "\n#### 1", "steps": "1+1=2\n" * 10_000, "unicode digits": "#### \u0663\u0664",
-    "superscript": "#### \u00b2", "minus": "#### \u22125", "percent": "%" * BIG, "dollars": "$" * BIG, "signs": "+-" * (BIG // 2),
+    "superscript": "#### \u00b2", "minus": "#### \u22125", "percent": "%" * BIG, "dollars": "$" * BIG, "signs": "+-" * (BIG // 2), "commas": "," * BIG, "box commas": "\\boxed{1" + ",;" * (BIG // 2) + "}",
     "points": "." * BIG, "sum": "1+" * 99, "parentheses": "(" * 100 + "1" + ")" * 100, "power": "9**9**9", "names": "__import__('os')",
     "string": "'a'*9", "octal": "0o17+0x1f+1_0", "walrus": "(a:=3)", "lambda": "lambda: 1", "tower": "\\boxed{10^{10^{10^{10}}}}",
     "factorial": "\\boxed{((((3!)!)!)!)!}", "units": "\\boxed{5 " + "m" * 900 + "}", "backslashes": "\\" * BIG, "emoji": "\U0001f600" * 1000,
@@ -135,7 +135,8 @@ def test_the_last_tag_is_that_of_a_search_from_the_left() -> None:
 @pytest.mark.parametrize(
     ("prediction", "answer", "equal"),
     [("18.", "18", True), ("$18.90", r"\$18.90", True), (r"\$1{,}800", "1800", True), ("1,800.00", "1800", True), ("\u22125", "-5", True),
-     ("Paris.", "Paris", True), ("5", "-5", False), ("18,00", "1800", False), (r"12\%", "12%", True), ("10\\,000", "10000", True)],
+     ("Paris.", "Paris", True), ("5", "-5", False), ("18,00", "1800", False), (r"12\%", "12%", True), ("10\\,000", "10000", True),
+     ("1 2", "12", False), ("1  2", "12", False), ("10 000", "10000", True), ("- 5", "-5", True), ("$ 5", "5", True), ("5 1/2", "51/2", False)],
 )  # fmt: skip
 def test_answers_as_people_write_them(prediction: str, answer: str, equal: bool) -> None:
     assert same_answer(prediction, answer) is equal

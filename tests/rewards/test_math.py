@@ -69,7 +69,7 @@ def test_ordinary_mathematics_is_light() -> None:
         (r"\$18.90", "18.90", True), ("18.9", "$18.90", True), ("18.90", "18.90 dollars", True), (r"\$5", "5 cents", False),
         ("5 cm", "5 m", False), ("5 m", "500 cm", True), (r"5\text{ cm}", "5", True), (r"5\text{ cm}^2", "5 square cm", True),
         ("60 km/h", "60 miles per hour", False), ("5m", "5n", False), (r"12\pi \text{ cm}", r"12 \pi\ \mathrm{cm}", True),
-        ("10000", r"10\,000", True), ("10{,}000", "10,000.00", True), ("1e3", "1000", True), ("-3", "\u22123", True),
+        ("10000", r"10\,000", True), ("10{,}000", "10,000.00", True), ("1e3", "1000", True), ("1  2", "12", False), ("12", "1 2", False), ("-3", "\u22123", True),
     ],
 )  # fmt: skip
 def test_periods_units_money_and_per_cent(pool: MathPool, gold: str, prediction: str, equal: bool) -> None:

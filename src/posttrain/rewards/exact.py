@@ -17,8 +17,17 @@ _NUMBER = re.compile(
 _BRACE = re.compile(r"[{}]")
 _OPEN, _CLOSE = "<answer>", "</answer>"
 _MAX_DIGITS = 400
-_TYPESETTING = ("\\$", "$", "\\%", "%", "{,}", "\\!", "\\,", "\u00a0", "\u202f", " ")
-"""What stands in a number beside its digits: money, per cent, and LaTeX's spaces and separators."""
+_MARKS = re.compile(r"\\\$|\$|\\%|%|(?<!\d) +| +(?!\d)")
+"""What stands beside the digits of a number: money, per cent, spaces that separate no digits."""
+_SEPARATOR = r"\{,\}|,\\!|\\,|\\ |\\!|~|\u00a0|\u202f"
+_GROUPED = re.compile(rf"(?<![\d.\\A-Za-z])\d{{1,3}}(?:(?:{_SEPARATOR})\d{{3}})+(?!\d)")
+_GROUPED_BY_SPACES = re.compile(r"(?<![\d.\\A-Za-z])\d{1,3}(?: \d{3})+(?!\d)")
+_NO_DIGIT = re.compile(r"\D")
+
+
+def join_thousands(text: str) -> str:
+    r"""The text with 1{,}000, 1\,000 and the like as 1000."""
+    return _GROUPED.sub(lambda match: _NO_DIGIT.sub("", match[0]), text)
 
 
 def last_boxed(text: str) -> str | None:
@@ -69,12 +78,12 @@ def parse_number(text: str) -> Fraction | None:
     1,000; 1{,}000; $5; \$5; 12%; 12\%; 3/4; 1e3; a Unicode minus; a final period. A per cent sign
     is dropped: 12% equals 12, as answers to word problems mean it. Reward `math` judges it as 0.12.
     """
-    cleaned = text.strip().rstrip(".")
+    cleaned = " ".join(text.split()).rstrip(".")
     if len(cleaned) > _MAX_DIGITS:
         return None
-    for mark in _TYPESETTING:
-        cleaned = cleaned.replace(mark, "," if mark == "{,}" else "")
-    cleaned = cleaned.replace("\u2212", "-")
+    cleaned = join_thousands(cleaned).replace("\u2212", "-")
+    cleaned = _GROUPED_BY_SPACES.sub(lambda match: match[0].replace(" ", ""), cleaned)
+    cleaned = _MARKS.sub("", cleaned)
     if not _NUMBER.fullmatch(cleaned):
         return None
     try:

@@ -19,6 +19,7 @@ from posttrain.rewards.quantity import clean, compact, expand, scaled, split_uni
 from posttrain.rewards.worker import Worker
 
 _MAX_CACHED = 50_000
+_MAX_TEXT = 4000  # longer ones are compared as texts
 _OPTION = re.compile(r"(?:\\text(?:bf|rm)?\s*\{)?\s*(?:\(([A-H])\)|([A-H])(?:\)|[.:](?=[\s}])))")
 _OPTION_MARK = re.compile(r"\(([A-H])\)|\b[A-H]\)|\b(?:or|and)\b")
 
@@ -80,6 +81,8 @@ def settle(gold: str, prediction: str) -> bool | tuple[str, str]:
     Settled here are equal texts, numbers, units of different dimensions, what is too heavy to
     parse, and letters of choices.
     """
+    if max(len(gold), len(prediction)) > _MAX_TEXT:
+        return gold.strip() == prediction.strip()
     gold, prediction = clean(gold), clean(prediction)
     if not prediction:
         return False
@@ -142,7 +145,8 @@ def math(completions, answer) -> list[float]:
 
     The final answer is the last \boxed{...}; without one, what follows "####"; without that, the last number. Equal
     strings and numbers are settled without a parser; expressions too heavy to parse, and verdicts that miss their
-    deadline, are 0.
+    deadline, are 0. A final period does not count. 8\% is 0.08 and not 8 (rewards `exact` and task gsm8k drop the sign, as
+    answers to word problems do). Two units are compared, also 5 m with 500 cm; a unit that one side leaves out does not count.
     """
     texts: list[Any] = [c if isinstance(c, str) else str(c[-1]["content"]) for c in completions]
     pairs = [(str(a), _prediction(t)) for t, a in zip(texts, answer, strict=True)]

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from posttrain.rewards.exact import parse_number
+from posttrain.rewards.exact import join_thousands, parse_number
 
 Dimension = tuple[tuple[str, int], ...]
 """Base dimensions with their powers, sorted: (("length", 1), ("time", -1)) of a speed."""
@@ -81,7 +81,6 @@ _SPACE = re.compile(r"\\[,;:! ]|\\quad|~|[\u00a0\u202f]")
 _END_SPACES = re.compile(r"(?:\\[,;:! ]|\\quad|~|[ \u00a0\u202f])+$")
 _OPERATOR = re.compile(r"(?:[-+*/=^_<>,({\[|&]|\\(?:cdot|times|div|in|leq?|geq?|neq?|lt|gt|pm|mp|cup|cap|to|frac|sqrt))$")
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:/\d+)?|[-+]?\.\d+")
-_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\,|\\ |\\!|~|[\u00a0\u202f ])(?=\d{3}(?!\d))")
 _INNER_PERCENT = re.compile(r"(\d[\d,]*(?:\.\d+)?)\s*\\?%")
 _LOOSE = re.compile(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])")
 
@@ -109,7 +108,7 @@ def clean(text: str) -> str:
 
 def compact(text: str) -> str:
     """Without the spaces that separate no letters or digits: equal texts are equal answers."""
-    return _LOOSE.sub("", text)
+    return _LOOSE.sub("", " ".join(text.split()))
 
 
 def split_unit(text: str) -> tuple[str, Unit | None]:
@@ -134,7 +133,7 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
     if start is None:
         return text, None
     head, unit = _with_head(text, start, text[start:])
-    number = _NUMBER.fullmatch(_THOUSANDS.sub("", head)) is not None
+    number = _NUMBER.fullmatch(join_thousands(head)) is not None
     apart = start > 0 and text[start - 1] in " }~)"
     if unit is None or not (number or apart):
         return text, None
@@ -186,8 +185,7 @@ def parse_unit(name: str) -> Unit | None:
 
 def expand(text: str) -> str:
     r"""What math-verify misreads, in a form that it reads: 1\,000 as 1000, 8\% as \frac{8}{100}."""
-    text = _THOUSANDS.sub("", text)
-    return _INNER_PERCENT.sub(r"\\frac{\1}{100}", text)
+    return _INNER_PERCENT.sub(r"\\frac{\1}{100}", join_thousands(text))
 
 
 def scaled(expression: str, factor: Fraction) -> str:
