@@ -20,26 +20,10 @@ _MAX_LENGTH = 10_000
 _EVALUATES = re.compile(r"(?<![\w.])eval\(|\bparse_expr\(")
 _CALL = re.compile(r"((?<!\w)[^\W\d]\w*|[)\]}'\"])\s*\(")
 _FUNCTIONS = frozenset(
-    [
-        "sin",
-        "cos",
-        "tan",
-        "sec",
-        "csc",
-        "cot",
-        "asin",
-        "acos",
-        "atan",
-        "sinh",
-        "cosh",
-        "tanh",
-        "exp",
-        "log",
-        "ln",
-        "sqrt",
-        "Abs",
-        "abs",
-    ]
+    {
+        *("sin", "cos", "tan", "sec", "csc", "cot", "asin", "acos", "atan", "sinh", "cosh", "tanh"),
+        *("exp", "log", "ln", "sqrt", "Abs", "abs", "Integral", "erf", "erfi", "Si", "Ci", "Ei", "li"),
+    }
 )
 
 
