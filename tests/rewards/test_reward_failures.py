@@ -137,6 +137,20 @@ def test_a_run_stops_above_the_stated_share(register: Any) -> None:
         RewardSet(settings, timeout_seconds=-1)
 
 
+def test_a_search_goes_on_after_a_failure_and_stops_where_most_fail(register: Any) -> None:
+    @register
+    def picky(completions):
+        """Raises on a text."""
+        return [float(text) for text in completions]
+
+    rewards = RewardSet([("picky", 1.0, {})])
+    example = Example("p", None, "1", {}, id="e")
+    assert rewards.score(example, ["x"]) == [-math.inf] and rewards.score(example, ["2", "x"]) == [2.0, -math.inf]
+    with pytest.raises(RewardError, match="'picky' failed on 31 of 32"):
+        for _ in range(40):
+            rewards.score(example, ["x"])
+
+
 class Cancelled(BaseException):
     """Not an Exception."""
 

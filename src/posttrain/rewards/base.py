@@ -21,6 +21,7 @@ from posttrain.types import Example, Rollout, RolloutGroup, Sample, Task, Text
 __all__ = ["RewardSet", "as_completion"]
 
 Settings = dict[str, Any]
+_MIN_SCORES = 32  # completions of a search before a share of failures is judged
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class RewardSet:
         self.max_failed = max_failed
         self.timeout_seconds = timeout_seconds
         self.failures: dict[str, int] = {}
+        self._scores: dict[str, tuple[int, int]] = {}  # failures and completions that searches asked for
         self.first_traceback: str | None = None
         self._rewards: dict[str, _Reward] = {}
         for name, weight, settings in rewards:
@@ -105,7 +107,10 @@ class RewardSet:
             RewardError: a reward failed on too many completions of a step, took too long, or
                 returned something that is no list of rewards.
         """
-        pairs = [(g.example, r) for g in groups for r in g.rollouts]
+        self._fill([(g.example, r) for g in groups for r in g.rollouts], self._watch)
+
+    def _fill(self, pairs: Pairs, watch: Callable[[str, int, int, Sequence[Value]], None]) -> None:
+        """Reward completions; `watch` is called with name, failures, completions, values of each reward."""
         for name, reward in self._rewards.items():
             values = self._values(reward, pairs)
             failed = 0
@@ -119,7 +124,9 @@ class RewardSet:
                     rollout.rewards[name] = sum(value) / len(value) if value else 0.0
                 else:
                     rollout.rewards[name] = value
-            self._watch(name, failed, len(pairs), values)
+            if failed:
+                self.failures[name] = self.failures.get(name, 0) + failed
+            watch(name, failed, len(pairs), values)
         for _, rollout in pairs:
             # Without a failed reward the sum would be of other rewards, so there is none.
             terms = [(r.weight, rollout.rewards[n]) for n, r in self._rewards.items()]
@@ -129,13 +136,19 @@ class RewardSet:
     def score(self, example: Example, texts: Sequence[str]) -> list[float]:
         """Rewards of some completions of one prompt, as a search asks for them; the lowest number where there is none."""
         rollouts = [Rollout(Sample([], [], [], "stop"), text) for text in texts]
-        self.reward([RolloutGroup(example, (), rollouts)])
+        self._fill([(example, r) for r in rollouts], self._watch_scores)
         return [-math.inf if r.reward is None else r.reward for r in rollouts]
+
+    def _watch_scores(self, name: str, failed: int, total: int, values: Sequence[Value]) -> None:
+        """A search asks for few completions at a time, so the share is of all that it has asked for."""
+        failures, asked = self._scores.get(name, (0, 0))
+        failures, asked = self._scores[name] = failures + failed, asked + total
+        if failed and asked >= _MIN_SCORES:
+            self._watch(name, failures, asked, values)
 
     def _watch(self, name: str, failed: int, total: int, values: Sequence[Value]) -> None:
         if not failed:
             return
-        self.failures[name] = self.failures.get(name, 0) + failed
         if failed == total or failed > self.max_failed * total:
             reason = next(v for v in values if isinstance(v, str))
             raise RewardError(
