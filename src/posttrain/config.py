@@ -293,6 +293,9 @@ class Recipe:
     the last one (0 = off), and at the end; of these the newest save_total_limit are kept, without save_every in a
     finished run the last alone. From the last one a finished run is trained on; beside the weights it holds two to three
     times the trained parameters in float32, and save_final: false leaves it out.
+    reward_timeout_seconds: how long one reward may take for the
+    completions of a step, 0 = no limit. max_failed_rewards: the largest share of a step's
+    completions on which one reward may fail; above it, or where it fails on all, the run stops.
     """
 
     method: str
@@ -305,6 +308,8 @@ class Recipe:
     eval_data: DataConfig | None = None
     task: Component | None = None
     rewards: list[Component] = field(default_factory=list)
+    reward_timeout_seconds: float = 600.0
+    max_failed_rewards: float = 0.5
     losses: list[Component] = field(default_factory=list)
     evaluation: EvaluationConfig | None = None
     max_steps: int | None = None

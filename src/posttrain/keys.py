@@ -22,10 +22,13 @@ OF_EVERY_RUN = ("method", "model", "title", "output", "seed", "plugins")
 
 OF_TRAINING = (
     "max_steps", "max_tokens_per_micro_batch", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon",
-    "lr_scheduler_type", "warmup_steps", "min_lr_ratio", "max_grad_norm", "save_every", "save_total_limit", "eval_every",
-    "report_to",
+    "lr_scheduler_type", "warmup_steps", "min_lr_ratio", "max_grad_norm", "save_every", "save_seconds", "save_final",
+    "save_total_limit", "eval_every", "report_to",
 )  # fmt: skip
 """Read by `Run.train` and the hooks of a training, so by every method that trains."""
+
+OF_REWARDS = ("reward_timeout_seconds", "max_failed_rewards")
+"""Read where rewards are called: by methods with rewards, or with a scorer of a search."""
 
 INHERITED = ("evaluation", "report_to")
 """A pipeline hands these to each of its stages that reads them."""
@@ -43,6 +46,8 @@ def trains(entry: Entry) -> bool:
 def keys_read(entry: Entry) -> set[str]:
     """The top-level keys that a method reads."""
     keys = {*OF_EVERY_RUN, *entry.settings}
+    if {"rewards", "scorer"} & entry.settings.keys():
+        keys.update(OF_REWARDS)
     if trains(entry):
         keys.update(OF_TRAINING)
     elif "stages" in entry.settings:

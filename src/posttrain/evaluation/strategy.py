@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,12 +115,19 @@ class Strategy:
         return f"oracle: {who} chose among {among}; no deployed system can reach this"
 
 
-def make_strategy(search: Component | None, scorer: Component | None, *, oracle: bool, task: Task) -> Strategy | None:
+def make_strategy(
+    search: Component | None,
+    scorer: Component | None,
+    *,
+    oracle: bool,
+    task: Task,
+    limits: Mapping[str, float] | None = None,
+) -> Strategy | None:
     """The strategy of a recipe, checked before weights are loaded.
 
     Args:
         oracle: allows a scorer that reads the gold. `scorer: oracle`, the task's own verdict, says
-        so by its name.
+        so by its name. limits: of the scorer's time and failures, as `RewardSet` takes them.
     Raises:
         ConfigError: a scorer that is missing, superfluous, or reads the gold without leave.
     """
@@ -135,7 +142,7 @@ def make_strategy(search: Component | None, scorer: Component | None, *, oracle:
         if key.startswith(("num_", "max_")) and isinstance(value, int) and value < 1:
             raise ConfigError(f"search.{key}: {value} must be at least 1")
     if "score" in entry.inputs:
-        return Strategy(search.name, settings, _make_scorer(search, scorer, oracle, task))
+        return Strategy(search.name, settings, _make_scorer(search, scorer, oracle, task, limits or {}))
     if scorer is not None or oracle:
         asking = [name for name, other in registry.searches.entries().items() if "score" in other.inputs]
         raise ConfigError(
@@ -145,7 +152,7 @@ def make_strategy(search: Component | None, scorer: Component | None, *, oracle:
     return Strategy(search.name, settings)
 
 
-def _make_scorer(search: Component, scorer: Component | None, oracle: bool, task: Task) -> Scorer:
+def _make_scorer(search: Component, scorer: Component | None, oracle: bool, task: Task, limits: Mapping[str, float]) -> Scorer:
     choices = [name for name in registry.rewards.names() if not gold_inputs(name)]
     if scorer is None:
         raise ConfigError(
@@ -169,7 +176,7 @@ def _make_scorer(search: Component, scorer: Component | None, oracle: bool, task
         )
     if oracle and not gold:
         raise ConfigError(f"oracle: the scorer {scorer.name!r} reads no gold, so that it changes nothing; leave it out")
-    rewards = RewardSet([(scorer.name, 1.0, scorer.settings)], task=task)
+    rewards = RewardSet([(scorer.name, 1.0, scorer.settings)], task=task, **limits)
     rewards.self_test(task.examples)
     entry = registry.rewards.entry(scorer.name)
     settings = {k: s.default for k, s in entry.settings.items()} | scorer.settings

@@ -8,6 +8,7 @@ from posttrain.config import Component, EvaluationConfig
 from posttrain.errors import ConfigError
 from posttrain.evaluation.strategy import Strategy, make_strategy
 from posttrain.methods.evaluating import Measurement, evaluate_model
+from posttrain.methods.prompting import reward_limits
 from posttrain.methods.run import Job, Run
 from posttrain.registry import methods
 
@@ -31,7 +32,7 @@ def evaluate(
     examples, task, a column of the data) is an oracle too, and is refused without `oracle: true`.
     """
     measurement = Measurement(run, evaluation)
-    strategy = make_strategy(search, scorer, oracle=oracle, task=measurement.task)
+    strategy = make_strategy(search, scorer, oracle=oracle, task=measurement.task, limits=reward_limits(run))
     if strategy is not None and evaluation.num_samples != 1:
         raise ConfigError(
             f"evaluation.num_samples: {evaluation.num_samples} is not read under a search, whose own setting says how many; "

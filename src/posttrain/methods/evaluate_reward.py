@@ -16,13 +16,13 @@ from posttrain.data.scored import EncodedScores, kind_of
 from posttrain.errors import ConfigError
 from posttrain.evaluation.reward_model import best_of_curve, measure
 from posttrain.evaluation.statistics import paired_bootstrap
-from posttrain.methods.prompting import context_length, encode_prompts, make_collector, make_sampling, make_task
+from posttrain.methods.prompting import context_length, encode_prompts, make_collector, make_rewards, make_sampling, make_task
 from posttrain.methods.reward_model import encode_data, read_rows
 from posttrain.methods.run import Job, Run
 from posttrain.models.load import score_level, separate_padding
 from posttrain.models.score_model import ScoreModel
 from posttrain.registry import methods
-from posttrain.rewards.base import RewardSet, as_completion
+from posttrain.rewards.base import as_completion
 from posttrain.rewards.model import RewardModel
 from posttrain.training.checkpoint import write_text_whole
 from posttrain.training.hooks import finite
@@ -136,7 +136,7 @@ class _Asked:
         self.task = make_task(run, task)
         self.sampling = make_sampling(sampling, self.task)
         self.prompts = encode_prompts(self.run, self.task, self.sampling)
-        self.rewards = RewardSet([(c.name, c.weight, c.settings) for c in rewards], task=self.task)
+        self.rewards = make_rewards(run, rewards, self.task)
         self.rewards.self_test(self.task.examples)
 
 

@@ -8,7 +8,7 @@ from posttrain.config import Component, EvaluationConfig, SamplingConfig
 from posttrain.errors import ConfigError
 from posttrain.methods.comparing import NOT_IN_SAMPLES, ReferencePlan
 from posttrain.methods.evaluating import evaluate_model, evaluation_hooks
-from posttrain.methods.prompting import encode_prompts, make_collector, make_sampling, make_task
+from posttrain.methods.prompting import encode_prompts, make_collector, make_rewards, make_sampling, make_task
 from posttrain.methods.run import Run, TrainingJob
 from posttrain.registry import methods
 from posttrain.rewards.base import RewardSet
@@ -48,7 +48,7 @@ def online_dpo(
     if sampled.temperature == 0:
         raise ConfigError("sampling.temperature: 0 samples the same completion each time, so that there is no pair")
     prompts = encode_prompts(run, made, sampled)
-    reward_set = RewardSet([(c.name, c.weight, c.settings) for c in rewards], task=made)
+    reward_set = make_rewards(run, rewards, made)
     reward_set.self_test(made.examples)
     objective = Objective(losses, roles=("chosen", "rejected"), temperature=sampled.temperature, lacks=NOT_IN_SAMPLES)
     plan = ReferencePlan(False, reference_every, reference_mix)

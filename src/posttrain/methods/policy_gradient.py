@@ -15,7 +15,7 @@ from posttrain.data.stream import DataSource
 from posttrain.errors import ConfigError
 from posttrain.losses.inputs import LABEL_INPUTS, TEACHER_INPUTS
 from posttrain.methods.evaluating import evaluate_model, evaluation_hooks
-from posttrain.methods.prompting import check_critic, context_length, encode_prompts, make_collector, with_gold
+from posttrain.methods.prompting import check_critic, context_length, encode_prompts, make_collector, make_rewards, with_gold
 from posttrain.methods.run import Run, TrainingJob
 from posttrain.methods.sft import encode_examples
 from posttrain.models.language_model import LanguageModel
@@ -91,7 +91,7 @@ def make_job(
     if s.given_steps:
         prompts = with_gold(run, prompts, task)
     rows = encode_examples(run, s.mix_data, s.mix_task, context_length(run)).sequences if s.mixes else []
-    reward_set = RewardSet([(c.name, c.weight, c.settings) for c in s.rewards], task=task)
+    reward_set = make_rewards(run, s.rewards, task)
     reward_set.self_test(task.examples)
     objective = Objective(
         s.losses,

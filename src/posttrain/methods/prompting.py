@@ -11,7 +11,7 @@ from posttrain.data.encode import encode_items
 from posttrain.data.item import Item
 from posttrain.data.templates import decode_completion, encode_prompt
 from posttrain.engines.torch import TorchEngine
-from posttrain.errors import ConfigError, DataError
+from posttrain.errors import ConfigError, DataError, PosttrainError
 from posttrain.methods.run import Run
 from posttrain.models.adapters import refuse_virtual_score
 from posttrain.models.language_model import LanguageModel
@@ -26,10 +26,35 @@ def make_task(run: Run, item: Component) -> Task:
     settings = dict(item.settings)
     if isinstance(settings.get("path"), str):
         settings["path"] = run.resolve(settings["path"])
-    task: Task = registry.tasks.bind(item.name, settings)()
+    make = registry.tasks.bind(item.name, settings)
+    try:
+        task: Task = make()
+    except (PosttrainError, OSError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # of a user's task; also SystemExit, which would end the run with status 0
+        raise ConfigError(
+            f"task {item.name!r} raised {type(error).__name__}: {error}. Mend the function, or its settings; "
+            "--traceback shows where"
+        ) from error
+    if not isinstance(task, Task):
+        raise ConfigError(f"task {item.name!r} returned {type(task).__name__}, but a posttrain.types.Task is wanted")
     if not task.examples:
         raise DataError(f"task {item.name!r} has no examples; look at its settings with `posttrain explain tasks {item.name}`")
     return task
+
+
+def make_rewards(run: Run, rewards: Sequence[Component], task: Task) -> RewardSet:
+    """The recipe's rewards, within its limits of time and of failures."""
+    return RewardSet(
+        [(c.name, c.weight, c.settings) for c in rewards],
+        task=task,
+        **reward_limits(run),
+    )
+
+
+def reward_limits(run: Run) -> dict[str, float]:
+    """The recipe's limits of a reward's time and failures, as `RewardSet` takes them."""
+    return {"max_failed": run.recipe.max_failed_rewards, "timeout_seconds": run.recipe.reward_timeout_seconds}
 
 
 def make_sampling(config: SamplingConfig, task: Task) -> Sampling:

@@ -16,7 +16,7 @@ from posttrain.engines.endpoint import Endpoint
 from posttrain.errors import ConfigError
 from posttrain.evaluation.strategy import gold_rewards
 from posttrain.methods.parts import make_parts, remove_parts
-from posttrain.methods.prompting import encode_prompts, make_collector, make_sampling, make_task
+from posttrain.methods.prompting import encode_prompts, make_collector, make_rewards, make_sampling, make_task
 from posttrain.methods.run import SAMPLES, Job, Run
 from posttrain.registry import methods
 from posttrain.rewards.base import RewardSet
@@ -69,7 +69,7 @@ def sample(
     else:
         prompts = encode_prompts(run, made, sampled)
     server = None if endpoint is None else Endpoint(endpoint)
-    reward_set = RewardSet([(c.name, c.weight, c.settings) for c in rewards], task=made)
+    reward_set = make_rewards(run, rewards, made)
     reward_set.self_test(made.examples)
     facts = [
         ("task", f"{made.name}: {len(prompts)} prompts"),

@@ -12,11 +12,10 @@ from posttrain.data.templates import encode_prompt
 from posttrain.errors import ConfigError
 from posttrain.losses.inputs import CREDIT_INPUTS, LABEL_INPUTS, TEACHER_INPUTS
 from posttrain.methods.evaluating import evaluate_model, evaluation_hooks
-from posttrain.methods.prompting import context_length, encode_prompts, make_collector, make_sampling, make_task
+from posttrain.methods.prompting import context_length, encode_prompts, make_collector, make_rewards, make_sampling, make_task
 from posttrain.methods.run import Run, TrainingJob
 from posttrain.models.language_model import LanguageModel
 from posttrain.registry import methods
-from posttrain.rewards.base import RewardSet
 from posttrain.rollouts.filter import Rule, SelfTrainingSource
 from posttrain.training.hooks import RolloutWriter, first_rollout
 from posttrain.training.objective import Objective
@@ -69,7 +68,7 @@ def self_training(
     sampled = make_sampling(sampling, made)
     prompts = encode_prompts(run, made, sampled)
     hints = _hints(run, made, rationalise, sampled) if rationalise is not None else None
-    reward_set = RewardSet([(c.name, c.weight, c.settings) for c in rewards], task=made)
+    reward_set = make_rewards(run, rewards, made)
     reward_set.self_test(made.examples)
     objective = Objective(
         losses, accuracy=True, lacks=CREDIT_INPUTS | LABEL_INPUTS | TEACHER_INPUTS | {"reward", "scores", "step", "values"}

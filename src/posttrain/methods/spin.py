@@ -12,10 +12,9 @@ from posttrain.data.templates import as_messages
 from posttrain.errors import ConfigError, DataError
 from posttrain.methods.comparing import NOT_IN_SAMPLES, ReferencePlan
 from posttrain.methods.online_dpo import train_on_pairs
-from posttrain.methods.prompting import encode_prompts, make_collector, make_sampling, make_task
+from posttrain.methods.prompting import encode_prompts, make_collector, make_rewards, make_sampling, make_task
 from posttrain.methods.run import Run, TrainingJob
 from posttrain.registry import methods
-from posttrain.rewards.base import RewardSet
 from posttrain.rollouts.pairs import PairSource, against_data
 from posttrain.training.objective import Objective
 from posttrain.types import Task
@@ -47,7 +46,7 @@ def spin(
     sampled = make_sampling(sampling, made)
     prompts = encode_prompts(run, made, sampled)
     written = _written(run, made)
-    reward_set = RewardSet([(c.name, c.weight, c.settings) for c in rewards], task=made)
+    reward_set = make_rewards(run, rewards, made)
     reward_set.self_test(made.examples)
     objective = Objective(losses, roles=("chosen", "rejected"), lacks=NOT_IN_SAMPLES)
     if num_rounds < 1:

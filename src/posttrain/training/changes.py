@@ -20,8 +20,9 @@ Rule = Literal["free", "rounding", "content", "length", "accept", "refused"]
 
 RULES: dict[Rule, tuple[str, ...]] = {
     "free": (
-        "title", "output", "report_to", "save_every", "save_seconds", "save_final", "save_total_limit", "eval_every",
-        "eval_data", "evaluation", "model.trust_remote_code", "model.revision", "teacher.trust_remote_code", "cache_reference",
+        "title", "output", "report_to", "save_every", "save_seconds", "save_final", "save_total_limit",
+        "eval_every", "eval_data", "evaluation", "reward_timeout_seconds", "max_failed_rewards",
+        "model.trust_remote_code", "model.revision", "teacher.trust_remote_code", "cache_reference",
     ),
     "rounding": (
         "max_tokens_per_micro_batch", "model.device", "model.attention", "model.gradient_checkpointing",
