@@ -7,7 +7,7 @@ from pathlib import Path
 from posttrain import registry
 from posttrain.config import Component, EvaluationConfig
 from posttrain.errors import ConfigError
-from posttrain.methods.evaluating import evaluate_model
+from posttrain.methods.evaluating import EVALUATED, evaluate_model
 from posttrain.methods.prompting import encode_prompts, make_sampling, make_task
 from posttrain.methods.run import Job, Run
 from posttrain.registry import methods
@@ -29,8 +29,7 @@ def evaluate(run, *, evaluation: EvaluationConfig, search: Component | None = No
     if guide is not None:
         guide.self_test(task.examples)
     sampling = make_sampling(evaluation.sampling, task)
-    prompts = encode_prompts(run, task, sampling)
-    count = min(evaluation.num_examples, len(prompts))
+    count = len(encode_prompts(run, task, sampling, num_examples=evaluation.num_examples, what=EVALUATED))
     facts = [
         ("task", f"{task.name}: {count} problems, {evaluation.num_samples} samples each"),
         ("sampling", f"at most {sampling.max_tokens} tokens, temperature {sampling.temperature:g}"),

@@ -20,6 +20,9 @@ from posttrain.rewards.base import RewardSet
 from posttrain.training.checkpoint import write_text_whole
 from posttrain.training.hooks import Hook
 
+EVALUATED = "evaluation prompts"
+"""What the prompts of an evaluation are called where their losses are told."""
+
 
 def measuring_hook(run: Run, steps: int, measure: Callable[[], dict[str, float]]) -> Hook:
     """Tells what `measure` gives: before the first step, every eval_every steps, and after the last."""
@@ -43,7 +46,8 @@ def evaluate_model(
         raise ConfigError("missing key 'evaluation': which task to measure the model on")
     task = make_task(run, config.task)
     sampling = make_sampling(config.sampling, task)
-    prompts = [(p.example, p.ids) for p in encode_prompts(run, task, sampling)[: config.num_examples]]
+    encoded = encode_prompts(run, task, sampling, num_examples=config.num_examples, what=EVALUATED)
+    prompts = [(p.example, p.ids) for p in encoded]
     started = time.perf_counter()
     engine = TorchEngine(model)
 
@@ -60,13 +64,14 @@ def evaluate_model(
             value=model.critic.at_ends if model.critic is not None else None,
             score=scorer.score if scorer is not None else None,
         )  # fmt: skip
-    values = {**result.to_json(), "seconds": time.perf_counter() - started}
+    dropped = min(config.num_examples, len(task.examples)) - len(prompts)
+    values = {**result.to_json(), "prompts_dropped": dropped, "seconds": time.perf_counter() - started}
     write_text_whole(run.folder / "evaluation.json", json.dumps(values))
     interval = result.accuracy()
     by = f" by {search.name}" if search else ""
     run.console.print(
         f"{task.name}: accuracy {interval.estimate:.1%} (95 % interval {interval.low:.1%} to {interval.high:.1%}) "
-        f"on {len(prompts)} problems{by}",
+        f"on {len(prompts)} problems{by}" + (f"; {dropped} prompts too long for the context dropped" if dropped else ""),
         highlight=False,
         soft_wrap=True,
     )

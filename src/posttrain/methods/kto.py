@@ -7,7 +7,8 @@ from typing import Any, Literal
 import numpy as np
 
 from posttrain.config import Component, DataConfig
-from posttrain.data.encode import Encoded, encode_labelled
+from posttrain.data.encode import encode_labelled
+from posttrain.data.encoded import Encoded
 from posttrain.data.preview import preview
 from posttrain.errors import ConfigError, DataError
 from posttrain.methods.comparing import LACKING, ReferencePlan, comparison_facts, encode_data, held_out_hooks

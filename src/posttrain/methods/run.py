@@ -77,6 +77,7 @@ class Run:
         self.console = console or Console()
         self.folder = Path(recipe.output or f"runs/{recipe.method}")
         self.first_metrics: dict[str, float] = {}
+        self.lost: dict[str, str] = {}  # what of the data is lost, in words, by what it is lost from
         self.resume_step = 0
         self.optimizer: Optimizer | None = None  # of the training that is going on
 
@@ -91,12 +92,16 @@ class Run:
             # What will be measured in the end is made now: its mistakes have to come to light before the training.
             measured: Job = registry.methods.get("evaluate")(self, evaluation=self.recipe.evaluation)
             job.facts.append(("evaluation", measured.facts[0][1]))
+        job.facts += self.lost.items()
         return job
 
     def execute(self) -> Path:
         """Prepare and run; returns the run's folder."""
         self._refuse_existing()
-        self.job().execute()
+        job = self.job()
+        for name, text in self.lost.items():
+            self.console.print(f"{name}: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+        job.execute()
         return self.folder
 
     def check(self) -> None:

@@ -70,6 +70,7 @@ class Measured:
     search: str | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
+    prompts_dropped: int = 0
 
     def by_k(self, name: str) -> dict[int, Interval]:
         """The intervals of "pass" or "maj" by number of samples, ascending."""
@@ -272,6 +273,7 @@ def _measured(values: dict[str, Any]) -> Measured:
         search=values.get("search"),
         sampling=values.get("sampling") or {},
         seed=values.get("seed"),
+        prompts_dropped=int(values.get("prompts_dropped") or 0),
     )
 
 
