@@ -184,7 +184,7 @@ def test_bad_rows(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
     )
     sft(
         DataError,
-        "no row has a trained token",
+        "no row is left to train on",
         path=write(path, [{"prompt": "a" * 50, "completion": "b"}] * 3),
         max_length=20,
     )
@@ -255,7 +255,14 @@ def test_a_model_without_pad_token_trains(run_recipe: Callable[..., Path], tmp_p
 def test_prompts_that_do_not_fit(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
     rows = [{"prompt": "a" * 600, "answer": "1"}]
     task = {"name": "jsonl", "path": write(tmp_path / "rows.jsonl", rows)}
-    refused(run_recipe, tmp_path, DataError, "has 601 tokens, the model's context is 512", method="grpo", task=task)
+    refused(
+        run_recipe,
+        tmp_path,
+        DataError,
+        "no room for a completion in the model's context of 512 tokens .the longest, 0, has 601",
+        method="grpo",
+        task=task,
+    )
     refused(run_recipe, tmp_path, ConfigError, "exceed the model's context of 512; set it to at most", method="grpo", task=TASK,
             sampling={"max_tokens": 510})  # fmt: skip
     refused(

@@ -148,7 +148,7 @@ class Encoded:
             DataError: names the share, the bound and the ways out.
         """
         masked = len(self.masked) / max(self.num_rows, 1)
-        lost = self.lost_text() or "nothing was cut"
+        lost = "; ".join(self._too_long()) or "no row was cut"
         first = f" (first: {', '.join(self.masked[:5])})" if self.masked else ""
         if not self.sequences:
             raise DataError(
@@ -174,6 +174,13 @@ class Encoded:
 
     def lost_text(self) -> str:
         """What was cut, dropped and left out, in words; "" where nothing was."""
+        parts = self._too_long()
+        if self.masked:
+            parts.append(f"{len(self.masked):,} of {self.num_rows:,} rows left out with nothing to learn")
+        return "; ".join(parts)
+
+    def _too_long(self) -> list[str]:
+        """What longer rows lost, in words."""
         of_tokens = f"of {self.num_tokens:,} tokens"
         parts = []
         if self.truncated:
@@ -187,9 +194,7 @@ class Encoded:
                 f"{self.dropped:,} of {self.num_rows:,} rows dropped as too long, with "
                 f"{self.tokens_dropped:,} {of_tokens} ({share:.1%})"
             )
-        if self.masked:
-            parts.append(f"{len(self.masked):,} of {self.num_rows:,} rows left out with nothing to learn")
-        return "; ".join(parts)
+        return parts
 
     def lost_metrics(self, prefix: str) -> dict[str, float]:
         """What was lost, as metrics under `prefix`; empty where nothing was."""

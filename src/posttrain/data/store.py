@@ -32,11 +32,12 @@ class SequenceStore(Sequence[TokenSequence]):
 
     Args:
         folder: where the file lies; None is the system's folder of temporary files. It is made if needed.
+        memory_tokens: None is MEMORY_TOKENS.
     """
 
-    def __init__(self, folder: Path | None = None, *, memory_tokens: int = MEMORY_TOKENS) -> None:
+    def __init__(self, folder: Path | None = None, *, memory_tokens: int | None = None) -> None:
         self._folder = folder
-        self._memory_tokens = memory_tokens
+        self._memory_tokens = MEMORY_TOKENS if memory_tokens is None else memory_tokens
         self._listed: list[TokenSequence] = []
         self._file: Any = None
         self._buffer = bytearray()

@@ -54,12 +54,7 @@ class Tokenized(NamedTuple):
         distinct = list(dict.fromkeys(texts))
         long = {text: long_text_ids(tokenizer, text) for text in distinct if len(text) > 2 * PART_CHARACTERS}
         distinct = [text for text in distinct if text not in long]
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        if backend is not None and backend.truncation is None and backend.padding is None:
-            # The library's own wrapper spends as long on masks and offsets, which nobody asks for here.
-            found = [e.ids for e in backend.encode_batch_fast(distinct, add_special_tokens=False)]
-        else:
-            found = tokenizer(distinct, add_special_tokens=False)["input_ids"] if distinct else []
+        found = _fast_ids(tokenizer, distinct)
         return cls({**dict(zip(distinct, found, strict=True)), **long}, bos_id(tokenizer))
 
 
@@ -96,16 +91,31 @@ def safe_end(tokenizer: Any, text: str, near: int) -> int:
 
 
 def part_ids(tokenizer: Any, before: str, text: str, after: str) -> np.ndarray:
-    """int64, ids of a text as it is tokenised between two others. Needs a fast tokenizer."""
-    ids, offsets = _offsets(tokenizer, before + text + after)
-    inside = (offsets[:, 0] >= len(before)) & (offsets[:, 0] < len(before) + len(text))
-    return ids[inside]
+    """int64, ids of a text as it is tokenised between two others. Needs a fast tokenizer.
+
+    The tokens of the other two are counted in the surroundings of the text's ends.
+    """
+    start, stop = min(MARGIN, len(text)), max(len(text) - MARGIN, 0)
+    num_before = int((_offsets(tokenizer, before + text[:start])[1][:, 0] < len(before)).sum()) if before else 0
+    behind = text[stop:]
+    num_after = int((_offsets(tokenizer, behind + after)[1][:, 0] >= len(behind)).sum()) if after else 0
+    ids = _fast_ids(tokenizer, [before + text + after])[0]
+    return np.array(ids[num_before : len(ids) - num_after], dtype=np.int64)
 
 
 def _offsets(tokenizer: Any, text: str) -> tuple[np.ndarray, np.ndarray]:
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     offsets = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
     return np.array(encoded["input_ids"], dtype=np.int64), offsets
+
+
+def _fast_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    """Ids of texts without special tokens."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None and backend.truncation is None and backend.padding is None:
+        # The library's own wrapper spends as long on masks and offsets, which nobody asks for here.
+        return [e.ids for e in backend.encode_batch_fast(texts, add_special_tokens=False)]
+    return list(tokenizer(texts, add_special_tokens=False)["input_ids"]) if texts else []
 
 
 def text_ids(tokenizer: Any, text: str, *, start: bool, known: Tokenized | None = None) -> list[int]:

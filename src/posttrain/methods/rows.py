@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from posttrain.config import DataConfig
-from posttrain.data.corpus import Part, encode_documents, read_parts, text_files
+from posttrain.data.corpus import encode_documents, read_parts, text_files
 from posttrain.data.encode import encode_into
 from posttrain.data.encoded import Encoded, Limits
 from posttrain.data.formats import RowFormat, format_to_imitate, to_imitate
@@ -54,15 +56,16 @@ def encode_data(
     """
     limits = limits_of(run, data, context)
     rows = read_rows(run, data) if rows is None else rows
-    encoded = encode(
-        rows,
-        run.tokenizer,
-        max_length=limits.max_length,
-        truncation=limits.truncation,
-        max_masked=limits.max_masked,
-        max_cut=limits.max_cut,
-        context=context,
-    )
+    with _named(run, data):
+        encoded = encode(
+            rows,
+            run.tokenizer,
+            max_length=limits.max_length,
+            truncation=limits.truncation,
+            max_masked=limits.max_masked,
+            max_cut=limits.max_cut,
+            context=context,
+        )
     account(run, data, encoded)
     return encoded
 
@@ -75,21 +78,31 @@ def encode_stream(run: Run, data: DataConfig, context: int | None) -> Encoded:
     """
     limits = limits_of(run, data, context)
     store = SequenceStore(cache_folder() / "tokens")
-    files = [] if data.columns else text_files(Path(run.resolve(data.path)).expanduser(), data.split)
-    if files and data.rationale_weight == 0:
-        encoded = Encoded(store, RowFormat("text", f"{_FILES[data.document]} of .txt files"), text=True)
-        parts: Iterator[Part] = (part for file in files for part in read_parts(file, data.document))
-        encode_documents(encoded, parts, run.tokenizer, limits, limit=data.limit)
-        if not encoded.num_rows:
-            raise DataError(f"{data.path} holds no text")
-    else:
-        encoded = _encode_rows(run, data, limits, store)
-    encoded.refuse_losses(limits)
+    files = [] if data.columns or data.rationale_weight else _text_files(run, data)
+    with _named(run, data):
+        if files:
+            encoded = _encode_files(run, data, files, limits, store)
+        else:
+            encoded = _encode_rows(run, data, limits, store)
+        encoded.refuse_losses(limits)
     account(run, data, encoded)
     return encoded
 
 
 _FILES = {"paragraph": "paragraphs between blank lines", "line": "lines", "file": "whole files"}
+
+
+def _text_files(run: Run, data: DataConfig) -> list[Path]:
+    return text_files(Path(run.resolve(data.path)).expanduser(), data.split)
+
+
+def _encode_files(run: Run, data: DataConfig, files: list[Path], limits: Limits, store: SequenceStore) -> Encoded:
+    encoded = Encoded(store, RowFormat("text", f"{_FILES[data.document]} of .txt files"), text=True)
+    parts = (part for file in files for part in read_parts(file, data.document))
+    encode_documents(encoded, parts, run.tokenizer, limits, limit=data.limit)
+    if not encoded.num_rows:
+        raise DataError(f"{data.path} holds no text")
+    return encoded
 
 
 def _encode_rows(run: Run, data: DataConfig, limits: Limits, store: SequenceStore) -> Encoded:
@@ -123,6 +136,18 @@ def account(run: Run, data: DataConfig | None, encoded: Encoded) -> None:
     run.first_metrics |= encoded.lost_metrics(key)
     if text := encoded.lost_text():
         run.lost[f"{key} lost"] = text
+
+
+@contextlib.contextmanager
+def _named(run: Run, data: DataConfig) -> Iterator[None]:
+    """Errors name the settings of the data they are about."""
+    try:
+        yield
+    except DataError as error:
+        if _key(run, data) == "data":
+            raise
+        text = re.sub(r"\bdata\.(max_length|max_cut|max_masked|truncation)\b", r"eval_data.\1", str(error))
+        raise DataError(f"eval_data: {text}") from error
 
 
 def _key(run: Run, data: DataConfig | None) -> str:
