@@ -188,7 +188,7 @@ def test_bad_rows(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
         path=write(path, [{"prompt": "a" * 50, "completion": "b"}] * 3),
         max_length=20,
     )
-    sft(DataError, "1 of 4 rows have every label masked", max_length=20,
+    sft(DataError, "1 of 4 rows have no token left to train on", max_length=20,
         path=write(path, [{"prompt": "a", "completion": "b"}] * 3 + [{"prompt": "a" * 50, "completion": "b"}]))  # fmt: skip
     sft(DataError, "no known format has the columns x", path=write(path, [{"x": 1}]))
     sft(

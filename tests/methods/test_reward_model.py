@@ -209,7 +209,7 @@ def test_what_is_refused(run_recipe: Callable[..., Path], tmp_path: Path, tiny_f
     refused(ModelError, "'prefix' puts tokens before a language model's", [], model=prompted)
     same = {"prompt": "a", "chosen": "b", "rejected": "b"}
     refused(DataError, "2 of 5 rows have equal completions", [*pairs(3), same, same])
-    refused(DataError, "no row is left to learn from: of 1 rows 1 have equal", [same])
+    refused(DataError, "no row is left to train on: of 1 rows 1 have equal", [same])
     refused(DataError, "column 'rejected' is empty", [*pairs(3), {**same, "rejected": ""}])
     refused(DataError, "says nothing about which completion is good", [{"prompt": "a", "completion": "b"}])
     refused(DataError, "every label is 1: from one class alone", [r for r in labelled(4) if r["label"]])

@@ -153,14 +153,14 @@ class Encoded:
         if not self.sequences:
             raise DataError(
                 f"no row is left to train on: of {self.num_rows} rows {len(self.masked)} {nothing_left}{first}; "
-                f"{lost} (data.max_length is {limits.max_length}). {limits.ways_out()}, or look at the rows "
-                "with `posttrain preview`"
+                f"{lost} (data.max_length is {limits.max_length}). "
+                f"{limits.ways_out() if self.truncated or self.dropped else 'Fix these rows'}, or take other data"
             )
         if masked > limits.max_masked:
             raise DataError(
                 f"{len(self.masked)} of {self.num_rows} rows {nothing_left}{first}, more than data.max_masked="
                 f"{limits.max_masked:g} allows; {lost} (data.max_length is {limits.max_length}). Fix these rows"
-                f"{', or ' + _lower(limits.ways_out()) if self.truncated else ''}, or set "
+                f"{', ' + _lower(limits.ways_out()) if self.truncated else ''}, or set "
                 f"data.max_masked={rounded_up(masked)}"
             )
         if self.lost_share > limits.max_cut:
