@@ -227,7 +227,7 @@ def test_what_is_refused(run_recipe: Callable[..., Path], tmp_path: Path, tiny_f
     refused(DataError, "probability is 1.5", [{**pairs(1)[0], "probability": 1.5}])
     refused(DataError, "a reward is 0.5", [{**r, "reward": 0.5} for r in rewarded(2)], losses=["outcome"])
     refused(DataError, "no prompt has two completions", [{**rewarded(1)[0], "id": "x"}], losses=["bradley_terry"])
-    refused(DataError, "row 0 has .* tokens, max_length is 8", pairs(2), data={"max_length": 8, "truncation": "error"})
+    refused(DataError, "row 0 has .* tokens, data.max_length is 8", pairs(2), data={"max_length": 8, "truncation": "error"})
     refused(ConfigError, "'dpo' needs 'chosen', which a score model", pairs(2), losses=["dpo"])
     refused(ConfigError, "'plackett_luce' needs 'reward'.*is 'bradley_terry'", pairs(2), losses=["plackett_luce"])
     refused(ConfigError, "train_on", pairs(2), data={"train_on": "last"})
