@@ -30,6 +30,9 @@ OF_TRAINING = (
 OF_REWARDS = ("reward_timeout_seconds", "max_failed_rewards")
 """Read where rewards are called: by methods with rewards, or with a scorer of a search."""
 
+OF_PROMPTS = ("max_prompts_dropped",)
+"""Read where a task's prompts are encoded, for sampling or for an evaluation."""
+
 INHERITED = ("evaluation", "report_to")
 """A pipeline hands these to each of its stages that reads them."""
 
@@ -48,6 +51,8 @@ def keys_read(entry: Entry) -> set[str]:
     keys = {*OF_EVERY_RUN, *entry.settings}
     if {"rewards", "scorer"} & entry.settings.keys():
         keys.update(OF_REWARDS)
+    if {"evaluation", "sampling"} & entry.settings.keys():
+        keys.update(OF_PROMPTS)
     if trains(entry):
         keys.update(OF_TRAINING)
     elif "stages" in entry.settings:
@@ -106,6 +111,13 @@ def _section_places(key: str, entry: Entry) -> str:
     return " or ".join(places)
 
 
+# Numbers that every recipe.yaml of version 0.1.0 holds.
+_ALWAYS_WRITTEN = {
+    "seed", "num_train_epochs", "batch_size", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon",
+    "warmup_steps", "min_lr_ratio", "max_grad_norm", "save_every", "save_total_limit", "eval_every",
+}  # fmt: skip
+
+
 def without_old_defaults(raw: Mapping[str, Any], entry: Entry) -> dict[str, Any]:
     """The recipe without the defaults that an older version wrote into a run's recipe.yaml.
 
@@ -115,7 +127,7 @@ def without_old_defaults(raw: Mapping[str, Any], entry: Entry) -> dict[str, Any]
     it.
     """
     defaults = {f.name: f.default for f in dataclasses.fields(Recipe) if isinstance(f.default, int | float | str)}
-    if not {name for name, value in defaults.items() if not isinstance(value, str)} <= raw.keys():
+    if not _ALWAYS_WRITTEN <= raw.keys():
         return dict(raw)
     allowed = keys_read(entry)
     rest = {k: v for k, v in raw.items() if k in allowed or (k != "seed" and (k not in defaults or v != defaults[k]))}

@@ -21,6 +21,7 @@ from posttrain.keys import keys_read
 SOURCE = Path(__file__).parent.parent.parent / "src" / "posttrain"
 FIELDS = {f.name for f in dataclasses.fields(config.Recipe)} - {"settings", "base"}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+RUN = ("Run", "RunModels")  # a run and its base class
 
 # Read by `Run` for whatever method; the title stands in recipe.yaml, where the report reads it.
 OF_RUN = {"method", "model", "output", "plugins", "title"}
@@ -77,9 +78,9 @@ def called(place: Place) -> list[Place]:
             for (module, kind, name), other in places().items():
                 if not kind or name != node.attr:
                     continue
-                of_run = owner.endswith("run") or (owner == "self" and place.owner == "Run")
+                of_run = owner.endswith("run") or (owner in ("self", "super()") and place.owner in RUN)
                 of_self = owner == "self" and (module, kind) == (place.module, place.owner)
-                if (kind == "Run") == of_run or of_self:
+                if (kind in RUN) == of_run or of_self:
                     out.append(other)
     return [other for other in out if other is not None]
 
@@ -134,8 +135,9 @@ def test_a_method_accepts_each_key_that_it_reads(name: str) -> None:
     if "stages" in registry.methods.entry(name).settings:
         pytest.skip("it reads the recipes of its stages too, and their methods are shown by themselves")
     read = {field for f in reachable(method(name)) for field in recipe_fields(f)}
-    # A job of training is read here too: the loader of a model passes the seed of fresh weights, which an evaluation has not.
-    assert read - keys_read(registry.methods.entry(name)) - {"seed"} == set()
+    # A job of training is read here too: the loader of a model passes the seed of fresh weights, which an evaluation has not,
+    # and a resumed run looks whether its evaluation is left to do, which reward_model has not.
+    assert read - keys_read(registry.methods.entry(name)) - {"seed", "evaluation"} == set()
 
 
 def test_the_proof_can_fail() -> None:

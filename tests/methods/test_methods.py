@@ -184,11 +184,11 @@ def test_bad_rows(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
     )
     sft(
         DataError,
-        "no row has a trained token",
+        "no row is left to train on",
         path=write(path, [{"prompt": "a" * 50, "completion": "b"}] * 3),
         max_length=20,
     )
-    sft(DataError, "1 of 4 rows have every label masked", max_length=20,
+    sft(DataError, "1 of 4 rows have no token left to train on", max_length=20,
         path=write(path, [{"prompt": "a", "completion": "b"}] * 3 + [{"prompt": "a" * 50, "completion": "b"}]))  # fmt: skip
     sft(DataError, "no known format has the columns x", path=write(path, [{"x": 1}]))
     sft(
@@ -255,8 +255,15 @@ def test_a_model_without_pad_token_trains(run_recipe: Callable[..., Path], tmp_p
 def test_prompts_that_do_not_fit(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
     rows = [{"prompt": "a" * 600, "answer": "1"}]
     task = {"name": "jsonl", "path": write(tmp_path / "rows.jsonl", rows)}
-    refused(run_recipe, tmp_path, DataError, "has 601 tokens, the model's context is 512", method="grpo", task=task)
-    refused(run_recipe, tmp_path, ConfigError, "exceed the model's context of 512; set it to at most", method="grpo", task=TASK,
+    refused(
+        run_recipe,
+        tmp_path,
+        DataError,
+        "no room for a completion in the model's context of 512 tokens .the longest, 0, has 601",
+        method="grpo",
+        task=task,
+    )
+    refused(run_recipe, tmp_path, ConfigError, "exceed the model's context of 512 for .*; set it to at most 500", method="grpo", task=TASK,
             sampling={"max_tokens": 510})  # fmt: skip
     refused(
         run_recipe,

@@ -79,17 +79,30 @@ def rows_to_imitate(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     Raises:
         DataError: the format has no completion to imitate; says what it is for.
     """
+    form = format_to_imitate(rows)
+    desirable = [row for row in rows if to_imitate(row, form)]
+    if not desirable:
+        raise DataError(f"the rows are of format {form.name} and none is desirable, so there is nothing to imitate")
+    return desirable
+
+
+def to_imitate(row: Row, form: RowFormat) -> bool:
+    """Whether fine-tuning imitates a row: one that is not labelled undesirable."""
+    return "unpaired" not in form.name or row.get("label", row.get("kto_tag")) not in (False, 0)
+
+
+def format_to_imitate(rows: Sequence[Row]) -> RowFormat:
+    """The format of rows, which must have a completion to imitate.
+
+    Raises:
+        DataError: the format has none; says what it is for.
+    """
     form = detect_format(rows)
     paired = "preference" in form.name and "unpaired" not in form.name
     use = "pairs are for method dpo" if paired else _NOT_IMITATED.get(form.name)
     if use is not None:
         raise DataError(f"the rows are of format {form.name} ({form.reason}), without a completion to learn from; {use}")
-    if "unpaired" not in form.name:
-        return list(rows)
-    desirable = [row for row in rows if row.get("label", row.get("kto_tag")) not in (False, 0)]
-    if not desirable:
-        raise DataError(f"the rows are of format {form.name} and none is desirable, so there is nothing to imitate")
-    return desirable
+    return form
 
 
 def normalise(row: Row, form: RowFormat, name: str) -> Item:

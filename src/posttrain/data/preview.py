@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from posttrain.data.encode import Encoded
+from posttrain.data.encoded import Encoded
 from posttrain.data.forest import TokenSequence
 from posttrain.data.templates import bos_id, template_fingerprint
 

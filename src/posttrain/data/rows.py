@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -40,54 +41,64 @@ def load_rows(
     Raises:
         DataError: missing, empty or broken files, with file and line.
     """
+    return list(stream_rows(path, subset=subset, split=split, limit=limit, columns=columns))
+
+
+def stream_rows(
+    path: str | Path,
+    *,
+    subset: str | None = None,
+    split: str = "train",
+    limit: int | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> Iterator[Row]:
+    """The rows of `load_rows`, read one after the other, so that a file may exceed memory.
+
+    JSONL, CSV, TSV, text, Parquet and Arrow are read so; a .json file is one value and is read whole.
+
+    Raises:
+        DataError: as `load_rows`, once the first row or the broken one is asked for.
+    """
     place = Path(path).expanduser()
     if place.is_file():
-        rows = _file(place, limit)
+        rows = _file(place)
     elif place.is_dir():
-        rows = _folder(place, split, limit)
+        rows = _folder(place, split)
     elif place.suffix in (*_KINDS, ".gz") or str(path).startswith((".", "/", "~")):
         names = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
         raise DataError(f"no file or folder {str(path)!r}: {nearest(place.name, names)}")
     else:
-        rows = _hub(str(path), subset, split, limit)
-    if not rows:
+        rows = _hub(str(path), subset, split)
+    rows = itertools.islice(rows, limit)
+    first = next(rows, None)
+    if first is None:
         raise DataError(f"{path} holds no rows")
-    return _renamed(rows, columns or {}, str(path))
-
-
-def _renamed(rows: list[Row], columns: Mapping[str, str], path: str) -> list[Row]:
-    if not columns:
-        return rows
-    known = rows[0].keys()
-    for theirs in columns.values():
-        if theirs not in known:
-            raise DataError(f"{path} has no column {theirs!r}: {nearest(theirs, known)}")
-    back = {theirs: ours for ours, theirs in columns.items()}
-    return [{back.get(k, k): v for k, v in row.items()} for row in rows]
+    for theirs in (columns or {}).values():
+        if theirs not in first:
+            raise DataError(f"{path} has no column {theirs!r}: {nearest(theirs, first)}")
+    back = {theirs: ours for ours, theirs in (columns or {}).items()}
+    for row in itertools.chain([first], rows):
+        yield {back.get(k, k): v for k, v in row.items()} if back else row
 
 
 def _kind(path: Path) -> str:
     return Path(path.stem).suffix.lower() if path.suffix == ".gz" else path.suffix.lower()
 
 
-def _file(path: Path, limit: int | None) -> list[Row]:
+def _file(path: Path) -> Iterator[Row]:
     kind = _kind(path)
     if kind not in _KINDS:
         raise DataError(
             f"{path}: unknown kind of file {path.suffix!r}; known are {', '.join(_KINDS)} (the text kinds also .gz)"
         )
     if kind in (".parquet", ".arrow"):
-        return _through_datasets(kind.removeprefix("."), path, limit)
+        yield from _through_datasets(kind.removeprefix("."), path)
+        return
     try:
         # utf-8-sig: files from spreadsheets begin with a mark that would become part of the first column's name.
         code = "utf-8-sig"
         with gzip.open(path, "rt", encoding=code) if path.suffix == ".gz" else path.open(encoding=code) as stream:
-            rows: list[Row] = []
-            for row in _READERS[kind](stream, path):
-                rows.append(row)
-                if limit is not None and len(rows) >= limit:
-                    break
-            return rows
+            yield from _READERS[kind](stream, path)
     except (OSError, UnicodeDecodeError, EOFError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
 
@@ -149,18 +160,24 @@ def _text(stream: io.TextIOBase, path: Path) -> Iterator[Row]:
 _READERS = {".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".csv": _csv, ".tsv": _csv, ".txt": _text}
 
 
-def _folder(folder: Path, split: str, limit: int | None) -> list[Row]:
+def _folder(folder: Path, split: str) -> Iterator[Row]:
     if (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists():
-        return _saved(folder, split, limit)
+        yield from _saved(folder, split)
+        return
+    for path in files_of(folder, split):
+        yield from _file(path)
+
+
+def files_of(folder: Path, split: str) -> list[Path]:
+    """The data files of a folder: those whose names hold `split`, or all where none does.
+
+    Raises:
+        DataError: there is none.
+    """
     found = sorted(p for p in folder.iterdir() if p.is_file() and _kind(p) in _KINDS)
     if not found:
         raise DataError(f"{folder} holds no data files; known kinds are {', '.join(_KINDS)}")
-    rows: list[Row] = []
-    for path in [p for p in found if split in p.name] or found:
-        rows += _file(path, None if limit is None else limit - len(rows))
-        if limit is not None and len(rows) >= limit:
-            break
-    return rows
+    return [p for p in found if split in p.name] or found
 
 
 def _datasets() -> Any:
@@ -172,33 +189,29 @@ def _datasets() -> Any:
     return datasets
 
 
-def _through_datasets(kind: str, path: Path, limit: int | None) -> list[Row]:
+def _through_datasets(kind: str, path: Path) -> Iterator[Row]:
     datasets = _datasets()
     try:
         table = datasets.load_dataset(kind, data_files=str(path), split="train")
     except Exception as error:  # the library raises many kinds for a broken file
         raise DataError(f"{path} cannot be read as {kind}: {str(error).splitlines()[0] if str(error) else error!r}") from error
-    return _listed(table, limit)
+    return iter(table)
 
 
-def _saved(folder: Path, split: str, limit: int | None) -> list[Row]:
+def _saved(folder: Path, split: str) -> Iterator[Row]:
     found = _datasets().load_from_disk(str(folder))
     if hasattr(found, "keys"):
         if split not in found:
             raise DataError(f"{folder} has no split {split!r}: {nearest(split, list(found))}")
         found = found[split]
-    return _listed(found, limit)
+    return iter(found)
 
 
-def _hub(name: str, subset: str | None, split: str, limit: int | None) -> list[Row]:
+def _hub(name: str, subset: str | None, split: str) -> Iterator[Row]:
     datasets = _datasets()
     try:
         table = datasets.load_dataset(name, subset, split=split)
     except Exception as error:  # no network, unknown name, unknown split: all told by the library in its own words
         reason = str(error).splitlines()[0] if str(error) else repr(error)
         raise DataError(f"{name!r} is neither a file nor a folder here, and as a hub data set it failed: {reason}") from error
-    return _listed(table, limit)
-
-
-def _listed(table: Any, limit: int | None) -> list[Row]:
-    return list(table if limit is None else table.select(range(min(limit, len(table)))))
+    return iter(table)

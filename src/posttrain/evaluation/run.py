@@ -63,6 +63,7 @@ class Evaluation:
     errors: int = 0
     search: str | None = None
     num_available: int | None = None
+    prompts_dropped: int = 0
     task_settings: dict[str, Any] = field(default_factory=dict)
     search_settings: dict[str, Any] = field(default_factory=dict)
     strategy: str | None = None
@@ -118,6 +119,7 @@ class Evaluation:
             "task_settings": self.task_settings,
             "num_examples": len(self.outcomes),
             "num_available": self.num_available,
+            "prompts_dropped": self.prompts_dropped,
             "num_samples": self.num_samples,
             "sampling": self.sampling,
             "seed": self.seed,
@@ -148,6 +150,7 @@ class Evaluation:
             values["errors"],
             search,
             num_available=values.get("num_available"),
+            prompts_dropped=values.get("prompts_dropped", 0),
             task_settings=values.get("task_settings") or {},
             search_settings=values.get("search_settings") or {},
             strategy=values.get("strategy") or (search.replace("_", " ") if search else None),

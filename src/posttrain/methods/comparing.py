@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from posttrain.config import DataConfig
-from posttrain.data.encode import Encoded
+from posttrain.data.encoded import Encoded
 from posttrain.data.forest import Batch, TokenSequence, Tree
-from posttrain.data.rows import load_rows
 from posttrain.data.templates import template_fingerprint
 from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError, DataError
 from posttrain.losses.inputs import ROLLOUT_INPUTS, SCORE_INPUTS
+from posttrain.methods import rows
 from posttrain.methods.evaluating import measuring_hook
 from posttrain.methods.prompting import context_length
 from posttrain.methods.run import Run
@@ -38,20 +38,15 @@ NOT_IN_SAMPLES = LACKING | {"label", "kl", "shift", "reward", "margin"}
 """What pairs that the policy writes do not carry."""
 
 
-def encode_data(run: Run, data: DataConfig, encode: Callable[..., Encoded]) -> Encoded:
+def encode_data(run: Run, data: DataConfig, encode: Callable[..., Encoded], *, key: str = "data") -> Encoded:
     """The rows of `data` as sequences that are compared, by one of `data.encode`'s functions.
 
     Raises:
         ConfigError, DataError: a setting of `data` that cannot be; rows that cannot be compared.
     """
-    context = context_length(run)
-    max_length = data.max_length or min(1024, context or 1024)
-    if context is not None and max_length > context:
-        raise ConfigError(f"data.max_length: {data.max_length} exceeds the model's context of {context}")
     if data.train_on != "auto":
-        raise ConfigError(f"data.train_on: {data.train_on!r}; whole completions are compared, so leave it out")
-    rows = load_rows(run.resolve(data.path), subset=data.subset, split=data.split, limit=data.limit, columns=data.columns)
-    return encode(rows, run.tokenizer, max_length=max_length, truncation=data.truncation, max_masked=data.max_masked)
+        raise ConfigError(f"{key}.train_on: {data.train_on!r}; whole completions are compared, so leave it out")
+    return rows.encode_data(run, data, context_length(run), encode, key=key)
 
 
 def check_carried(

@@ -76,7 +76,7 @@ def dpo(
     plan.check(run, objective)
     check_carried(objective, encoded.sequences, encoded.roles)
     _check(objective, tail_weight, perplexity_percentile, perplexity_samples)
-    others = encode_data(run, eval_data, encode_pairs) if eval_data else None
+    others = encode_data(run, eval_data, encode_pairs, key="eval_data") if eval_data else None
     if others is not None:
         check_carried(objective, others.sequences, others.roles, where="eval_data")
     if others is not None and others.roles != encoded.roles:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +18,9 @@ from posttrain.methods.run import Run
 from posttrain.models.language_model import LanguageModel
 from posttrain.training.checkpoint import write_text_whole
 from posttrain.training.hooks import Hook
+
+EVALUATED = "evaluation prompts"
+"""What the prompts of an evaluation are called where their losses are told."""
 
 
 def measuring_hook(run: Run, steps: int, measure: Callable[[], dict[str, float]]) -> Hook:
@@ -46,8 +48,8 @@ class Measurement:
         self.task = make_task(run, config.task)
         self.sampling = make_sampling(config.sampling, self.task)
         self.num_available = len(self.task.examples)
-        asked = dataclasses.replace(self.task, examples=self.task.examples[: config.num_examples])
-        self.prompts = [(p.example, p.ids) for p in encode_prompts(run, asked, self.sampling)]
+        encoded = encode_prompts(run, self.task, self.sampling, num_examples=config.num_examples, what=EVALUATED)
+        self.prompts = [(p.example, p.ids) for p in encoded]
 
     @property
     def problems(self) -> str:
@@ -68,6 +70,7 @@ class Measurement:
             value = model.critic.at_ends if model.critic is not None else None
             result = evaluate_search(engine, self.prompts, self.task, decode, strategy, value=value, **shared)
         result.num_available = self.num_available
+        result.prompts_dropped = min(self.config.num_examples, self.num_available) - len(self.prompts)
         result.task_settings = dict(self.config.task.settings)
         return result
 
@@ -114,7 +117,8 @@ def evaluate_model(
     by = f" by {result.strategy}" if result.strategy else ""
     run.console.print(
         f"{result.task}: accuracy {interval.estimate:.1%} (95 % interval {interval.low:.1%} to {interval.high:.1%}) "
-        f"on {result.problems}{by}",
+        f"on {result.problems}{by}"
+        + (f"; {result.prompts_dropped} prompts too long for the context dropped" if result.prompts_dropped else ""),
         highlight=False,
         soft_wrap=True,
     )

@@ -7,7 +7,8 @@ from typing import Any, Literal
 import numpy as np
 
 from posttrain.config import Component, DataConfig, EvaluationConfig
-from posttrain.data.encode import Encoded, encode_labelled
+from posttrain.data.encode import encode_labelled
+from posttrain.data.encoded import Encoded
 from posttrain.data.preview import preview
 from posttrain.errors import ConfigError, DataError
 from posttrain.methods.comparing import LACKING, ReferencePlan, comparison_facts, encode_data, held_out_hooks
@@ -50,7 +51,7 @@ def kto(
     plan = ReferencePlan(cache_reference, reference_every, reference_mix)
     plan.check(run, objective)
     warning = _check_labels(encoded, objective)
-    others = encode_data(run, eval_data, encode_labelled) if eval_data else None
+    others = encode_data(run, eval_data, encode_labelled, key="eval_data") if eval_data else None
     partners = _partners(run, encoded, objective) | (_partners(run, others, objective) if others else {})
 
     def make_source(model: Any) -> UnpairedSource:

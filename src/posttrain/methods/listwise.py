@@ -43,7 +43,7 @@ def listwise(
     objective = Objective(losses, groups=True, lacks=LACKING | {"label", "kl", "shift"})
     plan = ReferencePlan(cache_reference, reference_every, reference_mix)
     plan.check(run, objective)
-    others = encode_data(run, eval_data, encode_lists) if eval_data else None
+    others = encode_data(run, eval_data, encode_lists, key="eval_data") if eval_data else None
     source = DataSource(encoded.groups, batch_size=batch_size, seed=run.recipe.seed, whole=objective.whole)
     steps = run.steps_for(source.steps_per_epoch)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from posttrain import registry
 from posttrain.config import Component, CreditConfig, DataConfig, EvaluationConfig, ModelConfig, TrustRegionConfig
-from posttrain.data.stream import DataSource
+from posttrain.data.stream import DataSource, Singles
 from posttrain.errors import ConfigError
 from posttrain.losses.inputs import LABEL_INPUTS, TEACHER_INPUTS
 from posttrain.methods.evaluating import evaluate_model, evaluation_hooks
@@ -90,7 +90,7 @@ def make_job(
     prompts = encode_prompts(run, task, sampling)
     if s.given_steps:
         prompts = with_gold(run, prompts, task)
-    rows = encode_examples(run, s.mix_data, s.mix_task, context_length(run)).sequences if s.mixes else []
+    rows = encode_examples(run, s.mix_data, s.mix_task, context_length(run), key="mix_data").sequences if s.mixes else []
     reward_set = make_rewards(run, s.rewards, task)
     reward_set.self_test(task.examples)
     objective = Objective(
@@ -128,7 +128,7 @@ def make_job(
             collector, model=model, credit=credit, num_iterations=s.num_iterations, num_minibatches=s.num_minibatches,
             mask_truncated=s.mask_truncated, drop_duplicates=s.drop_duplicates, whole=objective.whole,
             skip_idle=not objective.keeps_zero_advantage, max_tokens=run.micro_batch_tokens(model),
-            mixed=DataSource([[r] for r in rows], batch_size=s.mix_batch_size, seed=run.recipe.seed) if rows else None,
+            mixed=DataSource(Singles(rows), batch_size=s.mix_batch_size, seed=run.recipe.seed) if rows else None,
         )  # fmt: skip
 
     execute = _execution(run, s, objective, steps, load, make_source, reward_set, evaluation)

@@ -93,6 +93,7 @@ class Run(RunModels):
         self.accept = accept
         self.folder = Path(recipe.output or f"runs/{recipe.method}")
         self.first_metrics: dict[str, float] = {}
+        self.lost: dict[str, str] = {}  # what of the data is lost, in words, by what it is lost from
         self.resume_step = 0
         self.optimizer: Optimizer | None = None  # of the training that is going on
         self.before_open: Callable[[], None] = lambda: None  # a pipeline opens its own folder with its first stage's
@@ -113,6 +114,7 @@ class Run(RunModels):
             measured: Job = registry.methods.get("evaluate")(self, evaluation=self.recipe.evaluation)
             every = f", every {self.recipe.eval_every} steps and in the end" if self.recipe.eval_every else ""
             job.facts.append(("evaluation", measured.facts[0][1] + every))
+        job.facts += self.lost.items()
         return job
 
     def execute(self) -> Path:
@@ -125,6 +127,8 @@ class Run(RunModels):
         with locked(self.folder):
             self._refuse_existing()
             job = self.job()
+            for name, text in self.lost.items():
+                self.console.print(f"{name}: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True)
             try:
                 if self.resume and not isinstance(job, TrainingJob) and not self.recipe.stages:
                     self._refuse_other_recipe()

@@ -189,7 +189,7 @@ def _finish(run: Run, read: list[dict[str, Any]], rule: Rule, seconds: float) ->
         "step_time": seconds,
     }
     writer = MetricsWriter(run.folder / "metrics.jsonl")
-    writer(1, metrics)
+    writer(1, {**metrics, **run.first_metrics})
     writer.close()
     run.console.print(
         f"{len(rows)} of {count} completions written to {run.folder / SAMPLES}: mean reward {metrics['reward']:.3f}, "

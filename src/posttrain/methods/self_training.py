@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from posttrain.methods.prompting import context_length, encode_prompts, make_col
 from posttrain.methods.run import Run, TrainingJob
 from posttrain.models.language_model import LanguageModel
 from posttrain.registry import methods
+from posttrain.rollouts.collect import Prompt
 from posttrain.rollouts.filter import Rule, SelfTrainingSource
 from posttrain.training.hooks import RolloutWriter, first_rollout
 from posttrain.training.objective import Objective
@@ -67,7 +69,7 @@ def self_training(
     made = make_task(run, task)
     sampled = make_sampling(sampling, made)
     prompts = encode_prompts(run, made, sampled)
-    hints = _hints(run, made, rationalise, sampled) if rationalise is not None else None
+    hints = _hints(run, made, prompts, rationalise, sampled) if rationalise is not None else None
     reward_set = make_rewards(run, rewards, made)
     reward_set.self_test(made.examples)
     objective = Objective(
@@ -138,13 +140,13 @@ def _trained_weights(model: LanguageModel) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in model.hf.named_parameters() if p.requires_grad}
 
 
-def _hints(run: Run, task: Task, text: str, sampling: Sampling) -> dict[str, tuple[int, ...]]:
+def _hints(run: Run, task: Task, prompts: Sequence[Prompt], text: str, sampling: Sampling) -> dict[str, tuple[int, ...]]:
     """Each prompt with its answer told, as token ids, by the example's id."""
     if "{prompt}" not in text or "{answer}" not in text:
         raise ConfigError(f"rationalise: {text!r} must hold {{prompt}} and {{answer}}, which are filled in for each problem")
     context = context_length(run)
     hints = {}
-    for example in task.examples:
+    for example in (p.example for p in prompts):
         if example.answer is None:
             raise ConfigError(f"rationalise: example {example.id} of task {task.name} has no answer to tell; leave it out")
         ids = encode_prompt(run.tokenizer, _told(example, text), system=task.system)

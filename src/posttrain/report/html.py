@@ -11,6 +11,7 @@ from pathlib import Path
 from posttrain.files import write_text_whole
 from posttrain.report.browse import safe_json, same_problems, sampled_groups
 from posttrain.report.charts import Band, by_samples, curve, intervals, picture, several
+from posttrain.report.losses import data_losses
 from posttrain.report.run_folder import Interval, Measured, RunFolder, StageRow, read_run
 from posttrain.report.series import finite_points, number
 from posttrain.report.tables import (
@@ -294,7 +295,10 @@ def _failures(runs: Sequence[tuple[str, RunFolder]]) -> str:
     found = [(name, *cells) for name, run in runs for cells in _failures_of(run)]
     rows = [_row(first, rest) for first, *rest in (found if len(runs) > 1 else [f[1:] for f in found])]
     if not rows:
-        return "<p>Nothing: no reward failed, no completion was cut off, every metric was a number.</p>"
+        return (
+            "<p>Nothing: no row of the data was cut or dropped, no reward failed, no completion was cut off, "
+            "every metric was a number.</p>"
+        )
     head = ["stage", "what", "how much"] if len(runs) > 1 else ["what", "how much"]
     return _table(head, rows, "Failures").replace("<table>", '<table class="words">')
 
@@ -306,6 +310,7 @@ def _failures_of(run: RunFolder) -> list[tuple[str, str]]:
         values = [v for row in run.metrics if (v := number(row.get(key))) is not None]
         return sum(values) / len(values) if values else 0.0
 
+    found += data_losses(run)
     failed = sum(number(row.get("rewards/errors")) or 0 for row in run.metrics)
     if failed:
         found.append(("reward functions that failed", f"{failed:,.0f} completions got no reward"))

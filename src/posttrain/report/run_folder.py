@@ -74,6 +74,7 @@ class Measured:
     search: str | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
+    prompts_dropped: int = 0
     num_available: int | None = None
     strategy: str = ""
     search_settings: Mapping[str, Any] = field(default_factory=dict)
@@ -312,6 +313,7 @@ def _measured(values: dict[str, Any]) -> Measured:
         search_settings=values.get("search_settings") or {},
         scorer=values.get("scorer"),
         oracle=bool(values.get("oracle")),
+        prompts_dropped=int(values.get("prompts_dropped") or 0),
     )
 
 

@@ -36,7 +36,7 @@ RULES: dict[Rule, tuple[str, ...]] = {
     "accept": (
         "learning_rate", "lr_scheduler_type", "warmup_steps", "min_lr_ratio", "weight_decay", "adam_beta1", "adam_beta2",
         "adam_epsilon", "max_grad_norm", "batch_size", "task", "losses", "rewards", "sampling", "num_generations",
-        "num_iterations", "num_minibatches", "mask_truncated", "max_resamples", "drop_duplicates",
+        "num_iterations", "num_minibatches", "mask_truncated", "max_resamples", "max_prompts_dropped", "drop_duplicates",
         "critic_learning_rate", "neftune_noise_alpha", "mix_batch_size",
     ),
     # Whatever is named nowhere is refused too: method, seed, adapters, precision, and settings that a checkpoint's
