@@ -17,7 +17,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-
 _MAX_MESSAGE, _HEAD = 2000, 1200
 
 

@@ -17,6 +17,7 @@ from posttrain.methods.prompting import encode_prompts, make_sampling, make_task
 from posttrain.methods.run import Run
 from posttrain.models.language_model import LanguageModel
 from posttrain.rewards.base import RewardSet
+from posttrain.terminal import write
 from posttrain.training.checkpoint import write_text_whole
 from posttrain.training.hooks import Hook
 
@@ -64,13 +65,12 @@ def evaluate_model(
     write_text_whole(run.folder / "evaluation.json", json.dumps(values))
     interval = result.accuracy()
     by = f" by {search.name}" if search else ""
-    run.console.print(
+    write(
+        run.console,
         f"{task.name}: accuracy {interval.estimate:.1%} (95 % interval {interval.low:.1%} to {interval.high:.1%}) "
         f"on {len(prompts)} problems{by}",
-        highlight=False,
-        soft_wrap=True,
     )
-    run.console.print(_details(result), style="dim", highlight=False, soft_wrap=True)
+    write(run.console, _details(result), style="dim")
     return result
 
 

@@ -13,6 +13,7 @@ from posttrain.methods.evaluating import summarise
 from posttrain.methods.run import Interrupted, Job, Run
 from posttrain.recipe import recipe_as_dict, stage_recipes
 from posttrain.registry import methods
+from posttrain.terminal import write, write_rule
 
 
 @methods.register
@@ -30,7 +31,7 @@ def pipeline(run, *, stages: list[dict[str, Any]]) -> Job:
     def preview(num: int) -> None:
         for name, job in jobs.items():
             if job.preview is not None:
-                run.console.rule(f"[bold]{name}[/bold]", align="left")
+                write_rule(run.console, name)
                 job.preview(num)
 
     def execute() -> None:
@@ -45,10 +46,10 @@ def pipeline(run, *, stages: list[dict[str, Any]]) -> Job:
         seconds: dict[str, float] = {}
         for name, stage in runs.items():
             if run.resume and stage.finished:
-                run.console.print(f"[dim]{name}: done before[/dim]")
+                write(run.console, f"{name}: done before", style="dim")
                 continue
             stage.resume = run.resume and (stage.folder / "recipe.yaml").exists()
-            run.console.rule(f"[bold]{stage.recipe.title or name}[/bold]", align="left")
+            write_rule(run.console, stage.recipe.title or name)
             started = time.perf_counter()
             stage.execute()
             seconds[name] = time.perf_counter() - started

@@ -28,6 +28,7 @@ from posttrain.models.language_model import LanguageModel
 from posttrain.models.load import load_model, load_score_model, load_tokenizer
 from posttrain.models.score_model import ScoreModel
 from posttrain.recipe import recipe_as_dict
+from posttrain.terminal import styled, visible, write
 from posttrain.training import checkpoint
 from posttrain.training.ending import closing, stop_on_signal
 from posttrain.training.hooks import Hook, MetricsWriter
@@ -104,8 +105,8 @@ class Run:
         job = self.job()
         width = max(len(name) for name, _ in job.facts)
         for name, value in job.facts:
-            self.console.print(f"  [bold]{name:<{width}}[/bold]  {value}", highlight=False)
-        self.console.print("\n[green]every check that needs no weights has passed[/green]")
+            write(self.console, "  ", styled(f"{name:<{width}}", "bold"), f"  {value}")
+        write(self.console, "\nevery check that needs no weights has passed", style="green")
 
     def preview(self, num: int) -> None:
         """Show what is trained on."""
@@ -172,7 +173,7 @@ class Run:
         plain = recipe_as_dict(self.recipe)
         plain["plugins"] = [str((self.recipe.base / p).resolve()) for p in self.recipe.plugins]
         plain["output"] = str(self.folder)
-        text = f"# {self.command}\n{yaml.safe_dump(plain, sort_keys=False)}"
+        text = f"# {visible(self.command)}\n{yaml.safe_dump(plain, sort_keys=False)}"
         checkpoint.write_text_whole(self.folder / "recipe.yaml", text)
 
     def _refuse_existing(self) -> None:
@@ -256,7 +257,7 @@ class Run:
 
     def _tell_unshared(self, model: ForestModel) -> None:
         if not model.shares_trunks and self.model_config.attention == "auto":
-            self.console.print(f"[yellow]shared prefixes are computed once per row: {model.why_unshared}[/yellow]")
+            write(self.console, f"shared prefixes are computed once per row: {model.why_unshared}", style="yellow")
 
     def train(
         self,
@@ -301,7 +302,7 @@ class Run:
             source.load_state(saved["source"])
             if isinstance(model, LanguageModel):
                 model.weights_version = saved["weights_version"]
-            self.console.print(f"resuming {self.folder} after step {state.step} of {steps}")
+            write(self.console, f"resuming {self.folder} after step {state.step} of {steps}")
         hooks: list[Any] = [*make_hooks(model, source), *build_trackers(self.recipe.report_to, self.folder)]
         writer = MetricsWriter(self.folder / "metrics.jsonl", resume_step=state.step)
         if self.first_metrics and state.step == 0:

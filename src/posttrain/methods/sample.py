@@ -21,6 +21,7 @@ from posttrain.registry import methods
 from posttrain.rewards.base import RewardSet
 from posttrain.rollouts.collect import Prompt
 from posttrain.rollouts.filter import Rule, filter_metrics, refuse_empty
+from posttrain.terminal import write
 from posttrain.training.checkpoint import write_text_whole
 from posttrain.training.hooks import MetricsWriter
 from posttrain.types import Rollout, RolloutGroup, Sample, Sampling, Task
@@ -180,12 +181,11 @@ def _finish(run: Run, read: list[dict[str, Any]], rule: Rule, seconds: float) ->
     writer = MetricsWriter(run.folder / "metrics.jsonl")
     writer(1, metrics)
     writer.close()
-    run.console.print(
+    write(
+        run.console,
         f"{len(rows)} of {count} completions written to {run.folder / SAMPLES}: mean reward {metrics['reward']:.3f}, "
         f"{truncated} not ended, {metrics['rewards/errors']:.0f} rewards failed, "
         f"{metrics['prompts/refused']:.0f} prompts refused",
-        highlight=False,
-        soft_wrap=True,
     )
 
 

@@ -20,6 +20,7 @@ from posttrain.methods.evaluating import evaluate_model, measuring_hook
 from posttrain.methods.prompting import context_length, make_task
 from posttrain.methods.run import Run, TrainingJob
 from posttrain.registry import methods
+from posttrain.terminal import write
 from posttrain.training.objective import Objective, mean_loss
 
 
@@ -65,7 +66,7 @@ def sft(
         batch = Batch([Tree.build([s]) for s in held_out.sequences])
         hook = measuring_hook(run, steps, lambda: {"eval_loss": mean_loss(model, batch, run.micro_batch_tokens(model))})
         if "eval_loss" in run.first_metrics:
-            run.console.print(f"eval_loss before training: {run.first_metrics['eval_loss']:.4f}", highlight=False)
+            write(run.console, f"eval_loss before training: {run.first_metrics['eval_loss']:.4f}")
         return [hook]
 
     def execute() -> None:

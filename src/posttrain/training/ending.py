@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from posttrain.terminal import write
 from posttrain.training.loop import State
 
 
@@ -36,7 +37,7 @@ def stop_on_signal(state: State, console: Console) -> Iterator[None]:
         if state.stop:
             raise KeyboardInterrupt
         state.stop = True
-        console.print("\nfinishing this step, then saving; press Ctrl-C again to stop at once")
+        write(console, "\nfinishing this step, then saving; press Ctrl-C again to stop at once")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
