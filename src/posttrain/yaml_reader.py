@@ -40,7 +40,7 @@ class _Loader(yaml.SafeLoader):
             self.depth -= 1
 
     def _mark(self) -> Any:
-        return self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        return self.peek_event().start_mark
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         if isinstance(node, yaml.MappingNode):
@@ -48,7 +48,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
     def construct_yaml_int(self, node: Any) -> int:
-        value = int(super().construct_yaml_int(node))  # type: ignore[no-untyped-call]
+        value = int(super().construct_yaml_int(node))
         if abs(value) > MAX_INTEGER:
             raise yaml.MarkedYAMLError(problem="a whole number beyond 1e308", problem_mark=node.start_mark)
         return value
@@ -94,7 +94,7 @@ def read_yaml(text: str, source: str) -> Any:
         if node is None:
             return None
         _check_size(node, source)
-        return loader.construct_document(node)  # type: ignore[no-untyped-call]
+        return loader.construct_document(node)
     except yaml.YAMLError as error:
         raise ConfigError(f"{source} is not valid YAML: {_one_line(error)}") from error
     except RecursionError as error:

@@ -1,7 +1,7 @@
 """Bounds on a chat template: a template is a program, and comes with a model that someone else made.
 
-The sandbox of transformers keeps a template from files and from Python. It keeps no loop from running for years and no text from
-filling the memory. Here a rendering has `SECONDS` and, on Linux, `MEMORY` bytes above what the process holds. Both
+The sandbox of transformers keeps a template from files and from Python, but not from endless loops and from texts
+that fill the memory. Here a rendering has `SECONDS` and, on Linux, `MEMORY` bytes above what the process holds. Both
 are kept by the operating system and the signal of a timer, so that a normal template runs as before.
 """
 

@@ -63,7 +63,7 @@ def opened(path: Path) -> Iterator[io.TextIOWrapper]:
     code = "utf-8-sig"
     try:
         if path.suffix == ".gz":
-            stream = io.TextIOWrapper(io.BufferedReader(_Unpacked(path), 2**17), encoding=code)
+            stream: Any = io.TextIOWrapper(io.BufferedReader(_Unpacked(path), 2**17), encoding=code)
         else:
             stream = path.open(encoding=code)
         with stream:
