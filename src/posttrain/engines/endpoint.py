@@ -147,7 +147,7 @@ class Endpoint:
             )
         try:
             texts = [choice.text if isinstance(prompt, str) else self._said(choice.message) for choice in choices]
-            if any(text is not None and not isinstance(text, str) for text in texts):
+            if not all(isinstance(text, str) for text in texts):
                 raise TypeError("a completion is not text")
         except (AttributeError, TypeError) as error:
             raise EndpointError(
