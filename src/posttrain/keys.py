@@ -127,7 +127,7 @@ def without_old_defaults(raw: Mapping[str, Any], entry: Entry) -> dict[str, Any]
     it.
     """
     defaults = {f.name: f.default for f in dataclasses.fields(Recipe) if isinstance(f.default, int | float | str)}
-    if not _ALWAYS_WRITTEN <= raw.keys():
+    if not raw.keys() >= _ALWAYS_WRITTEN:
         return dict(raw)
     allowed = keys_read(entry)
     rest = {k: v for k, v in raw.items() if k in allowed or (k != "seed" and (k not in defaults or v != defaults[k]))}

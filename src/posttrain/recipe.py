@@ -11,8 +11,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from posttrain import keys, registry
 from posttrain.config import (
     AdapterConfig,
@@ -27,8 +25,9 @@ from posttrain.config import (
     SamplingConfig,
     TrustRegionConfig,
 )
-from posttrain.errors import ConfigError, nearest
+from posttrain.errors import ConfigError, nearest, shown
 from posttrain.typecheck import check
+from posttrain.yaml_reader import read_yaml, read_yaml_file
 
 CLASSES = {
     c.__name__: c
@@ -102,10 +101,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     if not path.is_file():
         near = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
         raise ConfigError(f"no recipe {str(path)!r}: {nearest(path.name, near)}")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    raw = read_yaml_file(path)
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds no keys; a recipe starts with `method: ...`")
     return parse_recipe(apply_overrides(raw, overrides), path.parent)
@@ -116,11 +112,8 @@ def apply_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, 
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"override {text!r} is not of the form key=value")
-        try:
-            parsed = yaml.safe_load(value) if value else None
-        except yaml.YAMLError as error:
-            raise ConfigError(f"override {text!r}: the value is not valid YAML: {error}") from error
+            raise ConfigError(f"override {shown(text)} is not of the form key=value")
+        parsed = read_yaml(value, f"override {shown(text)}") if value else None
         raw = _set(raw, ALIASES.get(key.strip(), key.strip()).split("."), parsed, key)
     return raw
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import itertools
 import json
@@ -11,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from posttrain.errors import DataError, MissingDependency, nearest
+from posttrain.data.text_files import MAX_LINE, lines_of, opened, parsed_json
+from posttrain.errors import DataError, MissingDependency, nearest, shown
 from posttrain.memory import without_collection
 
 Row = dict[str, Any]
@@ -94,36 +94,31 @@ def _file(path: Path) -> Iterator[Row]:
     if kind in (".parquet", ".arrow"):
         yield from _through_datasets(kind.removeprefix("."), path)
         return
-    try:
-        # utf-8-sig: files from spreadsheets begin with a mark that would become part of the first column's name.
-        code = "utf-8-sig"
-        with gzip.open(path, "rt", encoding=code) if path.suffix == ".gz" else path.open(encoding=code) as stream:
-            yield from _READERS[kind](stream, path)
-    except (OSError, UnicodeDecodeError, EOFError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+    with opened(path) as stream:
+        yield from _READERS[kind](stream, path)
 
 
 def _jsonl(stream: io.TextIOBase, path: Path) -> Iterator[Row]:
-    for number, line in enumerate(stream, 1):
+    for number, line in enumerate(lines_of(stream, path), 1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            around = line[max(error.pos - 30, 0) : error.pos + 30].strip()
-            raise DataError(f"{path}:{number}: not valid JSON ({error.msg}) near: {around!r}") from error
+        row = parsed_json(line, f"{path}:{number}")
         if not isinstance(row, dict):
             raise DataError(f"{path}:{number}: a row must be an object with named columns, not {type(row).__name__}")
         yield row
 
 
 def _json(stream: io.TextIOBase, path: Path) -> Iterator[Row]:
+    text = stream.read()
     try:
-        content = json.load(stream)
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data":
-            raise DataError(f"{path}:{error.lineno}: one object a line is JSONL; rename the file to .jsonl") from error
-        raise DataError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
+        content = parsed_json(text, str(path))
+    except DataError as error:
+        cause = error.__cause__
+        if isinstance(cause, json.JSONDecodeError) and cause.msg == "Extra data":
+            raise DataError(f"{path}:{cause.lineno}: one object a line is JSONL; rename the file to .jsonl") from cause
+        if isinstance(cause, json.JSONDecodeError):
+            raise DataError(f"{path}:{cause.lineno}: not valid JSON: {cause.msg}") from cause
+        raise
     if isinstance(content, dict):
         lists = {k: v for k, v in content.items() if isinstance(v, list)}
         if len(lists) != 1:
@@ -138,16 +133,38 @@ def _json(stream: io.TextIOBase, path: Path) -> Iterator[Row]:
 
 
 def _csv(stream: io.TextIOBase, path: Path) -> Iterator[Row]:
-    reader = csv.DictReader(stream, delimiter="\t" if _kind(path) == ".tsv" else ",")
-    for row in reader:
-        if None in row or None in row.values():
-            raise DataError(f"{path}:{reader.line_num}: the row has another number of cells than the header")
-        yield dict(row)
+    delimiter = "\t" if _kind(path) == ".tsv" else ","
+    reader = csv.DictReader(lines_of(stream, path), delimiter=delimiter)
+    limit = csv.field_size_limit(MAX_LINE)
+    try:
+        _check_header(list(reader.fieldnames or []), path)
+        for row in reader:
+            if None in row or None in row.values():
+                raise DataError(f"{path}:{reader.line_num}: the row has another number of cells than the header")
+            yield dict(row)
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: not valid CSV ({error}); is a quotation mark left open?") from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _check_header(names: list[str], path: Path) -> None:
+    """Refuse a first line that names no columns, as far as that shows."""
+    way_out = "the first line must name the columns, such as prompt,completion"
+    if len(names) == 1 and (other := next((d for d in (";", "\t", "|", ",") if d in names[0]), None)):
+        wanted = "tabs" if _kind(path) == ".tsv" else "commas"
+        raise DataError(f"{path}:1: cells seem separated by {other!r}, and a {_kind(path)} file's are by {wanted}; save it so")
+    for name in names:
+        if not name.strip() or len(name) > 100 or "\n" in name:
+            raise DataError(f"{path}:1: {shown(name, 50)} is no name of a column: {way_out}")
+    if len(set(names)) < len(names):
+        twice = next(n for n in names if names.count(n) > 1)
+        raise DataError(f"{path}:1: the column {shown(twice, 50)} stands twice; {way_out}, each once")
 
 
 def _text(stream: io.TextIOBase, path: Path) -> Iterator[Row]:
     lines: list[str] = []
-    for line in stream:
+    for line in lines_of(stream, path):
         if line.strip():
             lines.append(line)
         elif lines:

@@ -15,6 +15,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from posttrain.data.forest import TokenSequence
+from posttrain.data.template_limits import MEMORY, SECONDS, TemplateTimeout, bounded_rendering
+from posttrain.data.text_files import MAX_LINE
 from posttrain.errors import DataError, TemplateError
 from posttrain.types import Message, Sample, Text
 
@@ -163,9 +165,20 @@ def render(tokenizer: Any, messages: Sequence[Message], *, tools: list[Any] | No
             "take the tokenizer of an instruction-tuned model (model.tokenizer), or use plain prompt and completion text"
         )
     try:
-        return str(tokenizer.apply_chat_template(list(messages), tools=tools, tokenize=False, add_generation_prompt=generation))
+        with bounded_rendering():
+            text = tokenizer.apply_chat_template(list(messages), tools=tools, tokenize=False, add_generation_prompt=generation)
+    except (TemplateTimeout, MemoryError) as error:
+        bound = f"{SECONDS:g} seconds" if isinstance(error, TemplateTimeout) else f"{MEMORY >> 30} GiB"
+        raise TemplateError(
+            f"the chat template takes more than {bound} to render one conversation; set model.chat_template to another"
+        ) from None
     except Exception as error:  # Jinja raises its own kinds, and templates raise what they like
-        raise TemplateError(f"the chat template refuses the conversation: {error}") from error
+        raise TemplateError(f"the chat template refuses the conversation: {str(error)[:500]}") from error
+    if len(text) > MAX_LINE:
+        raise TemplateError(
+            f"the chat template writes {len(text):,} characters for one conversation; at most {MAX_LINE:,} may be"
+        )
+    return str(text)
 
 
 def encode_text(tokenizer: Any, text: str, *, row: str = "", known: Tokenized | None = None) -> TokenSequence:
@@ -226,6 +239,10 @@ def encode_messages(
     turns = [i for i in turns if messages[i].get("train") is not False and messages[i].get("weight") != 0]
     spans = [_turn_span(tokenizer, plain, i, full, tools, row) for i in turns]
     ids, offsets = _with_offsets(tokenizer, full, [first for first, _ in spans])
+    if not ids:
+        raise TemplateError(
+            f"row {row}: the chat template writes nothing for the conversation; set model.chat_template to another"
+        )
     mask = np.full(len(ids), train_on == "everything")
     weights = np.ones(len(ids), dtype=np.float32)
     for i, (first, stop) in zip(turns, spans, strict=True):

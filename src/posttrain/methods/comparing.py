@@ -23,6 +23,7 @@ from posttrain.methods.run import Run
 from posttrain.models.adapters import adapter_of
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.vocabulary import DERIVED
+from posttrain.terminal import write
 from posttrain.training.objective import Objective, held_out
 from posttrain.training.reference import add_ref_logprobs, as_reference, cache_folder
 from posttrain.types import Request, Sampling
@@ -129,7 +130,7 @@ class ReferencePlan:
         found, computed = add_ref_logprobs(
             model, groups, max_tokens=run.micro_batch_tokens(model), folder=cache_folder() / "reference"
         )
-        run.console.print(f"reference log-probs: {found} sequences found, {computed} computed", highlight=False)
+        write(run.console, f"reference log-probs: {found} sequences found, {computed} computed")
 
     def train(self, run: Run, make_source: Callable[[Any], Any], objective: Objective, **options: Any) -> Any:
         """`run.train`, with the reference in memory if it has to be."""
@@ -179,7 +180,7 @@ def within_perplexity(run: Run, groups: Groups, percentile: float, num_samples: 
     )
     if not kept:
         raise DataError(f"perplexity_percentile: {told}; raise it, or fine-tune on the chosen completions first")
-    run.console.print(told, highlight=False)
+    write(run.console, told)
     run.first_metrics["data/perplexity_dropped"] = float(dropped)
     return kept
 

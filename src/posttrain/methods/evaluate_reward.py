@@ -24,6 +24,7 @@ from posttrain.models.score_model import ScoreModel
 from posttrain.registry import methods
 from posttrain.rewards.base import as_completion
 from posttrain.rewards.model import RewardModel
+from posttrain.terminal import styled, write, write_table
 from posttrain.training.checkpoint import write_text_whole
 from posttrain.training.hooks import finite
 
@@ -121,8 +122,10 @@ def _on_rows(run: Run, model: ScoreModel, encoded: EncodedScores) -> dict[str, A
         known = isinstance(value, dict)
         number = value["estimate"] if known else value
         if math.isfinite(number):
-            table.add_row(name, f"{number:.3f}", f"{value['low']:.3f} to {value['high']:.3f} (n {value['n']})" if known else "")
-    run.console.print(table)
+            table.add_row(
+                styled(name), f"{number:.3f}", f"{value['low']:.3f} to {value['high']:.3f} (n {value['n']})" if known else ""
+            )
+    write_table(run.console, table)
     return {"rows": len(encoded.trees), "format": encoded.form.name, **measured}
 
 
@@ -162,11 +165,11 @@ def _best_of(run: Run, scorer: RewardModel, asked: _Asked, num_samples: int) -> 
         interval = f"{point['low']:.3f} to {point['high']:.3f}"
         numbers = [f"{point[name]:.3f}" for name in ("kl", "gold", "score", "ceiling")]
         table.add_row(str(point["n"]), *numbers[:2], interval, *numbers[2:])
-    run.console.print(table)
-    run.console.print(
+    write_table(run.console, table)
+    write(
+        run.console,
         f"best of {num_samples} against one sample: {gained.estimate:+.3f} [{gained.low:+.3f}, {gained.high:+.3f}], "
         f"p = {gained.p_value:.2g}, on {gained.n} problems",
-        highlight=False,
     )
     return {
         "problems": int(whole.sum()),

@@ -16,6 +16,7 @@ from posttrain.evaluation.strategy import Strategy
 from posttrain.methods.prompting import encode_prompts, make_sampling, make_task
 from posttrain.methods.run import Run
 from posttrain.models.language_model import LanguageModel
+from posttrain.terminal import write
 from posttrain.training.checkpoint import write_text_whole
 from posttrain.training.hooks import Hook
 
@@ -115,17 +116,16 @@ def evaluate_model(
     write_text_whole(run.folder / "evaluation.json", json.dumps({**result.to_json(), "seconds": seconds}))
     interval = result.accuracy()
     by = f" by {result.strategy}" if result.strategy else ""
-    run.console.print(
+    dropped = result.prompts_dropped
+    write(
+        run.console,
         f"{result.task}: accuracy {interval.estimate:.1%} (95 % interval {interval.low:.1%} to {interval.high:.1%}) "
-        f"on {result.problems}{by}"
-        + (f"; {result.prompts_dropped} prompts too long for the context dropped" if result.prompts_dropped else ""),
-        highlight=False,
-        soft_wrap=True,
+        f"on {result.problems}{by}" + (f"; {dropped} prompts too long for the context dropped" if dropped else ""),
     )
     for line in details(result):
-        run.console.print(f"  {line}", style="dim", highlight=False, soft_wrap=True, markup=False)
+        write(run.console, f"  {line}", style="dim")
     if strategy is not None and strategy.oracle:
-        run.console.print(strategy.warning(), style="yellow", highlight=False, soft_wrap=True, markup=False)
+        write(run.console, strategy.warning(), style="yellow")
     return result
 
 

@@ -15,6 +15,7 @@ from posttrain.methods.comparing import LACKING, ReferencePlan, comparison_facts
 from posttrain.methods.evaluating import evaluate_model, evaluation_hooks
 from posttrain.methods.run import Run, TrainingJob
 from posttrain.registry import methods
+from posttrain.terminal import write
 from posttrain.training.objective import Objective
 from posttrain.training.unpaired import UnpairedSource, mismatched
 
@@ -74,7 +75,7 @@ def kto(
 
     def execute() -> None:
         if warning:
-            run.console.print(f"[yellow]{warning}[/yellow]")
+            write(run.console, warning, style="yellow")
         rows = [*encoded.sequences, *(others.sequences if others else []), *partners.values()]
         plan.prepare(run, [[s] for s in rows])
         model = plan.train(run, make_source, objective, steps=steps, make_hooks=make_hooks)

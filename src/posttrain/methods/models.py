@@ -16,6 +16,7 @@ from posttrain.models.forest_model import ForestModel
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.load import load_model, load_score_model, load_tokenizer
 from posttrain.models.score_model import ScoreModel
+from posttrain.terminal import write
 
 EMBEDDED = "embedded"
 
@@ -141,7 +142,7 @@ class RunModels:
 
     def _tell_unshared(self, model: ForestModel) -> None:
         if not model.shares_trunks and self.model_config.attention == "auto":
-            self.console.print(f"[yellow]shared prefixes are computed once per row: {model.why_unshared}[/yellow]")
+            write(self.console, f"shared prefixes are computed once per row: {model.why_unshared}", style="yellow")
 
     def micro_batch_tokens(self, model: ForestModel) -> int:
         """Distinct tokens that one forward pass may hold: the recipe's, or what suits the device."""

@@ -16,6 +16,7 @@ from posttrain.methods.evaluating import summarise
 from posttrain.methods.run import SUMMARY, Interrupted, Job, Run
 from posttrain.recipe import recipe_as_dict, stage_recipes
 from posttrain.registry import methods
+from posttrain.terminal import write, write_rule
 
 
 @methods.register
@@ -33,7 +34,7 @@ def pipeline(run, *, stages: list[dict[str, Any]]) -> Job:
     def preview(num: int) -> None:
         for name, job in jobs.items():
             if job.preview is not None:
-                run.console.rule(f"[bold]{name}[/bold]", align="left")
+                write_rule(run.console, name)
                 job.preview(num)
 
     def execute() -> None:
@@ -63,12 +64,12 @@ def _execute(run: Run, runs: dict[str, Run]) -> None:
 
     for name, stage in runs.items():
         if name in begun and stage.finished and name not in again:
-            run.console.print(f"[dim]{name}: done before[/dim]")
+            write(run.console, f"{name}: done before", style="dim")
             continue
         # A stage that refuses to be resumed leaves the pipeline's folder as it was, too.
         stage.before_open = open_once
         stage.resume = name in begun
-        run.console.rule(f"[bold]{stage.recipe.title or name}[/bold]", align="left")
+        write_rule(run.console, stage.recipe.title or name)
         started = time.perf_counter()
         stage.execute()
         seconds[name] = time.perf_counter() - started

@@ -18,17 +18,20 @@ from rich.console import Console
 from posttrain import registry
 from posttrain.config import Recipe
 from posttrain.data.stream import Source
-from posttrain.errors import CheckpointError, ConfigError
+from posttrain.errors import CheckpointError, ConfigError, RewardError
 from posttrain.evaluation.run import Evaluation
 from posttrain.keys import Watch, refuse_unread_fields
 from posttrain.memory import keep_freed_memory
 from posttrain.methods import resume
+from posttrain.methods.job import Job as Job
+from posttrain.methods.job import TrainingJob as TrainingJob
 from posttrain.methods.models import EMBEDDED as EMBEDDED
 from posttrain.methods.models import RunModels
 from posttrain.models.adapters import updates_of
 from posttrain.models.forest_model import ForestModel
 from posttrain.models.language_model import LanguageModel
 from posttrain.recipe import recipe_as_dict, stage_recipes
+from posttrain.terminal import styled, visible, write
 from posttrain.training import checkpoint
 from posttrain.training.changes import Change, check_accepted, recipe_changes
 from posttrain.training.ending import Interrupted as Interrupted
@@ -46,22 +49,6 @@ SAMPLES = "samples.jsonl"
 """What method sample leaves behind."""
 SUMMARY = "summary.json"
 """What a pipeline leaves behind."""
-
-
-@dataclasses.dataclass(slots=True)
-class Job:
-    """What a method has prepared, before any weights are loaded.
-
-    facts: name and value of what a check shows. execute: does the work. preview: shows what is trained on.
-    """
-
-    facts: list[tuple[str, str]]
-    execute: Callable[[], None]
-    preview: Callable[[int], None] | None = None
-
-
-class TrainingJob(Job):
-    """A job that leaves a trained model in the run's folder."""
 
 
 class Finished(Exception):
@@ -128,7 +115,7 @@ class Run(RunModels):
             self._refuse_existing()
             job = self.job()
             for name, text in self.lost.items():
-                self.console.print(f"{name}: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+                write(self.console, f"{name}: {text}", style="yellow")
             try:
                 if self.resume and not isinstance(job, TrainingJob) and not self.recipe.stages:
                     self._refuse_other_recipe()
@@ -136,7 +123,7 @@ class Run(RunModels):
                         raise Finished(f"{self.folder} is finished")
                 job.execute()
             except Finished as reason:
-                self.console.print(str(reason), markup=False, highlight=False, soft_wrap=True)
+                write(self.console, reason)
         return self.folder
 
     def check(self) -> None:
@@ -144,8 +131,8 @@ class Run(RunModels):
         job = self.job()
         width = max(len(name) for name, _ in job.facts)
         for name, value in job.facts:
-            self.console.print(f"  [bold]{name:<{width}}[/bold]  {value}", highlight=False)
-        self.console.print("\n[green]every check that needs no weights has passed[/green]")
+            write(self.console, "  ", styled(f"{name:<{width}}", "bold"), f"  {value}")
+        write(self.console, "\nevery check that needs no weights has passed", style="green")
 
     def preview(self, num: int) -> None:
         """Show what is trained on."""
@@ -187,7 +174,7 @@ class Run(RunModels):
         plain = recipe_as_dict(self.recipe)
         plain["plugins"] = [str((self.recipe.base / p).resolve()) for p in self.recipe.plugins]
         plain["output"] = str(self.folder)
-        text = f"# {self.command}\n{yaml.safe_dump(plain, sort_keys=False)}"
+        text = f"# {visible(self.command)}\n{yaml.safe_dump(plain, sort_keys=False)}"
         checkpoint.write_text_whole(self.folder / "recipe.yaml", text)
 
     def _refuse_existing(self) -> None:
@@ -262,8 +249,14 @@ class Run(RunModels):
         hooks, progress = self._hooks(make_hooks(model, source), state, steps, partial(show, source) if show else None)
         hooks.append(saver)
         model.train()
+        limit = self.micro_batch_tokens(model)
         with progress, closing(hooks), stop_on_signal(state, self.console, self.folder):
-            train(model, source, objective, optimizer, hooks, state, steps=steps, max_tokens=self.micro_batch_tokens(model))
+            try:
+                train(model, source, objective, optimizer, hooks, state, steps=steps, max_tokens=limit)
+            except RewardError:  # rewards are called before anything of their step is updated
+                if state.step > start.step:
+                    saver.save(state.step)
+                raise
         if state.stop and state.step < steps:
             raise Interrupted(f"stopped after step {state.step} of {steps}; go on with: posttrain resume {self.folder}")
         if start.step == steps and start.saved["steps"] != steps and self.recipe.save_final:
@@ -359,13 +352,13 @@ class Run(RunModels):
         check_finite(model, state)
         warning = collapse(norm, trained_norm(model))
         if warning is not None:
-            self.console.print(f"[yellow]{warning}[/yellow]", soft_wrap=True)
+            write(self.console, warning, style="yellow")
         with checkpoint.written_whole(self.folder / "model") as place:
             model.save(place)
 
     def _say(self, *lines: str) -> None:
         for line in lines:
-            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            write(self.console, line)
 
     def _optimizer(self, model: ForestModel, steps: int) -> Optimizer:
         r = self.recipe

@@ -22,6 +22,7 @@ from posttrain.registry import methods
 from posttrain.rewards.base import RewardSet
 from posttrain.rollouts.collect import Prompt
 from posttrain.rollouts.filter import Rule, filter_metrics, refuse_empty
+from posttrain.terminal import write
 from posttrain.training.checkpoint import write_text_whole
 from posttrain.training.hooks import MetricsWriter
 from posttrain.types import Rollout, RolloutGroup, Sample, Sampling, Task
@@ -85,16 +86,16 @@ def sample(
     def execute() -> None:
         started = time.perf_counter()
         if server is not None:
-            write = _asking(server, made, reward_set, sampled, num_generations)
+            ask = _asking(server, made, reward_set, sampled, num_generations)
         else:
-            write = make_collector(
+            ask = make_collector(
                 run, run.load_model(), prompts, reward_set, sampled, batch_size=batch_size, num_generations=num_generations
             ).sample
         run.open()
 
         def part(some: Sequence[Prompt], number: int) -> dict[str, Any]:
             seeds = np.random.default_rng((run.recipe.seed, number, 13)).integers(0, 2**62, size=len(some))
-            return _part(made, write(some, [int(s) for s in seeds]), rule, keep_truncated)
+            return _part(made, ask(some, [int(s) for s in seeds]), rule, keep_truncated)
 
         try:
             parts = make_parts(run, prompts, batch_size, part)
@@ -102,10 +103,8 @@ def sample(
             reward_set.close()
         _finish(run, parts, rule, time.perf_counter() - started)
         if gold:
-            run.console.print(
-                f"oracle: {', '.join(gold)} chose the rows by the gold answer; they teach, and are no result of the model",
-                highlight=False, soft_wrap=True,
-            )  # fmt: skip
+            text = "chose the rows by the gold answer; they teach, and are no result of the model"
+            write(run.console, f"oracle: {', '.join(gold)} {text}")
 
     return Job(facts, execute)
 
@@ -191,12 +190,11 @@ def _finish(run: Run, read: list[dict[str, Any]], rule: Rule, seconds: float) ->
     writer = MetricsWriter(run.folder / "metrics.jsonl")
     writer(1, {**metrics, **run.first_metrics})
     writer.close()
-    run.console.print(
+    write(
+        run.console,
         f"{len(rows)} of {count} completions written to {run.folder / SAMPLES}: mean reward {metrics['reward']:.3f}, "
         f"{truncated} not ended, {metrics['rewards/errors']:.0f} rewards failed, "
         f"{metrics['prompts/refused']:.0f} prompts refused",
-        highlight=False,
-        soft_wrap=True,
     )
 
 

@@ -23,6 +23,7 @@ from posttrain.methods.prompting import context_length, make_task
 from posttrain.methods.rows import account, data_facts, encode_stream
 from posttrain.methods.run import Run, TrainingJob
 from posttrain.registry import methods
+from posttrain.terminal import write
 from posttrain.training.objective import Objective, mean_loss
 
 _EVALUATED = 4096  # held-out sequences that are in memory at a time
@@ -72,7 +73,7 @@ def sft(
             return hooks
         hook = measuring_hook(run, steps, lambda: {"eval_loss": held_out_loss(run, model, held_out.sequences)})
         if "eval_loss" in run.first_metrics:
-            run.console.print(f"eval_loss before training: {run.first_metrics['eval_loss']:.4f}", highlight=False)
+            write(run.console, f"eval_loss before training: {run.first_metrics['eval_loss']:.4f}")
         return [hook, *hooks]
 
     def execute() -> None:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from posttrain.report.run_folder import StageRow, Summary, read_run
+from posttrain.terminal import styled, visible, write, write_table
 
 SIGNIFICANT = 0.05
 
@@ -25,10 +26,10 @@ def print_summary(folder: Path, console: Console) -> None:
     """
     summary = read_run(folder).summary
     if summary and summary.rows:
-        console.print()
-        console.print(summary_table(summary, console.width))
+        write(console)
+        write_table(console, summary_table(summary, console.width))
         for line in [*verdicts(summary.rows), *searches(summary.rows), *oracles(summary.rows)]:
-            console.print(Text(line, style="dim"), soft_wrap=True)
+            write(console, line, style="dim")
 
 
 def summary_table(summary: Summary, width: int = 80) -> Table:
@@ -63,7 +64,7 @@ def summary_table(summary: Summary, width: int = 80) -> Table:
         cells = [Text(cells[i]) for _, cells in columns]
         if row.p_value is not None and row.p_value < SIGNIFICANT and not row.oracle:
             cells[0].stylize("green" if row.accuracy > rows[i - 1].accuracy else "red")
-        table.add_row(Text(row.short_label), *cells)
+        table.add_row(styled(visible(row.short_label)), *cells)
     return table
 
 

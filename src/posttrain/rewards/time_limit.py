@@ -14,11 +14,12 @@ import asyncio
 import contextvars
 import ctypes
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
+
+from posttrain.terminal import echo
 
 T = TypeVar("T")
 
@@ -77,11 +78,10 @@ class _Watch:
             return
         self.notice_seconds *= 2
         limit = f"its limit is {self.seconds:g} s" if self.seconds else "it has no time limit"
-        print(
+        echo(
             f"\n{self.what} has been running for {elapsed:.0f} s; {limit} "
             "(reward_timeout_seconds). Press Ctrl-C twice to stop at once.",
-            file=sys.stderr,
-            flush=True,
+            error=True,
         )
 
     def handle(self, number: int, frame: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from posttrain.terminal import write
 from posttrain.training.loop import State
 
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -55,11 +56,7 @@ def stop_on_signal(state: State, console: Console, folder: Path) -> Iterator[Non
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         # A console whose terminal has gone (SIGHUP) must not keep the run from saving.
         try:
-            console.print(
-                f"\n{name}: finishing this step, then saving; press Ctrl-C again to stop at once",
-                markup=False,
-                soft_wrap=True,
-            )
+            write(console, f"\n{name}: finishing this step, then saving; press Ctrl-C again to stop at once")
         except OSError:
             console.quiet = True
 
