@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 import re
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 from posttrain.errors import ConfigError
@@ -64,9 +66,76 @@ def score(completion: str, example: Example) -> float:
     return float(extract(completion) == example.answer)
 
 
-def in_test_split(question: str) -> bool:
-    """Whether a problem belongs to the test split: decided by its own text, so that no seed can leak it."""
-    return hashlib.blake2b(question.encode(), digest_size=1).digest()[0] < 64
+Split = Literal["train", "validation", "test"]
+
+# What results were reported on before there was a validation split: the first 300 test problems of these
+# difficulties (num_steps, max_operand, max_value) and seeds. recipes/ evaluates on seed 1.
+_REPORTED_DIFFICULTIES = ((5, 60, 249), (3, 60, 249), (3, 50, 199), (2, 20, 99))
+_REPORTED_SEEDS = (0, 1)
+_NUM_REPORTED = 300
+
+
+def held_out(question: str) -> bool:
+    """Whether a problem is kept for evaluation: a quarter of all problems, by a hash of their text.
+
+    The train split leaves them out; the validation and test splits share them. The corpus of the
+    embedded base model never asks one; those of one step occur in it as lines of worked solutions
+    (see `tasks.pretraining`).
+    """
+    return _hash_byte(question) < 64
+
+
+def split_of(question: str) -> Split:
+    """The split of a problem, decided by its own text alone, so that no seed or setting can leak it.
+
+    train: three quarters of all problems. validation: an eighth of the held-out problems (by a second
+    hash), less those that results have been reported on. test: the other held-out problems. The
+    validation split was added later; the exception keeps every reported test problem where it was.
+    """
+    if not held_out(question):
+        return "train"
+    if _hash_byte(question, b"validation") < 32 and question not in _reported():
+        return "validation"
+    return "test"
+
+
+def _hash_byte(question: str, person: bytes = b"") -> int:
+    return hashlib.blake2b(question.encode(), digest_size=1, person=person).digest()[0]
+
+
+@functools.cache
+def _reported() -> frozenset[str]:
+    """The held-out problems of `_REPORTED_DIFFICULTIES` and `_REPORTED_SEEDS`."""
+    questions: set[str] = set()
+    for difficulty in _REPORTED_DIFFICULTIES:
+        for seed in _REPORTED_SEEDS:
+            drawn = _problems(*difficulty, "test", seed=seed, accept=held_out)
+            questions |= {question_text(*next(drawn)) for _ in range(_NUM_REPORTED)}
+    return frozenset(questions)
+
+
+def _problems(
+    num_steps: int,
+    max_operand: int,
+    max_value: int,
+    split: Split,
+    *,
+    seed: int,
+    accept: Callable[[str], bool],
+) -> Iterator[tuple[int, list[Step]]]:
+    """Different problems that `accept` takes, in a fixed order; ends where the next is too rare."""
+    draw = random.Random(f"arithmetic {seed} {num_steps} {max_operand} {max_value} {split}")
+    seen: set[str] = set()
+    misses = 0  # in a row
+    while misses <= 10_000:
+        first, steps = draw_problem(draw, num_steps, max_operand, max_value)
+        question = question_text(first, steps)
+        if question in seen or not accept(question):
+            misses += 1
+            continue
+        misses = 0
+        seen.add(question)
+        yield first, steps
 
 
 @tasks.register
@@ -76,45 +145,43 @@ def arithmetic(
     num_steps: int = 3,
     max_operand: int = 50,
     max_value: int = 199,
-    split: Literal["train", "test"] = "train",
+    split: Literal["train", "validation", "test"] = "train",
     seed: int = 0,
 ) -> Task:
     """Chains of +, - and * on whole numbers, worked from left to right, one line a step.
 
-    num_steps, max_operand and max_value (of every result on the way) set the difficulty. A quarter of all problems,
-    chosen by a hash of their text, is the test split. Prompt "Q: 7+5*3\\nA:", completion " 7+5=12\\n12*3=36\\n#### 36";
-    the score is 1 for the right number behind "####" at the end, else 0.
+    num_steps, max_operand and max_value (of every result on the way) set the difficulty. split: problems
+    belong to train, validation or test by a hash of their text; tune settings on validation, report test.
+    With num_steps 1 the splits are disjoint as problems, but each is a line of longer worked solutions: what
+    was trained on those, such as the embedded model, has seen them, and its accuracy on them is no test.
+    Prompt "Q: 7+5*3\\nA:", completion " 7+5=12\\n12*3=36\\n#### 36"; the score is 1 for the right number
+    behind "####" at the end, else 0.
     """
     if num_steps < 1 or max_operand < 2 or max_value < 9:
         raise ConfigError(
             f"arithmetic: num_steps {num_steps} must be at least 1, max_operand {max_operand} at least 2 and max_value "
             f"{max_value} at least 9"
         )
-    draw = random.Random(f"arithmetic {seed} {num_steps} {max_operand} {max_value} {split}")
-    examples: list[Example] = []
-    seen: set[str] = set()
-    misses = 0
-    while len(examples) < num_examples:
-        first, steps = draw_problem(draw, num_steps, max_operand, max_value)
-        question = question_text(first, steps)
-        if question in seen or in_test_split(question) != (split == "test"):
-            misses += 1
-            if misses > 10_000:  # in a row: what is left to find, if anything, is too rare
-                raise ConfigError(
-                    f"arithmetic: there are only {len(examples)} different problems with num_steps {num_steps} and "
-                    f"max_operand {max_operand} and max_value {max_value}; ask for fewer num_examples or raise the difficulty"
-                )
-            continue
-        misses = 0
-        seen.add(question)
-        answer = str(steps[-1][3])
-        examples.append(
-            Example(
-                f"Q: {question}\nA:",
-                f" {worked_text(first, steps)}",
-                answer,
-                {"question": question},
-                id=f"arithmetic-{split}-{seed}-{len(examples)}",
-            )
+    problems = _problems(num_steps, max_operand, max_value, split, seed=seed, accept=lambda q: split_of(q) == split)
+    examples = [
+        _example(first, steps, f"arithmetic-{split}-{seed}-{number}")
+        for number, (first, steps) in zip(range(num_examples), problems, strict=False)
+    ]
+    if len(examples) < num_examples:
+        raise ConfigError(
+            f"arithmetic: there are only {len(examples)} different problems with num_steps {num_steps} and "
+            f"max_operand {max_operand} and max_value {max_value} in split {split}; ask for fewer num_examples "
+            "or raise the difficulty"
         )
     return Task("arithmetic", examples, score, extract, max_tokens=14 * num_steps + 14)
+
+
+def _example(first: int, steps: list[Step], name: str) -> Example:
+    question = question_text(first, steps)
+    return Example(
+        f"Q: {question}\nA:",
+        f" {worked_text(first, steps)}",
+        str(steps[-1][3]),
+        {"question": question},
+        id=name,
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from posttrain.registry import tasks
-from posttrain.tasks.arithmetic import Step, draw_problem, in_test_split, question_text
+from posttrain.tasks.arithmetic import Step, draw_problem, held_out, question_text
 from posttrain.types import Example, Task
 
 _NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana")
@@ -15,11 +15,11 @@ _APPLY = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a 
 
 
 def _problem(draw: random.Random) -> tuple[int, list[Step]]:
-    """A problem outside the test split, of any size that the tasks use."""
+    """A problem of the train split, of any size that the tasks use."""
     while True:
         easy = draw.random() < 0.5
         first, steps = draw_problem(draw, draw.randint(1, 5), 20 if easy else 50, 99 if easy else 199)
-        if not in_test_split(question_text(first, steps)):
+        if not held_out(question_text(first, steps)):
             return first, steps
 
 
@@ -120,7 +120,14 @@ def pretraining(*, num_examples: int = 100_000, seed: int = 0) -> Task:
     """Untidy documents about arithmetic, sorting and counting: what the embedded base model is trained on.
 
     Solutions come in many shapes, many are wrong, guessed or broken off, so that a model of them can do the task but does
-    so rarely. Problems of the arithmetic test split never occur. There is nothing to verify: the score is always 1.
+    so rarely. There is nothing to verify: the score is always 1.
+
+    No held-out problem of the arithmetic task (`arithmetic.held_out`: its validation and test splits) is ever a
+    question, as a sum or in words. Problems of two or more steps are therefore a fair evaluation of the embedded model.
+    Problems of one step are not, because they are lines of worked solutions: "12*3=36" belongs to that of "7+5*3", and a
+    fifth of these lines are held-out problems. Do not evaluate the embedded model with num_steps 1. Two things remain: a
+    worked solution begins with the lines of its own shorter problems, and a countdown document writes "a+b-c" below its
+    target, which in one of 90 documents is a held-out problem of two steps.
     """
     draw = random.Random(f"pretraining {seed}")
     examples = [Example("", document(draw), id=f"document-{i}") for i in range(num_examples)]
