@@ -309,7 +309,8 @@ class Recipe:
     reward_timeout_seconds: how long one reward may take for the completions of a step, 0 = no limit.
     max_failed_rewards: the largest share of a step's completions on which one reward may fail; above
     it, or where it fails on all, the run stops. max_prompts_dropped: the largest share of a task's
-    prompts that may be dropped because they leave no room for a completion in the model's context.
+    prompts, or worked examples, that may be dropped because the model's context has no room for them
+    (for a prompt: with its completion).
     """
 
     method: str

@@ -251,7 +251,22 @@ def test_an_evaluation_meets_only_the_prompts_it_asks(
     folder = run_recipe(**evaluated(12))
     assert [o.id for o in read_evaluation(folder).outcomes] == [f"p{i}" for i in range(12) if i != 3]
     text = (tmp_path / "console.txt").read_text()
-    assert "on 11 problems; 1 prompts too long for the context dropped" in text
+    assert "; 1 prompts too long for the context dropped" in text
     assert "evaluation prompts dropped as too long" in write_report(folder).read_text()
     with pytest.raises(DataError, match="4 of 20 prompts leave no room"):
         checked(tmp_path, tiny_folder, **evaluated(20))
+
+
+def test_worked_examples_beyond_the_context_are_dropped_up_to_a_share(
+    tiny_folder: Path, tmp_path: Path, run_recipe: Callable[..., Path]
+) -> None:
+    rows = [{"prompt": f"p{i}", "answer": "1", "completion": "word " * (200 if i < 2 else 2) + "1"} for i in range(10)]
+    path = write(tmp_path / "rows.jsonl", rows)
+    recipe = {
+        "method": "sft", "model": {"path": str(tiny_folder), "dtype": "float32"}, "batch_size": 4, "max_steps": 1,
+        "task": {"name": "jsonl", "path": path, "completion_column": "completion"},
+    }  # fmt: skip
+    with pytest.raises(DataError, match=r"2 of 10 worked examples exceed .* set max_prompts_dropped=0.2"):
+        run_recipe(**recipe, output=str(tmp_path / "a"))
+    folder = run_recipe(**recipe, output=str(tmp_path / "b"), max_prompts_dropped=0.2)
+    assert lines(folder / "metrics.jsonl")[0]["data/rows_dropped"] == 2

@@ -9,14 +9,14 @@ from typing import Any, Literal
 
 from posttrain.config import Component, DataConfig, EvaluationConfig
 from posttrain.data.encode import encode_items
-from posttrain.data.encoded import Encoded, Limits, trained_ends
+from posttrain.data.encoded import Encoded, Limits, rounded_up, trained_ends
 from posttrain.data.forest import Batch, TokenSequence, Tree
 from posttrain.data.formats import RowFormat
 from posttrain.data.item import Item
 from posttrain.data.preview import preview
 from posttrain.data.stream import DataSource, Singles
 from posttrain.data.templates import template_fingerprint
-from posttrain.errors import ConfigError
+from posttrain.errors import ConfigError, DataError
 from posttrain.losses.inputs import ROLLOUT_INPUTS
 from posttrain.methods.evaluating import evaluate_model, evaluation_hooks, measuring_hook
 from posttrain.methods.prompting import context_length, make_task
@@ -25,6 +25,7 @@ from posttrain.methods.run import Run, TrainingJob
 from posttrain.registry import methods
 from posttrain.terminal import write
 from posttrain.training.objective import Objective, mean_loss
+from posttrain.types import Task
 
 _EVALUATED = 4096  # held-out sequences that are in memory at a time
 
@@ -113,17 +114,29 @@ def encode_examples(
             for e in made.examples
         ]  # fmt: skip
         encoded = Encoded([], RowFormat("task", f"worked examples of {made.name}"), num_rows=len(items))
-        limits = Limits(context or sys.maxsize, truncation="drop", context=context)
+        limits = Limits(context or sys.maxsize, truncation="drop", max_cut=1.0, context=context)
         for item, sequence in encode_items(items, run.tokenizer):
             # Only a plain text may be split: half a worked example would be another example.
             own = replace(limits, truncation="split") if item.text is not None else limits
             for part in encoded.fitted(item.row, [sequence], own, text=item.text is not None):
                 encoded.add(part)
         encoded.refuse_losses(limits)
+        _refuse_dropped(run, made, encoded, context)
         account(run, encoded, key)
     else:
         encoded = encode_stream(run, data, context, key=key)
     return encoded
+
+
+def _refuse_dropped(run: Run, task: Task, encoded: Encoded, context: int | None) -> None:
+    """Refuse to drop more worked examples than the recipe allows."""
+    share, allowed = encoded.dropped / encoded.num_rows, run.recipe.max_prompts_dropped
+    if share > allowed:
+        raise DataError(
+            f"task {task.name!r}: {encoded.dropped} of {encoded.num_rows} worked examples exceed the model's context of "
+            f"{context} tokens, more than max_prompts_dropped={allowed:g} allows. Take a model with a longer context, "
+            f"or set max_prompts_dropped={rounded_up(share)} to drop them"
+        )
 
 
 def _facts(run: Run, encoded: Encoded, steps: int, batch_size: int) -> list[tuple[str, str]]:
