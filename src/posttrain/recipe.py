@@ -318,6 +318,7 @@ def _check_numbers(recipe: Recipe) -> None:
         value = getattr(recipe, name)
         if value is not None and value <= 0:
             raise ConfigError(f"{name}: {value} must be above 0")
+    _check_learning_rates(recipe)
     for name in ("weight_decay", "warmup_steps", "save_every", "eval_every", "max_grad_norm", "num_train_epochs"):
         if getattr(recipe, name) < 0:
             raise ConfigError(f"{name}: {getattr(recipe, name)} must not be negative")
@@ -343,6 +344,23 @@ def _check_numbers(recipe: Recipe) -> None:
             raise ConfigError(f"sampling: {item} is out of range: temperature >= 0, 0 < top_p <= 1, 0 <= min_p < 1, top_k >= 0")
         if item.max_tokens is not None and item.max_tokens < 1:
             raise ConfigError(f"sampling.max_tokens: {item.max_tokens} must be at least 1")
+
+
+MAX_LEARNING_RATE = 10.0
+"""AdamW moves each weight by about the learning rate per step. The weights of language models are of
+the order of 0.01 to 1, and the largest rates in use are those of virtual tokens (0.3, arXiv
+2104.08691): a rate above this replaces every weight at the first step."""
+
+
+def _check_learning_rates(recipe: Recipe) -> None:
+    rates = {"learning_rate": recipe.learning_rate}
+    rates |= {k: v for k, v in recipe.settings.items() if k.endswith("learning_rate")}
+    for name, rate in rates.items():
+        if isinstance(rate, int | float) and rate > MAX_LEARNING_RATE:
+            raise ConfigError(
+                f"{name}: {rate:g} must be at most {MAX_LEARNING_RATE:g}: AdamW moves each weight by "
+                "about the learning rate per step; usual rates are from 1e-6 to 1e-2"
+            )
 
 
 def recipe_as_dict(recipe: Recipe) -> dict[str, Any]:
