@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -342,9 +343,12 @@ def test_an_output_folder_with_a_run_is_refused(run_recipe: Callable[..., Path])
         run_recipe(method="sft", task=TASK, max_steps=1)
 
 
-def test_a_diverging_run_names_rows_and_checkpoint(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_diverging_run_names_rows_and_checkpoint(
+    run_recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("posttrain.recipe.MAX_LEARNING_RATE", math.inf)
     with pytest.raises(TrainingDiverged, match=r"Rows of the batch: arithmetic-train-0-\d+.*checkpoint-1"):
-        run_recipe(method="sft", task=TASK, max_steps=40, learning_rate=10.0, max_grad_norm=0, save_every=1)
+        run_recipe(method="sft", task=TASK, max_steps=40, learning_rate=1e30, max_grad_norm=0, save_every=1)
     assert (tmp_path / "run" / "checkpoint-1").is_dir()
 
 
