@@ -291,7 +291,7 @@ def test_a_trained_process_model_gives_credit_to_steps(
     folder = run_recipe(**raw)
     (row,) = told(folder)
     assert 0 < row["rewards/process_model/mean"] < 1 and row["grad_norm"] > 0
-    rollouts = lines(folder / "rollouts.jsonl")
-    assert any(abs(r["advantage"]) > 0 for r in rollouts)
+    completions = [c for row in lines(folder / "rollouts.jsonl") for c in row["completions"]]
+    assert sum(c["advantage"] != 0 for c in completions) > len(completions) / 2
     with pytest.raises(ConfigError, match="group_process needs a reward that judges steps: process_model"):
         run_recipe(**{**raw, "rewards": ["task"]}, output=str(tmp_path / "other"))
