@@ -58,7 +58,7 @@ def test_round_trip_through_yaml() -> None:
         ({"seed": -1}, "seed: -1 must not be negative"),
         ({"method": "sft", "data": {"path": "d", "limit": 0}}, "data.limit: 0 leaves no row"),
         ({"method": "sft", "data": {"path": "d", "max_length": -5}}, "data.max_length: -5 tokens hold nothing"),
-        ({"method": "sft", "data": {"path": "d", "max_masked": 2}}, "data.max_masked: 2.0 is no share"),
+        ({"method": "sft", "data": {"path": "d", "max_masked": 2}}, "data.max_masked: 2.0 is not a share"),
     ],
 )
 def test_wrong_recipes_are_refused_with_a_way_out(change: dict[str, Any], message: str) -> None:
@@ -181,3 +181,28 @@ def test_refusing_a_recipe_imports_no_torch() -> None:
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "learning_rate=.nan", "learning_rate=1e400", "weight_decay=.inf", "sampling.temperature=.nan", "max_steps=.inf",
+        "credit.importance_clip_max=.inf", "losses=[{name: clipped, clip_low: .nan}]", "advantage.epsilon=.nan",
+        "rewards=[{name: task, weight: .inf}]", "task.num_steps=.inf", "seed=.nan", "credit.kl_target=.nan",
+        "evaluation={task: {name: arithmetic, max_value: .inf}}", "evaluation={task: arithmetic, sampling: {top_p: .nan}}",
+    ],
+)  # fmt: skip
+def test_numbers_that_are_not_finite_are_refused(override: str) -> None:
+    raw = {**GRPO, "advantage": {"name": "group_mean"}}
+    with pytest.raises(ConfigError, match="is not finite; settings are finite numbers"):
+        parse_recipe(apply_overrides(raw, [override]))
+
+
+@pytest.mark.parametrize("rate", [1e38, 1e3, 10.1])
+def test_learning_rates_that_replace_every_weight_are_refused(rate: float) -> None:
+    with pytest.raises(ConfigError, match=r"learning_rate: .* must be at most 10: AdamW moves each weight by about"):
+        parse_recipe({**GRPO, "learning_rate": rate})
+    ppo = {**GRPO, "method": "ppo", "critic_learning_rate": rate}
+    with pytest.raises(ConfigError, match="^critic_learning_rate: .* must be at most 10"):
+        parse_recipe(ppo)
+    assert parse_recipe({**GRPO, "learning_rate": 10}).learning_rate == 10.0

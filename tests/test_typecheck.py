@@ -39,3 +39,22 @@ def test_accepts(value: object, annotation: str, expected: object) -> None:
 def test_refuses(value: object, annotation: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check(value, annotation, "key")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), "nan", "inf", "1e400", "-1e400", 10**400])
+@pytest.mark.parametrize(
+    "annotation", ["float", "int", "float | None", "int | None", "int | float", "list[float]", "dict[str, float]"]
+)
+def test_numbers_are_finite(value: object, annotation: str) -> None:
+    given = [value] if annotation.startswith("list") else {"a": value} if annotation.startswith("dict") else value
+    with pytest.raises(ConfigError, match=r"key.*(is not finite; settings are finite numbers)"):
+        check(given, annotation, "key")
+
+
+def test_settings_of_any_type_are_finite_too_and_text_stays_text() -> None:
+    with pytest.raises(ConfigError, match="key: nan is not finite"):
+        check(float("nan"), "Any", "key")
+    assert check("nan", "str", "key") == "nan" and check("inf", "Any", "key") == "inf"
+    assert check(None, "float | None", "key") is None
+    with pytest.raises(ConfigError, match="a whole number of 1329 bits is not finite"):
+        check(10**400, "float", "key")

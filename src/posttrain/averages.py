@@ -50,6 +50,18 @@ class Averages:
         for name, value in totals.items():
             self.add(name, value)
 
+    def clear_totals(self) -> None:
+        """Leave out what is reported as a sum."""
+        self._totals = {}
+
+    def renamed(self, suffix: str) -> Averages:
+        """The same with a suffix to every name but those of sums."""
+        other = Averages()
+        other._totals = self._totals
+        for name in ("_sums", "_counts", "_largest", "_smallest"):
+            setattr(other, name, {f"{k}{suffix}": v for k, v in getattr(self, name).items()})
+        return other
+
     def merge(self, other: Averages) -> None:
         """Add another's sums and counts."""
         for name, total in other._sums.items():

@@ -40,9 +40,11 @@ def shown(value: object, limit: int = 80) -> str:
     >>> shown("a" * 100, 10)
     "'aaaaaaaa…"
     """
+    if isinstance(value, int) and value.bit_length() > 1024:
+        return f"a whole number of {value.bit_length()} bits"
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # an integer of over 4,300 digits, a list inside itself
+    except (ValueError, RecursionError):  # a list of integers of over 4,300 digits, a list inside itself
         return f"a value of type {type(value).__name__}"
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 

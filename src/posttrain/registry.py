@@ -17,6 +17,8 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import types
+import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +56,11 @@ class Entry:
     accepts_columns: bool = False
 
     @property
+    def result(self) -> str:
+        """Name of the type that is returned; of a tuple, of its first: "PerPair" of tuple[PerPair, Metrics]."""
+        return _result_name(self.returns)
+
+    @property
     def summary(self) -> str:
         """First line of the docstring."""
         return self.doc.strip().partition("\n")[0]
@@ -73,30 +80,42 @@ class Registry:
 
     kind: singular noun for messages. package: sub-package that holds the built-in ones. inputs: the closed vocabulary of
     positional parameters; None where any name is allowed (a reward's extra parameters name dataset columns).
+    results: the types that a function may declare to return, where the caller acts on them, each with what it means;
+    empty where it does not.
     """
 
     kind: str
     variable: str
     package: str
     inputs: frozenset[str] | None = None
+    results: Mapping[str, str] = field(default_factory=dict)
+    results_from: str = ""
     _plugins: list[Path] = field(default_factory=list)
     _functions: dict[str, Callable[..., Any]] = field(default_factory=dict)
 
     def register(self, function: Function) -> Function:
-        """Decorator: make the function known under its own name. It stays an ordinary function."""
+        """Decorator: make the function known under its own name. It stays an ordinary function.
+
+        A second function of the same name replaces the first, as when a notebook cell runs again.
+
+        Raises:
+            ConfigError: the name is that of a built-in function or of a plugin's, or the signature
+                breaks the registry's rules. Nothing is registered then.
+        """
+        if not self._is_scanned(function):
+            self._check_entry(self._runtime_entry(function), self._entries_of_files())
         self._functions[function.__name__] = function
-        self._entries_of_runtime()
         return function
 
     def entries(self) -> dict[str, Entry]:
         """All entries by name, read from source text and from functions registered at run time."""
-        found: dict[str, Entry] = {}
-        folder = _PACKAGE_FOLDER / self.package
-        for path in [*sorted(folder.glob("*.py")), *self._plugins]:
-            for entry in _scan(path, self.variable, self.kind):
-                self._check_entry(entry, found)
-                found[entry.name] = entry
-        return dict(sorted({**self._entries_of_runtime(), **found}.items()))
+        scanned = self._entries_of_files()
+        own = {}
+        for name, function in self._functions.items():
+            if not self._is_scanned(function):
+                own[name] = self._runtime_entry(function)
+                self._check_entry(own[name], scanned)
+        return dict(sorted({**own, **scanned}.items()))
 
     def names(self) -> list[str]:
         """Sorted names."""
@@ -140,30 +159,69 @@ class Registry:
         if path not in self._plugins:
             self._plugins.append(path)
 
-    def _check_entry(self, entry: Entry, found: Mapping[str, Entry]) -> None:
-        if entry.name in found:
-            other = found[entry.name]
+    def _entries_of_files(self) -> dict[str, Entry]:
+        """Entries of the built-in functions and of the plugins."""
+        entries: dict[str, Entry] = {}
+        folder = _PACKAGE_FOLDER / self.package
+        for path in [*sorted(folder.glob("*.py")), *self._plugins]:
+            for entry in _scan(path, self.variable, self.kind):
+                self._check_entry(entry, entries)
+                entries[entry.name] = entry
+        return entries
+
+    def _is_scanned(self, function: Callable[..., Any]) -> bool:
+        """Whether the function is in a file that is read as text; others come from a notebook, a script or a test."""
+        file = _source_file(function)
+        if file in self._plugins:
+            return any(e.name == function.__name__ for e in _scan(file, self.variable, self.kind))
+        return file.is_relative_to(_PACKAGE_FOLDER)
+
+    def _runtime_entry(self, function: Callable[..., Any]) -> Entry:
+        return _entry_of_function(function, self.kind, _source_file(function))
+
+    def _check_entry(self, entry: Entry, others: Mapping[str, Entry]) -> None:
+        """Refuse a name that is taken, an unknown input, and a return type that does not say what is compared."""
+        place = f"{entry.file}:{entry.line}"
+        if entry.name in others:
+            other = others[entry.name]
+            built_in = other.file.is_relative_to(_PACKAGE_FOLDER)
             raise ConfigError(
-                f"{self.kind} {entry.name!r} is defined twice: {other.file}:{other.line} and {entry.file}:{entry.line}; "
-                "rename one"
+                f"{self.kind} {entry.name!r} is defined twice: {other.file}:{other.line}"
+                f"{' (built in)' if built_in else ''} and {place}; rename the function at {place}"
             )
         unknown = [name for name in entry.inputs if self.inputs is not None and name not in self.inputs]
         if unknown:
             raise ConfigError(
-                f"{entry.file}:{entry.line}: {self.kind} {entry.name!r} asks for the input {unknown[0]!r}, which does not "
+                f"{place}: {self.kind} {entry.name!r} asks for the input {unknown[0]!r}, which does not "
                 f"exist: {nearest(unknown[0], self.inputs or ())}. Settings go after '*'."
             )
+        if self.results and entry.result not in self.results:
+            declared = f"declares '-> {entry.returns}'" if entry.returns else "has no return annotation"
+            choices = ", ".join(f"-> {name} ({what})" for name, what in self.results.items())
+            raise ConfigError(
+                f"{place}: {self.kind} {entry.name!r} {declared}, which does not say what it returns. "
+                f"Write one of {choices}{self.results_from}"
+            )
 
-    def _entries_of_runtime(self) -> dict[str, Entry]:
-        """Functions registered in a notebook or a test: their files are not scanned, so look at the objects."""
-        entries = {}
-        for name, function in self._functions.items():
-            file = Path(inspect.getsourcefile(function) or "")
-            if file.is_relative_to(_PACKAGE_FOLDER) or file in self._plugins:
-                continue
-            entries[name] = _entry_of_function(function, self.kind, file)
-            self._check_entry(entries[name], {})
-        return entries
+
+def _source_file(function: Callable[..., Any]) -> Path:
+    return Path(inspect.getsourcefile(function) or "")
+
+
+def _result_name(annotation: str) -> str:
+    """See `Entry.result`; "" where there is none."""
+    if not annotation:
+        return ""
+    try:
+        node = ast.parse(annotation, mode="eval").body
+    except SyntaxError:
+        return annotation
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):  # written in quotes
+        return _result_name(node.value)
+    if isinstance(node, ast.Subscript) and ast.unparse(node.value).rpartition(".")[2].lower() == "tuple":
+        first = node.slice.elts[0] if isinstance(node.slice, ast.Tuple) else node.slice
+        return _result_name(ast.unparse(first))
+    return ast.unparse(node).rpartition(".")[2] if isinstance(node, ast.Name | ast.Attribute) else annotation
 
 
 def _entry_of_function(function: Callable[..., Any], kind: str, file: Path) -> Entry:
@@ -182,9 +240,24 @@ def _entry_of_function(function: Callable[..., Any], kind: str, file: Path) -> E
 
 
 def _annotation_text(annotation: Any) -> str:
+    """An annotation as it is written in source: a notebook without postponed annotations holds objects."""
     if isinstance(annotation, str):
         return annotation
-    return annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
+    if annotation is None or annotation is type(None):
+        return "None"
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is None:
+        name = getattr(annotation, "__name__", None)
+        return name or ("..." if annotation is Ellipsis else str(annotation))
+    if origin is typing.Annotated:
+        # Such as losses.inputs.PerPair = Annotated[Tensor, "PerPair"].
+        named = annotation.__metadata__[0]
+        return named if isinstance(named, str) else _annotation_text(arguments[0])
+    if origin is typing.Literal:
+        return f"Literal[{', '.join(map(repr, arguments))}]"
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(map(_annotation_text, arguments))
+    return f"{_annotation_text(origin)}[{', '.join(map(_annotation_text, arguments))}]"
 
 
 @functools.lru_cache(maxsize=512)
@@ -251,7 +324,22 @@ rejected_score rejected_forward_kl gold ref_gold gold_length margin probability 
 
 _SEARCH_INPUTS = frozenset({"prompts", "generate", "extract", "score", "value", "decode"})
 
-losses = Registry("loss", "losses", "losses", frozenset(_LOSS_INPUTS.split()))
+# How its values are averaged hangs on what a loss declares to return (`training.objective`).
+_LOSS_RESULTS = {
+    "PerToken": "one value per target",
+    "PerSequence": "one per sequence",
+    "PerPair": "one per chosen and rejected pair",
+    "PerGroup": "one per prompt",
+    "PerBatch": "values that depend on the whole batch",
+}
+_LOSS_RESULTS_FROM = (
+    ", or with metrics such as -> tuple[PerToken, Metrics]; import them: from posttrain.losses.inputs import PerToken, Metrics"
+)
+# A pipeline hands the model on from the stages that return a TrainingJob.
+_METHOD_RESULTS = {"TrainingJob": "trains a model", "Job": "anything else"}
+_METHOD_RESULTS_FROM = "; import it: from posttrain.methods.run import TrainingJob, Job"
+
+losses = Registry("loss", "losses", "losses", frozenset(_LOSS_INPUTS.split()), _LOSS_RESULTS, _LOSS_RESULTS_FROM)
 # What each of these is: `posttrain.advantages`.
 _ADVANTAGE_INPUTS = "rewards greedy_rewards lengths reward_table reward_weights baseline token_rewards values"
 
@@ -259,7 +347,7 @@ advantages = Registry("advantage", "advantages", "advantages", frozenset(_ADVANT
 rewards = Registry("reward", "rewards", "rewards")
 searches = Registry("search strategy", "searches", "search", _SEARCH_INPUTS)
 tasks = Registry("task", "tasks", "tasks", frozenset())
-methods = Registry("method", "methods", "methods", frozenset({"run"}))
+methods = Registry("method", "methods", "methods", frozenset({"run"}), _METHOD_RESULTS, _METHOD_RESULTS_FROM)
 
 REGISTRIES: dict[str, Registry] = {
     "losses": losses,

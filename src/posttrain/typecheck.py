@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -35,7 +36,21 @@ def _parse(annotation: str) -> ast.expr:
 
 
 def _fail(value: Any, node: ast.expr, where: str) -> ConfigError:
+    if _not_finite(value):
+        return ConfigError(f"{where}: {shown(value)} is not finite; settings are finite numbers of at most 1.8e308")
     return ConfigError(f"{where}: {shown(value)} is {_kind(value)}, but {describe(node)} is wanted")
+
+
+def _not_finite(value: Any) -> bool:
+    """Whether a number, or text that is read as one, is NaN, infinite or too large for a float."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return False
+    try:
+        return not math.isfinite(float(value))
+    except ValueError:
+        return False
+    except OverflowError:
+        return True
 
 
 def _kind(value: Any) -> str:
@@ -81,6 +96,8 @@ def _check(value: Any, node: ast.expr, where: str, classes: Classes) -> Any:
         return _check_container(value, node, where, classes)
     name = ast.unparse(node)
     if name == "Any":
+        if isinstance(value, int | float) and _not_finite(value):
+            raise _fail(value, node, where)
         return value
     if name in classes:
         return build(classes[name], value, where, classes)
@@ -106,10 +123,12 @@ def _as_int(value: Any) -> tuple[bool, Any]:
         return False, None
     if isinstance(value, float) and value.is_integer():
         return True, int(value)
-    return isinstance(value, int), value
+    return isinstance(value, int) and not _not_finite(value), value
 
 
 def _as_float(value: Any) -> tuple[bool, Any]:
+    if _not_finite(value):
+        return False, None
     # YAML 1.1 reads 1e-5 (no dot) as text, and everybody writes learning rates so.
     if isinstance(value, str):
         try:

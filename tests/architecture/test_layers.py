@@ -24,7 +24,7 @@ LAYERS = [
     {"models"},
     {"losses", "advantages", "data"},
     {"recipe"},
-    {"keys"},
+    {"keys", "limits"},
     {"config"},
     {"registry"},
     {"typecheck"},

@@ -3,8 +3,7 @@
 Runs in the environment of `make conformance`, where TRL is installed; skipped elsewhere. The grid is TRL's 8 loss types at both
 levels of the ratio, without KL, with KL, and with KL weighted by the ratio. Different by intent:
 - TRL's KL term is by default weighted by the ratio (use_bias_correction_kl), which is the loss `kl_corrected` here.
-- TRL's CISPO caps the weight at epsilon_high, which is `clip_max` here (TRL's default of 0.2 is no sensible cap); its
-  cispo_clip_ratio leaves out capped weights of negative advantages, which are capped all the same and are told here.
+- TRL's CISPO caps the weight at epsilon_high, which is `clip_max` here (TRL's default of 0.2 is no sensible cap).
 - clip_ratio/* of a ratio of sequences is the share of tokens here, as at the other levels, and of sequences in TRL.
 - Not told here: clip_ratio/low_min and high_max, extremes over sequences; vespo/phi_seq_mean; policy_loss, which is loss/NAME.
 """

@@ -235,3 +235,11 @@ def test_extreme_values_stay_finite() -> None:
     loss, _ = registry.losses.get("clipped")(big, old, torch.tensor([1.0, 1.0, -1.0]), torch.arange(3), 3, clip_max=3.0)
     loss.sum().backward()
     assert torch.isfinite(loss).all() and big.grad is not None and torch.isfinite(big.grad).all()
+
+
+def test_cispo_counts_capped_weights_of_positive_advantages_alone() -> None:
+    """As TRL: ratios e, e and 1 against a cap of 2, advantages 1, -1 and 1."""
+    logprobs, old = torch.tensor([0.0, 0.0, 0.0]), torch.tensor([-1.0, -1.0, 0.0])
+    cispo = registry.losses.bind("cispo", {"clip_max": 2.0})
+    _, told = cispo(logprobs, old, torch.tensor([1.0, -1.0, 1.0]), torch.zeros(3, dtype=torch.long), 1)
+    assert told["cispo_clip_ratio"].tolist() == [1, 0, 0]

@@ -199,8 +199,8 @@ def test_scores_of_divergences(x: float) -> None:
     ("settings", "message"),
     [
         ({"divergence": "alpha", "alpha": 2.0}, "alpha is 2.0; it must be at most 1"),
-        ({"divergence": "alpha", "alpha": math.nan}, "alpha is nan; it must be at most 1"),
-        ({"divergence": "alpha", "alpha": -math.inf}, "alpha is -inf; it must be at most 1"),
+        ({"divergence": "alpha", "alpha": math.nan}, "alpha: nan is not finite"),
+        ({"divergence": "alpha", "alpha": -math.inf}, "alpha: -inf is not finite"),
         ({"alpha": 0.7}, "alpha is 0.7, but divergence reverse_kl has none; leave it out or set divergence: alpha"),
         ({"divergence": "js", "alpha": 0.7}, "alpha is 0.7, but divergence js has none"),
         ({"divergence": "kl"}, "'kl' is not a choice; Known: alpha, forward_kl, js, reverse_kl"),

@@ -255,3 +255,43 @@ def test_ppo_raises_its_reward(run_recipe: Callable[..., Path]) -> None:
     raw = {k: v for k, v in recipe_as_dict(load_recipe(path, ["max_steps=8"])).items() if k != "output"}
     rewards = [r["reward"] for r in lines(run_recipe(**raw) / "metrics.jsonl")]
     assert sum(rewards[-2:]) / 2 > sum(rewards[:2]) / 2 + 0.2
+
+
+def test_metrics_of_tied_groups_do_not_change_a_run(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    """Some groups tie: their tokens are in the means, the weights are the same to the bit."""
+    raw = {**GRPO, "num_generations": 2, "batch_size": 4, "num_minibatches": 2, "seed": 1}
+    measured = run_recipe(**raw, output=str(tmp_path / "measured"))
+    spared = run_recipe(**raw, output=str(tmp_path / "spared"), measure_tied_groups=False)
+    weights, same = (load_file(f / "model" / "model.safetensors") for f in (measured, spared))
+    assert all(torch.equal(weights[k], same[k]) for k in weights)
+    rows, others = told(measured), told(spared)
+    assert any(0 < row["frac_reward_zero_std"] < 1 for row in rows)
+    for row, other in zip(rows, others, strict=True):
+        assert row["loss"] == other["loss"] and row["grad_norm"] == other["grad_norm"]
+        assert "entropy" not in other and "clip_ratio/high_mean" not in other
+        if row["frac_reward_zero_std"] > 0:
+            assert row["entropy"] != other.get("entropy/informative_groups")
+        else:
+            assert row["entropy"] == pytest.approx(other["entropy/informative_groups"])
+
+
+def test_a_trained_process_model_gives_credit_to_steps(
+    run_recipe: Callable[..., Path], tiny_folder: Path, tmp_path: Path
+) -> None:
+    from posttrain.models.load import load_score_model
+
+    model = load_score_model(tiny_folder, per="token")
+    with torch.no_grad():
+        model.score_head.weight.normal_(generator=torch.Generator().manual_seed(0))  # type: ignore[operator]
+    model.save(tmp_path / "process")
+    raw = {
+        **GRPO, "advantage": "group_process", "max_steps": 1,
+        "rewards": [{"name": "process_model", "path": str(tmp_path / "process"), "device": "cpu"}],
+    }  # fmt: skip
+    folder = run_recipe(**raw)
+    (row,) = told(folder)
+    assert 0 < row["rewards/process_model/mean"] < 1 and row["grad_norm"] > 0
+    completions = [c for row in lines(folder / "rollouts.jsonl") for c in row["completions"]]
+    assert sum(c["advantage"] != 0 for c in completions) > len(completions) / 2
+    with pytest.raises(ConfigError, match="group_process needs a reward that judges steps: process_model"):
+        run_recipe(**{**raw, "rewards": ["task"]}, output=str(tmp_path / "other"))

@@ -15,7 +15,7 @@ from posttrain.data.scored import PieceTexts, encode_scores, step_ends, step_tex
 from posttrain.errors import ConfigError, ModelError
 from posttrain.models.load import load_model, load_score_model
 from posttrain.rewards.base import RewardSet
-from posttrain.rewards.model import RewardModel, combined, implicit_reward, implicit_step_rewards, reward_model
+from posttrain.rewards.model import RewardModel, combined, implicit_reward, implicit_step_rewards, process_model, reward_model
 from posttrain.types import Example, Rollout, RolloutGroup, Sample
 
 PROMPTS = ["Q: 3+4\nA:", "Q: 3+4\nA:", "Q: 9-2\nA:"]
@@ -151,3 +151,22 @@ def test_chat_prompts(folders: dict[str, Path]) -> None:
     prompt = [{"role": "user", "content": "hi"}]
     one, other = model([prompt, prompt], [[{"role": "assistant", "content": t}] for t in ("a", "b")])
     assert math.isfinite(one) and one != other
+
+
+def test_a_process_model_gives_a_probability_per_step(folders: dict[str, Path]) -> None:
+    path = str(folders["token"])
+    texts = [" 3+4=7\n\n#### 7", " 8", "", "x" * 600]
+    prompts = ["Q: 3+4\nA:"] * 4
+    steps = process_model(prompts, texts, path=path, device="cpu")
+    assert [None if s is None else len(s) for s in steps] == [2, 1, 0, None]
+    scores = RewardModel(load_score_model(path, per="token"), level="token").scores(prompts[:2], texts[:2])
+    np.testing.assert_allclose(steps[0], 1 / (1 + np.exp(-scores[0])), rtol=1e-5)
+    assert 0 < steps[0][0] < 1 and steps[0][0] != steps[0][1]
+    means = reward_model(prompts[:1], texts[:1], path=path, aggregation="mean", device="cpu")
+    assert np.mean(steps[0]) == pytest.approx(means[0], rel=1e-5)
+
+
+def test_a_model_of_whole_sequences_judges_no_steps(folders: dict[str, Path]) -> None:
+    rewards = RewardSet([("process_model", 1.0, {"path": str(folders["sequence"])})])
+    with pytest.raises(ConfigError, match="one score for a whole sequence; name a process model"):
+        rewards.self_test([Example("p", id="e")])

@@ -23,26 +23,26 @@ Per pair, [Q]: the same of each role: `chosen`, `ref_chosen`, `chosen_length`, `
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from posttrain.losses.reduce import sequence_mean, sequence_sum
 
-PerToken = Tensor
-"""A loss of shape [M]."""
+PerToken = Annotated[Tensor, "PerToken"]
+"""A loss of shape [M]. The name in these annotations is what the registry reads of a function that is defined in a notebook."""
 
-PerSequence = Tensor
+PerSequence = Annotated[Tensor, "PerSequence"]
 """A loss of shape [S]."""
 
-PerPair = Tensor
+PerPair = Annotated[Tensor, "PerPair"]
 """A loss of shape [Q], one value a pair of a chosen and a rejected sequence."""
 
-PerGroup = Tensor
+PerGroup = Annotated[Tensor, "PerGroup"]
 """A loss of shape [Q], one value for the completions of a prompt."""
 
-PerBatch = Tensor
+PerBatch = Annotated[Tensor, "PerBatch"]
 """A loss of any length whose values each depend on all sequences of the step; their mean is taken."""
 
 Metrics = dict[str, Tensor]

@@ -109,7 +109,7 @@ def cispo(
     All inputs [M] -> [M].
     """
     ratio = log_ratio(logprobs, old_logprobs, sequence, num_sequences, level).detach().exp()
-    capped = (ratio > clip_max).float()
+    capped = ((ratio > clip_max) & (advantages > 0)).float()
     return -ratio.clamp(max=clip_max) * advantages * logprobs, {"cispo_clip_ratio": capped}
 
 

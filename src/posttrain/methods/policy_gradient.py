@@ -52,6 +52,7 @@ class PolicyGradient:
     mix_task: Component | None = None
     mix_batch_size: int = 8
     given_steps: int = 0
+    measure_tied_groups: bool = True
 
     @property
     def loss_inputs(self) -> set[str]:
@@ -71,7 +72,7 @@ class PolicyGradient:
     @property
     def compares_groups(self) -> bool:
         """Whether a loss compares the completions of a prompt."""
-        return any("PerGroup" in registry.losses.entry(c.name).returns for c in self.losses)
+        return any(registry.losses.entry(c.name).result == "PerGroup" for c in self.losses)
 
 
 def make_job(
@@ -99,6 +100,7 @@ def make_job(
         max_length=sampling.max_tokens,
         temperature=sampling.temperature,
         groups=s.compares_groups,
+        measure_idle=s.measure_tied_groups,
         lacks=LABEL_INPUTS | TEACHER_INPUTS | {"step", "scores"},
     )
     _check_numbers(s, reward_set)
@@ -264,7 +266,10 @@ def _check_credit(s: PolicyGradient, sampling: Sampling) -> None:
         )
     steps = [r.name for r in s.rewards if "list[list[" in registry.rewards.entry(r.name).returns]
     if s.advantage.name == "group_process" and not steps:
-        raise ConfigError("advantage: group_process needs a reward that judges steps, such as arithmetic_steps")
+        raise ConfigError(
+            "advantage: group_process needs a reward that judges steps: process_model (a trained process model), "
+            "arithmetic_steps, or one of your own that is declared -> list[list[float]]"
+        )
     if not 0 < c.top_entropy <= 1:
         raise ConfigError(f"credit.top_entropy: {c.top_entropy} must be above 0 and at most 1, the share of tokens that learn")
     if c.importance_clip_max <= 0:
@@ -296,7 +301,7 @@ def _check_given(s: PolicyGradient) -> None:
             "the loss given_nll learns given tokens: rows beside the rollouts (mix_data, mix_task), or the beginnings of "
             "worked completions (given_steps); give a source of them and {name: given_nll, weight: ...}, or neither"
         )
-    coarse = [c.name for c in s.losses if "PerToken" not in registry.losses.entry(c.name).returns]
+    coarse = [c.name for c in s.losses if registry.losses.entry(c.name).result != "PerToken"]
     if gives and coarse:
         raise ConfigError(f"losses: {coarse[0]!r} has no value a token, so that given tokens cannot be told apart in it")
     if gives and s.trust_region is not None:

@@ -107,8 +107,6 @@ def _refuse_dropped(
 ) -> None:
     """Refuse to drop more prompts than the recipe allows; the way out depends on what is too long."""
     allowed = run.recipe.max_prompts_dropped
-    if not 0 <= allowed <= 1:
-        raise ConfigError(f"max_prompts_dropped: {allowed} is not a share; it must be from 0 to 1")
     share = len(dropped) / len(prompts)
     if share <= allowed and len(dropped) < len(prompts):
         return

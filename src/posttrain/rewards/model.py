@@ -115,6 +115,42 @@ def _check_models(*, path: str | list[str], **_: Any) -> None:
 
 
 @rewards.register
+def process_model(
+    prompts,
+    completions,
+    *,
+    path: str,
+    device: str = "auto",
+) -> list[list[float] | None]:
+    """The probability that each step is right, by a trained process reward model (arXiv 2305.20050).
+
+    p_t = 1 / (1 + e^-score) at the last token of each step, one number per line that is not blank: what advantages of
+    steps, such as group_process and reward_to_go, read (reward_model aggregates them to one number). A completion that
+    the model's context cannot hold has no reward. path: a folder or hub id that transformers loads for token
+    classification with one label, such as the result of method reward_model on step labels, which ends steps at line
+    breaks too.
+    """
+    model, level = _score_model(path, device)
+    steps: list[list[float] | None] = []
+    for text, scores in zip(completions, RewardModel(model, level=level).scores(prompts, completions), strict=True):
+        content = text if isinstance(text, str) else str(text[-1]["content"])
+        if np.isnan(scores).any():
+            steps.append(None)
+        else:
+            probabilities = np.exp(-np.logaddexp(0, -scores))
+            steps.append(probabilities.tolist() if content.strip() else [])
+    return steps
+
+
+def _check_process_model(*, path: str, **_: Any) -> None:
+    if score_level(path) != "token":
+        raise ConfigError(
+            f"rewards: process_model: {path} has one score for a whole sequence; name a process model, which has a "
+            "score at every token, or take the reward reward_model"
+        )
+
+
+@rewards.register
 def implicit_reward(
     prompts,
     completions,
@@ -184,6 +220,8 @@ def _check_policy(*, path: str, ref_path: str, **_: Any) -> None:
 
 reward_model.check = _check_models  # type: ignore[attr-defined]
 reward_model.close = _loaded.clear  # type: ignore[attr-defined]
+process_model.check = _check_process_model  # type: ignore[attr-defined]
+process_model.close = _loaded.clear  # type: ignore[attr-defined]
 implicit_reward.check = _check_policy  # type: ignore[attr-defined]
 implicit_reward.close = _loaded.clear  # type: ignore[attr-defined]
 

@@ -22,6 +22,7 @@ RULES: dict[Rule, tuple[str, ...]] = {
     "free": (
         "title", "output", "report_to", "save_every", "save_seconds", "save_final", "save_total_limit",
         "eval_every", "eval_data", "evaluation", "reward_timeout_seconds", "max_failed_rewards",
+        "measure_tied_groups",
         "model.trust_remote_code", "model.revision", "teacher.trust_remote_code", "cache_reference",
     ),
     "rounding": (

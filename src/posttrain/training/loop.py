@@ -15,6 +15,7 @@ from posttrain.data.forest import Batch, Forest
 from posttrain.data.stream import Source
 from posttrain.errors import TrainingDiverged
 from posttrain.training.hooks import Hook
+from posttrain.training.idle import idle_metrics
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Optimizer
 
@@ -57,6 +58,7 @@ def train(
                 loss, metrics = objective(outputs, micro, totals)
                 model.backward(loss)
                 meter.micro(loss, metrics, micro)
+            meter.idle(idle_metrics(model, objective, batch, totals, max_tokens))
             meter.check(batch, optimizer.clip_gradients())
             optimizer.step(step, batch)
         source.updated(model)
@@ -84,6 +86,10 @@ class _Meter:
         """Count a micro-batch."""
         self.of_batch.merge(metrics)
         self.micros.append((loss.detach(), micro.rows))
+
+    def idle(self, metrics: Averages) -> None:
+        """Count what gets no training pass."""
+        self.of_batch.merge(metrics)
 
     def check(self, batch: Batch, grad_norm: float) -> None:
         """Count a batch, and refuse to update weights from a loss or gradient that is not finite."""

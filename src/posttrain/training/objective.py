@@ -46,6 +46,9 @@ class Objective:
         groups: a tree holds the completions of one prompt that are compared with each other, so that it stays whole.
         tail_weight: of the tokens by which a completion of a pair is longer than the other, in its log-probability (LD-DPO).
         on_policy_weight: multiply losses of pairs by how likely the policy is to write them (WPO), held constant.
+        measure_idle: metrics of tokens are means over all sampled tokens of a step, those of trees without
+            a gradient included (see `training.idle`). If false they are means over the trees that train,
+            and their names end in "/informative_groups".
         lacks: inputs that the method's data do not carry; a loss that asks for one is refused here, before weights load.
     """
 
@@ -61,6 +64,7 @@ class Objective:
         groups: bool = False,
         tail_weight: float = 1.0,
         on_policy_weight: bool = False,
+        measure_idle: bool = True,
         lacks: frozenset[str] = frozenset(),
     ) -> None:
         if not components:
@@ -73,6 +77,7 @@ class Objective:
         if lone and not groups:
             raise ConfigError(f"losses: {lone[0]!r} compares the completions of a prompt, which this method does not group")
         self.max_length = max_length
+        self.measure_idle = measure_idle
         self.temperature = temperature
         self.accuracy, self.roles = accuracy, roles
         self.tail_weight, self.on_policy_weight = tail_weight, on_policy_weight
@@ -165,7 +170,7 @@ class Objective:
             correct = outputs["correct"][micro.sequence % len(self.roles) == 0] if self.roles else outputs["correct"]
             metrics.add("mean_token_accuracy", correct.sum(), correct.numel())
         self._engine_gap(outputs, micro, metrics)
-        return loss, metrics
+        return loss, metrics if self.measure_idle else metrics.renamed("/informative_groups")
 
     @staticmethod
     def _values(term: Term, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -201,10 +206,15 @@ class Objective:
         raise ConfigError(f"losses: {users[0]!r} needs {name!r}, which this method's data do not carry")
 
     def _engine_gap(self, outputs: Mapping[str, Tensor], micro: Forest, metrics: Averages) -> None:
-        """How far the sampler's log-probs are from the trainer's (TRL's metric names). 0 up to rounding when in step."""
+        """How far the sampler's log-probs are from the trainer's at the start of the step (TRL's metric names).
+
+        0 up to rounding when in step. Of several updates the first one's policy is compared in all of
+        them, so that the change by training is not counted as a difference between engines.
+        """
         if "engine_logprobs" not in micro.streams or not micro.num_targets:
             return
-        gap = _sampled((outputs["logprobs"].detach() - micro.streams["engine_logprobs"]).abs(), micro)
+        start = micro.streams.get("old_logprobs", outputs["logprobs"].detach())
+        gap = _sampled((start - micro.streams["engine_logprobs"]).abs(), micro)
         if gap.numel():
             _tell(metrics, "sampling/sampling_logp_difference/mean", gap)
             metrics.largest("sampling/sampling_logp_difference/max", gap.max())
@@ -248,7 +258,7 @@ def _term(item: Component, default: Aggregation) -> Term:
     entry = registry.losses.entry(item.name)
     function = registry.losses.bind(item.name, item.settings)
     aggregation: Any = item.aggregation or default
-    per: Any = next((k for k in ("pair", "sequence", "group", "batch") if f"Per{k.title()}" in entry.returns), "token")
+    per: Any = entry.result.removeprefix("Per").lower()  # one of Per: the registry refuses other results
     if per != "token" and item.aggregation is not None:
         raise ConfigError(f"losses: {item.name!r} has one value a {per}, whose mean is taken; leave its aggregation out")
     if per == "pair" or not DISTRIBUTIONS.isdisjoint(entry.inputs):
