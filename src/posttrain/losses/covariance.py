@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from posttrain.losses.exponential import bounded_exp
 from posttrain.losses.inputs import Metrics, PerBatch
 from posttrain.losses.policy import clipped
 from posttrain.registry import losses
@@ -62,4 +63,4 @@ def kl_cov(logprobs, old_logprobs, advantages, *, ratio: float = 0.002, kl_weigh
     held = torch.zeros_like(cov, dtype=torch.bool)
     held[cov.topk(min(max(int(ratio * len(cov)), 1), len(cov))).indices] = True
     penalty = torch.where(held, kl_weight * difference.abs(), 0.0)
-    return -difference.exp() * advantages + penalty, {"covariance/held": held.float(), "covariance/mean": cov}
+    return -bounded_exp(difference) * advantages + penalty, {"covariance/held": held.float(), "covariance/mean": cov}

@@ -7,10 +7,10 @@ import math
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-_LIMIT = 80.0  # e^80 is the last round power that float32 holds with room to spare
+from posttrain.losses.exponential import bounded_expm1
 
 
-def score(log_ratio: Tensor, divergence: str, alpha: float | None) -> Tensor:
+def score(log_ratio: Tensor, divergence: str, alpha: float | None, *, power: int = 1) -> Tensor:
     """f'(u) at u = pi / ref = e^log_ratio, up to a constant: what takes the place of a log-ratio under a divergence D_f.
 
     Maximising E[reward] - beta D_f(pi || ref), D_f = E_ref[f(pi / ref)], has the solution reward = beta f'(pi / ref) + a
@@ -21,10 +21,11 @@ def score(log_ratio: Tensor, divergence: str, alpha: float | None) -> Tensor:
       js:         f = u log u - (u+1) log((u+1)/2),   f' = log 2 + log s(x)
       alpha:      f = (u^a - 1 - a (u-1)) / (a (a-1)),  f' = (e^((a-1) x) - 1) / (a-1);  a = 0 is forward_kl, a = 1 reverse_kl
 
-    The paper's own alpha is 1 - a. Exponents are bounded by 80.
+    The paper's own alpha is 1 - a. Exponentials grow as a logarithm beyond e^80, see `bounded_exp`.
 
     Args:
         log_ratio: nats, any shape. alpha: a, finite and at most 1; None means 0.5 for alpha and nothing for the others.
+        power: of the score in the loss, 2 where it is squared.
     Raises:
         ValueError: alpha above 1, where f'(0) is finite: the best policy may then give a completion no probability at all,
             and its reward cannot be told from its log-ratio. Or alpha given to a divergence that has none.
@@ -35,7 +36,7 @@ def score(log_ratio: Tensor, divergence: str, alpha: float | None) -> Tensor:
         return log_ratio
     if divergence == "js":
         return math.log(2) + logsigmoid(log_ratio)
-    power = -1.0 if divergence == "forward_kl" else (0.5 if alpha is None else alpha) - 1
-    if not -math.inf < power <= 0:
+    slope = -1.0 if divergence == "forward_kl" else (0.5 if alpha is None else alpha) - 1
+    if not -math.inf < slope <= 0:
         raise ValueError(f"alpha is {alpha}; it must be at most 1 (0 is forward_kl, 1 is reverse_kl, 0.5 is usual)")
-    return log_ratio if power == 0 else (power * log_ratio).clamp(max=_LIMIT).expm1() / power
+    return log_ratio if slope == 0 else bounded_expm1(slope * log_ratio, power=power) / slope

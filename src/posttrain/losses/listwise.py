@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
+from posttrain.losses.exponential import bounded_exp
 from posttrain.losses.inputs import Metrics, PerGroup
 from posttrain.registry import losses
 
@@ -73,7 +74,7 @@ def lipo(logprob, ref_logprob, reward, group, *, beta: float = 0.1) -> tuple[Per
     ahead = (same & (fixed[:, None] > fixed[None, :])).sum(0) + (level & better.T).sum(0)
     ahead = ahead + 0.5 * ((level & ~better & ~better.T).sum(0) - 1)
     discount = 1 / torch.log(2 + ahead.to(x.dtype))
-    gain = (math.log(2) * reward.to(x.dtype)).exp()
+    gain = bounded_exp(math.log(2) * reward.to(x.dtype), power=2)
     cost = (gain[:, None] - gain[None, :]).abs() * (discount[:, None] - discount[None, :]).abs()
     i, j = torch.nonzero(better, as_tuple=True)
     values = -cost[i, j] * logsigmoid(x[i] - x[j])

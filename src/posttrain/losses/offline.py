@@ -151,6 +151,8 @@ def awr_critic(logprobs, values, reward, sequence, *, beta: float = 1.0, max_wei
 
 
 def _weighted(logprobs: Tensor, advantages: Tensor, beta: float, max_weight: float) -> tuple[Tensor, Metrics]:
+    if beta <= 0:
+        raise ValueError(f"beta is {beta}; it must be above 0 (1 is usual)")
     weight = (advantages.detach() / beta).clamp(max=80).exp()  # beyond e^80 float32 overflows
     capped = (weight > max_weight).to(logprobs.dtype)
     weight = weight.clamp(max=max_weight)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, where
 
+from posttrain.losses.exponential import bounded_exp
 from posttrain.losses.inputs import Metrics, PerToken
 from posttrain.losses.policy import log_ratio
 from posttrain.registry import losses
@@ -17,7 +18,7 @@ def kl_estimate(difference: Tensor, estimator: str) -> Tensor:
         return -difference
     if estimator == "k2":
         return difference.square() / 2
-    return difference.exp() - difference - 1
+    return bounded_exp(difference) - difference - 1
 
 
 @losses.register
@@ -47,8 +48,15 @@ def kl_corrected(
     l = r k,  r = pi / pi_old with its gradient: the mean of r k over samples of pi_old is the KL divergence of pi itself, and
     differentiating through r is what makes that hold for the gradient. level as in `clipped`. Inputs [M], nats -> [M], nats.
     """
-    ratio = log_ratio(logprobs, old_logprobs, sequence, num_sequences, level).exp()
-    value = ratio * kl_estimate(ref_logprobs - logprobs, estimator)
+    log_r, difference = log_ratio(logprobs, old_logprobs, sequence, num_sequences, level), ref_logprobs - logprobs
+    ratio = bounded_exp(log_r, power=2)
+    if estimator == "k3":
+        # Where e^d is large, r e^d is formed by logarithms: a small r makes it an ordinary number again.
+        far = difference > 40
+        near = ratio * kl_estimate(where(far, 0.0, difference), estimator)
+        value = where(far, bounded_exp(log_r + difference) - ratio * (difference + 1), near)
+    else:
+        value = ratio * kl_estimate(difference, estimator)
     return value, {"kl": value.detach()}
 
 
@@ -65,6 +73,8 @@ def adaptive_entropy(entropy, reward_variance, *, scale: float = 0.01, rate: flo
     l = -lambda H,  lambda = scale e^(-rate Var R), Var R the variance of the group's rewards (survey of post-training,
     arXiv 2503.06072, eq. 22). All inputs [M] -> [M].
     """
+    if rate < 0:
+        raise ValueError(f"rate is {rate}; it must not be negative, or the bonus grows with the variance")
     weight = scale * (-rate * reward_variance).exp()
     return -weight * entropy, {"entropy_weight": weight}
 

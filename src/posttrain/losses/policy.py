@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from posttrain.losses.exponential import bounded_exp
 from posttrain.losses.inputs import Metrics, PerGroup, PerSequence, PerToken
 from posttrain.losses.reduce import sequence_mean, sequence_sum
 from posttrain.registry import losses
@@ -56,7 +57,7 @@ def clipped(
     All inputs [M] -> [M].
     """
     high = clip_low if clip_high is None else clip_high
-    ratio = log_ratio(logprobs, old_logprobs, sequence, num_sequences, level).exp()
+    ratio = bounded_exp(log_ratio(logprobs, old_logprobs, sequence, num_sequences, level))
     bounded = ratio.clamp(1 - clip_low, 1 + high)
     unclipped = ratio if clip_max is None else ratio.clamp(max=clip_max)
     loss = -torch.minimum(unclipped * advantages, bounded * advantages)
@@ -80,7 +81,7 @@ def surrogate(
 
     All inputs [M] -> [M].
     """
-    return -log_ratio(logprobs, old_logprobs, sequence, num_sequences, level).exp() * advantages
+    return -bounded_exp(log_ratio(logprobs, old_logprobs, sequence, num_sequences, level)) * advantages
 
 
 @losses.register
@@ -127,7 +128,10 @@ def sapo(
     l = -(4 / t) s(t (r - 1)) A, s the logistic function, t = temperature_positive where A > 0, else temperature_negative.
     At r = 1 the gradient is that of -r A; it fades as r leaves 1. All inputs [M] -> [M].
     """
-    ratio = log_ratio(logprobs, old_logprobs, sequence, num_sequences, level).exp()
+    for name, value in (("temperature_positive", temperature_positive), ("temperature_negative", temperature_negative)):
+        if value <= 0:
+            raise ValueError(f"{name} is {value}; it must be above 0 (1 is usual)")
+    ratio = bounded_exp(log_ratio(logprobs, old_logprobs, sequence, num_sequences, level))
     t = torch.where(advantages > 0, temperature_positive, temperature_negative).to(ratio.dtype)
     return -4 / t * (t * (ratio - 1)).sigmoid() * advantages
 
@@ -171,7 +175,7 @@ def gmpo(logprobs, old_logprobs, advantages, sequence, num_sequences, *, clip: f
     difference = logprobs - old_logprobs
     bounded = sign * (sign * difference).clamp(max=clip)
     outside = (sign * difference.detach() > clip).float()
-    ratio = sequence_mean(bounded, sequence, num_sequences).exp()
+    ratio = bounded_exp(sequence_mean(bounded, sequence, num_sequences))
     return -sequence_mean(advantages, sequence, num_sequences) * ratio, {"clip_ratio/region_mean": outside}
 
 

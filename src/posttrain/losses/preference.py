@@ -12,10 +12,11 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, where
 from torch.nn.functional import logsigmoid, relu
 
 from posttrain.losses.divergence import score
+from posttrain.losses.exponential import bounded_exp
 from posttrain.losses.inputs import Metrics, PerBatch, PerPair
 from posttrain.registry import losses
 
@@ -43,7 +44,8 @@ def dpo(
     l = -(1 - e) log s(beta D) - e log s(-beta D),  D = f(c) - f(r), e = label_smoothing: the share of labels believed to be
     the wrong way round. f is of the divergence that holds the policy to its reference (f-DPO, arXiv 2309.16240):
     reverse_kl x, the identity; forward_kl 1 - e^-x; js log 2 + log s(x); alpha (e^((alpha-1) x) - 1) / (alpha - 1), with
-    alpha at most 1, 0.5 if left out; 0 is forward_kl, 1 is reverse_kl. Exponents are bounded by 80. At the start l = log 2.
+    alpha at most 1, 0.5 if left out; 0 is forward_kl, 1 is reverse_kl. Beyond e^80 they grow as a
+    logarithm. At the start l = log 2.
     """
     c, r = chosen - ref_chosen, rejected - ref_rejected
     d = beta * (score(c, divergence, alpha) - score(r, divergence, alpha))
@@ -189,7 +191,8 @@ def ipo(
     f by divergence as in dpo. The rewards told are a token's, beta c / |chosen|.
     """
     c, r = chosen - ref_chosen, rejected - ref_rejected
-    d = score(c, divergence, alpha) / chosen_length - score(r, divergence, alpha) / rejected_length
+    f_c, f_r = (score(x, divergence, alpha, power=2) for x in (c, r))
+    d = f_c / chosen_length - f_r / rejected_length
     return (d - 1 / (2 * beta)).square(), reward_metrics(beta * c / chosen_length, beta * r / rejected_length)
 
 
@@ -305,7 +308,11 @@ def discopop(
     c, r = chosen - ref_chosen, rejected - ref_rejected
     d = beta * (score(c, divergence, alpha) - score(r, divergence, alpha))
     mix = (d / temperature).sigmoid()
-    return -(1 - mix) * logsigmoid(d) + mix * (-d).exp(), reward_metrics(beta * c, beta * r)
+    # m e^-d as a product where both factors can be formed, and by logarithms where e^-d cannot.
+    near = d > -60
+    modulated = mix * where(near, -d, 0.0).exp()
+    far = bounded_exp(where(near, 0.0, logsigmoid(d / temperature) - d))
+    return -(1 - mix) * logsigmoid(d) + where(near, modulated, far), reward_metrics(beta * c, beta * r)
 
 
 @losses.register

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
+from posttrain.losses.exponential import bounded_exp, bounded_expm1
 from posttrain.losses.inputs import Metrics, PerPair
 from posttrain.losses.preference import reward_metrics
 from posttrain.registry import losses
@@ -29,10 +31,18 @@ def alphapo(
 ) -> tuple[PerPair, Metrics]:
     """AlphaPO: SimPO with a reward of another shape (arXiv 2501.03884).
 
-    reward = beta (1 - p^-alpha) / alpha with p the geometric mean probability of a token; alpha to 0 gives SimPO.
+    reward = beta (1 - p^-alpha) / alpha with p the geometric mean probability of a token; alpha 0 is SimPO.
     """
-    c = beta * (1 - (-alpha * chosen / chosen_length).exp()) / alpha
-    r = beta * (1 - (-alpha * rejected / rejected_length).exp()) / alpha
+
+    def reward(total: Tensor, length: Tensor) -> Tensor:
+        if alpha == 0:
+            return beta * total / length
+        powers = -alpha * total / length
+        # For a small alpha, 1 - p^-alpha would cancel.
+        gain = -bounded_expm1(powers) if abs(alpha) < 1e-3 else 1 - bounded_exp(powers)
+        return beta * gain / alpha
+
+    c, r = reward(chosen, chosen_length), reward(rejected, rejected_length)
     return -logsigmoid(c - r - gamma), reward_metrics(c, r)
 
 

@@ -251,18 +251,21 @@ def _term(item: Component, default: Aggregation) -> Term:
     per: Any = next((k for k in ("pair", "sequence", "group", "batch") if f"Per{k.title()}" in entry.returns), "token")
     if per != "token" and item.aggregation is not None:
         raise ConfigError(f"losses: {item.name!r} has one value a {per}, whose mean is taken; leave its aggregation out")
-    if per == "pair" or not DISTRIBUTIONS.isdisjoint(entry.inputs):
+    if entry.settings or per == "pair":
         _try_settings(item.name, function, entry.inputs)
     return Term(item.name, function, entry.inputs, per, item.weight, aggregation)
 
 
 def _try_settings(name: str, function: Callable[..., Any], inputs: tuple[str, ...]) -> None:
     """Call a loss with no numbers, so that it refuses settings that cannot be before weights load."""
-    known = {"target": torch.zeros(0, dtype=torch.long), **{d: torch.zeros(0, 2) for d in DISTRIBUTIONS}}
+    known: dict[str, Any] = {name: torch.zeros(0, dtype=torch.long) for name in ("target", "sequence", "group", "step")}
+    known |= {"num_sequences": 0, **{d: torch.zeros(0, 2) for d in DISTRIBUTIONS}}
     try:
         function(*(known.get(i, torch.zeros(0)) for i in inputs))
     except ValueError as error:
         raise ConfigError(f"losses: {name!r}: {error}") from error
+    except ZeroDivisionError as error:
+        raise ConfigError(f"losses: {name!r}: a setting of 0 divides by zero; see `posttrain explain losses {name}`") from error
     except (RuntimeError, IndexError):  # a user's loss may ask for at least one number
         return
 
