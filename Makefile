@@ -10,8 +10,8 @@ READY := $(VENV)/.ready
 quickstart: $(READY)  ## base model -> SFT -> GRPO -> vote, on a CPU, in minutes
 	$(BIN)/posttrain run recipes/quickstart.yaml output=$(or $(OUTPUT),runs/quickstart)
 
-test: $(READY)  ## the whole suite
-	$(BIN)/python -m pytest
+test: $(READY)  ## the whole suite, files side by side on all cores (JOBS=1: one after another)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(or $(JOBS),auto) --dist loadfile
 
 check: $(READY)  ## lint, format and types
 	$(BIN)/ruff check src tests benchmarks

@@ -67,7 +67,7 @@ def tiny_tokenizer(tiny_folder: Path) -> Any:
 def run_recipe(tmp_path: Path, tiny_folder: Path) -> Callable[..., Path]:
     """Run a recipe given as keywords on the tiny model, and return its folder."""
 
-    def run(resume: bool = False, **raw: Any) -> Path:
+    def run(resume: bool = False, accept: Any = (), **raw: Any) -> Path:
         from rich.console import Console
 
         from posttrain.methods.run import Run
@@ -75,7 +75,7 @@ def run_recipe(tmp_path: Path, tiny_folder: Path) -> Callable[..., Path]:
 
         raw = {"model": {"path": str(tiny_folder), "dtype": "float32"}, "output": str(tmp_path / "run"), **raw}
         console = Console(file=(tmp_path / "console.txt").open("a"), width=100)
-        return Run(parse_recipe(raw, tmp_path), resume=resume, console=console).execute()
+        return Run(parse_recipe(raw, tmp_path), resume=resume, accept=accept, console=console).execute()
 
     return run
 

@@ -59,15 +59,19 @@ def test_round_trip_through_yaml() -> None:
         ({"method": "sft", "data": {"path": "d", "limit": 0}}, "data.limit: 0 leaves no row"),
         ({"method": "sft", "data": {"path": "d", "max_length": -5}}, "data.max_length: -5 tokens hold nothing"),
         ({"method": "sft", "data": {"path": "d", "max_masked": 2}}, "data.max_masked: 2.0 is no share"),
-        (
-            {"method": "evaluate", "evaluation": {"task": "sorting"}, "search": "majority_vot"},
-            "unknown search strategy 'majority_vot': did you mean 'majority_vote'",
-        ),
     ],
 )
 def test_wrong_recipes_are_refused_with_a_way_out(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_recipe({**GRPO, **change})
+
+
+def test_a_search_is_named_rightly() -> None:
+    raw = {"method": "evaluate", "model": "m", "evaluation": {"task": "sorting"}}
+    with pytest.raises(ConfigError, match="unknown search strategy 'majority_vot': did you mean 'majority_vote'"):
+        parse_recipe({**raw, "search": "majority_vot"})
+    with pytest.raises(ConfigError, match="search: weight belongs to losses and rewards"):
+        parse_recipe({**raw, "search": {"name": "majority_vote", "weight": 2}})
 
 
 def test_missing_method_and_required_settings() -> None:
@@ -149,7 +153,8 @@ def test_stages_inherit_and_chain_models() -> None:
     stages = dict(stage_recipes(parse_recipe(raw)))
     models = {name: s.model.path for name, s in stages.items() if s.model}
     assert models == {"base": "base", "sft": "base", "grpo": "out/sft/model"}
-    assert all(s.seed == 5 and s.evaluation is not None for s in stages.values())
+    assert all(s.evaluation is not None for s in stages.values())
+    assert {name: s.seed for name, s in stages.items()} == {"base": 0, "sft": 5, "grpo": 5}  # base draws by evaluation.seed
     raw["stages"][2]["learning_rat"] = 1  # type: ignore[index]
     with pytest.raises(ConfigError, match=r"stage 'grpo': unknown key 'learning_rat'"):
         parse_recipe(raw)

@@ -11,6 +11,7 @@ from typing import Any
 from posttrain import __version__
 from posttrain.errors import ConfigError, PosttrainError, nearest
 from posttrain.registry import methods
+from posttrain.terminal import echo, visible, write
 
 DESCRIPTION = "From base model to reasoner: fine-tuning, reinforcement learning and test-time scaling."
 
@@ -61,8 +62,15 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe; dotted keys reach inside")
         if name == "preview":
             sub.add_argument("--num", type=int, default=3, help="rows to show")
-    sub = command("resume", "go on with a run from its last checkpoint")
+    sub = command("resume", "go on with a run from its last checkpoint; a finished one is trained on with max_steps=...")
     sub.add_argument("run", help="the run's folder")
+    sub.add_argument(
+        "--accept",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="make a change from here on that an undisturbed run would not have made, such as learning_rate or data",
+    )
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as max_steps")
     for name, entry in methods.entries().items():
         if not {"data", "task"} & entry.settings.keys():
@@ -107,10 +115,10 @@ def main(arguments: list[str] | None = None) -> int:
     except PosttrainError as error:
         if options.traceback:
             raise
-        print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
+        echo(f"\n{type(error).__name__}: {error}", error=True)
         return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt as stop:
-        print(f"\n{stop or 'interrupted'}", file=sys.stderr)
+        echo(f"\n{stop or 'interrupted'}", error=True)
         return 130
     except BrokenPipeError:
         # The reader of our output (head, less) has gone. Close quietly.
@@ -120,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
         # A full disk, a folder that may not be written, a file where a folder should be: the system's words say it.
         if options.traceback:
             raise
-        print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
+        echo(f"\n{type(error).__name__}: {error}", error=True)
         return 1
 
 
@@ -150,7 +158,12 @@ def _execute(raw_or_recipe: Any, overrides: list[str], *, checking: bool = False
 
 def _finish(run: Any) -> int:
     """Execute a run, then write its report and say where everything is."""
-    folder = run.execute()
+    run.execute()
+    return _write_report(run)
+
+
+def _write_report(run: Any) -> int:
+    folder = run.folder
     from posttrain.report.html import write_picture, write_report
     from posttrain.report.tables import print_summary
 
@@ -158,7 +171,7 @@ def _finish(run: Any) -> int:
     if (folder / "summary.json").is_file():
         write_picture(folder, folder / "summary.svg")
     report = write_report(folder)
-    run.console.print(f"\nrun folder  {folder}\nreport      {report}", highlight=False)
+    write(run.console, f"\nrun folder  {visible(folder)}\nreport      {visible(report)}")
     return 0
 
 
@@ -196,10 +209,10 @@ def _resume(options: argparse.Namespace) -> int:
     from posttrain.methods.run import Run
 
     recipe.output = str(folder)
-    run = Run(recipe, command=_command_line(), resume=True)
+    run = Run(recipe, command=_command_line(), resume=True, accept=options.accept)
     if run.finished and not options.overrides:
-        print(f"{folder} is finished. To train on, raise its length (max_steps=...), or start a new run from {folder}/model")
-        return 0
+        echo(f"{folder} is finished. To train on, raise its length (max_steps=...), or start a new run from {folder}/model")
+        return _write_report(run)  # a run that was killed after its last file has none yet
     return _finish(run)
 
 
@@ -229,14 +242,14 @@ def _eval(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     from posttrain.evaluation.run import compare_files
 
-    print(compare_files(Path(options.first), Path(options.second)))
+    echo(compare_files(Path(options.first), Path(options.second)))
     return 0
 
 
 def _report(options: argparse.Namespace) -> int:
     from posttrain.report.html import write_report
 
-    print(f"wrote {write_report(Path(options.run))}")
+    echo(f"wrote {write_report(Path(options.run))}")
     return 0
 
 
@@ -257,11 +270,11 @@ def _ls(options: argparse.Namespace) -> int:
     for kind in [options.kind] if options.kind else REGISTRIES:
         entries = _registry(kind, options.plugin).entries()
         width = max((len(name) for name in entries), default=0)
-        print(f"{kind}")
+        echo(f"{kind}")
         for name, entry in entries.items():
-            print(f"  {name:<{width}}  {entry.summary}")
-        print()
-    print("`posttrain explain KIND NAME` tells the equation, the paper and the settings.")
+            echo(f"  {name:<{width}}  {entry.summary}")
+        echo()
+    echo("`posttrain explain KIND NAME` tells the equation, the paper and the settings.")
     return 0
 
 
@@ -270,14 +283,14 @@ def _explain(options: argparse.Namespace) -> int:
 
     registry = _registry(options.kind, options.plugin)
     entry = registry.entry(options.name)
-    print(f"{registry.kind} {entry.name}   ({entry.file}:{entry.line})\n\n{entry.doc}\n")
-    print(f"inputs:   {', '.join(entry.inputs) or '(none)'}")
+    echo(f"{registry.kind} {entry.name}   ({entry.file}:{entry.line})\n\n{entry.doc}\n")
+    echo(f"inputs:   {', '.join(entry.inputs) or '(none)'}")
     if entry.settings:
-        print("settings:")
+        echo("settings:")
         width = max(len(name) for name in entry.settings)
         for name, setting in entry.settings.items():
             default = "required" if setting.default is REQUIRED else f"default {setting.default!r}"
-            print(f"  {name:<{width}}  {setting.annotation}, {default}")
+            echo(f"  {name:<{width}}  {setting.annotation}, {default}")
     return 0
 
 

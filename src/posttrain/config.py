@@ -161,12 +161,21 @@ class ModelConfig:
 class DataConfig:
     """Rows to train on: a file, a folder or a hub dataset id.
 
-    columns renames the file's columns, {ours: theirs}. train_on: "auto" trains on the completion or on every assistant
-    turn, and on all of a plain text. max_length None is 1024 tokens, or the model's context if that is shorter.
-    truncation says what becomes of rows longer than max_length tokens. max_masked is
-    the share of rows without any trained token above which the run is refused. rationale_weight: rows with a column
-    rationale are learnt twice, the completion after "[label] " and the prompt, and the rationale after "[rationale] " and the
-    prompt, whose tokens count this much (0: the column is not read). Of the other methods, distill reads it too.
+    columns renames the file's columns, {ours: theirs}. train_on: "auto" trains on the completion or on
+    every assistant turn, and on all of a plain text.
+    document: what one document of a .txt file is: a "paragraph" (the lines between blank lines), a "line",
+    or the whole "file". Tokens never attend across documents. EOS is put at a document's end, and BOS at its
+    start if the tokenizer uses one.
+    max_length: tokens of a training sequence; None is 1024, or the model's context if that is shorter.
+    truncation: what becomes of longer rows. "auto" splits plain text into sequences of max_length, so that
+    every token but a document's first is a target exactly once per epoch, and keeps the start of any other
+    row. "keep_start" and "keep_end" cut, "drop" leaves the row out, "error" refuses it, "split" is for
+    plain text alone. A later part of a document begins with the last token of the part before, as context.
+    max_cut: share of rows that are cut or dropped, or of tokens lost so, above which the run is refused.
+    max_masked: the same for rows without any trained token.
+    rationale_weight: rows with a column rationale are learnt twice, the completion after "[label] " and the
+    prompt, and the rationale after "[rationale] " and the prompt, whose tokens count this much (0: the
+    column is not read). Of the other methods, distill reads it too.
     """
 
     path: str
@@ -175,12 +184,16 @@ class DataConfig:
     limit: int | None = None
     columns: dict[str, str] = field(default_factory=dict)
     train_on: Literal["auto", "completion", "all_assistant", "last", "everything"] = "auto"
+    document: Literal["paragraph", "line", "file"] = "paragraph"
     max_length: int | None = None
-    truncation: Literal["drop", "keep_start", "keep_end", "error"] = "keep_start"
+    truncation: Literal["auto", "split", "drop", "keep_start", "keep_end", "error"] = "auto"
+    max_cut: float = 0.1
     max_masked: float = 0.1
     rationale_weight: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.max_cut <= 1:
+            raise ConfigError(f"data.max_cut: {self.max_cut} is not a share; it must be from 0 to 1")
         if self.rationale_weight < 0:
             raise ConfigError(f"data.rationale_weight: {self.rationale_weight} is how much a token counts; it is not negative")
 
@@ -269,16 +282,16 @@ class TrustRegionConfig:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationConfig:
-    """How a model is measured: num_samples completions of each of num_examples problems of a task.
+    """How a model is measured: num_samples completions of each of the first num_examples problems of a task.
 
-    search names strategies whose choice among the samples is measured too, at no further cost.
+    seed: of the samples. It is the same for every model and independent of the recipe's, so that
+    models are asked with the same random numbers.
     """
 
     task: Component
     num_examples: int = 200
     num_samples: int = 1
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    ks: list[int] = field(default_factory=list)
     seed: int = 1234
 
 
@@ -289,7 +302,14 @@ class Recipe:
     Counts: batch_size is sequences (SFT) or prompts (RL) an optimiser step; max_tokens_per_micro_batch is the memory
     knob: it bounds the distinct tokens that one forward pass holds, and never changes the result (left out: 2048 on a
     CPU, which needs no more to be busy, 16384 elsewhere). warmup_steps below 1 is a share of all steps. Cadences
-    `*_every` are in steps, 0 = off.
+    `*_every` are in steps, 0 = off. A checkpoint is written every save_every steps, when save_seconds have passed since
+    the last one (0 = off), and at the end; of these the newest save_total_limit are kept, without save_every in a
+    finished run the last alone. From the last one a finished run is trained on; beside the weights it holds two to three
+    times the trained parameters in float32, and save_final: false leaves it out.
+    reward_timeout_seconds: how long one reward may take for the completions of a step, 0 = no limit.
+    max_failed_rewards: the largest share of a step's completions on which one reward may fail; above
+    it, or where it fails on all, the run stops. max_prompts_dropped: the largest share of a task's
+    prompts that may be dropped because they leave no room for a completion in the model's context.
     """
 
     method: str
@@ -302,6 +322,8 @@ class Recipe:
     eval_data: DataConfig | None = None
     task: Component | None = None
     rewards: list[Component] = field(default_factory=list)
+    reward_timeout_seconds: float = 600.0
+    max_failed_rewards: float = 0.5
     losses: list[Component] = field(default_factory=list)
     evaluation: EvaluationConfig | None = None
     max_steps: int | None = None
@@ -318,9 +340,12 @@ class Recipe:
     min_lr_ratio: float = 0.0
     max_grad_norm: float = 1.0
     save_every: int = 0
+    save_seconds: float = 600.0
+    save_final: bool = True
     save_total_limit: int = 2
     eval_every: int = 0
     report_to: list[str] = field(default_factory=list)
+    max_prompts_dropped: float = 0.1
     stages: list[dict[str, Any]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     base: Path = field(default_factory=Path)

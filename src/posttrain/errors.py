@@ -7,6 +7,7 @@ PosttrainError
 ├── ModelError           a model folder that cannot be loaded or used as asked
 ├── RewardError          a reward that fails its self-test or cannot be run
 ├── CheckpointError      a checkpoint that is broken, missing or belongs to another run
+├── EndpointError        a server that does not give completions
 ├── MissingDependency    an optional library; the message names the extra to install
 └── TrainingDiverged     a loss or gradient that is NaN or infinite
 """
@@ -16,9 +17,34 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_MAX_MESSAGE, _HEAD = 2000, 1200
+
 
 class PosttrainError(Exception):
-    """Base of every error that a user can mend; the command line prints it without a traceback."""
+    """Base of every error that a user can mend; the command line prints it without a traceback.
+
+    The middle of a message of more than 2,000 characters is left out: a value begins it, rule and way out end it.
+    """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if len(text) <= _MAX_MESSAGE:
+            return text
+        left_out = len(text) - _MAX_MESSAGE
+        return f"{text[:_HEAD]} … ({left_out:,} characters left out) … {text[_HEAD + left_out :]}"
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """A value in a message: its `repr`, cut to `limit` characters.
+
+    >>> shown("a" * 100, 10)
+    "'aaaaaaaa…"
+    """
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of over 4,300 digits, a list inside itself
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 class ConfigError(PosttrainError):

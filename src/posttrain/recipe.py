@@ -11,9 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from posttrain import registry
+from posttrain import keys, registry
 from posttrain.config import (
     AdapterConfig,
     Component,
@@ -27,8 +25,9 @@ from posttrain.config import (
     SamplingConfig,
     TrustRegionConfig,
 )
-from posttrain.errors import ConfigError, nearest
+from posttrain.errors import ConfigError, nearest, shown
 from posttrain.typecheck import check
+from posttrain.yaml_reader import read_yaml, read_yaml_file
 
 CLASSES = {
     c.__name__: c
@@ -102,10 +101,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     if not path.is_file():
         near = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
         raise ConfigError(f"no recipe {str(path)!r}: {nearest(path.name, near)}")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    raw = read_yaml_file(path)
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds no keys; a recipe starts with `method: ...`")
     return parse_recipe(apply_overrides(raw, overrides), path.parent)
@@ -116,11 +112,8 @@ def apply_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, 
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"override {text!r} is not of the form key=value")
-        try:
-            parsed = yaml.safe_load(value) if value else None
-        except yaml.YAMLError as error:
-            raise ConfigError(f"override {text!r}: the value is not valid YAML: {error}") from error
+            raise ConfigError(f"override {shown(text)} is not of the form key=value")
+        parsed = read_yaml(value, f"override {shown(text)}") if value else None
         raw = _set(raw, ALIASES.get(key.strip(), key.strip()).split("."), parsed, key)
     return raw
 
@@ -162,12 +155,8 @@ def parse_recipe(raw: Mapping[str, Any], base: Path = Path()) -> Recipe:
     registry.load_plugins(check(raw.get("plugins", []), "list[str]", "plugins"), base)
     entry = registry.methods.entry(check(raw["method"], "str", "method"))
     fields = {f.name: f for f in dataclasses.fields(Recipe) if f.name not in ("settings", "base")}
-    for key in raw:
-        if key not in fields and key not in entry.settings:
-            why = f"{ELSEWHERE[key]}. " if key in ELSEWHERE else ""
-            raise ConfigError(
-                f"unknown key {key!r} for method {entry.name!r}: {why or nearest(key, {**fields, **entry.settings})}"
-            )
+    raw = keys.without_old_defaults(raw, entry)
+    keys.refuse_unread(raw, entry, ELSEWHERE)
     values: dict[str, Any] = {}
     settings: dict[str, Any] = {}
     for key in [*fields, *(k for k in entry.settings if k not in fields)]:
@@ -184,6 +173,7 @@ def parse_recipe(raw: Mapping[str, Any], base: Path = Path()) -> Recipe:
     recipe = Recipe(**values, settings=settings, base=base)
     _check_components(recipe)
     _check_numbers(recipe)
+    keys.refuse_unread_values(recipe, entry)
     stage_recipes(recipe)
     return recipe
 
@@ -191,12 +181,14 @@ def parse_recipe(raw: Mapping[str, Any], base: Path = Path()) -> Recipe:
 def stage_recipes(recipe: Recipe) -> list[tuple[str, Recipe]]:
     """The recipes of a pipeline's stages, by name, each checked.
 
-    A stage inherits seed, plugins, evaluation and report_to, and starts from the model of the stage before it that
-    trained one (the pipeline's own model for the first); it writes to a folder of its name below the pipeline's.
-    Anywhere in a stage "stage:NAME/FILE" is a file of the folder of an earlier stage, such as stage:draw/samples.jsonl.
+    A stage inherits what it reads of seed, plugins, evaluation and report_to, and starts from the
+    model of the stage before it that trained one (the pipeline's own model for the first); it
+    writes to a folder of its name below the pipeline's. Anywhere in a stage "stage:NAME/FILE" is a
+    file of the folder of an earlier stage, such as stage:draw/samples.jsonl.
     """
     stages: list[tuple[str, Recipe]] = []
     model: Any = _plain(recipe.model)
+    used: set[str] = set()
     for number, raw in enumerate(recipe.stages):
         name = raw.get("name")
         if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
@@ -204,26 +196,41 @@ def stage_recipes(recipe: Recipe) -> list[tuple[str, Recipe]]:
         if name in dict(stages):
             raise ConfigError(f"stages[{number}]: the name {name!r} is taken; each stage writes to a folder of its name")
         folder = str(Path(recipe.output or "runs/pipeline") / name)
-        inherited = {
-            "seed": recipe.seed,
-            "plugins": recipe.plugins,
-            "report_to": recipe.report_to,
-            **({"evaluation": _plain(recipe.evaluation)} if recipe.evaluation else {}),
-            **({"model": model} if model else {}),
-        }
         own = {k: _placed(v, Path(folder).parent, [n for n, _ in stages], name) for k, v in raw.items() if k != "name"}
         if own.get("method") == recipe.method:
             raise ConfigError(f"stages[{number}]: a {recipe.method} cannot hold another")
+        inherited = _inherited(recipe, own, model)
+        used.update(inherited)
         try:
             stage = parse_recipe({**inherited, **own, "output": folder, "title": raw.get("title", name)}, recipe.base)
         except ConfigError as error:
             raise ConfigError(f"stage {name!r}: {error}") from error
         stages.append((name, stage))
-        if registry.methods.entry(stage.method).returns == "TrainingJob":
+        if keys.trains(registry.methods.entry(stage.method)):
             model = {**(_plain(stage.model) or {}), "path": f"{folder}/model"}
             # What the stage trained is saved as it is; the next stage asks for adapters of its own if it wants them.
             model = {k: v for k, v in model.items() if k in ("path", "dtype", "device", "attention")}
+    for key in keys.INHERITED if stages else ():
+        if getattr(recipe, key) and key not in used:
+            raise ConfigError(f"{key}: none of the stages takes it from the {recipe.method}; leave it out")
     return stages
+
+
+def _inherited(recipe: Recipe, own: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """What a stage takes from its pipeline. own: the keys that the stage itself gives."""
+    values: dict[str, Any] = {"plugins": recipe.plugins, "seed": recipe.seed, "report_to": recipe.report_to}
+    values |= {"evaluation": _plain(recipe.evaluation), "model": model}
+    registry.load_plugins(check(own.get("plugins", []), "list[str]", "plugins"), recipe.base)
+    if not isinstance(own.get("method"), str) or own["method"] not in registry.methods.names():
+        return {}  # parsing the stage says what is wrong
+    entry = registry.methods.entry(own["method"])
+    if not keys.trains(entry) and isinstance(model, Mapping) and model.get("quantization", "none") == "none":
+        # Nothing is trained in this stage, so the adapters and the memory of training are not its own.
+        values["model"] = {k: v for k, v in model.items() if k not in ("lora", "adapter", "gradient_checkpointing")}
+    if own.get("search") is not None and values["evaluation"]:
+        values["evaluation"] = {**values["evaluation"], "num_samples": 1}  # the search has its own number of samples
+    read = keys.keys_read(entry)
+    return {k: v for k, v in values.items() if v not in (None, [], {}) and k in read and k not in own}
 
 
 def _placed(value: Any, folder: Path, earlier: list[str], stage: str) -> Any:
@@ -304,6 +311,10 @@ def _check_components(recipe: Recipe) -> None:
             known.check(item.name, item.settings, where)
             if item.aggregation is not None and where != "losses":
                 raise ConfigError(f"{where}: aggregation belongs to losses, not to {item.name!r}")
+            if item.weight != 1.0 and where not in ("losses", "rewards"):
+                raise ConfigError(
+                    f"{where}: weight belongs to losses and rewards; nothing weighs {item.name!r}, so leave it out"
+                )
 
 
 def _named(recipe: Recipe, setting: str) -> list[Component]:
@@ -318,7 +329,8 @@ def _check_numbers(recipe: Recipe) -> None:
         value = getattr(recipe, name)
         if value is not None and value <= 0:
             raise ConfigError(f"{name}: {value} must be above 0")
-    for name in ("weight_decay", "warmup_steps", "save_every", "eval_every", "max_grad_norm", "num_train_epochs"):
+    not_negative = ("weight_decay", "warmup_steps", "save_every", "save_seconds", "eval_every", "max_grad_norm")
+    for name in (*not_negative, "num_train_epochs"):
         if getattr(recipe, name) < 0:
             raise ConfigError(f"{name}: {getattr(recipe, name)} must not be negative")
     for name in ("adam_beta1", "adam_beta2", "min_lr_ratio"):
@@ -348,9 +360,10 @@ def _check_numbers(recipe: Recipe) -> None:
 def recipe_as_dict(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain values that `parse_recipe` reads back to the same recipe."""
     plain: dict[str, Any] = {}
+    read = keys.keys_read(registry.methods.entry(recipe.method))
     for f in dataclasses.fields(Recipe):
         value = getattr(recipe, f.name)
-        if f.name in ("settings", "base") or value in (None, [], ""):
+        if f.name not in read or value in (None, [], ""):
             continue
         plain[f.name] = _plain(value)
     return {**plain, **{k: _plain(v) for k, v in recipe.settings.items() if v is not None}}

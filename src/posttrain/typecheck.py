@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from posttrain.errors import ConfigError, nearest
+from posttrain.errors import ConfigError, nearest, shown
 
 Classes = Mapping[str, type]
 
@@ -35,7 +35,7 @@ def _parse(annotation: str) -> ast.expr:
 
 
 def _fail(value: Any, node: ast.expr, where: str) -> ConfigError:
-    return ConfigError(f"{where}: {value!r} is {_kind(value)}, but {describe(node)} is wanted")
+    return ConfigError(f"{where}: {shown(value)} is {_kind(value)}, but {describe(node)} is wanted")
 
 
 def _kind(value: Any) -> str:
@@ -154,7 +154,7 @@ def _check_container(value: Any, node: ast.Subscript, where: str, classes: Class
         options = _literals(node)
         if not any(value == o and type(value) is type(o) for o in options):
             hint = nearest(value, [str(o) for o in options]) if isinstance(value, str) else f"Known: {options}"
-            raise ConfigError(f"{where}: {value!r} is not a choice; {hint}")
+            raise ConfigError(f"{where}: {shown(value)} is not a choice; {hint}")
         return value
     inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
     if head == "dict":
@@ -180,7 +180,7 @@ def build(cls: type, value: Any, where: str, classes: Classes) -> Any:
     if isinstance(value, str) and short is not None:
         value = short(value)
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{where}: {value!r} is {_kind(value)}, but a mapping is wanted")
+        raise ConfigError(f"{where}: {shown(value)} is {_kind(value)}, but a mapping is wanted")
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     for key in value:
         if key not in fields:

@@ -24,10 +24,12 @@ LAYERS = [
     {"models"},
     {"losses", "advantages", "data"},
     {"recipe"},
+    {"keys"},
     {"config"},
     {"registry"},
     {"typecheck"},
-    {"types", "errors", "averages", "memory"},
+    {"files", "yaml_reader"},
+    {"types", "errors", "averages", "memory", "terminal"},
 ]
 PLACE = {name: i for i, names in enumerate(LAYERS) for name in names}
 
@@ -104,7 +106,7 @@ def test_optional_libraries_are_imported_in_one_module(library: str) -> None:
     assert users <= {OPTIONAL[library]}
 
 
-@pytest.mark.parametrize("module", ["cli", "recipe", "config", "registry", "types", "errors"])
+@pytest.mark.parametrize("module", ["cli", "recipe", "config", "registry", "types", "errors", "terminal", "yaml_reader"])
 def test_light_modules_import_nothing_heavy(module: str) -> None:
     heavy = "torch,transformers,datasets,peft,numpy,rich"
     code = f"import sys, posttrain.{module}; bad = [m for m in '{heavy}'.split(',') if m in sys.modules]; assert not bad, bad"

@@ -90,7 +90,7 @@ def test_lists_with_nothing_to_compare_are_counted(tiny_tokenizer: Any) -> None:
     tie = {"prompt": "Q", "completions": ["a", "b"], "scores": [1, 1]}
     encoded = encode_lists([good] * 19 + [tie], tiny_tokenizer)
     assert len(encoded.groups) == 19 and encoded.masked == ["19"]
-    with pytest.raises(DataError, match="1 of 3 rows have fewer than two"):
+    with pytest.raises(DataError, match="1 of 3 rows have after cutting fewer than two"):
         encode_lists([good, good, tie], tiny_tokenizer)
     with pytest.raises(DataError, match="lists need the columns prompt, completions and scores"):
         encode_lists([{"prompt": "a", "completion": "b"}], tiny_tokenizer)
@@ -109,7 +109,7 @@ def test_labels_from_single_rows_and_from_pairs(tiny_tokenizer: Any) -> None:
 
 def test_long_groups_are_cut_or_dropped_together(tiny_tokenizer: Any) -> None:
     rows = [{"prompt": "Q", "completions": [" a", " " + "b" * 40], "scores": [1, 0]}] * 2
-    cut = encode_lists(rows, tiny_tokenizer, max_length=12)
+    cut = encode_lists(rows, tiny_tokenizer, max_length=12, max_cut=1.0)
     assert cut.truncated == 2 and max(cut.lengths) == 12 and np.all(cut.lengths <= 12)
-    with pytest.raises(DataError, match="2 were dropped as too long"):
+    with pytest.raises(DataError, match="2 of 2 rows dropped as too long"):
         encode_lists(rows, tiny_tokenizer, max_length=12, truncation="drop")

@@ -21,22 +21,22 @@ def test_truncation(tiny_tokenizer: Any) -> None:
     rows = [PAIR, {"prompt": "ab", "completion": "c"}]
     whole = encode_rows(rows, tiny_tokenizer)
     assert whole.lengths.tolist() == [10, 5] and whole.num_trained == 7
-    cut = encode_rows(rows, tiny_tokenizer, max_length=7)
+    cut = encode_rows(rows, tiny_tokenizer, max_length=7, max_cut=1.0)
     assert cut.lengths.tolist() == [7, 5] and cut.truncated == 1
     assert tiny_tokenizer.decode(cut.sequences[0].ids[cut.sequences[0].loss_mask]) == "ef"
-    end = encode_rows(rows, tiny_tokenizer, max_length=7, truncation="keep_end")
+    end = encode_rows(rows, tiny_tokenizer, max_length=7, truncation="keep_end", max_cut=1.0)
     assert tiny_tokenizer.decode(end.sequences[0].ids) == "cdefgh<|end|>" and not end.sequences[0].loss_mask[0]
-    dropped = encode_rows(rows, tiny_tokenizer, max_length=7, truncation="drop")
+    dropped = encode_rows(rows, tiny_tokenizer, max_length=7, truncation="drop", max_cut=1.0)
     assert dropped.dropped == 1 and len(dropped.sequences) == 1
-    with pytest.raises(DataError, match="row 0 has 10 tokens, max_length is 7"):
+    with pytest.raises(DataError, match="row 0 has 10 tokens, data.max_length is 7"):
         encode_rows(rows, tiny_tokenizer, max_length=7, truncation="error")
 
 
 def test_rows_without_trained_tokens_are_counted_and_bounded(tiny_tokenizer: Any) -> None:
     rows = [*[PAIR] * 9, {"prompt": "a" * 30, "completion": "b"}]
-    encoded = encode_rows(rows, tiny_tokenizer, max_length=20)
+    encoded = encode_rows(rows, tiny_tokenizer, max_length=20, max_cut=0.2)
     assert encoded.masked == ["9"] and len(encoded.sequences) == 9
-    with pytest.raises(DataError, match=r"1 of 10 rows have every label masked \(first: 9\)"):
+    with pytest.raises(DataError, match=r"1 of 10 rows have no token left to train on \(first: 9\)"):
         encode_rows(rows, tiny_tokenizer, max_length=20, max_masked=0.05)
 
 
@@ -102,6 +102,7 @@ def test_preview_shows_masks_and_facts(tiny_tokenizer: Any) -> None:
         tiny_tokenizer,
         max_length=20,
         max_masked=0.5,
+        max_cut=0.5,
     )
     text = shown(encoded, tiny_tokenizer)
     assert "<|begin|>abcd⟦efgh<|end|>⟧" in text

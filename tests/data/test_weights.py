@@ -56,7 +56,7 @@ def test_messages_count_as_their_weights_say_times_the_row(tiny_tokenizer: Any) 
     assert "half" in text and "full" in text and "none" not in text
     half = first.ids[first.loss_mask][weights == 1.0]
     assert "half" in tiny_tokenizer.decode(half) and "full" not in tiny_tokenizer.decode(half)
-    with pytest.raises(DataError, match="message 1 has the weight -1"):
+    with pytest.raises(DataError, match="messages.1. has the weight -1"):
         encode_rows([{"messages": [turns[0], {**turns[1], "weight": -1}]}], tiny_tokenizer)
 
 

@@ -207,3 +207,31 @@ def test_method_sample_lets_a_server_write_and_keeps_what_is_right(server: Serve
     assert len(seeds) == 6
     with pytest.raises(ConfigError, match="length reads token ids and an endpoint gives text alone"):
         run_recipe(method="sample", model=None, task=task, endpoint=endpoint, rewards=["length"], output=str(folder / "other"))
+
+
+def test_a_key_that_a_server_sends_back_is_not_shown(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_API_KEY", "sesame-open")
+    config = EndpointConfig(server.url, "big", key_variable="MY_API_KEY", max_retries=0)
+    for status in (401, 200):
+        server.answer = lambda path, body, status=status: (status, {"error": {"message": "bad key sesame-open"}})
+        with pytest.raises(EndpointError, match=r"\[key\]") as caught:
+            Endpoint(config).complete(["a"], Sampling(), n=1, seeds=[0])
+        assert "sesame-open" not in str(caught.value)
+
+
+@pytest.mark.parametrize("choice", [5, None, {"text": 5}, {"text": {"a": 1}}, {}])
+def test_malformed_answers_are_an_error_of_ours(server: Server, choice: Any) -> None:
+    server.answer = lambda path, body: (200, {"id": "x", "choices": [choice]})
+    endpoint = Endpoint(EndpointConfig(server.url, "big", max_retries=0))
+    with pytest.raises(EndpointError, match="big at http"):
+        endpoint.complete(["a"], Sampling(), n=1, seeds=[0])
+
+
+def test_a_dripping_server_meets_a_deadline(server: Server) -> None:
+    release = threading.Event()
+    server.answer = lambda path, body: (release.wait(60), choices(path, body))[1]
+    endpoint = Endpoint(EndpointConfig(server.url, "big", max_retries=0))
+    endpoint._deadline = 0.5  # what a timeout gives, which a drip never meets
+    with pytest.raises(EndpointError, match=r"ended no request for 0\.5 seconds"):
+        endpoint.complete(["a"], Sampling(), n=1, seeds=[0])
+    release.set()

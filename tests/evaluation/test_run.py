@@ -8,8 +8,18 @@ import numpy as np
 import pytest
 
 from posttrain import registry
+from posttrain.config import Component
 from posttrain.errors import DataError
-from posttrain.evaluation.run import Evaluation, compare, compare_files, evaluate, evaluate_search, read_evaluation
+from posttrain.evaluation.run import (
+    Evaluation,
+    compare,
+    compare_files,
+    evaluate,
+    evaluate_search,
+    read_evaluation,
+    unlikeness,
+)  # fmt: skip
+from posttrain.evaluation.strategy import make_strategy
 from posttrain.types import Example, Request, Sample, Sampling, Task
 
 
@@ -100,8 +110,10 @@ def search(name: str, n: int, bonus: float = 0.0) -> Evaluation:
     made = task()
     prompts = [(e, (i,)) for i, e in enumerate(made.examples, 1)]
     settings = {} if name == "sample" else {"num_samples": n}
-    strategy, inputs = registry.searches.bind(name, settings), registry.searches.entry(name).inputs
-    return evaluate_search(FakeEngine(bonus), prompts, made, decode, strategy, inputs, name=name, sampling=Sampling(), seed=3)
+    scorer = Component("oracle") if "score" in registry.searches.entry(name).inputs else None
+    strategy = make_strategy(Component(name, settings), scorer, oracle=False, task=made)
+    assert strategy is not None
+    return evaluate_search(FakeEngine(bonus), prompts, made, decode, strategy, sampling=Sampling(), seed=3)
 
 
 def test_search_counts_every_token_and_helps() -> None:
@@ -118,3 +130,63 @@ def test_one_sample_of_any_strategy_is_plain_sampling(name: str) -> None:
     one, plain = search(name, 1), search("sample", 1)
     assert [o.answers for o in one.outcomes] == [o.answers for o in plain.outcomes]
     assert [o.correct for o in plain.outcomes] == [o.correct for o in ask(n=1).outcomes]
+
+
+def test_ids_alone_do_not_make_the_same_questions(tmp_path: Path) -> None:
+    """Another prompt or another answer under the same ids is another question."""
+    for change in ({"prompt": "other"}, {"answer": "9"}):
+        other = ask(0.08)
+        for name, value in change.items():
+            setattr(other.outcomes[2], name, value)
+        with pytest.raises(DataError, match="9 shared by id, 1 of them with another prompt or answer, first 'q3'"):
+            compare(ask(), other)
+
+
+def test_older_files_are_read_and_compared_by_their_questions() -> None:
+    """They hold prompts and answers, and neither fingerprints nor what a search chose by."""
+    older = ask().to_json()
+    for key in ("task_settings", "num_available", "search_settings", "strategy", "scorer", "oracle"):
+        del older[key]
+    for example in older["examples"]:
+        assert len(example.pop("fingerprint")) == 24
+    read = Evaluation.from_json(older)
+    assert compare(read, ask()).p_value == 1.0 and read.oracle is False and read.problems == "9 problems"
+    assert unlikeness(read, ask()) == []
+    oracle = Evaluation.from_json({**older, "search": "best_of_n"})
+    assert oracle.oracle is None and any("may be an oracle" in line for line in unlikeness(read, oracle))
+    older["examples"][0]["answer"] = "another"
+    with pytest.raises(DataError, match="not of the same questions"):
+        compare(Evaluation.from_json(older), ask())
+
+
+def test_a_question_that_is_asked_twice_is_paired_in_order() -> None:
+    def twice() -> Evaluation:
+        found = ask()
+        found.outcomes[1].id = found.outcomes[0].id = "twin"
+        return found
+
+    assert compare(twice(), twice()).difference.estimate == 0.0
+    other = twice()
+    other.outcomes[1].answer = "7"
+    with pytest.raises(DataError, match="not of the same questions"):
+        compare(twice(), other)
+
+
+def test_unlike_sampling_is_named() -> None:
+    other = ask(n=8)
+    other.sampling = {**other.sampling, "temperature": 0.5}
+    other.seed = 4
+    assert unlikeness(ask(), other) == ["num_samples: 40 and 8", "seed: 3 and 4", "sampling.temperature: 1.0 and 0.5"]
+
+
+def test_pass_and_vote_at_all_samples() -> None:
+    metrics = ask(n=10).metrics()
+    assert [name for name in metrics if name.startswith("pass@")] == ["pass@2", "pass@4", "pass@8", "pass@10"]
+    solved = [any(o.correct) for o in ask(n=10).outcomes]
+    assert metrics["pass@10"]["estimate"] == pytest.approx(sum(solved) / len(solved))
+
+
+def test_problems_that_are_left_out_are_named() -> None:
+    found = ask()
+    found.num_available = 12
+    assert found.problems == "9 of 12 problems" and found.to_json()["num_available"] == 12

@@ -1,11 +1,13 @@
-"""Every registered loss at extreme log-probs and scores: float32 stays finite and agrees with float64.
+"""Every registered loss at extreme log-probs and scores.
 
-A new loss is tested through its lines in the CASES of a file of tests here (see `test_coverage`).
+Float32 and bfloat16 stay finite, and float32 agrees with float64. A new loss is tested
+through its lines in the CASES of a file of tests here (see `test_coverage`).
 """
 
 from __future__ import annotations
 
 import importlib.util
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,8 @@ from torch import Tensor
 
 from posttrain import registry
 from posttrain.config import Component
-from posttrain.data.forest import Batch, Forest, TokenSequence, Tree
 from posttrain.errors import ConfigError
+from posttrain.losses.exponential import bounded_exp, bounded_expm1
 from posttrain.training.objective import Objective
 
 DIVERGENCES: list[dict[str, Any]] = [
@@ -74,8 +76,7 @@ TRAINED = {
 class Extremes:
     """Inputs of every name in float32: M targets in S sequences, which are also S pairs, in two groups."""
 
-    def __init__(self, seed: int, length: int, extremes: tuple[float, ...] = EXTREMES) -> None:
-        self.extremes = extremes
+    def __init__(self, seed: int, length: int) -> None:
         self.draw = torch.Generator().manual_seed(seed)
         self.num_sequences = 24
         self.sequence = torch.arange(self.num_sequences).repeat_interleave(length)
@@ -89,7 +90,7 @@ class Extremes:
         return torch.tensor(choices)[torch.randint(len(choices), (num,), generator=self.draw)]
 
     def signed(self, num: int) -> Tensor:
-        return self.pick(self.extremes, num) * self.pick((1.0, -1.0), num)
+        return self.pick(EXTREMES, num) * self.pick((1.0, -1.0), num)
 
     def apart(self, num: int, per: int = 1) -> dict[str, Tensor]:
         """Log-probs of the policy and of others, whose differences are extreme; one difference for `per` in a row."""
@@ -106,11 +107,11 @@ class Extremes:
             "logprobs": far["policy"], "old_logprobs": far["old"], "ref_logprobs": far["ref"],
             "engine_logprobs": far["engine"], "teacher_logprobs": far["teacher"],
             "entropy": self.pick((0.0, 1e-3, 1.0, 12.0), num), "log_collision": -self.pick((0.0, 1.0, 12.0), num),
-            "forward_kl": self.pick(self.extremes, num), "reverse_kl": self.pick(self.extremes, num),
+            "forward_kl": self.pick(EXTREMES, num), "reverse_kl": self.pick(EXTREMES, num),
             "advantages": self.pick((0.0, 1e-3, 1.0, -1e-3, -1.0, 10.0, -10.0), num),
             "scores": 100 * self.signed(num), "values": 100 * self.signed(num), "old_values": 100 * self.signed(num),
             "returns": 100 * self.signed(num), "labels": self.pick((0.0, 0.3, 1.0), num),
-            "entropy_weight": self.pick((0.0, 0.01, 1.0), num), "reward_variance": 100 * self.pick(self.extremes, num),
+            "entropy_weight": self.pick((0.0, 0.01, 1.0), num), "reward_variance": 100 * self.pick(EXTREMES, num),
             "step": torch.arange(num) % length // 3, "given": self.pick((0.0, 1.0), num),
             "target": torch.randint(6, (num,), generator=self.draw),
         }  # fmt: skip
@@ -122,14 +123,14 @@ class Extremes:
             "logprob": sums["policy"], "ref_logprob": sums["ref"], "old_logprob": sums["old"],
             "engine_logprob": sums["engine"], "length": torch.full((num,), float(length)),
             "score": 100 * self.signed(num), "reward": self.signed(num), "label": self.pick((0.0, 1.0), num),
-            "group": torch.arange(num) // 4, "kl": self.pick(self.extremes, num), "shift": self.signed(num),
-            "margin": self.pick(self.extremes, num), "probability": self.pick((0.0, 0.5, 1.0), num),
+            "group": torch.arange(num) // 4, "kl": self.pick(EXTREMES, num), "shift": self.signed(num),
+            "margin": self.pick(EXTREMES, num), "probability": self.pick((0.0, 0.5, 1.0), num),
         }  # fmt: skip
         for role in ("chosen", "rejected", "gold"):
             far = self.apart(num)
             self.inputs |= {role: far["policy"], f"ref_{role}": far["ref"], f"{role}_score": 100 * self.signed(num)}
             self.inputs |= {f"{role}_length": self.pick((1.0, float(length), 300.0), num)}
-            self.inputs |= {f"{role}_forward_kl": self.pick(self.extremes, num)}
+            self.inputs |= {f"{role}_forward_kl": self.pick(EXTREMES, num)}
 
     def _distributions(self, num: int) -> None:
         for name, width in (("distribution", 6), ("ref_distribution", 6), ("teacher_distribution", 6)):
@@ -151,115 +152,143 @@ class Extremes:
             inputs[key] = value
         result = registry.losses.bind(name, settings)(*inputs.values())
         values = result[0] if isinstance(result, tuple) else result
+        assert values.dtype in (dtype, torch.float32)
         values.sum().backward()
         gradients = {k: x.grad.double() for k, x in inputs.items() if isinstance(x, Tensor) and x.grad is not None}
         return values.detach().double(), gradients
 
 
-IDS = [f"{name}-{i}" for i, (name, _) in enumerate(CASES_HERE)]
+CASE_IDS = [f"{name}-{i}" for i, (name, _) in enumerate(CASES_HERE)]
+# Values and gradients that are compared with float64 lie below this: bounded exponentials lie above it.
+ORDINARY = 1e12
+# Two numbers beyond float32 are subtracted, and which is the larger is lost.
+BEYOND = [("dpo_norm", {"divergence": "alpha", "alpha": -3.0})]
 
 
-def test_every_loss_stands_here() -> None:
-    assert {name for name, _ in CASES_HERE} == set(registry.losses.names())
+@pytest.mark.parametrize(("name", "settings"), CASES_HERE, ids=CASE_IDS)
+def test_values_and_gradients_are_finite_and_those_of_float64(name: str, settings: dict[str, Any]) -> None:
+    """All are finite. Of those that float64 computes as ordinary numbers, nine in ten agree.
+
+    The others lie on a kink, or where float32 cancels.
+    """
+    agree: list[Tensor] = []
+    for seed, length in ((0, 1), (1, 5), (2, 300)):
+        inputs = Extremes(seed, length)
+        value, gradients = inputs.run(name, settings, torch.float32)
+        exact_value, exact_gradients = inputs.run(name, settings, torch.float64)
+        assert gradients.keys() == exact_gradients.keys()
+        for key, exact in {"value": exact_value, **exact_gradients}.items():
+            computed = value if key == "value" else gradients[key]
+            assert computed.isfinite().all(), f"{key} at length {length}"
+            assert exact.isfinite().all(), f"{key} in float64 at length {length}"
+            ordinary = exact.abs() < ORDINARY
+            error = (computed - exact).abs()[ordinary]
+            agree.append(error <= 0.05 * exact.abs()[ordinary] + 2e-3)
+    shares = torch.cat(agree).double()
+    assert len(shares) > 20
+    if (name, settings) not in BEYOND:
+        assert shares.mean() >= 0.9
 
 
-@pytest.mark.parametrize(("name", "settings"), CASES_HERE, ids=IDS)
-def test_values_and_gradients_stay_finite(name: str, settings: dict[str, Any]) -> None:
-    """Log-ratios up to 10,000 nats a token, scores and values up to a million."""
-    for dtype, length in ((torch.float32, 1), (torch.float32, 40), (torch.bfloat16, 1)):
-        values, gradients = Extremes(0, length).run(name, settings, dtype)
-        assert values.isfinite().all()
-        assert gradients
-        for key, gradient in gradients.items():
-            assert gradient.isfinite().all(), key
+@pytest.mark.parametrize(("name", "settings"), CASES_HERE, ids=CASE_IDS)
+def test_values_and_gradients_are_finite_in_bfloat16(name: str, settings: dict[str, Any]) -> None:
+    value, gradients = Extremes(3, 5).run(name, settings, torch.bfloat16)
+    for key, computed in {"value": value, **gradients}.items():
+        assert computed.isfinite().all(), key
 
 
-@pytest.mark.parametrize(("name", "settings"), CASES_HERE, ids=IDS)
-def test_float32_agrees_with_float64(name: str, settings: dict[str, Any]) -> None:
-    """Up to 20 nats, where nothing overflows: what keeps extremes finite leaves the rest alone."""
-    if settings.get("temperature") == 0.01 or name == "aot_unpaired":
-        pytest.skip("divides by a hundredth, which magnifies rounding; or sorts numbers that tie")
-    extremes = Extremes(1, 4, (0.01, 0.3, 1.0, 3.0, 8.0, 20.0))
-    values, gradients = extremes.run(name, settings, torch.float32)
-    exact, exact_gradients = extremes.run(name, settings, torch.float64)
-    torch.testing.assert_close(values, exact, rtol=0.01, atol=0.01 + 1e-6 * float(exact.abs().max()))
-    for key, gradient in gradients.items():
-        room = 1e-3 + 1e-6 * float(exact_gradients[key].abs().max())
-        torch.testing.assert_close(gradient, exact_gradients[key], rtol=0.01, atol=room, msg=lambda m, k=key: f"{k}: {m}")
-
-
-def gradient_of(name: str, at: float, advantage: float, **settings: Any) -> tuple[float, float]:
-    """Value and gradient of a token whose log-ratio to the policy that sampled it is `at`."""
-    logprobs = torch.tensor([-1e-3 + min(at, 0.0)], requires_grad=True)
+@pytest.mark.parametrize("name", ["clipped", "opsm", "clip_cov", "sapo"])
+@pytest.mark.parametrize("far", [79.0, 81.0, 88.0, 90.0, 1e4])
+def test_the_gradient_of_a_clipped_ratio_is_zero(name: str, far: float) -> None:
+    """A positive advantage and a ratio far above its bound: the value is constant there."""
+    old = torch.full((4,), -1e-3 - far)
+    logprobs = torch.full((4,), -1e-3, requires_grad=True)
     inputs = {
-        "logprobs": logprobs, "old_logprobs": logprobs.detach() - at, "engine_logprobs": logprobs.detach() - at,
-        "advantages": torch.tensor([advantage]), "sequence": torch.tensor([0]), "num_sequences": 1,
+        "logprobs": logprobs, "old_logprobs": old, "engine_logprobs": old, "advantages": torch.ones(4),
+        "sequence": torch.arange(4), "num_sequences": 4,
     }  # fmt: skip
     entry = registry.losses.entry(name)
-    result = registry.losses.bind(name, settings)(*(inputs[i] for i in entry.inputs))
+    result = registry.losses.get(name)(*(inputs[key] for key in entry.inputs))
     value = result[0] if isinstance(result, tuple) else result
     value.sum().backward()
-    assert logprobs.grad is not None
-    return float(value.detach()), float(logprobs.grad)
+    assert logprobs.grad is not None and logprobs.grad.tolist() == [0.0] * 4
+    assert value.tolist() == pytest.approx([-4.0 if name == "sapo" else -1.2] * 4)
 
 
-@pytest.mark.parametrize("at", [5.0, 80.0, 89.0, 200.0, 1e4])
-@pytest.mark.parametrize("name", ["clipped", "opsm", "sapo"])
-def test_a_clipped_ratio_has_gradient_zero_however_large(name: str, at: float) -> None:
-    value, gradient = gradient_of(name, at, 1.0)
-    assert gradient == pytest.approx(0.0, abs=1e-20)
-    assert value == pytest.approx(-4.0 if name == "sapo" else -1.2, rel=1e-6)
-
-
-def test_a_long_sequence_at_the_level_of_sequences() -> None:
-    """300 tokens at +0.3 nats are a log-ratio of 90, above what float32 can exponentiate."""
-    num = 300
-    ids = torch.arange(num + 1).numpy()
-    streams = {"advantages": (ids > 0) * 1.0, "old_logprobs": (ids > 0) * -0.8}
-    sequence = TokenSequence(ids, ids > 0, streams, row="0")
-    goal = Objective([Component("clipped", {"level": "sequence_sum"}, 1.0, "sequence_sum")])
-    batch = Batch([Tree.build([sequence])])
-    logprobs = torch.full((num,), -0.5, requires_grad=True)
-    outputs = {"logprobs": logprobs, "entropy": torch.zeros(num)}
-    loss, _ = goal(outputs, Forest.pack(batch.trees), goal.denominators(batch))
-    loss.backward()
-    assert float(loss.detach()) == pytest.approx(-1.2 * num, rel=1e-6)
-    assert logprobs.grad is not None and not logprobs.grad.any()
-
-
-@pytest.mark.parametrize("lost", [1.0, 8.0, 20.0, 90.0])
-def test_discopop_under_forward_kl_where_a_completion_lost_its_probability(lost: float) -> None:
-    """d = -0.05 (e^lost - 1), far below zero: l = -log s(d) = -d, 149 at 8 nats."""
-    chosen = torch.tensor([-lost], requires_grad=True)
-    zero = torch.zeros(1)
-    value, _ = registry.losses.get("discopop")(chosen, zero, zero, zero, divergence="forward_kl")
+def test_a_long_sequence_at_the_ratio_of_its_sum_is_clipped() -> None:
+    """300 tokens at +0.3 nats are 90 nats, more than float32 can exponentiate."""
+    logprobs = torch.full((300,), -0.1, requires_grad=True)
+    inputs = (logprobs, torch.full((300,), -0.4), torch.ones(300), torch.zeros(300, dtype=torch.long), 1)
+    value, _ = registry.losses.get("clipped")(*inputs, level="sequence_sum")
     value.sum().backward()
-    assert value.isfinite().all() and chosen.grad is not None and chosen.grad.isfinite().all()
-    if 8 <= lost < 80:
-        d = 0.05 * torch.tensor(lost).double().expm1()
-        assert float(value.detach()) == pytest.approx(float(d), rel=1e-5)
-        assert float(chosen.grad) == pytest.approx(-float(d + 0.05), rel=1e-5)
-
-
-def test_alphapo_with_alpha_zero_is_simpo() -> None:
-    chosen, rejected = torch.tensor([-20.0, -3.0]), torch.tensor([-30.0, -1.0])
-    lengths = (torch.tensor([5.0, 3.0]), torch.tensor([4.0, 7.0]))
-    simpo, _ = registry.losses.get("simpo")(chosen, rejected, *lengths)
-    for alpha in (0.0, 1e-9, -1e-9):
-        alphapo, _ = registry.losses.get("alphapo")(chosen, rejected, *lengths, alpha=alpha)
-        torch.testing.assert_close(alphapo, simpo, rtol=1e-5, atol=0)
+    assert value.tolist() == pytest.approx([-1.2] * 300)
+    assert logprobs.grad is not None and logprobs.grad.abs().max() == 0
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "message"),
-    [
-        ("sapo", {"temperature_positive": 0.0}, "temperature_positive is 0.0; it must be above 0"),
-        ("awr", {"beta": 0.0}, "beta is 0.0; it must be above 0"),
-        ("adaptive_entropy", {"rate": -1.0}, "rate is -1.0; it must not be negative"),
-        ("ipo", {"beta": 0.0}, "a setting of 0 divides by zero"),
-    ],
+    ("divergence", "expected"), [({"divergence": "forward_kl"}, 149.0), ({"divergence": "alpha", "alpha": 0.0}, 149.0)]
 )
-def test_settings_that_divide_by_zero_are_refused(name: str, settings: dict[str, Any], message: str) -> None:
-    roles = ("chosen", "rejected") if name == "ipo" else ()
-    with pytest.raises(ConfigError, match=message):
-        Objective([Component(name, settings)], roles=roles)
+def test_discopop_of_a_chosen_completion_that_has_lost_8_nats(divergence: dict[str, Any], expected: float) -> None:
+    """d = 0.05 (1 - e^8) = -149.0, m = s(d / 0.05) = 0, and so l = -log s(d) = 149.0, with the slope -1 in d."""
+    chosen, zero = torch.tensor([-8.0], requires_grad=True), torch.zeros(1)
+    value, _ = registry.losses.get("discopop")(chosen, zero, zero, zero, **divergence)
+    value.sum().backward()
+    assert value.item() == pytest.approx(expected, rel=1e-4)
+    assert chosen.grad is not None and chosen.grad.item() == pytest.approx(-0.05 * math.exp(8), rel=1e-4)
+
+
+def test_alphapo_at_alpha_0_is_simpo_and_nothing_jumps_on_the_way() -> None:
+    chosen, rejected, length = torch.tensor([-3.0, -40.0]), torch.tensor([-5.0, -10.0]), torch.tensor([4.0, 20.0])
+    alphapo, simpo = (registry.losses.get(name) for name in ("alphapo", "simpo"))
+    expected = simpo(chosen, rejected, length, length)[0]
+    assert torch.equal(alphapo(chosen, rejected, length, length, alpha=0.0)[0], expected)
+    for alpha in (1e-12, -1e-12, 1e-6, 1e-4):
+        value = alphapo(chosen, rejected, length, length, alpha=alpha)[0]
+        torch.testing.assert_close(value, expected, rtol=2e-3, atol=0)
+    # Where the formula changes, at 1e-3, both sides agree.
+    below, above = (alphapo(chosen, rejected, length, length, alpha=a)[0] for a in (0.999e-3, 1.001e-3))
+    torch.testing.assert_close(below, above, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("exponential", [bounded_exp, bounded_expm1])
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 80.0), (torch.bfloat16, 80.0), (torch.float64, 640.0)])
+@pytest.mark.parametrize("power", [1, 2])
+def test_bounded_exponentials(exponential: Any, dtype: torch.dtype, limit: float, power: int) -> None:
+    """Up to the limit they are those of torch to the bit; beyond it they grow, ever more slowly, without a jump."""
+    bound = limit / power
+    draws = torch.rand(1000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    draws = (bound * (4 * draws - 3)).clamp(max=bound).to(dtype)
+    inside, plain = draws.clone().requires_grad_(), draws.clone().requires_grad_()
+    value, exact = exponential(inside, power=power), plain.exp() if exponential is bounded_exp else plain.expm1()
+    assert torch.equal(value, exact)
+    value.sum().backward()
+    exact.sum().backward()
+    assert inside.grad is not None and plain.grad is not None and torch.equal(inside.grad, plain.grad)
+    beyond = (bound + torch.tensor([0.0, 8.0, 32.0, 1e3, 1e6], dtype=torch.float64)).to(dtype).requires_grad_()
+    value = exponential(beyond, power=power)
+    value.sum().backward()
+    assert value.isfinite().all() and (value.diff() > 0).all()
+    assert beyond.grad is not None and (beyond.grad > 0).all() and (beyond.grad.diff() < 0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [("ipo", "beta"), ("cal_dpo", "beta"), ("sppo", "beta"), ("npo", "beta"), ("discopop", "temperature")],
+)
+@pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan])
+def test_a_divisor_that_is_not_positive_is_refused_before_weights_load(name: str, setting: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"{name}.*{setting} is {value}; it must be a finite number above 0"):
+        Objective([Component(name, {setting: value})], roles=("chosen", "rejected"))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("sapo", {"temperature_positive": 0.0}), ("sapo", {"temperature_negative": 0.0}), ("awr", {"beta": 0.0}),
+        ("awr_critic", {"beta": 0.0}), ("mipo", {"beta": 0.0}), ("tpo", {"beta": 0.0, "form": "ipo"}),
+        ("adaptive_entropy", {"rate": -1.0}),
+    ],
+)  # fmt: skip
+def test_settings_without_a_finite_loss_are_refused(name: str, settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=" is -?[01].0; it must "):
+        Extremes(0, 1).run(name, settings, torch.float32)

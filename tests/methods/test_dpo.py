@@ -76,14 +76,14 @@ def test_bad_pairs(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
         assert not (tmp_path / "run").exists()
 
     same = {"prompt": "a", "chosen": "b", "rejected": "b"}
-    refused(DataError, "2 of 5 rows have equal completions", [*ROWS[:3], same, same])
-    refused(DataError, "no row has a trained token: of 1 rows 1 have equal completions", [same])
+    refused(DataError, "2 of 5 rows have completions that after cutting are equal", [*ROWS[:3], same, same])
+    refused(DataError, "no row is left to train on: of 1 rows 1 have completions that after cutting are equal", [same])
     refused(DataError, "column 'rejected' is empty", [*ROWS[:3], {**same, "rejected": ""}])
     refused(DataError, "row 0 has no prompt", [{"chosen": "x", "rejected": "y"}])
     refused(DataError, "pairs need the columns chosen and rejected", [{"prompt": "a", "completion": "b"}])
     refused(
         DataError,
-        "row 1 has .* tokens, max_length is 16",
+        "row 1 has .* tokens, data.max_length is 16",
         [ROWS[0], {**ROWS[1], "chosen": "z" * 30}],
         max_length=16,
         truncation="error",

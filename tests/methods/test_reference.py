@@ -54,11 +54,19 @@ def test_cached_numbers_are_those_of_the_reference_and_are_found_again(tiny_fold
     assert fingerprint(lora) == before
     assert add_ref_logprobs(plain, encode_pairs(ROWS[:5], plain.tokenizer).groups, max_tokens=4000, folder=cache) == (0, 10)
     assert len(list(cache.iterdir())) == 2 and not list(cache.rglob(".*"))
-    broken = next(cache.rglob("*.safetensors"))
-    broken.write_bytes(b"x")
-    with pytest.raises(DataError, match="remove the file, it is made anew"):
-        for model in (plain, load_model(str(tiny_folder), dtype="float32")):
-            add_ref_logprobs(model, encode_pairs(ROWS[:5], model.tokenizer).groups, max_tokens=4000, folder=cache)
+    # A flipped bit or half a file: that shard goes, with a warning, and its log-probs are computed anew.
+    model = load_model(str(tiny_folder), dtype="float32")
+    for place, change in ((-1, lambda b: bytes([*b[:-1], b[-1] ^ 1])), (0, lambda b: b[: len(b) // 2])):
+        shard = sorted((cache / fingerprint(model)).glob("*.safetensors"))[place]
+        shard.write_bytes(change(shard.read_bytes()))
+        fresh = encode_pairs(ROWS[:7], model.tokenizer).groups
+        with pytest.warns(UserWarning, match="are damaged .* computed anew"):
+            cached, computed = add_ref_logprobs(model, fresh, max_tokens=4000, folder=cache)
+        assert computed > 0 and cached + computed == 14
+        assert add_ref_logprobs(model, fresh, max_tokens=4000, folder=cache) == (14, 0)
+        old = [s.streams["ref_logprobs"] for g in fresh for s in g][: len(first)]
+        for a, b in zip(first, old, strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-5)
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
@@ -92,7 +100,7 @@ def test_a_moving_reference_resumes_exactly(
     model = {"path": str(tiny_folder), "dtype": "float32", **({"lora": {"r": 2}} if lora else {})}
     raw = {**RAW, "model": model, "data": data, "reference_mix": mix}
     whole, half = stopped_and_resumed(run_recipe, tmp_path, 3, **raw, reference_every=2)
-    assert (half / "checkpoint-3" / "reference.safetensors").is_file()
+    assert (half / "checkpoint-4" / "reference.safetensors").is_file()
     assert weights(whole) == weights(half) and told(whole) == told(half)
     still = run_recipe(**raw, output=str(tmp_path / "still"))
     assert told(still)[1] == told(whole)[1] and told(still)[2]["loss"] != told(whole)[2]["loss"]

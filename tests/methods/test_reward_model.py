@@ -209,7 +209,7 @@ def test_what_is_refused(run_recipe: Callable[..., Path], tmp_path: Path, tiny_f
     refused(ModelError, "'prefix' puts tokens before a language model's", [], model=prompted)
     same = {"prompt": "a", "chosen": "b", "rejected": "b"}
     refused(DataError, "2 of 5 rows have equal completions", [*pairs(3), same, same])
-    refused(DataError, "no row is left to learn from: of 1 rows 1 have equal", [same])
+    refused(DataError, "no row is left to train on: of 1 rows 1 have equal", [same])
     refused(DataError, "column 'rejected' is empty", [*pairs(3), {**same, "rejected": ""}])
     refused(DataError, "says nothing about which completion is good", [{"prompt": "a", "completion": "b"}])
     refused(DataError, "every label is 1: from one class alone", [r for r in labelled(4) if r["label"]])
@@ -227,7 +227,7 @@ def test_what_is_refused(run_recipe: Callable[..., Path], tmp_path: Path, tiny_f
     refused(DataError, "probability is 1.5", [{**pairs(1)[0], "probability": 1.5}])
     refused(DataError, "a reward is 0.5", [{**r, "reward": 0.5} for r in rewarded(2)], losses=["outcome"])
     refused(DataError, "no prompt has two completions", [{**rewarded(1)[0], "id": "x"}], losses=["bradley_terry"])
-    refused(DataError, "row 0 has .* tokens, max_length is 8", pairs(2), data={"max_length": 8, "truncation": "error"})
+    refused(DataError, "row 0 has .* tokens, data.max_length is 8", pairs(2), data={"max_length": 8, "truncation": "error"})
     refused(ConfigError, "'dpo' needs 'chosen', which a score model", pairs(2), losses=["dpo"])
     refused(ConfigError, "'plackett_luce' needs 'reward'.*is 'bradley_terry'", pairs(2), losses=["plackett_luce"])
     refused(ConfigError, "train_on", pairs(2), data={"train_on": "last"})

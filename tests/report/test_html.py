@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -222,3 +223,13 @@ def test_reading_again_gives_the_same_page(folder: Path) -> None:
     first = write_report(folder).read_bytes()
     assert write_report(folder).read_bytes() == first
     assert read_run(folder).title == "quickstart"
+
+
+def test_the_report_is_not_written_through_a_link(folder: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    for name in (".report.html.partial", f".report.html.partial-{os.getpid()}", "report.html"):
+        (folder / name).symlink_to(victim)
+    report = write_report(folder)
+    assert victim.read_text() == "precious"
+    assert not report.is_symlink() and report.read_text().startswith("<!DOCTYPE html>")

@@ -37,8 +37,9 @@ def test_majority_and_its_ties() -> None:
 def test_best_and_weighted() -> None:
     points = {"a": 0.4, "a2": 0.4, "b": 0.7}
 
-    def score(prompt, texts):
-        return [points[t] for t in texts]
+    def score(index, candidates):
+        assert index == 0
+        return [points[c.text] for c in candidates]
 
     (best,) = best_of_n([(1,)], fixed("a", "b", "a2"), lambda t: t[0], score, num_samples=3)
     (weighted,) = weighted_vote([(1,)], fixed("a", "b", "a2"), lambda t: t[0], score, num_samples=3)
@@ -72,8 +73,8 @@ def test_votes_against_a_skewed_error() -> None:
             texts = [str(x) for x in draw.choice(answers, size=n, p=[0.15, *wrong])]
             quality = {i: draw.normal(1.5 if t == "right" else 0.0) for i, t in enumerate(texts)}
 
-            def score(prompt, given, quality=quality):
-                return [quality[i] for i in range(len(given))]
+            def score(index, candidates, quality=quality):
+                return [quality[i] for i in range(len(candidates))]
 
             generate = fixed(*texts)
             votes += majority_vote([(1,)], generate, str, num_samples=n)[0].answer == "right"

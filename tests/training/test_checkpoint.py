@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from posttrain.training.checkpoint import (
     checkpoints,
     load_checkpoint,
     prune_checkpoints,
+    read_state,
     remove_partial,
     save_checkpoint,
     write_text_whole,
@@ -39,8 +41,8 @@ def save(folder: Path, step: int) -> Path:
 def test_round_trip_with_random_states(tmp_path: Path) -> None:
     save(tmp_path, 3)
     drawn = (torch.rand(1), random.random(), np.random.rand())
-    state = load_checkpoint(tmp_path / "checkpoint-3", optimizer())
-    assert state == {"global_step": 3, "x": 3}
+    assert read_state(tmp_path / "checkpoint-3") == {"global_step": 3, "x": 3}
+    load_checkpoint(tmp_path / "checkpoint-3", optimizer())
     assert (torch.rand(1), random.random(), np.random.rand()) == drawn
 
 
@@ -64,7 +66,12 @@ def test_a_failure_leaves_the_old_one_and_no_trace(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [OSError(28, "No space left on device"), RuntimeError("I/O error: No space left on device (os error 28)")]
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 2112 vs 2006\nmore"),
+    ],
 )
 def test_a_full_disk_is_told_with_the_way_out(tmp_path: Path, error: Exception) -> None:
     save(tmp_path, 1)
@@ -86,11 +93,68 @@ def test_half_written_folders_are_not_checkpoints(tmp_path: Path) -> None:
     assert not (tmp_path / ".checkpoint-8.partial-1").exists()
 
 
-def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
+def test_every_damaged_bit_is_noticed(tmp_path: Path) -> None:
     folder = save(tmp_path, 1)
-    (folder / "optimizer.pt").write_bytes(b"rubbish")
-    with pytest.raises(CheckpointError, match=r"checkpoint-1 cannot be read.*Remove it"):
-        load_checkpoint(folder, optimizer())
+    whole = {path: path.read_bytes() for path in sorted(folder.iterdir())}
+    draw = random.Random(0)
+    for path, content in whole.items():
+        for place in {0, len(content) - 1, *(draw.randrange(len(content)) for _ in range(20))}:
+            damaged = bytearray(content)
+            damaged[place] ^= 1 << draw.randrange(8)
+            path.write_bytes(bytes(damaged))
+            with pytest.raises(CheckpointError, match=path.name):
+                read_state(folder)
+        path.unlink()
+        with pytest.raises(CheckpointError, match=path.name):
+            read_state(folder)
+        path.write_bytes(content)
+    assert read_state(folder) == {"global_step": 1, "x": 1}
+
+
+def test_a_whole_checkpoint_of_another_model_does_not_advise_removal(tmp_path: Path) -> None:
+    folder = save(tmp_path, 1)
+    other = Optimizer([nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2, 2))], steps=10, learning_rate=0.1)
+    with pytest.raises(CheckpointError, match="has 1 parameters, this model trains 2") as error:
+        load_checkpoint(folder, other)
+    assert "emove" not in str(error.value)
+
+
+@pytest.mark.parametrize("stage", ["partial", "old"])
+def test_a_folder_killed_while_it_is_replaced_comes_back(tmp_path: Path, stage: str) -> None:
+    """Between the two renames the old one has a hidden name and the new one is not there yet."""
+    save(tmp_path, 4)
+    if stage == "old":
+        (tmp_path / "checkpoint-4").rename(tmp_path / ".checkpoint-4.old-7")
+    (tmp_path / ".checkpoint-4.partial-7").mkdir()
+    remove_partial(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-4"]
+    assert read_state(tmp_path / "checkpoint-4")["x"] == 4
+
+
+def test_names_are_flushed_after_a_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from posttrain import files
+
+    events: list[tuple[str, str]] = []
+    real = files.flush
+    monkeypatch.setattr(files, "flush", lambda path: (events.append(("flush", path.name)), real(path))[1])
+    save(tmp_path, 1)
+    names = [name for _, name in events]
+    partial = next(name for name in names if name.startswith(".checkpoint-1.partial"))
+    # Every file, then the folder that lists them, then, after the rename, the folder that lists it.
+    assert names.index("optimizer.pt") < names.index(partial) < names.index(tmp_path.name) == len(names) - 1
+    events.clear()
+    write_text_whole(tmp_path / "a.json", "{}")
+    assert events == [("flush", tmp_path.name)]
+
+
+def test_text_never_goes_through_a_link(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    for name in (f".a.json.partial-{os.getpid()}", "a.json"):
+        (tmp_path / name).symlink_to(victim)
+    write_text_whole(tmp_path / "a.json", "{}")
+    assert victim.read_text() == "precious" and (tmp_path / "a.json").read_text() == "{}"
+    assert not (tmp_path / "a.json").is_symlink()
 
 
 def test_text_is_replaced_whole(tmp_path: Path) -> None:

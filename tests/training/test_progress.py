@@ -9,8 +9,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from posttrain.terminal import visible
 from posttrain.training import progress as module
-from posttrain.training.progress import Progress, Sampled, duration, printable, short_number, sparkline
+from posttrain.training.progress import Progress, Sampled, duration, short_number, sparkline
 
 METRICS = {
     "loss": 0.5,
@@ -161,4 +162,4 @@ def test_small_texts() -> None:
     assert [short_number(v) for v in (0, 0.12345, 38.25, 123456.0, 3e-5, math.nan)] == [
         "0", "0.123", "38.2", "1.23e+05", "3.00e-05", "-",
     ]  # fmt: skip
-    assert printable("a\tb\x1b[0m\n\x7f") == "a b�[0m\n�"
+    assert visible("a\x1b[0m\n\x7f", lines=True) == "a␛[0m\n␡"

@@ -2,59 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
+from posttrain.data.encoded import Encoded, Limits, Truncation
 from posttrain.data.forest import TokenSequence
-from posttrain.data.formats import RowFormat, detect_format, normalise
+from posttrain.data.formats import detect_format, normalise
 from posttrain.data.item import Item
+from posttrain.data.store import SequenceStore
 from posttrain.data.templates import Tokenized, TrainOn, encode_messages, encode_pair, encode_step, encode_text
 from posttrain.errors import DataError
 from posttrain.memory import without_collection
 from posttrain.types import Message, Text
 
 _BATCH = 1024  # rows tokenised at a time
-
-Truncation = Literal["drop", "keep_start", "keep_end", "error"]
-
-
-@dataclass(slots=True)
-class Encoded:
-    """Sequences and what became of the rows.
-
-    groups: the sequences that are compared with each other, where there are such: pairs, triples, lists. roles: of each
-    group's sequences. truncated: rows that were cut. dropped: rows that were too long. masked: rows left out, without any
-    trained token or, of groups, with nothing to compare.
-    """
-
-    sequences: list[TokenSequence]
-    form: RowFormat
-    num_rows: int = 0
-    truncated: int = 0
-    dropped: int = 0
-    masked: list[str] = field(default_factory=list)
-    groups: list[list[TokenSequence]] = field(default_factory=list)
-    roles: tuple[str, ...] = ()
-
-    def add_group(self, members: list[TokenSequence]) -> None:
-        """Sequences that are compared with each other."""
-        self.groups.append(members)
-        self.sequences += members
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each sequence."""
-        return np.array([len(s.ids) for s in self.sequences])
-
-    @property
-    def num_trained(self) -> int:
-        """Tokens that count, over all sequences."""
-        return int(sum(s.loss_mask.sum() for s in self.sequences))
+_BATCH_CHARACTERS = 1 << 18  # and characters: what the tokenizer holds per character is a hundred bytes
 
 
 @without_collection()
@@ -64,8 +30,10 @@ def encode_rows(
     *,
     train_on: TrainOn = "auto",
     max_length: int = 1024,
-    truncation: Truncation = "keep_start",
+    truncation: Truncation = "auto",
     max_masked: float = 0.1,
+    max_cut: float = 0.1,
+    context: int | None = None,
     values: Callable[[Item], dict[str, float]] | None = None,
     rationale_weight: float = 0.0,
 ) -> Encoded:
@@ -75,42 +43,68 @@ def encode_rows(
 
     Args:
         rationale_weight: above 0, rows with a column `rationale` become two: see `with_rationales`.
-        train_on: "auto" trains completions and assistant turns, and all of a plain text. max_length: tokens.
-        max_masked: share of rows without a trained token (after truncation) above which everything is refused.
+        train_on: "auto" trains completions and assistant turns, and all of a plain text.
+        max_length, truncation, max_masked, max_cut, context: see `Limits`.
         values: numbers that each row's sequence carries.
     Raises:
-        DataError: unknown format, a row without a completion, too many rows without a trained token.
+        DataError: unknown format, a row without a completion, more lost than max_cut or max_masked allow.
     """
-    form = detect_format(rows)
-    encoded = Encoded([], form, num_rows=len(rows))
-    items: Iterable[Item] = (normalise(row, form, str(row.get("id", number))) for number, row in enumerate(rows))
-    if rationale_weight:
-        items = with_rationales(items, rationale_weight)
-    weighted = rationale_weight > 0 or any(row.get("weight") is not None for row in rows) or _has_weights(rows)
-    for item, sequence in encode_items(items, tokenizer, train_on):
-        name = item.row
+    limits = Limits(max_length, truncation, max_masked, max_cut, context)
+    encoded = Encoded([], detect_format(rows))
+    encode_into(encoded, rows, tokenizer, limits, train_on=train_on, values=values, rationale_weight=rationale_weight)
+    encoded.refuse_losses(limits)
+    return encoded
+
+
+@without_collection()
+def encode_into(
+    encoded: Encoded,
+    rows: Iterable[dict[str, Any]],
+    tokenizer: Any,
+    limits: Limits,
+    *,
+    train_on: TrainOn = "auto",
+    values: Callable[[Item], dict[str, float]] | None = None,
+    rationale_weight: float = 0.0,
+) -> None:
+    """Rows of the format `encoded.form`, read once and one after the other, as sequences of `encoded`.
+
+    Args: as of `encode_rows`.
+    Raises:
+        DataError: a row without a completion, or one that `limits` refuse.
+    """
+
+    def items() -> Iterator[Item]:
+        for number, row in enumerate(rows):
+            encoded.num_rows += 1
+            yield normalise(row, encoded.form, str(row.get("id", number)))
+
+    shaped = with_rationales(items(), rationale_weight) if rationale_weight else items()
+    weighted = False
+    for item, sequence in encode_items(shaped, tokenizer, train_on):
         if values is not None:
             sequence.values = values(item)
-        if weighted:
+        if item.columns.get("weight") is not None or "weights" in sequence.streams:
+            weighted = True
             _weigh(sequence, item)
-        if len(sequence.ids) > max_length:
-            if truncation == "error":
-                raise DataError(
-                    f"row {name} has {len(sequence.ids)} tokens, max_length is {max_length}; raise it, or set truncation"
-                )
-            if truncation == "drop":
-                encoded.dropped += 1
-                continue
-            encoded.truncated += 1
-            sequence = cut(sequence, max_length, truncation)
         if item.label is not None:
             sequence.values["label"] = float(item.label)
-        if sequence.loss_mask.any():
-            encoded.sequences.append(sequence)
-        else:
-            encoded.masked.append(name)
-    _refuse_masked(encoded, max_length, max_masked)
-    return encoded
+        parts = encoded.fitted(item.row, [sequence], limits, text=item.text is not None)
+        trained = [part for part in parts if part.loss_mask.any()]
+        for part in trained:
+            encoded.add(part)
+        if parts and not trained:
+            encoded.masked.append(item.row)
+    if weighted:  # the stream is for all sequences or for none
+        _fill_weights(encoded)
+
+
+def _fill_weights(encoded: Encoded) -> None:
+    if isinstance(encoded.sequences, SequenceStore):
+        encoded.sequences.fill("weights", 1.0)
+        return
+    for sequence in encoded.sequences:
+        sequence.streams.setdefault("weights", np.ones(len(sequence.ids), dtype=np.float32))
 
 
 def with_rationales(items: Iterable[Item], weight: float) -> Iterator[Item]:
@@ -139,12 +133,6 @@ def with_rationales(items: Iterable[Item], weight: float) -> Iterator[Item]:
             share = weight if task == "rationale" else 1.0
             columns = {**item.columns, "weight": share * _row_weight(item)}
             yield replace(item, prompt=prompt, completion=completion, columns=columns, row=f"{item.row} {task}")
-
-
-def _has_weights(rows: Sequence[dict[str, Any]]) -> bool:
-    """Whether a message anywhere has a weight: then every sequence needs the stream."""
-    lists = (value for row in rows for value in row.values() if isinstance(value, list))
-    return any(isinstance(m, dict) and "role" in m and m.get("weight") is not None for value in lists for m in value)
 
 
 def refuse_row_weights(rows: Sequence[dict[str, Any]]) -> None:
@@ -181,7 +169,7 @@ def _weigh(sequence: TokenSequence, item: Item) -> None:
 
 def encode_items(items: Iterable[Item], tokenizer: Any, train_on: TrainOn = "auto") -> Iterator[tuple[Item, TokenSequence]]:
     """Each item with its training sequence; plain text is tokenised many rows at a time."""
-    for some in _batched(items, _BATCH):
+    for some in _batched(items):
         plain = (t for item in some for t in (item.text, item.prompt, item.completion) if isinstance(t, str))
         known = Tokenized.of(tokenizer, plain)
         for item in some:
@@ -215,8 +203,10 @@ def encode_pairs(
     tokenizer: Any,
     *,
     max_length: int = 1024,
-    truncation: Truncation = "keep_start",
+    truncation: Truncation = "auto",
     max_masked: float = 0.1,
+    max_cut: float = 0.1,
+    context: int | None = None,
 ) -> Encoded:
     """Rows of a preference format: groups of a chosen and a rejected sequence, and of a triple its reference text, "gold".
 
@@ -233,6 +223,7 @@ def encode_pairs(
         )
     roles = ("chosen", "rejected", "gold") if form.name == "triple preference" else ("chosen", "rejected")
     refuse_row_weights(rows)
+    limits = Limits(max_length, truncation, max_masked, max_cut, context)
     encoded = Encoded([], form, num_rows=len(rows), roles=roles)
     for number, row in enumerate(rows):
         name = str(row.get("id", number))
@@ -240,8 +231,8 @@ def encode_pairs(
         if item.prompt is None:
             raise DataError(f"row {name} has no prompt; add a column prompt, or write chosen and rejected as messages")
         texts = dict(zip(roles, (item.chosen, item.rejected, item.reference)))
-        pair = _fitted(_completions(item, texts, tokenizer), name, encoded, max_length, truncation)
-        if pair is None:
+        pair = encoded.fitted(name, _completions(item, texts, tokenizer), limits)
+        if not pair:
             continue
         if item.margin is not None:
             for sequence in pair:
@@ -250,7 +241,7 @@ def encode_pairs(
             encoded.add_group(pair)
         else:
             encoded.masked.append(name)
-    _refuse_masked(encoded, max_length, max_masked, "have equal completions or one without a token to compare")
+    encoded.refuse_losses(limits, "have completions that after cutting are equal, or one of them is empty")
     lacking = [group[0].row for group in encoded.groups if "margin" not in group[0].values]
     if 0 < len(lacking) < len(encoded.groups):
         raise DataError(f"row {lacking[0].split()[0]} has no margin but others have; give it to every row or to none")
@@ -263,8 +254,10 @@ def encode_labelled(
     tokenizer: Any,
     *,
     max_length: int = 1024,
-    truncation: Truncation = "keep_start",
+    truncation: Truncation = "auto",
     max_masked: float = 0.1,
+    max_cut: float = 0.1,
+    context: int | None = None,
 ) -> Encoded:
     """Single completions with the value "label", 1 desirable or 0: rows {prompt, completion, label}, or pairs taken apart.
 
@@ -272,7 +265,9 @@ def encode_labelled(
         DataError: another format, a row's weight, too many rows without a trained token.
     """
     form = detect_format(rows)
-    bounds: dict[str, Any] = {"max_length": max_length, "truncation": truncation, "max_masked": max_masked}
+    bounds: dict[str, Any] = {
+        "max_length": max_length, "truncation": truncation, "max_masked": max_masked, "max_cut": max_cut, "context": context
+    }  # fmt: skip
     if "unpaired" in form.name:
         refuse_row_weights(rows)
         return encode_rows(rows, tokenizer, **bounds)
@@ -293,8 +288,10 @@ def encode_lists(
     tokenizer: Any,
     *,
     max_length: int = 1024,
-    truncation: Truncation = "keep_start",
+    truncation: Truncation = "auto",
     max_masked: float = 0.1,
+    max_cut: float = 0.1,
+    context: int | None = None,
 ) -> Encoded:
     """Rows {prompt, completions, scores or ranks} as groups of sequences; the value "reward" of each is its score.
 
@@ -310,13 +307,15 @@ def encode_lists(
             "lists need the columns prompt, completions and scores (or ranks)"
         )
     refuse_row_weights(rows)
+    limits = Limits(max_length, truncation, max_masked, max_cut, context)
     encoded = Encoded([], form, num_rows=len(rows))
     for number, row in enumerate(rows):
         name = str(row.get("id", number))
         item = normalise(row, form, name)
         texts = {str(i): text for i, text in enumerate(item.completions)}
-        group = _fitted(_completions(item, texts, tokenizer), name, encoded, max_length, truncation) if texts else []
-        if group is None:
+        completions = _completions(item, texts, tokenizer)
+        group = encoded.fitted(name, completions, limits) if completions else []
+        if completions and not group:
             continue
         for sequence, score in zip(group, item.rewards, strict=True):
             sequence.values["reward"] = score
@@ -325,7 +324,7 @@ def encode_lists(
             encoded.add_group(group)
         else:
             encoded.masked.append(name)
-    _refuse_masked(encoded, max_length, max_masked, "have fewer than two completions with a token, or equal scores")
+    encoded.refuse_losses(limits, "have after cutting fewer than two completions with a token, or equal scores")
     return encoded
 
 
@@ -338,48 +337,15 @@ def _completions(item: Item, texts: dict[str, Any], tokenizer: Any) -> list[Toke
     return [sequence for _, sequence in encode_items(halves, tokenizer)]
 
 
-def _fitted(
-    group: list[TokenSequence], name: str, encoded: Encoded, max_length: int, truncation: Truncation
-) -> list[TokenSequence] | None:
-    """A row's sequences within max_length; None where the row is dropped, which is counted."""
-    longest = max(len(s.ids) for s in group)
-    if longest <= max_length:
-        return group
-    if truncation == "error":
-        raise DataError(f"row {name} has {longest} tokens, max_length is {max_length}; raise it, or set truncation")
-    if truncation == "drop":
-        encoded.dropped += 1
-        return None
-    encoded.truncated += 1
-    return [cut(s, max_length, truncation) if len(s.ids) > max_length else s for s in group]
-
-
-def _batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    rest = iter(items)
-    while some := list(itertools.islice(rest, size)):
-        yield some
-
-
-def cut(sequence: TokenSequence, max_length: int, truncation: Truncation) -> TokenSequence:
-    """At most max_length tokens of a sequence, from its start or its end."""
-    part = slice(None, max_length) if truncation == "keep_start" else slice(-max_length, None)
-    mask = sequence.loss_mask[part].copy()
-    mask[0] = False
-    streams = {k: v[part] for k, v in sequence.streams.items()}
-    return TokenSequence(sequence.ids[part], mask, streams, sequence.values, sequence.row)
-
-
-def _refuse_masked(encoded: Encoded, max_length: int, max_masked: float, what: str = "have every label masked") -> None:
-    share = len(encoded.masked) / max(encoded.num_rows, 1)
-    if encoded.sequences and share <= max_masked:
-        return
-    why = f"{encoded.truncated} rows were cut to max_length {max_length}, {encoded.dropped} were dropped as too long"
-    if not encoded.sequences:
-        raise DataError(
-            f"no row has a trained token: of {encoded.num_rows} rows {len(encoded.masked)} {what}; {why}. "
-            "Raise max_length, or look at the rows with `posttrain preview`"
-        )
-    raise DataError(
-        f"{len(encoded.masked)} of {encoded.num_rows} rows {what} (first: {', '.join(encoded.masked[:5])}); "
-        f"{why}. Raise max_length, or accept it with max_masked: {share:.2f}"
-    )
+def _batched(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Items many at a time, fewer where they are long."""
+    batch: list[Item] = []
+    characters = 0
+    for item in items:
+        batch.append(item)
+        characters += sum(len(t) for t in (item.text, item.prompt, item.completion) if isinstance(t, str))
+        if len(batch) >= _BATCH or characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.data.item import Item, Row, messages_of, rest_of, text_of, text_or_messages, tools_of
-from posttrain.errors import DataError
+from posttrain.errors import DataError, shown
 from posttrain.types import Message
 
 
@@ -58,9 +58,12 @@ def detect_format(rows: Sequence[Row]) -> RowFormat:
             others = sorted(columns - wanted)
             more = f"; other columns: {', '.join(others)}" if others else ""
             return RowFormat(name, f"columns {', '.join(sorted(wanted))}{more}")
-    accepted = "; ".join(f"{name}: {', '.join(sorted(wanted))}" for name, wanted in _FORMATS)
+    plain = ("prompt-completion", "messages", "preference", "text")
+    near = sorted(_FORMATS, key=lambda item: (-len(item[1] & columns), item[0] not in plain))[:4]
+    accepted = "; ".join(f"{name}: {', '.join(sorted(wanted))}" for name, wanted in near)
+    listed = ", ".join(sorted(str(c)[:40] for c in columns)[:12]) or "(none)"
     raise DataError(
-        f"no known format has the columns {', '.join(sorted(columns)) or '(none)'}. Accepted are {accepted}. "
+        f"no known format has the columns {listed}. The nearest formats: {accepted}. "
         "Rename columns with data.columns: {ours: theirs}, such as {prompt: input, completion: target}"
     )
 
@@ -79,17 +82,30 @@ def rows_to_imitate(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     Raises:
         DataError: the format has no completion to imitate; says what it is for.
     """
+    form = format_to_imitate(rows)
+    desirable = [row for row in rows if to_imitate(row, form)]
+    if not desirable:
+        raise DataError(f"the rows are of format {form.name} and none is desirable, so there is nothing to imitate")
+    return desirable
+
+
+def to_imitate(row: Row, form: RowFormat) -> bool:
+    """Whether fine-tuning imitates a row: one that is not labelled undesirable."""
+    return "unpaired" not in form.name or row.get("label", row.get("kto_tag")) not in (False, 0)
+
+
+def format_to_imitate(rows: Sequence[Row]) -> RowFormat:
+    """The format of rows, which must have a completion to imitate.
+
+    Raises:
+        DataError: the format has none; says what it is for.
+    """
     form = detect_format(rows)
     paired = "preference" in form.name and "unpaired" not in form.name
     use = "pairs are for method dpo" if paired else _NOT_IMITATED.get(form.name)
     if use is not None:
         raise DataError(f"the rows are of format {form.name} ({form.reason}), without a completion to learn from; {use}")
-    if "unpaired" not in form.name:
-        return list(rows)
-    desirable = [row for row in rows if row.get("label", row.get("kto_tag")) not in (False, 0)]
-    if not desirable:
-        raise DataError(f"the rows are of format {form.name} and none is desirable, so there is nothing to imitate")
-    return desirable
+    return form
 
 
 def normalise(row: Row, form: RowFormat, name: str) -> Item:
@@ -102,8 +118,9 @@ def normalise(row: Row, form: RowFormat, name: str) -> Item:
     """
     try:
         return _READERS[form.name](row, name)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"row {name}: not a {form.name} row ({type(error).__name__}: {error})") from error
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        reason = str(error)[:200]
+        raise DataError(f"row {name}: not a {form.name} row ({type(error).__name__}: {reason})") from error
 
 
 def _chat(row: Row, column: str, name: str) -> Item:
@@ -208,7 +225,11 @@ def _stepwise(row: Row, name: str) -> Item:
 
 def _listwise(row: Row, name: str) -> Item:
     texts = row["completions"]
-    column = next(c for c in ("rewards", "scores", "ranks") if row.get(c) is not None)
+    column = next((c for c in ("rewards", "scores", "ranks") if row.get(c) is not None), None)
+    if column is None:
+        raise DataError(f"row {name}: no numbers for its completions; give rewards, scores or ranks, one for each")
+    if not isinstance(row[column], list):
+        raise DataError(f"row {name}: {column} is {shown(row[column])}; it must be a list of numbers")
     numbers = [-float(x) if column == "ranks" else float(x) for x in row[column]]  # rank 1 is the best
     if not isinstance(texts, list) or len(texts) != len(numbers):
         raise DataError(f"row {name}: {len(texts)} completions but {len(numbers)} {column}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from posttrain.errors import DataError
+from posttrain.data.text_files import parsed_json, refuse_half_characters
+from posttrain.errors import DataError, shown
 from posttrain.types import Message, Text
 
 Row = Mapping[str, Any]
@@ -69,6 +69,7 @@ def text_of(row: Row, column: str, name: str, *, empty: bool = False) -> str:
         raise DataError(f"row {name}: column {column!r} is {kind}")
     if not value.strip() and not empty:
         raise DataError(f"row {name}: column {column!r} is empty")
+    refuse_half_characters(value, f"row {name}: column {column!r}")
     return value
 
 
@@ -100,17 +101,48 @@ def messages_of(value: Any, column: str, name: str) -> list[Message]:
             made = {"role": role, "content": "", "tool_calls": _calls(content, name)}
         if content is None and "tool_calls" not in made:
             raise DataError(f"row {name}: {column}[{number}] has no content")
+        _check_message(made, f"row {name}: {column}[{number}]")
         out.append(made)
     return out
 
 
 def _calls(content: Any, name: str) -> list[dict[str, Any]]:
-    try:
-        calls = json.loads(content) if isinstance(content, str) else content
-    except json.JSONDecodeError as error:
-        raise DataError(f"row {name}: a function_call is not valid JSON: {content!r:.80}") from error
+    where = f"row {name}: a function_call"
+    calls = parsed_json(content, where) if isinstance(content, str) else content
     calls = calls if isinstance(calls, list) else [calls]
+    _check_calls(calls, where)
     return [{"type": "function", "function": {"name": c["name"], "arguments": c.get("arguments", {})}} for c in calls]
+
+
+_MAX_WEIGHT = 1e30  # far inside float32, in which weights are kept
+
+
+def _check_message(message: Message, where: str) -> None:
+    """Refuse what no chat template can write.
+
+    Raises:
+        DataError: content that is no text, a malformed tool call, a weight that is no number.
+    """
+    content = message["content"]
+    if not isinstance(content, str | list):
+        raise DataError(f"{where} has the content {shown(content)}; it must be text or a list of parts")
+    if isinstance(content, str):
+        refuse_half_characters(content, where)
+    if "tool_calls" in message:
+        calls = message["tool_calls"]
+        if not isinstance(calls, list):
+            raise DataError(f"{where} has tool_calls {shown(calls)}; they are a list of {{name, arguments}}")
+        _check_calls([c.get("function", c) if isinstance(c, Mapping) else c for c in calls], f"{where}: a tool call")
+    weight = message.get("weight", 1.0)
+    number = isinstance(weight, int | float) and not isinstance(weight, bool)
+    if not number or not 0 <= weight < _MAX_WEIGHT:
+        raise DataError(f"{where} has the weight {shown(weight)}; it says how much its tokens count, 0 or above")
+
+
+def _check_calls(calls: list[Any], where: str) -> None:
+    for call in calls:
+        if not isinstance(call, Mapping) or not isinstance(call.get("name"), str):
+            raise DataError(f"{where} is {shown(call)}; it must be {{name: text, arguments: ...}}")
 
 
 def tools_of(row: Row, name: str) -> list[Any] | None:
@@ -119,10 +151,9 @@ def tools_of(row: Row, name: str) -> list[Any] | None:
     if isinstance(tools, str):
         if not tools.strip():
             return None
-        try:
-            tools = json.loads(tools)
-        except json.JSONDecodeError as error:
-            raise DataError(f"row {name}: column 'tools' is not valid JSON") from error
+        tools = parsed_json(tools, f"row {name}: column 'tools'")
+    if tools and not (isinstance(tools, list) and all(isinstance(tool, Mapping | str) for tool in tools)):
+        raise DataError(f"row {name}: column 'tools' is {shown(tools)}; it must be a list of JSON schemas")
     return tools or None
 
 

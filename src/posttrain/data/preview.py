@@ -8,11 +8,12 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from posttrain.data.encode import Encoded
+from posttrain.data.encoded import Encoded
 from posttrain.data.forest import TokenSequence
 from posttrain.data.templates import bos_id, template_fingerprint
+from posttrain.terminal import visible, write, write_rule, write_table
 
-_VISIBLE = str.maketrans({"\n": "⏎\n", "\t": "⇥"})
+_BREAKS = str.maketrans({"\n": "⏎\n", "\t": "⇥"})
 
 
 def token_texts(tokenizer: Any, ids: list[int]) -> list[str]:
@@ -33,7 +34,7 @@ def coloured(tokenizer: Any, sequence: TokenSequence, *, marks: bool, limit: int
         if marks and trained != inside:
             line.append("⟦" if trained else "⟧", style="bold green")
         inside = trained
-        line.append(piece.translate(_VISIBLE), style="bold green" if trained else "dim")
+        line.append(visible(piece.translate(_BREAKS), lines=True), style="bold green" if trained else "dim")
     if marks and inside:
         line.append("⟧", style="bold green")
     if len(sequence.ids) > limit:
@@ -61,14 +62,14 @@ def preview(encoded: Encoded, tokenizer: Any, console: Console, num: int = 3) ->
     for i in dict.fromkeys(shown.tolist()):
         sequence = sequences[i]
         trained = int(sequence.loss_mask.sum())
-        console.rule(f"row {sequence.row}: {len(sequence.ids)} tokens, {trained} trained", align="left", style="dim")
-        console.print(coloured(tokenizer, sequence, marks=marks), soft_wrap=False)
-    console.rule("facts", align="left", style="dim")
+        write_rule(console, f"row {sequence.row}: {len(sequence.ids)} tokens, {trained} trained", "dim", "dim")
+        write_table(console, coloured(tokenizer, sequence, marks=marks))
+    write_rule(console, "facts", "dim", "dim")
     for name, value in _facts(encoded, tokenizer):
-        console.print(f"  {name:<16}{value}", highlight=False, markup=False)
-    console.print("\n  lengths in tokens", highlight=False)
+        write(console, f"  {name:<16}{value}")
+    write(console, "\n  lengths in tokens")
     for span, count, bar in histogram(encoded.lengths, max(10, min(40, console.width - 30))):
-        console.print(f"  {span:>12} {count:>7} {bar}", highlight=False, markup=False)
+        write(console, f"  {span:>12} {count:>7} {bar}")
 
 
 def _facts(encoded: Encoded, tokenizer: Any) -> list[tuple[str, str]]:

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from posttrain.data.encode import Encoded, Truncation, cut, encode_items, refuse_row_weights
+from posttrain.data.encode import encode_items, refuse_row_weights
+from posttrain.data.encoded import Encoded, Limits, Truncation
 from posttrain.data.forest import TokenSequence
 from posttrain.data.formats import RowFormat, detect_format, normalise
 from posttrain.data.item import Item
@@ -104,8 +105,10 @@ def encode_scores(
     every_token: bool = False,
     separator: str = "\n",
     max_length: int = 1024,
-    truncation: Truncation = "keep_start",
+    truncation: Truncation = "auto",
     max_masked: float = 0.1,
+    max_cut: float = 0.1,
+    context: int | None = None,
 ) -> EncodedScores:
     """Rows of a format that tells good from bad, as sequences that end in the last token that is scored.
 
@@ -121,6 +124,7 @@ def encode_scores(
     """
     form = detect_format(rows)
     refuse_row_weights(rows)
+    limits = Limits(max_length, truncation, max_masked, max_cut, context)
     encoded = EncodedScores([], form, num_rows=len(rows), kind=kind_of(form))
     parts: list[list[Item]] = []
     for number, row in enumerate(rows):
@@ -131,24 +135,20 @@ def encode_scores(
         tree = [_score_at(sequence, item, encoded.kind, every_token, separator, texts) for item, sequence in
                 (next(sequences) for _ in of_row)]  # fmt: skip
         name = of_row[0].columns["row"]
-        longest = max(len(s.ids) for s in tree)
-        if longest > max_length and truncation == "error":
-            raise DataError(f"row {name} has {longest} tokens, max_length is {max_length}; raise it, or set truncation")
-        if longest > max_length and truncation == "drop":
-            encoded.dropped += 1
+        tree = encoded.fitted(name, tree, limits)
+        if not tree:
             continue
-        if longest > max_length:
-            encoded.truncated += 1
-            tree = [cut(s, max_length, truncation) for s in tree]
         if _comparable(tree, encoded.kind):
             for s in tree:  # the mask that knows it is about to go
                 s.values |= {"completion_length": float(s.loss_mask.sum())} if encoded.kind != "process" else {}
             tree = [s if encoded.kind == "process" or every_token else _last_alone(s) for s in tree]
             encoded.trees.append(tree)
-            encoded.sequences += tree
+            for sequence in tree:
+                encoded.add(sequence)
         else:
             encoded.masked.append(name)
-    _refuse(encoded, max_length, max_masked)
+    encoded.refuse_losses(limits, "have equal completions, equal rewards, or one without a token to score")
+    _refuse_one_label(encoded)
     return encoded
 
 
@@ -311,17 +311,7 @@ def _comparable(tree: list[TokenSequence], kind: Kind) -> bool:
     return len(rewards) != 1 and any(not np.array_equal(tree[0].ids, s.ids) for s in tree[1:])
 
 
-def _refuse(encoded: EncodedScores, max_length: int, max_masked: float) -> None:
-    share = len(encoded.masked) / max(encoded.num_rows, 1)
-    what = "have equal completions, equal rewards, or one without a token to score"
-    why = f"{encoded.truncated} rows were cut to max_length {max_length}, {encoded.dropped} were dropped as too long"
-    if not encoded.sequences:
-        raise DataError(f"no row is left to learn from: of {encoded.num_rows} rows {len(encoded.masked)} {what}; {why}")
-    if share > max_masked:
-        raise DataError(
-            f"{len(encoded.masked)} of {encoded.num_rows} rows {what} (first: {', '.join(encoded.masked[:5])}); {why}. Mend "
-            f"them, or accept it with max_masked: {share:.2f}"
-        )
+def _refuse_one_label(encoded: EncodedScores) -> None:
     known = [v for s in encoded.sequences for v in (s.streams["labels"][s.loss_mask] if "labels" in s.streams else
              [s.values["label"]] if "label" in s.values else [])]  # fmt: skip
     if known and len(set(map(float, known))) == 1:

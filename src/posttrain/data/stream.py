@@ -37,6 +37,19 @@ class Source(Protocol):
         ...
 
 
+class Singles(Sequence[Sequence[TokenSequence]]):
+    """Each sequence as a group of its own, made when it is asked for."""
+
+    def __init__(self, sequences: Sequence[TokenSequence]) -> None:
+        self._sequences = sequences
+
+    def __len__(self) -> int:
+        return len(self._sequences)
+
+    def __getitem__(self, index: Any) -> Any:
+        return [self._sequences[index]]
+
+
 class DataSource:
     """Batches of a fixed data set, shuffled anew each epoch.
 

@@ -8,16 +8,25 @@ in between are the turn. So any Jinja template works, whatever its end-of-turn o
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from posttrain.data.forest import TokenSequence
+from posttrain.data.template_limits import MEMORY, SECONDS, TemplateTimeout, bounded_rendering
+from posttrain.data.text_files import MAX_LINE
 from posttrain.errors import DataError, TemplateError
 from posttrain.types import Message, Sample, Text
 
 TrainOn = Literal["auto", "completion", "all_assistant", "last", "everything"]
+
+PART_CHARACTERS = 1 << 18
+"""Characters that are tokenised at a time: the tokenizer holds some hundred bytes for each."""
+
+MARGIN = 64
+"""Characters on either side that a part of a long text is tokenised with."""
 
 
 def template_fingerprint(tokenizer: Any) -> str:
@@ -45,13 +54,70 @@ class Tokenized(NamedTuple):
     def of(cls, tokenizer: Any, texts: Iterable[str]) -> Tokenized:
         """Tokenise each text once, without special tokens."""
         distinct = list(dict.fromkeys(texts))
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        if backend is not None and backend.truncation is None and backend.padding is None:
-            # The library's own wrapper spends as long on masks and offsets, which nobody asks for here.
-            found = [e.ids for e in backend.encode_batch_fast(distinct, add_special_tokens=False)]
-        else:
-            found = tokenizer(distinct, add_special_tokens=False)["input_ids"] if distinct else []
-        return cls(dict(zip(distinct, found, strict=True)), bos_id(tokenizer))
+        long = {text: long_text_ids(tokenizer, text) for text in distinct if len(text) > 2 * PART_CHARACTERS}
+        distinct = [text for text in distinct if text not in long]
+        found = _fast_ids(tokenizer, distinct)
+        return cls({**dict(zip(distinct, found, strict=True)), **long}, bos_id(tokenizer))
+
+
+def long_text_ids(tokenizer: Any, text: str) -> list[int]:
+    """Ids of a long text without special tokens, tokenised part by part in bounded memory."""
+    if not tokenizer.is_fast:  # only a fast tokenizer says where a token stands in the text
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    ids: list[int] = []
+    start = 0
+    while start < len(text):
+        rest = text[start : start + PART_CHARACTERS + MARGIN]
+        end = safe_end(tokenizer, rest, PART_CHARACTERS) if len(rest) == PART_CHARACTERS + MARGIN else len(rest)
+        after = text[start + end : start + end + MARGIN]
+        ids += part_ids(tokenizer, text[max(start - MARGIN, 0) : start], rest[:end], after).tolist()
+        start += end
+    return ids
+
+
+def safe_end(tokenizer: Any, text: str, near: int) -> int:
+    """Where to end a part of a longer text, at or before `near`: a border of tokens, if one is close.
+
+    Best is white space after a word, which tokens do not reach over in any usual tokenizer: the ids of the
+    parts are then those of the whole. Where there is none, another border of tokens is taken.
+    """
+    places = range(min(near, len(text)), max(near - 4096, 0), -1)
+    spaces = (i for i in places if i < len(text) and text[i].isspace() and not text[i - 1].isspace())
+    for end in itertools.chain(itertools.islice(spaces, 16), places[:16]):
+        window = text[max(end - MARGIN, 0) : end + MARGIN]
+        offsets = _offsets(tokenizer, window)[1]
+        place = min(end, MARGIN)
+        if not ((offsets[:, 0] < place) & (place < offsets[:, 1])).any():
+            return end
+    return near
+
+
+def part_ids(tokenizer: Any, before: str, text: str, after: str) -> np.ndarray:
+    """int64, ids of a text as it is tokenised between two others. Needs a fast tokenizer.
+
+    The tokens of the other two are counted in the surroundings of the text's ends.
+    """
+    start, stop = min(MARGIN, len(text)), max(len(text) - MARGIN, 0)
+    num_before = int((_offsets(tokenizer, before + text[:start])[1][:, 0] < len(before)).sum()) if before else 0
+    behind = text[stop:]
+    num_after = int((_offsets(tokenizer, behind + after)[1][:, 0] >= len(behind)).sum()) if after else 0
+    ids = _fast_ids(tokenizer, [before + text + after])[0]
+    return np.array(ids[num_before : len(ids) - num_after], dtype=np.int64)
+
+
+def _offsets(tokenizer: Any, text: str) -> tuple[np.ndarray, np.ndarray]:
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    offsets = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+    return np.array(encoded["input_ids"], dtype=np.int64), offsets
+
+
+def _fast_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    """Ids of texts without special tokens."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None and backend.truncation is None and backend.padding is None:
+        # The library's own wrapper spends as long on masks and offsets, which nobody asks for here.
+        return [e.ids for e in backend.encode_batch_fast(texts, add_special_tokens=False)]
+    return list(tokenizer(texts, add_special_tokens=False)["input_ids"]) if texts else []
 
 
 def text_ids(tokenizer: Any, text: str, *, start: bool, known: Tokenized | None = None) -> list[int]:
@@ -99,9 +165,20 @@ def render(tokenizer: Any, messages: Sequence[Message], *, tools: list[Any] | No
             "take the tokenizer of an instruction-tuned model (model.tokenizer), or use plain prompt and completion text"
         )
     try:
-        return str(tokenizer.apply_chat_template(list(messages), tools=tools, tokenize=False, add_generation_prompt=generation))
+        with bounded_rendering():
+            text = tokenizer.apply_chat_template(list(messages), tools=tools, tokenize=False, add_generation_prompt=generation)
+    except (TemplateTimeout, MemoryError) as error:
+        bound = f"{SECONDS:g} seconds" if isinstance(error, TemplateTimeout) else f"{MEMORY >> 30} GiB"
+        raise TemplateError(
+            f"the chat template takes more than {bound} to render one conversation; set model.chat_template to another"
+        ) from None
     except Exception as error:  # Jinja raises its own kinds, and templates raise what they like
-        raise TemplateError(f"the chat template refuses the conversation: {error}") from error
+        raise TemplateError(f"the chat template refuses the conversation: {str(error)[:500]}") from error
+    if len(text) > MAX_LINE:
+        raise TemplateError(
+            f"the chat template writes {len(text):,} characters for one conversation; at most {MAX_LINE:,} may be"
+        )
+    return str(text)
 
 
 def encode_text(tokenizer: Any, text: str, *, row: str = "", known: Tokenized | None = None) -> TokenSequence:
@@ -162,6 +239,10 @@ def encode_messages(
     turns = [i for i in turns if messages[i].get("train") is not False and messages[i].get("weight") != 0]
     spans = [_turn_span(tokenizer, plain, i, full, tools, row) for i in turns]
     ids, offsets = _with_offsets(tokenizer, full, [first for first, _ in spans])
+    if not ids:
+        raise TemplateError(
+            f"row {row}: the chat template writes nothing for the conversation; set model.chat_template to another"
+        )
     mask = np.full(len(ids), train_on == "everything")
     weights = np.ones(len(ids), dtype=np.float32)
     for i, (first, stop) in zip(turns, spans, strict=True):

@@ -5,7 +5,6 @@ No weights, no token ids and no log-probs: what is written here can be fine-tune
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.config import EndpointConfig
+from posttrain.engines.secrets import check_secrets, key_for
 from posttrain.errors import ConfigError, EndpointError, MissingDependency
 from posttrain.types import FinishReason, Sampling, Text
 
@@ -37,6 +37,7 @@ class Endpoint:
     """
 
     def __init__(self, config: EndpointConfig) -> None:
+        check_secrets(config)
         if not config.url.startswith(("http://", "https://")):
             raise ConfigError(f"endpoint.url: {config.url!r} must begin with http:// or https:// and mostly ends in /v1")
         for name, value, least in (("concurrency", config.concurrency, 1), ("max_retries", config.max_retries, 0)):
@@ -52,9 +53,12 @@ class Endpoint:
         self._failure = openai.OpenAIError
         self._of_a_prompt = (openai.BadRequestError, openai.UnprocessableEntityError)
         self._answered = False
+        # A server that sends a byte now and then is never silent; each try and the pauses between them are bounded in sum.
+        self._deadline = (config.max_retries + 1) * config.timeout + 10 * config.max_retries
         self._refusal: Exception | None = None
         # Servers of one's own mostly want no key, but the library wants one to send.
-        key = os.environ.get(config.key_variable) or "none"
+        self._key = key_for(config)
+        key = self._key or "none"
         self._client = openai.OpenAI(base_url=config.url, api_key=key, timeout=config.timeout, max_retries=config.max_retries)
 
     def complete(self, prompts: Sequence[Text], sampling: Sampling, *, n: int, seeds: Sequence[int]) -> list[list[Written]]:
@@ -87,7 +91,13 @@ class Endpoint:
         found: list[list[Written]] = [[] for _ in prompts]
         try:
             for _ in prompts:
-                number, answer = answers.get()
+                try:
+                    number, answer = answers.get(timeout=self._deadline)
+                except queue.Empty:
+                    raise EndpointError(
+                        f"{self._name} has ended no request for {self._deadline:g} seconds, all tries together; "
+                        "raise endpoint.timeout, or lower endpoint.concurrency"
+                    ) from None
                 if isinstance(answer, Exception):
                     self._refused(answer)
                 else:
@@ -117,15 +127,17 @@ class Endpoint:
             else:
                 given["messages"] = prompt
                 answer = self._client.chat.completions.create(**given)
-        except (self._failure, ValueError) as error:  # the latter where an answer is no JSON
+        except (self._failure, ValueError, TypeError, RecursionError, AttributeError) as error:
+            # The last four where an answer is no JSON, or not of the protocol's shape.
+            sent = "the key in" if self._key else "the key, of which none was sent, in"
             raise EndpointError(
-                f"{self._name} did not answer: {type(error).__name__}: {str(error).rstrip('.')}. "
-                f"Look at endpoint.url, endpoint.model and the key in {self.config.key_variable}"
+                f"{self._name} did not answer: {type(error).__name__}: {self._redacted(error).rstrip('.')}. "
+                f"Look at endpoint.url, endpoint.model and {sent} {self.config.key_variable}"
             ) from error
         choices = getattr(answer, "choices", None)
         if not isinstance(choices, list) or not choices:
             raise EndpointError(
-                f"{self._name} answered without completions: {str(answer)[:200]!r}. "
+                f"{self._name} answered without completions: {self._redacted(answer)[:200]!r}. "
                 "Does endpoint.url end as the server wants it (mostly in /v1)?"
             )
         if len(choices) != n:
@@ -133,9 +145,22 @@ class Endpoint:
                 f"{self._name} gave {len(choices)} completions of {n}: the server does not serve n; set num_generations: 1 and "
                 "ask for more prompts instead"
             )
-        texts = [choice.text if isinstance(prompt, str) else self._said(choice.message) for choice in choices]
+        try:
+            texts = [choice.text if isinstance(prompt, str) else self._said(choice.message) for choice in choices]
+            if not all(isinstance(text, str) for text in texts):
+                raise TypeError("a completion is not text")
+        except (AttributeError, TypeError) as error:
+            raise EndpointError(
+                f"{self._name} answered with malformed completions ({self._redacted(error)}): "
+                f"{self._redacted(answer)[:200]!r}. Does it follow OpenAI's protocol?"
+            ) from error
         reasons = [getattr(choice, "finish_reason", None) for choice in choices]
         return [Written(_clean(t), "stop" if r in _ENDED else "length") for t, r in zip(texts, reasons, strict=True)]
+
+    def _redacted(self, value: object) -> str:
+        """A text from a server without the key, which some send back in their messages."""
+        text = str(value)
+        return (text.replace(self._key, "[key]") if self._key else text)[:1000]
 
     @property
     def _name(self) -> str:

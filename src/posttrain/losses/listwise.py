@@ -15,6 +15,7 @@ from torch.nn.functional import logsigmoid, relu
 
 from posttrain.losses.exponential import bounded_exp
 from posttrain.losses.inputs import Metrics, PerGroup
+from posttrain.losses.settings import check_positive
 from posttrain.registry import losses
 
 
@@ -63,7 +64,8 @@ def lipo(logprob, ref_logprob, reward, group, *, beta: float = 0.1) -> tuple[Per
 
     l = -sum_{R_i > R_j} w_ij log s(x_i - x_j),  x = beta (logprob - ref_logprob),
     w_ij = |2^R_i - 2^R_j| |1/log(1 + t_i) - 1/log(1 + t_j)|, t_i the place (from 1) of i by x among its group, held
-    constant; of equal x the worse completion is ahead. Rewards of about 0 to 5, as gains are exponential.
+    constant; of equal x the worse completion is ahead. Rewards of about 0 to 5, as gains are exponential
+    (those of rewards beyond 57 grow as a logarithm).
     """
     x = beta * (logprob - ref_logprob)
     same, better = _compared(reward, group)
@@ -146,6 +148,7 @@ def mipo(logprob, ref_logprob, reward, group, *, beta: float = 0.1, unbiased: bo
     l = (h - 1/(2 beta))^2 with h as in mdpo. unbiased: less the variance of h over the samples, estimated from the groups
     (sides of one sample add none), so that its mean is the square at the true means.
     """
+    check_positive(beta=beta)
     x = logprob - ref_logprob
     h, variance = _group_gap(x, reward, group)
     value = (h - 1 / (2 * beta)).square() - (variance if unbiased else 0.0)

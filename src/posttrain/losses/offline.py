@@ -15,6 +15,7 @@ from torch import Tensor
 
 from posttrain.losses.inputs import Metrics, PerSequence, PerToken
 from posttrain.losses.reduce import sequence_mean, sequence_sum
+from posttrain.losses.settings import check_positive
 from posttrain.registry import losses
 
 Level = Literal["token", "step", "sequence"]
@@ -151,8 +152,7 @@ def awr_critic(logprobs, values, reward, sequence, *, beta: float = 1.0, max_wei
 
 
 def _weighted(logprobs: Tensor, advantages: Tensor, beta: float, max_weight: float) -> tuple[Tensor, Metrics]:
-    if beta <= 0:
-        raise ValueError(f"beta is {beta}; it must be above 0 (1 is usual)")
+    check_positive(beta=beta)
     weight = (advantages.detach() / beta).clamp(max=80).exp()  # beyond e^80 float32 overflows
     capped = (weight > max_weight).to(logprobs.dtype)
     weight = weight.clamp(max=max_weight)

@@ -48,10 +48,11 @@ def kl_corrected(
     l = r k,  r = pi / pi_old with its gradient: the mean of r k over samples of pi_old is the KL divergence of pi itself, and
     differentiating through r is what makes that hold for the gradient. level as in `clipped`. Inputs [M], nats -> [M], nats.
     """
-    log_r, difference = log_ratio(logprobs, old_logprobs, sequence, num_sequences, level), ref_logprobs - logprobs
+    log_r = log_ratio(logprobs, old_logprobs, sequence, num_sequences, level)
+    difference = ref_logprobs - logprobs
     ratio = bounded_exp(log_r, power=2)
     if estimator == "k3":
-        # Where e^d is large, r e^d is formed by logarithms: a small r makes it an ordinary number again.
+        # Where e^d is large, r e^d is formed by logarithms: a small r makes it ordinary again.
         far = difference > 40
         near = ratio * kl_estimate(where(far, 0.0, difference), estimator)
         value = where(far, bounded_exp(log_r + difference) - ratio * (difference + 1), near)

@@ -15,6 +15,7 @@ from torch import Tensor
 from posttrain.losses.exponential import bounded_exp
 from posttrain.losses.inputs import Metrics, PerGroup, PerSequence, PerToken
 from posttrain.losses.reduce import sequence_mean, sequence_sum
+from posttrain.losses.settings import check_positive
 from posttrain.registry import losses
 
 
@@ -81,7 +82,8 @@ def surrogate(
 
     All inputs [M] -> [M].
     """
-    return -bounded_exp(log_ratio(logprobs, old_logprobs, sequence, num_sequences, level)) * advantages
+    ratio = bounded_exp(log_ratio(logprobs, old_logprobs, sequence, num_sequences, level))
+    return -ratio * advantages
 
 
 @losses.register
@@ -128,9 +130,7 @@ def sapo(
     l = -(4 / t) s(t (r - 1)) A, s the logistic function, t = temperature_positive where A > 0, else temperature_negative.
     At r = 1 the gradient is that of -r A; it fades as r leaves 1. All inputs [M] -> [M].
     """
-    for name, value in (("temperature_positive", temperature_positive), ("temperature_negative", temperature_negative)):
-        if value <= 0:
-            raise ValueError(f"{name} is {value}; it must be above 0 (1 is usual)")
+    check_positive(temperature_positive=temperature_positive, temperature_negative=temperature_negative)
     ratio = bounded_exp(log_ratio(logprobs, old_logprobs, sequence, num_sequences, level))
     t = torch.where(advantages > 0, temperature_positive, temperature_negative).to(ratio.dtype)
     return -4 / t * (t * (ratio - 1)).sigmoid() * advantages

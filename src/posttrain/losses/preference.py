@@ -18,6 +18,7 @@ from torch.nn.functional import logsigmoid, relu
 from posttrain.losses.divergence import score
 from posttrain.losses.exponential import bounded_exp
 from posttrain.losses.inputs import Metrics, PerBatch, PerPair
+from posttrain.losses.settings import check_positive
 from posttrain.registry import losses
 
 
@@ -44,8 +45,8 @@ def dpo(
     l = -(1 - e) log s(beta D) - e log s(-beta D),  D = f(c) - f(r), e = label_smoothing: the share of labels believed to be
     the wrong way round. f is of the divergence that holds the policy to its reference (f-DPO, arXiv 2309.16240):
     reverse_kl x, the identity; forward_kl 1 - e^-x; js log 2 + log s(x); alpha (e^((alpha-1) x) - 1) / (alpha - 1), with
-    alpha at most 1, 0.5 if left out; 0 is forward_kl, 1 is reverse_kl. Beyond e^80 they grow as a
-    logarithm. At the start l = log 2.
+    alpha at most 1, 0.5 if left out; 0 is forward_kl, 1 is reverse_kl. Exponentials are bounded
+    beyond e^80. At the start l = log 2.
     """
     c, r = chosen - ref_chosen, rejected - ref_rejected
     d = beta * (score(c, divergence, alpha) - score(r, divergence, alpha))
@@ -167,6 +168,7 @@ def cal_dpo(chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.001) 
 
     l = -log s(c - r) + (c - 1/(2 beta))^2 + (r + 1/(2 beta))^2.
     """
+    check_positive(beta=beta)
     c, r = chosen - ref_chosen, rejected - ref_rejected
     goal = 1 / (2 * beta)
     return -logsigmoid(c - r) + (c - goal).square() + (r + goal).square(), reward_metrics(beta * c, beta * r)
@@ -190,6 +192,7 @@ def ipo(
     l = (f(c) / |chosen| - f(r) / |rejected| - 1/(2 beta))^2: the gap is driven to a finite goal instead of to infinity.
     f by divergence as in dpo. The rewards told are a token's, beta c / |chosen|.
     """
+    check_positive(beta=beta)
     c, r = chosen - ref_chosen, rejected - ref_rejected
     f_c, f_r = (score(x, divergence, alpha, power=2) for x in (c, r))
     d = f_c / chosen_length - f_r / rejected_length
@@ -264,6 +267,7 @@ def bco_pair(chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1) -
 @losses.register
 def sppo(chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1) -> tuple[PerPair, Metrics]:
     """Self-play preference optimisation with hard wins (arXiv 2405.00675): l = (c - 1/(2 beta))^2 + (r + 1/(2 beta))^2."""
+    check_positive(beta=beta)
     c, r = chosen - ref_chosen, rejected - ref_rejected
     goal = 1 / (2 * beta)
     return (c - goal).square() + (r + goal).square(), reward_metrics(beta * c, beta * r)
@@ -305,6 +309,7 @@ def discopop(
 
     l = (1 - m) (-log s(d)) + m e^-d,  m = s(d / temperature), d = beta (f(c) - f(r)), f by divergence as in dpo.
     """
+    check_positive(temperature=temperature)
     c, r = chosen - ref_chosen, rejected - ref_rejected
     d = beta * (score(c, divergence, alpha) - score(r, divergence, alpha))
     mix = (d / temperature).sigmoid()
@@ -312,7 +317,8 @@ def discopop(
     near = d > -60
     modulated = mix * where(near, -d, 0.0).exp()
     far = bounded_exp(where(near, 0.0, logsigmoid(d / temperature) - d))
-    return -(1 - mix) * logsigmoid(d) + where(near, modulated, far), reward_metrics(beta * c, beta * r)
+    value = -(1 - mix) * logsigmoid(d) + where(near, modulated, far)
+    return value, reward_metrics(beta * c, beta * r)
 
 
 @losses.register
@@ -321,6 +327,7 @@ def npo(rejected, ref_rejected, *, beta: float = 0.1) -> PerPair:
 
     l = (2 / beta) log(1 + (pi / ref)^beta) = -(2 / beta) log s(-beta r).
     """
+    check_positive(beta=beta)
     return -2 / beta * logsigmoid(-beta * (rejected - ref_rejected))
 
 

@@ -10,6 +10,7 @@ from torch.nn.functional import logsigmoid, relu
 from posttrain.losses.exponential import bounded_exp, bounded_expm1
 from posttrain.losses.inputs import Metrics, PerPair
 from posttrain.losses.preference import reward_metrics
+from posttrain.losses.settings import check_positive
 from posttrain.registry import losses
 
 
@@ -31,7 +32,8 @@ def alphapo(
 ) -> tuple[PerPair, Metrics]:
     """AlphaPO: SimPO with a reward of another shape (arXiv 2501.03884).
 
-    reward = beta (1 - p^-alpha) / alpha with p the geometric mean probability of a token; alpha 0 is SimPO.
+    reward = beta (1 - p^-alpha) / alpha with p the geometric mean probability of a token.
+    alpha 0 is SimPO.
     """
 
     def reward(total: Tensor, length: Tensor) -> Tensor:
@@ -101,6 +103,7 @@ def tpo(
     if form == "hinge":
         value = relu(1 - beta * d)
     elif form == "ipo":
+        check_positive(beta=beta)
         value = (d - 1 / (2 * beta)).square()
     else:
         value = -logsigmoid(beta * d - (gamma if averaged else 0.0))

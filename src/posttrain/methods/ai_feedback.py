@@ -21,6 +21,7 @@ from posttrain.registry import methods
 from posttrain.rewards.base import as_completion
 from posttrain.rewards.judge import Judge
 from posttrain.rollouts.collect import Prompt
+from posttrain.terminal import write
 from posttrain.training.checkpoint import write_text_whole
 from posttrain.types import Request, Sampling, Text
 
@@ -191,4 +192,4 @@ def _write(run: Run, name: str, rows: list[dict[str, Any]], note: str) -> None:
     if not rows:
         raise DataError(f"no row is left: {note}. Raise sampling.temperature, or take another model")
     write_text_whole(run.folder / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    run.console.print(f"{len(rows)} rows written to {run.folder / name}; {note}", highlight=False, soft_wrap=True)
+    write(run.console, f"{len(rows)} rows written to {run.folder / name}; {note}")

@@ -10,19 +10,20 @@ import numpy as np
 import torch
 
 from posttrain.config import DataConfig
-from posttrain.data.encode import Encoded
+from posttrain.data.encoded import Encoded
 from posttrain.data.forest import Batch, TokenSequence, Tree
-from posttrain.data.rows import load_rows
 from posttrain.data.templates import template_fingerprint
 from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError, DataError
 from posttrain.losses.inputs import ROLLOUT_INPUTS, SCORE_INPUTS
+from posttrain.methods import rows
 from posttrain.methods.evaluating import measuring_hook
 from posttrain.methods.prompting import context_length
 from posttrain.methods.run import Run
 from posttrain.models.adapters import adapter_of
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.vocabulary import DERIVED
+from posttrain.terminal import write
 from posttrain.training.objective import Objective, held_out
 from posttrain.training.reference import add_ref_logprobs, as_reference, cache_folder
 from posttrain.types import Request, Sampling
@@ -38,20 +39,15 @@ NOT_IN_SAMPLES = LACKING | {"label", "kl", "shift", "reward", "margin"}
 """What pairs that the policy writes do not carry."""
 
 
-def encode_data(run: Run, data: DataConfig, encode: Callable[..., Encoded]) -> Encoded:
+def encode_data(run: Run, data: DataConfig, encode: Callable[..., Encoded], *, key: str = "data") -> Encoded:
     """The rows of `data` as sequences that are compared, by one of `data.encode`'s functions.
 
     Raises:
         ConfigError, DataError: a setting of `data` that cannot be; rows that cannot be compared.
     """
-    context = context_length(run)
-    max_length = data.max_length or min(1024, context or 1024)
-    if context is not None and max_length > context:
-        raise ConfigError(f"data.max_length: {data.max_length} exceeds the model's context of {context}")
     if data.train_on != "auto":
-        raise ConfigError(f"data.train_on: {data.train_on!r}; whole completions are compared, so leave it out")
-    rows = load_rows(run.resolve(data.path), subset=data.subset, split=data.split, limit=data.limit, columns=data.columns)
-    return encode(rows, run.tokenizer, max_length=max_length, truncation=data.truncation, max_masked=data.max_masked)
+        raise ConfigError(f"{key}.train_on: {data.train_on!r}; whole completions are compared, so leave it out")
+    return rows.encode_data(run, data, context_length(run), encode, key=key)
 
 
 def check_carried(
@@ -95,11 +91,13 @@ class ReferencePlan:
 
     cached: its log-probs are computed before training and kept on disk, so that no copy of it is held in memory.
     every, mix: each so many steps (0: never) it moves to mix * policy + (1 - mix) * reference.
+    by_steps: why `every` follows from the number of steps, if it does.
     """
 
     cached: bool = False
     every: int = 0
     mix: float = 1.0
+    by_steps: str = ""
 
     def check(self, run: Run, objective: Objective) -> None:
         """Refuse what cannot work, before any weights are loaded."""
@@ -132,12 +130,18 @@ class ReferencePlan:
         found, computed = add_ref_logprobs(
             model, groups, max_tokens=run.micro_batch_tokens(model), folder=cache_folder() / "reference"
         )
-        run.console.print(f"reference log-probs: {found} sequences found, {computed} computed", highlight=False)
+        write(run.console, f"reference log-probs: {found} sequences found, {computed} computed")
 
     def train(self, run: Run, make_source: Callable[[Any], Any], objective: Objective, **options: Any) -> Any:
         """`run.train`, with the reference in memory if it has to be."""
         in_memory = objective.needs_reference and not self.cached
-        return run.train(make_source, objective, load=lambda last: run.load_model(reference=in_memory, weights=last), **options)
+        return run.train(
+            make_source,
+            objective,
+            load=lambda last: run.load_model(reference=in_memory, weights=last),
+            by_steps=self.by_steps,
+            **options,
+        )
 
     def hooks(self, model: LanguageModel) -> list[Any]:
         """What moves the reference; checkpoints, which are made after it, hold it where it has moved."""
@@ -176,7 +180,7 @@ def within_perplexity(run: Run, groups: Groups, percentile: float, num_samples: 
     )
     if not kept:
         raise DataError(f"perplexity_percentile: {told}; raise it, or fine-tune on the chosen completions first")
-    run.console.print(told, highlight=False)
+    write(run.console, told)
     run.first_metrics["data/perplexity_dropped"] = float(dropped)
     return kept
 

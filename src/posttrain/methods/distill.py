@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from posttrain import registry
-from posttrain.config import Component, DataConfig, ModelConfig, SamplingConfig
-from posttrain.data.encode import Encoded
+from posttrain.config import Component, DataConfig, EvaluationConfig, ModelConfig, SamplingConfig
+from posttrain.data.encoded import Encoded
 from posttrain.data.forest import Batch, Tree
 from posttrain.data.formats import detect_format, normalise
 from posttrain.data.item import Item
 from posttrain.data.preview import preview
-from posttrain.data.rows import load_rows
-from posttrain.data.stream import DataSource
+from posttrain.data.stream import DataSource, Singles
 from posttrain.errors import ConfigError, DataError
-from posttrain.methods.evaluating import evaluate_model, measuring_hook
+from posttrain.methods.evaluating import evaluate_model, evaluation_hooks, measuring_hook
 from posttrain.methods.prompting import (
     context_length,
     differing_tokens,
@@ -24,6 +23,7 @@ from posttrain.methods.prompting import (
     make_sampling,
     make_task,
 )
+from posttrain.methods.rows import read_rows
 from posttrain.methods.run import Run, TrainingJob
 from posttrain.methods.sft import encode_examples
 from posttrain.models.foreign import ForeignTeacher
@@ -47,6 +47,8 @@ def distill(
     teacher: ModelConfig,
     data: DataConfig | None = None,
     task: Component | None = None,
+    eval_data: DataConfig | None = None,
+    evaluation: EvaluationConfig | None = None,
     losses: list[Component] = ("jsd",),  # type: ignore[assignment]
     lmbda: float = 0.0,
     seq_kd: bool = False,
@@ -77,9 +79,7 @@ def distill(
     if lmbda < 1 and not seq_kd:
         encoded = encode_examples(run, data, task, context)
         objective.check_weights(encoded.sequences)
-        source = DataSource(
-            [[s] for s in encoded.sequences], batch_size=batch_size, seed=run.recipe.seed, whole=objective.whole
-        )
+        source = DataSource(Singles(encoded.sequences), batch_size=batch_size, seed=run.recipe.seed, whole=objective.whole)
     prompts, sampled = [], Sampling()
     if lmbda > 0 or seq_kd:
         made = _prompt_task(run, data, task)
@@ -87,7 +87,7 @@ def distill(
         prompts = encode_prompts(run, made, sampled)
     per_epoch = source.steps_per_epoch if source else max(len(prompts) // min(batch_size, len(prompts)), 1)
     steps = run.steps_for(per_epoch)
-    others = encode_examples(run, run.recipe.eval_data, None, context) if run.recipe.eval_data else None
+    others = encode_examples(run, eval_data, None, context, key="eval_data") if eval_data else None
 
     def load(weights: Path | None) -> LanguageModel:
         model = run.load_model(reference=objective.needs_reference, weights=weights)
@@ -115,12 +115,11 @@ def distill(
         if others:
             batch = Batch([Tree.build([s]) for s in others.sequences], whole=objective.whole)
             hooks.append(measuring_hook(run, steps, lambda: held_out(model, objective, batch, run.micro_batch_tokens(model))))
-        return hooks
+        return [*hooks, *evaluation_hooks(run, model, evaluation, steps)]
 
     def execute() -> None:
         model = run.train(make_source, objective, steps=steps, load=load, make_hooks=make_hooks)
-        if run.recipe.evaluation is not None:
-            evaluate_model(run, model)
+        evaluate_model(run, model, evaluation)
 
     facts = _facts(teacher, objective, encoded, len(prompts), sampled, steps, batch_size, lmbda, seq_kd)
     show = (lambda num: preview(encoded, run.tokenizer, run.console, num)) if encoded else None
@@ -188,7 +187,7 @@ def _prompt_task(run: Run, data: DataConfig | None, task: Component | None) -> T
     if task is not None:
         return make_task(run, task)
     assert data is not None
-    rows = load_rows(run.resolve(data.path), subset=data.subset, split=data.split, limit=data.limit, columns=data.columns)
+    rows = read_rows(run, data)
     form = detect_format(rows)
     examples = [_example(normalise(row, form, str(row.get("id", i)))) for i, row in enumerate(rows)]
     return Task("data", examples, lambda text, example: 0.0, lambda text: None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from posttrain.config import Component, DataConfig
+from posttrain.config import Component, DataConfig, EvaluationConfig
 from posttrain.data.encode import encode_pairs
 from posttrain.data.forest import Batch, Tree
 from posttrain.data.preview import preview
@@ -19,7 +19,7 @@ from posttrain.methods.comparing import (
     held_out_hooks,
     within_perplexity,
 )
-from posttrain.methods.evaluating import evaluate_model
+from posttrain.methods.evaluating import evaluate_model, evaluation_hooks
 from posttrain.methods.run import TrainingJob
 from posttrain.registry import methods
 from posttrain.training.objective import Objective
@@ -30,6 +30,8 @@ def dpo(
     run,
     *,
     data: DataConfig,
+    eval_data: DataConfig | None = None,
+    evaluation: EvaluationConfig | None = None,
     losses: list[Component] = ("dpo",),  # type: ignore[assignment]
     cache_reference: bool = False,
     reference_every: int = 0,
@@ -74,7 +76,7 @@ def dpo(
     plan.check(run, objective)
     check_carried(objective, encoded.sequences, encoded.roles)
     _check(objective, tail_weight, perplexity_percentile, perplexity_samples)
-    others = encode_data(run, run.recipe.eval_data, encode_pairs) if run.recipe.eval_data else None
+    others = encode_data(run, eval_data, encode_pairs, key="eval_data") if eval_data else None
     if others is not None:
         check_carried(objective, others.sequences, others.roles, where="eval_data")
     if others is not None and others.roles != encoded.roles:
@@ -94,11 +96,11 @@ def dpo(
         batch = (lambda: Batch(trees, whole=objective.whole)) if others else None
 
         def make_hooks(model: Any, _: Any) -> list[Any]:
-            return [*plan.hooks(model), *held_out_hooks(run, model, objective, batch, steps)]
+            hooks = [*plan.hooks(model), *held_out_hooks(run, model, objective, batch, steps)]
+            return [*hooks, *evaluation_hooks(run, model, evaluation, steps)]
 
         model = plan.train(run, lambda _: source, objective, steps=steps, make_hooks=make_hooks)
-        if run.recipe.evaluation is not None:
-            evaluate_model(run, model)
+        evaluate_model(run, model, evaluation)
 
     facts = [
         *comparison_facts(run, encoded, objective, "triples" if len(encoded.roles) == 3 else "pairs"),

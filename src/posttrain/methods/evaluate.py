@@ -4,62 +4,79 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from posttrain import registry
 from posttrain.config import Component, EvaluationConfig
 from posttrain.errors import ConfigError
-from posttrain.methods.evaluating import evaluate_model
-from posttrain.methods.prompting import encode_prompts, make_sampling, make_task
+from posttrain.evaluation.strategy import Strategy, make_strategy
+from posttrain.methods.evaluating import Measurement, evaluate_model
+from posttrain.methods.prompting import reward_limits
 from posttrain.methods.run import Job, Run
 from posttrain.registry import methods
-from posttrain.rewards.base import RewardSet
 
 
 @methods.register
-def evaluate(run, *, evaluation: EvaluationConfig, search: Component | None = None, scorer: Component | None = None) -> Job:
-    """Sample completions of a task's problems and tell accuracy, pass@k and maj@k with intervals.
+def evaluate(
+    run,
+    *,
+    evaluation: EvaluationConfig,
+    search: Component | None = None,
+    scorer: Component | None = None,
+    oracle: bool = False,
+) -> Job:
+    """Sample completions of a task's problems and report accuracy, pass@k and maj@k with intervals.
 
     With `search` (such as {name: majority_vote, num_samples: 8}) the strategy's choice is measured, and all tokens it
-    spends are counted. What guides it is the reward `scorer` (such as {name: reward_model, path: FOLDER}); left out, the task's
-    own verdict, an oracle that shows what a perfect scorer would give.
+    samples are counted. A strategy that asks for a score needs a `scorer` by name: a reward that a
+    deployed system can compute (such as {name: reward_model, path: FOLDER}), or `scorer: oracle`,
+    the task's own verdict. An oracle shows what a perfect scorer would give; no deployed system can
+    reach it, and it is reported as an oracle everywhere. A reward that reads the gold (answer,
+    examples, task, a column of the data) is an oracle too, and is refused without `oracle: true`.
     """
-    task = make_task(run, evaluation.task)
-    if scorer is not None and search is None:
-        raise ConfigError("scorer: it guides a search; name one, such as search: {name: best_of_n, num_samples: 8}")
-    guide = RewardSet([(scorer.name, 1.0, scorer.settings)], task=task) if scorer is not None else None
-    if guide is not None:
-        guide.self_test(task.examples)
-    sampling = make_sampling(evaluation.sampling, task)
-    prompts = encode_prompts(run, task, sampling)
-    count = min(evaluation.num_examples, len(prompts))
+    measurement = Measurement(run, evaluation)
+    strategy = make_strategy(search, scorer, oracle=oracle, task=measurement.task, limits=reward_limits(run))
+    if strategy is not None and evaluation.num_samples != 1:
+        raise ConfigError(
+            f"evaluation.num_samples: {evaluation.num_samples} is not read under a search, whose own setting says how many; "
+            "leave it out"
+        )
+    critic = None if strategy is None else _critic(run, strategy)
+    number = evaluation.num_samples
+    samples = "" if strategy is not None else f", {number} sample{'s' * (number > 1)} each"
     facts = [
-        ("task", f"{task.name}: {count} problems, {evaluation.num_samples} samples each"),
-        ("sampling", f"at most {sampling.max_tokens} tokens, temperature {sampling.temperature:g}"),
-        ("search", (search.name if search else "none") + (f", guided by {scorer.name}" if scorer else "")),
+        ("task", f"{measurement.task.name}: {measurement.problems}{samples}"),
+        ("sampling", f"at most {measurement.sampling.max_tokens} tokens, temperature {measurement.sampling.temperature:g}"),
+        ("search", str(strategy or "none")),
     ]
+    if strategy is not None and strategy.oracle:
+        facts.append(("oracle", strategy.warning().partition(": ")[2]))
 
     def execute() -> None:
-        critic = _critic(run, search)
         model = run.load_model()
         if critic is not None:
             model.critic = run.load_score_model(per="token", weights=critic)
         run.open()
-        evaluate_model(run, model, search, guide)
+        try:
+            evaluate_model(run, model, evaluation, strategy)
+        finally:
+            if strategy is not None and strategy.scorer is not None:
+                strategy.scorer.close()
 
     return Job(facts, execute)
 
 
-def _critic(run: Run, search: Component | None) -> Path | None:
+def _critic(run: Run, strategy: Strategy) -> Path | None:
     """The folder of the model's critic, where the strategy asks for values.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, and no earlier stage trains one.
     """
-    if search is None or "value" not in registry.searches.entry(search.name).inputs:
+    if "value" not in strategy.inputs:
         return None
     folder = Path(run.model_path) / "critic"
-    if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
+    there = (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file()
+    if not (there if run.critic_ahead is None else run.critic_ahead):
+        where = f"there is no {folder}" if run.critic_ahead is None else "the stage that trains it has no critic"
         raise ConfigError(
-            f"search {search.name!r} asks for values, and the model {run.model_path} has no critic (there is no {folder}). "
+            f"search {strategy.name!r} asks for values, and the model {run.model_path} has no critic ({where}). "
             "Train one with method offline and losses that ask for values, such as oreo_policy and oreo_value"
         )
     return folder

@@ -16,14 +16,15 @@ from posttrain.data.scored import EncodedScores, kind_of
 from posttrain.errors import ConfigError
 from posttrain.evaluation.reward_model import best_of_curve, measure
 from posttrain.evaluation.statistics import paired_bootstrap
-from posttrain.methods.prompting import context_length, encode_prompts, make_collector, make_sampling, make_task
+from posttrain.methods.prompting import context_length, encode_prompts, make_collector, make_rewards, make_sampling, make_task
 from posttrain.methods.reward_model import encode_data, read_rows
 from posttrain.methods.run import Job, Run
 from posttrain.models.load import score_level, separate_padding
 from posttrain.models.score_model import ScoreModel
 from posttrain.registry import methods
-from posttrain.rewards.base import RewardSet, as_completion
+from posttrain.rewards.base import as_completion
 from posttrain.rewards.model import RewardModel
+from posttrain.terminal import styled, write, write_table
 from posttrain.training.checkpoint import write_text_whole
 from posttrain.training.hooks import finite
 
@@ -41,6 +42,7 @@ def evaluate_reward(
     sampling: SamplingConfig = {},  # type: ignore[assignment]
     aggregation: Literal["last", "min", "prod", "mean"] = "last",
     step_separator: str = "\n",
+    max_tokens_per_micro_batch: int | None = None,
 ) -> Job:
     """Tell what the scores of the recipe's model are worth, and write reward_evaluation.json.
 
@@ -53,14 +55,20 @@ def evaluate_reward(
     """
     if (data is None and task is None) or (task is None) != (policy is None):
         raise ConfigError("evaluate_reward needs data (rows with verdicts), or task and policy (best-of-N), or all three")
+    _refuse_unread(data, take_as, policy, rewards, num_samples, sampling)
     if num_samples < 2:
         raise ConfigError(f"num_samples: {num_samples} leaves nothing to choose from; at least 2")
     level = score_level(run.model_path)
+    if aggregation != "last" and (policy is None or level == "sequence"):
+        why = "this model scores a whole completion" if level == "sequence" else "it belongs to best-of-N"
+        raise ConfigError(f"aggregation: {aggregation} of the scores of steps is not read: {why}; leave it out")
     context = context_length(run, "sequence_score")
     separate_padding(run.tokenizer)
     encoded = None
     if data is not None:
         kind = kind_of(detect_format(read_rows(run, data)))
+        if take_as != "rewarded" and kind != "rewarded":
+            raise ConfigError(f"take_as: {take_as} is of rows with a reward, and these are of kind {kind}; leave it out")
         kind = take_as if kind == "rewarded" else kind
         encoded = encode_data(run, data, context, kind=kind, step_separator=step_separator)
     asked = None
@@ -86,6 +94,24 @@ def evaluate_reward(
     return Job(facts, execute)
 
 
+def _refuse_unread(
+    data: DataConfig | None,
+    take_as: str,
+    policy: ModelConfig | None,
+    rewards: list[Component],
+    num_samples: int,
+    sampling: SamplingConfig,
+) -> None:
+    """Refuse settings of the half that is left out."""
+    choosing = {"rewards": rewards != [Component("task")], "num_samples": num_samples != 16}
+    choosing["sampling"] = sampling != SamplingConfig()
+    for key, is_set in choosing.items():
+        if is_set and policy is None:
+            raise ConfigError(f"{key}: it belongs to best-of-N; set task and policy as well, or leave it out")
+    if take_as != "rewarded" and data is None:
+        raise ConfigError(f"take_as: {take_as} says how rows of data are read; set data as well, or leave it out")
+
+
 def _on_rows(run: Run, model: ScoreModel, encoded: EncodedScores) -> dict[str, Any]:
     scores = model.score(encoded.trees, run.micro_batch_tokens(model))
     measured = measure(encoded.kind, encoded.trees, scores)
@@ -96,8 +122,10 @@ def _on_rows(run: Run, model: ScoreModel, encoded: EncodedScores) -> dict[str, A
         known = isinstance(value, dict)
         number = value["estimate"] if known else value
         if math.isfinite(number):
-            table.add_row(name, f"{number:.3f}", f"{value['low']:.3f} to {value['high']:.3f} (n {value['n']})" if known else "")
-    run.console.print(table)
+            table.add_row(
+                styled(name), f"{number:.3f}", f"{value['low']:.3f} to {value['high']:.3f} (n {value['n']})" if known else ""
+            )
+    write_table(run.console, table)
     return {"rows": len(encoded.trees), "format": encoded.form.name, **measured}
 
 
@@ -111,7 +139,7 @@ class _Asked:
         self.task = make_task(run, task)
         self.sampling = make_sampling(sampling, self.task)
         self.prompts = encode_prompts(self.run, self.task, self.sampling)
-        self.rewards = RewardSet([(c.name, c.weight, c.settings) for c in rewards], task=self.task)
+        self.rewards = make_rewards(run, rewards, self.task)
         self.rewards.self_test(self.task.examples)
 
 
@@ -130,20 +158,26 @@ def _best_of(run: Run, scorer: RewardModel, asked: _Asked, num_samples: int) -> 
     curve = best_of_curve(proxy[whole], gold[whole])
     best = gold[whole][np.arange(int(whole.sum())), proxy[whole].argmax(1)]
     gained = paired_bootstrap(gold[whole].mean(1), best, seed=run.recipe.seed)
-    table = Table(box=None, pad_edge=False, title="best of N by score")
-    for name in ("N", "KL bound", "gold reward", "95% interval", "score", "best possible"):
+    table = Table(box=None, pad_edge=False, title="best of N by score (oracle: best by the gold reward)")
+    for name in ("N", "KL bound", "gold reward", "95% interval", "score", "oracle"):
         table.add_column(name)
     for point in curve:
         interval = f"{point['low']:.3f} to {point['high']:.3f}"
         numbers = [f"{point[name]:.3f}" for name in ("kl", "gold", "score", "ceiling")]
         table.add_row(str(point["n"]), *numbers[:2], interval, *numbers[2:])
-    run.console.print(table)
-    run.console.print(
+    write_table(run.console, table)
+    write(
+        run.console,
         f"best of {num_samples} against one sample: {gained.estimate:+.3f} [{gained.low:+.3f}, {gained.high:+.3f}], "
         f"p = {gained.p_value:.2g}, on {gained.n} problems",
-        highlight=False,
     )
-    return {"problems": int(whole.sum()), "left_out": int((~whole).sum()), "curve": curve, "gain": asdict(gained)}
+    return {
+        "problems": int(whole.sum()),
+        "left_out": int((~whole).sum()),
+        "num_samples": num_samples,
+        "curve": curve,
+        "gain": asdict(gained),
+    }
 
 
 def _plain(value: Any) -> Any:

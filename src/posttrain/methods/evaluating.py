@@ -1,4 +1,4 @@
-"""What a run tells about its model: evaluation.json, and the table of a pipeline's stages."""
+"""Measurements of a run's model: while it trains, in the end, and for the stages of a pipeline."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from posttrain import registry
-from posttrain.config import Component
+from posttrain.config import EvaluationConfig
 from posttrain.data.templates import decode_completion
 from posttrain.engines.torch import TorchEngine
-from posttrain.errors import ConfigError
-from posttrain.evaluation.run import Evaluation, compare, evaluate, evaluate_search, read_evaluation
+from posttrain.errors import DataError
+from posttrain.evaluation.run import Evaluation, compare, evaluate, evaluate_search, problems_text, read_evaluation
+from posttrain.evaluation.strategy import Strategy
 from posttrain.methods.prompting import encode_prompts, make_sampling, make_task
 from posttrain.methods.run import Run
 from posttrain.models.language_model import LanguageModel
-from posttrain.rewards.base import RewardSet
+from posttrain.terminal import write
 from posttrain.training.checkpoint import write_text_whole
 from posttrain.training.hooks import Hook
 
+EVALUATED = "evaluation prompts"
+"""What the prompts of an evaluation are called where their losses are told."""
+
 
 def measuring_hook(run: Run, steps: int, measure: Callable[[], dict[str, float]]) -> Hook:
-    """Tells what `measure` gives: before the first step, every eval_every steps, and after the last."""
+    """Reports what `measure` gives: before the first step, every eval_every steps, and after the last."""
     every = run.recipe.eval_every
 
     def tell(step: int, metrics: dict[str, float]) -> None:
@@ -34,58 +37,119 @@ def measuring_hook(run: Run, steps: int, measure: Callable[[], dict[str, float]]
     return tell
 
 
+class Measurement:
+    """The problems of a recipe's `evaluation`, encoded, and how completions of them are sampled.
+
+    Only the first num_examples problems are encoded, so that a prompt that is not asked cannot stop
+    an evaluation.
+    """
+
+    def __init__(self, run: Run, config: EvaluationConfig) -> None:
+        self.config = config
+        self.task = make_task(run, config.task)
+        self.sampling = make_sampling(config.sampling, self.task)
+        self.num_available = len(self.task.examples)
+        encoded = encode_prompts(run, self.task, self.sampling, num_examples=config.num_examples, what=EVALUATED)
+        self.prompts = [(p.example, p.ids) for p in encoded]
+
+    @property
+    def problems(self) -> str:
+        """How many problems are asked: "200 of 300 problems"."""
+        return problems_text(len(self.prompts), self.num_available)
+
+    def of(self, model: LanguageModel, strategy: Strategy | None = None) -> Evaluation:
+        """Outcomes of a model, alone or under a search strategy."""
+
+        def decode(sample: Any) -> str:
+            return decode_completion(model.tokenizer, sample)
+
+        engine = TorchEngine(model)
+        shared: dict[str, Any] = {"sampling": self.sampling, "seed": self.config.seed}
+        if strategy is None:
+            result = evaluate(engine, self.prompts, self.task, decode, num_samples=self.config.num_samples, **shared)
+        else:
+            value = model.critic.at_ends if model.critic is not None else None
+            result = evaluate_search(engine, self.prompts, self.task, decode, strategy, value=value, **shared)
+        result.num_available = self.num_available
+        result.prompts_dropped = min(self.config.num_examples, self.num_available) - len(self.prompts)
+        result.task_settings = dict(self.config.task.settings)
+        return result
+
+
+def evaluation_hooks(run: Run, model: LanguageModel, config: EvaluationConfig | None, steps: int) -> list[Hook]:
+    """The hook that measures a model on `evaluation` every eval_every steps while it trains.
+
+    Metrics: evaluation/accuracy, evaluation/mean_tokens, evaluation/truncated. The measurement
+    after the last step is kept for `evaluate_model`.
+    """
+    every = run.recipe.eval_every
+    if config is None or not every:
+        return []
+    measurement = Measurement(run, config)
+
+    def measure(step: int, metrics: dict[str, float]) -> None:
+        if step % every:
+            return
+        started = time.perf_counter()
+        result = measurement.of(model)
+        if step == steps:
+            run.measured = result, time.perf_counter() - started
+        values = result.metrics()
+        metrics["evaluation/accuracy"] = values["accuracy"]["estimate"]
+        metrics.update({f"evaluation/{name}": values[name] for name in ("mean_tokens", "truncated")})
+
+    return [measure]
+
+
 def evaluate_model(
-    run: Run, model: LanguageModel, search: Component | None = None, scorer: RewardSet | None = None
-) -> Evaluation:
-    """Measure a model as the recipe's `evaluation` says, and write evaluation.json. scorer: what guides the search."""
-    config = run.recipe.evaluation
+    run: Run, model: LanguageModel, config: EvaluationConfig | None, strategy: Strategy | None = None
+) -> Evaluation | None:
+    """Measure a model as `config` says and write evaluation.json; without a config, do nothing."""
     if config is None:
-        raise ConfigError("missing key 'evaluation': which task to measure the model on")
-    task = make_task(run, config.task)
-    sampling = make_sampling(config.sampling, task)
-    prompts = [(p.example, p.ids) for p in encode_prompts(run, task, sampling)[: config.num_examples]]
+        return None
     started = time.perf_counter()
-    engine = TorchEngine(model)
-
-    def decode(sample: Any) -> str:
-        return decode_completion(model.tokenizer, sample)
-
-    if search is None:
-        result = evaluate(engine, prompts, task, decode, num_samples=config.num_samples, sampling=sampling, seed=config.seed)
+    if run.measured is not None and strategy is None:
+        result, seconds = run.measured
     else:
-        strategy = registry.searches.bind(search.name, search.settings)
-        inputs = registry.searches.entry(search.name).inputs
-        result = evaluate_search(
-            engine, prompts, task, decode, strategy, inputs, name=search.name, sampling=sampling, seed=config.seed,
-            value=model.critic.at_ends if model.critic is not None else None,
-            score=scorer.score if scorer is not None else None,
-        )  # fmt: skip
-    values = {**result.to_json(), "seconds": time.perf_counter() - started}
-    write_text_whole(run.folder / "evaluation.json", json.dumps(values))
+        result = Measurement(run, config).of(model, strategy)
+        seconds = time.perf_counter() - started
+    write_text_whole(run.folder / "evaluation.json", json.dumps({**result.to_json(), "seconds": seconds}))
     interval = result.accuracy()
-    by = f" by {search.name}" if search else ""
-    run.console.print(
-        f"{task.name}: accuracy {interval.estimate:.1%} (95 % interval {interval.low:.1%} to {interval.high:.1%}) "
-        f"on {len(prompts)} problems{by}",
-        highlight=False,
-        soft_wrap=True,
+    by = f" by {result.strategy}" if result.strategy else ""
+    dropped = result.prompts_dropped
+    write(
+        run.console,
+        f"{result.task}: accuracy {interval.estimate:.1%} (95 % interval {interval.low:.1%} to {interval.high:.1%}) "
+        f"on {result.problems}{by}" + (f"; {dropped} prompts too long for the context dropped" if dropped else ""),
     )
-    run.console.print(_details(result), style="dim", highlight=False, soft_wrap=True)
+    for line in details(result):
+        write(run.console, f"  {line}", style="dim")
+    if strategy is not None and strategy.oracle:
+        write(run.console, strategy.warning(), style="yellow")
     return result
 
 
-def _details(result: Evaluation) -> str:
-    """pass@k, maj@k, tokens and what did not count, as one line."""
+def details(result: Evaluation) -> list[str]:
+    """The search with all its settings; pass@k, maj@k, tokens and what did not count."""
+    lines = []
+    if result.search is not None:
+        lines.append(f"search {_with_settings(result.search, result.search_settings)}")
+    if result.scorer is not None:
+        settings = {k: v for k, v in result.scorer.items() if k != "name"}
+        lines[-1] += f"; scorer {_with_settings(result.scorer['name'], settings)}; oracle: {str(bool(result.oracle)).lower()}"
     metrics = result.metrics()
-    by_k = [f"{name} {value['estimate']:.1%}" for name, value in metrics.items() if name.startswith(("pass@", "maj@"))]
-    told = [
-        *by_k,
-        f"{metrics['mean_tokens']:.0f} tokens a problem" if result.search else f"{metrics['mean_tokens']:.0f} tokens",
-    ]
-    told += [f"{metrics[name]:.1%} {what}" for name, what in (("truncated", "cut off"), ("unparsed", "without an answer"))]
+    parts = [f"{name} {value['estimate']:.1%}" for name, value in metrics.items() if name.startswith(("pass@", "maj@"))]
+    parts.append(f"{metrics['mean_tokens']:.0f} tokens per {'problem' if result.search else 'completion'}")
+    parts += [f"{metrics[name]:.1%} {what}" for name, what in (("truncated", "cut off"), ("unparsed", "without an answer"))]
     if metrics["errors"]:
-        told.append(f"{metrics['errors']} failures of the verifier")
-    return "  " + ", ".join(told)
+        parts.append(f"{metrics['errors']} failures of the verifier")
+    return [*lines, ", ".join(parts)]
+
+
+def _with_settings(name: str, settings: Mapping[str, Any]) -> str:
+    """A name with its settings: "best_of_n (num_samples 8)"."""
+    text = ", ".join(f"{k} {v!r}" if isinstance(v, str) else f"{k} {v}" for k, v in settings.items())
+    return f"{name} ({text})" if text else name
 
 
 def summarise(run: Run, stages: Mapping[str, Run], seconds: Mapping[str, float]) -> None:
@@ -104,14 +168,27 @@ def summarise(run: Run, stages: Mapping[str, Run], seconds: Mapping[str, float])
                 "accuracy": metrics["accuracy"]["estimate"],
                 "low": metrics["accuracy"]["low"],
                 "high": metrics["accuracy"]["high"],
-                "p_value": None if above is None else compare(above, evaluation).p_value,
+                "p_value": None if above is None else _p_value(above, evaluation),
                 "pass@k": {k.partition("@")[2]: v["estimate"] for k, v in metrics.items() if k.startswith("pass@")},
                 "maj@k": {k.partition("@")[2]: v["estimate"] for k, v in metrics.items() if k.startswith("maj@")},
                 "mean_tokens": metrics["mean_tokens"],
                 "seconds": seconds.get(name),
-                "note": evaluation.search or "",
+                "note": evaluation.strategy or "",
+                "search": " ".join(details(evaluation)[:-1]).removeprefix("search "),
+                "search_settings": evaluation.search_settings,
+                "scorer": evaluation.scorer,
+                "oracle": bool(evaluation.oracle),
+                "problems": evaluation.problems,
             }
         )
         above = evaluation
     summary = {"title": run.recipe.title or "pipeline", "command": run.command, "rows": rows}
     write_text_whole(run.folder / "summary.json", json.dumps(summary, indent=1))
+
+
+def _p_value(a: Evaluation, b: Evaluation) -> float | None:
+    """Paired p-value; None where two stages were measured on different questions."""
+    try:
+        return compare(a, b).p_value
+    except DataError:
+        return None

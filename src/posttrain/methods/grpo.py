@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from posttrain.config import Component, CreditConfig, DataConfig, SamplingConfig, TrustRegionConfig
+from posttrain.config import Component, CreditConfig, DataConfig, EvaluationConfig, SamplingConfig, TrustRegionConfig
 from posttrain.methods.policy_gradient import PolicyGradient, make_job
 from posttrain.methods.prompting import make_sampling, make_task
 from posttrain.methods.run import TrainingJob
@@ -16,6 +16,7 @@ def grpo(
     run,
     *,
     task: Component,
+    evaluation: EvaluationConfig | None = None,
     rewards: list[Component] = ("task",),  # type: ignore[assignment]
     losses: list[Component] = ({"name": "clipped", "aggregation": "sequence_mean"},),  # type: ignore[assignment]
     advantage: Component = "group_mean",  # type: ignore[assignment]
@@ -33,6 +34,7 @@ def grpo(
     mix_task: Component | None = None,
     mix_batch_size: int = 8,
     given_steps: int = 0,
+    num_train_epochs: float = 1.0,
     learning_rate: float = 1e-6,
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "constant_with_warmup",
 ) -> TrainingJob:
@@ -58,4 +60,4 @@ def grpo(
         max_resamples, drop_duplicates, trust_region, mix_data=mix_data, mix_task=mix_task, mix_batch_size=mix_batch_size,
         given_steps=given_steps,
     )  # fmt: skip
-    return make_job(run, made, make_sampling(sampling, made), settings)
+    return make_job(run, made, make_sampling(sampling, made), settings, evaluation)

@@ -6,14 +6,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from posttrain.config import Component, DataConfig
-from posttrain.data.encode import Encoded, encode_labelled
+from posttrain.config import Component, DataConfig, EvaluationConfig
+from posttrain.data.encode import encode_labelled
+from posttrain.data.encoded import Encoded
 from posttrain.data.preview import preview
 from posttrain.errors import ConfigError, DataError
 from posttrain.methods.comparing import LACKING, ReferencePlan, comparison_facts, encode_data, held_out_hooks
-from posttrain.methods.evaluating import evaluate_model
+from posttrain.methods.evaluating import evaluate_model, evaluation_hooks
 from posttrain.methods.run import Run, TrainingJob
 from posttrain.registry import methods
+from posttrain.terminal import write
 from posttrain.training.objective import Objective
 from posttrain.training.unpaired import UnpairedSource, mismatched
 
@@ -23,6 +25,8 @@ def kto(
     run,
     *,
     data: DataConfig,
+    eval_data: DataConfig | None = None,
+    evaluation: EvaluationConfig | None = None,
     losses: list[Component] = ("kto",),  # type: ignore[assignment]
     cache_reference: bool = False,
     reference_every: int = 0,
@@ -48,7 +52,7 @@ def kto(
     plan = ReferencePlan(cache_reference, reference_every, reference_mix)
     plan.check(run, objective)
     warning = _check_labels(encoded, objective)
-    others = encode_data(run, run.recipe.eval_data, encode_labelled) if run.recipe.eval_data else None
+    others = encode_data(run, eval_data, encode_labelled, key="eval_data") if eval_data else None
     partners = _partners(run, encoded, objective) | (_partners(run, others, objective) if others else {})
 
     def make_source(model: Any) -> UnpairedSource:
@@ -66,16 +70,16 @@ def kto(
 
     def make_hooks(model: Any, source: Any) -> list[Any]:
         batch = (lambda: source.measured([[s] for s in others.sequences])) if others else None
-        return [*plan.hooks(model), *held_out_hooks(run, model, objective, batch, steps)]
+        hooks = [*plan.hooks(model), *held_out_hooks(run, model, objective, batch, steps)]
+        return [*hooks, *evaluation_hooks(run, model, evaluation, steps)]
 
     def execute() -> None:
         if warning:
-            run.console.print(f"[yellow]{warning}[/yellow]")
+            write(run.console, warning, style="yellow")
         rows = [*encoded.sequences, *(others.sequences if others else []), *partners.values()]
         plan.prepare(run, [[s] for s in rows])
         model = plan.train(run, make_source, objective, steps=steps, make_hooks=make_hooks)
-        if run.recipe.evaluation is not None:
-            evaluate_model(run, model)
+        evaluate_model(run, model, evaluation)
 
     facts = [
         *comparison_facts(run, encoded, objective, "completions"),

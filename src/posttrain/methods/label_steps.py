@@ -20,6 +20,7 @@ from posttrain.methods.run import SAMPLES, Job, Run
 from posttrain.registry import methods
 from posttrain.rollouts.collect import Prompt
 from posttrain.rollouts.step_labels import Solution, StepLabeller
+from posttrain.terminal import write
 from posttrain.training.checkpoint import write_text_whole
 from posttrain.types import Request, Sampling, Task
 
@@ -147,10 +148,9 @@ def _write(run: Run, rows: list[dict[str, Any]], counts: dict[str, int], seconds
     }
     write_text_whole(run.folder / "labels.json", json.dumps(told, indent=1))
     write_text_whole(run.folder / SAMPLES, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    run.console.print(
+    write(
+        run.console,
         f"{len(rows)} solutions ({told['correct']:.0%} right) with {len(flat)} steps (mean label {told['mean_label']:.2f}) "
         f"written to {run.folder / SAMPLES}; {told['num_tokens']} tokens sampled, {counts['rollout_tokens']} of them in "
         f"{counts['rollouts']} rollouts",
-        highlight=False,
-        soft_wrap=True,
     )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from posttrain.config import Component, DataConfig
+from posttrain.config import Component, DataConfig, EvaluationConfig
 from posttrain.data.encode import encode_lists
 from posttrain.data.preview import preview
 from posttrain.data.stream import DataSource
 from posttrain.methods.comparing import LACKING, ReferencePlan, comparison_facts, encode_data, held_out_hooks
-from posttrain.methods.evaluating import evaluate_model
+from posttrain.methods.evaluating import evaluate_model, evaluation_hooks
 from posttrain.methods.run import TrainingJob
 from posttrain.registry import methods
 from posttrain.training.objective import Objective
@@ -20,6 +20,8 @@ def listwise(
     run,
     *,
     data: DataConfig,
+    eval_data: DataConfig | None = None,
+    evaluation: EvaluationConfig | None = None,
     losses: list[Component] = ("plackett_luce_dpo",),  # type: ignore[assignment]
     cache_reference: bool = False,
     reference_every: int = 0,
@@ -41,19 +43,19 @@ def listwise(
     objective = Objective(losses, groups=True, lacks=LACKING | {"label", "kl", "shift"})
     plan = ReferencePlan(cache_reference, reference_every, reference_mix)
     plan.check(run, objective)
-    others = encode_data(run, run.recipe.eval_data, encode_lists) if run.recipe.eval_data else None
+    others = encode_data(run, eval_data, encode_lists, key="eval_data") if eval_data else None
     source = DataSource(encoded.groups, batch_size=batch_size, seed=run.recipe.seed, whole=objective.whole)
     steps = run.steps_for(source.steps_per_epoch)
 
     def make_hooks(model: Any, _: Any) -> list[Any]:
         batch = (lambda: source.batch(others.groups)) if others else None
-        return [*plan.hooks(model), *held_out_hooks(run, model, objective, batch, steps)]
+        hooks = [*plan.hooks(model), *held_out_hooks(run, model, objective, batch, steps)]
+        return [*hooks, *evaluation_hooks(run, model, evaluation, steps)]
 
     def execute() -> None:
         plan.prepare(run, encoded.groups, others.groups if others else [])
         model = plan.train(run, lambda _: source, objective, steps=steps, make_hooks=make_hooks)
-        if run.recipe.evaluation is not None:
-            evaluate_model(run, model)
+        evaluate_model(run, model, evaluation)
 
     sizes = [len(group) for group in encoded.groups]
     facts = [

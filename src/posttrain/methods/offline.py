@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from posttrain.config import Component, DataConfig, ModelConfig
-from posttrain.data.encode import Encoded, encode_rows
+from posttrain.config import Component, DataConfig, EvaluationConfig, ModelConfig
+from posttrain.data.encode import encode_rows
+from posttrain.data.encoded import Encoded
 from posttrain.data.forest import TokenSequence
 from posttrain.data.item import Item
 from posttrain.data.preview import preview
-from posttrain.data.rows import load_rows
 from posttrain.data.stream import DataSource
 from posttrain.errors import ConfigError, DataError
 from posttrain.losses.inputs import CREDIT_INPUTS, LABEL_INPUTS, TEACHER_INPUTS
-from posttrain.methods.evaluating import evaluate_model
+from posttrain.methods.evaluating import evaluate_model, evaluation_hooks
 from posttrain.methods.prompting import check_critic, context_length
+from posttrain.methods.rows import encode_data
 from posttrain.methods.run import Run, TrainingJob
 from posttrain.models.language_model import LanguageModel
 from posttrain.registry import methods
@@ -32,6 +34,7 @@ def offline(
     run,
     *,
     data: DataConfig,
+    evaluation: EvaluationConfig | None = None,
     losses: list[Component] = ("oreo_policy", "oreo_value", {"name": "reference_kl", "weight": 0.01}),  # type: ignore[assignment]
     critic: ModelConfig | None = None,
     critic_learning_rate: float | None = None,
@@ -68,7 +71,7 @@ def offline(
     kept = _kept(encoded, min_reward, top_fraction)
     groups = _by_prompt(kept)
     if "advantages" in objective.needs:
-        _add_advantages(_by_prompt(encoded.sequences), baseline)
+        _add_advantages(_by_prompt(list(encoded.sequences)), baseline)
     if "step" in objective.needs:
         _add_steps(kept, run.tokenizer, step_separator)
     source = DataSource(groups, batch_size=batch_size, seed=run.recipe.seed, whole=objective.whole)
@@ -81,9 +84,11 @@ def offline(
         return model
 
     def execute() -> None:
-        model = run.train(lambda _: source, objective, steps=steps, load=load)
-        if run.recipe.evaluation is not None:
-            evaluate_model(run, model)
+        model = run.train(
+            lambda _: source, objective, steps=steps, load=load,
+            make_hooks=lambda model, _: evaluation_hooks(run, model, evaluation, steps),
+        )  # fmt: skip
+        evaluate_model(run, model, evaluation)
 
     facts = _facts(encoded, kept, groups, objective, steps, batch_size)
     return TrainingJob(facts, execute, lambda num: preview(encoded, run.tokenizer, run.console, num))
@@ -100,20 +105,8 @@ def _check(objective: Objective, critic: ModelConfig | None, critic_learning_rat
 
 
 def _encode(run: Run, data: DataConfig) -> Encoded:
-    context = context_length(run)
-    max_length = data.max_length or min(1024, context or 1024)
-    if context is not None and max_length > context:
-        raise ConfigError(f"data.max_length: {data.max_length} exceeds the model's context of {context}")
-    rows = load_rows(run.resolve(data.path), subset=data.subset, split=data.split, limit=data.limit, columns=data.columns)
-    return encode_rows(
-        rows,
-        run.tokenizer,
-        train_on=data.train_on,
-        max_length=max_length,
-        truncation=data.truncation,
-        max_masked=data.max_masked,
-        values=_reward,
-    )
+    encode = partial(encode_rows, train_on=data.train_on, values=_reward)
+    return encode_data(run, data, context_length(run), encode)
 
 
 def _reward(item: Item) -> dict[str, float]:
@@ -138,7 +131,7 @@ def _kept(encoded: Encoded, min_reward: float | None, top_fraction: float) -> li
     if top_fraction < 1:
         best = np.argsort(-rewards[chosen], kind="stable")[: max(1, round(top_fraction * len(chosen)))]
         chosen = np.sort(chosen[best])
-    return [encoded.sequences[i] for i in chosen]
+    return [encoded.sequences[int(i)] for i in chosen]
 
 
 def _by_prompt(sequences: list[TokenSequence]) -> Groups:

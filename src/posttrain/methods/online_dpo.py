@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from posttrain.config import Component, SamplingConfig
+from posttrain.config import Component, EvaluationConfig, SamplingConfig
 from posttrain.errors import ConfigError
 from posttrain.methods.comparing import NOT_IN_SAMPLES, ReferencePlan
-from posttrain.methods.evaluating import evaluate_model
-from posttrain.methods.prompting import encode_prompts, make_collector, make_sampling, make_task
+from posttrain.methods.evaluating import evaluate_model, evaluation_hooks
+from posttrain.methods.prompting import encode_prompts, make_collector, make_rewards, make_sampling, make_task
 from posttrain.methods.run import Run, TrainingJob
 from posttrain.registry import methods
 from posttrain.rewards.base import RewardSet
@@ -22,11 +22,13 @@ def online_dpo(
     run,
     *,
     task: Component,
+    evaluation: EvaluationConfig | None = None,
     rewards: list[Component] = ("task",),  # type: ignore[assignment]
     losses: list[Component] = ("dpo",),  # type: ignore[assignment]
     num_generations: int = 4,
     sampling: SamplingConfig = {},  # type: ignore[assignment]
     batch_size: int = 16,
+    num_train_epochs: float = 1.0,
     reference_every: int = 0,
     reference_mix: float = 1.0,
     learning_rate: float = 1e-6,
@@ -46,7 +48,7 @@ def online_dpo(
     if sampled.temperature == 0:
         raise ConfigError("sampling.temperature: 0 samples the same completion each time, so that there is no pair")
     prompts = encode_prompts(run, made, sampled)
-    reward_set = RewardSet([(c.name, c.weight, c.settings) for c in rewards], task=made)
+    reward_set = make_rewards(run, rewards, made)
     reward_set.self_test(made.examples)
     objective = Objective(losses, roles=("chosen", "rejected"), temperature=sampled.temperature, lacks=NOT_IN_SAMPLES)
     plan = ReferencePlan(False, reference_every, reference_mix)
@@ -60,7 +62,7 @@ def online_dpo(
         return PairSource(collector, best_and_worst, model=model, whole=objective.whole)
 
     def execute() -> None:
-        train_on_pairs(run, plan, make_source, objective, reward_set, steps)
+        train_on_pairs(run, plan, make_source, objective, reward_set, steps, evaluation)
 
     facts = [
         ("task", f"{made.name}: {len(prompts)} prompts of {min(len(p.ids) for p in prompts)} to "
@@ -75,17 +77,22 @@ def online_dpo(
 
 
 def train_on_pairs(
-    run: Run, plan: ReferencePlan, make_source: Any, objective: Objective, reward_set: RewardSet, steps: int
+    run: Run,
+    plan: ReferencePlan,
+    make_source: Any,
+    objective: Objective,
+    reward_set: RewardSet,
+    steps: int,
+    evaluation: EvaluationConfig | None,
 ) -> None:
     """Train on a `PairSource`, with its rollouts written down; then evaluate, if the recipe says so."""
 
     def make_hooks(model: Any, source: Any) -> list[Any]:
         writer = RolloutWriter(run.folder / "rollouts.jsonl", lambda: source.groups, resume_step=run.resume_step)
-        return [*plan.hooks(model), writer]
+        return [*plan.hooks(model), writer, *evaluation_hooks(run, model, evaluation, steps)]
 
     try:
         model = plan.train(run, make_source, objective, steps=steps, make_hooks=make_hooks, show=first_rollout)
     finally:
         reward_set.close()
-    if run.recipe.evaluation is not None:
-        evaluate_model(run, model)
+    evaluate_model(run, model, evaluation)

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from posttrain import registry
-from posttrain.config import Component, CreditConfig, DataConfig, ModelConfig, TrustRegionConfig
-from posttrain.data.stream import DataSource
+from posttrain.config import Component, CreditConfig, DataConfig, EvaluationConfig, ModelConfig, TrustRegionConfig
+from posttrain.data.stream import DataSource, Singles
 from posttrain.errors import ConfigError
 from posttrain.losses.inputs import LABEL_INPUTS, TEACHER_INPUTS
-from posttrain.methods.evaluating import evaluate_model
-from posttrain.methods.prompting import check_critic, context_length, encode_prompts, make_collector, with_gold
+from posttrain.methods.evaluating import evaluate_model, evaluation_hooks
+from posttrain.methods.prompting import check_critic, context_length, encode_prompts, make_collector, make_rewards, with_gold
 from posttrain.methods.run import Run, TrainingJob
 from posttrain.methods.sft import encode_examples
 from posttrain.models.language_model import LanguageModel
@@ -74,7 +74,9 @@ class PolicyGradient:
         return any("PerGroup" in registry.losses.entry(c.name).returns for c in self.losses)
 
 
-def make_job(run: Run, task: Task, sampling: Sampling, s: PolicyGradient) -> TrainingJob:
+def make_job(
+    run: Run, task: Task, sampling: Sampling, s: PolicyGradient, evaluation: EvaluationConfig | None = None
+) -> TrainingJob:
     """Check the settings and prepare a job.
 
     Raises:
@@ -88,8 +90,8 @@ def make_job(run: Run, task: Task, sampling: Sampling, s: PolicyGradient) -> Tra
     prompts = encode_prompts(run, task, sampling)
     if s.given_steps:
         prompts = with_gold(run, prompts, task)
-    rows = encode_examples(run, s.mix_data, s.mix_task, context_length(run)).sequences if s.mixes else []
-    reward_set = RewardSet([(c.name, c.weight, c.settings) for c in s.rewards], task=task)
+    rows = encode_examples(run, s.mix_data, s.mix_task, context_length(run), key="mix_data").sequences if s.mixes else []
+    reward_set = make_rewards(run, s.rewards, task)
     reward_set.self_test(task.examples)
     objective = Objective(
         s.losses,
@@ -126,10 +128,10 @@ def make_job(run: Run, task: Task, sampling: Sampling, s: PolicyGradient) -> Tra
             collector, model=model, credit=credit, num_iterations=s.num_iterations, num_minibatches=s.num_minibatches,
             mask_truncated=s.mask_truncated, drop_duplicates=s.drop_duplicates, whole=objective.whole,
             skip_idle=not objective.keeps_zero_advantage, max_tokens=run.micro_batch_tokens(model),
-            mixed=DataSource([[r] for r in rows], batch_size=s.mix_batch_size, seed=run.recipe.seed) if rows else None,
+            mixed=DataSource(Singles(rows), batch_size=s.mix_batch_size, seed=run.recipe.seed) if rows else None,
         )  # fmt: skip
 
-    execute = _execution(run, s, objective, steps, load, make_source, reward_set)
+    execute = _execution(run, s, objective, steps, load, make_source, reward_set, evaluation)
     return TrainingJob(_facts(task, prompts, s, objective, sampling, steps), execute)
 
 
@@ -141,6 +143,7 @@ def _execution(
     load: Callable[[Path | None], LanguageModel],
     make_source: Callable[[Any], RolloutSource],
     reward_set: RewardSet,
+    evaluation: EvaluationConfig | None,
 ) -> Callable[[], None]:
     region: list[TrustRegion] = []
 
@@ -152,7 +155,7 @@ def _execution(
 
     def make_hooks(model: Any, source: Any) -> list[Any]:
         writer = RolloutWriter(run.folder / "rollouts.jsonl", lambda: source.groups, resume_step=run.resume_step)
-        return [*(r.tell for r in region), writer]
+        return [*(r.tell for r in region), writer, *evaluation_hooks(run, model, evaluation, steps)]
 
     def execute() -> None:
         try:
@@ -162,8 +165,7 @@ def _execution(
             )  # fmt: skip
         finally:
             reward_set.close()
-        if run.recipe.evaluation is not None:
-            evaluate_model(run, model)
+        evaluate_model(run, model, evaluation)
 
     return execute
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from posttrain.config import Component, CreditConfig, DataConfig, ModelConfig, SamplingConfig, TrustRegionConfig
+from posttrain.config import (
+    Component,
+    CreditConfig,
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    SamplingConfig,
+    TrustRegionConfig,
+)
 from posttrain.methods.policy_gradient import PolicyGradient, make_job
 from posttrain.methods.prompting import make_sampling, make_task
 from posttrain.methods.run import TrainingJob
@@ -16,6 +24,7 @@ def ppo(
     run,
     *,
     task: Component,
+    evaluation: EvaluationConfig | None = None,
     rewards: list[Component] = ("task",),  # type: ignore[assignment]
     losses: list[Component] = (
         {"name": "clipped", "aggregation": "token_mean"},
@@ -36,6 +45,7 @@ def ppo(
     mix_data: DataConfig | None = None,
     mix_task: Component | None = None,
     mix_batch_size: int = 8,
+    num_train_epochs: float = 1.0,
     learning_rate: float = 1e-6,
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "constant_with_warmup",
 ) -> TrainingJob:
@@ -59,4 +69,4 @@ def ppo(
         max_resamples, trust_region=trust_region, with_critic=True, critic=critic, critic_learning_rate=critic_learning_rate,
         mix_data=mix_data, mix_task=mix_task, mix_batch_size=mix_batch_size,
     )  # fmt: skip
-    return make_job(run, made, make_sampling(sampling, made), settings)
+    return make_job(run, made, make_sampling(sampling, made), settings, evaluation)

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from posttrain import registry
 from posttrain.config import Component, ModelConfig, SamplingConfig
 from posttrain.data.encode import encode_items
+from posttrain.data.encoded import rounded_up
 from posttrain.data.item import Item
 from posttrain.data.templates import decode_completion, encode_prompt
 from posttrain.engines.torch import TorchEngine
-from posttrain.errors import ConfigError, DataError
+from posttrain.errors import ConfigError, DataError, PosttrainError
 from posttrain.methods.run import Run
 from posttrain.models.adapters import refuse_virtual_score
 from posttrain.models.language_model import LanguageModel
@@ -26,10 +27,35 @@ def make_task(run: Run, item: Component) -> Task:
     settings = dict(item.settings)
     if isinstance(settings.get("path"), str):
         settings["path"] = run.resolve(settings["path"])
-    task: Task = registry.tasks.bind(item.name, settings)()
+    make = registry.tasks.bind(item.name, settings)
+    try:
+        task: Task = make()
+    except (PosttrainError, OSError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # of a user's task; also SystemExit, which would end the run with status 0
+        raise ConfigError(
+            f"task {item.name!r} raised {type(error).__name__}: {error}. Mend the function, or its settings; "
+            "--traceback shows where"
+        ) from error
+    if not isinstance(task, Task):
+        raise ConfigError(f"task {item.name!r} returned {type(task).__name__}, but a posttrain.types.Task is wanted")
     if not task.examples:
         raise DataError(f"task {item.name!r} has no examples; look at its settings with `posttrain explain tasks {item.name}`")
     return task
+
+
+def make_rewards(run: Run, rewards: Sequence[Component], task: Task) -> RewardSet:
+    """The recipe's rewards, within its limits of time and of failures."""
+    return RewardSet(
+        [(c.name, c.weight, c.settings) for c in rewards],
+        task=task,
+        **reward_limits(run),
+    )
+
+
+def reward_limits(run: Run) -> dict[str, float]:
+    """The recipe's limits of a reward's time and failures, as `RewardSet` takes them."""
+    return {"max_failed": run.recipe.max_failed_rewards, "timeout_seconds": run.recipe.reward_timeout_seconds}
 
 
 def make_sampling(config: SamplingConfig, task: Task) -> Sampling:
@@ -44,27 +70,63 @@ def make_sampling(config: SamplingConfig, task: Task) -> Sampling:
     )
 
 
-def encode_prompts(run: Run, task: Task, sampling: Sampling) -> list[Prompt]:
-    """All prompts of a task as token ids.
+def encode_prompts(
+    run: Run, task: Task, sampling: Sampling, *, num_examples: int | None = None, what: str = "prompts"
+) -> list[Prompt]:
+    """The prompts of a task as token ids, without those that are too long.
 
+    A prompt is too long where prompt and sampling.max_tokens new tokens exceed the model's context. Such
+    prompts are dropped and counted: `run.lost`, and the metric data/prompts_dropped.
+
+    Args:
+        num_examples: only the first so many examples are asked for, None = all. what: their name, for
+            messages and metrics.
     Raises:
-        DataError: a prompt leaves no room for a completion in the model's context.
+        DataError, ConfigError: more are too long than the recipe's max_prompts_dropped allows.
     """
-    tokenizer = run.tokenizer
-    prompts = [Prompt(e, tuple(encode_prompt(tokenizer, e.prompt, system=task.system))) for e in task.examples]
+    examples = task.examples[:num_examples]
+    prompts = [Prompt(e, tuple(encode_prompt(run.tokenizer, e.prompt, system=task.system))) for e in examples]
     context = context_length(run)
-    longest = max(prompts, key=lambda p: len(p.ids))
-    if context is not None and len(longest.ids) + 1 > context:
+    if context is None:
+        return prompts
+    fitting = [p for p in prompts if len(p.ids) + sampling.max_tokens <= context]
+    dropped = [p for p in prompts if len(p.ids) + sampling.max_tokens > context]
+    if dropped:
+        _refuse_dropped(run, task, prompts, dropped, sampling, context)
+        longest = max(dropped, key=lambda p: len(p.ids))
+        run.lost[f"{what} lost"] = (
+            f"{len(dropped):,} of {len(prompts):,} dropped: with {sampling.max_tokens} new tokens they exceed the model's "
+            f"context of {context} (the longest, {longest.example.id}, has {len(longest.ids):,} tokens)"
+        )
+        run.first_metrics[f"data/{what.replace(' ', '_')}_dropped"] = float(len(dropped))
+    return fitting
+
+
+def _refuse_dropped(
+    run: Run, task: Task, prompts: list[Prompt], dropped: list[Prompt], sampling: Sampling, context: int
+) -> None:
+    """Refuse to drop more prompts than the recipe allows; the way out depends on what is too long."""
+    allowed = run.recipe.max_prompts_dropped
+    if not 0 <= allowed <= 1:
+        raise ConfigError(f"max_prompts_dropped: {allowed} is not a share; it must be from 0 to 1")
+    share = len(dropped) / len(prompts)
+    if share <= allowed and len(dropped) < len(prompts):
+        return
+    accept = f", or set max_prompts_dropped={rounded_up(share)} to drop them" if len(dropped) < len(prompts) else ""
+    longest = max(dropped, key=lambda p: len(p.ids))
+    hopeless = [p for p in prompts if len(p.ids) + 1 > context]
+    if len(hopeless) > allowed * len(prompts) or len(hopeless) == len(prompts):
         raise DataError(
-            f"task {task.name!r}: the prompt of {longest.example.id} has {len(longest.ids)} tokens, the model's context is "
-            f"{context}; shorten the prompts or take a model with a longer context"
+            f"task {task.name!r}: {len(hopeless)} of {len(prompts)} prompts leave no room for a completion in the model's "
+            f"context of {context} tokens (the longest, {longest.example.id}, has {len(longest.ids)}), more than "
+            f"max_prompts_dropped={allowed:g} allows; shorten the prompts, take a model with a longer context{accept}"
         )
-    if context is not None and len(longest.ids) + sampling.max_tokens > context:
-        raise ConfigError(
-            f"sampling.max_tokens: {sampling.max_tokens} new tokens after a prompt of {len(longest.ids)} "
-            f"({longest.example.id}) exceed the model's context of {context}; set it to at most {context - len(longest.ids)}"
-        )
-    return prompts
+    room = context - max(len(p.ids) for p in prompts if len(p.ids) < context)
+    raise ConfigError(
+        f"sampling.max_tokens: {sampling.max_tokens} new tokens after the prompt exceed the model's context of {context} for "
+        f"{len(dropped)} of {len(prompts)} prompts (the longest, {longest.example.id}, has {len(longest.ids)} tokens), more "
+        f"than max_prompts_dropped={allowed:g} allows; set it to at most {room}{accept}"
+    )
 
 
 def make_collector(

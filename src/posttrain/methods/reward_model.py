@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 from posttrain import registry
@@ -9,12 +10,12 @@ from posttrain.config import Component, DataConfig
 from posttrain.data.forest import Batch, Tree
 from posttrain.data.formats import detect_format
 from posttrain.data.preview import preview
-from posttrain.data.rows import load_rows
 from posttrain.data.scored import EncodedScores, Kind, encode_scores, kind_of, reshaped
 from posttrain.data.stream import DataSource
 from posttrain.data.templates import template_fingerprint
 from posttrain.errors import ConfigError
 from posttrain.evaluation.reward_model import flat, measure
+from posttrain.methods import rows
 from posttrain.methods.evaluating import measuring_hook
 from posttrain.methods.prompting import context_length
 from posttrain.methods.run import Run, TrainingJob
@@ -45,6 +46,7 @@ def reward_model(
     run,
     *,
     data: DataConfig,
+    eval_data: DataConfig | None = None,
     losses: list[Component] = (),  # type: ignore[assignment]
     step_separator: str = "\n",
     learning_rate: float = 1e-5,
@@ -78,9 +80,9 @@ def reward_model(
     steps = run.steps_for(source.steps_per_epoch)
     per: Literal["sequence", "token"] = "token" if every_token or kind == "process" else "sequence"
     others = None
-    if run.recipe.eval_data is not None:
+    if eval_data is not None:
         others = encode_data(
-            run, run.recipe.eval_data, context, kind=kind, every_token=every_token, step_separator=step_separator
+            run, eval_data, context, kind=kind, every_token=every_token, step_separator=step_separator, key="eval_data"
         )
         if others.kind != kind:
             raise ConfigError(f"eval_data: rows of format {others.form.name}, but data are of format {encoded.form.name}")
@@ -107,30 +109,27 @@ def read_rows(run: Run, data: DataConfig) -> list[dict[str, Any]]:
     """The rows of a recipe's data."""
     if data.train_on != "auto":
         raise ConfigError(f"data.train_on: {data.train_on!r}; what is scored follows from the rows' format, so leave it out")
-    return load_rows(run.resolve(data.path), subset=data.subset, split=data.split, limit=data.limit, columns=data.columns)
+    return rows.read_rows(run, data)
 
 
 def encode_data(
-    run: Run, data: DataConfig, context: int | None, *, kind: Kind, every_token: bool = False, step_separator: str = "\n"
+    run: Run,
+    data: DataConfig,
+    context: int | None,
+    *,
+    kind: Kind,
+    every_token: bool = False,
+    step_separator: str = "\n",
+    key: str = "data",
 ) -> EncodedScores:
     """The rows of a recipe's data as sequences that are scored. kind: what rewarded rows are taken for."""
     if not step_separator:
         raise ConfigError("step_separator: it is empty; name the text between steps, such as a line break")
-    max_length = data.max_length or min(1024, context or 1024)
-    if context is not None and max_length > context:
-        raise ConfigError(f"data.max_length: {data.max_length} exceeds the model's context of {context}")
-    rows = read_rows(run, data)
-    if kind_of(detect_format(rows)) == "rewarded":
-        rows = reshaped(rows, kind)
-    return encode_scores(
-        rows,
-        run.tokenizer,
-        every_token=every_token,
-        separator=step_separator,
-        max_length=max_length,
-        truncation=data.truncation,
-        max_masked=data.max_masked,
-    )
+    examples = read_rows(run, data)
+    if kind_of(detect_format(examples)) == "rewarded":
+        examples = reshaped(examples, kind)
+    encode = partial(encode_scores, every_token=every_token, separator=step_separator)
+    return rows.encode_data(run, data, context, encode, examples, key=key)
 
 
 def _wanted(run: Run, data: DataConfig, losses: list[Component]) -> Kind:

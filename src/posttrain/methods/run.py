@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-from collections.abc import Callable, Sequence
-from functools import cached_property
-from importlib.resources import files
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,68 +16,76 @@ import yaml
 from rich.console import Console
 
 from posttrain import registry
-from posttrain.config import ModelConfig, Recipe
+from posttrain.config import Recipe
 from posttrain.data.stream import Source
-from posttrain.data.templates import template_fingerprint
-from posttrain.errors import CheckpointError, ConfigError
+from posttrain.errors import CheckpointError, ConfigError, RewardError
+from posttrain.evaluation.run import Evaluation
+from posttrain.keys import Watch, refuse_unread_fields
 from posttrain.memory import keep_freed_memory
-from posttrain.models.adapters import rate_factors, updates_of
+from posttrain.methods import resume
+from posttrain.methods.job import Job as Job
+from posttrain.methods.job import TrainingJob as TrainingJob
+from posttrain.methods.models import EMBEDDED as EMBEDDED
+from posttrain.methods.models import RunModels
+from posttrain.models.adapters import updates_of
 from posttrain.models.forest_model import ForestModel
 from posttrain.models.language_model import LanguageModel
-from posttrain.models.load import load_model, load_score_model, load_tokenizer
-from posttrain.models.score_model import ScoreModel
-from posttrain.recipe import recipe_as_dict
+from posttrain.recipe import recipe_as_dict, stage_recipes
+from posttrain.terminal import styled, visible, write
 from posttrain.training import checkpoint
+from posttrain.training.changes import Change, check_accepted, recipe_changes
+from posttrain.training.ending import Interrupted as Interrupted
 from posttrain.training.ending import closing, stop_on_signal
 from posttrain.training.hooks import Hook, MetricsWriter
+from posttrain.training.lock import locked
 from posttrain.training.loop import State, train
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Optimizer
 from posttrain.training.progress import Progress
+from posttrain.training.saving import Saver, check_finite, collapse, trained_norm
 from posttrain.training.tracking import build_trackers, check_trackers
 
-EMBEDDED = "embedded"
 SAMPLES = "samples.jsonl"
 """What method sample leaves behind."""
+SUMMARY = "summary.json"
+"""What a pipeline leaves behind."""
 
 
-@dataclasses.dataclass(slots=True)
-class Job:
-    """What a method has prepared, before any weights are loaded.
-
-    facts: name and value of what a check shows. execute: does the work. preview: shows what is trained on.
-    """
-
-    facts: list[tuple[str, str]]
-    execute: Callable[[], None]
-    preview: Callable[[int], None] | None = None
+class Finished(Exception):
+    """There is nothing left to do: what the recipe asks for is done."""
 
 
-class TrainingJob(Job):
-    """A job that leaves a trained model in the run's folder."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """The user stopped the run; its state is saved."""
-
-
-class Run:
+class Run(RunModels):
     """One execution of a recipe.
 
     Args:
         recipe: what to run. command: the command line, for the report. resume: go on from the last checkpoint.
+        accept: names of changes since the checkpoint that a resume may make (see `training.changes`).
         console: where to print.
     """
 
-    def __init__(self, recipe: Recipe, *, command: str = "", resume: bool = False, console: Console | None = None) -> None:
-        self.recipe = recipe
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        command: str = "",
+        resume: bool = False,
+        accept: Collection[str] = (),
+        console: Console | None = None,
+    ) -> None:
+        check_accepted(accept)
+        super().__init__(recipe, console or Console())
         self.command = command
         self.resume = resume
-        self.console = console or Console()
+        self.accept = accept
         self.folder = Path(recipe.output or f"runs/{recipe.method}")
         self.first_metrics: dict[str, float] = {}
+        self.lost: dict[str, str] = {}  # what of the data is lost, in words, by what it is lost from
         self.resume_step = 0
         self.optimizer: Optimizer | None = None  # of the training that is going on
+        self.before_open: Callable[[], None] = lambda: None  # a pipeline opens its own folder with its first stage's
+        self.measured: tuple[Evaluation, float] | None = None  # after the last step, with its seconds
+        self.critic_ahead: bool | None = None  # whether an earlier stage, which has not run, will leave a critic
 
     def job(self) -> Job:
         """Prepare: all checks that need no weights are made here."""
@@ -86,17 +93,37 @@ class Run:
         entry = registry.methods.entry(self.recipe.method)
         known = {f.name for f in dataclasses.fields(Recipe)}
         settings = {k: getattr(self.recipe, k) if k in known else self.recipe.settings[k] for k in entry.settings}
-        job: Job = registry.methods.get(self.recipe.method)(self, **settings)
+        watch = Watch()
+        job: Job = registry.methods.get(self.recipe.method)(self, **{k: watch.section(k, v) for k, v in settings.items()})
+        refuse_unread_fields(self.recipe.method, watch.unread())
         if isinstance(job, TrainingJob) and self.recipe.evaluation is not None:
             # What will be measured in the end is made now: its mistakes have to come to light before the training.
             measured: Job = registry.methods.get("evaluate")(self, evaluation=self.recipe.evaluation)
-            job.facts.append(("evaluation", measured.facts[0][1]))
+            every = f", every {self.recipe.eval_every} steps and in the end" if self.recipe.eval_every else ""
+            job.facts.append(("evaluation", measured.facts[0][1] + every))
+        job.facts += self.lost.items()
         return job
 
     def execute(self) -> Path:
-        """Prepare and run; returns the run's folder."""
+        """Prepare and run; returns the run's folder.
+
+        Raises:
+            ConfigError: the folder already holds a run, or another process works in it.
+        """
         self._refuse_existing()
-        self.job().execute()
+        with locked(self.folder):
+            self._refuse_existing()
+            job = self.job()
+            for name, text in self.lost.items():
+                write(self.console, f"{name}: {text}", style="yellow")
+            try:
+                if self.resume and not isinstance(job, TrainingJob) and not self.recipe.stages:
+                    self._refuse_other_recipe()
+                    if self.finished:
+                        raise Finished(f"{self.folder} is finished")
+                job.execute()
+            except Finished as reason:
+                write(self.console, reason)
         return self.folder
 
     def check(self) -> None:
@@ -104,8 +131,8 @@ class Run:
         job = self.job()
         width = max(len(name) for name, _ in job.facts)
         for name, value in job.facts:
-            self.console.print(f"  [bold]{name:<{width}}[/bold]  {value}", highlight=False)
-        self.console.print("\n[green]every check that needs no weights has passed[/green]")
+            write(self.console, "  ", styled(f"{name:<{width}}", "bold"), f"  {value}")
+        write(self.console, "\nevery check that needs no weights has passed", style="green")
 
     def preview(self, num: int) -> None:
         """Show what is trained on."""
@@ -115,64 +142,39 @@ class Run:
         job.preview(num)
 
     @property
+    def trains(self) -> bool:
+        """Whether the run leaves a trained model."""
+        return registry.methods.entry(self.recipe.method).returns == "TrainingJob"
+
+    @property
     def finished(self) -> bool:
-        """Whether this run has ended: its last file is there."""
-        last = "evaluation.json" if self.recipe.evaluation is not None else "model"
-        return (self.folder / last).exists() or (self.folder / SAMPLES).exists()
+        """Whether this run has ended: all that it leaves is there. Training on moves that aside first."""
+        if self.recipe.stages:
+            stages = [Run(stage, console=self.console) for _, stage in stage_recipes(self.recipe)]
+            return (self.folder / SUMMARY).exists() and all(stage.finished for stage in stages)
+        if (self.folder / SAMPLES).exists():
+            return True
+        files = ["model"] if self.trains or self.recipe.evaluation is None else []
+        files += ["evaluation.json"] if self.recipe.evaluation is not None else []
+        return all((self.folder / name).exists() for name in files)
 
-    # -- where things are
-
-    def resolve(self, path: str) -> str:
-        """A path of the recipe: as it is from the working folder, else from the recipe's folder, else a hub id."""
-        for candidate in (Path(path).expanduser(), self.recipe.base / path):
-            if candidate.exists():
-                return str(candidate.resolve())
-        return path
-
-    @property
-    def model_config(self) -> ModelConfig:
-        """The recipe's model.
-
-        Raises:
-            ConfigError: the recipe names none.
-        """
-        if self.recipe.model is None:
-            raise ConfigError("missing key 'model': a folder, a hub id, or 'embedded'")
-        return self.recipe.model
-
-    @property
-    def model_path(self) -> str:
-        """Folder or hub id of the model."""
-        return self.place_of(self.model_config)
-
-    def place_of(self, config: ModelConfig) -> str:
-        """Folder or hub id of any model that the recipe names."""
-        if config.path == EMBEDDED:
-            return str(files("posttrain") / "assets" / "base")
-        return self.resolve(config.path)
-
-    @cached_property
-    def tokenizer(self) -> Any:
-        """The tokenizer, loaded without the weights."""
-        config = self.model_config
-        return load_tokenizer(
-            self.resolve(config.tokenizer) if config.tokenizer else self.model_path,
-            chat_template=config.chat_template,
-            revision=config.revision,
-            trust_remote_code=config.trust_remote_code,
-        )
+    def changes(self) -> list[Change]:
+        """The keys that differ from the recipe that the folder holds."""
+        before = resume.recorded_recipe(self.folder)
+        return [c for c in recipe_changes(before, resume.plain_recipe(self.recipe)) if c.name != "output"]
 
     # -- the life of a run
 
     def open(self) -> None:
         """Make the run's folder with the resolved recipe in it."""
         self._refuse_existing()
+        self.before_open()
         self.folder.mkdir(parents=True, exist_ok=True)
         checkpoint.remove_partial(self.folder)
         plain = recipe_as_dict(self.recipe)
         plain["plugins"] = [str((self.recipe.base / p).resolve()) for p in self.recipe.plugins]
         plain["output"] = str(self.folder)
-        text = f"# {self.command}\n{yaml.safe_dump(plain, sort_keys=False)}"
+        text = f"# {visible(self.command)}\n{yaml.safe_dump(plain, sort_keys=False)}"
         checkpoint.write_text_whole(self.folder / "recipe.yaml", text)
 
     def _refuse_existing(self) -> None:
@@ -182,81 +184,16 @@ class Run:
                 "choose another output=..., or remove the folder"
             )
 
-    def load_model(self, *, reference: bool = False, weights: Path | None = None) -> LanguageModel:
-        """The model of the recipe, or (weights) the same model as a checkpoint left it.
-
-        Args:
-            reference: keep a frozen copy of the recipe's model, for KL and preference losses.
-        """
-        config = self.model_config
-        options = self._options(config)
-        adapters_keep_it = config.lora is not None and not config.lora.changes_base
-        adapters_keep_it |= config.adapter is not None and not config.adapter.own_weights
-        if weights is not None and (adapters_keep_it or not reference):
-            model = load_model(str(weights), **options)
-            model.fresh_adapters = True  # they began with this run
-            if reference:
-                model.enable_reference()
-        else:
-            model = load_model(self.model_path, reference=reference, **options, **_fresh(config))
-            if weights is not None:
-                # The reference is the model the run began with; the policy is what the checkpoint holds.
-                model.hf.load_state_dict(load_model(str(weights), **options).hf.state_dict())
-            self._tell_unshared(model)
-        if weights is not None:
-            model.load_reference(weights)
-        model.rate_factors |= rate_factors(model.hf, config.lora)
-        return model
-
-    def load_score_model(
-        self, config: ModelConfig | None = None, *, per: Literal["sequence", "token"], weights: Path | None = None
-    ) -> ScoreModel:
-        """A model with a score: of `config` (None: the recipe's model), or (weights) as a checkpoint left it."""
-        config = config or self.model_config
-        options = self._options(config)
-        if weights is not None:
-            model = load_score_model(str(weights), per=per, **options)
-        else:
-            model = load_score_model(self.place_of(config), per=per, **options, **_fresh(config))
-            self._tell_unshared(model)
-        model.rate_factors |= rate_factors(model.hf, config.lora)
-        return model
-
-    def add_critic(
-        self, model: LanguageModel, config: ModelConfig | None, *, learning_rate: float | None, last: Path | None
-    ) -> None:
-        """Give a model a critic of values: of `config` (None: the model of the recipe), or as the checkpoint `last` has it.
-
-        Args:
-            learning_rate: the critic's own, None = the policy's.
-        """
-        model.critic = self.load_score_model(config, per="token", weights=last / "critic" if last else None)
-        factor = (learning_rate or self.recipe.learning_rate) / self.recipe.learning_rate
-        model.rate_factors |= dict.fromkeys(model.critic.trainable_parameters(), factor)
-
-    def load_frozen(self, config: ModelConfig) -> LanguageModel:
-        """Another language model that is only asked: a teacher, a judge."""
-        model = load_model(self.place_of(config), **self._options(config), **_fresh(config))
-        model.hf.requires_grad_(False)
-        return model
-
-    def _options(self, config: ModelConfig) -> dict[str, Any]:
-        return {
-            "tokenizer": self.resolve(config.tokenizer) if config.tokenizer else None,
-            "chat_template": config.chat_template,
-            "dtype": config.dtype,
-            "device": config.device,
-            "attention": config.attention,
-            "trust_remote_code": config.trust_remote_code,
-            "gradient_checkpointing": config.gradient_checkpointing,
-            "quantization": config.quantization,
-            **({"adapter": config.adapter} if config.adapter is not None and config.adapter.own_weights else {}),
-            "seed": self.recipe.seed,
-        }
-
-    def _tell_unshared(self, model: ForestModel) -> None:
-        if not model.shares_trunks and self.model_config.attention == "auto":
-            self.console.print(f"[yellow]shared prefixes are computed once per row: {model.why_unshared}[/yellow]")
+    def _refuse_other_recipe(self) -> None:
+        """What was made part by part, or measured, goes on with the recipe that it was begun with."""
+        refused = [c for c in self.changes() if c.rule not in ("free", "rounding", "content")]
+        measured = [c for c in self.changes() if c.name.startswith("evaluation")]
+        if refused or measured:
+            lines = "".join(f"\n  {c.text}" for c in refused or measured)
+            raise CheckpointError(
+                f"{self.folder} was begun with another recipe, and what is there would not fit the rest:{lines}\n"
+                "Start a new run with another output=..."
+            )
 
     def train(
         self,
@@ -268,6 +205,7 @@ class Run:
         make_hooks: Callable[[Any, Source], Sequence[Hook]] = lambda model, source: (),
         show: Callable[[Any], Any] | None = None,
         make_optimizer: Callable[[Any, Optimizer], Any] = lambda model, usual: usual,
+        by_steps: str = "",
     ) -> Any:
         """Load, train from the start or from the last checkpoint, and save `model/`.
 
@@ -277,53 +215,150 @@ class Run:
             make_hooks: extra hooks, called first so that what they add to the metrics is logged.
             show: source -> a sampled completion for the progress display.
             make_optimizer: (model, AdamW) -> what updates the weights.
+            by_steps: why the method's steps depend on how many there are, if they do.
         Raises:
             Interrupted: the user stopped the run; a checkpoint holds its state.
+            CheckpointError: the run cannot be resumed as asked; nothing was written.
         """
-        found = checkpoint.checkpoints(self.folder) if self.resume else []
-        last = found[-1] if found else None
-        if self.resume and last is None and not (self.folder / "recipe.yaml").exists():
-            raise CheckpointError(f"{self.folder} holds no checkpoint; start the run anew")
-        model = load(last) if load else self.load_model(reference=objective.needs_reference, weights=last)
+        load = load or (lambda last: self.load_model(reference=objective.needs_reference, weights=last))
+        start = self._start()
+        if start.has_model and start.saved.get("steps", steps) == steps:
+            return self._trained_model(start, steps, load)
+        model = load(start.checkpoint)
         if model.device.type == "cpu":
             keep_freed_memory()
-        self.open()
         _seed_everything(self.recipe.seed)
         source = make_source(model)
-        optimizer = self.optimizer = make_optimizer(model, self._optimizer(model, steps))
-        state = State()
-        self.resume_step = 0
-        if last is not None:
-            saved = checkpoint.load_checkpoint(last, optimizer)
-            self._check_fingerprint(saved, last)
-            state = State(saved["global_step"], saved["num_tokens"], str(last))
-            self.resume_step = state.step
-            source.load_state(saved["source"])
-            if isinstance(model, LanguageModel):
-                model.weights_version = saved["weights_version"]
-            self.console.print(f"resuming {self.folder} after step {state.step} of {steps}")
-        hooks: list[Any] = [*make_hooks(model, source), *build_trackers(self.recipe.report_to, self.folder)]
+        usual = self._optimizer(model, steps)
+        optimizer = self.optimizer = make_optimizer(model, usual)
+        made_of = resume.contents(self, source)
+        self._accept(start, steps, made_of, ["adalora prunes by the number of steps"] * (usual.updates is not None), by_steps)
+        state = self._restore(start, model, source, optimizer)
+        if self.resume:
+            self._say(*resume.announced(start, steps))
+            self.before_open()
+            resume.set_aside(start)
+        self.open()
+        norm = float(start.saved.get("initial_norm", 0.0)) or trained_norm(model)
+        facts = {"recipe": resume.plain_recipe(self.recipe), "contents": made_of, "initial_norm": norm}
+        saver = Saver(
+            self.folder, model, source, optimizer, state, steps=steps, every=self.recipe.save_every,
+            seconds=self.recipe.save_seconds, limit=self.recipe.save_total_limit,
+            final=self.recipe.save_final, facts=facts,
+        )  # fmt: skip
+        hooks, progress = self._hooks(make_hooks(model, source), state, steps, partial(show, source) if show else None)
+        hooks.append(saver)
+        model.train()
+        limit = self.micro_batch_tokens(model)
+        with progress, closing(hooks), stop_on_signal(state, self.console, self.folder):
+            try:
+                train(model, source, objective, optimizer, hooks, state, steps=steps, max_tokens=limit)
+            except RewardError:  # rewards are called before anything of their step is updated
+                if state.step > start.step:
+                    saver.save(state.step)
+                raise
+        if state.stop and state.step < steps:
+            raise Interrupted(f"stopped after step {state.step} of {steps}; go on with: posttrain resume {self.folder}")
+        if start.step == steps and start.saved["steps"] != steps and self.recipe.save_final:
+            saver.save(steps)  # the checkpoint was one of a longer run
+        model.eval()
+        self._save_model(model, state, norm)
+        saver.finish()
+        return model
+
+    def _start(self) -> resume.Start:
+        """Where to start from, with changes of the recipe that need no weights refused already."""
+        if not self.resume:
+            return resume.Start(self.folder)
+        if not (self.folder / "recipe.yaml").exists():
+            raise CheckpointError(f"{self.folder} holds no run; start it anew")
+        start = resume.find_start(self.folder)
+        if start.checkpoint is not None or start.has_model:
+            start.changes = resume.changes_since(start, self.recipe)
+            start.refuse(self.accept)
+        return start
+
+    def _trained_model(self, start: resume.Start, steps: int, load: Callable[[Path | None], Any]) -> Any:
+        """The model of a run whose training is done, for what is left to do: the evaluation.
+
+        Raises:
+            Finished: nothing is left. CheckpointError: changes that would need training.
+        """
+        late = [c for c in start.changes if c.rule not in ("free", "rounding", "content")]
+        longer = [c for c in late if c.rule == "length"]
+        if late and not (start.checkpoint is not None and late == longer):
+            where = "no checkpoint is left to train on from" if start.checkpoint is None else f"all {steps} steps are done"
+            lines = "".join(f"\n  {text}" for text in [*(c.text for c in late), *(reason for _, reason in start.damaged)])
+            raise CheckpointError(
+                f"{self.folder} is trained to its end and {where}; these changes would do nothing:{lines}\n"
+                f"Raise max_steps, or start a new run from model.path={self.folder / 'model'}"
+            )
+        measured = self.folder / "evaluation.json"
+        # The folder's recipe is the one that the evaluation there was made by; the checkpoint's may be older.
+        again = any(c.name.startswith("evaluation") for c in self.changes())
+        if self.recipe.evaluation is None or (measured.exists() and not again):
+            raise Finished(f"{self.folder} is finished")
+        self._say(f"{self.folder} is trained; what is left is its evaluation")
+        for change in start.changes:
+            self._say(f"  changed: {change.text}")
+        model = load(start.checkpoint if start.step == steps else self.folder / "model")
+        self.before_open()
+        if measured.exists():
+            self._say(f"  kept: {measured.name} as {resume.set_evaluation_aside(start).name}")
+        self.open()
+        model.eval()
+        return model
+
+    def _accept(self, start: resume.Start, steps: int, made_of: dict[str, Any], adapters: list[str], by_steps: str) -> None:
+        """Compare what a checkpoint was made from with what is there now, before anything is written."""
+        if start.checkpoint is None:
+            return
+        start.changes += resume.content_changes(start.saved["contents"], made_of, start.checkpoint)
+        reasons = [*adapters, *([by_steps] if by_steps else [])]
+        length = resume.length_change(start, self.recipe, steps, reasons, start.changes)
+        start.changes += [length] if length is not None else []
+        start.refuse(self.accept)
+
+    def _restore(self, start: resume.Start, model: Any, source: Source, optimizer: Any) -> State:
+        """Optimiser, source and generators as the checkpoint has them; the state to go on from."""
+        self.resume_step = start.step
+        if start.checkpoint is None:
+            return State()
+        checkpoint.load_checkpoint(start.checkpoint, optimizer)
+        try:
+            source.load_state(start.saved["source"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{start.checkpoint} does not fit this recipe: its source holds other state ({type(error).__name__}: {error})"
+            ) from error
+        if isinstance(model, LanguageModel):
+            model.weights_version = start.saved["weights_version"]
+        return State(start.step, start.saved["num_tokens"], str(start.checkpoint))
+
+    def _hooks(
+        self, extra: Sequence[Hook], state: State, steps: int, sampled: Callable[[], Any] | None
+    ) -> tuple[list[Any], Progress]:
+        """What is called after each step, but for the saver; and the progress display, which is one of them."""
+        hooks: list[Any] = [*extra, *build_trackers(self.recipe.report_to, self.folder)]
         writer = MetricsWriter(self.folder / "metrics.jsonl", resume_step=state.step)
         if self.first_metrics and state.step == 0:
             writer(0, self.first_metrics)
-        hooks.append(writer)
-        progress = Progress(
-            steps,
-            title=self.recipe.title or self.recipe.method,
-            console=self.console,
-            start=state.step,
-            sampled=None if show is None else lambda: show(source),
-        )
-        hooks += [progress, self._saver(model, source, optimizer, state, steps)]
-        model.train()
-        with progress, closing(hooks), stop_on_signal(state, self.console):
-            train(model, source, objective, optimizer, hooks, state, steps=steps, max_tokens=self.micro_batch_tokens(model))
-        if state.stop and state.step < steps:
-            raise Interrupted(f"stopped after step {state.step} of {steps}; go on with: posttrain resume {self.folder}")
-        model.eval()
-        with checkpoint.written_whole(self.folder / "model") as partial:
-            model.save(partial)
-        return model
+        title = self.recipe.title or self.recipe.method
+        progress = Progress(steps, title=title, console=self.console, start=state.step, sampled=sampled)
+        return [*hooks, writer, progress], progress
+
+    def _save_model(self, model: Any, state: State, norm: float) -> None:
+        """Write `model/`, unless it is not fit to be used."""
+        check_finite(model, state)
+        warning = collapse(norm, trained_norm(model))
+        if warning is not None:
+            write(self.console, warning, style="yellow")
+        with checkpoint.written_whole(self.folder / "model") as place:
+            model.save(place)
+
+    def _say(self, *lines: str) -> None:
+        for line in lines:
+            write(self.console, line)
 
     def _optimizer(self, model: ForestModel, steps: int) -> Optimizer:
         r = self.recipe
@@ -342,53 +377,9 @@ class Run:
             updates=updates_of(model.hf, steps),
         )
 
-    def _saver(self, model: ForestModel, source: Source, optimizer: Optimizer, state: State, steps: int) -> Hook:
-        """The hook that saves: every `save_every` steps, and when the user stops the run."""
-
-        def save(step: int, metrics: dict[str, float]) -> None:
-            due = self.recipe.save_every and (step % self.recipe.save_every == 0 or step == steps)
-            if not due and not state.stop:
-                return
-            values = {
-                "num_tokens": state.num_tokens,
-                "source": source.state(),
-                "weights_version": getattr(model, "weights_version", 0),
-                "template_fingerprint": template_fingerprint(model.tokenizer),
-            }
-            path = checkpoint.save_checkpoint(
-                self.folder, step, save_model=model.save_for_resume, optimizer=optimizer, state=values
-            )
-            state.last_checkpoint = str(path)
-            checkpoint.prune_checkpoints(self.folder, self.recipe.save_total_limit)
-
-        return save
-
-    def _check_fingerprint(self, saved: dict[str, Any], folder: Path) -> None:
-        now = template_fingerprint(self.tokenizer)
-        if saved["template_fingerprint"] != now:
-            raise CheckpointError(
-                f"{folder} was trained with the chat template {saved['template_fingerprint']}, this recipe's is {now}; "
-                "resume with the same tokenizer and chat_template, or start a new run"
-            )
-
-    def micro_batch_tokens(self, model: ForestModel) -> int:
-        """Distinct tokens that one forward pass may hold: the recipe's, or what suits the device."""
-        return self.recipe.max_tokens_per_micro_batch or (2048 if model.device.type == "cpu" else 16384)
-
     def steps_for(self, steps_per_epoch: int) -> int:
         """max_steps, or as many as num_train_epochs takes."""
         return self.recipe.max_steps or max(1, math.ceil(self.recipe.num_train_epochs * steps_per_epoch))
-
-
-def _fresh(config: ModelConfig) -> dict[str, Any]:
-    """What counts when a run starts, and not when it goes on from a checkpoint."""
-    peft_kind = config.adapter is not None and not config.adapter.own_weights
-    return {
-        "init": config.init,
-        "lora": config.lora,
-        "revision": config.revision,
-        **({"adapter": config.adapter} if peft_kind else {}),
-    }
 
 
 def _seed_everything(seed: int) -> None:

@@ -14,13 +14,15 @@ from posttrain.config import Component, EndpointConfig, SamplingConfig
 from posttrain.data.templates import as_messages
 from posttrain.engines.endpoint import Endpoint
 from posttrain.errors import ConfigError
+from posttrain.evaluation.strategy import gold_rewards
 from posttrain.methods.parts import make_parts, remove_parts
-from posttrain.methods.prompting import encode_prompts, make_collector, make_sampling, make_task
+from posttrain.methods.prompting import encode_prompts, make_collector, make_rewards, make_sampling, make_task
 from posttrain.methods.run import SAMPLES, Job, Run
 from posttrain.registry import methods
 from posttrain.rewards.base import RewardSet
 from posttrain.rollouts.collect import Prompt
 from posttrain.rollouts.filter import Rule, filter_metrics, refuse_empty
+from posttrain.terminal import write
 from posttrain.training.checkpoint import write_text_whole
 from posttrain.training.hooks import MetricsWriter
 from posttrain.types import Rollout, RolloutGroup, Sample, Sampling, Task
@@ -45,17 +47,21 @@ def sample(
     """Sample num_generations completions of every prompt of a task, reward them, and write samples.jsonl.
 
     A row has prompt, completion, reward, answer and id: what methods offline and sft read. All are kept, unless min_reward
-    (rejection sampling), top_fraction (of each batch), max_per_prompt (best first) or distinct say otherwise; completions
-    without a reward, because it failed or does not apply, are left out and counted, and so are those cut at the length
-    limit unless keep_truncated. batch_size prompts are sampled at a time and kept on disk, so that an interrupted run goes
-    on there; samples.jsonl itself appears when it is whole.
-    With `endpoint` a model behind an OpenAI-compatible server writes instead of the recipe's, which may then be left out: the
-    teacher of sequence-level distillation (arXiv 1606.07947), whose text method sft learns.
+    (rejection sampling), top_fraction (of each batch), max_per_prompt (best first) or distinct say
+    otherwise; where the rewards that choose read the gold, the rows are reported as an oracle's
+    choice. Completions without a reward, because it failed or does not apply, are left out and
+    counted, and so are those cut at the length limit unless keep_truncated. batch_size prompts are
+    sampled at a time and kept on disk, so that an interrupted run goes on there; samples.jsonl
+    itself appears when it is whole. With `endpoint` a model behind an OpenAI-compatible server
+    writes instead of the recipe's, which may then be left out: the teacher of sequence-level
+    distillation (arXiv 1606.07947), whose text method sft learns.
     """
     if num_generations < 1:
         raise ConfigError(f"num_generations: {num_generations} must be at least 1")
     rule = Rule(min_reward, top_fraction, max_per_prompt, distinct)
     rule.check_range()
+    chooses = min_reward is not None or top_fraction < 1 or max_per_prompt is not None
+    gold = gold_rewards(rewards) if chooses else []
     made = make_task(run, task)
     sampled = make_sampling(sampling, made)
     if endpoint is not None:
@@ -64,7 +70,7 @@ def sample(
     else:
         prompts = encode_prompts(run, made, sampled)
     server = None if endpoint is None else Endpoint(endpoint)
-    reward_set = RewardSet([(c.name, c.weight, c.settings) for c in rewards], task=made)
+    reward_set = make_rewards(run, rewards, made)
     reward_set.self_test(made.examples)
     facts = [
         ("task", f"{made.name}: {len(prompts)} prompts"),
@@ -73,28 +79,32 @@ def sample(
         ("sampling", f"{num_generations} completions each of at most {sampled.max_tokens} tokens, temperature "
                      f"{sampled.temperature:g}"),
         ("kept", f"{'any reward' if min_reward is None else f'reward at least {min_reward:g}'}, top {top_fraction:.0%} of "
-                 f"{batch_size} prompts, at most {max_per_prompt or 'all'} a prompt{', distinct' if distinct else ''}"),
+                 f"{batch_size} prompts, at most {max_per_prompt or 'all'} a prompt{', distinct' if distinct else ''}"
+                 + (f"; an oracle's choice, by {', '.join(gold)}" if gold else "")),
     ]  # fmt: skip
 
     def execute() -> None:
         started = time.perf_counter()
         if server is not None:
-            write = _asking(server, made, reward_set, sampled, num_generations)
+            ask = _asking(server, made, reward_set, sampled, num_generations)
         else:
-            write = make_collector(
+            ask = make_collector(
                 run, run.load_model(), prompts, reward_set, sampled, batch_size=batch_size, num_generations=num_generations
             ).sample
         run.open()
 
         def part(some: Sequence[Prompt], number: int) -> dict[str, Any]:
             seeds = np.random.default_rng((run.recipe.seed, number, 13)).integers(0, 2**62, size=len(some))
-            return _part(made, write(some, [int(s) for s in seeds]), rule, keep_truncated)
+            return _part(made, ask(some, [int(s) for s in seeds]), rule, keep_truncated)
 
         try:
             parts = make_parts(run, prompts, batch_size, part)
         finally:
             reward_set.close()
         _finish(run, parts, rule, time.perf_counter() - started)
+        if gold:
+            text = "chose the rows by the gold answer; they teach, and are no result of the model"
+            write(run.console, f"oracle: {', '.join(gold)} {text}")
 
     return Job(facts, execute)
 
@@ -178,14 +188,13 @@ def _finish(run: Run, read: list[dict[str, Any]], rule: Rule, seconds: float) ->
         "step_time": seconds,
     }
     writer = MetricsWriter(run.folder / "metrics.jsonl")
-    writer(1, metrics)
+    writer(1, {**metrics, **run.first_metrics})
     writer.close()
-    run.console.print(
+    write(
+        run.console,
         f"{len(rows)} of {count} completions written to {run.folder / SAMPLES}: mean reward {metrics['reward']:.3f}, "
         f"{truncated} not ended, {metrics['rewards/errors']:.0f} rewards failed, "
         f"{metrics['prompts/refused']:.0f} prompts refused",
-        highlight=False,
-        soft_wrap=True,
     )
 
 

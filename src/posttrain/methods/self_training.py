@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from posttrain.config import Component, SamplingConfig
+from posttrain.config import Component, EvaluationConfig, SamplingConfig
 from posttrain.data.templates import encode_prompt
 from posttrain.errors import ConfigError
 from posttrain.losses.inputs import CREDIT_INPUTS, LABEL_INPUTS, TEACHER_INPUTS
-from posttrain.methods.evaluating import evaluate_model
-from posttrain.methods.prompting import context_length, encode_prompts, make_collector, make_sampling, make_task
+from posttrain.methods.evaluating import evaluate_model, evaluation_hooks
+from posttrain.methods.prompting import context_length, encode_prompts, make_collector, make_rewards, make_sampling, make_task
 from posttrain.methods.run import Run, TrainingJob
 from posttrain.models.language_model import LanguageModel
 from posttrain.registry import methods
-from posttrain.rewards.base import RewardSet
+from posttrain.rollouts.collect import Prompt
 from posttrain.rollouts.filter import Rule, SelfTrainingSource
 from posttrain.training.hooks import RolloutWriter, first_rollout
 from posttrain.training.objective import Objective
@@ -28,6 +29,7 @@ def self_training(
     run,
     *,
     task: Component,
+    evaluation: EvaluationConfig | None = None,
     rewards: list[Component] = ("task",),  # type: ignore[assignment]
     losses: list[Component] = ("nll",),  # type: ignore[assignment]
     num_rounds: int = 3,
@@ -67,8 +69,8 @@ def self_training(
     made = make_task(run, task)
     sampled = make_sampling(sampling, made)
     prompts = encode_prompts(run, made, sampled)
-    hints = _hints(run, made, rationalise, sampled) if rationalise is not None else None
-    reward_set = RewardSet([(c.name, c.weight, c.settings) for c in rewards], task=made)
+    hints = _hints(run, made, prompts, rationalise, sampled) if rationalise is not None else None
+    reward_set = make_rewards(run, rewards, made)
     reward_set.self_test(made.examples)
     objective = Objective(
         losses, accuracy=True, lacks=CREDIT_INPUTS | LABEL_INPUTS | TEACHER_INPUTS | {"reward", "scores", "step", "values"}
@@ -95,15 +97,15 @@ def self_training(
         )
 
     def make_hooks(model: Any, source: Any) -> list[Any]:
-        return [RolloutWriter(run.folder / "rollouts.jsonl", lambda: source.groups, resume_step=run.resume_step)]
+        writer = RolloutWriter(run.folder / "rollouts.jsonl", lambda: source.groups, resume_step=run.resume_step)
+        return [writer, *evaluation_hooks(run, model, evaluation, steps)]
 
     def execute() -> None:
         try:
             model = run.train(make_source, objective, steps=steps, load=load, make_hooks=make_hooks, show=first_rollout)
         finally:
             reward_set.close()
-        if run.recipe.evaluation is not None:
-            evaluate_model(run, model)
+        evaluate_model(run, model, evaluation)
 
     facts = [
         ("task", f"{made.name}: {len(prompts)} prompts"),
@@ -138,13 +140,13 @@ def _trained_weights(model: LanguageModel) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in model.hf.named_parameters() if p.requires_grad}
 
 
-def _hints(run: Run, task: Task, text: str, sampling: Sampling) -> dict[str, tuple[int, ...]]:
+def _hints(run: Run, task: Task, prompts: Sequence[Prompt], text: str, sampling: Sampling) -> dict[str, tuple[int, ...]]:
     """Each prompt with its answer told, as token ids, by the example's id."""
     if "{prompt}" not in text or "{answer}" not in text:
         raise ConfigError(f"rationalise: {text!r} must hold {{prompt}} and {{answer}}, which are filled in for each problem")
     context = context_length(run)
     hints = {}
-    for example in task.examples:
+    for example in (p.example for p in prompts):
         if example.answer is None:
             raise ConfigError(f"rationalise: example {example.id} of task {task.name} has no answer to tell; leave it out")
         ids = encode_prompt(run.tokenizer, _told(example, text), system=task.system)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from posttrain.config import Component, SamplingConfig
+from posttrain.config import Component, EvaluationConfig, SamplingConfig
 from posttrain.data.encode import encode_items
 from posttrain.data.forest import TokenSequence
 from posttrain.data.item import Item
@@ -12,10 +12,9 @@ from posttrain.data.templates import as_messages
 from posttrain.errors import ConfigError, DataError
 from posttrain.methods.comparing import NOT_IN_SAMPLES, ReferencePlan
 from posttrain.methods.online_dpo import train_on_pairs
-from posttrain.methods.prompting import encode_prompts, make_collector, make_sampling, make_task
+from posttrain.methods.prompting import encode_prompts, make_collector, make_rewards, make_sampling, make_task
 from posttrain.methods.run import Run, TrainingJob
 from posttrain.registry import methods
-from posttrain.rewards.base import RewardSet
 from posttrain.rollouts.pairs import PairSource, against_data
 from posttrain.training.objective import Objective
 from posttrain.types import Task
@@ -26,6 +25,7 @@ def spin(
     run,
     *,
     task: Component,
+    evaluation: EvaluationConfig | None = None,
     rewards: list[Component] = ("task",),  # type: ignore[assignment]
     losses: list[Component] = ("dpo",),  # type: ignore[assignment]
     num_rounds: int = 3,
@@ -46,7 +46,7 @@ def spin(
     sampled = make_sampling(sampling, made)
     prompts = encode_prompts(run, made, sampled)
     written = _written(run, made)
-    reward_set = RewardSet([(c.name, c.weight, c.settings) for c in rewards], task=made)
+    reward_set = make_rewards(run, rewards, made)
     reward_set.self_test(made.examples)
     objective = Objective(losses, roles=("chosen", "rejected"), lacks=NOT_IN_SAMPLES)
     if num_rounds < 1:
@@ -55,7 +55,7 @@ def spin(
         raise ConfigError("losses: self-play compares with the opponent, so a loss with a reference is needed, such as dpo")
     a_round = run.steps_for(max(len(prompts) // min(batch_size, len(prompts)), 1))
     steps = run.recipe.max_steps or num_rounds * a_round
-    plan = ReferencePlan(False, max(-(-steps // num_rounds), 1))
+    plan = ReferencePlan(False, max(-(-steps // num_rounds), 1), by_steps="rounds are equal shares of the steps")
     plan.check(run, objective)
 
     def make_source(model: Any) -> PairSource:
@@ -63,7 +63,7 @@ def spin(
         return PairSource(collector, against_data(written), model=model, whole=objective.whole, sampler=model.reference)
 
     def execute() -> None:
-        train_on_pairs(run, plan, make_source, objective, reward_set, steps)
+        train_on_pairs(run, plan, make_source, objective, reward_set, steps, evaluation)
 
     facts = [
         ("task", f"{made.name}: {len(prompts)} worked examples"),

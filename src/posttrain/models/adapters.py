@@ -277,6 +277,7 @@ def load_adapter(model: Any, folder: str, *, trainable: bool = True) -> Any:
 
 def save_state(hf: Any, folder: str | Path) -> None:
     """Write what the library's files leave out and training needs: pruned ranks and importances, networks of prompts."""
+    _order_config(Path(folder) / "adapter_config.json")
     kind = _kind(hf)
     if kind != "ADALORA" and kind not in _VIRTUAL:
         return
@@ -285,6 +286,15 @@ def save_state(hf: Any, folder: str | Path) -> None:
         allocator = hf.base_model.rankallocator
         tensors |= {f"{table}.{n}": t for table in _TABLES for n, t in getattr(allocator, table).items()}
     save_file({n: t.contiguous().clone() for n, t in tensors.items()}, Path(folder) / STATE_FILE)
+
+
+def _order_config(file: Path) -> None:
+    """Write an adapter's config anew with keys and names of layers in order: the library writes sets as they come."""
+    if file.is_file():
+        config = read_json(file)
+        sets = ("target_modules", "exclude_modules", "feedforward_modules", "modules_to_save")
+        config |= {k: sorted(config[k]) for k in sets if isinstance(config.get(k), list)}
+        file.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def _load_state(hf: Any, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -31,6 +31,7 @@ from posttrain.models.adapters import (
     refuse_virtual_score,
     virtual_tokens,
 )
+from posttrain.models.finite import check_finite
 from posttrain.models.forest_model import ForestModel
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.score_model import ScoreModel
@@ -39,7 +40,6 @@ from posttrain.models.score_model import ScoreModel
 transformers_logging.disable_progress_bar()
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-
 
 Kind = Literal["language", "sequence_score", "token_score"]
 
@@ -190,6 +190,7 @@ def _load(
         freeze(hf, adapter)
     elif adapter is not None:
         hf = add_adapter(hf, adapter, tokenizer=tokens.name_or_path, seed=seed)
+    check_finite(hf, path)
     return hf, tokens, attention, gradient_checkpointing
 
 

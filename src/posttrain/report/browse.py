@@ -83,7 +83,7 @@ def _group(group: Group, limit: int) -> dict[str, Any]:
 
 def same_problems(stages: Sequence[tuple[str, Measured]]) -> list[dict[str, Any]]:
     """Problems that every stage was measured on, with each stage's share of right samples and its first texts."""
-    known = [{p.id: p for p in measured.problems if p.texts} for _, measured in stages]
+    known = [{(p.id, p.prompt, p.answer): p for p in measured.problems if p.texts} for _, measured in stages]
     common = [name for name in known[0] if all(name in k for k in known)] if known else []
     chosen, limit = spread(common, MAX_PROBLEMS), MAX_TEXT
     while True:

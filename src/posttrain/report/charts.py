@@ -176,7 +176,7 @@ def picture(title: str, rows: Sequence[StageRow]) -> str:
 def _intervals(rows: Sequence[StageRow], width: int, *, stacked: bool, name: str, title: str = "") -> str:
     """Draw it. stacked: the stage's name above its line instead of left of it."""
     edge = 22 if title else 2
-    longest = max((len(_clipped(r.stage)) for r in rows), default=0)
+    longest = max((len(r.short_label) for r in rows), default=0)
     left = edge + (7 if stacked else 8.0 * longest + 18)
     right, line = 62 + (edge - 2), 50 if stacked else 38
     top = 58 if title else 6
@@ -197,14 +197,14 @@ def _intervals(rows: Sequence[StageRow], width: int, *, stacked: bool, name: str
         y = top + line * (i + 0.5) + (9 if stacked else 0)
         low, mid, high = x(row.low), x(row.accuracy), x(row.high)
         at = f'x="{left:.0f}" y="{y - 13:.1f}"' if stacked else f'x="{left - 16:.0f}" y="{y + 5:.1f}" text-anchor="end"'
-        shapes.append(f'<text class="name" {at}>{escape(_clipped(row.stage))}</text>')
+        shapes.append(f'<text class="name" {at}>{escape(row.short_label)}</text>')
         shapes.append(f'<line class="track" x1="{left:.1f}" x2="{mid:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
         shapes.append(f'<line class="whisker" x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
         for end in (low, high):
             shapes.append(f'<line class="whisker" x1="{end:.1f}" x2="{end:.1f}" y1="{y - 5:.1f}" y2="{y + 5:.1f}"/>')
         shapes.append(f'<circle class="dot" cx="{mid:.1f}" cy="{y:.1f}" r="5.5"/>')
         shapes.append(f'<text class="value" x="{high + 11:.1f}" y="{y + 5:.1f}">{row.accuracy:.1%}</text>')
-    said = "; ".join(f"{r.stage} {r.accuracy:.1%}, {r.low:.1%} to {r.high:.1%}" for r in rows)
+    said = "; ".join(f"{r.label} {r.accuracy:.1%}, {r.low:.1%} to {r.high:.1%}" for r in rows)
     head = ""
     if title:
         head = (
@@ -216,10 +216,6 @@ def _intervals(rows: Sequence[StageRow], width: int, *, stacked: bool, name: str
         f'<svg xmlns="http://www.w3.org/2000/svg" class="intervals {name}" viewBox="0 0 {width} {height}" {size} '
         f'role="img" aria-label="Accuracy with 95% intervals: {escape(said)}">{head}{"".join(shapes)}</svg>'
     )
-
-
-def _clipped(name: str) -> str:
-    return name if len(name) <= 28 else f"{name[:27]}…"
 
 
 _STANDALONE = (

@@ -8,11 +8,25 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
+from posttrain.files import write_text_whole
 from posttrain.report.browse import safe_json, same_problems, sampled_groups
 from posttrain.report.charts import Band, by_samples, curve, intervals, picture, several
+from posttrain.report.losses import data_losses
 from posttrain.report.run_folder import Interval, Measured, RunFolder, StageRow, read_run
 from posttrain.report.series import finite_points, number
-from posttrain.report.tables import SIGNIFICANT, best_k, count, interval_text, p_text, percent, time_text, verdicts
+from posttrain.report.tables import (
+    SIGNIFICANT,
+    best_k,
+    count,
+    interval_text,
+    oracle_text,
+    oracles,
+    p_text,
+    percent,
+    searches,
+    time_text,
+    verdicts,
+)
 
 # Metric -> title of its curve and its unit, in the order of the page.
 _CURVES = {
@@ -26,6 +40,7 @@ _CURVES = {
     "frac_reward_zero_std": ("groups without signal", "%"),
     "clip_ratio/region_mean": ("clipped tokens", "%"),
     "mean_token_accuracy": ("token accuracy", "%"),
+    "evaluation/accuracy": ("accuracy in evaluation", "%"),
     "grad_norm": ("gradient norm", ""),
     "learning_rate": ("learning rate", ""),
     "tokens_per_second": ("tokens a second", ""),
@@ -42,9 +57,8 @@ def write_report(folder: Path) -> Path:
         DataError: the folder holds no run, or a broken file.
     """
     text = page(read_run(folder))
-    target, partial = folder / "report.html", folder / ".report.html.partial"
-    partial.write_text(text, encoding="utf-8", errors="replace")  # a completion may hold half of a surrogate pair
-    partial.replace(target)
+    target = folder / "report.html"
+    write_text_whole(target, text, errors="replace")  # a completion may hold half of a surrogate pair
     return target
 
 
@@ -57,13 +71,13 @@ def write_picture(folder: Path, target: Path) -> None:
     run = read_run(folder)
     rows = run.summary.rows if run.summary else ()
     measured = next((s.evaluation for s in run.stages if s.evaluation), None)
-    on = f" on {measured.task}, {measured.num_examples} problems" if measured else ""
-    target.write_text(picture(f"{run.title}: accuracy{on}, 95% intervals", rows) + "\n", encoding="utf-8")
+    on = f" on {measured.task}, {measured.problems_text}" if measured else ""
+    write_text_whole(target, picture(f"{run.title}: accuracy{on}, 95% intervals", rows) + "\n")
 
 
 def page(run: RunFolder) -> str:
     """The page as text."""
-    names = {row.folder: row.stage for row in run.summary.rows} if run.summary else {}
+    names = {row.folder: row.label for row in run.summary.rows} if run.summary else {}
     stages = [(names.get(s.path.name, s.path.name), s) for s in run.stages]
     everything = [(run.title, run), *stages]
     sections: list[tuple[str, str]] = []
@@ -102,12 +116,15 @@ def _head(run: RunFolder, measured: Sequence[tuple[str, Measured]]) -> str:
     if measured:
         one = measured[0][1]
         samples = max(m.num_samples for _, m in measured)
-        facts = [one.task, f"{one.num_examples:,} problems", f"{samples} sample{'s' * (samples > 1)} each"]
+        facts = [one.task, one.problems_text]
+        facts += [f"{samples} sample{'s' * (samples > 1)} each"] if not all(m.search for _, m in measured) else []
+        facts += [one.strategy] if len(measured) == 1 and one.strategy else []
         if "temperature" in one.sampling:
             facts.append(f"temperature {one.sampling['temperature']:g}")
         parts.append(f'<p class="dim">{escape(" · ".join(facts))}</p>')
     if run.summary and len(run.summary.rows) > 1:
-        parts.append(_headline(run.summary.rows[0], run.summary.rows[-1]))
+        reachable = [row for row in run.summary.rows if not row.oracle]  # an oracle is no result
+        parts += [_headline(reachable[0], reachable[-1])] if len(reachable) > 1 else []
     if command:
         parts.append(f"<pre class=command>{escape(command)}</pre>")
     return f"<header>{''.join(parts)}{_recipe(run)}</header>"
@@ -146,18 +163,22 @@ def _row(first: str, cells: Sequence[str], classes: Sequence[str] = ()) -> str:
 def _result(rows: Sequence[StageRow]) -> str:
     passes, votes = best_k([r.pass_at for r in rows]), best_k([r.maj_at for r in rows])
     head = ["stage", "accuracy", "95% interval", "vs above", "p (paired)"]
-    head += [f"pass@{passes}"] * bool(passes) + [f"maj@{votes}"] * bool(votes) + ["tokens a problem", "time"]
+    head += [f"pass@{passes}"] * bool(passes) + [f"maj@{votes}"] * bool(votes) + ["tokens per answer", "time"]
     body = []
     for i, row in enumerate(rows):
         gain = row.accuracy - rows[i - 1].accuracy if i else 0.0
-        told = row.p_value is not None and row.p_value < SIGNIFICANT
+        told = row.p_value is not None and row.p_value < SIGNIFICANT and not row.oracle
         cells = [percent(row.accuracy), interval_text(row), f"{100 * gain:+.1f}" if i else "", p_text(row.p_value)]
         cells += [percent(row.pass_at.get(passes))] if passes else []
         cells += [percent(row.maj_at.get(votes))] if votes else []
         cells += [count(row.mean_tokens), time_text(row.seconds)]
-        body.append(_row(row.stage, cells, ["strong", "", ("good" if gain > 0 else "bad") if told else ""]))
-    said = "".join(f"<p>{escape(line)}</p>" for line in verdicts(rows))
-    note = "vs above: points of accuracy, compared on the same problems (paired bootstrap, two-sided)."
+        body.append(_row(row.label, cells, ["strong", "", ("good" if gain > 0 else "bad") if told else ""]))
+    said = "".join(f"<p>{escape(line)}</p>" for line in [*verdicts(rows), *oracles(rows)])
+    said += "".join(f'<p class="dim">{escape(line)}</p>' for line in searches(rows))
+    note = (
+        "vs above: points of accuracy, compared on the same problems (paired bootstrap, or McNemar's exact test where each "
+        "problem has one outcome; two-sided). tokens per answer: of one completion, or of all that a search samples for it."
+    )
     chart = f'<figure class="stages"><figcaption>Accuracy with 95% intervals</figcaption>{intervals(rows)}</figure>'
     return f'{said}{_table(head, body, "Stages")}<p class="dim">{note}</p>{chart}'
 
@@ -168,10 +189,25 @@ def _evaluation(evaluation: Measured) -> str:
         for name, v in sorted(evaluation.intervals.items(), key=lambda item: item[0].startswith("maj@"))
     ]
     for name, value in evaluation.numbers.items():
-        rows.append(
-            _row(name.replace("_", " "), [percent(value) if name in ("truncated", "unparsed") else f"{value:,.4g}", ""])
-        )
-    return _table(["metric", "value", "95% interval"], rows, "Evaluation")
+        label = name.replace("_", " ")
+        if name == "mean_tokens":
+            label = "tokens per problem" if evaluation.search else "tokens per completion"
+        rows.append(_row(label, [percent(value) if name in ("truncated", "unparsed") else f"{value:,.4g}", ""]))
+    return _choice(evaluation) + _table(["metric", "value", "95% interval"], rows, "Evaluation")
+
+
+def _choice(evaluation: Measured) -> str:
+    """The search with all its settings, and whether the gold chose."""
+    if not evaluation.search:
+        return ""
+    settings = "; ".join(f"{k}: {v}" for k, v in evaluation.search_settings.items())
+    parts = [f"Search: {evaluation.search}{f' ({settings})' if settings else ''}."]
+    if evaluation.scorer:
+        named = ", ".join(f"{k}: {v}" for k, v in evaluation.scorer.items() if k != "name")
+        parts.append(f"Scorer: {evaluation.scorer['name']}{f' ({named})' if named else ''}.")
+    if evaluation.oracle:
+        parts.append(oracle_text("Oracle", evaluation.search_settings.get("num_samples")))
+    return "".join(f"<p>{escape(part)}</p>" for part in parts)
 
 
 def _more_samples(measured: Sequence[tuple[str, Measured]]) -> str:
@@ -259,7 +295,10 @@ def _failures(runs: Sequence[tuple[str, RunFolder]]) -> str:
     found = [(name, *cells) for name, run in runs for cells in _failures_of(run)]
     rows = [_row(first, rest) for first, *rest in (found if len(runs) > 1 else [f[1:] for f in found])]
     if not rows:
-        return "<p>Nothing: no reward failed, no completion was cut off, every metric was a number.</p>"
+        return (
+            "<p>Nothing: no row of the data was cut or dropped, no reward failed, no completion was cut off, "
+            "every metric was a number.</p>"
+        )
     head = ["stage", "what", "how much"] if len(runs) > 1 else ["what", "how much"]
     return _table(head, rows, "Failures").replace("<table>", '<table class="words">')
 
@@ -271,6 +310,7 @@ def _failures_of(run: RunFolder) -> list[tuple[str, str]]:
         values = [v for row in run.metrics if (v := number(row.get(key))) is not None]
         return sum(values) / len(values) if values else 0.0
 
+    found += data_losses(run)
     failed = sum(number(row.get("rewards/errors")) or 0 for row in run.metrics)
     if failed:
         found.append(("reward functions that failed", f"{failed:,.0f} completions got no reward"))

@@ -59,7 +59,11 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """evaluation.json. intervals: accuracy, pass@k, maj@k by name; numbers: the metrics that have no interval."""
+    """evaluation.json. intervals: accuracy, pass@k, maj@k by name; numbers: the metrics that have no interval.
+
+    num_available: problems that the task has. strategy: the search in words; search_settings,
+    scorer: all there is to set. oracle: whether the gold chose.
+    """
 
     task: str
     num_examples: int
@@ -70,6 +74,18 @@ class Measured:
     search: str | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
+    prompts_dropped: int = 0
+    num_available: int | None = None
+    strategy: str = ""
+    search_settings: Mapping[str, Any] = field(default_factory=dict)
+    scorer: Mapping[str, Any] | None = None
+    oracle: bool = False
+
+    @property
+    def problems_text(self) -> str:
+        """How many problems were asked: "200 of 300 problems"."""
+        some = self.num_available is not None and self.num_available != self.num_examples
+        return f"{self.num_examples:,}{f' of {self.num_available:,}' if some else ''} problems"
 
     def by_k(self, name: str) -> dict[int, Interval]:
         """The intervals of "pass" or "maj" by number of samples, ascending."""
@@ -79,7 +95,11 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class StageRow:
-    """A row of summary.json. p_value: paired against the row above, None for the first."""
+    """A row of summary.json.
+
+    p_value: paired against the row above, None for the first. note: the search in words; search:
+    with all its settings. oracle: whether the gold chose. num_samples: among how many.
+    """
 
     stage: str
     accuracy: float
@@ -92,6 +112,22 @@ class StageRow:
     seconds: float | None = None
     note: str = ""
     folder: str = ""
+    search: str = ""
+    oracle: bool = False
+    num_samples: int | None = None
+
+    @property
+    def label(self) -> str:
+        """The stage's title, which says so where an oracle chose."""
+        return f"{self.stage} (oracle)" if self.oracle and "oracle" not in self.stage.lower() else self.stage
+
+    @property
+    def short_label(self) -> str:
+        """The label in 28 characters: a long title is cut, and never the word that an oracle chose."""
+        if len(self.label) <= 28:
+            return self.label
+        end = self.label.removeprefix(self.stage)
+        return f"{self.stage[: 27 - len(end)]}…{end}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +308,12 @@ def _measured(values: dict[str, Any]) -> Measured:
         search=values.get("search"),
         sampling=values.get("sampling") or {},
         seed=values.get("seed"),
+        num_available=values.get("num_available"),
+        strategy=str(values.get("strategy") or (values.get("search") or "").replace("_", " ")),
+        search_settings=values.get("search_settings") or {},
+        scorer=values.get("scorer"),
+        oracle=bool(values.get("oracle")),
+        prompts_dropped=int(values.get("prompts_dropped") or 0),
     )
 
 
@@ -289,6 +331,9 @@ def _summary(values: dict[str, Any]) -> Summary:
             seconds=_optional(row.get("seconds")),
             note=str(row.get("note") or ""),
             folder=str(row.get("folder") or ""),
+            search=str(row.get("search") or ""),
+            oracle=bool(row.get("oracle")),
+            num_samples=(row.get("search_settings") or {}).get("num_samples"),
         )
         for row in values["rows"]
     )

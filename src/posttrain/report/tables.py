@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from posttrain.report.run_folder import StageRow, Summary, read_run
+from posttrain.terminal import styled, visible, write, write_table
 
 SIGNIFICANT = 0.05
 
@@ -25,10 +26,10 @@ def print_summary(folder: Path, console: Console) -> None:
     """
     summary = read_run(folder).summary
     if summary and summary.rows:
-        console.print()
-        console.print(summary_table(summary, console.width))
-        for line in verdicts(summary.rows):
-            console.print(Text(line, style="dim"), soft_wrap=True)
+        write(console)
+        write_table(console, summary_table(summary, console.width))
+        for line in [*verdicts(summary.rows), *searches(summary.rows), *oracles(summary.rows)]:
+            write(console, line, style="dim")
 
 
 def summary_table(summary: Summary, width: int = 80) -> Table:
@@ -47,7 +48,7 @@ def summary_table(summary: Summary, width: int = 80) -> Table:
     if votes:
         columns.insert(4, (f"maj@{votes}", [percent(r.maj_at.get(votes)) for r in rows]))
     dispensable = [f"maj@{votes}", "time", "tokens", f"pass@{passes}", "p vs above", "95% interval"]
-    stage = min(max((len(r.stage) for r in rows), default=0), 28)
+    stage = min(max((len(r.label) for r in rows), default=0), 28)
 
     def needed() -> int:
         return stage + 2 + sum(max(len(name), *map(len, cells)) + 2 for name, cells in columns)
@@ -61,16 +62,21 @@ def summary_table(summary: Summary, width: int = 80) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for i, row in enumerate(rows):
         cells = [Text(cells[i]) for _, cells in columns]
-        if row.p_value is not None and row.p_value < SIGNIFICANT:
+        if row.p_value is not None and row.p_value < SIGNIFICANT and not row.oracle:
             cells[0].stylize("green" if row.accuracy > rows[i - 1].accuracy else "red")
-        table.add_row(Text(row.stage), *cells)
+        table.add_row(styled(visible(row.short_label)), *cells)
     return table
 
 
 def verdicts(rows: Sequence[StageRow]) -> list[str]:
-    """In words: which stage is better than the one above it, which is worse, which cannot be told."""
-    compared = [(a, b) for a, b in pairwise(rows) if b.p_value is not None]
-    if compared and all(b.p_value < SIGNIFICANT and b.accuracy > a.accuracy for a, b in compared):  # type: ignore[operator]
+    """In words: which stage is better than the one above it, which is worse, which cannot be told.
+
+    An oracle is no stage that another could be better than: it is left out, and so is what follows
+    it.
+    """
+    compared = [(a, b) for a, b in pairwise(rows) if b.p_value is not None and not a.oracle and not b.oracle]
+    whole = len(compared) == len(rows) - 1
+    if whole and compared and all(b.p_value < SIGNIFICANT and b.accuracy > a.accuracy for a, b in compared):  # type: ignore[operator]
         return ["Every stage is better than the one above it (paired, p < 0.05)."]
     lines = []
     for a, b in compared:
@@ -81,6 +87,22 @@ def verdicts(rows: Sequence[StageRow]) -> list[str]:
         else:
             lines.append(f"{b.stage} is {'better' if b.accuracy > a.accuracy else 'worse'} than {a.stage} ({gained}).")
     return lines
+
+
+def searches(rows: Sequence[StageRow]) -> list[str]:
+    """The searches of the stages, with all their settings."""
+    return [f"{row.label}: {row.search}." for row in rows if row.search]
+
+
+def oracles(rows: Sequence[StageRow]) -> list[str]:
+    """A line for each stage at which the gold chose."""
+    return [oracle_text(row.label, row.num_samples) for row in rows if row.oracle]
+
+
+def oracle_text(label: str, num_samples: int | None) -> str:
+    """What an oracle is, beside its number."""
+    among = "the candidates" if num_samples is None else f"{num_samples} samples"
+    return f"{label}: the gold chose among {among}; no deployed system can reach this."
 
 
 def best_k(columns: Sequence[Mapping[int, float]]) -> int | None:

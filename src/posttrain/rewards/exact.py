@@ -10,9 +10,24 @@ from posttrain.registry import rewards
 
 Extractor = Literal["last_number", "hash", "boxed", "tag", "whole"]
 
-_NUMBER = re.compile(r"[-+]?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?(?:[eE][-+]?\d{1,3})?%?|[-+]?\$?\.\d+%?")
-_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_NUMBER = re.compile(
+    "[-+\u2212]?"
+    r"(?:\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?(?:[eE][-+]?\d{1,3})?|\$?\.\d+)%?"
+)
+_BRACE = re.compile(r"[{}]")
+_OPEN, _CLOSE = "<answer>", "</answer>"
 _MAX_DIGITS = 400
+_MARKS = re.compile(r"\\\$|\$|\\%|%|(?<!\d) +| +(?!\d)")
+"""What stands beside the digits of a number: money, per cent, spaces that separate no digits."""
+_SEPARATOR = r"\{,\}|,\\!|\\,|\\ |\\!|~|\u00a0|\u202f"
+_GROUPED = re.compile(rf"(?<![\d.\\A-Za-z])\d{{1,3}}(?:(?:{_SEPARATOR})\d{{3}})+(?!\d)")
+_GROUPED_BY_SPACES = re.compile(r"(?<![\d.\\A-Za-z])\d{1,3}(?: \d{3})+(?!\d)")
+_NO_DIGIT = re.compile(r"\D")
+
+
+def join_thousands(text: str) -> str:
+    r"""The text with 1{,}000, 1\,000 and the like as 1000."""
+    return _GROUPED.sub(lambda match: _NO_DIGIT.sub("", match[0]), text)
 
 
 def last_boxed(text: str) -> str | None:
@@ -21,11 +36,23 @@ def last_boxed(text: str) -> str | None:
     if start < 0:
         return None
     depth = 0
-    for place in range(start + 6, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[place], 0)
+    for brace in _BRACE.finditer(text, start + 6):
+        depth += 1 if brace[0] == "{" else -1
         if depth == 0:
-            return text[start + 7 : place]
+            return text[start + 7 : brace.start()]
     return None
+
+
+def last_tagged(text: str) -> str | None:
+    """The content of the last <answer>...</answer>, in time linear in the text's length, or None."""
+    content, place = None, 0
+    while (start := text.find(_OPEN, place)) >= 0:
+        start += len(_OPEN)
+        end = text.find(_CLOSE, start)
+        if end < 0:
+            break
+        content, place = text[start:end], end + len(_CLOSE)
+    return content
 
 
 def extract_answer(text: str, extractor: Extractor) -> str | None:
@@ -37,8 +64,8 @@ def extract_answer(text: str, extractor: Extractor) -> str | None:
     if extractor == "boxed":
         return last_boxed(text)
     if extractor == "tag":
-        found = _TAG.findall(text)
-        return found[-1].strip() if found else None
+        content = last_tagged(text)
+        return content.strip() if content is not None else None
     if extractor == "whole":
         return text.strip() or None
     numbers = _NUMBER.findall(text)
@@ -46,12 +73,18 @@ def extract_answer(text: str, extractor: Extractor) -> str | None:
 
 
 def parse_number(text: str) -> Fraction | None:
-    """The exact value of a number as people write it: 1,000; $5; 12%; 3/4; 1e3; a trailing period. None otherwise.
+    r"""The exact value of a number as people write it, else None.
 
-    A percent sign is dropped: 12% equals 12, as answers to word problems mean it.
+    1,000; 1{,}000; $5; \$5; 12%; 12\%; 3/4; 1e3; a Unicode minus; a final period. A per cent sign
+    is dropped: 12% equals 12, as answers to word problems mean it. Reward `math` judges it as 0.12.
     """
-    cleaned = text.strip().rstrip(".").replace("$", "").replace("%", "").replace(" ", "").replace("\u2212", "-")
-    if not _NUMBER.fullmatch(cleaned) or len(cleaned) > _MAX_DIGITS:
+    cleaned = " ".join(text.split()).rstrip(".")
+    if len(cleaned) > _MAX_DIGITS:
+        return None
+    cleaned = join_thousands(cleaned).replace("\u2212", "-")
+    cleaned = _GROUPED_BY_SPACES.sub(lambda match: match[0].replace(" ", ""), cleaned)
+    cleaned = _MARKS.sub("", cleaned)
+    if not _NUMBER.fullmatch(cleaned):
         return None
     try:
         return Fraction(cleaned.replace(",", ""))
@@ -60,11 +93,17 @@ def parse_number(text: str) -> Fraction | None:
 
 
 def canonical(text: str | None) -> str | None:
-    """One spelling for equal answers: "1,000" and "1000.0" both give "1000"; text is stripped and lower-cased."""
+    """One spelling for equal answers: "1,000" and "1000.0" both give "1000".
+
+    Other text is lower-cased, its spaces are single, and a final period is dropped.
+    """
     if text is None:
         return None
     number = parse_number(text)
-    return str(number) if number is not None else " ".join(text.lower().split())
+    if number is not None:
+        return str(number)
+    words = " ".join(text.lower().split())
+    return words.rstrip(".").rstrip() or words
 
 
 def same_answer(prediction: str | None, answer: str) -> bool:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import math
 import re
+import threading
 
 from posttrain.errors import ConfigError
 from posttrain.registry import rewards
+from posttrain.rewards.worker import Worker
 
 
 def _text(completion) -> str:
@@ -31,13 +35,37 @@ def tags(completions, *, names: list[str] = ["think", "answer"], partial: bool =
 
 
 @rewards.register
-def pattern(completions, *, regex: str) -> list[float]:
-    """1 where the regular expression matches somewhere in the completion (use ^ and $ to anchor), else 0."""
+def pattern(completions, *, regex: str, timeout_seconds: float = 2.0) -> list[float | TimeoutError]:
+    """1 where the regular expression matches somewhere in the completion (use ^ and $ to anchor), else 0.
+
+    The search runs in a process that can be killed. One that takes longer than timeout_seconds, as
+    nested repeats such as (a+)+$ do, is a recorded failure of its completion.
+    """
     try:
-        compiled = re.compile(regex, re.DOTALL)
-    except re.error as error:
+        re.compile(regex, re.DOTALL)
+    except (re.error, RecursionError, OverflowError) as error:
         raise ConfigError(f"rewards: pattern: {regex!r} is not a regular expression: {error}") from error
-    return [float(compiled.search(text) is not None) for text in map(_text, completions)]
+    if not 0 < timeout_seconds < math.inf:
+        raise ConfigError(f"rewards: pattern: timeout_seconds {timeout_seconds} must be above 0")
+    verdicts: list[float | TimeoutError] = []
+    for text in map(_text, completions):
+        with _lock:
+            found = _searcher().ask([regex, text], timeout_seconds)
+        late = TimeoutError(f"the search took longer than {timeout_seconds:g} s; simplify the regex")
+        verdicts.append(late if found is None else float(found))
+    return verdicts
+
+
+_lock = threading.Lock()
+_searchers: list[Worker] = []
+
+
+def _searcher() -> Worker:
+    """The searching process, started on first use and ended with this one."""
+    if not _searchers:
+        _searchers.append(Worker("posttrain.rewards.pattern_worker"))
+        atexit.register(_searchers[0].kill)
+    return _searchers[0]
 
 
 @rewards.register

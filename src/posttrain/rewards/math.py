@@ -3,90 +3,25 @@
 from __future__ import annotations
 
 import atexit
-import json
 import queue
 import re
-import subprocess
-import sys
 import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from typing import Any
 
 from posttrain.errors import MissingDependency
 from posttrain.registry import rewards
 from posttrain.rewards.exact import extract_answer, last_boxed, parse_number
+from posttrain.rewards.expression_cost import too_heavy
+from posttrain.rewards.quantity import clean, compact, expand, scaled, split_unit
+from posttrain.rewards.worker import Worker
 
-_START_SECONDS = 60.0
-_MAX_LENGTH = 300
-_MAX_NESTING = 12
 _MAX_CACHED = 50_000
-_TOWER = re.compile(r"\^\s*\{?[^{}]*\^|\d{7,}\s*!|!\s*!|\^\s*\{?\s*\d{5,}")
-
-
-def too_heavy(text: str) -> bool:
-    """Whether an expression is too long, too deep or too large to be worth parsing (towers of powers, huge factorials)."""
-    depth = deepest = 0
-    for letter in text:
-        depth += (letter in "{([") - (letter in "})]")
-        deepest = max(deepest, depth)
-    return len(text) > _MAX_LENGTH or deepest > _MAX_NESTING or _TOWER.search(text) is not None
-
-
-class _Worker:
-    """One judging process. A request that misses its deadline costs the process its life; the next starts a new one."""
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
-        self._answers: queue.Queue[str] = queue.Queue()
-
-    def _start(self) -> None:
-        self._answers = queue.Queue()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "posttrain.rewards.math_worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        threading.Thread(target=self._read, args=(self._process, self._answers), daemon=True).start()
-        if json.loads(self._answers.get(timeout=_START_SECONDS) or '"missing"') != "ready":
-            raise MissingDependency("math-verify", "math")
-
-    @staticmethod
-    def _read(process: subprocess.Popen[str], answers: queue.Queue[str]) -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            answers.put(line)
-        answers.put("")  # the process has gone
-
-    def ask(self, gold: str, prediction: str, seconds: float) -> bool | None:
-        """True or false, or None where there was no verdict in time."""
-        if self._process is None or self._process.poll() is not None:
-            self._start()
-        assert self._process is not None and self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps([gold, prediction]) + "\n")
-            self._process.stdin.flush()
-            line = self._answers.get(timeout=seconds)
-        except (queue.Empty, BrokenPipeError):
-            self.kill()
-            return None
-        if not line:
-            self.kill()
-            return None
-        answer = json.loads(line)
-        return answer if isinstance(answer, bool) else None
-
-    def kill(self) -> None:
-        """End the process at once."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            for stream in (self._process.stdin, self._process.stdout):
-                if stream is not None:
-                    stream.close()
-            self._process = None
+_MAX_TEXT = 4000  # longer ones are compared as texts
+_OPTION = re.compile(r"(?:\\text(?:bf|rm)?\s*\{)?\s*(?:\(([A-H])\)|([A-H])(?:\)|[.:](?=[\s}])))")
+_OPTION_MARK = re.compile(r"\(([A-H])\)|\b[A-H]\)|\b(?:or|and)\b")
 
 
 class MathPool:
@@ -98,8 +33,11 @@ class MathPool:
 
     def __init__(self, num_workers: int = 2, seconds: float = 8.0) -> None:
         self.seconds = seconds
-        self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
-        self._workers = [_Worker() for _ in range(num_workers)]
+        self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()
+        self._workers = [
+            Worker("posttrain.rewards.math_worker", missing=MissingDependency("math-verify", "math"))
+            for _ in range(num_workers)
+        ]
         for worker in self._workers:
             self._idle.put(worker)
         self._threads = ThreadPoolExecutor(num_workers, thread_name_prefix="math-pool")
@@ -111,25 +49,20 @@ class MathPool:
         return list(self._threads.map(self._equal, pairs))
 
     def _equal(self, pair: tuple[str, str | None]) -> bool | None:
-        gold, prediction = pair[0].strip(), (pair[1] or "").strip()
-        if not prediction:
-            return False
-        if gold == prediction:
-            return True
-        a, b = parse_number(gold), parse_number(prediction)
-        if a is not None and b is not None and "%" not in gold + prediction:
-            return a == b
-        if too_heavy(prediction) or too_heavy(gold):
-            return False
+        settled = settle(pair[0], pair[1] or "")
+        if isinstance(settled, bool):
+            return settled
+        gold, prediction = settled
         with self._lock:
             if (gold, prediction) in self._cache:
                 self._cache.move_to_end((gold, prediction))
                 return self._cache[gold, prediction]
         worker = self._idle.get()
         try:
-            verdict = worker.ask(gold, prediction, self.seconds)
+            answer = worker.ask([gold, prediction], self.seconds)
         finally:
             self._idle.put(worker)
+        verdict = answer if isinstance(answer, bool) else None
         with self._lock:
             self._cache[gold, prediction] = verdict
             if len(self._cache) > _MAX_CACHED:
@@ -140,6 +73,54 @@ class MathPool:
         """End all processes."""
         for worker in self._workers:
             worker.kill()
+
+
+def settle(gold: str, prediction: str) -> bool | tuple[str, str]:
+    """The verdict where no parser is needed; else the two expressions that math-verify compares.
+
+    Settled here are equal texts, numbers, units of different dimensions, what is too heavy to
+    parse, and letters of choices.
+    """
+    if max(len(gold), len(prediction)) > _MAX_TEXT:
+        return gold.strip() == prediction.strip()
+    gold, prediction = clean(gold), clean(prediction)
+    if not prediction:
+        return False
+    if compact(gold) == compact(prediction):
+        return True
+    if too_heavy(prediction) or too_heavy(gold):
+        return False
+    if len(gold) == 1 and (option := _OPTION.match(prediction)):
+        others = _OPTION_MARK.findall(prediction, option.end())
+        return gold in (option[1], option[2]) and not others
+    (left, left_unit), (right, right_unit) = split_unit(gold), split_unit(prediction)
+    if left_unit is not None and right_unit is not None:
+        if left_unit.dimension != right_unit.dimension:
+            return False
+        factors = left_unit.factor, right_unit.factor
+        if factors[0] == factors[1]:
+            factors = Fraction(1), Fraction(1)
+    elif unit := left_unit or right_unit:
+        # A unit that only one side has is left out by the other, but % changes the value.
+        if unit.letter:
+            left, right = gold, prediction
+        factors = (Fraction(1), Fraction(1))
+        if not unit.implied:
+            factors = (unit.factor, factors[1]) if left_unit else (factors[0], unit.factor)
+    else:
+        factors = Fraction(1), Fraction(1)
+    return _compared(left, right, *factors)
+
+
+def _compared(left: str, right: str, left_factor: Fraction, right_factor: Fraction) -> bool | tuple[str, str]:
+    a, b = (None if "%" in x else parse_number(x) for x in (left, right))
+    if a is not None and b is not None:
+        return a * left_factor == b * right_factor
+    # Decimals stay as written, because math-verify rounds them; it cannot read 1e3.
+    left, right = (str(n) if n is not None and "e" in x.lower() else expand(x) for n, x in ((a, left), (b, right)))
+    if compact(left) == compact(right) and left_factor == right_factor:
+        return True
+    return scaled(left, left_factor), scaled(right, right_factor)
 
 
 _pools: list[MathPool] = []
@@ -164,7 +145,8 @@ def math(completions, answer) -> list[float]:
 
     The final answer is the last \boxed{...}; without one, what follows "####"; without that, the last number. Equal
     strings and numbers are settled without a parser; expressions too heavy to parse, and verdicts that miss their
-    deadline, are 0.
+    deadline, are 0. A final period does not count. 8\% is 0.08 and not 8 (rewards `exact` and task gsm8k drop the sign, as
+    answers to word problems do). Two units are compared, also 5 m with 500 cm; a unit that one side leaves out does not count.
     """
     texts: list[Any] = [c if isinstance(c, str) else str(c[-1]["content"]) for c in completions]
     pairs = [(str(a), _prediction(t)) for t, a in zip(texts, answer, strict=True)]

@@ -7,9 +7,13 @@ only on a main thread: here is one. The pool's own deadline catches what signals
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
+
+MAX_BYTES = 2 << 30
+"""Address space of a judging process: sympy takes 0.3 GB, a tower of powers all there is."""
 
 
 def judge(gold: str, prediction: str) -> bool:
@@ -17,14 +21,24 @@ def judge(gold: str, prediction: str) -> bool:
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
     configs = [LatexExtractionConfig(), ExprExtractionConfig()]
-    wanted = parse(gold if "$" in gold else f"${gold}$", extraction_config=configs, parsing_timeout=2)
-    given = parse(f"\\boxed{{{prediction}}}", extraction_config=configs, parsing_timeout=2)
-    return bool(wanted and given and verify(wanted, given, timeout_seconds=2))
+    marked = gold if "$" in gold else f"${gold}$"
+    golds = parse(marked, extraction_config=configs, parsing_timeout=2)
+    predictions = parse(f"\\boxed{{{prediction}}}", extraction_config=configs, parsing_timeout=2)
+    return bool(golds and predictions and verify(golds, predictions, timeout_seconds=2))
+
+
+def limit_memory(num_bytes: int = MAX_BYTES) -> None:
+    """Let an allocation beyond num_bytes of address space fail, where the system can do so."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (num_bytes, num_bytes))
 
 
 def main() -> None:
     """Answer until the input ends, which it does when the parent is gone."""
     logging.disable(logging.CRITICAL)
+    limit_memory()
     try:
         import math_verify  # noqa: F401 (so that "ready" means ready)
     except ImportError:

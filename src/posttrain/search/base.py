@@ -2,9 +2,15 @@
 
 A strategy gets all prompts at once, so that an engine can work on them side by side; each prompt keeps its own pool.
 `generate(prompts, n, stop=(), max_tokens=None)` samples n continuations of each prompt of token ids. A candidate's ids put
-behind its prompt are a prompt again, which is how step-wise searches go on. `score(prompt, texts)` are the task's marks of
-whole completions, `value(states)` a critic's values of lists of ids, `decode(ids)` the text of a completion's ids, and
+behind its prompt are a prompt again, which is how step-wise searches go on. `score(index,
+candidates)` are the scorer's numbers of whole candidates of `prompts[index]`; the index and not the
+prompt says which problem is meant, because two problems may have one prompt. `value(states)` are a
+critic's values of lists of ids, `decode(ids)` is the text of a completion's ids, and
 `extract(text)` its answer.
+
+A strategy that takes `score` needs a scorer by name (`scorer: {name: reward_model, path: FOLDER}`).
+The gold answer is never taken by default: `scorer: oracle` asks for the task's own verdict, and is
+reported as an oracle.
 """
 
 from __future__ import annotations

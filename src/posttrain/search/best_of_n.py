@@ -14,8 +14,8 @@ def best_of_n(prompts, generate, extract, score, *, num_samples: int = 8) -> lis
     arXiv 2401.01879).
     """
     selections = []
-    for prompt, group in zip(prompts, generate(prompts, num_samples), strict=True):
-        scores = score(prompt, [c.text for c in group])
+    for index, group in enumerate(generate(prompts, num_samples)):
+        scores = score(index, group)
         best = max(range(len(group)), key=lambda i: (scores[i], group[i].mean_logprob))
         selections.append(select(group, best, extract))
     return selections

@@ -26,7 +26,7 @@ def majority_vote(prompts, generate, extract, *, num_samples: int = 8) -> list[S
 def weighted_vote(prompts, generate, extract, score, *, num_samples: int = 8) -> list[Selection]:
     """Weighted best-of-N: the answer with the largest sum of scores (Li et al., arXiv 2206.02336)."""
     groups = generate(prompts, num_samples)
-    return [_vote(g, score(p, [c.text for c in g]), extract) for p, g in zip(prompts, groups, strict=True)]
+    return [_vote(group, score(index, group), extract) for index, group in enumerate(groups)]
 
 
 def _vote(group: list[Candidate], weights: list[float], extract) -> Selection:

@@ -13,7 +13,8 @@ from posttrain.errors import ConfigError
 from posttrain.registry import tasks
 from posttrain.types import Example, Task
 
-_FINAL = re.compile(r"####\s*(-?\d+)\s*$")
+_FINAL = re.compile(r"\s*(-?)(\d+)\s*")
+_MAX_DIGITS = 400  # int() refuses more than 4,300
 _STEPS = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
 
 Step = tuple[int, str, int, int]
@@ -50,8 +51,14 @@ def worked_text(first: int, steps: list[Step]) -> str:
 
 def extract(completion: str) -> str | None:
     """The number behind the last "####", at the very end of the text; None where there is none."""
-    match = _FINAL.search(completion.strip())
-    return str(int(match.group(1))) if match else None
+    _, mark, tail = completion.strip().rpartition("####")
+    match = _FINAL.fullmatch(tail) if mark else None
+    if match is None:
+        return None
+    sign, digits = match.groups()
+    if len(digits) > _MAX_DIGITS:
+        return sign + (digits.lstrip("0") or "0")
+    return str(int(sign + digits))
 
 
 def score(completion: str, example: Example) -> float:

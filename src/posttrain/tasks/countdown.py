@@ -12,6 +12,7 @@ from posttrain.registry import tasks
 from posttrain.types import Example, Task
 
 _MAX_LENGTH = 200
+_LETTERS = frozenset("0123456789+-*/() \t\r\f")
 
 
 def evaluate(expression: str) -> tuple[Fraction, list[int]] | None:
@@ -19,7 +20,7 @@ def evaluate(expression: str) -> tuple[Fraction, list[int]] | None:
 
     None for anything else: other operators, names, division by zero, text that is too long.
     """
-    if len(expression) > _MAX_LENGTH:
+    if len(expression) > _MAX_LENGTH or not _LETTERS.issuperset(expression):
         return None
     try:
         tree = ast.parse(expression.strip(), mode="eval")

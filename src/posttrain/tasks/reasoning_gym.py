@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+import sys
 from typing import Any
 
 from posttrain.errors import ConfigError, MissingDependency, nearest
 from posttrain.registry import tasks
 from posttrain.rewards.exact import canonical, extract_answer
+from posttrain.rewards.time_limit import TimeLimitExceeded, call_within
 from posttrain.types import Example, Task
 
 _INSTRUCTION = "\nGive the final answer as <answer>...</answer>."
+
+_SECONDS = 2.0  # of a verdict; the library's take milliseconds
+_MAX_LENGTH = 10_000
+_EVALUATES = re.compile(r"(?<![\w.])eval\(|\bparse_expr\(")
+_CALL = re.compile(r"((?<!\w)[^\W\d]\w*|[)\]}'\"])\s*\(")
+_FUNCTIONS = frozenset(
+    {
+        *("sin", "cos", "tan", "sec", "csc", "cot", "asin", "acos", "atan", "sinh", "cosh", "tanh"),
+        *("exp", "log", "ln", "sqrt", "Abs", "abs", "Integral", "erf", "erfi", "Si", "Ci", "Ei", "li"),
+    }
+)
+
+
+def runs_answers(dataset: Any) -> bool:
+    """Whether the scorer of a data set hands answers to Python's eval, itself or through sympy."""
+    module = sys.modules[type(dataset).__module__]
+    return _EVALUATES.search(inspect.getsource(module)) is not None
+
+
+def calls_nothing(answer: str) -> bool:
+    """Whether an answer, run as Python, calls no more than functions of mathematics."""
+    if "__" in answer or "lambda" in answer:
+        return False
+    return all(match[1] in _FUNCTIONS for match in _CALL.finditer(answer))
 
 
 @tasks.register
@@ -25,7 +53,9 @@ def reasoning_gym(
     """A data set of reasoning-gym by name, with its own verifier (arXiv 2505.24760).
 
     settings go to the generator. Answers stand in <answer></answer>. The library gives part credit to texts that merely
-    hold the right answer; unless partial, only a full score counts, so that it cannot be farmed.
+    hold the right answer; unless partial, only a full score counts, so that it cannot be farmed. Some of its verifiers run
+    answers as Python: there an answer that calls more than sin, sqrt and the like is wrong and is not run. A verdict that takes
+    longer than 2 s is 0, and so is an answer of more than 10,000 characters.
     """
     try:
         import reasoning_gym as gym
@@ -50,13 +80,19 @@ def reasoning_gym(
         for i, entry in enumerate(entries)
     ]
 
+    guarded = runs_answers(made)
+
     def score(completion: str, example: Example) -> float:
         answer = extract_answer(completion, "tag")
-        if not answer:
+        if not answer or len(answer) > _MAX_LENGTH or (guarded and not calls_nothing(answer)):
             return 0.0
+        entry = entries[example.columns["entry"]]
         try:
-            value = float(made.score_answer(answer, entries[example.columns["entry"]]))
-        except Exception:  # the library's scorers raise on some malformed answers, which are simply wrong
+            value = float(
+                call_within(lambda: made.score_answer(answer, entry), what=f"the verifier of {dataset}", seconds=_SECONDS)
+            )
+        except (Exception, SystemExit, TimeLimitExceeded):
+            # The library's scorers raise on some malformed answers, which are simply wrong.
             return 0.0
         return value if partial else float(value >= 1.0)
 

@@ -1,18 +1,18 @@
-"""Checkpoints: complete or absent, never half written, and enough for an exact resume.
+"""Checkpoints: complete or absent, never half written, checked when they are read, and enough for an exact resume.
 
 checkpoint-<step>/   the model folder as users load it (adapter or full weights, tokenizer, chat template),
-                     optimizer.pt, rng_state.pth, trainer_state.json
+                     optimizer.pt, rng_state.pth, trainer_state.json (with the digest of every file)
 """
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import json
-import os
 import random
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,64 +20,12 @@ import numpy as np
 import torch
 
 from posttrain.errors import CheckpointError
+from posttrain.files import remove_partial as remove_partial
+from posttrain.files import write_text_whole as write_text_whole
+from posttrain.files import written_whole as written_whole
 
+STATE = "trainer_state.json"
 _NAME = re.compile(r"checkpoint-(\d+)$")
-
-
-@contextlib.contextmanager
-def written_whole(folder: Path) -> Iterator[Path]:
-    """Write a folder under a temporary name and rename it when it is complete.
-
-    Yields the temporary folder. On an error it is removed and `folder` stays as it was.
-
-    Raises:
-        CheckpointError: the disk is full or the place cannot be written; names the folder and the free space.
-    """
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        _flush_to_disk(partial)
-        if folder.exists():
-            old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-            folder.rename(old)
-            partial.rename(folder)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            partial.rename(folder)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        # safetensors reports a full disk as an error of its own, with the system's words in its text.
-        full = "No space left" in str(error) or "os error 28" in str(error)
-        if isinstance(error, OSError) or full:
-            free = shutil.disk_usage(folder.parent).free / 2**20 if folder.parent.exists() else 0
-            raise CheckpointError(
-                f"could not write {folder}: {error}. {free:.0f} MiB are free there. Nothing was left half written; "
-                "earlier checkpoints are intact. Make room, then run `posttrain resume`."
-            ) from error
-        raise
-
-
-def write_text_whole(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and rename it, so that readers see the old file or the new one."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def _flush_to_disk(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
 
 
 def save_checkpoint(
@@ -86,55 +34,101 @@ def save_checkpoint(
     """Write `checkpoint-<step>`.
 
     Args:
-        save_model: writes the model's files into a folder. state: JSON values; `load_checkpoint` gives them back.
+        save_model: writes the model's files into a folder. state: JSON values; `read_state` gives them back.
     """
     folder = run_folder / f"checkpoint-{step}"
     with written_whole(folder) as partial:
         save_model(partial)
         torch.save(optimizer.state_dict(), partial / "optimizer.pt")
         torch.save(_random_state(), partial / "rng_state.pth")
-        (partial / "trainer_state.json").write_text(json.dumps({"global_step": step, **state}, indent=1))
+        # Through JSON and back, so that the digest is of what a reader will see.
+        values = json.loads(json.dumps({"global_step": step, **state, "files": _digests(partial)}))
+        text = json.dumps({**values, "digest": _digest_of_values(values)}, indent=1)
+        (partial / STATE).write_text(text, encoding="utf-8")
     return folder
 
 
-def load_checkpoint(folder: Path, optimizer: Any) -> dict[str, Any]:
-    """Restore optimiser and random numbers; returns the saved state. (The model is loaded from the folder itself.)"""
+def read_state(folder: Path) -> dict[str, Any]:
+    """The state of a checkpoint, after every file of it was compared with its digest.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged; names what is missing or differs.
+    """
     try:
-        state: dict[str, Any] = json.loads((folder / "trainer_state.json").read_text())
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{folder / STATE} cannot be read ({type(error).__name__}: {error})") from error
+    if not isinstance(state, dict) or not isinstance(state.get("files"), dict):
+        raise CheckpointError(f"{folder / STATE} is damaged: it does not list the checkpoint's files")
+    digest = state.pop("digest", None)
+    if digest != _digest_of_values(state):
+        raise CheckpointError(f"{folder / STATE} is damaged: its digest differs from what was saved")
+    files = state.pop("files")
+    try:
+        now = _digests(folder)
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read: {error}") from error
+    missing = sorted(files.keys() - now.keys())
+    differing = sorted(name for name in files.keys() & now.keys() if files[name] != now[name])
+    if missing or differing:
+        what = f"{missing[0]} is missing" if missing else f"{differing[0]} differs from what was saved"
+        raise CheckpointError(f"{folder} is damaged: {what}")
+    return dict(state)
+
+
+def load_checkpoint(folder: Path, optimizer: Any) -> None:
+    """Restore the optimiser and the random numbers. (The model is loaded from the folder itself.)
+
+    Raises:
+        CheckpointError: the files hold something else than this model's optimiser.
+    """
+    try:
         optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
         _restore_random_state(torch.load(folder / "rng_state.pth", weights_only=True))
     except CheckpointError:
         raise
     except Exception as error:
         raise CheckpointError(
-            f"{folder} cannot be read ({type(error).__name__}: {error}). Remove it to resume from the one before."
+            f"{folder} does not fit this run's model and optimiser ({type(error).__name__}: {error}). The checkpoint itself "
+            "is whole: resume with the recipe and the version of posttrain that wrote it"
         ) from error
-    return state
 
 
 def checkpoints(run_folder: Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first."""
-    found = [
-        (int(match.group(1)), path)
-        for path in run_folder.glob("checkpoint-*")
-        if (match := _NAME.match(path.name)) and (path / "trainer_state.json").is_file()
-    ]
-    return [path for _, path in sorted(found)]
+    """Checkpoints of a run, oldest first."""
+    numbered = [(int(match.group(1)), path) for path in run_folder.glob("checkpoint-*") if (match := _NAME.match(path.name))]
+    return [path for _, path in sorted(numbered) if (path / STATE).exists()]
+
+
+def step_of(folder: Path) -> int:
+    """The step that a checkpoint's name says."""
+    match = _NAME.match(folder.name)
+    assert match is not None
+    return int(match.group(1))
 
 
 def prune_checkpoints(run_folder: Path, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints."""
-    for path in checkpoints(run_folder)[:-keep]:
+    paths = checkpoints(run_folder)
+    for path in paths[: max(len(paths) - keep, 0)]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def remove_partial(run_folder: Path) -> None:
-    """Remove what a killed run left half written."""
-    for path in [*run_folder.glob(".*.partial-*"), *run_folder.glob(".*.old-*")]:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+def file_digest(path: Path) -> str:
+    """BLAKE2b of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """The digest of every file below a folder but the state file, by its path there."""
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / STATE)
+    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter
+        return {p.relative_to(folder).as_posix(): d for p, d in zip(paths, pool.map(file_digest, paths), strict=True)}
+
+
+def _digest_of_values(values: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _random_state() -> dict[str, Any]:

@@ -6,11 +6,19 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from posttrain.terminal import write
 from posttrain.training.loop import State
+
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user stopped the run; the message says what is saved and how to go on."""
 
 
 @contextmanager
@@ -26,19 +34,33 @@ def closing(hooks: Sequence[Any]) -> Iterator[None]:
 
 
 @contextmanager
-def stop_on_signal(state: State, console: Console) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) ends the run after the step at hand, with a checkpoint; the second ends it at once."""
+def stop_on_signal(state: State, console: Console, folder: Path) -> Iterator[None]:
+    """The first SIGINT (Ctrl-C), SIGTERM or SIGHUP ends the run after the step at hand, with a checkpoint.
+
+    The second ends it at once. A signal that the process was started to ignore (nohup) stays ignored.
+
+    Raises:
+        Interrupted: by the second signal; says what is lost.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def handle(number: int, frame: Any) -> None:
         if state.stop:
-            raise KeyboardInterrupt
+            raise Interrupted(
+                f"stopped at once, without saving. Done: {state.step} steps; last checkpoint: {state.last_checkpoint}. "
+                f"Steps after it are lost. Go on with: posttrain resume {folder}"
+            )
         state.stop = True
-        console.print("\nfinishing this step, then saving; press Ctrl-C again to stop at once")
+        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        # A console whose terminal has gone (SIGHUP) must not keep the run from saving.
+        try:
+            write(console, f"\n{name}: finishing this step, then saving; press Ctrl-C again to stop at once")
+        except OSError:
+            console.quiet = True
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {n: signal.signal(n, handle) for n in _SIGNALS if signal.getsignal(n) is not signal.SIG_IGN}
     try:
         yield
     finally:

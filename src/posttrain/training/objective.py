@@ -258,15 +258,14 @@ def _term(item: Component, default: Aggregation) -> Term:
 
 def _try_settings(name: str, function: Callable[..., Any], inputs: tuple[str, ...]) -> None:
     """Call a loss with no numbers, so that it refuses settings that cannot be before weights load."""
-    known: dict[str, Any] = {name: torch.zeros(0, dtype=torch.long) for name in ("target", "sequence", "group", "step")}
+    indices = ("target", "sequence", "group", "step")
+    known: dict[str, Any] = {i: torch.zeros(0, dtype=torch.long) for i in indices}
     known |= {"num_sequences": 0, **{d: torch.zeros(0, 2) for d in DISTRIBUTIONS}}
     try:
         function(*(known.get(i, torch.zeros(0)) for i in inputs))
     except ValueError as error:
         raise ConfigError(f"losses: {name!r}: {error}") from error
-    except ZeroDivisionError as error:
-        raise ConfigError(f"losses: {name!r}: a setting of 0 divides by zero; see `posttrain explain losses {name}`") from error
-    except (RuntimeError, IndexError):  # a user's loss may ask for at least one number
+    except Exception:  # a user's loss may ask for at least one number; if it is wrong, it fails in training
         return
 
 

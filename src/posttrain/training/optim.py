@@ -124,6 +124,11 @@ class Optimizer:
                     master.grad = None
                 parameter.grad = None
 
+    def _order(self) -> list[int]:
+        """The places in `parameters` of AdamW's parameters, in the order in which it numbers them."""
+        place = {id(m): i for i, m in enumerate(self.masters)}
+        return [place[id(m)] for group in self.adamw.param_groups for m in group["params"]]
+
     def restart(self) -> None:
         """Begin anew at the weights as they are now: no moments, no counts of steps."""
         self.adamw.state.clear()
@@ -136,15 +141,18 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """Everything that an exact resume needs."""
         masters = {i: m for i, (p, m) in enumerate(zip(self.parameters, self.masters, strict=True)) if m is not p}
-        return {"adamw": self.adamw.state_dict(), "masters": masters}
+        return {"adamw": self.adamw.state_dict(), "order": self._order(), "masters": masters}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
-        known = sum(len(g["params"]) for g in self.adamw.state_dict()["param_groups"])
-        saved = sum(len(g["params"]) for g in state["adamw"]["param_groups"])
-        if known != saved:
-            raise CheckpointError(f"the checkpoint's optimiser has {saved} parameters, this model trains {known}")
-        self.adamw.load_state_dict(state["adamw"])
+        """Restore moments, counts and float32 copies; rates, betas, epsilon and decay stay this optimiser's own."""
+        order, saved = self._order(), state["order"]
+        if len(order) != len(saved):
+            raise CheckpointError(f"the checkpoint's optimiser has {len(saved)} parameters, this model trains {len(order)}")
+        # Settings decide how parameters are grouped, and AdamW numbers them by group: states go by parameter instead.
+        place = {parameter: number for number, parameter in enumerate(saved)}
+        states = state["adamw"]["state"]
+        moved = {i: states[place[p]] for i, p in enumerate(order) if place[p] in states}
+        self.adamw.load_state_dict({"state": moved, "param_groups": self.adamw.state_dict()["param_groups"]})
         with torch.no_grad():
             for i, master in state["masters"].items():
                 self.masters[i].copy_(master)

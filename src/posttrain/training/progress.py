@@ -16,6 +16,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from posttrain.terminal import styled, visible, write
+
 Sampled = tuple[str, str, float | None]
 """A prompt, a completion, its reward."""
 
@@ -56,11 +58,6 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def printable(text: str) -> str:
-    """Text without control characters: what a model writes must not move the cursor or change the colours."""
-    return "".join(c if c == "\n" or (c.isprintable() and c != "\x7f") else " " if c == "\t" else "�" for c in text)
 
 
 class Progress:
@@ -127,7 +124,7 @@ class Progress:
         due = step in (self.start + 1, self.steps) or step % max(self.steps // 10, 1) == 0
         if self._live is None and (due or now - self._printed >= _SILENT_SECONDS):
             self._printed = now
-            self.console.print(self.line(), highlight=False, markup=False, soft_wrap=True)
+            write(self.console, visible(self.line()))
 
     def line(self) -> str:
         """The state of the run as one plain line."""
@@ -171,7 +168,7 @@ class Progress:
             parts.append(self._numbers(inner))
         if self._shown is not None:
             parts += self._sample(inner, *self._shown)
-        return Panel(Group(*parts), title=Text(self.title), title_align="left", border_style="dim", padding=(0, 1))
+        return Panel(Group(*parts), title=styled(visible(self.title)), title_align="left", border_style="dim", padding=(0, 1))
 
     def _numbers(self, inner: int) -> Table:
         table = Table.grid(padding=(0, 2, 0, 0))
@@ -220,7 +217,7 @@ def _clipped(text: str, width: int, lines: int, style: str) -> list[Text]:
     # Far more than fits need not be wrapped at all.
     wrapped = [
         row
-        for line in printable(text[: width * lines * 2]).strip("\n").split("\n")[: lines + 1]
+        for line in visible(text[: width * lines * 2].replace("\t", " "), lines=True).strip("\n").split("\n")[: lines + 1]
         for row in Text(line, style=style).wrap(_PLAIN, width)
     ]
     if len(wrapped) > lines:

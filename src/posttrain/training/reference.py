@@ -10,18 +10,19 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from posttrain.data.forest import TokenSequence
-from posttrain.errors import DataError
+from posttrain.files import flush
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.scoring import scored
 
@@ -60,8 +61,6 @@ def add_ref_logprobs(
         folder: where they are kept; None keeps nothing.
     Returns:
         how many sequences were found there, and how many computed.
-    Raises:
-        DataError: a file of the cache is broken.
     """
     place = None if folder is None else folder / fingerprint(model)
     known = {} if place is None else _read(place)
@@ -89,15 +88,29 @@ def _key(sequence: TokenSequence) -> bytes:
 
 
 def _read(place: Path) -> dict[bytes, np.ndarray]:
-    known: dict[bytes, np.ndarray] = {}
+    """All whole shards of a folder. A damaged one is removed with a warning: what it held is computed anew."""
+    cached: dict[bytes, np.ndarray] = {}
     for path in sorted(place.glob("*.safetensors")):
         try:
-            shard = load_file(path)
-            keys, ends = shard["keys"], np.cumsum(shard["lengths"])
-            known |= {k.tobytes(): part for k, part in zip(keys, np.split(shard["logprobs"], ends[:-1]), strict=True)}
+            with safe_open(str(path), framework="numpy") as file:
+                shard = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+                digest = (file.metadata() or {}).get("blake2b")
+            if digest != _digest(shard):
+                raise ValueError("its content differs from what was saved")
+            ends = np.cumsum(shard["lengths"])
+            parts = np.split(shard["logprobs"], ends[:-1])
+            cached |= {k.tobytes(): part for k, part in zip(shard["keys"], parts, strict=True)}
         except (SafetensorError, OSError, KeyError, ValueError) as error:
-            raise DataError(f"{path}: cached log-probs cannot be read ({error}); remove the file, it is made anew") from error
-    return known
+            warnings.warn(f"cached log-probs in {path} are damaged ({error}) and are computed anew", stacklevel=2)
+            path.unlink(missing_ok=True)
+    return cached
+
+
+def _digest(shard: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(shard):
+        digest.update(f"{name} {shard[name].shape} {shard[name].dtype}".encode() + shard[name].tobytes())
+    return digest.hexdigest()
 
 
 def _write(place: Path, fresh: dict[bytes, np.ndarray]) -> None:
@@ -111,5 +124,7 @@ def _write(place: Path, fresh: dict[bytes, np.ndarray]) -> None:
     }
     name = hashlib.blake2b(b"".join(keys), digest_size=12).hexdigest()
     partial = place / f".{name}.partial-{os.getpid()}"
-    save_file(shard, partial)
+    save_file(shard, partial, metadata={"blake2b": _digest(shard)})
+    flush(partial)
     partial.replace(place / f"{name}.safetensors")
+    flush(place)

@@ -1,0 +1,242 @@
+"""How a run is resumed: from which checkpoint, what has changed since, and what moves aside. Nothing here trains."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from posttrain import __version__
+from posttrain.config import ModelConfig, Recipe
+from posttrain.data.templates import template_fingerprint
+from posttrain.errors import CheckpointError
+from posttrain.files import move
+from posttrain.methods.models import RunModels
+from posttrain.recipe import recipe_as_dict
+from posttrain.training import checkpoint
+from posttrain.training.changes import Change, recipe_changes, refusals
+from posttrain.training.fingerprint import rows_difference, rows_digest, tokenizer_digest, weights_digest
+from posttrain.training.optim import learning_rate_factor
+
+DONE = ("model", "evaluation.json")
+"""What a finished run has and an unfinished one has not."""
+
+
+@dataclasses.dataclass(slots=True)
+class Start:
+    """Where a training starts.
+
+    Attributes:
+        checkpoint: the folder to start from, None = the recipe's model. saved: its state. damaged: checkpoints that cannot
+            be read, newest first, with the reason. changes: of the recipe and of what it names, since the checkpoint.
+    """
+
+    folder: Path
+    checkpoint: Path | None = None
+    saved: dict[str, Any] = dataclasses.field(default_factory=dict)
+    damaged: list[tuple[Path, str]] = dataclasses.field(default_factory=list)
+    changes: list[Change] = dataclasses.field(default_factory=list)
+
+    @property
+    def step(self) -> int:
+        """Steps that are done."""
+        return int(self.saved.get("global_step", 0))
+
+    @property
+    def has_model(self) -> bool:
+        """Whether the run was trained to an end before."""
+        return (self.folder / "model").exists()
+
+    def refuse(self, accepted: Collection[str]) -> None:
+        """Refuse changes that nobody accepted, or that cannot be honoured.
+
+        Raises:
+            CheckpointError: lists them all, with the way out.
+        """
+        refused = refusals(self.changes, accepted)
+        if not refused:
+            return
+        lines = "".join(f"\n  {c.text}{f' ({c.reason})' if c.reason else ''}" for c in refused)
+        names = sorted({c.name for c in refused if c.rule == "accept"})
+        out = []
+        if names:
+            flags = " ".join(f"--accept {name}" for name in names)
+            out.append(f"To go on with the change from here, add {flags}.")
+        if any(c.rule == "refused" for c in refused):
+            out.append(f"What a checkpoint cannot take over needs a new run, for example from model.path={self._model()}.")
+        raise CheckpointError(
+            f"{self.folder} is not resumed, and nothing was changed in it: the result would not be that of an undisturbed "
+            f"run.{lines}\n{' '.join(out)} To resume exactly, undo the change."
+        )
+
+    def _model(self) -> Path:
+        return self.checkpoint or self.folder / "model"
+
+
+def find_start(folder: Path) -> Start:
+    """The newest whole checkpoint of a run, or the recipe's model where nothing was saved. Writes nothing.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none can be read.
+    """
+    start = Start(folder)
+    for path in reversed(checkpoint.checkpoints(folder)):
+        try:
+            start.saved = checkpoint.read_state(path)
+            start.checkpoint = path
+            return start
+        except CheckpointError as error:
+            start.damaged.append((path, str(error)))
+    if start.damaged and not start.has_model:
+        reasons = "".join(f"\n  {reason}" for _, reason in start.damaged)
+        raise CheckpointError(f"no checkpoint of {folder} can be read:{reasons}\nStart a new run with another output=...")
+    return start
+
+
+def recorded_recipe(folder: Path) -> dict[str, Any]:
+    """The recipe that a run's folder holds, as plain values."""
+    from posttrain.recipe import load_recipe
+
+    return recipe_as_dict(load_recipe(folder / "recipe.yaml"))
+
+
+def plain_recipe(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as JSON values."""
+    plain: dict[str, Any] = json.loads(json.dumps(recipe_as_dict(recipe), default=str))
+    return plain
+
+
+def contents(run: RunModels, source: Any) -> dict[str, Any]:
+    """Digests of what a run is made from, and the versions that it runs with."""
+    models: dict[str, ModelConfig] = {"model": run.model_config}
+    models |= {k: v for k, v in run.recipe.settings.items() if isinstance(v, ModelConfig)}
+    plugins = [(run.recipe.base / p).resolve() for p in run.recipe.plugins]
+    return {
+        "rows": rows_digest(source),
+        "tokenizer": tokenizer_digest(run.tokenizer),
+        "template": template_fingerprint(run.tokenizer),
+        "weights": {
+            name: weights_digest(run.place_of(c), revision=c.revision, trust_remote_code=c.trust_remote_code)
+            for name, c in models.items()
+        },
+        "plugins": {path.name: checkpoint.file_digest(path) for path in plugins},
+        "versions": {"posttrain": __version__, "torch": torch.__version__, "threads": torch.get_num_threads()},
+    }
+
+
+def content_changes(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> list[Change]:
+    """What differs of that a run is made from."""
+    changes = []
+    rows = rows_difference(saved["rows"], now["rows"])
+    if rows is not None:
+        changes.append(Change("data", "accept", f"data: {rows}"))
+    if saved["template"] != now["template"]:
+        text = f"{folder} was trained with the chat template {saved['template']}, this recipe's is {now['template']}"
+        changes.append(Change("tokenizer", "refused", text))
+    if saved["tokenizer"] != now["tokenizer"]:
+        changes.append(Change("tokenizer", "refused", "tokenizer: it gives other ids, or reads them as other text"))
+    for name in sorted(saved["weights"].keys() | now["weights"].keys()):
+        if saved["weights"].get(name) != now["weights"].get(name):
+            changes.append(Change("weights", "accept", f"weights: those of {name} are others than at the start"))
+    for name in sorted(saved["plugins"].keys() | now["plugins"].keys()):
+        if saved["plugins"].get(name) != now["plugins"].get(name):
+            changes.append(Change("plugins", "accept", f"plugins: {name} has changed"))
+    for name, value in now["versions"].items():
+        if saved["versions"].get(name) != value:
+            changes.append(Change(name, "rounding", f"{name}: {saved['versions'].get(name)} -> {value}"))
+    return changes
+
+
+def length_change(start: Start, recipe: Recipe, steps: int, reasons: Sequence[str], changes: Sequence[Change]) -> Change | None:
+    """The change of a run's length, where steps that are done would have been others in a run of the new length.
+
+    Args:
+        reasons: of the method or its adapters, why the number of steps matters.
+    Raises:
+        CheckpointError: the new length is below the steps that are done.
+    """
+    before = int(start.saved["steps"])
+    if steps < start.step:
+        raise CheckpointError(
+            f"max_steps: {steps} is below the {start.step} steps that {start.checkpoint} has done; raise it. "
+            "Nothing was changed"
+        )
+    if steps == before:
+        return None
+    settings: dict[str, Any] = {
+        "schedule": recipe.lr_scheduler_type, "warmup_steps": recipe.warmup_steps, "min_lr_ratio": recipe.min_lr_ratio
+    }  # fmt: skip
+    rates = [[learning_rate_factor(s, n, **settings) for s in range(start.step)] for n in (before, steps)]
+    why = list(reasons)
+    if rates[0] != rates[1]:
+        share = 0 < recipe.warmup_steps < 1
+        share = 0 < recipe.warmup_steps < 1
+        what = "warmup_steps is a share of them" if share else f"lr_scheduler_type is {recipe.lr_scheduler_type}"
+        why.insert(0, f"the learning rates of the steps done would have been others: {what}; constant rates extend exactly")
+    if not why:
+        return None
+    name = next((c.name for c in changes if c.rule == "length"), "max_steps")
+    return Change(name, "accept", f"steps: {before} -> {steps}", "; ".join(why))
+
+
+def announced(start: Start, steps: int) -> list[str]:
+    """What a resume will do, as lines."""
+    lines = [f"{path.name} is set aside as {_damaged_name(path).name}: {reason}" for path, reason in start.damaged]
+    if start.checkpoint is None:
+        lines.append(f"{start.folder}: no checkpoint was saved; training starts at step 1 of {steps}")
+        return lines
+    todo = f"steps {start.step + 1} to {steps}" if start.step < steps else "all steps are done; what is left is to save model/"
+    lines.append(f"resuming {start.folder} from {start.checkpoint.name}: {todo}")
+    for change in start.changes:
+        if change.name != "output":
+            note = {"rounding": " (sums may round differently)", "accept": " (accepted)"}.get(change.rule, "")
+            lines.append(f"  changed: {change.text}{note}")
+    lines += [f"  kept: {old.name} as {new.name}" for old, new in _moves(start)]
+    return lines
+
+
+def set_aside(start: Start) -> None:
+    """Move away what training on would overwrite: what a finished run left, damaged checkpoints, and later ones."""
+    for path, _ in start.damaged:
+        move(path, _damaged_name(path))
+    for old, new in _moves(start):
+        move(old, new)
+
+
+def set_evaluation_aside(start: Start) -> Path:
+    """Move evaluation.json away, for another one of the same model; returns its new place."""
+    path = start.folder / "evaluation.json"
+    target = _free(start.folder / f"evaluation-{start.saved.get('steps', 'before')}.json")
+    move(path, target)
+    return target
+
+
+def _moves(start: Start) -> list[tuple[Path, Path]]:
+    """evaluation.json first: killed between the two, the run lacks its evaluation and not its model."""
+    step = start.saved.get("steps", "before")
+    moves = []
+    for name in reversed(DONE):
+        path = start.folder / name
+        if path.exists():
+            moves.append((path, _free(path.with_name(f"{path.stem}-{step}{path.suffix}"))))
+    return moves
+
+
+def _damaged_name(path: Path) -> Path:
+    return _free(path.with_name(f"{path.name}.damaged"))
+
+
+def _free(path: Path) -> Path:
+    """The path, or the first of path-2, path-3, ... that is not taken."""
+    candidates = [path, *(path.with_name(f"{path.stem}-{n}{path.suffix}") for n in range(2, 1000))]
+    return next(p for p in candidates if not p.exists())
+
+
+def changes_since(start: Start, recipe: Recipe) -> list[Change]:
+    """The keys that differ from the checkpoint's recipe, or from the folder's where there is no checkpoint."""
+    before = start.saved.get("recipe") or recorded_recipe(start.folder)
+    return recipe_changes(before, plain_recipe(recipe))

@@ -1,0 +1,164 @@
+"""A search never takes the gold by accident, and says so where it is asked to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from posttrain import registry
+from posttrain.config import Component
+from posttrain.errors import ConfigError
+from posttrain.evaluation.run import Evaluation, compare, evaluate_search, unlikeness
+from posttrain.evaluation.strategy import Strategy, gold_inputs, gold_rewards, make_strategy
+from posttrain.types import Example, Request, Sample, Sampling, Task
+
+BEST = Component("best_of_n", {"num_samples": 4})
+
+
+def task(answers: Sequence[str] = ("1", "2", "3")) -> Task:
+    """Problems that all have the same prompt."""
+    examples = [Example("?", None, answer, id=f"q{i}") for i, answer in enumerate(answers)]
+    return Task("same", examples, lambda text, e: float(text == e.answer), lambda text: text or None)
+
+
+class Counting:
+    """Sample i of a prompt is the token i."""
+
+    weights_version = 0
+
+    def generate(self, requests: Sequence[Request]) -> list[list[Sample]]:
+        return [[Sample([i] * (i + 1), [0.0], [-1.0 * i], "stop") for i in range(r.n)] for r in requests]
+
+    def score(self, sequences: Any) -> Any:
+        return [[] for _ in sequences]
+
+    def load_weights(self, version: int) -> None:
+        self.weights_version = version
+
+
+def made(search: Component | None = BEST, scorer: Component | None = None, *, oracle: bool = False) -> Strategy | None:
+    return make_strategy(search, scorer, oracle=oracle, task=task())
+
+
+def measured(scorer: Component, search: Component = BEST, *, oracle: bool = False) -> Evaluation:
+    problems = task()
+    strategy = make_strategy(search, scorer, oracle=oracle, task=problems)
+    assert strategy is not None
+    prompts = [(e, (7,)) for e in problems.examples]
+    return evaluate_search(
+        Counting(), prompts, problems, lambda s: str(s.ids[0]) if s.ids else "", strategy, sampling=Sampling(), seed=0
+    )
+
+
+@pytest.mark.parametrize("name", [n for n, e in registry.searches.entries().items() if "score" in e.inputs])
+def test_a_search_with_a_score_needs_a_scorer_by_name(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"search '{name}' needs a scorer.*reward_model.*or scorer: oracle"):
+        made(Component(name))
+
+
+@pytest.mark.parametrize("name", [n for n, e in registry.searches.entries().items() if "score" not in e.inputs])
+def test_a_scorer_beside_a_search_that_asks_for_none_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"scorer: search '{name}' does not ask for a score.*best_of_n, weighted_vote"):
+        made(Component(name), Component("keyword", {"words": ["a"]}))
+    with pytest.raises(ConfigError, match="oracle: search .* does not ask for a score"):
+        made(Component(name), oracle=True)
+
+
+def test_rewards_that_read_the_gold_are_told_by_their_signature() -> None:
+    assert gold_inputs("task") == ["examples", "task"] and gold_inputs("exact") == ["answer"]
+    assert gold_inputs("arithmetic_steps") == ["task", "examples"]
+    assert not any(gold_inputs(name) for name in ("reward_model", "implicit_reward", "judge", "length", "keyword", "tags"))
+    assert gold_rewards([Component("length"), Component("math")]) == ["math"]
+
+
+def test_columns_of_the_data_are_gold(monkeypatch: pytest.MonkeyPatch) -> None:
+    def near_solution(completions, solution) -> list[float]:
+        return [0.0 for _ in completions]
+
+    def anything(completions, **columns) -> list[float]:
+        return [0.0 for _ in completions]
+
+    monkeypatch.setattr(registry.rewards, "_functions", dict(registry.rewards._functions))
+    for function in (near_solution, anything):
+        registry.rewards.register(function)
+    assert gold_inputs("near_solution") == ["solution"] and gold_inputs("anything") == ["**kwargs"]
+    with pytest.raises(ConfigError, match=r"reads solution, which a deployed system does not have"):
+        made(BEST, Component("near_solution"))
+
+
+def test_a_gold_reward_is_refused_unless_it_is_allowed_by_name() -> None:
+    with pytest.raises(ConfigError, match="the reward 'exact' reads answer.*set oracle: true"):
+        made(BEST, Component("exact"))
+    strategy = made(BEST, Component("exact"), oracle=True)
+    assert strategy is not None and strategy.oracle and str(strategy) == "best of 4 by exact (oracle)"
+    with pytest.raises(ConfigError, match="oracle: the scorer 'length' reads no gold"):
+        made(BEST, Component("length"), oracle=True)
+    with pytest.raises(ConfigError, match="scorer: unknown reward 'orakle': did you mean 'oracle'"):
+        made(BEST, Component("orakle"))
+    with pytest.raises(ConfigError, match="a weight or an aggregation changes nothing"):
+        made(BEST, Component("length", weight=2.0))
+    with pytest.raises(ConfigError, match="search.num_samples: 0 must be at least 1"):
+        made(Component("best_of_n", {"num_samples": 0}), Component("oracle"))
+    for key, message in (({"scorer": Component("length")}, "scorer: it guides"), ({"oracle": True}, "oracle: it guides")):
+        with pytest.raises(ConfigError, match=message):
+            made(None, **key)
+    assert made(None) is None
+
+
+def test_words_of_a_strategy() -> None:
+    assert str(made(Component("majority_vote"))) == "majority vote of 8"
+    assert str(made(BEST, Component("oracle"))) == "best of 4 (oracle)"
+    assert str(made(Component("weighted_vote", {"num_samples": 2}), Component("length"))) == "weighted vote of 2 by length"
+    assert str(made(Component("value_beam"))) == "value beam of 4" and str(made(Component("sample"))) == "sample"
+    oracle = made(BEST, Component("oracle"))
+    assert oracle is not None
+    assert oracle.warning() == (
+        "oracle: the task's own verdict chose among 4 samples; no deployed system can reach this"
+    )  # fmt: skip
+
+
+def test_problems_with_one_prompt_keep_their_own_answers() -> None:
+    """The oracle finds each problem's own answer, though all three problems ask the same."""
+    found = measured(Component("oracle"))
+    assert [o.answers for o in found.outcomes] == [["1"], ["2"], ["3"]] and found.accuracy().estimate == 1.0
+
+
+def test_a_scorer_gets_the_sampled_ids() -> None:
+    """Nearness of the length to 3 tokens: the sample with the token 2, of three tokens, wins for every problem."""
+    found = measured(Component("length", {"target": 3}))
+    assert [o.answers for o in found.outcomes] == [["2"]] * 3
+
+
+def test_what_chose_is_recorded() -> None:
+    found = measured(Component("oracle"))
+    again = Evaluation.from_json(found.to_json())
+    for evaluation in (found, again):
+        assert evaluation.search == "best_of_n" and evaluation.search_settings == {"num_samples": 4}
+        assert evaluation.scorer == {"name": "oracle"} and evaluation.oracle is True
+        assert evaluation.strategy == "best of 4 (oracle)"
+    other = measured(Component("length", {"target": 3}))
+    assert other.scorer == {"name": "length", "target": 3} and other.oracle is False
+
+
+def test_a_comparison_names_what_is_unlike() -> None:
+    oracle, other = measured(Component("oracle")), measured(Component("length"), Component("best_of_n", {"num_samples": 2}))
+    assert compare(oracle, other).difference.n == 3
+    lines = unlikeness(oracle, other)
+    assert lines[0] == "search: best of 4 (oracle) and best of 2 by length"
+    assert "search.num_samples: 4 and 2" in lines and "scorer.name: oracle and length" in lines
+    assert lines[-1].startswith("the first is an oracle: the gold chose its answers")
+    assert unlikeness(other, other) == []
+
+
+def test_a_strategy_that_scores_by_prompt_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prompt does not say which problem is meant, so that a score by prompt is an error and no lookup."""
+
+    def by_prompt(prompts, generate, extract, score) -> list[Any]:
+        return [score(prompt, group) for prompt, group in zip(prompts, generate(prompts, 2), strict=True)]
+
+    monkeypatch.setattr(registry.searches, "_functions", dict(registry.searches._functions))
+    registry.searches.register(by_prompt)
+    with pytest.raises(ConfigError, match="'by_prompt' calls score with tuple; score.index, candidates. takes the place"):
+        measured(Component("oracle"), Component("by_prompt"))

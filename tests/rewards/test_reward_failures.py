@@ -1,0 +1,276 @@
+"""What users' rewards do wrong: to their arguments, by raising, and by what they return."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from posttrain import registry
+from posttrain.errors import ConfigError, RewardError
+from posttrain.rewards.base import RewardSet
+from posttrain.rewards.inputs import CopiedExamples, copied
+from posttrain.types import Example, Rollout, RolloutGroup, Sample, Task
+
+
+def group(*texts: str, chat: bool = False, **columns: Any) -> RolloutGroup:
+    prompt: Any = [{"role": "user", "content": "q"}] if chat else "q"
+    example = Example(prompt, " 1", "1", columns, id="e")
+    return RolloutGroup(example, (1,), [Rollout(Sample([1, 2], [0.0] * 2, [0.0] * 2, "stop"), t) for t in texts])
+
+
+@pytest.fixture
+def register(monkeypatch: pytest.MonkeyPatch) -> Any:
+    for name in registry.rewards.names():
+        registry.rewards.get(name)
+    monkeypatch.setattr(registry.rewards, "_functions", dict(registry.rewards._functions))
+    return registry.rewards.register
+
+
+# -- arguments
+
+
+def test_nothing_a_reward_does_to_its_arguments_stays(register: Any) -> None:
+    @register
+    def vandal(prompts, completions, completion_ids, answer, examples, task, tests):
+        """Changes all it gets."""
+        for ids, prompt, completion, example, test in zip(completion_ids, prompts, completions, examples, tests):
+            ids.pop()
+            ids.clear()
+            prompt[0]["content"] = "changed"
+            completion[0]["content"] = "changed"
+            example.prompt.clear()
+            example.columns.clear()
+            test["cases"].append(3)
+        task.examples[0].prompt.clear()
+        count = len(completions)
+        for inputs in (prompts, completions, completion_ids, answer, examples, tests):
+            inputs.clear()
+        return [1.0] * count
+
+    @register
+    def witness(prompts, completions, completion_ids, tests):
+        """What the next reward sees."""
+        assert prompts == [[{"role": "user", "content": "q"}]] * 2 and completion_ids == [[1, 2]] * 2
+        assert completions[0] == [{"role": "assistant", "content": "a"}] and tests == [{"cases": [1, 2]}] * 2
+        return [1.0] * 2
+
+    made = group("a", "b", chat=True, tests={"cases": [1, 2]})
+    task = Task("t", [made.example], lambda text, e: 1.0, lambda text: text)
+    RewardSet([("vandal", 1.0, {}), ("witness", 1.0, {})], task=task).reward([made])
+    assert [r.reward for r in made.rollouts] == [2.0, 2.0]
+    assert made.example == group(chat=True, tests={"cases": [1, 2]}).example
+    assert [r.sample.ids for r in made.rollouts] == [[1, 2]] * 2
+
+
+def test_copies_share_nothing_mutable() -> None:
+    value = {"a": [1, {"b": np.zeros(2)}], "c": ("x", [1])}
+    other = copied(value)
+    other["a"][1]["b"][0] = 5
+    other["c"][1].append(2)
+    assert value["a"][1]["b"][0] == 0 and value["c"][1] == [1]  # type: ignore[index]
+    assert copied(sys.stdout) is sys.stdout  # what cannot be copied is passed on
+    examples = CopiedExamples([Example("p", None, "1", {"x": [1]})])
+    examples[0].columns["x"].append(2)
+    next(iter(examples)).columns["x"].append(3)
+    examples[:1][0].columns["x"].append(4)
+    assert examples[0].columns["x"] == [1] and len(examples) == 1
+
+
+# -- exceptions
+
+
+def test_an_exception_is_of_its_completion_alone(register: Any) -> None:
+    calls: list[int] = []
+
+    @register
+    def picky(completions):
+        """Raises on one text."""
+        calls.append(len(completions))
+        return [float(text) for text in completions]
+
+    made = group("1", "x", "3", "4")
+    rewards = RewardSet([("picky", 1.0, {})])
+    rewards.reward([made])
+    assert [r.reward for r in made.rollouts] == [1.0, None, 3.0, 4.0]
+    assert made.rollouts[1].error is not None and "ValueError: could not convert" in made.rollouts[1].error
+    assert rewards.failures == {"picky": 1} and calls == [4, 1, 1, 1, 1, 3]
+    calls.clear()
+    rewards.reward([group("1", "2")])
+    assert calls == [2]  # a call that works is the only one
+
+
+def test_a_reward_that_compares_completions_compares_the_rest(register: Any) -> None:
+    @register
+    def relative(completions):
+        """Deviation from the mean of the batch."""
+        values = [float(text) for text in completions]
+        mean = sum(values) / len(values)
+        return [v - mean for v in values]
+
+    made = group("1", "bad", "3")
+    RewardSet([("relative", 1.0, {})]).reward([made])
+    assert [r.reward for r in made.rollouts] == [-1.0, None, 1.0]
+
+
+def test_a_run_stops_above_the_stated_share(register: Any) -> None:
+    @register
+    def picky(completions):
+        """Raises on a text."""
+        return [float(text) for text in completions]
+
+    settings = [("picky", 1.0, {})]
+    RewardSet(settings).reward([group("1", "x")])
+    with pytest.raises(RewardError, match=r"(?s)'picky' failed on 2 of 3 .*max_failed_rewards=0.5.*posttrain resume"):
+        RewardSet(settings).reward([group("1", "x", "y")])
+    RewardSet(settings, max_failed=0.9).reward([group("1", "x", "y")])
+    with pytest.raises(RewardError, match="failed on 2 of 2"):
+        RewardSet(settings, max_failed=1.0).reward([group("x", "y")])
+    with pytest.raises(ConfigError, match="max_failed_rewards: 1.5 must be between 0 and 1"):
+        RewardSet(settings, max_failed=1.5)
+    with pytest.raises(ConfigError, match="reward_timeout_seconds: -1 must be 0"):
+        RewardSet(settings, timeout_seconds=-1)
+
+
+def test_a_search_goes_on_after_a_failure_and_stops_where_most_fail(register: Any) -> None:
+    @register
+    def picky(completions):
+        """Raises on a text."""
+        return [float(text) for text in completions]
+
+    rewards = RewardSet([("picky", 1.0, {})])
+    example = Example("p", None, "1", {}, id="e")
+    assert rewards.score(example, ["x"]) == [-math.inf] and rewards.score(example, ["2", "x"]) == [2.0, -math.inf]
+    with pytest.raises(RewardError, match="'picky' failed on 31 of 32"):
+        for _ in range(40):
+            rewards.score(example, ["x"])
+
+
+class Cancelled(BaseException):
+    """Not an Exception."""
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), Cancelled("x"), GeneratorExit(), RecursionError(), MemoryError()])
+def test_no_exception_ends_the_process(register: Any, error: BaseException) -> None:
+    @register
+    def leaves(completions):
+        """Raises what is no Exception."""
+        if "bad" in completions:
+            raise error
+        return [1.0] * len(completions)
+
+    made = group("a", "bad", "c")
+    RewardSet([("leaves", 1.0, {})]).reward([made])
+    assert [r.reward for r in made.rollouts] == [1.0, None, 1.0]
+    assert type(error).__name__ in str(made.rollouts[1].error)
+    with pytest.raises(RewardError, match=f"failed on 1 of 1 .*{type(error).__name__}"):
+        RewardSet([("leaves", 1.0, {})]).reward([group("bad")])
+
+
+def test_ctrl_c_is_no_failure(register: Any) -> None:
+    @register
+    def stopped(completions):
+        """As if the user had pressed Ctrl-C."""
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        RewardSet([("stopped", 1.0, {})]).reward([group("a", "b")])
+
+
+# -- returned values
+
+
+class Unconvertible:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __float__(self) -> float:
+        raise self.error
+
+
+def raising(count: int) -> Any:
+    yield from [1.0] * (count - 1)
+    raise RuntimeError("in the generator")
+
+
+RECORDED: list[tuple[Any, str]] = [
+    (10**400, "OverflowError"), (-(10**5000), "OverflowError"), (math.inf, "returned inf"), (np.nan, "returned nan"),
+    (Unconvertible(RuntimeError("no")), "RuntimeError: no"), (Unconvertible(SystemExit(0)), "SystemExit"),
+    (TimeoutError("late"), "TimeoutError: late"), ([1.0, math.nan], "step 2: returned nan"), ([None], "step 1: returned None"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("value", "text"), RECORDED, ids=[text for _, text in RECORDED])
+def test_values_that_are_recorded(register: Any, value: Any, text: str) -> None:
+    @register
+    def odd(completions):
+        """One odd value."""
+        return [1.0, value, 2]
+
+    made = group("a", "b", "c")
+    RewardSet([("odd", 1.0, {})]).reward([made])
+    assert [r.reward for r in made.rollouts] == [1.0, None, 2.0]
+    assert text in str(made.rollouts[1].error) and made.rollouts[1].rewards == {"odd": None}
+
+
+REFUSED: list[tuple[str, Callable[[int], Any], str]] = [
+    ("dict", lambda n: dict.fromkeys(range(n), 1.0), "dict, which gives no order"),
+    ("set", lambda n: set(range(n)), "set, which gives no order"),
+    ("keys", lambda n: dict.fromkeys(range(n), 1.0).keys(), "which gives no order"),
+    ("digits", lambda n: "1" * n, "which is text"),
+    ("bytes", lambda n: b"1" * n, "which is text"),
+    ("number", lambda n: 1.0, "returned float for 2 completions"),
+    ("none", lambda n: None, "returned NoneType for 2 completions"),
+    ("0-d array", lambda n: np.array(1.0), "returned ndarray for 2 completions"),
+    ("0-d tensor", lambda n: torch.tensor(1.0), "returned Tensor for 2 completions"),
+    ("texts", lambda n: ["1"] * n, "'1', which is not a number"),
+    ("byte texts", lambda n: [b"1"] * n, "which is not a number"),
+    ("matrix", lambda n: np.ones((n, 3)), "which is not a number"),
+    ("objects", lambda n: [object()] * n, "which is not a number"),
+    ("dicts", lambda n: [{}] * n, "which is not a number"),
+    ("complex", lambda n: [1j] * n, "which is not a number"),
+    ("short", lambda n: [1.0], "returned 1 for 2 completions"),
+    ("long", lambda n: [1.0] * 5, "returned 5 for 2 completions"),
+    ("endless", lambda n: iter(int, 1), "returned more than 2 for 2 completions"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "text"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED])
+def test_values_that_are_refused(register: Any, make: Callable[[int], Any], text: str) -> None:
+    @register
+    def odd(completions):
+        """Returns no list of numbers."""
+        return make(len(completions))
+
+    with pytest.raises(RewardError, match=text):
+        RewardSet([("odd", 1.0, {})]).reward([group("a", "b")])
+
+
+@pytest.mark.parametrize(
+    "make", [lambda n: np.ones(n), lambda n: torch.ones(n), lambda n: torch.ones(n, 1), lambda n: (1.0 for _ in range(n)),
+             lambda n: [True] * n, lambda n: [np.float32(1)] * n, lambda n: dict.fromkeys(range(n), 1).values()]
+)  # fmt: skip
+def test_values_that_are_numbers(register: Any, make: Callable[[int], Any]) -> None:
+    @register
+    def fair(completions):
+        """Returns numbers."""
+        return make(len(completions))
+
+    made = group("a", "b")
+    RewardSet([("fair", 1.0, {})]).reward([made])
+    assert [r.reward for r in made.rollouts] == [1.0, 1.0]
+
+
+def test_a_generator_that_raises_has_failed(register: Any) -> None:
+    @register
+    def lazy(completions):
+        """Raises while it is read."""
+        return raising(len(completions))
+
+    with pytest.raises(RewardError, match="failed on 2 of 2 .*RuntimeError: in the generator"):
+        RewardSet([("lazy", 1.0, {})]).reward([group("a", "b")])

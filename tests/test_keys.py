@@ -1,0 +1,117 @@
+"""Keys of a recipe that nothing reads: refused, with the nearest right place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from posttrain import registry
+from posttrain.config import DataConfig
+from posttrain.errors import ConfigError
+from posttrain.keys import Watch, keys_read
+from posttrain.recipe import load_recipe, parse_recipe, recipe_as_dict, stage_recipes
+
+MODEL: dict[str, Any] = {"model": "m"}
+GRPO: dict[str, Any] = {**MODEL, "method": "grpo", "task": "arithmetic"}
+SFT: dict[str, Any] = {**MODEL, "method": "sft", "data": "rows.jsonl"}
+EVALUATE: dict[str, Any] = {**MODEL, "method": "evaluate", "evaluation": {"task": "sorting"}}
+PIPELINE: dict[str, Any] = {
+    **MODEL,
+    "method": "pipeline",
+    "stages": [
+        {"name": "base", "method": "evaluate", "evaluation": {"task": "sorting"}},
+        {"name": "tuned", "method": "sft", "task": "arithmetic"},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({**GRPO, "eval_data": "x.jsonl"}, "eval_data: method 'grpo' does not read it.*read it: distill, dpo"),
+        ({**GRPO, "data": "rows.jsonl"}, "data: method 'grpo' does not read it"),
+        ({**SFT, "rewards": ["length"]}, "rewards: method 'sft' does not read it.*grpo"),
+        ({**SFT, "num_samples": 3}, "num_samples: method 'sft' does not read it; set evaluation.num_samples"),
+        ({**EVALUATE, "losses": ["nll"]}, "losses: method 'evaluate' does not read it"),
+        ({**EVALUATE, "learning_rate": 1}, "learning_rate: method 'evaluate' does not read it.*sft"),
+        ({**EVALUATE, "task": "sorting"}, "task: method 'evaluate' does not read it; set evaluation.task"),
+        ({**EVALUATE, "temperature": 0.5}, "sampling: method 'evaluate' does not read it; set evaluation.sampling"),
+        ({**EVALUATE, "seed": 1}, "seed: method 'evaluate' does not read it; set evaluation.seed"),
+        ({**EVALUATE, "report_to": ["wandb"]}, "report_to: method 'evaluate' does not read it"),
+        ({**EVALUATE, "model": {"path": "m", "lora": {"r": 4}}}, "model.lora: method 'evaluate' does not train this model"),
+        ({**EVALUATE, "evaluation": {"task": "sorting", "ks": [1]}}, "unknown key 'evaluation.ks'"),
+        ({**PIPELINE, "max_steps": 3}, "max_steps: method 'pipeline' does not read it; set stages.tuned.max_steps"),
+        ({**PIPELINE, "learning_rate": 7e-7}, "set stages.tuned.learning_rate"),
+        ({**PIPELINE, "rewards": ["length"]}, "rewards: method 'pipeline' does not read it; leave it out"),
+        ({**MODEL, "method": "reward_model", "data": "d", "evaluation": {"task": "sorting"}}, "'reward_model' does not read"),
+        ({**GRPO, "eval_every": 5}, "eval_every: 5 measures nothing; set evaluation, or"),
+        ({**SFT, "eval_every": 5}, "eval_every: 5 measures nothing; set eval_data or evaluation, or"),
+        ({**MODEL, "method": "distill", "teacher": {"path": "t", "lora": {}}, "task": "arithmetic"}, "teacher.lora: method 'd"),
+        ({**MODEL, "method": "label_steps", "task": "arithmetic", "max_steps": 2}, "max_steps: method 'label_steps' does not"),
+        ({**MODEL, "method": "self_training", "task": "arithmetic", "num_train_epochs": 2}, "num_train_epochs: method 'self"),
+    ],
+)
+def test_keys_that_do_nothing_are_refused(raw: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_recipe(raw)
+
+
+def test_keys_of_a_stage_are_refused_too() -> None:
+    stages = [{**PIPELINE["stages"][1], "rewards": ["length"]}]
+    with pytest.raises(ConfigError, match="stage 'tuned': rewards: method 'sft' does not read it"):
+        parse_recipe({**PIPELINE, "stages": stages})
+
+
+def test_what_no_stage_takes_is_refused() -> None:
+    with pytest.raises(ConfigError, match="report_to: none of the stages takes it from the pipeline"):
+        parse_recipe({**PIPELINE, "stages": PIPELINE["stages"][:1], "report_to": ["tensorboard"]})
+    with pytest.raises(ConfigError, match="evaluation: none of the stages takes it"):
+        parse_recipe({**PIPELINE, "stages": PIPELINE["stages"][:1], "evaluation": {"task": "sorting"}})
+    assert parse_recipe({**PIPELINE, "evaluation": {"task": "sorting"}}).evaluation is not None
+
+
+def test_a_stage_that_trains_nothing_inherits_no_adapters() -> None:
+    raw = {**PIPELINE, "model": {"path": "m", "lora": {"r": 4}}}
+    first, second = (stage.model for _, stage in stage_recipes(parse_recipe(raw)))
+    assert first is not None and first.lora is None
+    assert second is not None and second.lora is not None and second.lora.r == 4
+
+
+def test_a_search_in_a_pipeline_has_its_own_number_of_samples() -> None:
+    raw = {**PIPELINE, "evaluation": {"task": "sorting", "num_samples": 16}}
+    raw["stages"] = [{"name": "base", "method": "evaluate"}, {"name": "vote", "method": "evaluate", "search": "majority_vote"}]
+    counts = [stage.evaluation.num_samples for _, stage in stage_recipes(parse_recipe(raw)) if stage.evaluation]
+    assert counts == [16, 1]
+
+
+@pytest.mark.parametrize("raw", [GRPO, SFT, EVALUATE, PIPELINE], ids=lambda raw: raw["method"])
+def test_a_recipe_that_is_written_down_is_read_back(raw: dict[str, Any]) -> None:
+    recipe = parse_recipe(raw)
+    written = recipe_as_dict(recipe)
+    assert written.keys() <= keys_read(registry.methods.entry(recipe.method))
+    assert parse_recipe(written) == recipe
+
+
+def test_a_run_of_an_older_version_is_read(tmp_path: Any) -> None:
+    """It wrote every field, at its default where the method does not read it."""
+    older = """
+num_train_epochs: 1.0\nbatch_size: 16\nlearning_rate: 2.0e-05\nweight_decay: 0.0\nadam_beta1: 0.9\nadam_beta2: 0.999
+adam_epsilon: 1.0e-08\nwarmup_steps: 0.0\nmin_lr_ratio: 0.0\nmax_grad_norm: 1.0\nsave_every: 0\nsave_total_limit: 2
+eval_every: 0\nseed: 0\nmethod: evaluate\nmodel: {path: m}\nevaluation: {task: {name: sorting}, ks: []}
+lr_scheduler_type: linear
+"""
+    (tmp_path / "recipe.yaml").write_text(older)
+    assert load_recipe(tmp_path / "recipe.yaml").method == "evaluate"
+    (tmp_path / "recipe.yaml").write_text(older.replace("save_every: 0", "save_every: 5"))
+    with pytest.raises(ConfigError, match="save_every: method 'evaluate' does not read it"):
+        load_recipe(tmp_path / "recipe.yaml")
+
+
+def test_a_watched_section_is_equal_and_remembers_what_was_read() -> None:
+    watch = Watch()
+    data = watch.section("data", DataConfig("rows.jsonl", limit=3, columns={"prompt": "q"}, max_length=7))
+    assert isinstance(data, DataConfig) and watch.section("other", 3) == 3
+    assert watch.unread() == ["data.path", "data.limit", "data.columns", "data.max_length"]
+    assert (data.path, data.limit, data.columns, data.train_on) == ("rows.jsonl", 3, {"prompt": "q"}, "auto")
+    assert watch.unread() == ["data.max_length"]

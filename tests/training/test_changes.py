@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from posttrain import registry
+from posttrain.config import Recipe
+from posttrain.errors import ConfigError
+from posttrain.training.changes import RULES, check_accepted, recipe_changes, refusals, rule_of
+
+
+def test_every_key_of_the_table_exists() -> None:
+    known = {f.name for f in dataclasses.fields(Recipe)}
+    for name in registry.methods.names():
+        known |= registry.methods.entry(name).settings.keys()
+    named = [key for keys in RULES.values() for key in keys]
+    assert {key.split(".")[0] for key in named} <= known
+    assert len(named) == len(set(named))
+
+
+@pytest.mark.parametrize(
+    ("key", "rule"),
+    [
+        ("learning_rate", "accept"), ("model.lora.r", "refused"), ("model.path", "content"), ("model.new_setting", "refused"),
+        ("data.max_length", "content"), ("task.path", "content"), ("task.num_steps", "accept"), ("evaluation.task.name", "free"),
+        ("credit.kl_weight", "refused"), ("nobody_knows", "refused"), ("max_steps", "length"), ("save_seconds", "free"),
+    ],
+)  # fmt: skip
+def test_the_longest_key_decides(key: str, rule: str) -> None:
+    assert rule_of(key) == rule
+
+
+def test_changes_are_listed_and_refused_by_name() -> None:
+    before = {"learning_rate": 1e-3, "losses": ["nll"], "model": {"path": "a", "lora": {"r": 2}}, "title": "x"}
+    now = {"learning_rate": 1e-4, "losses": ["dft"], "model": {"path": "a", "lora": {"r": 4}}, "title": "y"}
+    changes = recipe_changes(before, now)
+    assert [c.text for c in changes] == [
+        "learning_rate: 0.001 -> 0.0001", "losses: ['nll'] -> ['dft']", "model.lora.r: 2 -> 4", "title: x -> y",
+    ]  # fmt: skip
+    assert [c.name for c in refusals(changes, ())] == ["learning_rate", "losses", "model.lora.r"]
+    assert [c.name for c in refusals(changes, ("learning_rate", "losses", "model.lora.r"))] == ["model.lora.r"]
+    assert recipe_changes(before, before) == []
+
+
+def test_only_what_can_be_accepted_is_accepted() -> None:
+    check_accepted(["learning_rate", "max_steps", "data", "weights", "plugins"])
+    with pytest.raises(ConfigError, match="--accept lerning_rate: .*did you mean 'learning_rate'"):
+        check_accepted(["lerning_rate"])
+    with pytest.raises(ConfigError, match="--accept seed"):
+        check_accepted(["seed"])
