@@ -94,3 +94,14 @@ def test_state_of_another_model_is_refused() -> None:
     other = Optimizer(parameters()[:1], steps=1, learning_rate=0.1)
     with pytest.raises(CheckpointError, match="has 2 parameters, this model trains 1"):
         other.load_state_dict(one.state_dict())
+
+
+def test_gradients_whose_squares_overflow_are_clipped() -> None:
+    """(3e30, 4e30) has norm 5e30, though its squares are beyond float32."""
+    weight = nn.Parameter(torch.zeros(2))
+    optimizer = Optimizer([weight], steps=1, learning_rate=1.0, max_grad_norm=1.0)
+    weight.grad = torch.tensor([3e30, 4e30])
+    assert optimizer.clip_gradients() == pytest.approx(5e30)
+    assert weight.grad.tolist() == pytest.approx([0.6, 0.8])
+    weight.grad = torch.tensor([3e30, float("inf")])
+    assert optimizer.clip_gradients() == float("inf")

@@ -261,19 +261,21 @@ def _term(item: Component, default: Aggregation) -> Term:
     per: Any = entry.result.removeprefix("Per").lower()  # one of Per: the registry refuses other results
     if per != "token" and item.aggregation is not None:
         raise ConfigError(f"losses: {item.name!r} has one value a {per}, whose mean is taken; leave its aggregation out")
-    if per == "pair" or not DISTRIBUTIONS.isdisjoint(entry.inputs):
+    if entry.settings or per == "pair":
         _try_settings(item.name, function, entry.inputs)
     return Term(item.name, function, entry.inputs, per, item.weight, aggregation)
 
 
 def _try_settings(name: str, function: Callable[..., Any], inputs: tuple[str, ...]) -> None:
     """Call a loss with no numbers, so that it refuses settings that cannot be before weights load."""
-    known = {"target": torch.zeros(0, dtype=torch.long), **{d: torch.zeros(0, 2) for d in DISTRIBUTIONS}}
+    indices = ("target", "sequence", "group", "step")
+    known: dict[str, Any] = {i: torch.zeros(0, dtype=torch.long) for i in indices}
+    known |= {"num_sequences": 0, **{d: torch.zeros(0, 2) for d in DISTRIBUTIONS}}
     try:
         function(*(known.get(i, torch.zeros(0)) for i in inputs))
     except ValueError as error:
         raise ConfigError(f"losses: {name!r}: {error}") from error
-    except (RuntimeError, IndexError):  # a user's loss may ask for at least one number
+    except Exception:  # a user's loss may ask for at least one number; if it is wrong, it fails in training
         return
 
 

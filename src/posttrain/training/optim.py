@@ -99,7 +99,13 @@ class Optimizer:
             self.updates.before()
         with_gradient = [p for p in self.parameters if p.grad is not None]
         bound = self.max_grad_norm if self.max_grad_norm > 0 else math.inf
-        return float(nn.utils.clip_grad_norm_(with_gradient, bound)) if with_gradient else 0.0
+        if not with_gradient:
+            return 0.0
+        norm = nn.utils.get_total_norm([p.grad for p in with_gradient if p.grad is not None])
+        if math.isinf(float(norm)):
+            norm = _wide_norm(with_gradient)
+        nn.utils.clip_grads_with_norm_(with_gradient, bound, norm)
+        return float(norm)
 
     def step(self, step: int, batch: Any = None) -> None:
         """Update the weights at the learning rate of `step`, and clear the gradients. (The batch is of use to others.)"""
@@ -150,3 +156,9 @@ class Optimizer:
         with torch.no_grad():
             for i, master in state["masters"].items():
                 self.masters[i].copy_(master)
+
+
+def _wide_norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
+    """The norm of gradients whose squares overflow float32, which are finite all the same: by float64."""
+    squares = [p.grad.double().square().sum() for p in parameters if p.grad is not None]
+    return torch.stack([x.cpu() for x in squares]).sum().sqrt()
