@@ -42,8 +42,9 @@ def folder_of(workload: Workload) -> Path:
 
 
 def measure_ours(workload: Workload, setting: Setting, weights: Path | None = None) -> dict[str, float]:
-    """posttrain with a setting."""
-    return _run([sys.executable, str(HERE / "side_ours.py")], workload, setting, weights, dict(os.environ))
+    """posttrain of this tree with a setting."""
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent / "src")}
+    return _run([sys.executable, str(HERE / "side_ours.py")], workload, setting, weights, environment)
 
 
 def measure_peer(workload: Workload, setting: Setting, weights: Path | None = None) -> dict[str, float]:

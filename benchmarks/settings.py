@@ -86,6 +86,8 @@ STAGES: dict[str, list[Stage]] = {
     "grpo-4k": [Stage("seconds", _micros(1, 2))],
     "sample": _SAMPLE,
     "tokenise": [Stage("seconds", ({"processes": 2},))],
+    "grpo-tiny": [Stage("seconds", ({"micro": 2, "generation": 4},))],
+    "sample-tiny": [Stage("seconds", ({"prefill_once": True}, {"generation": 2}))],
     "sft-tiny": [Stage("seconds", ({"checkpointing": False, "micro": 1},)), Stage("peak_mib", ({"precision": "fp32"},))],
 }
 SEEDS = {"dpo-1k": "dpo", "reward": "dpo", "grpo-1k": "grpo", "grpo-4k": "grpo-1k"}

@@ -4,7 +4,7 @@
 
 Coordinate-wise, one run a setting: each stage of settings.py changes one thing at a time on the best setting so far, by
 time or by memory. A setting counts only if it trains the same: its weights after the run are compared with those of the
-padded batch in float32. Sampling differs from setting to setting, so for GRPO the winners run again on completions that
+padded batch in float32, and may differ by rounding: in bfloat16 by about as much as TRL's default does. Sampling differs from setting to setting, so for GRPO the winners run again on completions that
 are made up. Batches by length hold other rows in each step: they are measured, per token, and told apart.
 
 The result, results/sweep-DATE.json, is what `make bench` takes the peer's best settings from.
@@ -26,8 +26,10 @@ from processes import HERE, PINNED, Failed, distance, folder_of, install, measur
 from settings import DEFAULT, PADDED, SEEDS, STAGES, SWEPT, Setting, Stage, key, label, normal
 from workloads import WORKLOADS, Workload
 
-SAME = {"fp32": 0.02, "bf16": 0.25, "bf16-weights": 0.25}
-"""The largest distance from the padded batch's weights, by precision, as a share of the distance trained."""
+SAME = 0.02
+"""The largest distance in float32 between two trainings that are the same, as a share of the distance trained."""
+ROUNDING = 1.5
+"""In bfloat16: so many times as far from float32 as TRL's default is, whose rounding counts as the same training."""
 AIMS = ("seconds", "peak_mib")
 
 Measure = Callable[[Setting], dict[str, Any]]
@@ -67,12 +69,12 @@ def sweep(workload: Workload, seeds: list[Setting], show: Callable[[str], None])
     rows *= workload.group if workload.kind == "grpo" else 1
     start = folder_of(workload) / "model" / "model.safetensors"
     compares = workload.kind in ("sft", "dpo", "reward")
-    tokens = 0.0
+    tokens = rounding = 0.0
     with tempfile.TemporaryDirectory() as scratch:
         reference, ended = Path(scratch) / "reference.safetensors", Path(scratch) / "weights.safetensors"
 
         def measure(setting: Setting) -> dict[str, Any]:
-            nonlocal tokens
+            nonlocal tokens, rounding
             is_reference = compares and setting == normal(PADDED, rows)
             weights = reference if is_reference else ended if compares else None
             try:
@@ -86,8 +88,9 @@ def sweep(workload: Workload, seeds: list[Setting], show: Callable[[str], None])
                 run["seconds"] *= tokens / run["tokens"]
             if compares:
                 run["distance"] = 0.0 if is_reference else distance(ended, reference, start)
-            run["same"] = run.get("distance", 0.0) <= SAME[setting.get("precision", "bf16")]
-            run["same"] &= "order" not in setting
+            if setting == DEFAULT:
+                rounding = run.get("distance", 0.0)
+            run["same"] = "order" not in setting and is_same(setting, run.get("distance", 0.0), rounding)
             show(_line(setting, workload.kind, run))
             return run
 
@@ -109,12 +112,19 @@ def check_winners(workload: Workload, runs: list[dict[str, Any]], scratch: Path,
     start = folder_of(workload) / "model" / "model.safetensors"
     reference, ended = scratch / "reference.safetensors", scratch / "weights.safetensors"
     measure_peer(workload, {**PADDED, "fixed": True}, reference)
+    measure_peer(workload, {**DEFAULT, "fixed": True}, ended)
+    rounding = distance(ended, reference, start)
     while unchecked := [run for run in (best(runs, aim) for aim in AIMS) if "distance" not in run]:
         run = unchecked[0]
         measure_peer(workload, {**run["setting"], "fixed": True}, ended)
         run["distance"] = distance(ended, reference, start)
-        run["same"] = run["distance"] <= SAME[run["setting"].get("precision", "bf16")]
+        run["same"] = is_same(run["setting"], run["distance"], rounding)
         show(f"  compared: {_line(run['setting'], workload.kind, run)}")
+
+
+def is_same(setting: Setting, apart: float, rounding: float) -> bool:
+    """Whether weights that are `apart` from the padded batch's come from the same training. rounding: TRL's default's."""
+    return apart <= (SAME if setting.get("precision") == "fp32" else max(SAME, ROUNDING * rounding))
 
 
 def _line(setting: Setting, kind: str, run: dict[str, Any]) -> str:
