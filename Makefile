@@ -19,7 +19,7 @@ check: $(READY)  ## lint, format and types
 	$(BIN)/mypy
 
 bench: $(READY)  ## the README's table: beside TRL, its defaults and its best (PAIRS rounds; ONLY=sft,grpo)
-	$(if $(ONLY),,$(BIN)/python benchmarks/forest_cost.py --pairs $(or $(PAIRS),3))
+	$(if $(ONLY),,$(BIN)/python benchmarks/forest_cost.py --pairs $(or $(PAIRS),3) --prompts 1000)
 	$(BIN)/python benchmarks/peer.py --pairs $(or $(PAIRS),3) $(if $(ONLY),--only $(ONLY))
 
 bench-sweep: $(READY)  ## TRL's best settings on this machine, for `make bench` to read (once; ONLY=sft,grpo)

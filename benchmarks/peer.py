@@ -21,10 +21,10 @@ from typing import Any
 
 import machine
 from processes import HERE, PINNED, install, measure_ours, measure_peer
-from settings import DEFAULT, OURS, OURS_ALSO, Setting
+from settings import DEFAULT, OURS, OURS_ALSO, SEEDS, Setting, normal
 from sweep import newest
 from table import END, START, markdown, text
-from workloads import TABLE, WORKLOADS, Workload, as_json, tokens_of
+from workloads import TABLE, WORKLOADS, Workload, as_json, rows_of_step, tokens_of
 
 Measure = Callable[[Workload, Setting], dict[str, float]]
 
@@ -43,13 +43,16 @@ def our_settings(workload: Workload, half: bool) -> dict[str, Setting]:
 def peer_settings(workload: Workload, sweep: dict[str, Any], half: bool) -> tuple[dict[str, Setting], dict[str, str]]:
     """Name and setting of the peer's runs, and which run is its default and which its best by time and by memory.
 
-    A workload without a sweep of its own takes the best of its kind; on a GPU, where none was made, what keeps activations.
+    A workload without a sweep of its own takes the best of the one it resembles; on a GPU, where none was made, what keeps
+    activations.
     """
     swept = sweep["workloads"]
     if workload.device == "cuda":
         best = {aim: {"checkpointing": False} for aim in ("seconds", "peak_mib")}
     else:
-        best = (swept.get(workload.name) or swept[workload.kind])["best"]
+        like = SEEDS.get(workload.name, workload.kind)
+        best = next(swept[name]["best"] for name in (workload.name, like, workload.kind) if name in swept)
+        best = {aim: normal(setting, rows_of_step(workload)) for aim, setting in best.items()}
     chosen = {"default": DEFAULT, "best_time": best["seconds"], "best_memory": best["peak_mib"]}
     if not half and workload.kind not in ("sample", "tokenise"):
         chosen = {column: {**setting, "precision": "fp32"} for column, setting in chosen.items()}
@@ -74,7 +77,7 @@ def compare(
     """All settings of a workload in rounds."""
     our, (their, columns) = our_settings(workload, half), peer_settings(workload, sweep, half)
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in (*our, *their)}
-    for _ in range(pairs):
+    for _ in range(min(pairs, workload.rounds)):
         for name, setting in our.items():
             runs[name].append(ours(workload, setting))
         for name, setting in their.items():

@@ -33,48 +33,37 @@ def _micros(*sizes: int) -> tuple[Setting, ...]:
     return tuple({"micro": size} for size in sizes)
 
 
-_PRECISIONS: tuple[Setting, ...] = ({"precision": "fp32"}, {"precision": "bf16-weights"})
+_KEPT: Setting = {"checkpointing": False, "micro": 2}
 _MEMORY: tuple[Setting, ...] = ({"micro": 1}, {"checkpointing": True}, {"precision": "fp32"})
 
 _SFT = [
-    Stage("seconds", ({"checkpointing": False},)),
-    Stage("seconds", _micros(1, 2, 4, 8)),
-    Stage("seconds", _PRECISIONS),
-    Stage("seconds", ({"attention": "eager"}, {"keep_memory": True}, {"chunked": True})),
-    Stage("seconds", (*_micros(1, 2, 4, 8), {"padding_free": True}, {"workers": 1})),
-    Stage("seconds", ({"order": "grouped"}, {"order": "rebalanced"}, {"order": "grouped", "micro": 4})),
-    Stage("peak_mib", ({"micro": 1}, {"micro": 2})),
-    Stage("peak_mib", ({"checkpointing": True}, {"checkpointing": False}, {"precision": "fp32"}, {"chunked": True})),
+    Stage("seconds", (_KEPT, {**_KEPT, "precision": "fp32"}, {**_KEPT, "precision": "bf16-weights"})),
+    Stage("seconds", _micros(1, 4, 8)),
+    Stage("seconds", ({"checkpointing": True}, {"attention": "eager"}, {"chunked": True}, {"padding_free": True})),
+    Stage("seconds", ({"keep_memory": True},)),
+    Stage("seconds", ({"order": "grouped", "micro": 4},)),
+    Stage("peak_mib", _MEMORY),
+    Stage("peak_mib", ({"chunked": True},)),
 ]
 _DPO = [
-    Stage("seconds", ({"checkpointing": False},)),
-    Stage("seconds", _micros(1, 2, 4, 8)),
-    Stage("seconds", _PRECISIONS),
-    Stage("seconds", ({"attention": "eager"}, {"keep_memory": True})),
-    Stage("seconds", _micros(1, 2, 4)),
+    Stage("seconds", (_KEPT, {**_KEPT, "precision": "fp32"})),
+    Stage("seconds", _micros(1, 4)),
+    Stage("seconds", ({"checkpointing": True}, {"attention": "eager"}, {"keep_memory": True})),
     Stage("peak_mib", _MEMORY),
-    Stage("peak_mib", ({"checkpointing": False}, {"keep_memory": True})),
 ]
 _GRPO = [
-    Stage("seconds", ({"checkpointing": False},)),
-    Stage("seconds", _micros(1, 2, 4, 8, 16)),
-    Stage("seconds", _PRECISIONS),
+    Stage("seconds", ({**_KEPT, "micro": 8}, {**_KEPT, "micro": 8, "precision": "fp32"})),
+    Stage("seconds", _micros(2, 4, 16)),
     Stage("seconds", ({"generation": 32}, {"cache": "static"}, {"attention": "eager"}, {"keep_memory": True})),
-    Stage("seconds", _micros(2, 4, 8)),
-    Stage("peak_mib", _MEMORY),
-    Stage("peak_mib", ({"generation": 8}, {"generation": 16}, {"precision": "fp32"})),
-]
-_LONG = [
-    Stage("seconds", _micros(1, 2, 4)),
-    Stage("seconds", ({"precision": "fp32"}, {"keep_memory": True})),
     Stage("peak_mib", _MEMORY),
 ]
+_LONG = [Stage("seconds", _micros(1, 2))]
 _SAMPLE = [
-    Stage("seconds", ({"prefill_once": True}, {"precision": "bf16-weights"}, {"cache": "static"}, {"attention": "eager"})),
-    Stage("seconds", ({"precision": "bf16-weights"}, {"attention": "eager"}, {"keep_memory": True})),
+    Stage("seconds", ({"prefill_once": True}, {"cache": "static"}, {"attention": "eager"})),
+    Stage("seconds", ({"precision": "bf16-weights"}, {"keep_memory": True})),
     Stage("seconds", ({"generation": 32},)),
     Stage("peak_mib", ({"generation": 16}, {"generation": 8})),
-    Stage("peak_mib", ({"prefill_once": True}, {"precision": "bf16-weights"})),
+    Stage("peak_mib", ({"prefill_once": True},)),
 ]
 STAGES: dict[str, list[Stage]] = {
     "sft": _SFT,
@@ -83,7 +72,6 @@ STAGES: dict[str, list[Stage]] = {
     "reward": _LONG,
     "grpo": _GRPO,
     "grpo-1k": _LONG,
-    "grpo-4k": [Stage("seconds", _micros(1, 2))],
     "sample": _SAMPLE,
     "tokenise": [Stage("seconds", ({"processes": 2},))],
     "grpo-tiny": [Stage("seconds", ({"micro": 2, "generation": 4},))],
@@ -93,7 +81,7 @@ STAGES: dict[str, list[Stage]] = {
 SEEDS = {"dpo-1k": "dpo", "reward": "dpo", "grpo-1k": "grpo", "grpo-4k": "grpo-1k"}
 """Whose best settings a workload's sweep begins with."""
 
-SWEPT = ["sft", "dpo", "grpo", "sample", "tokenise", "dpo-1k", "grpo-1k", "grpo-4k"]
+SWEPT = ["sft", "dpo", "grpo", "sample", "tokenise", "dpo-1k", "grpo-1k"]
 
 
 def key(setting: Setting) -> str:
@@ -103,8 +91,9 @@ def key(setting: Setting) -> str:
 
 def normal(setting: Setting, rows: int) -> Setting:
     """Without what says the default: two settings that run alike are equal. rows: of a whole step."""
-    defaults = {"precision": "bf16", "checkpointing": True, "micro": rows, "generation": rows}
-    return {name: value for name, value in sorted(setting.items()) if defaults.get(name) != value}
+    defaults = {"precision": "bf16", "checkpointing": True}
+    whole = [name for name in ("micro", "generation") if setting.get(name, 0) >= rows]
+    return {name: value for name, value in sorted(setting.items()) if defaults.get(name) != value and name not in whole}
 
 
 def label(setting: Setting, kind: str) -> str:

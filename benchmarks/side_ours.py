@@ -96,6 +96,7 @@ def sample(workload: Workload, folder: Path, setting: dict[str, Any]) -> None:
     ids = tuple(model.tokenizer(row["prompt"])["input_ids"])
     engine = TorchEngine(model)
     clock = Clock(workload)
+    clock.begin()
     for seed in range(workload.steps + workload.warm):
         (group,) = engine.generate([Request(ids, Sampling(max_tokens=workload.new_tokens), n=workload.group, seed=seed)])
         assert all(len(s.ids) == workload.new_tokens for s in group)
@@ -111,7 +112,7 @@ def tokenise(workload: Workload, folder: Path) -> None:
 
     tokenizer = load_tokenizer(str(folder / "model"))
     clock = Clock(workload)
-    clock.tick()
+    clock.begin()
     assert len(encode_rows(load_rows(str(folder / "rows.jsonl")), tokenizer).sequences) == workload.rows
     clock.tick()
     clock.print()

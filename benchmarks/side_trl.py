@@ -209,7 +209,7 @@ def tokenise(workload: Workload, folder: Path, setting: dict[str, Any]) -> None:
         dataset_num_proc=setting.get("processes"),
     )  # fmt: skip
     clock = Clock(workload)
-    clock.tick()
+    clock.begin()
     rows = load_dataset("json", data_files=str(folder / "rows.jsonl"), split="train", cache_dir=tempfile.mkdtemp())
     trainer = SFTTrainer(model=model, args=config, processing_class=tokenizer, train_dataset=rows)
     assert len(trainer.train_dataset) == workload.rows

@@ -4,8 +4,9 @@
 
 Coordinate-wise, one run a setting: each stage of settings.py changes one thing at a time on the best setting so far, by
 time or by memory. A setting counts only if it trains the same: its weights after the run are compared with those of the
-padded batch in float32, and may differ by rounding: in bfloat16 by about as much as TRL's default does. Sampling differs from setting to setting, so for GRPO the winners run again on completions that
-are made up. Batches by length hold other rows in each step: they are measured, per token, and told apart.
+padded batch in float32, and may differ by rounding alone: in bfloat16 by about as much as with TRL's defaults. Sampling
+differs from setting to setting, so for GRPO the winners run again on completions that are made up. Batches by length hold
+other rows in each step: they are measured, per token, and told apart.
 
 The result, results/sweep-DATE.json, is what `make bench` takes the peer's best settings from.
 """
@@ -24,7 +25,7 @@ from typing import Any
 import machine
 from processes import HERE, PINNED, Failed, distance, folder_of, install, measure_ours, measure_peer
 from settings import DEFAULT, PADDED, SEEDS, STAGES, SWEPT, Setting, Stage, key, label, normal
-from workloads import WORKLOADS, Workload
+from workloads import WORKLOADS, Workload, rows_of_step
 
 SAME = 0.02
 """The largest distance in float32 between two trainings that are the same, as a share of the distance trained."""
@@ -65,8 +66,7 @@ def best(runs: list[dict[str, Any]], aim: str) -> dict[str, Any]:
 
 def sweep(workload: Workload, seeds: list[Setting], show: Callable[[str], None]) -> dict[str, Any]:
     """The runs of a workload, with the names of the best by time and by memory."""
-    rows = workload.group if workload.kind == "sample" else workload.rows
-    rows *= workload.group if workload.kind == "grpo" else 1
+    rows = rows_of_step(workload)
     start = folder_of(workload) / "model" / "model.safetensors"
     compares = workload.kind in ("sft", "dpo", "reward")
     tokens = rounding = 0.0
@@ -95,7 +95,7 @@ def sweep(workload: Workload, seeds: list[Setting], show: Callable[[str], None])
             return run
 
         # The padded batch comes first, as the others are compared with it.
-        starts = [DEFAULT] if workload.kind in ("sample", "tokenise") else [PADDED, DEFAULT]
+        starts = [PADDED, DEFAULT] if compares else [DEFAULT]
         runs = explore(STAGES[workload.name], [*starts, *seeds], rows, measure)
         if workload.kind == "grpo":
             check_winners(workload, runs, Path(scratch), show)

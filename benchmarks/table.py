@@ -64,12 +64,14 @@ def markdown(result: dict[str, Any]) -> str:
 
 def _machine(result: dict[str, Any], shown: dict[str, Any]) -> str:
     machine, rates = result["machine"], result["matmul_gflops"]
-    rounds = sorted({len(next(iter(w["runs"].values()))) for w in shown.values()})
-    counts = f"{rounds[0]}" if len(rounds) == 1 else f"{rounds[0]} to {rounds[-1]}"
+    rounds = {name: len(next(iter(found["runs"].values()))) for name, found in shown.items()}
+    most = max(rounds.values())
+    fewer = [f"{WORKLOADS[name].title}: {count}" for name, count in rounds.items() if count < most]
+    counts = f"{most} paired rounds" + (f" ({'; '.join(fewer)})" if fewer else "")
     return (
         f"{machine['cores']} cores of a shared {machine['processor']} (family {machine['family']}, model "
         f"{machine['model']}; matrix products {rates['float32']:.0f} GFLOP/s in float32, {rates['bfloat16']:.0f} in "
-        f"bfloat16), {result['date']}, medians of {counts} paired rounds."
+        f"bfloat16), {result['date']}, medians of {counts}."
     )
 
 

@@ -34,7 +34,7 @@ SHAPES = {
 class Workload:
     """kind: sft, dpo, reward, grpo, sample or tokenise. `steps` are measured after `warm` others. rows: of a step (for
     grpo, prompts). prompt: tokens of every prompt, 0 = the lengths of `rows_of`. device: cpu or cuda. title: what the
-    table calls it; those without one are run by name only."""
+    table calls it; those without one are run by name only. rounds: the most that are run."""
 
     name: str
     kind: str
@@ -48,6 +48,7 @@ class Workload:
     prompt: int = 0
     device: str = "cpu"
     title: str = ""
+    rounds: int = 100
 
 
 def _on_gpu(shape: str) -> list[Workload]:
@@ -74,21 +75,21 @@ def _tiny() -> list[Workload]:
 WORKLOADS = {
     w.name: w
     for w in (
-        Workload("sft", "sft", steps=6, title="SFT, lengths 21 to 533, nothing shared"),
+        Workload("sft", "sft", steps=4, warm=1, title="SFT, lengths 21 to 533, nothing shared"),
         Workload("sft-64k", "sft", vocab=64000, steps=4, warm=1),
         Workload("sft-60m", "sft", shape="60m", vocab=64000, steps=2, warm=1),
-        Workload("dpo", "dpo", steps=3, warm=1, title="DPO, 16 pairs, prompts of 30 to 130"),
-        Workload("dpo-1k", "dpo", rows=4, prompt=1000, steps=2, warm=1, title="DPO, 4 pairs, prompts of 1,000"),
+        Workload("dpo", "dpo", steps=2, warm=1, title="DPO, 16 pairs, prompts of 30 to 130"),
+        Workload("dpo-1k", "dpo", rows=4, prompt=1000, steps=1, warm=1, title="DPO, 4 pairs, prompts of 1,000"),
         Workload("reward", "reward", steps=3, warm=1),
         Workload("grpo", "grpo", rows=8, steps=1, warm=1, title="GRPO, 8 x 8 of 128, prompts of 105"),
         Workload("grpo-1k", "grpo", rows=1, group=16, new_tokens=64, prompt=1000, steps=1, warm=1,
                  title="GRPO, 16 of 64, prompt of 1,000"),
-        Workload("grpo-4k", "grpo", rows=1, group=16, new_tokens=64, prompt=4000, steps=1, warm=1,
-                 title="GRPO, 16 of 64, prompt of 4,000"),
+        Workload("grpo-4k", "grpo", rows=1, group=16, new_tokens=64, prompt=4000, steps=1, warm=0,
+                 title="GRPO, 16 of 64, prompt of 4,000", rounds=1),
         Workload("grpo-64k", "grpo", vocab=64000, rows=8, steps=1, warm=1),
         Workload("grpo-60m", "grpo", shape="60m", vocab=64000, rows=8, steps=1, warm=1),
         Workload("sample", "sample", group=64, steps=1, warm=1, prompt=512, title="64 samples of 128, prompt of 512"),
-        Workload("tokenise", "tokenise", rows=100_000, steps=1, warm=1, title="100,000 rows from file to ids"),
+        Workload("tokenise", "tokenise", rows=100_000, steps=1, warm=0, title="100,000 rows from file to ids"),
         Workload("sample-64k", "sample", vocab=64000, group=64, steps=1, warm=1, prompt=512),
         *_tiny(),
         *_on_gpu("0.6b"),
@@ -156,6 +157,13 @@ def rows_of(workload: Workload) -> list[dict[str, str]]:
     return [{"prompt": text(workload.prompt)}]
 
 
+def rows_of_step(workload: Workload) -> int:
+    """Rows of a whole step as the peer's trainers count them: completions for GRPO and sampling."""
+    if workload.kind == "sample":
+        return workload.group
+    return workload.rows * (workload.group if workload.kind == "grpo" else 1)
+
+
 def rows_in_order(folder: Path) -> list[dict[str, str]]:
     """The rows of a workload in the order in which posttrain takes them with seed 0, for a peer that takes them in turn:
     every step has the same rows on both sides."""
@@ -184,6 +192,7 @@ class Clock:
     def begin(self) -> None:
         """The first step begins."""
         self.base = held_mib(self.workload.device)
+        self.tick()
 
     def tick(self) -> None:
         """A step has ended."""
@@ -206,7 +215,7 @@ class Clock:
 
     def result(self) -> dict[str, float]:
         """Figures of a measured step."""
-        measured = self.ends[self.workload.warm - 1 :]
+        measured = self.ends[self.workload.warm :]
         steps = len(measured) - 1
         seconds, cpu, sampling, tokens = ((b - a) / steps for a, b in zip(measured[0], measured[-1], strict=True))
         peak = peak_mib(self.workload.device)

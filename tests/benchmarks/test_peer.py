@@ -64,7 +64,13 @@ def test_a_sweep_finds_the_least_time_and_memory_among_equal_trainings(monkeypat
     assert sweep.best(runs, "seconds")["setting"] == {"micro": 2}
     assert sweep.best(runs, "peak_mib")["setting"] == {"micro": 1}
     # A whole step of 4 rows is the default, 3 does not divide it, and nothing is measured twice.
-    assert asked == [{}, {"micro": 1}, {"micro": 2}, {"micro": 2, "precision": "bf16-weights"}, {"micro": 2, "precision": "fp32"}]
+    assert asked == [
+        {},
+        {"micro": 1},
+        {"micro": 2},
+        {"micro": 2, "precision": "bf16-weights"},
+        {"micro": 2, "precision": "fp32"},
+    ]
 
 
 def test_what_counts_as_the_same_training(monkeypatch: pytest.MonkeyPatch) -> None:
