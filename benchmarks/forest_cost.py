@@ -1,17 +1,17 @@
-"""Cost of shared prompts: 16 completions over a 1,000-token prompt, as a forest and with the prompt repeated.
+"""Cost of shared prompts: 16 completions over a long prompt, as a forest and with the prompt repeated.
 
-    .venv/bin/python benchmarks/forest_cost.py [--pairs 5]
+    .venv/bin/python benchmarks/forest_cost.py [--pairs 3] [--prompts 1000,4000]
 
-Each measurement runs in a process of its own (peak memory is a property of a process), A B A B, and the medians of the
-pairs are told. Memory is the peak above what the process held before the step.
+Both ways run at the default budget of a micro-batch (2,048 tokens on a CPU) and at the budget that holds the whole step.
+Each measurement runs in a process of its own (peak memory is a property of a process), in turn; medians over the rounds
+are printed. Memory is the peak above what the process held before the step. Sampling repeats the prompt by `generate` of
+transformers.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -20,11 +20,16 @@ import time
 from datetime import date
 from pathlib import Path
 
-PROMPT, COMPLETION, GROUP, VOCAB = 1000, 64, 16, 8192
+import machine
+
+COMPLETION, GROUP, VOCAB = 64, 16, 8192
+BUDGET = 2048
+"""Distinct tokens of a micro-batch on a CPU, if a recipe does not say otherwise."""
+WAYS = ["forest", "repeated", "forest whole", "repeated whole"]
 
 
-def measure(way: str) -> dict[str, float]:
-    """One training step (forward, backward) and one sampling of the group, in this process."""
+def measure(way: str, length: int) -> dict[str, float]:
+    """One training step (forward, backward) and one sampling of the group over a prompt of `length`, in this process."""
     import numpy as np
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -37,20 +42,23 @@ def measure(way: str) -> dict[str, float]:
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=VOCAB, hidden_size=256, intermediate_size=768, num_hidden_layers=6, num_attention_heads=8,
-        num_key_value_heads=4, head_dim=32, max_position_embeddings=2048, tie_word_embeddings=True,
+        num_key_value_heads=4, head_dim=32, max_position_embeddings=8192, tie_word_embeddings=True,
     )  # fmt: skip
     model = LanguageModel(Qwen3ForCausalLM(config), None)  # type: ignore[arg-type]
     model.hf.generation_config.eos_token_id = None
     model.share_trunks()
     draw = np.random.default_rng(0)
-    prompt = draw.integers(0, VOCAB, PROMPT)
-    mask = np.arange(PROMPT + COMPLETION) >= PROMPT
+    prompt = draw.integers(0, VOCAB, length)
+    mask = np.arange(length + COMPLETION) >= length
     rows = [TokenSequence(np.concatenate([prompt, draw.integers(0, VOCAB, COMPLETION)]), mask) for _ in range(GROUP)]
-    shared = way == "forest"
+    shared = way.startswith("forest")
+    budget = None if way.endswith("whole") else BUDGET
     batch = Batch([Tree.build(rows)]) if shared else Batch([Tree.build([r]) for r in rows])
 
+    computed = sum(micro.num_tokens for micro in batch.split(budget))
+
     def step() -> None:
-        for micro in batch.split(None):
+        for micro in batch.split(budget):
             (-model.forward(micro)["logprobs"].sum()).backward()
         model.hf.zero_grad()
 
@@ -60,8 +68,13 @@ def measure(way: str) -> dict[str, float]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
     step()
-    seconds = time.perf_counter() - started
-    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    figures = {
+        "tokens": computed,
+        "train_seconds": time.perf_counter() - started,
+        "train_peak_mib": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024,
+    }
+    if budget is None:
+        return figures  # the budget is one of training
     engine = TorchEngine(model)
     ids = tuple(int(i) for i in prompt)
     sampling = Sampling(max_tokens=COMPLETION)
@@ -72,41 +85,41 @@ def measure(way: str) -> dict[str, float]:
         model.hf.generate(
             torch.tensor([ids]), do_sample=True, num_return_sequences=GROUP, max_new_tokens=COMPLETION, pad_token_id=0
         )
-    return {
-        "tokens": batch.num_tokens,
-        "train_seconds": seconds,
-        "train_peak_mib": memory,
-        "sample_seconds": time.perf_counter() - started,
-    }
+    return {**figures, "sample_seconds": time.perf_counter() - started}
 
 
 def main() -> None:
-    """Alternate the two ways and tell the medians."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--only", choices=["forest", "repeated"], help=argparse.SUPPRESS)
+    """Run the ways in turn and print the medians."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--prompts", default="1000,4000", help="lengths of the prompt, by comma")
+    parser.add_argument("--only", choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    lengths = [int(length) for length in options.prompts.split(",")]
     if options.only:
-        print(json.dumps(measure(options.only)))
+        print(json.dumps(measure(options.only, lengths[0])))
         return
-    runs: dict[str, list[dict[str, float]]] = {"forest": [], "repeated": []}
-    for _ in range(options.pairs):
-        for way, found in runs.items():
-            command = [sys.executable, __file__, "--only", way]
-            out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            found.append(json.loads(out.strip().split("\n")[-1]))
-    names = list(runs["forest"][0])
-    table = {way: {n: statistics.median(r[n] for r in found) for n in names} for way, found in runs.items()}
-    ratios = {n: statistics.median(b[n] / a[n] for a, b in zip(runs["forest"], runs["repeated"], strict=True)) for n in names}
-    print(f"{GROUP} completions of {COMPLETION} tokens over one prompt of {PROMPT} tokens, medians of {options.pairs} pairs\n")
-    print(f"{'':<16}{'forest':>12}{'repeated':>12}{'ratio':>9}")
-    for n in names:
-        print(f"{n:<16}{table['forest'][n]:>12.2f}{table['repeated'][n]:>12.2f}{ratios[n]:>9.2f}")
-    machine = {"python": platform.python_version(), "cores": os.cpu_count(), "machine": platform.machine()}
-    result = {"date": str(date.today()), "command": "benchmarks/forest_cost.py", **machine, "medians": table, "ratios": ratios}
+    result = {"date": str(date.today()), "command": "benchmarks/forest_cost.py", "machine": machine.describe()}
+    result["prompts"] = {length: compare(length, options.pairs) for length in lengths}
     target = Path(__file__).parent / "results" / f"forest_cost-{date.today()}.json"
-    target.write_text(json.dumps({**result, "runs": runs}, indent=1) + "\n")
+    target.write_text(json.dumps(result, indent=1) + "\n")
     print(f"\nwritten to {target}")
+
+
+def compare(length: int, pairs: int) -> dict[str, list[dict[str, float]]]:
+    """All rounds of a prompt's length."""
+    runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    for _ in range(pairs):
+        for way, found in runs.items():
+            command = [sys.executable, __file__, "--only", way, "--prompts", str(length)]
+            process = subprocess.run(command, capture_output=True, text=True, check=True)
+            found.append(json.loads(process.stdout.strip().split("\n")[-1]))
+    print(f"\n{GROUP} completions of {COMPLETION} tokens, one prompt of {length} tokens, medians of {pairs} rounds")
+    print(f"{'':<16}" + "".join(f"{way:>16}" for way in WAYS))
+    for name in runs["forest"][0]:
+        cells = [f"{statistics.median(r[name] for r in rows):.2f}" if name in rows[0] else "" for rows in runs.values()]
+        print(f"{name:<16}" + "".join(f"{cell:>16}" for cell in cells), flush=True)
+    return runs
 
 
 if __name__ == "__main__":
