@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from posttrain.data.forest import TokenSequence
-from posttrain.data.stream import DataSource
+from posttrain.data.store import SequenceStore
+from posttrain.data.stream import DataSource, Singles
 from posttrain.models.load import load_tokenizer
 from posttrain.rollouts.collect import Collector, Prompt
 from posttrain.training.fingerprint import rows_difference, rows_digest, tokenizer_digest, weights_digest
@@ -22,6 +23,16 @@ def sequence(*ids: int, weight: float = 1.0, reward: float = 0.0, ref: float = 0
 
 def source(*rows: TokenSequence) -> DataSource:
     return DataSource([[row] for row in rows], batch_size=2, seed=0)
+
+
+def test_rows_count_alike_wherever_they_lie(tmp_path: Path) -> None:
+    rows = [sequence(1, 2, 3), sequence(4, 5), sequence(6, 7, 8)]
+    stores = [SequenceStore(tmp_path, memory_tokens=tokens) for tokens in (100, 4)]  # in memory, on disk
+    for store in stores:
+        for row in rows:
+            store.append(row)
+    for kept in (rows, *stores):
+        assert rows_digest(DataSource(Singles(kept), batch_size=2, seed=0)) == rows_digest(source(*rows))
 
 
 def test_all_that_is_trained_on_counts() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,12 @@ SFT: dict[str, Any] = {
 }
 
 
+@pytest.fixture
+def any_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recipes may have learning rates that destroy a model."""
+    monkeypatch.setattr("posttrain.limits.MAX_LEARNING_RATE", math.inf)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
 def test_weights_that_give_nothing_finite_are_refused(value: float, tiny_folder: Path) -> None:
     model = load_model(str(tiny_folder), dtype="float32")
@@ -30,12 +37,14 @@ def test_weights_that_give_nothing_finite_are_refused(value: float, tiny_folder:
         check_finite(model, State(step=3, last_checkpoint="runs/a/checkpoint-2"))
 
 
+@pytest.mark.usefixtures("any_rate")
 def test_a_run_that_ends_with_bad_weights_fails_and_saves_none(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(TrainingDiverged, match="after step 1: .*NaN or infinite.*not saved.*none was saved"):
         run_recipe(**SFT, learning_rate=1e38, max_steps=1, output=str(tmp_path / "run"))
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["metrics.jsonl", "recipe.yaml"]
 
 
+@pytest.mark.usefixtures("any_rate")
 def test_a_good_checkpoint_is_not_replaced_by_a_bad_one(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
     run = {**SFT, "output": str(tmp_path / "run"), "save_every": 1}
     run_recipe(**run, learning_rate=1e-3, max_steps=2)
@@ -46,6 +55,7 @@ def test_a_good_checkpoint_is_not_replaced_by_a_bad_one(run_recipe: Callable[...
     assert (tmp_path / "run" / "model-2").is_dir() and not (tmp_path / "run" / "model").exists()
 
 
+@pytest.mark.usefixtures("any_rate")
 def test_a_collapse_is_reported(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
     assert collapse(1.0, 9.9) is None and collapse(0.0, 5.0) is None
     run_recipe(**SFT, learning_rate=1e-3, max_steps=2, output=str(tmp_path / "calm"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def _rows(value: Any) -> Iterator[TokenSequence | Prompt]:
     elif isinstance(value, Mapping):
         for part in value.values():
             yield from _rows(part)
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):  # also those that lie on disk
         for part in value:
             if isinstance(part, int | float | str):
                 break  # plain numbers or names: no rows here
