@@ -206,3 +206,13 @@ def test_learning_rates_that_replace_every_weight_are_refused(rate: float) -> No
     with pytest.raises(ConfigError, match="^critic_learning_rate: .* must be at most 10"):
         parse_recipe(ppo)
     assert parse_recipe({**GRPO, "learning_rate": 10}).learning_rate == 10.0
+
+
+def test_aggregation_is_a_key_of_losses_and_a_setting_of_rewards() -> None:
+    raw = {"method": "grpo", "model": "m", "task": "sorting", "losses": [{"name": "clipped", "aggregation": "token_mean"}]}
+    recipe = parse_recipe({**raw, "rewards": [{"name": "reward_model", "path": "x", "aggregation": "min"}]})
+    assert recipe.losses[0].aggregation == "token_mean" and recipe.rewards[0].settings["aggregation"] == "min"
+    with pytest.raises(ConfigError, match="aggregation"):
+        parse_recipe({**raw, "rewards": [{"name": "reward_model", "path": "x", "aggregation": "token_mean"}]})
+    with pytest.raises(ConfigError, match="has no setting 'aggregation'"):
+        parse_recipe({**raw, "rewards": [{"name": "length", "target": 3, "aggregation": "min"}]})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from posttrain.config import Recipe, SamplingConfig
+from posttrain.config import DataConfig, Recipe, SamplingConfig
 from posttrain.errors import ConfigError
 
 MAX_LEARNING_RATE = 10.0
@@ -35,7 +35,8 @@ def check_numbers(recipe: Recipe) -> None:
             raise ConfigError(f"{name}: {getattr(recipe, name)} is not a share; it must be from 0 to 1")
     if recipe.max_steps is not None and recipe.max_steps < 1:
         raise ConfigError(f"max_steps: {recipe.max_steps} must be at least 1; leave it out to train num_train_epochs")
-    for where, data in (("data", recipe.data), ("eval_data", recipe.eval_data)):
+    others = [(name, value) for name, value in recipe.settings.items() if isinstance(value, DataConfig)]
+    for where, data in (("data", recipe.data), ("eval_data", recipe.eval_data), *others):
         if data is not None and data.limit is not None and data.limit < 1:
             raise ConfigError(f"{where}.limit: {data.limit} leaves no row; leave it out to read them all")
         if data is not None and data.max_length is not None and data.max_length < 2:

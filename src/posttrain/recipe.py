@@ -263,16 +263,17 @@ def _value(value: Any, annotation: str, where: str) -> Any:
 
 
 def component(value: Any, where: str) -> Component:
-    """`name` or `{name, weight, aggregation, **settings}` -> Component."""
+    """`name` or `{name, weight, **settings}` -> Component; of a loss, `aggregation` says how it is averaged."""
     if isinstance(value, Component):
         return value
     if isinstance(value, str):
         return Component(value)
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
         raise ConfigError(f"{where}: {value!r} needs a name: write a name, or {{name: ..., setting: value}}")
-    rest = {str(k): v for k, v in value.items() if k not in ("name", "weight", "aggregation")}
+    own = ("name", "weight", "aggregation") if where.startswith("losses") else ("name", "weight")
+    rest = {str(k): v for k, v in value.items() if k not in own}
     weight = check(value.get("weight", 1.0), "float", f"{where}.weight")
-    aggregation = value.get("aggregation")
+    aggregation = value.get("aggregation") if "aggregation" in own else None
     if aggregation is not None:
         check(aggregation, "Literal['token_mean', 'sequence_mean', 'sequence_sum', 'fixed_length']", f"{where}.aggregation")
     return Component(value["name"], rest, weight, aggregation)
@@ -310,8 +311,6 @@ def _check_components(recipe: Recipe) -> None:
     ):
         for item in items:
             known.check(item.name, item.settings, where)
-            if item.aggregation is not None and where != "losses":
-                raise ConfigError(f"{where}: aggregation belongs to losses, not to {item.name!r}")
             if item.weight != 1.0 and where not in ("losses", "rewards"):
                 raise ConfigError(
                     f"{where}: weight belongs to losses and rewards; nothing weighs {item.name!r}, so leave it out"

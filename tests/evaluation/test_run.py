@@ -12,6 +12,7 @@ from posttrain.config import Component
 from posttrain.errors import DataError
 from posttrain.evaluation.run import (
     Evaluation,
+    _Verifier,
     compare,
     compare_files,
     evaluate,
@@ -190,3 +191,12 @@ def test_problems_that_are_left_out_are_named() -> None:
     found = ask()
     found.num_available = 12
     assert found.problems == "9 of 12 problems" and found.to_json()["num_available"] == 12
+
+
+def test_a_verifier_that_exits_is_counted_and_ends_nothing() -> None:
+    def leave(*arguments: object) -> float:
+        raise SystemExit(0)
+
+    task = Task("leaving", [Example("p", None, "1", {}, id="e")], leave, leave)
+    verifier = _Verifier(task)
+    assert verifier.correct("x", task.examples[0]) == 0 and verifier.answer("x") is None and verifier.errors == 2

@@ -145,10 +145,14 @@ def test_a_search_goes_on_after_a_failure_and_stops_where_most_fail(register: An
 
     rewards = RewardSet([("picky", 1.0, {})])
     example = Example("p", None, "1", {}, id="e")
-    assert rewards.score(example, ["x"]) == [-math.inf] and rewards.score(example, ["2", "x"]) == [2.0, -math.inf]
+
+    def score(*texts: str) -> list[float]:
+        return rewards.score(example, [Rollout(Sample([], [], [], "stop"), text) for text in texts])
+
+    assert score("x") == [-math.inf] and score("2", "x") == [2.0, -math.inf]
     with pytest.raises(RewardError, match="'picky' failed on 31 of 32"):
         for _ in range(40):
-            rewards.score(example, ["x"])
+            score("x")
 
 
 class Cancelled(BaseException):

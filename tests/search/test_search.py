@@ -44,6 +44,9 @@ def test_best_and_weighted() -> None:
     (best,) = best_of_n([(1,)], fixed("a", "b", "a2"), lambda t: t[0], score, num_samples=3)
     (weighted,) = weighted_vote([(1,)], fixed("a", "b", "a2"), lambda t: t[0], score, num_samples=3)
     assert best.answer == "b" and weighted.answer == "a" and weighted.votes == {"a": 0.8, "b": 0.7}
+    points["a2"] = -math.inf  # a candidate without a score takes nothing from its answer
+    (weighted,) = weighted_vote([(1,)], fixed("a", "b", "a2"), lambda t: t[0], score, num_samples=3)
+    assert weighted.answer == "b" and weighted.votes == {"a": 0.4, "b": 0.7}
     (likely,) = most_likely([(1,)], fixed("a", "b", "a2", logprobs=(-3, -1, -2)), lambda t: t[0], num_samples=3)
     assert likely.answer == "b"
     (one,) = sample([(1,)], fixed("a", "b"), first_word)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from posttrain.data.encoded import Encoded, Limits
 from posttrain.data.forest import TokenSequence
 from posttrain.data.rows import files_of
 from posttrain.data.templates import MARGIN, PART_CHARACTERS, Tokenized, bos_id, part_ids, safe_end
-from posttrain.errors import DataError
+from posttrain.data.text_files import opened
 from posttrain.memory import without_collection
 
 Document = Literal["paragraph", "line", "file"]
@@ -50,13 +49,8 @@ def read_parts(path: Path, document: Document) -> Iterator[Part]:
     Raises:
         DataError: the file cannot be read, or is not UTF-8.
     """
-    try:
-        # utf-8-sig: a byte order mark is not part of the text.
-        code = "utf-8-sig"
-        with gzip.open(path, "rt", encoding=code) if path.suffix == ".gz" else path.open(encoding=code) as stream:
-            yield from _parts(stream, document)
-    except (OSError, UnicodeDecodeError, EOFError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+    with opened(path) as stream:
+        yield from _parts(stream, document)
 
 
 def _parts(stream: Any, document: Document) -> Iterator[Part]:

@@ -76,7 +76,7 @@ def encode_into(
 
     def items() -> Iterator[Item]:
         for number, row in enumerate(rows):
-            encoded.num_rows += 1
+            encoded.num_rows += 2 if rationale_weight else 1  # what is counted as cut are its two sequences
             yield normalise(row, encoded.form, str(row.get("id", number)))
 
     shaped = with_rationales(items(), rationale_weight) if rationale_weight else items()

@@ -12,7 +12,7 @@ from typing import Any
 
 from posttrain import registry
 from posttrain.engines.base import Engine
-from posttrain.errors import ConfigError, DataError
+from posttrain.errors import ConfigError, DataError, PosttrainError
 from posttrain.evaluation.metrics import majority_at_k, pass_at_k, per_question
 from posttrain.evaluation.statistics import Difference, Interval, mcnemar, mean_interval, paired_bootstrap
 from posttrain.evaluation.strategy import Strategy
@@ -50,8 +50,7 @@ class Evaluation:
 
     num_available: problems that the task has, of which the first are asked. errors: scorings that
     raised, which count as wrong. search: name of the strategy that chose, with search_settings;
-    strategy: the same in words; scorer: its name and settings; oracle: whether the gold chose, None
-    where an older file does not say.
+    strategy: the same in words; scorer: its name and settings; oracle: whether the gold chose (None: unknown).
     """
 
     task: str
@@ -139,7 +138,9 @@ class Evaluation:
         """Read what `to_json` gave, also of older versions, which recorded less."""
         names = {f.name for f in fields(Outcome)}
         search = values["search"]
-        scored = search in registry.searches.names() and "score" in registry.searches.entry(search).inputs
+        # Of a plugin's search, unknown here, an older file does not say who chose.
+        known = registry.searches.entries()
+        scored = search is not None and (search not in known or "score" in known[search].inputs)
         return Evaluation(
             values["task"],
             values["sampling"],
@@ -177,21 +178,22 @@ class _Verifier:
         self.errors = 0
 
     def grade(self, text: str, example: Example) -> float:
-        try:
-            return float(self.task.score(text, example))
-        except Exception:
-            self.errors += 1
-            return 0.0
+        return self._attempt(lambda: float(self.task.score(text, example)), 0.0)
 
     def correct(self, text: str, example: Example) -> int:
         return int(self.grade(text, example) >= 1.0)
 
     def answer(self, text: str) -> str | None:
+        return self._attempt(lambda: self.task.extract(text), None)
+
+    def _attempt(self, verdict: Callable[[], Any], otherwise: Any) -> Any:
         try:
-            return self.task.extract(text)
-        except Exception:
+            return verdict()
+        except (KeyboardInterrupt, PosttrainError):
+            raise
+        except BaseException:  # also SystemExit: a verifier does not end an evaluation
             self.errors += 1
-            return None
+            return otherwise
 
 
 def evaluate(

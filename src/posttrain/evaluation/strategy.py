@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ from posttrain.config import Component
 from posttrain.errors import ConfigError, nearest
 from posttrain.rewards.base import RewardSet
 from posttrain.search.base import Candidate, Selection
-from posttrain.types import Example, Rollout, RolloutGroup, Sample, Task
+from posttrain.types import Example, Rollout, Sample, Task
 
 ORACLE = "oracle"
 """The scorer that is the task's own verdict."""
@@ -61,8 +60,7 @@ class Scorer:
         rollouts = [
             Rollout(Sample(list(c.ids), [], [], "stop" if c.ended else "length", c.stop_string), c.text) for c in candidates
         ]
-        self.rewards.reward([RolloutGroup(example, (), rollouts)])
-        return [-math.inf if r.reward is None else r.reward for r in rollouts]
+        return self.rewards.score(example, rollouts)
 
     def close(self) -> None:
         """Release what the reward holds."""

@@ -139,6 +139,7 @@ class _Asked:
         self.task = make_task(run, task)
         self.sampling = make_sampling(sampling, self.task)
         self.prompts = encode_prompts(self.run, self.task, self.sampling)
+        run.lost |= self.run.lost
         self.rewards = make_rewards(run, rewards, self.task)
         self.rewards.self_test(self.task.examples)
 

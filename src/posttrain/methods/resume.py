@@ -123,9 +123,14 @@ def contents(run: RunModels, source: Any) -> dict[str, Any]:
             name: weights_digest(run.place_of(c), revision=c.revision, trust_remote_code=c.trust_remote_code)
             for name, c in models.items()
         },
-        "plugins": {path.name: checkpoint.file_digest(path) for path in plugins},
+        "plugins": {_plugin_name(i, path): checkpoint.file_digest(path) for i, path in enumerate(plugins)},
         "versions": {"posttrain": __version__, "torch": torch.__version__, "threads": torch.get_num_threads()},
     }
+
+
+def _plugin_name(index: int, path: Path) -> str:
+    """The file's name; of later plugins with their place, as two folders may hold files of one name."""
+    return f"{path.name} ({index + 1})" if index else path.name
 
 
 def content_changes(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> list[Change]:
@@ -173,7 +178,6 @@ def length_change(start: Start, recipe: Recipe, steps: int, reasons: Sequence[st
     rates = [[learning_rate_factor(s, n, **settings) for s in range(start.step)] for n in (before, steps)]
     why = list(reasons)
     if rates[0] != rates[1]:
-        share = 0 < recipe.warmup_steps < 1
         share = 0 < recipe.warmup_steps < 1
         what = "warmup_steps is a share of them" if share else f"lr_scheduler_type is {recipe.lr_scheduler_type}"
         why.insert(0, f"the learning rates of the steps done would have been others: {what}; constant rates extend exactly")

@@ -186,7 +186,8 @@ class Run(RunModels):
 
     def _refuse_other_recipe(self) -> None:
         """What was made part by part, or measured, goes on with the recipe that it was begun with."""
-        refused = [c for c in self.changes() if c.rule not in ("free", "rounding", "content")]
+        # Content is not fingerprinted here, so another path may mean other rows or another model.
+        refused = [c for c in self.changes() if c.rule not in ("free", "rounding") and c.name != "plugins"]
         measured = [c for c in self.changes() if c.name.startswith("evaluation")]
         if refused or measured:
             lines = "".join(f"\n  {c.text}" for c in refused or measured)

@@ -20,7 +20,7 @@ def data_losses(run: RunFolder) -> list[tuple[str, str]]:
     """Rows (what, how much) of everything that was cut, dropped or left out; the metrics of step 0 hold it."""
     counts = {key: value for row in run.metrics for key in row if (value := number(row[key])) is not None and "data/" in key}
     losses = []
-    for prefix in ("data", "eval_data"):
+    for prefix in ("data", "eval_data", "mix_data"):
         rows, tokens = counts.get(f"{prefix}/rows"), counts.get(f"{prefix}/tokens")
         for name, (label, lost) in _ROWS.items():
             if not counts.get(f"{prefix}/{name}") or not rows or not tokens:

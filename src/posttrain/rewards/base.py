@@ -133,9 +133,12 @@ class RewardSet:
             numbers = [w * v for w, v in terms if v is not None]
             rollout.reward = sum(numbers) if numbers and rollout.error is None else None
 
-    def score(self, example: Example, texts: Sequence[str]) -> list[float]:
-        """Rewards of some completions of one prompt, as a search asks for them; the lowest number where there is none."""
-        rollouts = [Rollout(Sample([], [], [], "stop"), text) for text in texts]
+    def score(self, example: Example, rollouts: Sequence[Rollout]) -> list[float]:
+        """Rewards of some completions of one prompt, as a search asks for them; -inf where there is none.
+
+        Raises:
+            RewardError: as `reward`, but the share of failures is of all completions asked for so far.
+        """
         self._fill([(example, r) for r in rollouts], self._watch_scores)
         return [-math.inf if r.reward is None else r.reward for r in rollouts]
 

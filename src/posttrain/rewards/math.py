@@ -146,7 +146,8 @@ def math(completions, answer) -> list[float]:
     The final answer is the last \boxed{...}; without one, what follows "####"; without that, the last number. Equal
     strings and numbers are settled without a parser; expressions too heavy to parse, and verdicts that miss their
     deadline, are 0. A final period does not count. 8\% is 0.08 and not 8 (rewards `exact` and task gsm8k drop the sign, as
-    answers to word problems do). Two units are compared, also 5 m with 500 cm; a unit that one side leaves out does not count.
+    answers to word problems do). Two units are compared, also 5 m with 500 cm; a unit of several letters that
+    one side leaves out does not count (a single letter may be a variable).
     """
     texts: list[Any] = [c if isinstance(c, str) else str(c[-1]["content"]) for c in completions]
     pairs = [(str(a), _prediction(t)) for t, a in zip(texts, answer, strict=True)]

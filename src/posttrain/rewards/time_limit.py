@@ -118,7 +118,8 @@ def _interruptible(function: Callable[[], T], watch: _Watch) -> T:
     timer = signal.setitimer(signal.ITIMER_VIRTUAL, watch.remaining(), _AGAIN_SECONDS)
     if callable(interrupt):
         signal.signal(signal.SIGINT, interrupted)
-    threading.Thread(target=alarm, name="time-limit", daemon=True).start()
+    alarms = threading.Thread(target=alarm, name="time-limit", daemon=True)
+    alarms.start()
     try:
         try:
             return function()
@@ -126,6 +127,7 @@ def _interruptible(function: Callable[[], T], watch: _Watch) -> T:
             watch.done.set()
     finally:
         watch.done.set()
+        alarms.join()  # no alarm comes after the handler has gone: the signal's default ends the process
         if callable(interrupt) and signal.getsignal(signal.SIGINT) is interrupted:
             signal.signal(signal.SIGINT, interrupt)
         signal.setitimer(signal.ITIMER_VIRTUAL, *timer)

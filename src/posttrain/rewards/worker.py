@@ -76,6 +76,9 @@ class Worker:
             line = self._answers.get(timeout=seconds)
         except (queue.Empty, BrokenPipeError):
             line = ""
+        except BaseException:  # interrupted: its answer would be taken for that of the next request
+            self.kill()
+            raise
         if not line:
             self.kill()
             return None

@@ -153,8 +153,10 @@ class Creditor:
         if name == "reward_weights":
             return np.array([self.reward_weights[n] for n in names])
         if name == "reward_table":
-            found = [[[r.rewards.get(n) for n in names] for r in g.rollouts] for g in groups]
-            return np.array(found, dtype=float)  # None becomes NaN
+            # A completion on which a reward failed has none, so that it counts in no baseline. None becomes NaN.
+            none = dict.fromkeys(names)
+            rows = [[r.rewards if r.reward is not None else none for r in g.rollouts] for g in groups]
+            return np.array([[[row.get(n) for n in names] for row in rewards] for rewards in rows], dtype=float)
         if name == "baseline":
             return self.baseline
         if name == "values":

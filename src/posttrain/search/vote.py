@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from posttrain.registry import searches
 from posttrain.search.base import Candidate, Selection, select
 
@@ -33,12 +35,12 @@ def _vote(group: list[Candidate], weights: list[float], extract) -> Selection:
     answers = [extract(c.text) for c in group]
     votes: dict[str, float] = {}
     for answer, weight in zip(answers, weights, strict=True):
-        if answer is not None:
+        if answer is not None and weight > -math.inf:  # a candidate that has no score has no vote
             votes[answer] = votes.get(answer, 0.0) + weight
     if not votes:
         return select(group, max(range(len(group)), key=lambda i: group[i].mean_logprob), extract)
     best = max(
-        (i for i, a in enumerate(answers) if a is not None),
+        (i for i, a in enumerate(answers) if a in votes),
         key=lambda i: (votes[answers[i]], group[i].mean_logprob),
     )
     return select(group, best, extract, votes)

@@ -100,13 +100,6 @@ def checkpoints(run_folder: Path) -> list[Path]:
     return [path for _, path in sorted(numbered) if (path / STATE).exists()]
 
 
-def step_of(folder: Path) -> int:
-    """The step that a checkpoint's name says."""
-    match = _NAME.match(folder.name)
-    assert match is not None
-    return int(match.group(1))
-
-
 def prune_checkpoints(run_folder: Path, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints."""
     paths = checkpoints(run_folder)
