@@ -23,7 +23,7 @@ import machine
 from processes import HERE, PINNED, install, measure_ours, measure_peer
 from settings import DEFAULT, OURS, OURS_ALSO, SEEDS, Setting, normal
 from sweep import newest
-from table import END, START, markdown, text
+from table import END, START, markdown, median, text
 from workloads import TABLE, WORKLOADS, Workload, as_json, rows_of_step, tokens_of
 
 Measure = Callable[[Workload, Setting], dict[str, float]]
@@ -86,8 +86,16 @@ def compare(
         "sizes": as_json(workload),
         "tokens": tokens_of(workload),
         "settings": {**our, **their},
-        "columns": columns,
+        "columns": {**columns, **best_columns({name: runs[name] for name in their})},
         "runs": runs,
+    }
+
+
+def best_columns(runs: dict[str, list[dict[str, float]]]) -> dict[str, str]:
+    """Which of the peer's runs is best by time and by memory, as measured here and not in the sweep."""
+    return {
+        column: min(runs, key=lambda name: median(runs[name], figure))
+        for column, figure in (("best_time", "seconds"), ("best_memory", "peak_mib"))
     }
 
 

@@ -85,30 +85,34 @@ def test_the_best_settings_of_the_committed_sweep_trained_the_same(monkeypatch: 
     sweep, peer, workloads = (load(name, monkeypatch) for name in ("sweep", "peer", "workloads"))
     found = json.loads(sweep.newest().read_text())
     assert found["machine"]["cores"] and found["matmul_gflops"]
-    for name in workloads.TABLE:
-        entry = found["workloads"][name]
+    assert {"sft", "dpo", "grpo", "sample"} <= set(found["workloads"])
+    for entry in found["workloads"].values():
         for aim in sweep.AIMS:
             winner = next(run for run in entry["runs"] if run["setting"] == entry["best"][aim])
             assert winner["same"] and "error" not in winner
             assert winner[aim] == min(run[aim] for run in entry["runs"] if run["same"])
+    for name in workloads.TABLE:
         _, columns = peer.peer_settings(workloads.WORKLOADS[name], found, half=True)
         assert set(columns) == {"default", "best_time", "best_memory"}
 
 
 def test_every_setting_of_a_workload_runs_once_per_round(monkeypatch: pytest.MonkeyPatch) -> None:
     peer, workloads = load("peer", monkeypatch), load("workloads", monkeypatch)
-    fast, small = {"micro": 2}, {"micro": 1, "checkpointing": True}
+    fast, small = {"micro": 2}, {"micro": 1}
     sweep = {"workloads": {"sft": {"best": {"seconds": fast, "peak_mib": small}}}}
     order: list[str] = []
 
     def measure(workload: Any, setting: dict[str, Any]) -> dict[str, float]:
         order.append(json.dumps(setting))
-        return {"seconds": 1.0}
+        slow = 2.0 if setting == fast else 1.0
+        return {"seconds": slow, "peak_mib": 1 / slow}
 
     result = peer.compare(workloads.WORKLOADS["sft-64k"], sweep, 2, True, measure, measure)
     assert order[:5] == order[5:]
     assert order[2:5] == [json.dumps(s) for s in ({}, fast, small)]
     assert {len(runs) for runs in result["runs"].values()} == {2}
+    # The columns follow what was measured, whatever the sweep said.
+    assert result["columns"] == {"default": "TRL default", "best_time": "TRL default", "best_memory": "TRL fastest"}
     # Without instructions for bfloat16 the peer's settings are in float32, and so is ours.
     assert list(peer.our_settings(workloads.WORKLOADS["sft"], half=False)) == ["posttrain fp32"]
     settings, _ = peer.peer_settings(workloads.WORKLOADS["sft"], sweep, half=False)
