@@ -71,7 +71,7 @@ def test_files_that_are_plain_text(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text("{}")
     assert text_files(tmp_path, "train") == [] == text_files(tmp_path / "missing", "train")
     (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="bad.txt cannot be read"):
+    with pytest.raises(DataError, match="bad.txt is not UTF-8 text"):
         list(read_parts(tmp_path / "bad.txt", "file"))
 
 
