@@ -92,3 +92,12 @@ def test_runs_take_the_lock(tmp_path: Path, run_recipe: Callable[..., Path], hol
         with pytest.raises(ConfigError, match=f"in use: process {holder.pid}"):
             run_recipe(**raw, output=str(tmp_path / "run"), resume=resume)
     assert [p.name for p in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+def test_folders_that_stay_empty_are_removed_again(tmp_path: Path) -> None:
+    with locked(tmp_path / "runs" / "sft"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with locked(tmp_path / "runs" / "sft"):
+        (tmp_path / "runs" / "other").touch()
+    assert [p.name for p in (tmp_path / "runs").iterdir()] == ["other"]

@@ -24,7 +24,7 @@ _held: set[Path] = set()  # by this process, which the system's locks do not kee
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder's lock; the folder is made if need be, and removed again if it stays empty.
+    """Hold the run folder's lock. Folders that it has to make are removed again if they stay empty.
 
     The lock is the operating system's, on the file `.lock`: it ends with the process, however that ends, so a killed
     run leaves no lock behind. Where the file system has no locks, the process id in the file decides.
@@ -33,7 +33,7 @@ def locked(folder: Path) -> Iterator[None]:
         ConfigError: another process works there; names its id and host.
     """
     folder = folder.resolve()
-    created = not folder.exists()
+    created = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
     if folder in _held:
@@ -46,9 +46,9 @@ def locked(folder: Path) -> Iterator[None]:
         _held.discard(folder)
         path.unlink(missing_ok=True)
         os.close(descriptor)
-        if created:
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # only if nothing was written
+        with contextlib.suppress(OSError):
+            for place in created:  # only where nothing was written
+                place.rmdir()
 
 
 def _acquire(folder: Path, path: Path) -> int:
