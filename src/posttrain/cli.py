@@ -274,7 +274,7 @@ def _ls(options: argparse.Namespace) -> int:
         for name, entry in entries.items():
             echo(f"  {name:<{width}}  {entry.summary}")
         echo()
-    echo("`posttrain explain KIND NAME` tells the equation, the paper and the settings.")
+    echo("`posttrain explain KIND NAME` shows the equation, the paper and the settings.")
     return 0
 
 

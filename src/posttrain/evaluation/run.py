@@ -48,9 +48,8 @@ class Outcome:
 class Evaluation:
     """A model's outcomes on a task.
 
-    num_available: problems that the task has, of which the first are asked. errors: scorings that
-    raised, which count as wrong. search: name of the strategy that chose, with search_settings;
-    strategy: the same in words; scorer: its name and settings; oracle: whether the gold chose (None: unknown).
+    num_available: problems that the task has, of which the first are asked. errors: verdicts that raised.
+    search: the strategy that chose; strategy: the same in words. oracle: whether the gold chose (None: unknown).
     """
 
     task: str
@@ -139,8 +138,8 @@ class Evaluation:
         names = {f.name for f in fields(Outcome)}
         search = values["search"]
         # Of a plugin's search, unknown here, an older file does not say who chose.
-        known = registry.searches.entries()
-        scored = search is not None and (search not in known or "score" in known[search].inputs)
+        entries = registry.searches.entries()
+        scored = search is not None and (search not in entries or "score" in entries[search].inputs)
         return Evaluation(
             values["task"],
             values["sampling"],
