@@ -3,10 +3,11 @@
     .venv/bin/python benchmarks/gpu.py [--shape 0.6b,1.7b] [--only sft,dpo,grpo,decode] [--steps 5]
     .venv/bin/python benchmarks/gpu.py --tiny --device cpu      # the same code at toy size
 
-Needs no network and no files: the model is made from its config and rows are random tokens. Told are tokens a second
-(distinct, and counted as unshared rows), peak memory, the share of the measured rate of large matrix products for training
-(2 operations a weight and token forward, 4 backward, the head only where there is a target, attention left out), and for
-decoding the time of a step over the time that reading the weights and all keys and values takes at the measured bandwidth.
+Needs no network and no files: the model is made from its config and rows are random tokens. Told
+are tokens a second (distinct, and counted as unshared rows), peak memory, the share of the measured
+rate of large matrix products for training (2 operations a weight and token forward, 4 backward, the
+head only where there is a target, attention left out), and for decoding the time of a step over the
+time that reading the weights and all keys and values takes at the measured bandwidth.
 """
 
 from __future__ import annotations
@@ -40,16 +41,33 @@ from posttrain.training.optim import Optimizer
 from posttrain.types import Request, Sampling
 
 SHAPES: dict[str, dict[str, int]] = {
-    "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 16},
-    "0.6b": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16},
-    "1.7b": {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16},
+    "tiny": {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "head_dim": 16,
+    },
+    "0.6b": {
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+    },
+    "1.7b": {
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+    },
 }
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """rows: of an SFT step, pairs of a DPO step, prompts of a GRPO step, all of `prompt` tokens; completions are exponential
-    with mean and limit `completion` and four times that, and for GRPO `completion` long in groups of `group`."""
+    """rows: of an SFT step, pairs of a DPO step, prompts of a GRPO step, all of `prompt` tokens;
+    completions are exponential with mean and limit `completion` and four times that, and for GRPO
+    `completion` long in groups of `group`."""
 
     rows: int = 64
     prompt: int = 128
@@ -61,9 +79,15 @@ class Sizes:
 
 def make_model(shape: str, device: str) -> LanguageModel:
     """Random weights, bfloat16 on a GPU and float32 on a CPU."""
-    sizes = {"num_key_value_heads": SHAPES[shape]["num_attention_heads"] // 2, "head_dim": 128, **SHAPES[shape]}
+    sizes = {
+        "num_key_value_heads": SHAPES[shape]["num_attention_heads"] // 2,
+        "head_dim": 128,
+        **SHAPES[shape],
+    }
     vocab = 512 if shape == "tiny" else 151936
-    config = Qwen3Config(vocab_size=vocab, tie_word_embeddings=True, max_position_embeddings=4096, **sizes)  # type: ignore[arg-type]
+    config = Qwen3Config(
+        vocab_size=vocab, tie_word_embeddings=True, max_position_embeddings=4096, **sizes
+    )  # type: ignore[arg-type]
     torch.manual_seed(0)
     with torch.device(device):
         hf = Qwen3ForCausalLM(config).to(torch.bfloat16 if device == "cuda" else torch.float32)
@@ -91,23 +115,34 @@ def random_groups(kind: str, sizes: Sizes, vocab: int, steps: int) -> list[list[
 
 
 class SampledGroups:
-    """A source of GRPO's batches: the engine's completions of random prompts with random advantages."""
+    """A source of GRPO's batches: the engine's completions of random prompts with random
+    advantages.
+    """
 
     def __init__(self, model: LanguageModel, sizes: Sizes) -> None:
         self.engine, self.sizes, self.vocab = TorchEngine(model), sizes, model.config.vocab_size
 
     def batches(self, step: int) -> Iterator[Batch]:
         draw = np.random.default_rng(step)
-        prompts = [tuple(draw.integers(0, self.vocab, self.sizes.prompt).tolist()) for _ in range(self.sizes.rows)]
+        prompts = [
+            tuple(draw.integers(0, self.vocab, self.sizes.prompt).tolist())
+            for _ in range(self.sizes.rows)
+        ]
         sampling = Sampling(max_tokens=self.sizes.completion)
-        found = self.engine.generate([Request(p, sampling, n=self.sizes.group, seed=step) for p in prompts])
+        found = self.engine.generate(
+            [Request(p, sampling, n=self.sizes.group, seed=step) for p in prompts]
+        )
         trees = []
         for prompt, samples in zip(prompts, found, strict=True):
             sequences = []
             for sample in samples:
                 ids = np.array([*prompt, *sample.ids])
                 advantages = np.full(len(ids), draw.standard_normal(), dtype=np.float32)
-                sequences.append(TokenSequence(ids, np.arange(len(ids)) >= len(prompt), {"advantages": advantages}))
+                sequences.append(
+                    TokenSequence(
+                        ids, np.arange(len(ids)) >= len(prompt), {"advantages": advantages}
+                    )
+                )
             trees.append(Tree.build(sequences))
         yield Batch(trees)
 
@@ -135,7 +170,9 @@ class Counted:
 
 
 def measure_training(kind: str, model: LanguageModel, sizes: Sizes, steps: int) -> dict[str, float]:
-    """Median step of a run, after one that warms up; the engine's sampling is part of a GRPO step."""
+    """Median step of a run, after one that warms up; the engine's sampling is part of a GRPO
+    step.
+    """
     if kind == "grpo":
         source, losses = Counted(SampledGroups(model, sizes)), [Component("clipped")]
     else:
@@ -145,7 +182,9 @@ def measure_training(kind: str, model: LanguageModel, sizes: Sizes, steps: int) 
         losses = [Component("dpo" if kind == "dpo" else "nll")]
     if kind == "dpo":
         model.enable_reference()
-    objective = Objective(losses, roles=("chosen", "rejected") if kind == "dpo" else (), groups=kind == "grpo")
+    objective = Objective(
+        losses, roles=("chosen", "rejected") if kind == "dpo" else (), groups=kind == "grpo"
+    )
     optimizer = Optimizer(model.trainable_parameters(), steps=steps + 1, learning_rate=1e-6)
     ends: list[float] = []
 
@@ -153,9 +192,20 @@ def measure_training(kind: str, model: LanguageModel, sizes: Sizes, steps: int) 
         synchronise(model.device)
         ends.append(time.perf_counter())
 
-    train(model, source, objective, optimizer, [tick], State(), steps=steps + 1, max_tokens=sizes.micro_tokens)
+    train(
+        model,
+        source,
+        objective,
+        optimizer,
+        [tick],
+        State(),
+        steps=steps + 1,
+        max_tokens=sizes.micro_tokens,
+    )
     seconds = statistics.median(b - a for a, b in itertools.pairwise(ends))
-    distinct, unshared, targets = (statistics.mean(c[i] for c in source.counts[1:]) for i in range(3))
+    distinct, unshared, targets = (
+        statistics.mean(c[i] for c in source.counts[1:]) for i in range(3)
+    )
     body, head = arithmetic(model)
     passes = 8 if kind in ("dpo", "grpo") else 6  # the reference's forward pass; the engine's
     return {
@@ -167,8 +217,9 @@ def measure_training(kind: str, model: LanguageModel, sizes: Sizes, steps: int) 
 
 
 def measure_decode(model: LanguageModel, sizes: Sizes, bandwidth: float) -> dict[str, float]:
-    """A decode step at `decode_rows` samples of one prompt: whole generation less its first token, by its steps. On a GPU with
-    recorded steps (how many: `graphs_recorded`; 0 where they cannot be) and without."""
+    """A decode step at `decode_rows` samples of one prompt: whole generation less its first token,
+    by its steps. On a GPU with recorded steps (how many: `graphs_recorded`; 0 where they cannot be)
+    and without."""
     engine = TorchEngine(model, max_rows=sizes.decode_rows)
     prompt = tuple(range(1, sizes.prompt + 1))
 
@@ -192,7 +243,9 @@ def measure_decode(model: LanguageModel, sizes: Sizes, bandwidth: float) -> dict
         engine.graphs = None
         beside["step_milliseconds_without_graphs"] = 1e3 * step_seconds()
     weights = sum(p.numel() * p.element_size() for p in model.hf.parameters())
-    own = sizes.decode_rows * (sizes.completion - 1) / 2  # tokens of which keys and values are read, on average over steps
+    own = (
+        sizes.decode_rows * (sizes.completion - 1) / 2
+    )  # tokens of which keys and values are read, on average over steps
     read = weights + engine._bytes_per_token * (sizes.prompt + own)
     return {
         "step_milliseconds": 1e3 * step,
@@ -235,7 +288,9 @@ def peak_mib(device: torch.device) -> float:
 
 
 def limits(device: torch.device, tiny: bool) -> tuple[float, float]:
-    """GFLOP/s of large matrix products in the models' precision, and GB/s of a copy (bytes read and written)."""
+    """GFLOP/s of large matrix products in the models' precision, and GB/s of a copy (bytes read
+    and written).
+    """
     size = 256 if tiny else 8192
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     a = torch.randn(size, size, device=device, dtype=dtype)
@@ -248,7 +303,9 @@ def limits(device: torch.device, tiny: bool) -> tuple[float, float]:
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Measure, print, and write results/gpu-DATE.json (not for --tiny)."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shape", default="0.6b,1.7b")
     parser.add_argument("--only", default="sft,dpo,grpo,decode")
     parser.add_argument("--steps", type=int, default=5)
@@ -276,9 +333,17 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
                 found["share_of_matmul"] = found["gflops"] / matmul
             found["peak_mib"] = peak_mib(device)
             results[f"{shape} {kind}"] = found
-            print(f"{shape} {kind:<8}" + "  ".join(f"{k} {v:.4g}" for k, v in found.items()), flush=True)
+            print(
+                f"{shape} {kind:<8}" + "  ".join(f"{k} {v:.4g}" for k, v in found.items()),
+                flush=True,
+            )
             del model
-    told = {"date": str(date.today()), "device": name, "torch": torch.__version__, "matmul_gflops": matmul}
+    told = {
+        "date": str(date.today()),
+        "device": name,
+        "torch": torch.__version__,
+        "matmul_gflops": matmul,
+    }
     told |= {"bandwidth_gb": bandwidth, "results": results}
     if not options.tiny:
         target = Path(__file__).parent / "results" / f"gpu-{date.today()}.json"

@@ -23,7 +23,9 @@ def describe() -> dict[str, Any]:
         "processor": fields.get("model name", platform.processor() or platform.machine()),
         "family": fields.get("cpu family", ""),
         "model": fields.get("model", ""),
-        "instructions": [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags],
+        "instructions": [
+            flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags
+        ],
         "cores": os.cpu_count(),
         "memory_gib": round(memory),
         "architecture": platform.machine(),
@@ -61,8 +63,8 @@ def matmul_rate(dtype: str, device: str = "cpu", size: int = 2048) -> float:
 
 
 def matmul_rates() -> dict[str, float]:
-    """Of the processor, by precision. A machine without instructions for bfloat16 is hundreds of times slower at it: there
-    is no need to measure more, nor to run the settings that use it. The best of three small products decides, as other
-    work may disturb one of them."""
+    """Of the processor, by precision. A machine without instructions for bfloat16 is hundreds of
+    times slower at it: there is no need to measure more, nor to run the settings that use it. The
+    best of three small products decides, as other work may disturb one of them."""
     full, half = matmul_rate("float32"), max(matmul_rate("bfloat16", size=256) for _ in range(3))
     return {"float32": full, "bfloat16": matmul_rate("bfloat16") if half > 0.5 * full else half}

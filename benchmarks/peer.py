@@ -1,13 +1,16 @@
 """posttrain beside TRL on the same rows, model folder and machine, alternating.
 
     .venv/bin/python benchmarks/peer.py [--pairs 3] [--only sft,grpo,sample]
-    .venv/bin/python benchmarks/peer.py --only sft-0.6b,dpo-0.6b,grpo-0.6b,sample-0.6b      # on a GPU
-    .venv/bin/python benchmarks/peer.py --table [RESULT]        # the README's table of a result file
+    .venv/bin/python benchmarks/peer.py --only sft-0.6b,dpo-0.6b,grpo-0.6b,sample-0.6b      # on a
+        GPU
+    .venv/bin/python benchmarks/peer.py --table [RESULT]        # the README's table of a result
+        file
 
-The peer is installed in an environment of its own, benchmarks/.peer, at a pinned version. It runs with its defaults and
-with its best settings by time and by memory, which sweep.py found. Every measurement is a process of its own. In each
-round every setting of a workload runs once; ratios are medians over rounds of the peer's figure by ours in the same round,
-so that what the machine does meanwhile falls on both.
+The peer is installed in an environment of its own, benchmarks/.peer, at a pinned version. It runs
+with its defaults and with its best settings by time and by memory, which sweep.py found. Every
+measurement is a process of its own. In each round every setting of a workload runs once; ratios are
+medians over rounds of the peer's figure by ours in the same round, so that what the machine does
+meanwhile falls on both.
 """
 
 from __future__ import annotations
@@ -33,25 +36,34 @@ def our_settings(workload: Workload, half: bool) -> dict[str, Setting]:
     """Name and setting of our runs. half: whether the machine is made for bfloat16."""
     if workload.kind == "tokenise":
         return {"posttrain fp32": OURS[0]}
-    chosen = [s for s in [*OURS, *OURS_ALSO.get(workload.name, [])] if half or s["precision"] == "fp32"]
+    chosen = [
+        s for s in [*OURS, *OURS_ALSO.get(workload.name, [])] if half or s["precision"] == "fp32"
+    ]
     if workload.device == "cuda":  # nobody trains in float32 there
         chosen = [s for s in chosen if s["precision"] != "fp32"]
-    names = [s["precision"] + (f" {s['micro_tokens']:,}" if "micro_tokens" in s else "") for s in chosen]
+    names = [
+        s["precision"] + (f" {s['micro_tokens']:,}" if "micro_tokens" in s else "") for s in chosen
+    ]
     return {f"posttrain {name}": setting for name, setting in zip(names, chosen, strict=True)}
 
 
-def peer_settings(workload: Workload, sweep: dict[str, Any], half: bool) -> tuple[dict[str, Setting], dict[str, str]]:
-    """Name and setting of the peer's runs, and which run is its default and which its best by time and by memory.
+def peer_settings(
+    workload: Workload, sweep: dict[str, Any], half: bool
+) -> tuple[dict[str, Setting], dict[str, str]]:
+    """Name and setting of the peer's runs, and which run is its default and which its best by time
+    and by memory.
 
-    A workload without a sweep of its own takes the best of the one it resembles; on a GPU, where none was made, what keeps
-    activations.
+    A workload without a sweep of its own takes the best of the one it resembles; on a GPU, where
+    none was made, what keeps activations.
     """
     swept = sweep["workloads"]
     if workload.device == "cuda":
         best = {aim: {"checkpointing": False} for aim in ("seconds", "peak_mib")}
     else:
         like = SEEDS.get(workload.name, workload.kind)
-        best = next(swept[name]["best"] for name in (workload.name, like, workload.kind) if name in swept)
+        best = next(
+            swept[name]["best"] for name in (workload.name, like, workload.kind) if name in swept
+        )
         best = {aim: normal(setting, rows_of_step(workload)) for aim, setting in best.items()}
     chosen = {"default": DEFAULT, "best_time": best["seconds"], "best_memory": best["peak_mib"]}
     if not half and workload.kind not in ("sample", "tokenise"):
@@ -92,7 +104,9 @@ def compare(
 
 
 def best_columns(runs: dict[str, list[dict[str, float]]]) -> dict[str, str]:
-    """Which of the peer's runs is best by time and by memory, as measured here and not in the sweep."""
+    """Which of the peer's runs is best by time and by memory, as measured here and not in the
+    sweep.
+    """
     return {
         column: min(runs, key=lambda name: median(runs[name], figure))
         for column, figure in (("best_time", "seconds"), ("best_memory", "peak_mib"))
@@ -101,17 +115,31 @@ def best_columns(runs: dict[str, list[dict[str, float]]]) -> dict[str, str]:
 
 def written(result: Path) -> str:
     """The README's part that comes from a result file, marks included."""
-    return f"{START.format(f'benchmarks/results/{result.name}')}\n{markdown(json.loads(result.read_text()))}\n{END}"
+    start = START.format(f"benchmarks/results/{result.name}")
+    return f"{start}\n{markdown(json.loads(result.read_text()))}\n{END}"
 
 
 def main() -> None:
     """Run, print, and write results/."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--install", action="store_true", help="make the peer's environment and do nothing else")
-    parser.add_argument("--only", help=f"names, by comma: {', '.join(WORKLOADS)} (without it: {', '.join(TABLE)})")
-    parser.add_argument("--sweep", type=Path, help="where the peer's best settings stand (default: the newest)")
-    parser.add_argument("--table", nargs="?", const="", help="print the README's table of a result file (default: the newest)")
+    parser.add_argument(
+        "--install", action="store_true", help="make the peer's environment and do nothing else"
+    )
+    parser.add_argument(
+        "--only", help=f"names, by comma: {', '.join(WORKLOADS)} (without it: {', '.join(TABLE)})"
+    )
+    parser.add_argument(
+        "--sweep", type=Path, help="where the peer's best settings stand (default: the newest)"
+    )
+    parser.add_argument(
+        "--table",
+        nargs="?",
+        const="",
+        help="print the README's table of a result file (default: the newest)",
+    )
     options = parser.parse_args()
     if options.table is not None:
         files = sorted((HERE / "results").glob("peer-*.json"))
@@ -132,13 +160,24 @@ def run(names: list[str], sweep_file: Path, pairs: int) -> None:
     sweep = json.loads(sweep_file.read_text())
     rates = machine.matmul_rates()
     half = rates["bfloat16"] > rates["float32"]
-    print(f"matrix products: float32 {rates['float32']:.0f}, bfloat16 {rates['bfloat16']:.0f} GFLOP/s", flush=True)
+    print(
+        f"matrix products: float32 {rates['float32']:.0f}, bfloat16 {rates['bfloat16']:.0f} "
+        "GFLOP/s",
+        flush=True,
+    )
     target = HERE / "results" / f"peer-{date.today()}.json"
-    result: dict[str, Any] = json.loads(target.read_text()) if target.exists() else {"workloads": {}}
+    result: dict[str, Any] = (
+        json.loads(target.read_text()) if target.exists() else {"workloads": {}}
+    )
     result |= {
-        "date": str(date.today()), "command": "benchmarks/peer.py", "versions": PINNED, "sweep": sweep_file.name,
-        "machine": machine.describe(), "gpu": machine.gpu_name(), "matmul_gflops": rates,
-    }  # fmt: skip
+        "date": str(date.today()),
+        "command": "benchmarks/peer.py",
+        "versions": PINNED,
+        "sweep": sweep_file.name,
+        "machine": machine.describe(),
+        "gpu": machine.gpu_name(),
+        "matmul_gflops": rates,
+    }
     for name in names:
         result["workloads"][name] = compare(WORKLOADS[name], sweep, pairs, half)
         print("\n" + text(name, result["workloads"][name]), flush=True)

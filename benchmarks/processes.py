@@ -28,7 +28,10 @@ def install() -> Path:
     python = PEER / "bin" / "python"
     if not (PEER / ".ready").exists():
         subprocess.run([sys.executable, "-m", "venv", str(PEER)], check=True)
-        for packages in (PINNED[-1:], PINNED):  # torch alone first, so that nothing else chooses its build
+        for packages in (
+            PINNED[-1:],
+            PINNED,
+        ):  # torch alone first, so that nothing else chooses its build
             subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
         (PEER / ".ready").touch()
     return python
@@ -41,22 +44,34 @@ def folder_of(workload: Workload) -> Path:
     return folder
 
 
-def measure_ours(workload: Workload, setting: Setting, weights: Path | None = None) -> dict[str, float]:
+def measure_ours(
+    workload: Workload, setting: Setting, weights: Path | None = None
+) -> dict[str, float]:
     """posttrain of this tree with a setting."""
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent / "src")}
-    return _run([sys.executable, str(HERE / "side_ours.py")], workload, setting, weights, environment)
+    return _run(
+        [sys.executable, str(HERE / "side_ours.py")], workload, setting, weights, environment
+    )
 
 
-def measure_peer(workload: Workload, setting: Setting, weights: Path | None = None) -> dict[str, float]:
+def measure_peer(
+    workload: Workload, setting: Setting, weights: Path | None = None
+) -> dict[str, float]:
     """TRL with a setting."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     if setting.get("keep_memory"):
         environment["GLIBC_TUNABLES"] = KEEPING
-    return _run([str(install()), str(HERE / "side_trl.py")], workload, setting, weights, environment)
+    return _run(
+        [str(install()), str(HERE / "side_trl.py")], workload, setting, weights, environment
+    )
 
 
 def _run(
-    program: list[str], workload: Workload, setting: Setting, weights: Path | None, environment: dict[str, str]
+    program: list[str],
+    workload: Workload,
+    setting: Setting,
+    weights: Path | None,
+    environment: dict[str, str],
 ) -> dict[str, float]:
     command = [*program, workload.name, str(folder_of(workload)), json.dumps(setting)]
     command += [str(weights)] if weights else []
@@ -68,7 +83,9 @@ def _run(
 
 
 def distance(weights: Path, reference: Path, start: Path) -> float:
-    """How far two trainings ended from each other, as a share of how far the reference went from the start."""
+    """How far two trainings ended from each other, as a share of how far the reference went
+    from the start.
+    """
     import torch
     from safetensors.torch import load_file
 

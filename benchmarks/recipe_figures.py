@@ -43,7 +43,17 @@ MARK = "# Held-out accuracy"
 NUM_PROBLEMS, NUM_SAMPLES = 300, 4
 LEAST_SEEDS = 5  # for a header
 # Two-sided 95 % quantiles of Student's t by degrees of freedom.
-STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+STUDENT = {
+    1: 12.706,
+    2: 4.303,
+    3: 3.182,
+    4: 2.776,
+    5: 2.571,
+    6: 2.447,
+    7: 2.365,
+    8: 2.306,
+    9: 2.262,
+}
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 Counts = dict[str, Any]
@@ -86,7 +96,9 @@ def means_of(counts: Counts) -> list[float]:
 
 
 def interval_of(means: list[list[float]]) -> tuple[float, float]:
-    """Mean accuracy and half the width of its 95 % interval. means [S][P]: of seeds and problems."""
+    """Mean accuracy and half the width of its 95 % interval. means [S][P]: of seeds and
+    problems.
+    """
     by_seed = [statistics.fmean(row) for row in means]
     by_problem = [statistics.fmean(column) for column in zip(*means, strict=True)]
     half = 1.96 * statistics.stdev(by_problem) / math.sqrt(len(by_problem))
@@ -111,7 +123,14 @@ def posttrain(*arguments: str) -> float:
     """Run the command in one thread; returns the seconds of processor time that it took."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "posttrain", *arguments]
-    process = subprocess.Popen(command, env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     assert process.stdout is not None
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
@@ -199,7 +218,9 @@ def sentence(recipe: Path, figures: Figures) -> list[str]:
     raw = yaml.safe_load(recipe.read_text())
     evaluation = evaluation_of(raw)
     if (seeds := len(figures.runs.get(name, {}))) < LEAST_SEEDS:
-        raise SystemExit(f"{name}: {seeds} of {LEAST_SEEDS} seeds are measured; run this without --write first")
+        raise SystemExit(
+            f"{name}: {seeds} of {LEAST_SEEDS} seeds are measured; run this without --write first"
+        )
     rows = [(title, figures.means(name, title)) for title in figures.titles(name)]
     if "stages" not in raw:
         rows = [("base model", figures.means(base_name(evaluation))), (raw["title"], rows[0][1])]
@@ -209,8 +230,10 @@ def sentence(recipe: Path, figures: Figures) -> list[str]:
         texts.append(f"{title} {percent(mean)} ({percent(mean - half)} to {percent(mean + half)})")
     text = (
         f"{MARK[2:]}, {len(figures.runs[name])} seeds, with 95 % intervals: {', '.join(texts)}. "
-        f"{evaluation['num_samples']} samples at temperature 1 for each of {evaluation['num_examples']} problems of the test "
-        f"split; {figures.cpu_seconds(name):.0f} s of one CPU core for each seed (benchmarks/recipe_figures.py)."
+        f"{evaluation['num_samples']} samples at temperature 1 for each of "
+        f"{evaluation['num_examples']} problems of the test "
+        f"split; {figures.cpu_seconds(name):.0f} s of one CPU core for each seed "
+        "(benchmarks/recipe_figures.py)."
     )
     return [f"# {line}" for line in textwrap.wrap(text, 98)]
 
@@ -228,11 +251,15 @@ def with_sentence(text: str, lines: list[str]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run what is missing, or write the headers."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("places", nargs="+", type=Path, help="recipes, or folders of them")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--write", action="store_true", help="put the figures into the recipes' headers")
+    parser.add_argument(
+        "--write", action="store_true", help="put the figures into the recipes' headers"
+    )
     options = parser.parse_args(arguments)
     figures, recipes = Figures(), recipes_in(options.places)
     if options.write:

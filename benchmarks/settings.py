@@ -1,4 +1,5 @@
-"""The settings that are measured: ours, the peer's default, and where a sweep looks for the peer's best.
+"""The settings that are measured: ours, the peer's default, and where a sweep looks for the peer's
+best.
 
 A setting of the peer holds what differs from its defaults; side_trl.py lists the keys.
 """
@@ -18,7 +19,9 @@ PADDED: Setting = {"precision": "fp32", "checkpointing": False}
 
 OURS: list[Setting] = [{"precision": "fp32"}, {"precision": "bf16"}]
 OURS_ALSO: dict[str, list[Setting]] = {"grpo-4k": [{"precision": "bf16", "micro_tokens": 8192}]}
-"""The budget of 2,048 tokens cuts this workload's tree, so its trunk is computed once per completion."""
+"""The budget of 2,048 tokens cuts this workload's tree, so its trunk is computed once per
+completion.
+"""
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,27 @@ def _micros(*sizes: int) -> tuple[Setting, ...]:
 
 
 _KEPT: Setting = {"checkpointing": False, "micro": 2, "precision": "bf16"}
-_MEMORY: tuple[Setting, ...] = ({"micro": 1}, {"checkpointing": True}, {"precision": "bf16"}, {"precision": "fp32"})
+_MEMORY: tuple[Setting, ...] = (
+    {"micro": 1},
+    {"checkpointing": True},
+    {"precision": "bf16"},
+    {"precision": "fp32"},
+)
 
 _SFT = [
-    Stage("seconds", (_KEPT, {**_KEPT, "precision": "fp32"}, {**_KEPT, "precision": "bf16-weights"})),
+    Stage(
+        "seconds", (_KEPT, {**_KEPT, "precision": "fp32"}, {**_KEPT, "precision": "bf16-weights"})
+    ),
     Stage("seconds", _micros(1, 4, 8)),
-    Stage("seconds", ({"checkpointing": True}, {"attention": "eager"}, {"chunked": True}, {"padding_free": True})),
+    Stage(
+        "seconds",
+        (
+            {"checkpointing": True},
+            {"attention": "eager"},
+            {"chunked": True},
+            {"padding_free": True},
+        ),
+    ),
     Stage("seconds", ({"keep_memory": True},)),
     Stage("seconds", ({"order": "grouped", "micro": 4},)),
     Stage("peak_mib", _MEMORY),
@@ -54,7 +72,10 @@ _DPO = [
 _GRPO = [
     Stage("seconds", ({**_KEPT, "micro": 8}, {**_KEPT, "micro": 8, "precision": "fp32"})),
     Stage("seconds", _micros(2, 4, 16)),
-    Stage("seconds", ({"generation": 32}, {"cache": "static"}, {"attention": "eager"}, {"keep_memory": True})),
+    Stage(
+        "seconds",
+        ({"generation": 32}, {"cache": "static"}, {"attention": "eager"}, {"keep_memory": True}),
+    ),
     Stage("peak_mib", _MEMORY),
 ]
 _LONG = [Stage("seconds", _micros(1, 2))]
@@ -74,7 +95,10 @@ STAGES: dict[str, list[Stage]] = {
     "tokenise": [Stage("seconds", ({"processes": 2},))],
     "grpo-tiny": [Stage("seconds", ({"micro": 2, "generation": 4},))],
     "sample-tiny": [Stage("seconds", ({"prefill_once": True}, {"generation": 2}))],
-    "sft-tiny": [Stage("seconds", ({"checkpointing": False, "micro": 1},)), Stage("peak_mib", ({"precision": "fp32"},))],
+    "sft-tiny": [
+        Stage("seconds", ({"checkpointing": False, "micro": 1},)),
+        Stage("peak_mib", ({"precision": "fp32"},)),
+    ],
 }
 SEEDS = {"dpo-1k": "dpo", "reward": "dpo", "grpo-1k": "grpo", "grpo-4k": "grpo-1k"}
 """Whose best settings a workload's sweep begins with."""
@@ -88,10 +112,16 @@ def key(setting: Setting) -> str:
 
 
 def normal(setting: Setting, rows: int) -> Setting:
-    """Without what says the default: two settings that run alike are equal. rows: of a whole step."""
+    """Without what says the default: two settings that run alike are equal. rows: of a whole
+    step.
+    """
     defaults = {"precision": "bf16", "checkpointing": True}
     whole = [name for name in ("micro", "generation") if setting.get(name, 0) >= rows]
-    return {name: value for name, value in sorted(setting.items()) if defaults.get(name) != value and name not in whole}
+    return {
+        name: value
+        for name, value in sorted(setting.items())
+        if defaults.get(name) != value and name not in whole
+    }
 
 
 def label(setting: Setting, kind: str) -> str:
@@ -114,7 +144,11 @@ _SWITCHES = {
 
 
 def _words(setting: Setting, kind: str) -> Iterator[str]:
-    precisions = {"bf16": "bfloat16 autocast", "fp32": "float32", "bf16-weights": "bfloat16 weights"}
+    precisions = {
+        "bf16": "bfloat16 autocast",
+        "fp32": "float32",
+        "bf16-weights": "bfloat16 weights",
+    }
     if "precision" in setting:
         yield precisions[setting["precision"]]
     if "micro" in setting:
@@ -125,7 +159,9 @@ def _words(setting: Setting, kind: str) -> Iterator[str]:
     if "checkpointing" in setting:
         yield "activation checkpointing" if setting["checkpointing"] else "activations kept"
     if "order" in setting:
-        yield {"grouped": "batches by length", "rebalanced": "micro-batches rebalanced"}[setting["order"]]
+        yield {"grouped": "batches by length", "rebalanced": "micro-batches rebalanced"}[
+            setting["order"]
+        ]
     if "generation" in setting:
         yield f"{setting['generation']} completions at a time"
     for name, words in _VALUES.items():

@@ -1,4 +1,6 @@
-"""posttrain's side. side_ours.py WORKLOAD FOLDER SETTING [WEIGHTS] -> one line of JSON, the last."""
+"""posttrain's side. side_ours.py WORKLOAD FOLDER SETTING [WEIGHTS] -> one line of JSON, the
+last.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,15 @@ from workloads import Clock, Workload, arguments, score
 
 
 def recipe(workload: Workload, folder: Path, setting: dict[str, Any]) -> dict[str, Any]:
-    """The recipe of a training workload. setting: `precision` fp32 or bf16; `micro_tokens`, the micro-batch's budget."""
+    """The recipe of a training workload. setting: `precision` fp32 or bf16; `micro_tokens`, the
+    micro-batch's budget.
+    """
     raw: dict[str, Any] = {
-        "model": {"path": str(folder / "model"), "dtype": dtype_of(setting), "device": workload.device},
+        "model": {
+            "path": str(folder / "model"),
+            "dtype": dtype_of(setting),
+            "device": workload.device,
+        },
         "output": tempfile.mkdtemp() + "/run",
         "max_steps": workload.steps + workload.warm,
         "batch_size": workload.rows,
@@ -98,7 +106,9 @@ def sample(workload: Workload, folder: Path, setting: dict[str, Any]) -> None:
     clock = Clock(workload)
     clock.begin()
     for seed in range(workload.steps + workload.warm):
-        (group,) = engine.generate([Request(ids, Sampling(max_tokens=workload.new_tokens), n=workload.group, seed=seed)])
+        (group,) = engine.generate(
+            [Request(ids, Sampling(max_tokens=workload.new_tokens), n=workload.group, seed=seed)]
+        )
         assert all(len(s.ids) == workload.new_tokens for s in group)
         clock.tick()
     clock.print()
@@ -113,7 +123,10 @@ def tokenise(workload: Workload, folder: Path) -> None:
     tokenizer = load_tokenizer(str(folder / "model"))
     clock = Clock(workload)
     clock.begin()
-    assert len(encode_rows(load_rows(str(folder / "rows.jsonl")), tokenizer).sequences) == workload.rows
+    assert (
+        len(encode_rows(load_rows(str(folder / "rows.jsonl")), tokenizer).sequences)
+        == workload.rows
+    )
     clock.tick()
     clock.print()
 

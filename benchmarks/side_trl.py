@@ -1,11 +1,15 @@
-"""The peer's side: TRL in its own environment. side_trl.py WORKLOAD FOLDER SETTING [WEIGHTS] -> one line of JSON, the last.
+"""The peer's side: TRL in its own environment. side_trl.py WORKLOAD FOLDER SETTING [WEIGHTS] -> one
+line of JSON, the last.
 
-A setting holds what differs from TRL's defaults; {} is what TRL chooses for a step that is one batch:
+A setting holds what differs from TRL's defaults; {} is what TRL chooses for a step that is one
+batch:
 
-    micro           rows of a forward pass (pairs for DPO); the rest of the step by gradient accumulation
+    micro           rows of a forward pass (pairs for DPO); the rest of the step by gradient
+                    accumulation
     precision       "bf16" (weights in float32, autocast: the default), "fp32", "bf16-weights"
     checkpointing   False: activations are kept instead of computed again
-    order           "grouped" or "rebalanced": `train_sampling_strategy`; else the rows in turn, as posttrain takes them
+    order           "grouped" or "rebalanced": `train_sampling_strategy`; else the rows in turn, as
+                    posttrain takes them
     attention       "eager"
     padding_free    True: a batch is one row
     chunked         True: the loss in chunks of tokens (SFT)
@@ -16,8 +20,10 @@ A setting holds what differs from TRL's defaults; {} is what TRL chooses for a s
     processes       `dataset_num_proc` (tokenise)
     fixed           True: completions are made up and not sampled, to compare weights (GRPO)
 
-Continuous batching of transformers runs on a CPU, but reserves 8 GiB and takes a minute for 8 completions of 8 tokens.
-`keep_memory` (the allocator keeps freed memory, as posttrain asks it to) is an environment variable, which peer.py sets.
+Continuous batching of transformers runs on a CPU, but reserves 8 GiB and takes a minute for 8
+completions of 8 tokens.
+`keep_memory` (the allocator keeps freed memory, as posttrain asks it to) is an environment
+variable, which peer.py sets.
 """
 
 from __future__ import annotations
@@ -69,9 +75,14 @@ def trainer_of(workload: Workload, folder: Path, setting: dict[str, Any]) -> Any
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
     dtype = "bfloat16" if setting.get("precision") == "bf16-weights" else "float32"
-    loading: dict[str, Any] = {"dtype": dtype, "attn_implementation": setting.get("attention", "sdpa")}
+    loading: dict[str, Any] = {
+        "dtype": dtype,
+        "attn_implementation": setting.get("attention", "sdpa"),
+    }
     if workload.kind == "reward":
-        model = AutoModelForSequenceClassification.from_pretrained(folder / "model", num_labels=1, **loading)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            folder / "model", num_labels=1, **loading
+        )
     else:
         model = AutoModelForCausalLM.from_pretrained(folder / "model", **loading)
     shared = {
@@ -82,9 +93,13 @@ def trainer_of(workload: Workload, folder: Path, setting: dict[str, Any]) -> Any
     rows = workload.rows * (workload.group if workload.kind == "grpo" else 1)
     common = trainer_arguments(workload, setting, rows)
     if workload.kind == "sft":
-        options: dict[str, Any] = {"padding_free": True, "max_length": None} if setting.get("padding_free") else {}
+        options: dict[str, Any] = (
+            {"padding_free": True, "max_length": None} if setting.get("padding_free") else {}
+        )
         options |= {"loss_type": "chunked_nll"} if setting.get("chunked") else {}
-        return trl.SFTTrainer(args=trl.SFTConfig(**{"max_length": 2048, **options, **common}), **shared)
+        return trl.SFTTrainer(
+            args=trl.SFTConfig(**{"max_length": 2048, **options, **common}), **shared
+        )
     if workload.kind == "dpo":
         return trl.DPOTrainer(args=trl.DPOConfig(max_length=2048, **common), **shared)
     if workload.kind == "reward":
@@ -96,7 +111,11 @@ def trainer_of(workload: Workload, folder: Path, setting: dict[str, Any]) -> Any
         cache_implementation=setting.get("cache"),
         **common,
     )
-    return trl.GRPOTrainer(reward_funcs=lambda completions, **kw: [score(c) for c in completions], args=config, **shared)
+    return trl.GRPOTrainer(
+        reward_funcs=lambda completions, **kw: [score(c) for c in completions],
+        args=config,
+        **shared,
+    )
 
 
 def train(workload: Workload, folder: Path, setting: dict[str, Any], weights: Path | None) -> None:
@@ -132,20 +151,28 @@ def train(workload: Workload, folder: Path, setting: dict[str, Any], weights: Pa
     if weights is not None:
         from safetensors.torch import save_file
 
-        save_file({name: w.float().contiguous() for name, w in trainer.model.named_parameters()}, weights)
+        save_file(
+            {name: w.float().contiguous() for name, w in trainer.model.named_parameters()}, weights
+        )
     print("\n" + json.dumps(result))
 
 
 def made_up(workload: Workload) -> Any:
-    """Instead of sampling: completions that follow from the prompt and their number in its group alone."""
+    """Instead of sampling: completions that follow from the prompt and their number in its
+    group alone.
+    """
 
-    def generate(prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> tuple[list[list[int]], None]:
+    def generate(
+        prompt_ids: list[list[int]], *args: Any, **kwargs: Any
+    ) -> tuple[list[list[int]], None]:
         seen: dict[tuple[int, ...], int] = {}
         completions = []
         for ids in map(tuple, prompt_ids):
             number = seen[ids] = seen.get(ids, -1) + 1
             draw = random.Random(f"{sum(ids)} {number % workload.group}")
-            completions.append([draw.randrange(2, workload.vocab) for _ in range(workload.new_tokens)])
+            completions.append(
+                [draw.randrange(2, workload.vocab) for _ in range(workload.new_tokens)]
+            )
         return completions, None
 
     return generate
@@ -158,7 +185,9 @@ def sample(workload: Workload, folder: Path, setting: dict[str, Any]) -> None:
 
     half = workload.device == "cuda" or setting.get("precision") == "bf16-weights"
     model = AutoModelForCausalLM.from_pretrained(
-        folder / "model", dtype="bfloat16" if half else "float32", attn_implementation=setting.get("attention", "sdpa")
+        folder / "model",
+        dtype="bfloat16" if half else "float32",
+        attn_implementation=setting.get("attention", "sdpa"),
     )
     model = model.eval().to(workload.device)
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
@@ -181,7 +210,12 @@ def generate(model: Any, ids: Any, count: int, new_tokens: int, setting: dict[st
     import torch
     from transformers import DynamicCache
 
-    options: dict[str, Any] = {"do_sample": True, "top_k": 0, "max_new_tokens": new_tokens, "pad_token_id": 0}
+    options: dict[str, Any] = {
+        "do_sample": True,
+        "top_k": 0,
+        "max_new_tokens": new_tokens,
+        "pad_token_id": 0,
+    }
     if "cache" in setting:
         options["cache_implementation"] = setting["cache"]
     if setting.get("prefill_once"):
@@ -190,9 +224,13 @@ def generate(model: Any, ids: Any, count: int, new_tokens: int, setting: dict[st
             model(ids[:, :-1], past_key_values=cache, logits_to_keep=1)
         cache.batch_repeat_interleave(count)
         repeated = ids.expand(count, -1)
-        result = model.generate(repeated, attention_mask=torch.ones_like(repeated), past_key_values=cache, **options)
+        result = model.generate(
+            repeated, attention_mask=torch.ones_like(repeated), past_key_values=cache, **options
+        )
     else:
-        result = model.generate(ids, attention_mask=torch.ones_like(ids), num_return_sequences=count, **options)
+        result = model.generate(
+            ids, attention_mask=torch.ones_like(ids), num_return_sequences=count, **options
+        )
     assert result.shape == (count, ids.shape[1] + new_tokens)
 
 
@@ -205,12 +243,19 @@ def tokenise(workload: Workload, folder: Path, setting: dict[str, Any]) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype="float32")
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     config = SFTConfig(
-        output_dir=tempfile.mkdtemp(), use_cpu=True, bf16=False, report_to=[], max_length=1024, disable_tqdm=True,
+        output_dir=tempfile.mkdtemp(),
+        use_cpu=True,
+        bf16=False,
+        report_to=[],
+        max_length=1024,
+        disable_tqdm=True,
         dataset_num_proc=setting.get("processes"),
-    )  # fmt: skip
+    )
     clock = Clock(workload)
     clock.begin()
-    rows = load_dataset("json", data_files=str(folder / "rows.jsonl"), split="train", cache_dir=tempfile.mkdtemp())
+    rows = load_dataset(
+        "json", data_files=str(folder / "rows.jsonl"), split="train", cache_dir=tempfile.mkdtemp()
+    )
     trainer = SFTTrainer(model=model, args=config, processing_class=tokenizer, train_dataset=rows)
     assert len(trainer.train_dataset) == workload.rows
     clock.tick()

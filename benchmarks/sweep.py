@@ -2,10 +2,11 @@
 
     .venv/bin/python benchmarks/sweep.py [--only sft,dpo,grpo]
 
-Coordinate-wise, one run a setting: each stage of settings.py changes one thing at a time on the best setting so far, by
-time or by memory. A setting counts only if it trains the same: its weights after the run are compared with those of the
-padded batch in float32, and may differ by rounding alone: in bfloat16 by about as much as with TRL's defaults. Sampling
-differs from setting to setting, so for GRPO the winners run again on completions that are made up. Batches by length hold
+Coordinate-wise, one run a setting: each stage of settings.py changes one thing at a time on the
+best setting so far, by time or by memory. A setting counts only if it trains the same: its weights
+after the run are compared with those of the padded batch in float32, and may differ by rounding
+alone: in bfloat16 by about as much as with TRL's defaults. Sampling differs from setting to
+setting, so for GRPO the winners run again on completions that are made up. Batches by length hold
 other rows in each step: they are measured, per token, and told apart.
 
 The result, results/sweep-DATE.json, is what `make bench` takes the peer's best settings from.
@@ -28,19 +29,26 @@ from settings import DEFAULT, PADDED, SEEDS, STAGES, SWEPT, Setting, Stage, key,
 from workloads import WORKLOADS, Workload, rows_of_step
 
 SAME = 0.02
-"""The largest distance in float32 between two trainings that are the same, as a share of the distance trained."""
+"""The largest distance in float32 between two trainings that are the same, as a share of the
+distance trained.
+"""
 ROUNDING = 1.5
-"""In bfloat16: so many times as far from float32 as TRL's default is, whose rounding counts as the same training."""
+"""In bfloat16: so many times as far from float32 as TRL's default is, whose rounding counts as
+the same training.
+"""
 AIMS = ("seconds", "peak_mib")
 
 Measure = Callable[[Setting], dict[str, Any]]
 
 
-def explore(stages: list[Stage], starts: list[Setting], rows: int, measure: Measure) -> list[dict[str, Any]]:
+def explore(
+    stages: list[Stage], starts: list[Setting], rows: int, measure: Measure
+) -> list[dict[str, Any]]:
     """All runs of a sweep: the starts, then each stage's changes to the best so far.
 
     Args:
-        measure: figures of a setting: seconds, peak_mib and `same` (whether it trains the same), or `error`.
+        measure: figures of a setting: seconds, peak_mib and `same` (whether it trains the same), or
+        `error`.
     """
     runs: dict[str, dict[str, Any]] = {}
 
@@ -71,7 +79,10 @@ def sweep(workload: Workload, seeds: list[Setting], show: Callable[[str], None])
     compares = workload.kind in ("sft", "dpo", "reward")
     tokens = rounding = 0.0
     with tempfile.TemporaryDirectory() as scratch:
-        reference, ended = Path(scratch) / "reference.safetensors", Path(scratch) / "weights.safetensors"
+        reference, ended = (
+            Path(scratch) / "reference.safetensors",
+            Path(scratch) / "weights.safetensors",
+        )
 
         def measure(setting: Setting) -> dict[str, Any]:
             nonlocal tokens, rounding
@@ -80,17 +91,24 @@ def sweep(workload: Workload, seeds: list[Setting], show: Callable[[str], None])
             try:
                 run: dict[str, Any] = dict(measure_peer(workload, setting, weights))
             except Failed as error:
-                show(f"  {label(setting, workload.kind)}: {str(error).strip().splitlines()[-1][:100]}")
+                show(
+                    f"  {label(setting, workload.kind)}: "
+                    f"{str(error).strip().splitlines()[-1][:100]}"
+                )
                 return {"error": str(error)[-300:], "same": False}
             if is_reference:
                 tokens = run["tokens"]
-            if "order" in setting:  # the longest rows come first, among the steps that are not timed
+            if (
+                "order" in setting
+            ):  # the longest rows come first, among the steps that are not timed
                 run["seconds"] *= tokens / run["tokens"]
             if compares:
                 run["distance"] = 0.0 if is_reference else distance(ended, reference, start)
             if setting == DEFAULT:
                 rounding = run.get("distance", 0.0)
-            run["same"] = "order" not in setting and is_same(setting, run.get("distance", 0.0), rounding)
+            run["same"] = "order" not in setting and is_same(
+                setting, run.get("distance", 0.0), rounding
+            )
             show(_line(setting, workload.kind, run))
             return run
 
@@ -103,12 +121,18 @@ def sweep(workload: Workload, seeds: list[Setting], show: Callable[[str], None])
         if compares:
             measure_ours(workload, {"precision": "fp32"}, ended)
             result["distance_of_posttrain"] = distance(ended, reference, start)
-            show(f"  posttrain float32: {result['distance_of_posttrain']:.1e} from the padded batch")
+            show(
+                f"  posttrain float32: {result['distance_of_posttrain']:.1e} from the padded batch"
+            )
     return {**result, "best": {aim: best(runs, aim)["setting"] for aim in AIMS}}
 
 
-def check_winners(workload: Workload, runs: list[dict[str, Any]], scratch: Path, show: Callable[[str], None]) -> None:
-    """Compare the weights of the best settings on made-up completions, until the best ones train the same."""
+def check_winners(
+    workload: Workload, runs: list[dict[str, Any]], scratch: Path, show: Callable[[str], None]
+) -> None:
+    """Compare the weights of the best settings on made-up completions, until the best ones
+    train the same.
+    """
     start = folder_of(workload) / "model" / "model.safetensors"
     reference, ended = scratch / "reference.safetensors", scratch / "weights.safetensors"
     measure_peer(workload, {**PADDED, "fixed": True}, reference)
@@ -123,7 +147,9 @@ def check_winners(workload: Workload, runs: list[dict[str, Any]], scratch: Path,
 
 
 def is_same(setting: Setting, apart: float, rounding: float) -> bool:
-    """Whether weights that are `apart` from the padded batch's come from the same training. rounding: TRL's default's."""
+    """Whether weights that are `apart` from the padded batch's come from the same training.
+    rounding: TRL's default's.
+    """
     return apart <= (SAME if setting.get("precision") == "fp32" else max(SAME, ROUNDING * rounding))
 
 
@@ -141,13 +167,17 @@ def newest() -> Path:
     """
     files = sorted((HERE / "results").glob("sweep-*.json"))
     if not files:
-        raise Failed("there is no benchmarks/results/sweep-*.json; make one with `make bench-sweep`")
+        raise Failed(
+            "there is no benchmarks/results/sweep-*.json; make one with `make bench-sweep`"
+        )
     return files[-1]
 
 
 def main() -> None:
     """Sweep, print, and write results/."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", help="names, by comma: " + ", ".join(STAGES))
     options = parser.parse_args()
     names = options.only.split(",") if options.only else SWEPT
@@ -155,7 +185,9 @@ def main() -> None:
         parser.error(f"{unknown[0]} has no sweep; there are {', '.join(STAGES)}")
     install()
     target = HERE / "results" / f"sweep-{date.today()}.json"
-    result: dict[str, Any] = json.loads(target.read_text()) if target.exists() else {"workloads": {}}
+    result: dict[str, Any] = (
+        json.loads(target.read_text()) if target.exists() else {"workloads": {}}
+    )
     result |= {"date": str(date.today()), "command": "benchmarks/sweep.py", "versions": PINNED}
     result |= {"machine": machine.describe(), "matmul_gflops": machine.matmul_rates()}
     for name in names:
@@ -163,7 +195,9 @@ def main() -> None:
         print(name, flush=True)
         before = result["workloads"].get(SEEDS.get(name, ""), {}).get("best", {})
         seeds = [before[aim] for aim in AIMS if before]
-        result["workloads"][name] = sweep(WORKLOADS[name], seeds, lambda line: print(line, flush=True))
+        result["workloads"][name] = sweep(
+            WORKLOADS[name], seeds, lambda line: print(line, flush=True)
+        )
         result["workloads"][name]["sweep_seconds"] = round(time.perf_counter() - started)
         target.parent.mkdir(exist_ok=True)
         target.write_text(json.dumps(result, indent=1) + "\n")

@@ -1,4 +1,6 @@
-"""The work that both sides of a comparison do: model folders, rows, sizes. Needs transformers and nothing of either side."""
+"""The work that both sides of a comparison do: model folders, rows, sizes. Needs transformers
+and nothing of either side.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,13 @@ from typing import Any
 
 def _shape(hidden: int, intermediate: int, layers: int, head: int, heads: int) -> dict[str, int]:
     return {
-        "hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers, "head_dim": head,
-        "num_attention_heads": heads, "num_key_value_heads": heads // 2,
-    }  # fmt: skip
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "head_dim": head,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads // 2,
+    }
 
 
 SHAPES = {
@@ -32,9 +38,10 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Workload:
-    """kind: sft, dpo, reward, grpo, sample or tokenise. `steps` are measured after `warm` others. rows: of a step (for
-    grpo, prompts). prompt: tokens of every prompt, 0 = the lengths of `rows_of`. device: cpu or cuda. title: what the
-    table calls it; those without one are run by name only. rounds: the most that are run."""
+    """kind: sft, dpo, reward, grpo, sample or tokenise. `steps` are measured after `warm` others.
+    rows: of a step (for grpo, prompts). prompt: tokens of every prompt, 0 = the lengths of
+    `rows_of`. device: cpu or cuda. title: what the table calls it; those without one are run by
+    name only. rounds: the most that are run."""
 
     name: str
     kind: str
@@ -79,28 +86,67 @@ WORKLOADS = {
         Workload("sft-64k", "sft", vocab=64000, steps=4, warm=1),
         Workload("sft-60m", "sft", shape="60m", vocab=64000, steps=2, warm=1),
         Workload("dpo", "dpo", steps=2, warm=0, title="DPO, 16 pairs, prompts of 30 to 130"),
-        Workload("dpo-1k", "dpo", rows=4, prompt=1000, steps=1, warm=0, title="DPO, 4 pairs, prompts of 1,000"),
+        Workload(
+            "dpo-1k",
+            "dpo",
+            rows=4,
+            prompt=1000,
+            steps=1,
+            warm=0,
+            title="DPO, 4 pairs, prompts of 1,000",
+        ),
         Workload("reward", "reward", steps=3, warm=1),
-        Workload("grpo", "grpo", rows=8, steps=1, warm=0, title="GRPO, 8 x 8 of 128, prompts of 105"),
-        Workload("grpo-1k", "grpo", rows=1, group=16, new_tokens=64, prompt=1000, steps=1, warm=0,
-                 title="GRPO, 16 of 64, prompt of 1,000"),
-        Workload("grpo-4k", "grpo", rows=1, group=16, new_tokens=64, prompt=4000, steps=1, warm=0,
-                 title="GRPO, 16 of 64, prompt of 4,000", rounds=1),
+        Workload(
+            "grpo", "grpo", rows=8, steps=1, warm=0, title="GRPO, 8 x 8 of 128, prompts of 105"
+        ),
+        Workload(
+            "grpo-1k",
+            "grpo",
+            rows=1,
+            group=16,
+            new_tokens=64,
+            prompt=1000,
+            steps=1,
+            warm=0,
+            title="GRPO, 16 of 64, prompt of 1,000",
+        ),
+        Workload(
+            "grpo-4k",
+            "grpo",
+            rows=1,
+            group=16,
+            new_tokens=64,
+            prompt=4000,
+            steps=1,
+            warm=0,
+            title="GRPO, 16 of 64, prompt of 4,000",
+            rounds=1,
+        ),
         Workload("grpo-64k", "grpo", vocab=64000, rows=8, steps=1, warm=1),
         Workload("grpo-60m", "grpo", shape="60m", vocab=64000, rows=8, steps=1, warm=1),
-        Workload("sample", "sample", group=64, steps=1, warm=0, prompt=512, title="64 samples of 128, prompt of 512"),
+        Workload(
+            "sample",
+            "sample",
+            group=64,
+            steps=1,
+            warm=0,
+            prompt=512,
+            title="64 samples of 128, prompt of 512",
+        ),
         Workload("tokenise", "tokenise", rows=100_000, steps=1, warm=0),
         Workload("sample-64k", "sample", vocab=64000, group=64, steps=1, warm=1, prompt=512),
         *_tiny(),
         *_on_gpu("0.6b"),
         *_on_gpu("1.7b"),
     )
-}  # fmt: skip
+}
 TABLE = [w.name for w in WORKLOADS.values() if w.title]
 
 
 def build(workload: Workload, folder: Path) -> None:
-    """Write model/ (random weights, seed 0) and rows.jsonl; nothing where this workload's are there already."""
+    """Write model/ (random weights, seed 0) and rows.jsonl; nothing where this workload's are
+    there already.
+    """
     note, sizes = folder / "workload.json", json.dumps(as_json(workload))
     if note.exists() and note.read_text() == sizes:
         return
@@ -114,9 +160,14 @@ def build(workload: Workload, folder: Path) -> None:
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", eos_token="<eos>")
     config = Qwen3Config(
-        vocab_size=workload.vocab, tie_word_embeddings=True, max_position_embeddings=8192, pad_token_id=0, eos_token_id=1,
-        bos_token_id=None, **SHAPES[workload.shape],
-    )  # fmt: skip
+        vocab_size=workload.vocab,
+        tie_word_embeddings=True,
+        max_position_embeddings=8192,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+        **SHAPES[workload.shape],
+    )
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(config)
     model.generation_config.eos_token_id = 1
@@ -127,8 +178,9 @@ def build(workload: Workload, folder: Path) -> None:
 
 
 def rows_of(workload: Workload) -> list[dict[str, str]]:
-    """Random words. SFT: prompts of 20 tokens, completions exponential with mean 70, at most 512; DPO and reward: two
-    such completions, prompts of 30 to 130 tokens; GRPO: prompts of about 105 tokens. `prompt` fixes a prompt's length.
+    """Random words. SFT: prompts of 20 tokens, completions exponential with mean 70, at most 512;
+    DPO and reward: two such completions, prompts of 30 to 130 tokens; GRPO: prompts of about 105
+    tokens. `prompt` fixes a prompt's length.
 
     A completion begins with a space, as TRL joins the texts before it makes tokens of them.
     """
@@ -151,7 +203,10 @@ def rows_of(workload: Workload) -> list[dict[str, str]]:
         return [{"prompt": prompt(20, 20), "completion": " " + text(n)} for n in lengths]
     if workload.kind in ("dpo", "reward"):
         pairs = [(length(), length()) for _ in range(count)]
-        return [{"prompt": prompt(30, 130), "chosen": " " + text(a), "rejected": " " + text(b)} for a, b in pairs]
+        return [
+            {"prompt": prompt(30, 130), "chosen": " " + text(a), "rejected": " " + text(b)}
+            for a, b in pairs
+        ]
     if workload.kind == "grpo":
         return [{"prompt": prompt(95, 115), "answer": "-"} for _ in range(count)]
     return [{"prompt": text(workload.prompt)}]
@@ -165,8 +220,8 @@ def rows_of_step(workload: Workload) -> int:
 
 
 def rows_in_order(folder: Path) -> list[dict[str, str]]:
-    """The rows of a workload in the order in which posttrain takes them with seed 0, for a peer that takes them in turn:
-    every step has the same rows on both sides."""
+    """The rows of a workload in the order in which posttrain takes them with seed 0, for a peer
+    that takes them in turn: every step has the same rows on both sides."""
     import numpy as np
 
     rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
@@ -179,8 +234,9 @@ def score(text: str) -> float:
 
 
 class Clock:
-    """Times of step ends, by the clock and of the processor, what of it was sampling, tokens of the steps, and the peak
-    memory of this process (on a GPU: of the device), also above what it holds when the first step begins."""
+    """Times of step ends, by the clock and of the processor, what of it was sampling, tokens of the
+    steps, and the peak memory of this process (on a GPU: of the device), also above what it holds
+    when the first step begins."""
 
     def __init__(self, workload: Workload) -> None:
         self.workload = workload
@@ -217,11 +273,18 @@ class Clock:
         """Figures of a measured step."""
         measured = self.ends[self.workload.warm :]
         steps = len(measured) - 1
-        seconds, cpu, sampling, tokens = ((b - a) / steps for a, b in zip(measured[0], measured[-1], strict=True))
+        seconds, cpu, sampling, tokens = (
+            (b - a) / steps for a, b in zip(measured[0], measured[-1], strict=True)
+        )
         peak = peak_mib(self.workload.device)
         memory = {"peak_mib": peak, "above_mib": peak - self.base}
         more = {"sampling_seconds": sampling, "tokens": tokens}
-        return {"seconds": seconds, "cpu_seconds": cpu, **memory, **{k: v for k, v in more.items() if v}}
+        return {
+            "seconds": seconds,
+            "cpu_seconds": cpu,
+            **memory,
+            **{k: v for k, v in more.items() if v},
+        }
 
     def print(self, **more: float) -> None:
         """The result as one line of JSON, the last of the output."""
@@ -246,7 +309,9 @@ def held_mib(device: str) -> float:
 
 
 def arguments() -> tuple[Workload, Path, dict[str, Any], Path | None]:
-    """Workload, folder, setting and the file for the weights (None: they are not compared) from the command line."""
+    """Workload, folder, setting and the file for the weights (None: they are not compared) from
+    the command line.
+    """
     name, folder, setting, *weights = sys.argv[1:5]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -256,9 +321,11 @@ def arguments() -> tuple[Workload, Path, dict[str, Any], Path | None]:
 
 
 def tokens_of(workload: Workload) -> dict[str, float]:
-    """Tokens of a measured step: distinct ones, and as a padded batch has them; and the arithmetic that is needed, in GFLOP.
+    """Tokens of a measured step: distinct ones, and as a padded batch has them; and the arithmetic
+    that is needed, in GFLOP.
 
-    Arithmetic: 2 a weight and token forward, 4 backward, the head only where a token is predicted; attention left out.
+    Arithmetic: 2 a weight and token forward, 4 backward, the head only where a token is predicted;
+    attention left out.
     """
     if workload.kind == "tokenise":
         return {"distinct": 81.0 * workload.rows, "padded": 81.0 * workload.rows, "gflop": 0.0}
@@ -274,23 +341,37 @@ def tokens_of(workload: Workload) -> dict[str, float]:
         distinct = sum(map(sum, lengths)) / len(groups)
         targets = distinct - 20 * workload.rows
         padded = sum(len(group) * max(group) for group in lengths) / len(groups)
-        return {"distinct": distinct, "padded": padded, "gflop": 6 * (distinct * body + targets * head) / 1e9}
+        return {
+            "distinct": distinct,
+            "padded": padded,
+            "gflop": 6 * (distinct * body + targets * head) / 1e9,
+        }
     if workload.kind in ("dpo", "reward"):
-        prompts, chosen, rejected = ([len(row[k].split()) for row in rows] for k in ("prompt", "chosen", "rejected"))
+        prompts, chosen, rejected = (
+            [len(row[k].split()) for row in rows] for k in ("prompt", "chosen", "rejected")
+        )
         steps = len(rows) / workload.rows
         targets = (sum(chosen) + sum(rejected) + 2 * len(rows)) / steps
         distinct = sum(prompts) / steps + targets
         longest = [p + max(a, b) + 1 for p, a, b in zip(prompts, chosen, rejected, strict=True)]
         batches = [longest[i : i + workload.rows] for i in range(0, len(rows), workload.rows)]
         padded = sum(2 * len(b) * max(b) for b in batches) / len(batches)
-        needed = 8 * (distinct * body + targets * head) if workload.kind == "dpo" else 6 * distinct * body
+        needed = (
+            8 * (distinct * body + targets * head)
+            if workload.kind == "dpo"
+            else 6 * distinct * body
+        )
         return {"distinct": distinct, "padded": padded, "gflop": needed / 1e9}
     prompt = sum(len(r["prompt"].split()) for r in rows) / len(rows)
     prompts = 1 if workload.kind == "sample" else workload.rows
     new = prompts * workload.group * workload.new_tokens
     distinct, padded = prompts * prompt + new, prompts * workload.group * prompt + new
     gflop = 2 * (distinct * body + new * head) / 1e9
-    return {"distinct": distinct, "padded": padded, "gflop": gflop * (4 if workload.kind == "grpo" else 1)}
+    return {
+        "distinct": distinct,
+        "padded": padded,
+        "gflop": gflop * (4 if workload.kind == "grpo" else 1),
+    }
 
 
 def as_json(workload: Workload) -> dict[str, object]:

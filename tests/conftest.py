@@ -15,8 +15,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-# A shell starts background jobs with these ignored, and a run leaves ignored signals ignored: tests that
-# interrupt runs need them as they are in a terminal.
+# A shell starts background jobs with these ignored, and a run leaves ignored signals ignored: tests
+# that interrupt runs need them as they are in a terminal.
 for _name, _handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
     if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) is signal.SIG_IGN:
         signal.signal(getattr(signal, _name), _handler)
@@ -26,7 +26,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real data and models beside the checkout; tests that read it skip where it is absent."""
+    """The folder of real data and models beside the checkout; tests that read it skip where it
+    is absent.
+    """
     folder = ROOT.parent / "shared"
     if not (folder / "data").is_dir():
         pytest.skip(f"no folder of real data beside the checkout ({folder})")
@@ -48,15 +50,27 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    spec = importlib.util.spec_from_file_location("base_tokenizer", ROOT / "recipes" / "base_tokenizer.py")
+    spec = importlib.util.spec_from_file_location(
+        "base_tokenizer", ROOT / "recipes" / "base_tokenizer.py"
+    )
     assert spec is not None and spec.loader is not None
     module: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     folder = tmp_path_factory.mktemp("tiny")
     module.write(folder)
     config = AutoConfig.from_pretrained(folder)
-    config.update({"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 16, "layer_types": None})
-    config.update({"num_attention_heads": 2, "num_key_value_heads": 1, "layer_types": ["full_attention"] * 2})
+    config.update(
+        {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "head_dim": 16,
+            "layer_types": None,
+        }
+    )
+    config.update(
+        {"num_attention_heads": 2, "num_key_value_heads": 1, "layer_types": ["full_attention"] * 2}
+    )
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder
@@ -80,17 +94,28 @@ def run_recipe(tmp_path: Path, tiny_folder: Path) -> Callable[..., Path]:
         from posttrain.methods.run import Run
         from posttrain.recipe import parse_recipe
 
-        raw = {"model": {"path": str(tiny_folder), "dtype": "float32"}, "output": str(tmp_path / "run"), **raw}
+        raw = {
+            "model": {"path": str(tiny_folder), "dtype": "float32"},
+            "output": str(tmp_path / "run"),
+            **raw,
+        }
         console = Console(file=(tmp_path / "console.txt").open("a"), width=100)
-        return Run(parse_recipe(raw, tmp_path), resume=resume, accept=accept, console=console).execute()
+        return Run(
+            parse_recipe(raw, tmp_path), resume=resume, accept=accept, console=console
+        ).execute()
 
     return run
 
 
 SIZES: dict[str, Any] = {
-    "vocab_size": 97, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 128,
-}  # fmt: skip
+    "vocab_size": 97,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
 LLAMA_LIKE: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
     "mistral": ("Mistral", {"sliding_window": None}),
@@ -99,7 +124,8 @@ LLAMA_LIKE: dict[str, tuple[str, dict[str, Any]]] = {
     # Not quite of that kind:
     "windows": ("Mistral", {"sliding_window": 8}),
     "gemma2": ("Gemma2", {"head_dim": 16}),
-    # The parts of a Llama, computed otherwise: residual and embedding multipliers; a factor of far positions.
+    # The parts of a Llama, computed otherwise: residual and embedding multipliers; a factor of far
+    # positions.
     "granite": ("Granite", {"residual_multiplier": 0.3, "embedding_multiplier": 2.0}),
     "ministral3": ("Ministral3", {"sliding_window": None}),
     "output bias": ("Llama", {"attention_bias": True}),
@@ -123,7 +149,8 @@ def llama_like() -> Callable[[str], Any]:
         config = getattr(transformers, f"{name}Config")(**SIZES, **settings)
         hf = getattr(transformers, f"{name}ForCausalLM")(config).eval()
         with torch.no_grad():
-            for p in hf.parameters():  # norms and biases start as ones and zeros: with those a missing factor would not show
+            # norms and biases start as ones and zeros: with those a missing factor would not show
+            for p in hf.parameters():
                 p.add_(torch.randn_like(p) * 0.2)
         model = LanguageModel(hf, None)  # type: ignore[arg-type]
         model.share_trunks()

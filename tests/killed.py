@@ -12,15 +12,21 @@ from typing import Any
 _FILE_EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
 
 
-def run_in_process(raw: dict[str, Any], *, resume: bool, die_at: int | None, count: Path) -> int | None:
+def run_in_process(
+    raw: dict[str, Any], *, resume: bool, die_at: int | None, count: Path
+) -> int | None:
     """Run a recipe in a fresh process; returns its exit code, -9 where it was killed.
 
     Args:
-        die_at: the event at which it kills itself: a file operation below the run's folder, a forward or a backward pass,
-            counted from 1. None: it lives. count: the file that takes the number of events of a run that lived.
+        die_at: the event at which it kills itself: a file operation below the run's folder, a
+        forward or a backward pass,
+            counted from 1. None: it lives. count: the file that takes the number of events of a run
+            that lived.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["posttrain.methods.grpo", "posttrain.methods.evaluating", "peft"])
+    context.set_forkserver_preload(
+        ["posttrain.methods.grpo", "posttrain.methods.evaluating", "peft"]
+    )
     process = context.Process(target=_run, args=(raw, resume, die_at, str(count)))
     process.start()
     process.join(120)

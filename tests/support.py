@@ -1,4 +1,6 @@
-"""What tests of whole runs share: rows to files and back, runs that are stopped with Ctrl-C and resumed."""
+"""What tests of whole runs share: rows to files and back, runs that are stopped with Ctrl-C and
+resumed.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def told(folder: Path) -> list[dict[str, Any]]:
     """The metrics of a run, without what a clock says."""
     return [
-        {k: v for k, v in row.items() if k not in ("step_time", "tokens_per_second")} for row in lines(folder / "metrics.jsonl")
+        {k: v for k, v in row.items() if k not in ("step_time", "tokens_per_second")}
+        for row in lines(folder / "metrics.jsonl")
     ]
 
 
@@ -33,7 +36,9 @@ def weights(folder: Path) -> bytes:
     return file.read_bytes()
 
 
-def interrupted(run_recipe: Callable[..., Path], after: int, *, message: str | None = None, **raw: Any) -> None:
+def interrupted(
+    run_recipe: Callable[..., Path], after: int, *, message: str | None = None, **raw: Any
+) -> None:
     """Run until Ctrl-C after a step, which leaves a checkpoint."""
     from posttrain.methods.run import Interrupted
     from posttrain.training import hooks
@@ -47,11 +52,15 @@ def interrupted(run_recipe: Callable[..., Path], after: int, *, message: str | N
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hooks.MetricsWriter, "__call__", stop)
-        with pytest.raises(Interrupted, match=message or f"stopped after step {after} .*posttrain resume"):
+        with pytest.raises(
+            Interrupted, match=message or f"stopped after step {after} .*posttrain resume"
+        ):
             run_recipe(**raw)
 
 
-def stopped_and_resumed(run_recipe: Callable[..., Path], folder: Path, after: int, **raw: Any) -> tuple[Path, Path]:
+def stopped_and_resumed(
+    run_recipe: Callable[..., Path], folder: Path, after: int, **raw: Any
+) -> tuple[Path, Path]:
     """The same run in one go, and in two."""
     whole = run_recipe(**raw, output=str(folder / "whole"))
     interrupted(run_recipe, after, **raw, output=str(folder / "half"))

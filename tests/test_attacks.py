@@ -30,16 +30,28 @@ SOURCE = Path(__file__).parent.parent / "src" / "posttrain"
     ("name", "content", "message"),
     [
         ("a.jsonl", b'{"text": "a \\ud83d"}', r"a.jsonl:1: half a character"),
-        ("a.jsonl", b'{"n": ' + b"9" * 5000 + b"}", r"a.jsonl:1: an integer has more than 4,300 digits"),
-        ("a.jsonl", b'{"n": ' + b"[" * 100_000, r"a.jsonl:1: lists or objects are nested too deeply"),
+        (
+            "a.jsonl",
+            b'{"n": ' + b"9" * 5000 + b"}",
+            r"a.jsonl:1: an integer has more than 4,300 digits",
+        ),
+        (
+            "a.jsonl",
+            b'{"n": ' + b"[" * 100_000,
+            r"a.jsonl:1: lists or objects are nested too deeply",
+        ),
         ("a.json", b"[" * 100_000, "nested too deeply"),
         ("a.csv", b"prompt;completion\na;b\n", "cells seem separated by ';'"),
         ("a.csv", b"What is 1+1?,\n2,3\n", "the first line must name the columns"),
         ("a.csv", b"a,a\n1,2\n", "stands twice"),
-        ("a.csv", "prompt,completion\nMüller,b\n".encode("latin-1"), r"not UTF-8 text \(byte 0xfc in line 2\)"),
+        (
+            "a.csv",
+            "prompt,completion\nMüller,b\n".encode("latin-1"),
+            r"not UTF-8 text \(byte 0xfc in line 2\)",
+        ),
         ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 9999)[:-20], "damaged or cut off"),
     ],
-)  # fmt: skip
+)
 def test_hostile_files(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message) as caught:
@@ -47,13 +59,17 @@ def test_hostile_files(tmp_path: Path, name: str, content: bytes, message: str) 
     assert len(str(caught.value)) < 500
 
 
-def test_long_cells_are_read_and_huge_lines_and_bombs_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_cells_are_read_and_huge_lines_and_bombs_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "a.csv").write_text("text\n" + "x" * 200_000 + "\n")
     assert len(load_rows(tmp_path / "a.csv")[0]["text"]) == 200_000
     with gzip.open(tmp_path / "b.jsonl.gz", "wt") as file:
         file.write('{"text": "' + "x" * 5_000_000)
     monkeypatch.setattr(text_files, "MAX_LINE", 1_000_000)
-    with pytest.raises(DataError, match=r"b.jsonl.gz:1: the line has more than 1,000,000 characters"):
+    with pytest.raises(
+        DataError, match=r"b.jsonl.gz:1: the line has more than 1,000,000 characters"
+    ):
         load_rows(tmp_path / "b.jsonl.gz")
     monkeypatch.setattr(text_files, "GZIP_FREE", 1000)
     with pytest.raises(DataError, match="unpacks to more than .* gunzip"):
@@ -82,19 +98,28 @@ def test_hostile_rows(row: dict[str, Any]) -> None:
 
 
 def test_mutated_files_give_rows_or_an_error_of_ours(tmp_path: Path) -> None:
-    rows = [{"prompt": "a", "completion": "b", "n": 1}, {"prompt": "c é", "completion": "d", "n": 2}]
+    rows = [
+        {"prompt": "a", "completion": "b", "n": 1},
+        {"prompt": "c é", "completion": "d", "n": 2},
+    ]
     lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows).encode()
     seeds = {
-        "a.jsonl": lines, "a.json": json.dumps(rows).encode(), "a.csv": b'prompt,completion\n"x, y",1\n',
-        "a.tsv": b"prompt\tcompletion\nx\t1\n", "a.txt": b"one\n\ntwo\n", "a.jsonl.gz": gzip.compress(lines),
-    }  # fmt: skip
+        "a.jsonl": lines,
+        "a.json": json.dumps(rows).encode(),
+        "a.csv": b'prompt,completion\n"x, y",1\n',
+        "a.tsv": b"prompt\tcompletion\nx\t1\n",
+        "a.txt": b"one\n\ntwo\n",
+        "a.jsonl.gz": gzip.compress(lines),
+    }
     draw = random.Random(0)
     for name, seed in seeds.items():
         for _ in range(150):
             data = bytearray(seed)
             for _ in range(draw.randint(1, 4)):
                 place = draw.randrange(len(data))
-                piece = draw.choice([b"", b'"', b"\x00", b"\xff", b"[" * 3000, b"\\ud800", b"9" * 4500, b",", b"\n"])
+                piece = draw.choice(
+                    [b"", b'"', b"\x00", b"\xff", b"[" * 3000, b"\\ud800", b"9" * 4500, b",", b"\n"]
+                )
                 data[place : place + draw.randint(0, 3)] = piece
             (tmp_path / name).write_bytes(data)
             try:
@@ -109,10 +134,13 @@ def test_mutated_files_give_rows_or_an_error_of_ours(tmp_path: Path) -> None:
     [
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
         "{{ 'a' * 10 ** 11 }}",
-        "{% set ns = namespace(x='aaaaaaaaaaaaaaaa') %}{% for a in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}",
+        "{% set ns = namespace(x='aaaaaaaaaaaaaaaa') %}{% for a in range(99) %}{% set ns.x = ns.x "
+        "~ ns.x %}{% endfor %}{{ ns.x }}",
     ],
 )
-def test_a_template_is_stopped(template: str, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_template_is_stopped(
+    template: str, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(template_limits, "SECONDS", 1.0)
     monkeypatch.setattr(tiny_tokenizer, "chat_template", template)
     with pytest.raises(TemplateError, match="takes more than"):
@@ -139,13 +167,19 @@ def test_text_of_users_is_no_markup_and_no_escape_sequence() -> None:
 
 
 def test_everything_is_printed_by_the_terminal_module() -> None:
-    allowed = {"terminal.py", "math_worker.py", "pattern_worker.py"}  # workers speak JSON with their parent
+    allowed = {
+        "terminal.py",
+        "math_worker.py",
+        "pattern_worker.py",
+    }  # workers speak JSON with their parent
     calls = []
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and path.name not in allowed:
                 name = ast.unparse(node.func)
-                if name == "print" or name.endswith(("console.print", "console.rule", "console.log")):
+                if name == "print" or name.endswith(
+                    ("console.print", "console.rule", "console.log")
+                ):
                     calls.append(f"{path.name}:{node.lineno}")
     assert not calls
 
@@ -163,7 +197,11 @@ def test_secrets_in_a_recipe_are_refused_and_not_repeated(settings: dict[str, An
     with pytest.raises(ConfigError, match="key_variable") as caught:
         check_secrets(EndpointConfig(**{"url": "https://h/v1", "model": "m", **settings}))
     assert "sesame" not in str(caught.value)
-    check_secrets(EndpointConfig("https://h/v1", "m", extra={"max_completion_tokens": 4, "stop_token_ids": [1]}))
+    check_secrets(
+        EndpointConfig(
+            "https://h/v1", "m", extra={"max_completion_tokens": 4, "stop_token_ids": [1]}
+        )
+    )
 
 
 def test_a_key_goes_to_its_own_host_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,18 +39,25 @@ def test_wrong_input_is_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[s
     ("arguments", "told"),
     [
         ("sft --modell x --data y", "there is no flag --modell: did you mean '--model'?"),
-        ("sft --model x --data y --outputt=z", "there is no flag --outputt: did you mean '--output'?"),
+        (
+            "sft --model x --data y --outputt=z",
+            "there is no flag --outputt: did you mean '--output'?",
+        ),
         ("--verzion", "there is no flag --verzion: did you mean '--version'?"),
         ("run r.yaml --learning_rate 1", "A key of the recipe is given as learning_rate=VALUE"),
     ],
 )
-def test_an_unknown_flag_is_named_before_what_is_missing(arguments: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_flag_is_named_before_what_is_missing(
+    arguments: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stop:
         main(arguments.split())
     assert stop.value.code == 2 and told in capsys.readouterr().err
 
 
-def test_flags_may_be_shortened_and_values_may_begin_with_dashes_behind_two(capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_may_be_shortened_and_values_may_begin_with_dashes_behind_two(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main(["sft", "--mod", "/no/such/folder", "--dat", "y"]) == 1
     assert "no model folder /no/such/folder" in capsys.readouterr().err
     assert main(["explain", "--", "losses", "--nothing"]) == 2

@@ -19,15 +19,20 @@ def test_there_is_one_for_each_kind() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [("losses", "focal"), ("rewards", "polite"), ("searches", "shortest"), ("tasks", "echo")]
+    ("kind", "name"),
+    [("losses", "focal"), ("rewards", "polite"), ("searches", "shortest"), ("tasks", "echo")],
 )
-def test_a_snippet_is_a_plugin(kind: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_snippet_is_a_plugin(
+    kind: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (snippet,) = [s for s in SNIPPETS if f"def {name}(" in s]
     path = tmp_path / f"{name}.py"
     path.write_text(re.sub(r"(?m)^    ", "", snippet))
     chosen = registry.REGISTRIES[kind]
     for attribute in ("_plugins", "_functions"):
-        monkeypatch.setattr(chosen, attribute, type(getattr(chosen, attribute))(getattr(chosen, attribute)))
+        monkeypatch.setattr(
+            chosen, attribute, type(getattr(chosen, attribute))(getattr(chosen, attribute))
+        )
     registry.load_plugins([str(path)], Path())
     assert chosen.entry(name).summary and callable(chosen.get(name))
     if kind == "tasks":

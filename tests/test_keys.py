@@ -29,27 +29,71 @@ PIPELINE: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        ({**GRPO, "eval_data": "x.jsonl"}, "eval_data: method 'grpo' does not read it.*read it: distill, dpo"),
+        (
+            {**GRPO, "eval_data": "x.jsonl"},
+            "eval_data: method 'grpo' does not read it.*read it: distill, dpo",
+        ),
         ({**GRPO, "data": "rows.jsonl"}, "data: method 'grpo' does not read it"),
         ({**SFT, "rewards": ["length"]}, "rewards: method 'sft' does not read it.*grpo"),
-        ({**SFT, "num_samples": 3}, "num_samples: method 'sft' does not read it; set evaluation.num_samples"),
+        (
+            {**SFT, "num_samples": 3},
+            "num_samples: method 'sft' does not read it; set evaluation.num_samples",
+        ),
         ({**EVALUATE, "losses": ["nll"]}, "losses: method 'evaluate' does not read it"),
-        ({**EVALUATE, "learning_rate": 1}, "learning_rate: method 'evaluate' does not read it.*sft"),
-        ({**EVALUATE, "task": "sorting"}, "task: method 'evaluate' does not read it; set evaluation.task"),
-        ({**EVALUATE, "temperature": 0.5}, "sampling: method 'evaluate' does not read it; set evaluation.sampling"),
+        (
+            {**EVALUATE, "learning_rate": 1},
+            "learning_rate: method 'evaluate' does not read it.*sft",
+        ),
+        (
+            {**EVALUATE, "task": "sorting"},
+            "task: method 'evaluate' does not read it; set evaluation.task",
+        ),
+        (
+            {**EVALUATE, "temperature": 0.5},
+            "sampling: method 'evaluate' does not read it; set evaluation.sampling",
+        ),
         ({**EVALUATE, "seed": 1}, "seed: method 'evaluate' does not read it; set evaluation.seed"),
         ({**EVALUATE, "report_to": ["wandb"]}, "report_to: method 'evaluate' does not read it"),
-        ({**EVALUATE, "model": {"path": "m", "lora": {"r": 4}}}, "model.lora: method 'evaluate' does not train this model"),
+        (
+            {**EVALUATE, "model": {"path": "m", "lora": {"r": 4}}},
+            "model.lora: method 'evaluate' does not train this model",
+        ),
         ({**EVALUATE, "evaluation": {"task": "sorting", "ks": [1]}}, "unknown key 'evaluation.ks'"),
-        ({**PIPELINE, "max_steps": 3}, "max_steps: method 'pipeline' does not read it; set stages.tuned.max_steps"),
+        (
+            {**PIPELINE, "max_steps": 3},
+            "max_steps: method 'pipeline' does not read it; set stages.tuned.max_steps",
+        ),
         ({**PIPELINE, "learning_rate": 7e-7}, "set stages.tuned.learning_rate"),
-        ({**PIPELINE, "rewards": ["length"]}, "rewards: method 'pipeline' does not read it; leave it out"),
-        ({**MODEL, "method": "reward_model", "data": "d", "evaluation": {"task": "sorting"}}, "'reward_model' does not read"),
+        (
+            {**PIPELINE, "rewards": ["length"]},
+            "rewards: method 'pipeline' does not read it; leave it out",
+        ),
+        (
+            {**MODEL, "method": "reward_model", "data": "d", "evaluation": {"task": "sorting"}},
+            "'reward_model' does not read",
+        ),
         ({**GRPO, "eval_every": 5}, "eval_every: 5 measures nothing; set evaluation, or"),
-        ({**SFT, "eval_every": 5}, "eval_every: 5 measures nothing; set eval_data or evaluation, or"),
-        ({**MODEL, "method": "distill", "teacher": {"path": "t", "lora": {}}, "task": "arithmetic"}, "teacher.lora: method 'd"),
-        ({**MODEL, "method": "label_steps", "task": "arithmetic", "max_steps": 2}, "max_steps: method 'label_steps' does not"),
-        ({**MODEL, "method": "self_training", "task": "arithmetic", "num_train_epochs": 2}, "num_train_epochs: method 'self"),
+        (
+            {**SFT, "eval_every": 5},
+            "eval_every: 5 measures nothing; set eval_data or evaluation, or",
+        ),
+        (
+            {
+                **MODEL,
+                "method": "distill",
+                "teacher": {"path": "t", "lora": {}},
+                "task": "arithmetic",
+            },
+            "teacher.lora: method 'd",
+        ),
+        (
+            {**MODEL, "method": "label_steps", "task": "arithmetic", "max_steps": 2},
+            "max_steps: method 'label_steps' does not",
+        ),
+        (
+            {**MODEL, "method": "self_training", "task": "arithmetic", "num_train_epochs": 2},
+            "num_train_epochs: method 'self",
+        ),
     ],
 )
 def test_keys_that_do_nothing_are_refused(raw: dict[str, Any], message: str) -> None:
@@ -64,10 +108,14 @@ def test_keys_of_a_stage_are_refused_too() -> None:
 
 
 def test_what_no_stage_takes_is_refused() -> None:
-    with pytest.raises(ConfigError, match="report_to: none of the stages takes it from the pipeline"):
+    with pytest.raises(
+        ConfigError, match="report_to: none of the stages takes it from the pipeline"
+    ):
         parse_recipe({**PIPELINE, "stages": PIPELINE["stages"][:1], "report_to": ["tensorboard"]})
     with pytest.raises(ConfigError, match="evaluation: none of the stages takes it"):
-        parse_recipe({**PIPELINE, "stages": PIPELINE["stages"][:1], "evaluation": {"task": "sorting"}})
+        parse_recipe(
+            {**PIPELINE, "stages": PIPELINE["stages"][:1], "evaluation": {"task": "sorting"}}
+        )
     assert parse_recipe({**PIPELINE, "evaluation": {"task": "sorting"}}).evaluation is not None
 
 
@@ -80,8 +128,15 @@ def test_a_stage_that_trains_nothing_inherits_no_adapters() -> None:
 
 def test_a_search_in_a_pipeline_has_its_own_number_of_samples() -> None:
     raw = {**PIPELINE, "evaluation": {"task": "sorting", "num_samples": 16}}
-    raw["stages"] = [{"name": "base", "method": "evaluate"}, {"name": "vote", "method": "evaluate", "search": "majority_vote"}]
-    counts = [stage.evaluation.num_samples for _, stage in stage_recipes(parse_recipe(raw)) if stage.evaluation]
+    raw["stages"] = [
+        {"name": "base", "method": "evaluate"},
+        {"name": "vote", "method": "evaluate", "search": "majority_vote"},
+    ]
+    counts = [
+        stage.evaluation.num_samples
+        for _, stage in stage_recipes(parse_recipe(raw))
+        if stage.evaluation
+    ]
     assert counts == [16, 1]
 
 
@@ -96,9 +151,23 @@ def test_a_recipe_that_is_written_down_is_read_back(raw: dict[str, Any]) -> None
 def test_a_run_of_an_older_version_is_read(tmp_path: Any) -> None:
     """It wrote every field, at its default where the method does not read it."""
     older = """
-num_train_epochs: 1.0\nbatch_size: 16\nlearning_rate: 2.0e-05\nweight_decay: 0.0\nadam_beta1: 0.9\nadam_beta2: 0.999
-adam_epsilon: 1.0e-08\nwarmup_steps: 0.0\nmin_lr_ratio: 0.0\nmax_grad_norm: 1.0\nsave_every: 0\nsave_total_limit: 2
-eval_every: 0\nseed: 0\nmethod: evaluate\nmodel: {path: m}\nevaluation: {task: {name: sorting}, ks: []}
+num_train_epochs: 1.0
+batch_size: 16
+learning_rate: 2.0e-05
+weight_decay: 0.0
+adam_beta1: 0.9
+adam_beta2: 0.999
+adam_epsilon: 1.0e-08
+warmup_steps: 0.0
+min_lr_ratio: 0.0
+max_grad_norm: 1.0
+save_every: 0
+save_total_limit: 2
+eval_every: 0
+seed: 0
+method: evaluate
+model: {path: m}
+evaluation: {task: {name: sorting}, ks: []}
 lr_scheduler_type: linear
 """
     (tmp_path / "recipe.yaml").write_text(older)
@@ -110,8 +179,15 @@ lr_scheduler_type: linear
 
 def test_a_watched_section_is_equal_and_remembers_what_was_read() -> None:
     watch = Watch()
-    data = watch.section("data", DataConfig("rows.jsonl", limit=3, columns={"prompt": "q"}, max_length=7))
+    data = watch.section(
+        "data", DataConfig("rows.jsonl", limit=3, columns={"prompt": "q"}, max_length=7)
+    )
     assert isinstance(data, DataConfig) and watch.section("other", 3) == 3
     assert watch.unread() == ["data.path", "data.limit", "data.columns", "data.max_length"]
-    assert (data.path, data.limit, data.columns, data.train_on) == ("rows.jsonl", 3, {"prompt": "q"}, "auto")
+    assert (data.path, data.limit, data.columns, data.train_on) == (
+        "rows.jsonl",
+        3,
+        {"prompt": "q"},
+        "auto",
+    )
     assert watch.unread() == ["data.max_length"]

@@ -30,7 +30,9 @@ def test_collection_goes_on_as_before() -> None:
         gc.enable()
 
 
-def test_rows_are_read_without_it_and_a_broken_file_brings_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_read_without_it_and_a_broken_file_brings_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[bool] = []
     is_file = Path.is_file
     monkeypatch.setattr(Path, "is_file", lambda self: seen.append(gc.isenabled()) or is_file(self))

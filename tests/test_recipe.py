@@ -10,7 +10,13 @@ import yaml
 
 from posttrain.config import Component, Recipe
 from posttrain.errors import ConfigError
-from posttrain.recipe import apply_overrides, load_recipe, parse_recipe, recipe_as_dict, stage_recipes
+from posttrain.recipe import (
+    apply_overrides,
+    load_recipe,
+    parse_recipe,
+    recipe_as_dict,
+    stage_recipes,
+)
 
 GRPO: dict[str, Any] = {"method": "grpo", "model": "m", "task": {"name": "arithmetic"}}
 
@@ -25,7 +31,11 @@ def test_method_defaults_and_short_forms() -> None:
 
 
 def test_round_trip_through_yaml() -> None:
-    raw = {**GRPO, "losses": [{"name": "clipped", "clip_high": 0.28}, {"name": "kl", "weight": 0.04}], "max_steps": 7}
+    raw = {
+        **GRPO,
+        "losses": [{"name": "clipped", "clip_high": 0.28}, {"name": "kl", "weight": 0.04}],
+        "max_steps": 7,
+    }
     recipe = parse_recipe(raw)
     assert parse_recipe(yaml.safe_load(yaml.safe_dump(recipe_as_dict(recipe)))) == recipe
 
@@ -39,26 +49,47 @@ def test_round_trip_through_yaml() -> None:
         ({"batch_size": 2.5}, "batch_size: 2.5 is a number, but a whole number is wanted"),
         ({"batch_size": True}, "batch_size: True is true/false"),
         ({"max_steps": 0}, "max_steps: 0 must be at least 1"),
-        ({"model": {"path": "m", "dtyp": "float32"}}, "unknown key 'model.dtyp': did you mean 'dtype'"),
+        (
+            {"model": {"path": "m", "dtyp": "float32"}},
+            "unknown key 'model.dtyp': did you mean 'dtype'",
+        ),
         ({"model": {"dtype": "float32"}}, "missing key 'model.path'"),
         ({"model": {"path": "m", "dtype": "fp8"}}, "model.dtype: 'fp8' is not a choice"),
         ({"losses": [{"name": "cliped"}]}, "unknown loss 'cliped': did you mean 'clipped'"),
-        ({"losses": [{"name": "kl", "estimator": "k4"}]}, "'k4' is not a choice; Known: k1, k2, k3"),
+        (
+            {"losses": [{"name": "kl", "estimator": "k4"}]},
+            "'k4' is not a choice; Known: k1, k2, k3",
+        ),
         ({"losses": "nll"}, "losses: 'nll' is not a list"),
         ({"rewards": [{"weight": 1.0}]}, "needs a name"),
-        ({"gradient_accumulation_steps": 4}, "micro-batches follow from max_tokens_per_micro_batch"),
+        (
+            {"gradient_accumulation_steps": 4},
+            "micro-batches follow from max_tokens_per_micro_batch",
+        ),
         ({"beta": 0.04}, "add {name: kl"),
         ({"sampling": {"top_p": 0.0}}, "out of range"),
         ({"method": "grp"}, "unknown method 'grp': did you mean 'grpo'"),
         ({"task": {"name": "arithmetc"}}, "unknown task 'arithmetc': did you mean 'arithmetic'"),
         ({"lr_scheduler_type": "cosin"}, "did you mean 'cosine'"),
         ({"advantage": "group_men"}, "unknown advantage 'group_men': did you mean 'group_mean'"),
-        ({"advantage": {"name": "group_mean", "scal": "none"}}, "has no setting 'scal': did you mean 'scale'"),
-        ({"evaluation": {"task": "sorting", "num_samples": 0}}, "num_examples and num_samples must be at least 1"),
+        (
+            {"advantage": {"name": "group_mean", "scal": "none"}},
+            "has no setting 'scal': did you mean 'scale'",
+        ),
+        (
+            {"evaluation": {"task": "sorting", "num_samples": 0}},
+            "num_examples and num_samples must be at least 1",
+        ),
         ({"seed": -1}, "seed: -1 must not be negative"),
         ({"method": "sft", "data": {"path": "d", "limit": 0}}, "data.limit: 0 leaves no row"),
-        ({"method": "sft", "data": {"path": "d", "max_length": -5}}, "data.max_length: -5 tokens hold nothing"),
-        ({"method": "sft", "data": {"path": "d", "max_masked": 2}}, "data.max_masked: 2.0 is not a share"),
+        (
+            {"method": "sft", "data": {"path": "d", "max_length": -5}},
+            "data.max_length: -5 tokens hold nothing",
+        ),
+        (
+            {"method": "sft", "data": {"path": "d", "max_masked": 2}},
+            "data.max_masked: 2.0 is not a share",
+        ),
     ],
 )
 def test_wrong_recipes_are_refused_with_a_way_out(change: dict[str, Any], message: str) -> None:
@@ -68,7 +99,9 @@ def test_wrong_recipes_are_refused_with_a_way_out(change: dict[str, Any], messag
 
 def test_a_search_is_named_rightly() -> None:
     raw = {"method": "evaluate", "model": "m", "evaluation": {"task": "sorting"}}
-    with pytest.raises(ConfigError, match="unknown search strategy 'majority_vot': did you mean 'majority_vote'"):
+    with pytest.raises(
+        ConfigError, match="unknown search strategy 'majority_vot': did you mean 'majority_vote'"
+    ):
         parse_recipe({**raw, "search": "majority_vot"})
     with pytest.raises(ConfigError, match="search: weight belongs to losses and rewards"):
         parse_recipe({**raw, "search": {"name": "majority_vote", "weight": 2}})
@@ -84,10 +117,21 @@ def test_missing_method_and_required_settings() -> None:
 def test_overrides_reach_inside() -> None:
     raw = {**GRPO, "losses": [{"name": "clipped"}, {"name": "kl", "weight": 0.1}]}
     changed = parse_recipe(
-        apply_overrides(raw, ["seed=3", "model.lora.r=4", "losses.kl.weight=0.5", "task.num_steps=2", "learning_rate=1e-5"])
+        apply_overrides(
+            raw,
+            [
+                "seed=3",
+                "model.lora.r=4",
+                "losses.kl.weight=0.5",
+                "task.num_steps=2",
+                "learning_rate=1e-5",
+            ],
+        )
     )
     assert changed.seed == 3
-    assert changed.model is not None and changed.model.lora is not None and changed.model.lora.r == 4
+    assert (
+        changed.model is not None and changed.model.lora is not None and changed.model.lora.r == 4
+    )
     assert changed.model.path == "m"
     assert changed.losses[1].weight == 0.5
     assert changed.task == Component("arithmetic", {"num_steps": 2})
@@ -115,7 +159,9 @@ def test_names_of_other_trainers() -> None:
     assert recipe.data is not None and recipe.data.max_length == 64
     assert (recipe.output, recipe.batch_size) == ("out", 4)
     with pytest.raises(ConfigError, match="say the same; keep one"):
-        parse_recipe({"method": "sft", "model": {"path": "a"}, "model_name_or_path": "b", "data": "d"})
+        parse_recipe(
+            {"method": "sft", "model": {"path": "a"}, "model_name_or_path": "b", "data": "d"}
+        )
 
 
 def test_a_teacher_in_its_short_form_takes_overrides() -> None:
@@ -154,7 +200,11 @@ def test_stages_inherit_and_chain_models() -> None:
     models = {name: s.model.path for name, s in stages.items() if s.model}
     assert models == {"base": "base", "sft": "base", "grpo": "out/sft/model"}
     assert all(s.evaluation is not None for s in stages.values())
-    assert {name: s.seed for name, s in stages.items()} == {"base": 0, "sft": 5, "grpo": 5}  # base draws by evaluation.seed
+    assert {name: s.seed for name, s in stages.items()} == {
+        "base": 0,
+        "sft": 5,
+        "grpo": 5,
+    }  # base draws by evaluation.seed
     raw["stages"][2]["learning_rat"] = 1  # type: ignore[index]
     with pytest.raises(ConfigError, match=r"stage 'grpo': unknown key 'learning_rat'"):
         parse_recipe(raw)
@@ -175,7 +225,8 @@ def test_refusing_a_recipe_imports_no_torch() -> None:
         "import sys\n"
         "from posttrain.recipe import parse_recipe\n"
         "from posttrain.errors import ConfigError\n"
-        "try:\n    parse_recipe({'method': 'grpo', 'task': 'arithmetic', 'model': 'm', 'losses': [{'name': 'kl', 'weight': 'x'}]})\n"
+        "try:\n    parse_recipe({'method': 'grpo', 'task': 'arithmetic', 'model': 'm', 'losses': "
+        "[{'name': 'kl', 'weight': 'x'}]})\n"
         "except ConfigError: pass\n"
         "else: raise SystemExit('accepted')\n"
         "assert 'torch' not in sys.modules"
@@ -186,12 +237,22 @@ def test_refusing_a_recipe_imports_no_torch() -> None:
 @pytest.mark.parametrize(
     "override",
     [
-        "learning_rate=.nan", "learning_rate=1e400", "weight_decay=.inf", "sampling.temperature=.nan", "max_steps=.inf",
-        "credit.importance_clip_max=.inf", "losses=[{name: clipped, clip_low: .nan}]", "advantage.epsilon=.nan",
-        "rewards=[{name: task, weight: .inf}]", "task.num_steps=.inf", "seed=.nan", "credit.kl_target=.nan",
-        "evaluation={task: {name: arithmetic, max_value: .inf}}", "evaluation={task: arithmetic, sampling: {top_p: .nan}}",
+        "learning_rate=.nan",
+        "learning_rate=1e400",
+        "weight_decay=.inf",
+        "sampling.temperature=.nan",
+        "max_steps=.inf",
+        "credit.importance_clip_max=.inf",
+        "losses=[{name: clipped, clip_low: .nan}]",
+        "advantage.epsilon=.nan",
+        "rewards=[{name: task, weight: .inf}]",
+        "task.num_steps=.inf",
+        "seed=.nan",
+        "credit.kl_target=.nan",
+        "evaluation={task: {name: arithmetic, max_value: .inf}}",
+        "evaluation={task: arithmetic, sampling: {top_p: .nan}}",
     ],
-)  # fmt: skip
+)
 def test_numbers_that_are_not_finite_are_refused(override: str) -> None:
     raw = {**GRPO, "advantage": {"name": "group_mean"}}
     with pytest.raises(ConfigError, match="is not finite; settings are finite numbers"):
@@ -200,7 +261,9 @@ def test_numbers_that_are_not_finite_are_refused(override: str) -> None:
 
 @pytest.mark.parametrize("rate", [1e38, 1e3, 10.1])
 def test_learning_rates_that_replace_every_weight_are_refused(rate: float) -> None:
-    with pytest.raises(ConfigError, match=r"learning_rate: .* must be at most 10: AdamW moves each weight by about"):
+    with pytest.raises(
+        ConfigError, match=r"learning_rate: .* must be at most 10: AdamW moves each weight by about"
+    ):
         parse_recipe({**GRPO, "learning_rate": rate})
     ppo = {**GRPO, "method": "ppo", "critic_learning_rate": rate}
     with pytest.raises(ConfigError, match="^critic_learning_rate: .* must be at most 10"):
@@ -209,10 +272,22 @@ def test_learning_rates_that_replace_every_weight_are_refused(rate: float) -> No
 
 
 def test_aggregation_is_a_key_of_losses_and_a_setting_of_rewards() -> None:
-    raw = {"method": "grpo", "model": "m", "task": "sorting", "losses": [{"name": "clipped", "aggregation": "token_mean"}]}
-    recipe = parse_recipe({**raw, "rewards": [{"name": "reward_model", "path": "x", "aggregation": "min"}]})
-    assert recipe.losses[0].aggregation == "token_mean" and recipe.rewards[0].settings["aggregation"] == "min"
+    raw = {
+        "method": "grpo",
+        "model": "m",
+        "task": "sorting",
+        "losses": [{"name": "clipped", "aggregation": "token_mean"}],
+    }
+    recipe = parse_recipe(
+        {**raw, "rewards": [{"name": "reward_model", "path": "x", "aggregation": "min"}]}
+    )
+    assert (
+        recipe.losses[0].aggregation == "token_mean"
+        and recipe.rewards[0].settings["aggregation"] == "min"
+    )
     with pytest.raises(ConfigError, match="aggregation"):
-        parse_recipe({**raw, "rewards": [{"name": "reward_model", "path": "x", "aggregation": "token_mean"}]})
+        parse_recipe(
+            {**raw, "rewards": [{"name": "reward_model", "path": "x", "aggregation": "token_mean"}]}
+        )
     with pytest.raises(ConfigError, match="has no setting 'aggregation'"):
         parse_recipe({**raw, "rewards": [{"name": "length", "target": 3, "aggregation": "min"}]})

@@ -50,7 +50,9 @@ class _TaskRead(Exception):
 
 @functools.cache
 def row_tasks() -> tuple[Component, ...]:
-    """The tasks that the script of preference rows takes its problems from: it runs up to loading a model."""
+    """The tasks that the script of preference rows takes its problems from: it runs up to
+    loading a model.
+    """
     spec = importlib.util.spec_from_file_location("make_rows", ROOT / "preference" / "make_rows.py")
     assert spec is not None and spec.loader is not None
     script: Any = importlib.util.module_from_spec(spec)
@@ -121,11 +123,15 @@ def test_evaluation_items_are_not_trained_on(path: Path) -> None:
     recipe = load_recipe(path)
     if evaluated(recipe):
         shared = overlap(recipe)
-        assert not shared, f"{len(shared)} items are trained on and evaluated on, such as {shared[0]!r}"
+        assert not shared, (
+            f"{len(shared)} items are trained on and evaluated on, such as {shared[0]!r}"
+        )
 
 
 def test_recipes_that_use_each_others_models_and_rows_keep_apart() -> None:
-    """Some recipes go on from what another one made, so no recipe evaluates on what any trains on."""
+    """Some recipes go on from what another one made, so no recipe evaluates on what any trains
+    on.
+    """
     recipes = [load_recipe(path) for path in RECIPES if path.name != "base_model.yaml"]
     seen = {item for recipe in recipes for task in trained(recipe) for item in items(task)}
     measured = {item for recipe in recipes for task in evaluated(recipe) for item in items(task)}
@@ -137,11 +143,21 @@ def test_recipes_that_use_each_others_models_and_rows_keep_apart() -> None:
 def test_an_overlap_is_seen(place: str) -> None:
     test = {"name": "arithmetic", "split": "test", "num_examples": 20, "seed": 1}
     train = {"name": "arithmetic", "num_examples": 20}
-    method: dict[str, Any] = {"method": "grpo", "model": "m", "task": train, "evaluation": {"task": test}}
+    method: dict[str, Any] = {
+        "method": "grpo",
+        "model": "m",
+        "task": train,
+        "evaluation": {"task": test},
+    }
     assert not overlap(parse_recipe(method))
     if place == "stage":
         stages = [{"name": "a", "method": "sft", "task": {**test, "num_examples": 3}}]
-        method = {"method": "pipeline", "model": "m", "evaluation": {"task": test}, "stages": stages}
+        method = {
+            "method": "pipeline",
+            "model": "m",
+            "evaluation": {"task": test},
+            "stages": stages,
+        }
         assert len(overlap(parse_recipe(method))) == 3
     else:
         assert len(overlap(parse_recipe({**method, place: test}))) == 20

@@ -23,7 +23,9 @@ def test_static_signature_equals_runtime_signature() -> None:
             function = known.get(name)
             parameters = inspect.signature(function).parameters
             keyword = {k: p for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
-            positional = tuple(k for k, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD)
+            positional = tuple(
+                k for k, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD
+            )
             assert entry.inputs == positional
             assert set(entry.settings) == set(keyword)
             for key, setting in entry.settings.items():
@@ -42,7 +44,9 @@ def test_unknown_name_suggests_the_nearest() -> None:
 def test_settings_are_checked_against_the_signature() -> None:
     with pytest.raises(ConfigError, match=r"no setting 'clip_lo': did you mean 'clip_low'"):
         registry.losses.check("clipped", {"clip_lo": 0.1}, "losses")
-    with pytest.raises(ConfigError, match=r"losses.clip_low: 'wide' is text, but a number is wanted"):
+    with pytest.raises(
+        ConfigError, match=r"losses.clip_low: 'wide' is text, but a number is wanted"
+    ):
         registry.losses.check("clipped", {"clip_low": "wide"}, "losses")
     assert registry.losses.check("clipped", {"clip_low": 1}, "losses") == {"clip_low": 1.0}
 
@@ -92,11 +96,15 @@ def test_inputs_come_from_a_closed_vocabulary(tmp_path: Path) -> None:
     known = Registry("loss", "losses", "losses", frozenset({"logprobs"}))
     path = plugin(
         tmp_path,
-        "from posttrain.registry import losses\n@losses.register\ndef mine(logprob):\n    '''Doc.'''\n    return logprob\n",
+        "from posttrain.registry import losses\n@losses.register\ndef mine(logprob):\n    "
+        "'''Doc.'''\n    return logprob\n",
     )
     known.package = "no_such_package"
     known.add_plugin(path)
-    with pytest.raises(ConfigError, match="asks for the input 'logprob', which does not exist: did you mean 'logprobs'"):
+    with pytest.raises(
+        ConfigError,
+        match="asks for the input 'logprob', which does not exist: did you mean 'logprobs'",
+    ):
         known.entries()
 
 
@@ -148,7 +156,9 @@ def losses(monkeypatch: pytest.MonkeyPatch) -> Registry:
 def test_a_loss_that_does_not_declare_what_it_compares_is_refused(
     losses: Registry, tmp_path: Path, returns: str, place: str
 ) -> None:
-    with pytest.raises(ConfigError, match=r"loss 'mine' .*does not say what it returns. Write one of -> PerToken") as caught:
+    with pytest.raises(
+        ConfigError, match=r"loss 'mine' .*does not say what it returns. Write one of -> PerToken"
+    ) as caught:
         if place == "notebook":
             losses.register(in_cell(1, returns))
         else:
@@ -199,7 +209,10 @@ def test_an_objective_reads_the_result_of_a_notebook_loss(losses: Registry) -> N
 
 
 def test_the_name_of_a_built_in_function_is_refused(losses: Registry, tmp_path: Path) -> None:
-    message = r"loss 'clipped' is defined twice: .*losses/policy.py:\d+ \(built in\) and .*; rename the function at .*{}"
+    message = (
+        r"loss 'clipped' is defined twice: .*losses/policy.py:\d+ \(built in\) and .*; rename the "
+        r"function at .*{}"
+    )
     with pytest.raises(ConfigError, match=message.format("ipykernel_1/1.py:")):
         losses.register(in_cell(1, name="clipped"))
     assert losses.get("clipped").__module__ == "posttrain.losses.policy"
@@ -210,10 +223,14 @@ def test_the_name_of_a_built_in_function_is_refused(losses: Registry, tmp_path: 
         losses.entries()
 
 
-def test_a_plugin_cannot_register_a_built_in_name_by_a_call(losses: Registry, tmp_path: Path) -> None:
+def test_a_plugin_cannot_register_a_built_in_name_by_a_call(
+    losses: Registry, tmp_path: Path
+) -> None:
     """Registered by a call, a function is not among those that are read from the text."""
     text = CELL.format(returns=" -> PerToken").replace("def mine", "def clipped")
-    path = plugin(tmp_path, f"from posttrain.registry import losses\n{text}\nlosses.register(clipped)\n")
+    path = plugin(
+        tmp_path, f"from posttrain.registry import losses\n{text}\nlosses.register(clipped)\n"
+    )
     losses.add_plugin(path)
     with pytest.raises(ConfigError, match=r"failed on import: .*'clipped' is defined twice"):
         registry.import_plugin(path)
@@ -235,5 +252,8 @@ def test_a_method_declares_whether_it_trains(monkeypatch: pytest.MonkeyPatch) ->
     def silent(run):  # type: ignore[no-untyped-def]
         """Says nothing."""
 
-    with pytest.raises(ConfigError, match=r"method 'silent' has no return annotation.*-> TrainingJob \(trains a model\)"):
+    with pytest.raises(
+        ConfigError,
+        match=r"method 'silent' has no return annotation.*-> TrainingJob \(trains a model\)",
+    ):
         registry.methods.register(silent)

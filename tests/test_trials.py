@@ -17,4 +17,6 @@ def test_every_test_of_a_trial_exists() -> None:
         assert (ROOT / file).is_file(), f"there is no {file}"
         tree = ast.parse((ROOT / file).read_text())
         functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-        assert any(f.startswith("test_") for f in functions) and (not function or function in functions), name
+        assert any(f.startswith("test_") for f in functions) and (
+            not function or function in functions
+        ), name

@@ -41,12 +41,29 @@ def test_refuses(value: object, annotation: str, message: str) -> None:
         check(value, annotation, "key")
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), "nan", "inf", "1e400", "-1e400", 10**400])
 @pytest.mark.parametrize(
-    "annotation", ["float", "int", "float | None", "int | None", "int | float", "list[float]", "dict[str, float]"]
+    "value", [float("nan"), float("inf"), -float("inf"), "nan", "inf", "1e400", "-1e400", 10**400]
+)
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        "float",
+        "int",
+        "float | None",
+        "int | None",
+        "int | float",
+        "list[float]",
+        "dict[str, float]",
+    ],
 )
 def test_numbers_are_finite(value: object, annotation: str) -> None:
-    given = [value] if annotation.startswith("list") else {"a": value} if annotation.startswith("dict") else value
+    given = (
+        [value]
+        if annotation.startswith("list")
+        else {"a": value}
+        if annotation.startswith("dict")
+        else value
+    )
     with pytest.raises(ConfigError, match=r"key.*(is not finite; settings are finite numbers)"):
         check(given, annotation, "key")
 

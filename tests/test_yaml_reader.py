@@ -50,13 +50,19 @@ HOSTILE = [
 def test_hostile_documents_are_refused_in_a_short_line(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         read_yaml(text, "r.yaml")
-    assert len(str(caught.value)) < 400 and "\n" not in str(caught.value) and "r.yaml" in str(caught.value)
+    assert (
+        len(str(caught.value)) < 400
+        and "\n" not in str(caught.value)
+        and "r.yaml" in str(caught.value)
+    )
 
 
 def test_files_and_overrides_pass_through_the_same_reader(tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
     file.write_bytes("method: sft\ntitle: Müller\n".encode("latin-1"))
-    with pytest.raises(ConfigError, match=r"r\.yaml:2: not UTF-8 text \(byte 0xfc\); save the file as UTF-8"):
+    with pytest.raises(
+        ConfigError, match=r"r\.yaml:2: not UTF-8 text \(byte 0xfc\); save the file as UTF-8"
+    ):
         load_recipe(file)
     file.write_text(bomb(8))
     with pytest.raises(ConfigError, match="aliases"):
@@ -69,7 +75,10 @@ def test_files_and_overrides_pass_through_the_same_reader(tmp_path: Path) -> Non
 
 
 def test_dates_stay_text_and_everything_else_is_as_the_safe_loader_reads_it() -> None:
-    assert read_yaml("title: 2020-13-45\nday: 2020-01-02", "") == {"title": "2020-13-45", "day": "2020-01-02"}
+    assert read_yaml("title: 2020-13-45\nday: 2020-01-02", "") == {
+        "title": "2020-13-45",
+        "day": "2020-01-02",
+    }
     assert read_yaml("", "") is None
     assert read_yaml("a: &a {b: 1}\nc: {<<: *a, b: 2}", "") == {"a": {"b": 1}, "c": {"b": 2}}
     files = sorted((ROOT / "recipes").rglob("*.yaml"))
@@ -81,4 +90,6 @@ def test_dates_stay_text_and_everything_else_is_as_the_safe_loader_reads_it() ->
 
 def test_a_long_message_keeps_its_beginning_and_its_way_out() -> None:
     text = str(ConfigError("title: " + "x" * 1_000_000 + " is wrong; leave it out"))
-    assert len(text) < 2100 and text.startswith("title: x") and text.endswith("is wrong; leave it out")
+    assert (
+        len(text) < 2100 and text.startswith("title: x") and text.endswith("is wrong; leave it out")
+    )

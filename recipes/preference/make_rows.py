@@ -30,7 +30,9 @@ Row = dict[str, Any]
 DIFFICULTY = {"num_steps": 3, "max_operand": 50, "max_value": 199}
 
 
-def sampled(num_problems: int, num_samples: int = 8, seed: int = 7) -> tuple[Task, list[tuple[Example, list[str]]]]:
+def sampled(
+    num_problems: int, num_samples: int = 8, seed: int = 7
+) -> tuple[Task, list[tuple[Example, list[str]]]]:
     """Problems of the training split with completions of the embedded model at temperature 1."""
     task = tasks.get("arithmetic")(num_examples=num_problems, seed=seed, **DIFFICULTY)
     model = load_model(str(files("posttrain") / "assets" / "base"), dtype="float32")
@@ -40,7 +42,10 @@ def sampled(num_problems: int, num_samples: int = 8, seed: int = 7) -> tuple[Tas
         for i, e in enumerate(task.examples)
     ]
     decode = partial(decode_completion, model.tokenizer)
-    texts = [[decode(s) for s in row if s.finish_reason == "stop"] for row in TorchEngine(model).generate(requests)]
+    texts = [
+        [decode(s) for s in row if s.finish_reason == "stop"]
+        for row in TorchEngine(model).generate(requests)
+    ]
     return task, list(zip(task.examples, texts, strict=True))
 
 
@@ -49,7 +54,9 @@ def right_and_wrong(task: Task, example: Example, texts: list[str]) -> tuple[lis
     distinct = [t for t in dict.fromkeys(texts) if t.strip()]
     right = [t for t in distinct if task.score(t, example) == 1]
     wrong = [t for t in distinct if task.score(t, example) == 0]
-    return right or [str(example.completion)], wrong or [slip(str(example.completion), 0, random.Random(example.id))]
+    return right or [str(example.completion)], wrong or [
+        slip(str(example.completion), 0, random.Random(example.id))
+    ]
 
 
 def slip(worked: str, line: int, draw: random.Random) -> str:
@@ -73,7 +80,11 @@ def slip(worked: str, line: int, draw: random.Random) -> str:
 def quality(task: Task, example: Example, text: str) -> float:
     """1 for a right completion, else half the share of worked lines that it has."""
     worked = str(example.completion).strip().split("\n")
-    return 1.0 if task.score(text, example) == 1 else 0.5 * sum(line in text.split("\n") for line in worked) / len(worked)
+    return (
+        1.0
+        if task.score(text, example) == 1
+        else 0.5 * sum(line in text.split("\n") for line in worked) / len(worked)
+    )
 
 
 def pairs(task: Task, groups: list[tuple[Example, list[str]]]) -> list[Row]:
@@ -108,7 +119,9 @@ def lists(task: Task, groups: list[tuple[Example, list[str]]]) -> list[Row]:
 def triples(task: Task, groups: list[tuple[Example, list[str]]]) -> list[Row]:
     """Worked text, and the two completions of `pairs`."""
     worked = [str(example.completion) for example, _ in groups]
-    return [{"reference": text, **row} for text, row in zip(worked, pairs(task, groups), strict=True)]
+    return [
+        {"reference": text, **row} for text, row in zip(worked, pairs(task, groups), strict=True)
+    ]
 
 
 def steps(task: Task, groups: list[tuple[Example, list[str]]]) -> list[Row]:
@@ -120,7 +133,12 @@ def steps(task: Task, groups: list[tuple[Example, list[str]]]) -> list[Row]:
         at = draw.randrange(DIFFICULTY["num_steps"])
         wrong = slip(str(example.completion), at, draw).split("\n")[at] + "\n"
         rows.append(
-            {"prompt": example.prompt, "initial_reason_steps": "".join(lines[:at]), "chosen": lines[at], "rejected": wrong}
+            {
+                "prompt": example.prompt,
+                "initial_reason_steps": "".join(lines[:at]),
+                "chosen": lines[at],
+                "rejected": wrong,
+            }
         )
     return rows
 
@@ -132,7 +150,9 @@ def main() -> None:
     task, groups = sampled(1000)
     for make in (pairs, unpaired, lists, triples, steps):
         rows = make(task, groups)
-        (folder / f"{make.__name__}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / f"{make.__name__}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows)
+        )
         print(f"{folder / make.__name__}.jsonl: {len(rows)} rows")
 
 

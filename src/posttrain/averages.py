@@ -1,6 +1,7 @@
 """Metrics as (sum, count), reduced once at the end of a step.
 
-Averaging averages of unequal parts is how trainers come to report wrong numbers, so no mean is formed before the end.
+Averaging averages of unequal parts is how trainers come to report wrong numbers, so no mean is
+formed before the end.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from typing import Any
 
 
 class Averages:
-    """Running sums by name. Values may be numbers or zero-dimensional tensors, which are read only in `means`."""
+    """Running sums by name. Values may be numbers or zero-dimensional tensors, which are read
+    only in `means`.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[str, Any] = {}
@@ -45,7 +48,9 @@ class Averages:
             self.add(name, value)
 
     def settle(self) -> None:
-        """The totals are whole: from here on each is a single observation, and their mean is told."""
+        """The totals are whole: from here on each is a single observation, and their mean is
+        told.
+        """
         totals, self._totals = self._totals, {}
         for name, value in totals.items():
             self.add(name, value)
@@ -74,7 +79,12 @@ class Averages:
             self.smallest(name, value)
 
     def means(self) -> dict[str, float]:
-        """Name -> sum / count, the total, the maximum or the minimum; NaN where the count is zero."""
-        means = {k: float(v) / self._counts[k] if self._counts[k] else math.nan for k, v in self._sums.items()}
+        """Name -> sum / count, the total, the maximum or the minimum; NaN where the count is
+        zero.
+        """
+        means = {
+            k: float(v) / self._counts[k] if self._counts[k] else math.nan
+            for k, v in self._sums.items()
+        }
         others = (*self._totals.items(), *self._largest.items(), *self._smallest.items())
         return {**means, **{k: float(v) for k, v in others}}

@@ -13,20 +13,24 @@ from posttrain.errors import ConfigError, PosttrainError, nearest
 from posttrain.registry import methods
 from posttrain.terminal import echo, visible, write
 
-DESCRIPTION = "From base model to reasoner: fine-tuning, reinforcement learning and test-time scaling."
+DESCRIPTION = (
+    "From base model to reasoner: fine-tuning, reinforcement learning and test-time scaling."
+)
 
 EPILOG = """\
 examples:
   posttrain run recipes/quickstart.yaml                      a whole pipeline on the embedded model
   posttrain run recipes/grpo_gsm8k_qwen3.yaml seed=1 model.path=Qwen/Qwen3-1.7B
   posttrain sft --model ./my-model --data rows.jsonl learning_rate=1e-5
-  posttrain check recipes/grpo_gsm8k_qwen3.yaml              everything that can be checked without weights
+  posttrain check recipes/grpo_gsm8k_qwen3.yaml              every check that needs no weights
   posttrain explain losses clipped
 """
 
 
 class _Parser(argparse.ArgumentParser):
-    """Names a flag that it does not know before it asks for one that is missing, which is often the same one."""
+    """Names a flag that it does not know before it asks for one that is missing, which is often
+    the same one.
+    """
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse does; an unknown flag ends the process with status 2."""
@@ -44,9 +48,16 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their flags."""
-    parser = _Parser("posttrain", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _Parser(
+        "posttrain",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"posttrain {__version__}")
-    parser.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
+    parser.add_argument(
+        "--traceback", action="store_true", help="show the whole traceback of an error"
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
@@ -59,17 +70,27 @@ def build_parser() -> argparse.ArgumentParser:
     ):
         sub = command(name, text)
         sub.add_argument("recipe", help="a YAML file")
-        sub.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe; dotted keys reach inside")
+        sub.add_argument(
+            "overrides",
+            nargs="*",
+            metavar="key=value",
+            help="changes to the recipe; dotted keys reach inside",
+        )
         if name == "preview":
             sub.add_argument("--num", type=int, default=3, help="rows to show")
-    sub = command("resume", "go on with a run from its last checkpoint; a finished one is trained on with max_steps=...")
+    sub = command(
+        "resume",
+        "go on with a run from its last checkpoint; a finished one is trained on with "
+        "max_steps=...",
+    )
     sub.add_argument("run", help="the run's folder")
     sub.add_argument(
         "--accept",
         action="append",
         default=[],
         metavar="NAME",
-        help="make a change from here on that an undisturbed run would not have made, such as learning_rate or data",
+        help="make a change from here on that an undisturbed run would not have made, such as "
+        "learning_rate or data",
     )
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="changes, such as max_steps")
     for name, entry in methods.entries().items():
@@ -82,7 +103,9 @@ def build_parser() -> argparse.ArgumentParser:
         if "task" in entry.settings:
             sub.add_argument("--task", help="task that gives prompts and reward")
         sub.add_argument("--output", help="folder of the run", default=f"runs/{name}")
-        sub.add_argument("overrides", nargs="*", metavar="key=value", help="any other key of a recipe")
+        sub.add_argument(
+            "overrides", nargs="*", metavar="key=value", help="any other key of a recipe"
+        )
     sub = command("eval", "measure a model on a task: accuracy, pass@k, maj@k with intervals")
     sub.add_argument("--model", required=True, help="folder or hub id of the model")
     sub.add_argument("--task", required=True, help="task name; its settings as task.KEY=VALUE")
@@ -94,7 +117,9 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command("report", "write report.html of a run")
     sub.add_argument("run", help="the run's folder")
     sub = command("ls", "list what can be named in a recipe")
-    sub.add_argument("kind", nargs="?", help="losses, advantages, rewards, searches, tasks or methods")
+    sub.add_argument(
+        "kind", nargs="?", help="losses, advantages, rewards, searches, tasks or methods"
+    )
     sub.add_argument("--plugin", action="append", default=[], help="a user's file to include")
     sub = command("explain", "explain one function: equation, paper, inputs, settings")
     sub.add_argument("kind", help="losses, advantages, rewards, searches, tasks or methods")
@@ -125,7 +150,8 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        # A full disk, a folder that may not be written, a file where a folder should be: the system's words say it.
+        # A full disk, a folder that may not be written, a file where a folder should be: the
+        # system's words say it.
         if options.traceback:
             raise
         echo(f"\n{type(error).__name__}: {error}", error=True)
@@ -211,13 +237,20 @@ def _resume(options: argparse.Namespace) -> int:
     recipe.output = str(folder)
     run = Run(recipe, command=_command_line(), resume=True, accept=options.accept)
     if run.finished and not options.overrides:
-        echo(f"{folder} is finished. To train on, raise its length (max_steps=...), or start a new run from {folder}/model")
+        echo(
+            f"{folder} is finished. To train on, raise its length (max_steps=...), or start a new "
+            f"run from {folder}/model"
+        )
         return _write_report(run)  # a run that was killed after its last file has none yet
     return _finish(run)
 
 
 def _method(options: argparse.Namespace) -> int:
-    raw: dict[str, Any] = {"method": options.command, "model": options.model, "output": options.output}
+    raw: dict[str, Any] = {
+        "method": options.command,
+        "model": options.model,
+        "output": options.output,
+    }
     settings = methods.entry(options.command).settings
     if options.data and "data" in settings:
         raw["data"] = options.data
@@ -225,14 +258,22 @@ def _method(options: argparse.Namespace) -> int:
         raw["task"] = {"name": "jsonl", "path": options.data}
     if getattr(options, "task", None):
         raw["task"] = options.task
-    if not {"data", "task"} & raw.keys() and not any(o.startswith(("data", "task")) for o in options.overrides):
-        raise ConfigError(f"{options.command} needs --task NAME, or --data FILE" + (
-            "" if "data" in settings else " with prompts and answers"))  # fmt: skip
+    if not {"data", "task"} & raw.keys() and not any(
+        o.startswith(("data", "task")) for o in options.overrides
+    ):
+        raise ConfigError(
+            f"{options.command} needs --task NAME, or --data FILE"
+            + ("" if "data" in settings else " with prompts and answers")
+        )
     return _execute(raw, options.overrides)
 
 
 def _eval(options: argparse.Namespace) -> int:
-    raw: dict[str, Any] = {"method": "evaluate", "model": options.model, "evaluation": {"task": {"name": options.task}}}
+    raw: dict[str, Any] = {
+        "method": "evaluate",
+        "model": options.model,
+        "evaluation": {"task": {"name": options.task}},
+    }
     if options.output:
         raw["output"] = options.output
     overrides = [f"evaluation.{o}" if o.startswith("task.") else o for o in options.overrides]

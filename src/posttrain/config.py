@@ -1,4 +1,6 @@
-"""The settings that methods share, as plain dataclasses. Nothing here imports torch; `recipe.py` reads them from YAML."""
+"""The settings that methods share, as plain dataclasses. Nothing here imports torch;
+`recipe.py` reads them from YAML.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from posttrain.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """A registered function with its settings: `name` alone, or `{name: ..., weight: ..., setting: value}`."""
+    """A registered function with its settings: `name` alone, or `{name: ..., weight: ...,
+    setting: value}`.
+    """
 
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
@@ -23,11 +27,13 @@ class Component:
 class LoraConfig:
     """Low-rank adapters (LoRA, arXiv 2106.09685) beside frozen weights: W + (alpha / r) B A.
 
-    r: rank. alpha: scale. dropout: on the adapters' input. target_modules: names of layers, or "all-linear" (all but the
-    vocabulary projection). rslora: scale alpha / sqrt(r) (arXiv 2312.03732). use_dora: magnitude and direction apart (DoRA,
-    arXiv 2402.09353). init: "default" is random A and B = 0; "pissa" takes the weights' largest singular vectors (arXiv
-    2404.02948) and "olora" their QR factors (arXiv 2406.01775), and both keep the rest as the frozen part, so that the start
-    is the model itself. lora_plus_ratio: what B's learning rate is multiplied by (LoRA+, arXiv 2402.12354, advises 16).
+    r: rank. alpha: scale. dropout: on the adapters' input. target_modules: names of layers, or
+    "all-linear" (all but the vocabulary projection). rslora: scale alpha / sqrt(r) (arXiv
+    2312.03732). use_dora: magnitude and direction apart (DoRA, arXiv 2402.09353). init: "default"
+    is random A and B = 0; "pissa" takes the weights' largest singular vectors (arXiv 2404.02948)
+    and "olora" their QR factors (arXiv 2406.01775), and both keep the rest as the frozen part, so
+    that the start is the model itself. lora_plus_ratio: what B's learning rate is multiplied by
+    (LoRA+, arXiv 2402.12354, advises 16).
     modules_to_save: layers trained in full.
     """
 
@@ -45,7 +51,10 @@ class LoraConfig:
         if self.r < 1:
             raise ConfigError(f"model.lora.r: {self.r} is the rank of the adapters, at least 1")
         if self.lora_plus_ratio <= 0:
-            raise ConfigError(f"model.lora.lora_plus_ratio: {self.lora_plus_ratio} multiplies a learning rate; above 0")
+            raise ConfigError(
+                f"model.lora.lora_plus_ratio: {self.lora_plus_ratio} multiplies a learning rate; "
+                "above 0"
+            )
 
     @property
     def changes_base(self) -> bool:
@@ -68,16 +77,20 @@ _ADAPTER_SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class AdapterConfig:
-    """Other parts to train than low-rank adapters; `posttrain` refuses settings that a kind does not read.
+    """Other parts to train than low-rank adapters; `posttrain` refuses settings that a kind does
+    not read.
 
-    adalora: ranks are given where they help (arXiv 2303.10512); r is the average rank at the end, the start has half as many
-    again; alpha, dropout. vera: one random pair of matrices for all layers, of rank r, and trained scales (arXiv 2310.11454).
-    ia3: trained scales of keys, values and the MLP (arXiv 2205.05638). target_modules: names of layers, "auto" chooses.
-    prompt: num_virtual_tokens trained embeddings before every sequence (arXiv 2104.08691), from init_text or random tokens.
-    p_tuning: the same through a small network of encoder_hidden_size (arXiv 2103.10385). prefix: trained keys and values
-    in every layer (arXiv 2101.00190), through such a network if encoder_hidden_size is above 0. These three need a model
-    that shares trunks. bitfit: biases alone (arXiv 2106.10199). partial: the last_layers blocks and all parameters whose
-    name holds one of `modules`. The last two train the model's own weights and save a whole model.
+    adalora: ranks are given where they help (arXiv 2303.10512); r is the average rank at the end,
+    the start has half as many again; alpha, dropout. vera: one random pair of matrices for all
+    layers, of rank r, and trained scales (arXiv 2310.11454). ia3: trained scales of keys, values
+    and the MLP (arXiv 2205.05638). target_modules: names of layers, "auto" chooses.
+    prompt: num_virtual_tokens trained embeddings before every sequence (arXiv 2104.08691), from
+    init_text or random tokens.
+    p_tuning: the same through a small network of encoder_hidden_size (arXiv 2103.10385). prefix:
+    trained keys and values in every layer (arXiv 2101.00190), through such a network if
+    encoder_hidden_size is above 0. These three need a model that shares trunks. bitfit: biases
+    alone (arXiv 2106.10199). partial: the last_layers blocks and all parameters whose name holds
+    one of `modules`. The last two train the model's own weights and save a whole model.
     """
 
     kind: Literal["adalora", "vera", "ia3", "prompt", "prefix", "p_tuning", "bitfit", "partial"]
@@ -97,14 +110,24 @@ class AdapterConfig:
             default = [] if item.name == "modules" else item.default
             if item.name not in ("kind", *known) and getattr(self, item.name) != default:
                 may = ", ".join(known) or "nothing"
-                raise ConfigError(f"model.adapter.{item.name}: kind {self.kind!r} does not read it; it reads {may}")
+                raise ConfigError(
+                    f"model.adapter.{item.name}: kind {self.kind!r} does not read it; it reads "
+                    f"{may}"
+                )
         for name in ("r", "last_layers", "encoder_hidden_size"):
             if getattr(self, name) < 0:
-                raise ConfigError(f"model.adapter.{name}: {getattr(self, name)} must not be negative")
+                raise ConfigError(
+                    f"model.adapter.{name}: {getattr(self, name)} must not be negative"
+                )
         if self.num_virtual_tokens < 1:
-            raise ConfigError(f"model.adapter.num_virtual_tokens: {self.num_virtual_tokens} must be at least 1")
+            raise ConfigError(
+                f"model.adapter.num_virtual_tokens: {self.num_virtual_tokens} must be at least 1"
+            )
         if self.kind == "partial" and not self.last_layers and not self.modules:
-            raise ConfigError("model.adapter: kind 'partial' trains nothing; set last_layers: n, or modules: [part of a name]")
+            raise ConfigError(
+                "model.adapter: kind 'partial' trains nothing; set last_layers: n, or modules: "
+                "[part of a name]"
+            )
 
     @property
     def own_weights(self) -> bool:
@@ -123,11 +146,13 @@ class AdapterConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Which model, and how it is loaded. A path, a hub id, or "embedded" for the small model that ships with posttrain.
+    """Which model, and how it is loaded. A path, a hub id, or "embedded" for the small model that
+    ships with posttrain.
 
-    init random builds the architecture of the folder's config.json with fresh weights. attention "unshared" runs padded
-    rows instead of the token forest. dtype auto is float32 on a CPU and bfloat16 on a GPU. lora, adapter: what is trained
-    instead of all weights. quantization: how the frozen weights below a LoRA are kept (QLoRA, arXiv 2305.14314).
+    init random builds the architecture of the folder's config.json with fresh weights. attention
+    "unshared" runs padded rows instead of the token forest. dtype auto is float32 on a CPU and
+    bfloat16 on a GPU. lora, adapter: what is trained instead of all weights. quantization: how the
+    frozen weights below a LoRA are kept (QLoRA, arXiv 2305.14314).
     """
 
     path: str
@@ -146,10 +171,13 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.lora is not None and self.adapter is not None:
-            raise ConfigError(f"model: lora and adapter ({self.adapter.kind}) both say what is trained; keep one")
+            raise ConfigError(
+                f"model: lora and adapter ({self.adapter.kind}) both say what is trained; keep one"
+            )
         if self.quantization != "none" and self.lora is None:
             raise ConfigError(
-                f"model.quantization: {self.quantization} weights cannot be trained; set lora: {{r: 16}} beside it"
+                f"model.quantization: {self.quantization} weights cannot be trained; set lora: "
+                f"{{r: 16}} beside it"
             )
 
     @staticmethod
@@ -161,21 +189,24 @@ class ModelConfig:
 class DataConfig:
     """Rows to train on: a file, a folder or a hub dataset id.
 
-    columns renames the file's columns, {ours: theirs}. train_on: "auto" trains on the completion or on
-    every assistant turn, and on all of a plain text.
-    document: what one document of a .txt file is: a "paragraph" (the lines between blank lines), a "line",
-    or the whole "file". Tokens never attend across documents. EOS is put at a document's end, and BOS at its
-    start if the tokenizer uses one.
-    max_length: tokens of a training sequence; None is 1024, or the model's context if that is shorter.
-    truncation: what becomes of longer rows. "auto" splits plain text into sequences of max_length, so that
-    every token but a document's first is a target exactly once per epoch, and keeps the start of any other
-    row. "keep_start" and "keep_end" cut, "drop" leaves the row out, "error" refuses it, "split" is for
-    plain text alone. A later part of a document begins with the last token of the part before, as context.
-    max_cut: share of rows that are cut or dropped, or of tokens lost so, above which the run is refused.
+    columns renames the file's columns, {ours: theirs}. train_on: "auto" trains on the completion or
+    on every assistant turn, and on all of a plain text.
+    document: what one document of a .txt file is: a "paragraph" (the lines between blank lines), a
+    "line", or the whole "file". Tokens never attend across documents. EOS is put at a document's
+    end, and BOS at its start if the tokenizer uses one.
+    max_length: tokens of a training sequence; None is 1024, or the model's context if that is
+    shorter.
+    truncation: what becomes of longer rows. "auto" splits plain text into sequences of max_length,
+    so that every token but a document's first is a target exactly once per epoch, and keeps the
+    start of any other row. "keep_start" and "keep_end" cut, "drop" leaves the row out, "error"
+    refuses it, "split" is for plain text alone. A later part of a document begins with the last
+    token of the part before, as context.
+    max_cut: share of rows that are cut or dropped, or of tokens lost so, above which the run is
+    refused.
     max_masked: the same for rows without any trained token.
-    rationale_weight: rows with a column rationale are learnt twice, the completion after "[label] " and the
-    prompt, and the rationale after "[rationale] " and the prompt, whose tokens count this much (0: the
-    column is not read). Of the other methods, distill reads it too.
+    rationale_weight: rows with a column rationale are learnt twice, the completion after "[label] "
+    and the prompt, and the rationale after "[rationale] " and the prompt, whose tokens count this
+    much (0: the column is not read). Of the other methods, distill reads it too.
     """
 
     path: str
@@ -193,9 +224,14 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_cut <= 1:
-            raise ConfigError(f"data.max_cut: {self.max_cut} is not a share; it must be from 0 to 1")
+            raise ConfigError(
+                f"data.max_cut: {self.max_cut} is not a share; it must be from 0 to 1"
+            )
         if self.rationale_weight < 0:
-            raise ConfigError(f"data.rationale_weight: {self.rationale_weight} is how much a token counts; it is not negative")
+            raise ConfigError(
+                f"data.rationale_weight: {self.rationale_weight} is how much a token counts; it "
+                "is not negative"
+            )
 
     @staticmethod
     def from_short(text: str) -> dict[str, Any]:
@@ -216,15 +252,18 @@ class SamplingConfig:
 
 @dataclass(frozen=True, slots=True)
 class EndpointConfig:
-    """An OpenAI-compatible server (vLLM, SGLang, llama.cpp, a hosted service) that writes completions.
+    """An OpenAI-compatible server (vLLM, SGLang, llama.cpp, a hosted service) that writes
+    completions.
 
-    url: its address, mostly ending in /v1. model: the name it knows the model by. key_variable: the environment variable that
-    holds the key, which is sent to url; where it is not set, the word none is. route: auto asks the chat route for messages and
-    the completions route for plain text; chat makes plain text a user's message. concurrency: requests at a time. timeout:
-    seconds that a server may be silent in a request, which is tried again max_retries times. keep_reasoning: reasoning that the
-    server gives apart is put in <think> tags before the answer. extra: more keys of the request's body, as they are, such as
-    {reasoning_effort: high} or {max_completion_tokens: 4096}, which replaces max_tokens; a key set to null is not sent, such as
-    {seed: null} to a server that does not know it.
+    url: its address, mostly ending in /v1. model: the name it knows the model by. key_variable: the
+    environment variable that holds the key, which is sent to url; where it is not set, the word
+    none is. route: auto asks the chat route for messages and the completions route for plain text;
+    chat makes plain text a user's message. concurrency: requests at a time. timeout: seconds that a
+    server may be silent in a request, which is tried again max_retries times. keep_reasoning:
+    reasoning that the server gives apart is put in <think> tags before the answer. extra: more keys
+    of the request's body, as they are, such as {reasoning_effort: high} or {max_completion_tokens:
+    4096}, which replaces max_tokens; a key set to null is not sent, such as {seed: null} to a
+    server that does not know it.
     """
 
     url: str
@@ -242,13 +281,15 @@ class EndpointConfig:
 class CreditConfig:
     """What is done to rewards and advantages beside estimating (policy gradients).
 
-    reward_clip: [low, high] that a completion's reward is kept within. whiten: advantages to mean 0 and deviation 1 over all
-    tokens of a step. kl_weight: of KL to the reference in the reward, token by token (kl_estimator; k1 is log pi - log ref);
-    with kl_target, mean nats a completion, the weight follows it at kl_gain (arXiv 1909.08593). importance_correction: what
-    becomes of tokens or sequences that the sampler's distribution made likelier or less likely than the policy: weights of at
-    most importance_clip_max, or none beyond it. top_entropy: the share of tokens, those of highest entropy, that learn (arXiv
-    2506.01939). target_entropy: nats; the loss weighted_entropy starts at entropy_weight and changes by entropy_change a step
-    (Skywork-OR1, arXiv 2505.22312).
+    reward_clip: [low, high] that a completion's reward is kept within. whiten: advantages to mean 0
+    and deviation 1 over all tokens of a step. kl_weight: of KL to the reference in the reward,
+    token by token (kl_estimator; k1 is log pi - log ref); with kl_target, mean nats a completion,
+    the weight follows it at kl_gain (arXiv 1909.08593). importance_correction: what becomes of
+    tokens or sequences that the sampler's distribution made likelier or less likely than the
+    policy: weights of at most importance_clip_max, or none beyond it. top_entropy: the share of
+    tokens, those of highest entropy, that learn (arXiv 2506.01939). target_entropy: nats; the loss
+    weighted_entropy starts at entropy_weight and changes by entropy_change a step (Skywork-OR1,
+    arXiv 2505.22312).
     """
 
     reward_clip: list[float] | None = None
@@ -257,7 +298,9 @@ class CreditConfig:
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"
     kl_target: float | None = None
     kl_gain: float = 0.1
-    importance_correction: Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = "none"
+    importance_correction: Literal[
+        "none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"
+    ] = "none"
     importance_clip_max: float = 3.0
     top_entropy: float = 1.0
     target_entropy: float | None = None
@@ -269,8 +312,9 @@ class CreditConfig:
 class TrustRegionConfig:
     """TRPO's update in place of AdamW (arXiv 1502.05477).
 
-    max_kl: nats a token, mean over the step of KL(old || new). damping: added to the diagonal of the Fisher matrix. num_solves:
-    conjugate-gradient steps. num_backtracks: how often the step is shortened, each time by `shrink`, before it is given up.
+    max_kl: nats a token, mean over the step of KL(old || new). damping: added to the diagonal of
+    the Fisher matrix. num_solves: conjugate-gradient steps. num_backtracks: how often the step is
+    shortened, each time by `shrink`, before it is given up.
     """
 
     max_kl: float = 0.01
@@ -282,7 +326,8 @@ class TrustRegionConfig:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationConfig:
-    """How a model is measured: num_samples completions of each of the first num_examples problems of a task.
+    """How a model is measured: num_samples completions of each of the first num_examples problems
+    of a task.
 
     seed: of the samples. It is the same for every model and independent of the recipe's, so that
     models are asked with the same random numbers.
@@ -299,18 +344,22 @@ class EvaluationConfig:
 class Recipe:
     """What every method shares. `settings` holds the method's own keyword-only settings.
 
-    Counts: batch_size is sequences (SFT) or prompts (RL) an optimiser step; max_tokens_per_micro_batch is the memory
-    knob: it bounds the distinct tokens that one forward pass holds, and never changes the result (left out: 2048 on a
-    CPU, which needs no more to be busy, 16384 elsewhere). warmup_steps below 1 is a share of all steps. Cadences
-    `*_every` are in steps, 0 = off. A checkpoint is written every save_every steps, when save_seconds have passed since
-    the last one (0 = off), and at the end; of these the newest save_total_limit are kept, without save_every in a
-    finished run the last alone. From the last one a finished run is trained on; beside the weights it holds two to three
-    times the trained parameters in float32, and save_final: false leaves it out.
-    reward_timeout_seconds: how long one reward may take for the completions of a step, 0 = no limit.
-    max_failed_rewards: the largest share of a step's completions on which one reward may fail; above
-    it, or where it fails on all, the run stops. max_prompts_dropped: the largest share of a task's
-    prompts, or worked examples, that may be dropped because the model's context has no room for them
-    (for a prompt: with its completion).
+    Counts: batch_size is sequences (SFT) or prompts (RL) an optimiser step;
+    max_tokens_per_micro_batch is the memory
+    knob: it bounds the distinct tokens that one forward pass holds, and never changes the result
+    (left out: 2048 on a CPU, which needs no more to be busy, 16384 elsewhere). warmup_steps below 1
+    is a share of all steps. Cadences
+    `*_every` are in steps, 0 = off. A checkpoint is written every save_every steps, when
+    save_seconds have passed since the last one (0 = off), and at the end; of these the newest
+    save_total_limit are kept, without save_every in a finished run the last alone. From the last
+    one a finished run is trained on; beside the weights it holds two to three times the trained
+    parameters in float32, and save_final: false leaves it out.
+    reward_timeout_seconds: how long one reward may take for the completions of a step, 0 = no
+    limit.
+    max_failed_rewards: the largest share of a step's completions on which one reward may fail;
+    above it, or where it fails on all, the run stops. max_prompts_dropped: the largest share of a
+    task's prompts, or worked examples, that may be dropped because the model's context has no room
+    for them (for a prompt: with its completion).
     """
 
     method: str

@@ -23,7 +23,8 @@ _MAX_MESSAGE, _HEAD = 2000, 1200
 class PosttrainError(Exception):
     """Base of every error that a user can mend; the command line prints it without a traceback.
 
-    The middle of a message of more than 2,000 characters is left out: a value begins it, rule and way out end it.
+    The middle of a message of more than 2,000 characters is left out: a value begins it, rule and
+    way out end it.
     """
 
     def __str__(self) -> str:
@@ -44,7 +45,10 @@ def shown(value: object, limit: int = 80) -> str:
         return f"a whole number of {value.bit_length()} bits"
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # a list of integers of over 4,300 digits, a list inside itself
+    except (
+        ValueError,
+        RecursionError,
+    ):  # a list of integers of over 4,300 digits, a list inside itself
         return f"a value of type {type(value).__name__}"
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
@@ -85,7 +89,9 @@ class MissingDependency(PosttrainError):
     """
 
     def __init__(self, library: str, extra: str) -> None:
-        super().__init__(f"{library} is not installed. Install it with: pip install 'posttrain[{extra}]'")
+        super().__init__(
+            f"{library} is not installed. Install it with: pip install 'posttrain[{extra}]'"
+        )
 
 
 class TrainingDiverged(PosttrainError):
@@ -93,7 +99,8 @@ class TrainingDiverged(PosttrainError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The tail of an error about an unknown name: a suggestion where one is near, and what is known.
+    """The tail of an error about an unknown name: a suggestion where one is near, and what is
+    known.
 
     >>> nearest("lerning_rate", ["learning_rate", "seed"])
     "did you mean 'learning_rate'? Known: learning_rate, seed"

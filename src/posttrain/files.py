@@ -1,4 +1,6 @@
-"""Files and folders on disk that are complete or absent: written under a temporary name, flushed, renamed."""
+"""Files and folders on disk that are complete or absent: written under a temporary name,
+flushed, renamed.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,15 @@ from pathlib import Path
 from posttrain.errors import CheckpointError
 
 _REPLACED = re.compile(r"\.(?P<name>.+)\.old-\d+$")
-# How libraries that write files of their own report a disk that is full or cannot be written: safetensors in the
-# system's words, torch's archive writer without them.
-_WRITE_FAILURES = ("No space left", "os error 28", "inline_container", "PytorchStreamWriter", "file write failed")
+# How libraries that write files of their own report a disk that is full or cannot be written:
+# safetensors in the system's words, torch's archive writer without them.
+_WRITE_FAILURES = (
+    "No space left",
+    "os error 28",
+    "inline_container",
+    "PytorchStreamWriter",
+    "file write failed",
+)
 
 
 @contextlib.contextmanager
@@ -24,7 +32,8 @@ def written_whole(folder: Path) -> Iterator[Path]:
     Yields the temporary folder. On an error it is removed and `folder` stays as it was.
 
     Raises:
-        CheckpointError: the disk is full or the place cannot be written; names the folder and the free space.
+        CheckpointError: the disk is full or the place cannot be written; names the folder and the
+        free space.
     """
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -52,13 +61,15 @@ def _not_written(folder: Path, error: BaseException) -> CheckpointError:
     free = shutil.disk_usage(folder.parent).free / 2**20 if folder.parent.exists() else 0
     reason = str(error).partition("\n")[0]
     return CheckpointError(
-        f"could not write {folder}: {reason}. {free:.0f} MiB are free there. Nothing was left half written; "
+        f"could not write {folder}: {reason}. {free:.0f} MiB are free there. Nothing was left "
+        "half written; "
         "earlier checkpoints are intact. Make room, then run `posttrain resume`."
     )
 
 
 def write_text_whole(path: Path, text: str, *, errors: str = "strict") -> None:
-    """Write a text file under a temporary name and rename it, so that readers see the old file or the new one.
+    """Write a text file under a temporary name and rename it, so that readers see the old file or
+    the new one.
 
     Args:
         errors: what becomes of text that UTF-8 cannot hold, as in `open`.
@@ -104,7 +115,9 @@ def flush_tree(folder: Path) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Clear what a killed process left in a folder: half-written files go, what it was replacing comes back."""
+    """Clear what a killed process left in a folder: half-written files go, what it was
+    replacing comes back.
+    """
     for path in folder.glob(".*.old-*"):
         match = _REPLACED.match(path.name)
         if match is not None and not (folder / match["name"]).exists():

@@ -21,10 +21,24 @@ OF_EVERY_RUN = ("method", "model", "title", "output", "seed", "plugins")
 """Read by `Run` itself, whatever the method."""
 
 OF_TRAINING = (
-    "max_steps", "max_tokens_per_micro_batch", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon",
-    "lr_scheduler_type", "warmup_steps", "min_lr_ratio", "max_grad_norm", "save_every", "save_seconds", "save_final",
-    "save_total_limit", "eval_every", "report_to",
-)  # fmt: skip
+    "max_steps",
+    "max_tokens_per_micro_batch",
+    "learning_rate",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "min_lr_ratio",
+    "max_grad_norm",
+    "save_every",
+    "save_seconds",
+    "save_final",
+    "save_total_limit",
+    "eval_every",
+    "report_to",
+)
 """Read by `Run.train` and the hooks of a training, so by every method that trains."""
 
 OF_REWARDS = ("reward_timeout_seconds", "max_failed_rewards")
@@ -79,12 +93,17 @@ def refuse_unread(raw: Mapping[str, Any], entry: Entry, elsewhere: Mapping[str, 
         place = _stage_places(key, raw) or _section_places(key, entry)
         if place:
             raise ConfigError(f"{key}: method {entry.name!r} does not read it; set {place}")
-        readers = [name for name, other in registry.methods.entries().items() if key in keys_read(other)]
+        readers = [
+            name for name, other in registry.methods.entries().items() if key in keys_read(other)
+        ]
         if readers:
             raise ConfigError(
-                f"{key}: method {entry.name!r} does not read it; leave it out. Methods that read it: {', '.join(readers)}"
+                f"{key}: method {entry.name!r} does not read it; leave it out. Methods that read "
+                f"it: {', '.join(readers)}"
             )
-        raise ConfigError(f"unknown key {key!r} for method {entry.name!r}: {nearest(str(key), allowed)}")
+        raise ConfigError(
+            f"unknown key {key!r} for method {entry.name!r}: {nearest(str(key), allowed)}"
+        )
 
 
 def _stage_places(key: str, raw: Mapping[str, Any]) -> str:
@@ -102,7 +121,9 @@ def _stage_places(key: str, raw: Mapping[str, Any]) -> str:
 def _section_places(key: str, entry: Entry) -> str:
     """The sections of the method that have a field of this name."""
     types = {f.name: str(f.type) for f in dataclasses.fields(Recipe)}
-    annotations = {name: types.get(name) or entry.settings[name].annotation for name in entry.settings}
+    annotations = {
+        name: types.get(name) or entry.settings[name].annotation for name in entry.settings
+    }
     places = []
     for name, annotation in annotations.items():
         section = _SECTIONS.get(annotation.partition(" ")[0])
@@ -113,9 +134,21 @@ def _section_places(key: str, entry: Entry) -> str:
 
 # Numbers that every recipe.yaml of version 0.1.0 holds.
 _ALWAYS_WRITTEN = {
-    "seed", "num_train_epochs", "batch_size", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon",
-    "warmup_steps", "min_lr_ratio", "max_grad_norm", "save_every", "save_total_limit", "eval_every",
-}  # fmt: skip
+    "seed",
+    "num_train_epochs",
+    "batch_size",
+    "learning_rate",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "warmup_steps",
+    "min_lr_ratio",
+    "max_grad_norm",
+    "save_every",
+    "save_total_limit",
+    "eval_every",
+}
 
 
 def without_old_defaults(raw: Mapping[str, Any], entry: Entry) -> dict[str, Any]:
@@ -126,13 +159,23 @@ def without_old_defaults(raw: Mapping[str, Any], entry: Entry) -> dict[str, Any]
     A recipe that somebody wrote does not hold every one of these fields, so nothing is taken from
     it.
     """
-    defaults = {f.name: f.default for f in dataclasses.fields(Recipe) if isinstance(f.default, int | float | str)}
+    defaults = {
+        f.name: f.default
+        for f in dataclasses.fields(Recipe)
+        if isinstance(f.default, int | float | str)
+    }
     if not raw.keys() >= _ALWAYS_WRITTEN:
         return dict(raw)
     allowed = keys_read(entry)
-    rest = {k: v for k, v in raw.items() if k in allowed or (k != "seed" and (k not in defaults or v != defaults[k]))}
+    rest = {
+        k: v
+        for k, v in raw.items()
+        if k in allowed or (k != "seed" and (k not in defaults or v != defaults[k]))
+    }
     if isinstance(rest.get("evaluation"), Mapping):
-        rest["evaluation"] = {k: v for k, v in rest["evaluation"].items() if k != "ks"}  # was read by nobody
+        rest["evaluation"] = {
+            k: v for k, v in rest["evaluation"].items() if k != "ks"
+        }  # was read by nobody
     return rest
 
 
@@ -144,7 +187,10 @@ def refuse_unread_values(recipe: Recipe, entry: Entry) -> None:
     """
     if recipe.eval_every and recipe.eval_data is None and recipe.evaluation is None:
         ways = [k for k in ("eval_data", "evaluation") if k in entry.settings]
-        raise ConfigError(f"eval_every: {recipe.eval_every} measures nothing; set {' or '.join(ways)}, or leave it out")
+        raise ConfigError(
+            f"eval_every: {recipe.eval_every} measures nothing; set {' or '.join(ways)}, or leave "
+            "it out"
+        )
     if "stages" in entry.settings:
         return
     models = {"model": recipe.model, **recipe.settings}
@@ -161,7 +207,8 @@ def _refuse_adapters(key: str, config: ModelConfig, entry: Entry) -> None:
     fresh += ["gradient_checkpointing"] * config.gradient_checkpointing
     if fresh:
         raise ConfigError(
-            f"{key}.{fresh[0]}: method {entry.name!r} does not train this model, and a fresh adapter changes nothing; leave it "
+            f"{key}.{fresh[0]}: method {entry.name!r} does not train this model, and a fresh "
+            "adapter changes nothing; leave it "
             "out. Adapters that were trained are loaded with the folder that holds them"
         )
 
@@ -181,7 +228,9 @@ class Watch:
         self._sections: dict[str, tuple[Any, set[str]]] = {}
 
     def section(self, name: str, value: Section) -> Section:
-        """An equal section whose reads are remembered; anything but a `data` section is left as is."""
+        """An equal section whose reads are remembered; anything but a `data` section is left as
+        is.
+        """
         if not isinstance(value, DataConfig):
             return value
         reads: set[str] = set()
@@ -219,4 +268,6 @@ def refuse_unread_fields(method: str, unread: Iterable[str]) -> None:
     """
     for place in unread:
         field = re.sub(r"^.*\.", "", place)
-        raise ConfigError(f"{place}: method {method!r} does not read {field} with these settings; leave it out")
+        raise ConfigError(
+            f"{place}: method {method!r} does not read {field} with these settings; leave it out"
+        )

@@ -1,7 +1,8 @@
 """Recipes: one strict, typed YAML file says what is run. Nothing here imports torch.
 
-A recipe's keys are the fields of `Recipe` and the keyword-only settings of the method it names. Unknown keys, wrong
-types and impossible combinations are errors that name the key, the value and the way out, before anything is loaded.
+A recipe's keys are the fields of `Recipe` and the keyword-only settings of the method it names.
+Unknown keys, wrong types and impossible combinations are errors that name the key, the value and
+the way out, before anything is loaded.
 """
 
 from __future__ import annotations
@@ -33,10 +34,18 @@ from posttrain.yaml_reader import read_yaml, read_yaml_file
 CLASSES = {
     c.__name__: c
     for c in (
-        AdapterConfig, Component, CreditConfig, DataConfig, EndpointConfig, EvaluationConfig, LoraConfig, ModelConfig,
-        SamplingConfig, TrustRegionConfig,
+        AdapterConfig,
+        Component,
+        CreditConfig,
+        DataConfig,
+        EndpointConfig,
+        EvaluationConfig,
+        LoraConfig,
+        ModelConfig,
+        SamplingConfig,
+        TrustRegionConfig,
     )
-}  # fmt: skip
+}
 
 # Names that users of other trainers know, and where they live here.
 ALIASES = {
@@ -68,7 +77,8 @@ ALIASES = {
 
 # Names that have no counterpart, with the reason and the way out.
 ELSEWHERE = {
-    "gradient_accumulation_steps": "micro-batches follow from max_tokens_per_micro_batch; batch_size is the whole step",
+    "gradient_accumulation_steps": "micro-batches follow from max_tokens_per_micro_batch; "
+    "batch_size is the whole step",
     "packing": "rows are always packed, without attending to one another",
     "padding_free": "there never is padding",
     "bf16": "set model.dtype: bfloat16",
@@ -88,12 +98,14 @@ ELSEWHERE = {
     "warmup_ratio": "set warmup_steps to a share below 1",
     "logging_steps": "every step is logged",
     "resume_from_checkpoint": "run `posttrain resume RUN`",
-    "push_to_hub": "the folder RUN/model is a complete Hugging Face model; upload it with huggingface-cli",
+    "push_to_hub": "the folder RUN/model is a complete Hugging Face model; upload it with "
+    "huggingface-cli",
 }
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
-    """Read a recipe file and apply `key=value` overrides (dotted keys reach inside; values are YAML).
+    """Read a recipe file and apply `key=value` overrides (dotted keys reach inside; values are
+    YAML).
 
     Raises:
         ConfigError: no such file, broken YAML, or anything `parse_recipe` refuses.
@@ -120,7 +132,9 @@ def apply_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, 
 
 
 def _set(node: Any, keys: list[str], value: Any, whole: str) -> Any:
-    """`node` with the value at the dotted place replaced; list items are reached by number or by their name."""
+    """`node` with the value at the dotted place replaced; list items are reached by number or
+    by their name.
+    """
     if not keys:
         return value
     head, rest = keys[0], keys[1:]
@@ -131,10 +145,18 @@ def _set(node: Any, keys: list[str], value: Any, whole: str) -> Any:
         elif head in names:
             place = names.index(head)
         else:
-            raise ConfigError(f"override {whole}: no item {head!r}: {nearest(head, [str(n) for n in names])}")
-        return [_set(item, rest, value, whole) if i == place else item for i, item in enumerate(node)]
+            raise ConfigError(
+                f"override {whole}: no item {head!r}: {nearest(head, [str(n) for n in names])}"
+            )
+        return [
+            _set(item, rest, value, whole) if i == place else item for i, item in enumerate(node)
+        ]
     if isinstance(node, str):  # the short form of a section: a path or a name
-        node = {("path" if whole.startswith(("model", "data", "eval_data", "teacher")) else "name"): node}
+        node = {
+            (
+                "path" if whole.startswith(("model", "data", "eval_data", "teacher")) else "name"
+            ): node
+        }
     if not isinstance(node, dict):
         if node is not None:
             raise ConfigError(f"override {whole}: {node!r} has no keys")
@@ -146,13 +168,16 @@ def parse_recipe(raw: Mapping[str, Any], base: Path = Path()) -> Recipe:
     """A checked recipe from plain values.
 
     Args:
-        raw: keys and values as in the file. base: folder that relative plugin and data paths start from.
+        raw: keys and values as in the file. base: folder that relative plugin and data paths start
+        from.
     Raises:
         ConfigError: unknown key, wrong type, unknown name, or a combination that cannot work.
     """
     raw = _resolve_aliases(dict(raw))
     if "method" not in raw:
-        raise ConfigError(f"missing key 'method'; choose one of {', '.join(registry.methods.names())}")
+        raise ConfigError(
+            f"missing key 'method'; choose one of {', '.join(registry.methods.names())}"
+        )
     registry.load_plugins(check(raw.get("plugins", []), "list[str]", "plugins"), base)
     entry = registry.methods.entry(check(raw["method"], "str", "method"))
     fields = {f.name: f for f in dataclasses.fields(Recipe) if f.name not in ("settings", "base")}
@@ -167,7 +192,10 @@ def parse_recipe(raw: Mapping[str, Any], base: Path = Path()) -> Recipe:
         setting = entry.settings.get(key)
         value = raw[key] if given else (setting.default if setting else None)
         if not given and value is registry.REQUIRED:
-            raise ConfigError(f"method {entry.name!r} needs the key {key!r} ({setting.annotation if setting else ''})")
+            raise ConfigError(
+                f"method {entry.name!r} needs the key {key!r} "
+                f"({setting.annotation if setting else ''})"
+            )
         annotation = str(fields[key].type) if key in fields else setting.annotation  # type: ignore[union-attr]
         target = values if key in fields else settings
         target[key] = _value(value, annotation, key)
@@ -193,45 +221,78 @@ def stage_recipes(recipe: Recipe) -> list[tuple[str, Recipe]]:
     for number, raw in enumerate(recipe.stages):
         name = raw.get("name")
         if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
-            raise ConfigError(f"stages[{number}]: {name!r} is not a name; a stage needs name: letters, digits, - and _")
+            raise ConfigError(
+                f"stages[{number}]: {name!r} is not a name; a stage needs name: letters, digits, "
+                "- and _"
+            )
         if name in dict(stages):
-            raise ConfigError(f"stages[{number}]: the name {name!r} is taken; each stage writes to a folder of its name")
+            raise ConfigError(
+                f"stages[{number}]: the name {name!r} is taken; each stage writes to a folder of "
+                "its name"
+            )
         folder = str(Path(recipe.output or "runs/pipeline") / name)
-        own = {k: _placed(v, Path(folder).parent, [n for n, _ in stages], name) for k, v in raw.items() if k != "name"}
+        own = {
+            k: _placed(v, Path(folder).parent, [n for n, _ in stages], name)
+            for k, v in raw.items()
+            if k != "name"
+        }
         if own.get("method") == recipe.method:
             raise ConfigError(f"stages[{number}]: a {recipe.method} cannot hold another")
         inherited = _inherited(recipe, own, model)
         used.update(inherited)
         try:
-            stage = parse_recipe({**inherited, **own, "output": folder, "title": raw.get("title", name)}, recipe.base)
+            stage = parse_recipe(
+                {**inherited, **own, "output": folder, "title": raw.get("title", name)}, recipe.base
+            )
         except ConfigError as error:
             raise ConfigError(f"stage {name!r}: {error}") from error
         stages.append((name, stage))
         if keys.trains(registry.methods.entry(stage.method)):
             model = {**(_plain(stage.model) or {}), "path": f"{folder}/model"}
-            # What the stage trained is saved as it is; the next stage asks for adapters of its own if it wants them.
-            model = {k: v for k, v in model.items() if k in ("path", "dtype", "device", "attention")}
+            # What the stage trained is saved as it is; the next stage asks for adapters of its own
+            # if it wants them.
+            model = {
+                k: v for k, v in model.items() if k in ("path", "dtype", "device", "attention")
+            }
     for key in keys.INHERITED if stages else ():
         if getattr(recipe, key) and key not in used:
-            raise ConfigError(f"{key}: none of the stages takes it from the {recipe.method}; leave it out")
+            raise ConfigError(
+                f"{key}: none of the stages takes it from the {recipe.method}; leave it out"
+            )
     return stages
 
 
 def _inherited(recipe: Recipe, own: Mapping[str, Any], model: Any) -> dict[str, Any]:
     """What a stage takes from its pipeline. own: the keys that the stage itself gives."""
-    values: dict[str, Any] = {"plugins": recipe.plugins, "seed": recipe.seed, "report_to": recipe.report_to}
+    values: dict[str, Any] = {
+        "plugins": recipe.plugins,
+        "seed": recipe.seed,
+        "report_to": recipe.report_to,
+    }
     values |= {"evaluation": _plain(recipe.evaluation), "model": model}
     registry.load_plugins(check(own.get("plugins", []), "list[str]", "plugins"), recipe.base)
     if not isinstance(own.get("method"), str) or own["method"] not in registry.methods.names():
         return {}  # parsing the stage says what is wrong
     entry = registry.methods.entry(own["method"])
-    if not keys.trains(entry) and isinstance(model, Mapping) and model.get("quantization", "none") == "none":
-        # Nothing is trained in this stage, so the adapters and the memory of training are not its own.
-        values["model"] = {k: v for k, v in model.items() if k not in ("lora", "adapter", "gradient_checkpointing")}
+    if (
+        not keys.trains(entry)
+        and isinstance(model, Mapping)
+        and model.get("quantization", "none") == "none"
+    ):
+        # Nothing is trained in this stage, so the adapters and the memory of training are not its
+        # own.
+        values["model"] = {
+            k: v for k, v in model.items() if k not in ("lora", "adapter", "gradient_checkpointing")
+        }
     if own.get("search") is not None and values["evaluation"]:
-        values["evaluation"] = {**values["evaluation"], "num_samples": 1}  # the search has its own number of samples
+        values["evaluation"] = {
+            **values["evaluation"],
+            "num_samples": 1,
+        }  # the search has its own number of samples
     read = keys.keys_read(entry)
-    return {k: v for k, v in values.items() if v not in (None, [], {}) and k in read and k not in own}
+    return {
+        k: v for k, v in values.items() if v not in (None, [], {}) and k in read and k not in own
+    }
 
 
 def _placed(value: Any, folder: Path, earlier: list[str], stage: str) -> Any:
@@ -244,14 +305,19 @@ def _placed(value: Any, folder: Path, earlier: list[str], stage: str) -> Any:
         return value
     name, _, file = value.removeprefix("stage:").partition("/")
     if name not in earlier or not file:
-        raise ConfigError(f"stage {stage!r}: {value!r} must be stage:NAME/FILE of an earlier stage: {nearest(name, earlier)}")
+        raise ConfigError(
+            f"stage {stage!r}: {value!r} must be stage:NAME/FILE of an earlier stage: "
+            f"{nearest(name, earlier)}"
+        )
     return str(folder / name / file)
 
 
 def _value(value: Any, annotation: str, where: str) -> Any:
     if annotation == "list[Component]":
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where}: {value!r} is not a list; write [{value}] or [{{name: ..., weight: ...}}]")
+            raise ConfigError(
+                f"{where}: {value!r} is not a list; write [{value}] or [{{name: ..., weight: ...}}]"
+            )
         return [component(v, f"{where}[{i}]") for i, v in enumerate(value)]
     if annotation in ("Component", "Component | None"):
         return None if value is None else component(value, where)
@@ -263,19 +329,27 @@ def _value(value: Any, annotation: str, where: str) -> Any:
 
 
 def component(value: Any, where: str) -> Component:
-    """`name` or `{name, weight, **settings}` -> Component; of a loss, `aggregation` says how it is averaged."""
+    """`name` or `{name, weight, **settings}` -> Component; of a loss, `aggregation` says how it
+    is averaged.
+    """
     if isinstance(value, Component):
         return value
     if isinstance(value, str):
         return Component(value)
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
-        raise ConfigError(f"{where}: {value!r} needs a name: write a name, or {{name: ..., setting: value}}")
+        raise ConfigError(
+            f"{where}: {value!r} needs a name: write a name, or {{name: ..., setting: value}}"
+        )
     own = ("name", "weight", "aggregation") if where.startswith("losses") else ("name", "weight")
     rest = {str(k): v for k, v in value.items() if k not in own}
     weight = check(value.get("weight", 1.0), "float", f"{where}.weight")
     aggregation = value.get("aggregation") if "aggregation" in own else None
     if aggregation is not None:
-        check(aggregation, "Literal['token_mean', 'sequence_mean', 'sequence_sum', 'fixed_length']", f"{where}.aggregation")
+        check(
+            aggregation,
+            "Literal['token_mean', 'sequence_mean', 'sequence_sum', 'fixed_length']",
+            f"{where}.aggregation",
+        )
     return Component(value["name"], rest, weight, aggregation)
 
 
@@ -287,7 +361,12 @@ def _resolve_aliases(raw: dict[str, Any]) -> dict[str, Any]:
         head = place.split(".")[0]
         if place in raw or (isinstance(raw.get(head), dict) and _has(raw, place)):
             raise ConfigError(f"{alias!r} and {place!r} say the same; keep one")
-        raw = _set(raw, place.split("."), value, alias if head not in ("model", "data", "teacher") else place)
+        raw = _set(
+            raw,
+            place.split("."),
+            value,
+            alias if head not in ("model", "data", "teacher") else place,
+        )
     return raw
 
 
@@ -313,7 +392,8 @@ def _check_components(recipe: Recipe) -> None:
             known.check(item.name, item.settings, where)
             if item.weight != 1.0 and where not in ("losses", "rewards"):
                 raise ConfigError(
-                    f"{where}: weight belongs to losses and rewards; nothing weighs {item.name!r}, so leave it out"
+                    f"{where}: weight belongs to losses and rewards; nothing weighs "
+                    f"{item.name!r}, so leave it out"
                 )
 
 
@@ -342,7 +422,11 @@ def _plain(value: Any) -> Any:
             extra["aggregation"] = value.aggregation
         return {"name": value.name, **extra, **value.settings}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value) if getattr(value, f.name) is not None}
+        return {
+            f.name: _plain(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if getattr(value, f.name) is not None
+        }
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     if isinstance(value, dict):

@@ -1,12 +1,14 @@
-"""A function's signature is its contract: registries that read signatures without importing the code.
+"""A function's signature is its contract: registries that read signatures without importing the
+code.
 
     @losses.register
     def cispo(logprobs, old_logprobs, advantages, *, clip_max: float = 5.0) -> PerToken:
         '''Equation, paper, shapes.'''
 
-Positional parameters are inputs, keyword-only parameters are the settings that a recipe may set, the docstring is the
-help. Names, signatures and help are read from the source text (`ast`), so that listing, explaining and checking a recipe
-costs milliseconds and imports no torch; `get` imports the file and returns the plain function.
+Positional parameters are inputs, keyword-only parameters are the settings that a recipe may set,
+the docstring is the help. Names, signatures and help are read from the source text (`ast`), so that
+listing, explaining and checking a recipe costs milliseconds and imports no torch; `get` imports the
+file and returns the plain function.
 """
 
 from __future__ import annotations
@@ -57,7 +59,9 @@ class Entry:
 
     @property
     def result(self) -> str:
-        """Name of the type that is returned; of a tuple, of its first: "PerPair" of tuple[PerPair, Metrics]."""
+        """Name of the type that is returned; of a tuple, of its first: "PerPair" of
+        tuple[PerPair, Metrics].
+        """
         return _result_name(self.returns)
 
     @property
@@ -78,10 +82,11 @@ class Entry:
 class Registry:
     """The functions of one kind: those of a package of posttrain, and those of user files.
 
-    kind: singular noun for messages. package: sub-package that holds the built-in ones. inputs: the closed vocabulary of
-    positional parameters; None where any name is allowed (a reward's extra parameters name dataset columns).
-    results: the types that a function may declare to return, where the caller acts on them, each with what it means;
-    empty where it does not.
+    kind: singular noun for messages. package: sub-package that holds the built-in ones. inputs: the
+    closed vocabulary of positional parameters; None where any name is allowed (a reward's extra
+    parameters name dataset columns).
+    results: the types that a function may declare to return, where the caller acts on them, each
+    with what it means; empty where it does not.
     """
 
     kind: str
@@ -139,15 +144,27 @@ class Registry:
         return self._functions[name]
 
     def check(self, name: str, settings: Mapping[str, Any], where: str) -> dict[str, Any]:
-        """Settings with their types checked against the signature; ConfigError names the place, value and rule."""
+        """Settings with their types checked against the signature; ConfigError names the place,
+        value and rule.
+        """
         entry = self.entry(name)
         for key in settings:
             if key not in entry.settings:
-                raise ConfigError(f"{where}: {self.kind} {name!r} has no setting {key!r}: {nearest(key, entry.settings)}")
-        missing = [k for k, s in entry.settings.items() if s.default is REQUIRED and k not in settings]
+                raise ConfigError(
+                    f"{where}: {self.kind} {name!r} has no setting {key!r}: "
+                    f"{nearest(key, entry.settings)}"
+                )
+        missing = [
+            k for k, s in entry.settings.items() if s.default is REQUIRED and k not in settings
+        ]
         if missing:
-            raise ConfigError(f"{where}: {self.kind} {name!r} needs the setting {missing[0]!r}; see: {entry.signature()}")
-        return {k: check(v, entry.settings[k].annotation, f"{where}.{k}") for k, v in settings.items()}
+            raise ConfigError(
+                f"{where}: {self.kind} {name!r} needs the setting {missing[0]!r}; see: "
+                f"{entry.signature()}"
+            )
+        return {
+            k: check(v, entry.settings[k].annotation, f"{where}.{k}") for k, v in settings.items()
+        }
 
     def bind(self, name: str, settings: Mapping[str, Any] | None = None) -> Callable[..., Any]:
         """The function with its settings fixed."""
@@ -170,7 +187,9 @@ class Registry:
         return entries
 
     def _is_scanned(self, function: Callable[..., Any]) -> bool:
-        """Whether the function is in a file that is read as text; others come from a notebook, a script or a test."""
+        """Whether the function is in a file that is read as text; others come from a notebook,
+        a script or a test.
+        """
         file = _source_file(function)
         if file in self._plugins:
             return any(e.name == function.__name__ for e in _scan(file, self.variable, self.kind))
@@ -180,7 +199,9 @@ class Registry:
         return _entry_of_function(function, self.kind, _source_file(function))
 
     def _check_entry(self, entry: Entry, others: Mapping[str, Entry]) -> None:
-        """Refuse a name that is taken, an unknown input, and a return type that does not say what is compared."""
+        """Refuse a name that is taken, an unknown input, and a return type that does not say
+        what is compared.
+        """
         place = f"{entry.file}:{entry.line}"
         if entry.name in others:
             other = others[entry.name]
@@ -189,17 +210,23 @@ class Registry:
                 f"{self.kind} {entry.name!r} is defined twice: {other.file}:{other.line}"
                 f"{' (built in)' if built_in else ''} and {place}; rename the function at {place}"
             )
-        unknown = [name for name in entry.inputs if self.inputs is not None and name not in self.inputs]
+        unknown = [
+            name for name in entry.inputs if self.inputs is not None and name not in self.inputs
+        ]
         if unknown:
             raise ConfigError(
-                f"{place}: {self.kind} {entry.name!r} asks for the input {unknown[0]!r}, which does not "
+                f"{place}: {self.kind} {entry.name!r} asks for the input {unknown[0]!r}, which "
+                "does not "
                 f"exist: {nearest(unknown[0], self.inputs or ())}. Settings go after '*'."
             )
         if self.results and entry.result not in self.results:
-            declared = f"declares '-> {entry.returns}'" if entry.returns else "has no return annotation"
+            declared = (
+                f"declares '-> {entry.returns}'" if entry.returns else "has no return annotation"
+            )
             choices = ", ".join(f"-> {name} ({what})" for name, what in self.results.items())
             raise ConfigError(
-                f"{place}: {self.kind} {entry.name!r} {declared}, which does not say what it returns. "
+                f"{place}: {self.kind} {entry.name!r} {declared}, which does not say what it "
+                "returns. "
                 f"Write one of {choices}{self.results_from}"
             )
 
@@ -218,16 +245,25 @@ def _result_name(annotation: str) -> str:
         return annotation
     if isinstance(node, ast.Constant) and isinstance(node.value, str):  # written in quotes
         return _result_name(node.value)
-    if isinstance(node, ast.Subscript) and ast.unparse(node.value).rpartition(".")[2].lower() == "tuple":
+    if (
+        isinstance(node, ast.Subscript)
+        and ast.unparse(node.value).rpartition(".")[2].lower() == "tuple"
+    ):
         first = node.slice.elts[0] if isinstance(node.slice, ast.Tuple) else node.slice
         return _result_name(ast.unparse(first))
-    return ast.unparse(node).rpartition(".")[2] if isinstance(node, ast.Name | ast.Attribute) else annotation
+    return (
+        ast.unparse(node).rpartition(".")[2]
+        if isinstance(node, ast.Name | ast.Attribute)
+        else annotation
+    )
 
 
 def _entry_of_function(function: Callable[..., Any], kind: str, file: Path) -> Entry:
     parameters = inspect.signature(function).parameters.values()
     keyword = {
-        p.name: Setting("Any" if p.annotation is p.empty else _annotation_text(p.annotation), p.default)
+        p.name: Setting(
+            "Any" if p.annotation is p.empty else _annotation_text(p.annotation), p.default
+        )
         for p in parameters
         if p.kind is p.KEYWORD_ONLY
     }
@@ -236,11 +272,23 @@ def _entry_of_function(function: Callable[..., Any], kind: str, file: Path) -> E
     returns = inspect.signature(function).return_annotation
     returns = "" if returns is inspect.Signature.empty else _annotation_text(returns)
     line = function.__code__.co_firstlineno
-    return Entry(kind, function.__name__, inputs, keyword, returns, inspect.getdoc(function) or "", file, line, columns)
+    return Entry(
+        kind,
+        function.__name__,
+        inputs,
+        keyword,
+        returns,
+        inspect.getdoc(function) or "",
+        file,
+        line,
+        columns,
+    )
 
 
 def _annotation_text(annotation: Any) -> str:
-    """An annotation as it is written in source: a notebook without postponed annotations holds objects."""
+    """An annotation as it is written in source: a notebook without postponed annotations holds
+    objects.
+    """
     if isinstance(annotation, str):
         return annotation
     if annotation is None or annotation is type(None):
@@ -278,18 +326,35 @@ def _scan(path: Path, variable: str, kind: str) -> list[Entry]:
             continue
         a = node.args
         settings = {
-            p.arg: Setting(ast.unparse(p.annotation) if p.annotation else "Any", REQUIRED if d is None else _literal(d))
+            p.arg: Setting(
+                ast.unparse(p.annotation) if p.annotation else "Any",
+                REQUIRED if d is None else _literal(d),
+            )
             for p, d in zip(a.kwonlyargs, a.kw_defaults, strict=True)
         }
         inputs = tuple(p.arg for p in (*a.posonlyargs, *a.args))
         returns = ast.unparse(node.returns) if node.returns else ""
         doc = ast.get_docstring(node) or ""
-        entries.append(Entry(kind, node.name, inputs, settings, returns, doc, path, node.lineno, a.kwarg is not None))
+        entries.append(
+            Entry(
+                kind,
+                node.name,
+                inputs,
+                settings,
+                returns,
+                doc,
+                path,
+                node.lineno,
+                a.kwarg is not None,
+            )
+        )
     return entries
 
 
 def _literal(node: ast.expr) -> Any:
-    """The value of a default; expressions such as `2 * 3` or `()` are evaluated, anything else is shown as written."""
+    """The value of a default; expressions such as `2 * 3` or `()` are evaluated, anything else
+    is shown as written.
+    """
     try:
         return ast.literal_eval(node)
     except ValueError:
@@ -297,7 +362,9 @@ def _literal(node: ast.expr) -> Any:
 
 
 def import_plugin(path: Path) -> None:
-    """Run a user's file once, so that its decorators register. Errors in it are told with its own traceback."""
+    """Run a user's file once, so that its decorators register. Errors in it are told with its
+    own traceback.
+    """
     name = f"posttrain_plugin_{path.stem}_{abs(hash(str(path)))}"
     if name in sys.modules:
         return
@@ -310,16 +377,20 @@ def import_plugin(path: Path) -> None:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise ConfigError(f"plugin {path} failed on import: {type(error).__name__}: {error}") from error
+        raise ConfigError(
+            f"plugin {path} failed on import: {type(error).__name__}: {error}"
+        ) from error
 
 
 # What each of these is: `losses.inputs`.
 _LOSS_INPUTS = """
-logprobs old_logprobs engine_logprobs ref_logprobs teacher_logprobs entropy forward_kl reverse_kl log_collision
-distribution ref_distribution teacher_distribution foreign_distribution aligned advantages scores values old_values
-returns labels target sequence num_sequences logprob ref_logprob old_logprob engine_logprob length score reward label
-group kl shift given chosen ref_chosen chosen_length chosen_score chosen_forward_kl rejected ref_rejected rejected_length
-rejected_score rejected_forward_kl gold ref_gold gold_length margin probability step entropy_weight reward_variance
+logprobs old_logprobs engine_logprobs ref_logprobs teacher_logprobs entropy forward_kl
+reverse_kl log_collision distribution ref_distribution teacher_distribution foreign_distribution
+aligned advantages scores values old_values returns labels target sequence num_sequences logprob
+ref_logprob old_logprob engine_logprob length score reward label group kl shift given chosen
+ref_chosen chosen_length chosen_score chosen_forward_kl rejected ref_rejected rejected_length
+rejected_score rejected_forward_kl gold ref_gold gold_length margin probability step
+entropy_weight reward_variance
 """
 
 _SEARCH_INPUTS = frozenset({"prompts", "generate", "extract", "score", "value", "decode"})
@@ -333,21 +404,28 @@ _LOSS_RESULTS = {
     "PerBatch": "values that depend on the whole batch",
 }
 _LOSS_RESULTS_FROM = (
-    ", or with metrics such as -> tuple[PerToken, Metrics]; import them: from posttrain.losses.inputs import PerToken, Metrics"
+    ", or with metrics such as -> tuple[PerToken, Metrics]; import them: from "
+    "posttrain.losses.inputs import PerToken, Metrics"
 )
 # A pipeline hands the model on from the stages that return a TrainingJob.
 _METHOD_RESULTS = {"TrainingJob": "trains a model", "Job": "anything else"}
 _METHOD_RESULTS_FROM = "; import it: from posttrain.methods.run import TrainingJob, Job"
 
-losses = Registry("loss", "losses", "losses", frozenset(_LOSS_INPUTS.split()), _LOSS_RESULTS, _LOSS_RESULTS_FROM)
+losses = Registry(
+    "loss", "losses", "losses", frozenset(_LOSS_INPUTS.split()), _LOSS_RESULTS, _LOSS_RESULTS_FROM
+)
 # What each of these is: `posttrain.advantages`.
-_ADVANTAGE_INPUTS = "rewards greedy_rewards lengths reward_table reward_weights baseline token_rewards values"
+_ADVANTAGE_INPUTS = (
+    "rewards greedy_rewards lengths reward_table reward_weights baseline token_rewards values"
+)
 
 advantages = Registry("advantage", "advantages", "advantages", frozenset(_ADVANTAGE_INPUTS.split()))
 rewards = Registry("reward", "rewards", "rewards")
 searches = Registry("search strategy", "searches", "search", _SEARCH_INPUTS)
 tasks = Registry("task", "tasks", "tasks", frozenset())
-methods = Registry("method", "methods", "methods", frozenset({"run"}), _METHOD_RESULTS, _METHOD_RESULTS_FROM)
+methods = Registry(
+    "method", "methods", "methods", frozenset({"run"}), _METHOD_RESULTS, _METHOD_RESULTS_FROM
+)
 
 REGISTRIES: dict[str, Registry] = {
     "losses": losses,
@@ -370,11 +448,16 @@ def load_plugins(paths: list[str], base: Path) -> None:
     for text in paths:
         path = (base / text).resolve()
         if not path.is_file():
-            raise ConfigError(f"plugins: no file {text!r} (looked for {path}); paths are relative to the recipe")
+            raise ConfigError(
+                f"plugins: no file {text!r} (looked for {path}); paths are relative to the recipe"
+            )
         found = 0
         for registry in REGISTRIES.values():
             if _scan(path, registry.variable, registry.kind):
                 found += 1
                 registry.add_plugin(path)
         if not found:
-            raise ConfigError(f"plugins: {text} registers nothing; decorate a function with e.g. @rewards.register")
+            raise ConfigError(
+                f"plugins: {text} registers nothing; decorate a function with e.g. "
+                "@rewards.register"
+            )

@@ -1,7 +1,8 @@
 """Check plain values (from YAML or the command line) against type annotations given as text.
 
-Annotations are read as text so that nothing has to be imported to check a recipe. Understood: int, float, bool, str, Any,
-None, Literal[...], X | Y, list[X], tuple[X, ...], dict[str, X], and the names of dataclasses given in `classes`.
+Annotations are read as text so that nothing has to be imported to check a recipe. Understood: int,
+float, bool, str, Any, None, Literal[...], X | Y, list[X], tuple[X, ...], dict[str, X], and the
+names of dataclasses given in `classes`.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ Classes = Mapping[str, type]
 
 
 def check(value: Any, annotation: str, where: str, classes: Classes | None = None) -> Any:
-    """The value, converted where that loses nothing (1 -> 1.0, "1e-5" -> 1e-5, list -> tuple, mapping -> dataclass).
+    """The value, converted where that loses nothing (1 -> 1.0, "1e-5" -> 1e-5, list -> tuple,
+    mapping -> dataclass).
 
     Args:
-        value: what the user wrote. annotation: source text of the annotation. where: dotted place, for the message.
+        value: what the user wrote. annotation: source text of the annotation. where: dotted place,
+        for the message.
         classes: dataclasses that annotations may name; they are built from mappings, strictly.
     Raises:
         ConfigError: names place, value, and the type that is wanted.
@@ -37,7 +40,9 @@ def _parse(annotation: str) -> ast.expr:
 
 def _fail(value: Any, node: ast.expr, where: str) -> ConfigError:
     if _not_finite(value):
-        return ConfigError(f"{where}: {shown(value)} is not finite; settings are finite numbers of at most 1.8e308")
+        return ConfigError(
+            f"{where}: {shown(value)} is not finite; settings are finite numbers of at most 1.8e308"
+        )
     return ConfigError(f"{where}: {shown(value)} is {_kind(value)}, but {describe(node)} is wanted")
 
 
@@ -69,7 +74,13 @@ def describe(node: ast.expr | str) -> str:
     """An annotation in words."""
     if isinstance(node, str):
         node = _parse(node)
-    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "None": "nothing"}
+    words = {
+        "int": "a whole number",
+        "float": "a number",
+        "bool": "true or false",
+        "str": "text",
+        "None": "nothing",
+    }
     if isinstance(node, ast.BinOp):
         return f"{describe(node.left)} or {describe(node.right)}"
     if isinstance(node, ast.Subscript):
@@ -81,7 +92,9 @@ def describe(node: ast.expr | str) -> str:
             return f"a mapping to {describe(inner[-1])}"
         return f"a list of {describe(inner[0])}"
     text = ast.unparse(node)
-    return words.get(text, f"a mapping with the keys of {text}" if text[:1].isupper() and text != "Any" else text)
+    return words.get(
+        text, f"a mapping with the keys of {text}" if text[:1].isupper() and text != "Any" else text
+    )
 
 
 def _literals(node: ast.Subscript) -> tuple[Any, ...]:
@@ -135,7 +148,9 @@ def _as_float(value: Any) -> tuple[bool, Any]:
             return True, float(value)
         except ValueError:
             return False, None
-    return isinstance(value, int | float) and not isinstance(value, bool), value if value is None else _float(value)
+    return isinstance(value, int | float) and not isinstance(
+        value, bool
+    ), value if value is None else _float(value)
 
 
 def _float(value: Any) -> Any:
@@ -154,8 +169,12 @@ def _check_union(value: Any, node: ast.BinOp, where: str, classes: Classes) -> A
     if value is None and any(ast.unparse(o) == "None" for o in options):
         return None
     options = [o for o in options if ast.unparse(o) != "None"]
-    if isinstance(value, Mapping):  # the message of the one option that takes mappings is the useful one
-        takers = [o for o in options if ast.unparse(o) in classes or ast.unparse(o).startswith("dict")]
+    if isinstance(
+        value, Mapping
+    ):  # the message of the one option that takes mappings is the useful one
+        takers = [
+            o for o in options if ast.unparse(o) in classes or ast.unparse(o).startswith("dict")
+        ]
         if len(takers) == 1:
             return _check(value, takers[0], where, classes)
     for option in options:
@@ -172,7 +191,11 @@ def _check_container(value: Any, node: ast.Subscript, where: str, classes: Class
     if head == "Literal":
         options = _literals(node)
         if not any(value == o and type(value) is type(o) for o in options):
-            hint = nearest(value, [str(o) for o in options]) if isinstance(value, str) else f"Known: {options}"
+            hint = (
+                nearest(value, [str(o) for o in options])
+                if isinstance(value, str)
+                else f"Known: {options}"
+            )
             raise ConfigError(f"{where}: {shown(value)} is not a choice; {hint}")
         return value
     inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
@@ -205,11 +228,16 @@ def build(cls: type, value: Any, where: str, classes: Classes) -> Any:
         if key not in fields:
             place = f"{where}.{key}" if where else str(key)
             raise ConfigError(f"unknown key {place!r}: {nearest(str(key), fields)}")
-    kwargs = {k: _check(v, _parse(str(fields[k].type)), f"{where}.{k}" if where else k, classes) for k, v in value.items()}
+    kwargs = {
+        k: _check(v, _parse(str(fields[k].type)), f"{where}.{k}" if where else k, classes)
+        for k, v in value.items()
+    }
     required = [
         k
         for k, f in fields.items()
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and k not in kwargs
+        if f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+        and k not in kwargs
     ]
     if required:
         raise ConfigError(f"missing key {(where + '.' if where else '') + required[0]!r}")

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Message = dict[str, Any]
-"""One chat turn: {"role": ..., "content": ...} and whatever else the template reads (tool_calls, ...)."""
+"""One chat turn: {"role": ..., "content": ...} and whatever else the template reads
+(tool_calls, ...).
+"""
 
 Text = str | list[Message]
 """A prompt or completion: plain text, or chat messages."""
@@ -15,7 +17,11 @@ Text = str | list[Message]
 
 def plain_text(text: Text) -> str:
     """Text as it is; messages as one line a turn, for people to read."""
-    return text if isinstance(text, str) else "\n".join(f"{m['role']}: {m.get('content', '')}" for m in text)
+    return (
+        text
+        if isinstance(text, str)
+        else "\n".join(f"{m['role']}: {m.get('content', '')}" for m in text)
+    )
 
 
 FinishReason = Literal["stop", "length"]
@@ -25,8 +31,10 @@ FinishReason = Literal["stop", "length"]
 class Example:
     """A row of data as a task gives it.
 
-    prompt: what the model is given. completion: a worked reference completion to imitate (None where there is none).
-    answer: the gold answer that a verifier compares with. columns: every other column, passed to rewards by name.
+    prompt: what the model is given. completion: a worked reference completion to imitate (None
+    where there is none).
+    answer: the gold answer that a verifier compares with. columns: every other column, passed to
+    rewards by name.
     id: stable name of the row, for error messages and reports.
     """
 
@@ -39,7 +47,9 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to sample. temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off; max_tokens counts new tokens."""
+    """How to sample. temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off; max_tokens
+    counts new tokens.
+    """
 
     max_tokens: int = 128
     temperature: float = 1.0
@@ -52,7 +62,9 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """`n` completions of one prompt of token ids. The same (prompt_ids, sampling, seed, index) gives the same sample."""
+    """`n` completions of one prompt of token ids. The same (prompt_ids, sampling, seed, index)
+    gives the same sample.
+    """
 
     prompt_ids: tuple[int, ...]
     sampling: Sampling
@@ -65,10 +77,12 @@ class Sample:
     """What an engine wrote.
 
     ids: new token ids, the stop token included where one ended it.
-    engine_logprobs: per id, under the distribution that was sampled from (temperature, top-p, ... applied), nats.
+    engine_logprobs: per id, under the distribution that was sampled from (temperature, top-p, ...
+    applied), nats.
     raw_logprobs: per id, under the model itself at temperature 1, nats.
     finish_reason: "stop" (stop id or stop string) or "length" (max_tokens or context reached).
-    stop_string: the stop string that ended it, else None; the ids hold it, `text` after decoding should drop it.
+    stop_string: the stop string that ended it, else None; the ids hold it, `text` after decoding
+    should drop it.
     weights_version: which weights wrote it.
     """
 
@@ -82,9 +96,11 @@ class Sample:
 
 @dataclass(slots=True)
 class Rollout:
-    """One completion with its credit. rewards: by reward function, None = not applicable; reward: the weighted sum.
+    """One completion with its credit. rewards: by reward function, None = not applicable; reward:
+    the weighted sum.
 
-    step_rewards: of rewards that judge each step of a completion, one number a step; `rewards` has their mean.
+    step_rewards: of rewards that judge each step of a completion, one number a step; `rewards` has
+    their mean.
     advantage: the mean over its tokens where those differ.
     """
 
@@ -101,8 +117,9 @@ class Rollout:
 class RolloutGroup:
     """The rollouts of one prompt.
 
-    greedy_reward: of the completion sampled at temperature 0, where one was asked for. num_given: tokens at the end of
-    prompt_ids that are the beginning of the gold completion; the rollouts' texts begin with them.
+    greedy_reward: of the completion sampled at temperature 0, where one was asked for. num_given:
+    tokens at the end of prompt_ids that are the beginning of the gold completion; the rollouts'
+    texts begin with them.
     """
 
     example: Example
@@ -118,9 +135,12 @@ class Task:
 
     name: how it was asked for.
     examples: the rows, in a fixed order.
-    score: (completion text, example) -> reward in [0, 1]; 1.0 for the reference completion. Must not raise on any text.
-    extract: completion text -> canonical answer, or None where there is none; votes count equal answers.
-    system: system message, or None. stop: stop strings the task wants. max_tokens: a sensible completion length.
+    score: (completion text, example) -> reward in [0, 1]; 1.0 for the reference completion. Must
+    not raise on any text.
+    extract: completion text -> canonical answer, or None where there is none; votes count equal
+    answers.
+    system: system message, or None. stop: stop strings the task wants. max_tokens: a sensible
+    completion length.
     """
 
     name: str

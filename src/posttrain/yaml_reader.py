@@ -1,7 +1,9 @@
-"""Reading YAML that someone else may have written: bounded, without surprises, with one short error.
+"""Reading YAML that someone else may have written: bounded, without surprises, with one short
+error.
 
-Beside what PyYAML's safe loader refuses, this refuses mappings with a key twice, keys that are no text, values that contain
-themselves, and documents that are larger than `MAX_SIZE` once their aliases are written out. Dates stay text.
+Beside what PyYAML's safe loader refuses, this refuses mappings with a key twice, keys that are no
+text, values that contain themselves, and documents that are larger than `MAX_SIZE` once their
+aliases are written out. Dates stay text.
 """
 
 from __future__ import annotations
@@ -33,7 +35,10 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise yaml.MarkedYAMLError(problem=f"more than {MAX_DEPTH} levels inside one another", problem_mark=self._mark())
+            raise yaml.MarkedYAMLError(
+                problem=f"more than {MAX_DEPTH} levels inside one another",
+                problem_mark=self._mark(),
+            )
         try:
             return super().compose_node(parent, index)
         finally:
@@ -50,7 +55,9 @@ class _Loader(yaml.SafeLoader):
     def construct_yaml_int(self, node: Any) -> int:
         value = int(super().construct_yaml_int(node))
         if abs(value) > MAX_INTEGER:
-            raise yaml.MarkedYAMLError(problem="a whole number beyond 1e308", problem_mark=node.start_mark)
+            raise yaml.MarkedYAMLError(
+                problem="a whole number beyond 1e308", problem_mark=node.start_mark
+            )
         return value
 
     def _check_keys(self, node: yaml.MappingNode) -> None:
@@ -60,11 +67,16 @@ class _Loader(yaml.SafeLoader):
             if key.tag == "tag:yaml.org,2002:merge":
                 continue
             if key.tag != "tag:yaml.org,2002:str":
-                written = shown(key.value) if isinstance(key, yaml.ScalarNode) else "a list or mapping"
+                written = (
+                    shown(key.value) if isinstance(key, yaml.ScalarNode) else "a list or mapping"
+                )
                 problem = f"the key {written} is not text; put quotation marks around it"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             if key.value in lines:
-                problem = f"the key {shown(key.value)} stands in line {lines[key.value]} already; keep one"
+                problem = (
+                    f"the key {shown(key.value)} stands in line {lines[key.value]} already; keep "
+                    "one"
+                )
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             lines[key.value] = line
 
@@ -86,7 +98,9 @@ def read_yaml(text: str, source: str) -> Any:
         ConfigError: names source, line, the rule, in one line.
     """
     if len(text) > MAX_SIZE:
-        raise ConfigError(f"{source} has {len(text):,} characters; YAML read here has at most {MAX_SIZE:,}")
+        raise ConfigError(
+            f"{source} has {len(text):,} characters; YAML read here has at most {MAX_SIZE:,}"
+        )
     loader: _Loader | None = None
     try:
         loader = _Loader(text)
@@ -98,10 +112,15 @@ def read_yaml(text: str, source: str) -> Any:
     except yaml.YAMLError as error:
         raise ConfigError(f"{source} is not valid YAML: {_one_line(error)}") from error
     except RecursionError as error:
-        raise ConfigError(f"{source} is not valid YAML: more than {MAX_DEPTH} levels inside one another") from error
+        raise ConfigError(
+            f"{source} is not valid YAML: more than {MAX_DEPTH} levels inside one another"
+        ) from error
     except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
-        # PyYAML's constructors pass on what Python says of a value: a number of 5,000 digits, !!float x.
-        raise ConfigError(f"{source} is not valid YAML: a value cannot be read ({error})") from error
+        # PyYAML's constructors pass on what Python says of a value: a number of 5,000 digits,
+        # !!float x.
+        raise ConfigError(
+            f"{source} is not valid YAML: a value cannot be read ({error})"
+        ) from error
     finally:
         if loader is not None:
             loader.dispose()
@@ -115,12 +134,17 @@ def read_yaml_file(path: Path) -> Any:
     """
     try:
         if path.stat().st_size > 4 * MAX_SIZE:
-            raise ConfigError(f"{path} has {path.stat().st_size:,} bytes; YAML read here has at most {MAX_SIZE:,} characters")
+            raise ConfigError(
+                f"{path} has {path.stat().st_size:,} bytes; YAML read here has at most "
+                f"{MAX_SIZE:,} characters"
+            )
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         byte = error.object[error.start]
-        raise ConfigError(f"{path}:{line}: not UTF-8 text (byte 0x{byte:02x}); save the file as UTF-8") from error
+        raise ConfigError(
+            f"{path}:{line}: not UTF-8 text (byte 0x{byte:02x}); save the file as UTF-8"
+        ) from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
     return read_yaml(text, str(path))
@@ -136,20 +160,24 @@ def _check_size(root: yaml.Node, source: str) -> None:
             return sizes[id(node)]
         if id(node) in entered:
             raise yaml.MarkedYAMLError(
-                problem="the value contains itself through an alias (*name)", problem_mark=node.start_mark
+                problem="the value contains itself through an alias (*name)",
+                problem_mark=node.start_mark,
             )
         if isinstance(node, yaml.ScalarNode):
             total = 1 + len(node.value)
         else:
             entered.add(id(node))
-            parts = [p for item in node.value for p in (item if isinstance(item, tuple) else (item,))]
+            parts = [
+                p for item in node.value for p in (item if isinstance(item, tuple) else (item,))
+            ]
             total = 1 + sum(size(part) for part in parts)
         sizes[id(node)] = total
         return total
 
     if size(root) > MAX_SIZE:
         raise ConfigError(
-            f"{source}: its aliases (*name) stand for {shown(sizes[id(root)])} values and characters, and at most "
+            f"{source}: its aliases (*name) stand for {shown(sizes[id(root)])} values and "
+            "characters, and at most "
             f"{MAX_SIZE:,} are read; write out what is meant"
         )
 
@@ -157,6 +185,8 @@ def _check_size(root: yaml.Node, source: str) -> None:
 def _one_line(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     place = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
-    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or type(error).__name__
+    problem = (
+        getattr(error, "problem", None) or getattr(error, "reason", None) or type(error).__name__
+    )
     context = getattr(error, "context", None)
     return place + (f"{context}, {problem}" if context else str(problem))

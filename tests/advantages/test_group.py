@@ -18,7 +18,9 @@ def test_scales() -> None:
     rewards = np.array([[1.0, 0.0], [5.0, 3.0]])
     np.testing.assert_allclose(group_mean(rewards, scale="none"), [[0.5, -0.5], [1.0, -1.0]])
     std = np.std([1, 0, 5, 3], ddof=1)
-    np.testing.assert_allclose(group_mean(rewards, scale="batch"), np.array([[0.5, -0.5], [1, -1]]) / (std + 1e-4))
+    np.testing.assert_allclose(
+        group_mean(rewards, scale="batch"), np.array([[0.5, -0.5], [1, -1]]) / (std + 1e-4)
+    )
 
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])

@@ -34,13 +34,19 @@ def test_files_and_functions_stay_short() -> None:
 
 
 def public(tree: ast.Module) -> list[ast.FunctionDef | ast.ClassDef]:
-    """Functions and classes of a module, and the methods of its public classes; what is nested in functions is private."""
+    """Functions and classes of a module, and the methods of its public classes; what is nested
+    in functions is private.
+    """
     found: list[ast.FunctionDef | ast.ClassDef] = []
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             found.append(node)
             if isinstance(node, ast.ClassDef):
-                found += [n for n in node.body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")]
+                found += [
+                    n
+                    for n in node.body
+                    if isinstance(n, ast.FunctionDef) and not n.name.startswith("_")
+                ]
     return found
 
 
@@ -49,9 +55,17 @@ def test_longer_public_functions_say_what_they_do() -> None:
     trees = {path: ast.parse(path.read_text()) for path in files()}
     # A method that implements a protocol is explained there.
     protocols = [
-        n for t in trees.values() for n in t.body if isinstance(n, ast.ClassDef) and "Protocol" in map(ast.unparse, n.bases)
+        n
+        for t in trees.values()
+        for n in t.body
+        if isinstance(n, ast.ClassDef) and "Protocol" in map(ast.unparse, n.bases)
     ]
-    explained = {m.name for p in protocols for m in p.body if isinstance(m, ast.FunctionDef) and ast.get_docstring(m)}
+    explained = {
+        m.name
+        for p in protocols
+        for m in p.body
+        if isinstance(m, ast.FunctionDef) and ast.get_docstring(m)
+    }
     assert {"batches", "join"} <= explained
     for path, tree in trees.items():
         if not ast.get_docstring(tree):
@@ -59,14 +73,21 @@ def test_longer_public_functions_say_what_they_do() -> None:
         silent += [
             f"{path.name}:{node.lineno} {node.name}"
             for node in public(tree)
-            if (node.end_lineno or 0) - node.lineno + 1 > 6 and not ast.get_docstring(node) and node.name not in explained
+            if (node.end_lineno or 0) - node.lineno + 1 > 6
+            and not ast.get_docstring(node)
+            and node.name not in explained
         ]
     assert not silent
 
 
 def test_nothing_is_left_to_do() -> None:
     marks = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
-    found = [f"{p}:{i}" for p in files() for i, line in enumerate(p.read_text().splitlines(), 1) if marks.search(line)]
+    found = [
+        f"{p}:{i}"
+        for p in files()
+        for i, line in enumerate(p.read_text().splitlines(), 1)
+        if marks.search(line)
+    ]
     assert not found
 
 

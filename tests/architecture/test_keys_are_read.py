@@ -1,9 +1,11 @@
-"""Every key that a method accepts is read by it, and every key that it reads is accepted: shown on the source text.
+"""Every key that a method accepts is read by it, and every key that it reads is accepted: shown on
+the source text.
 
-A key is read where the method's function loads the parameter of its name, or where a function that it can reach reads the
-field of the recipe (`run.recipe.KEY`). What can be reached is followed by name, through functions of `methods/` and the
-methods of its classes, which errs on the side of too much; the fields of a `data` section are watched while a run prepares
-its job (`keys.Watch`), so nothing has to be shown of them here.
+A key is read where the method's function loads the parameter of its name, or where a function that
+it can reach reads the field of the recipe (`run.recipe.KEY`). What can be reached is followed by
+name, through functions of `methods/` and the methods of its classes, which errs on the side of too
+much; the fields of a `data` section are watched while a run prepares its job (`keys.Watch`), so
+nothing has to be shown of them here.
 """
 
 from __future__ import annotations
@@ -42,7 +44,10 @@ def places() -> dict[tuple[str, str, str], Place]:
     table = {}
     for path in [*sorted((SOURCE / "methods").glob("*.py")), SOURCE / "recipe.py"]:
         tree = ast.parse(path.read_text())
-        owners = [("", tree.body), *((c.name, c.body) for c in tree.body if isinstance(c, ast.ClassDef))]
+        owners = [
+            ("", tree.body),
+            *((c.name, c.body) for c in tree.body if isinstance(c, ast.ClassDef)),
+        ]
         for owner, body in owners:
             for node in body:
                 if isinstance(node, Function):
@@ -66,7 +71,9 @@ def imported(module: str) -> dict[str, str]:
 
 
 def called(place: Place) -> list[Place]:
-    """Functions that a function names: its module's, those imported, and methods of the objects that it handles."""
+    """Functions that a function names: its module's, those imported, and methods of the objects
+    that it handles.
+    """
     out = []
     for node in ast.walk(place.node):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
@@ -78,7 +85,9 @@ def called(place: Place) -> list[Place]:
             for (module, kind, name), other in places().items():
                 if not kind or name != node.attr:
                     continue
-                of_run = owner.endswith("run") or (owner in ("self", "super()") and place.owner in RUN)
+                of_run = owner.endswith("run") or (
+                    owner in ("self", "super()") and place.owner in RUN
+                )
                 of_self = owner == "self" and (module, kind) == (place.module, place.owner)
                 if (kind in RUN) == of_run or of_self:
                     out.append(other)
@@ -126,37 +135,55 @@ def parameters_read(function: Function) -> set[str]:
 @pytest.mark.parametrize("name", registry.methods.names())
 def test_a_method_reads_each_key_that_it_accepts(name: str) -> None:
     place = method(name)
-    read = parameters_read(place.node) | {field for f in reachable(place) for field in recipe_fields(f)}
+    read = parameters_read(place.node) | {
+        field for f in reachable(place) for field in recipe_fields(f)
+    }
     assert keys_read(registry.methods.entry(name)) - OF_RUN - read == set()
 
 
 @pytest.mark.parametrize("name", registry.methods.names())
 def test_a_method_accepts_each_key_that_it_reads(name: str) -> None:
     if "stages" in registry.methods.entry(name).settings:
-        pytest.skip("it reads the recipes of its stages too, and their methods are shown by themselves")
+        pytest.skip(
+            "it reads the recipes of its stages too, and their methods are shown by themselves"
+        )
     read = {field for f in reachable(method(name)) for field in recipe_fields(f)}
-    # A job of training is read here too: the loader of a model passes the seed of fresh weights, which an evaluation has not,
-    # and a resumed run looks whether its evaluation is left to do, which reward_model has not.
+    # A job of training is read here too: the loader of a model passes the seed of fresh weights,
+    # which an evaluation has not, and a resumed run looks whether its evaluation is left to do,
+    # which reward_model has not.
     assert read - keys_read(registry.methods.entry(name)) - {"seed", "evaluation"} == set()
 
 
 def test_the_proof_can_fail() -> None:
     """A parameter that the body passes over is not read; one that it hands on is."""
-    (function,) = ast.parse("def f(run, *, a: int = 1, b: int = 2):\n    return run.train(b, run.recipe.seed)").body
+    (function,) = ast.parse(
+        "def f(run, *, a: int = 1, b: int = 2):\n    return run.train(b, run.recipe.seed)"
+    ).body
     assert isinstance(function, ast.FunctionDef)
     assert parameters_read(function) == {"b"} and recipe_fields(function) == {"seed"}
     assert any(f.name == "_optimizer" for f in reachable(Place("sft", "", function)))
     silent = ast.parse("def f(run, *, a: int = 1):\n    return run.open()").body[0]
     assert isinstance(silent, ast.FunctionDef)
-    assert "learning_rate" not in {name for f in reachable(Place("sft", "", silent)) for name in recipe_fields(f)}
+    assert "learning_rate" not in {
+        name for f in reachable(Place("sft", "", silent)) for name in recipe_fields(f)
+    }
 
 
 def test_every_field_of_a_section_is_read_somewhere() -> None:
     attributes: set[str] = set()
     for path in SOURCE.rglob("*.py"):
         if path.name != "config.py":
-            attributes |= {n.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)}
+            attributes |= {
+                n.attr
+                for n in ast.walk(ast.parse(path.read_text()))
+                if isinstance(n, ast.Attribute)
+            }
     sections = [c for c in vars(config).values() if dataclasses.is_dataclass(c)]
     assert len(sections) >= 10
-    unread = [f"{c.__name__}.{f.name}" for c in sections for f in dataclasses.fields(c) if f.name not in attributes]
+    unread = [
+        f"{c.__name__}.{f.name}"
+        for c in sections
+        for f in dataclasses.fields(c)
+        if f.name not in attributes
+    ]
     assert unread == []

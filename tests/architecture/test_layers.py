@@ -1,4 +1,6 @@
-"""The direction of imports: a module imports only from layers to its right. One list keeps it so."""
+"""The direction of imports: a module imports only from layers to its right. One list keeps it
+so.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,11 @@ def imports(path: Path) -> list[tuple[str, int]]:
             found += [(alias.name, node.lineno) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             assert node.level == 0, f"{path}:{node.lineno}: relative import"
-            names = [f"{node.module}.{a.name}" for a in node.names] if node.module == "posttrain" else [node.module]
+            names = (
+                [f"{node.module}.{a.name}" for a in node.names]
+                if node.module == "posttrain"
+                else [node.module]
+            )
             found += [(name, node.lineno) for name in names]
     return found
 
@@ -68,7 +74,11 @@ def layer_of(name: str) -> str:
 
 
 def test_every_module_has_a_layer() -> None:
-    tops = {p.relative_to(SOURCE).parts[0].removesuffix(".py") for p in modules()} - {"__init__", "__main__", "assets"}
+    tops = {p.relative_to(SOURCE).parts[0].removesuffix(".py") for p in modules()} - {
+        "__init__",
+        "__main__",
+        "assets",
+    }
     assert tops == set(PLACE)
 
 
@@ -85,7 +95,9 @@ def test_imports_point_right(path: Path) -> None:
 
 
 def test_no_import_cycle() -> None:
-    names = {"posttrain." + ".".join(p.relative_to(SOURCE).with_suffix("").parts): p for p in modules()}
+    names = {
+        "posttrain." + ".".join(p.relative_to(SOURCE).with_suffix("").parts): p for p in modules()
+    }
     graph = {n: {i for i, _ in imports(p) if i in names and i != n} for n, p in names.items()}
     done: set[str] = set()
 
@@ -102,14 +114,23 @@ def test_no_import_cycle() -> None:
 
 @pytest.mark.parametrize("library", OPTIONAL)
 def test_optional_libraries_are_imported_in_one_module(library: str) -> None:
-    users = {str(p.relative_to(SOURCE)) for p in modules() if any(n.split(".")[0] == library for n, _ in imports(p))}
+    users = {
+        str(p.relative_to(SOURCE))
+        for p in modules()
+        if any(n.split(".")[0] == library for n, _ in imports(p))
+    }
     assert users <= {OPTIONAL[library]}
 
 
-@pytest.mark.parametrize("module", ["cli", "recipe", "config", "registry", "types", "errors", "terminal", "yaml_reader"])
+@pytest.mark.parametrize(
+    "module", ["cli", "recipe", "config", "registry", "types", "errors", "terminal", "yaml_reader"]
+)
 def test_light_modules_import_nothing_heavy(module: str) -> None:
     heavy = "torch,transformers,datasets,peft,numpy,rich"
-    code = f"import sys, posttrain.{module}; bad = [m for m in '{heavy}'.split(',') if m in sys.modules]; assert not bad, bad"
+    code = (
+        f"import sys, posttrain.{module}; bad = [m for m in '{heavy}'.split(',') if m in "
+        "sys.modules]; assert not bad, bad"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -118,19 +139,27 @@ def test_core_works_without_optional_libraries() -> None:
     code = (
         "import sys\n"
         f"for name in {sorted(OPTIONAL)!r}: sys.modules[name] = None\n"
-        "import posttrain.methods.sft, posttrain.methods.grpo, posttrain.methods.evaluate, posttrain.report.html\n"
+        "import posttrain.methods.sft, posttrain.methods.grpo, posttrain.methods.evaluate, "
+        "posttrain.report.html\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_help_is_quick() -> None:
-    """CPU time of `posttrain --help`, as the fastest of a few; a generous multiple of what it takes."""
+    """CPU time of `posttrain --help`, as the fastest of a few; a generous multiple of what it
+    takes.
+    """
     code = (
         "import time; start = time.process_time()\n"
         "from posttrain.cli import build_parser; build_parser().format_help()\n"
         "print(time.process_time() - start)"
     )
     seconds = [
-        float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout) for _ in range(3)
+        float(
+            subprocess.run(
+                [sys.executable, "-c", code], check=True, capture_output=True, text=True
+            ).stdout
+        )
+        for _ in range(3)
     ]
     assert min(seconds) < 0.3

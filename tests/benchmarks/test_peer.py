@@ -1,4 +1,6 @@
-"""The comparison with a peer: which settings are compared, what the table says, and that both sides train the same."""
+"""The comparison with a peer: which settings are compared, what the table says, and that both
+sides train the same.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +29,28 @@ def test_the_table_shows_medians_and_paired_ratios(monkeypatch: pytest.MonkeyPat
     ours, half = rounds(1.0, 2.0, 4.0), rounds(0.5, 1.0, 2.0)
     theirs, fast = rounds(6.0, 6.0, 6.0), rounds(2.0, 3.0, 4.0)
     row = {
-        "runs": {"posttrain fp32": ours, "posttrain bf16": half, "TRL default": theirs, "TRL fastest": fast},
-        "columns": {"default": "TRL default", "best_time": "TRL fastest", "best_memory": "TRL fastest"},
+        "runs": {
+            "posttrain fp32": ours,
+            "posttrain bf16": half,
+            "TRL default": theirs,
+            "TRL fastest": fast,
+        },
+        "columns": {
+            "default": "TRL default",
+            "best_time": "TRL fastest",
+            "best_memory": "TRL fastest",
+        },
     }
     machine = {"cores": 2, "processor": "P", "family": "25", "model": "17"}
-    result = {"workloads": {"sft": row}, "machine": machine, "date": "D", "matmul_gflops": {"float32": 1, "bfloat16": 2}}
+    result = {
+        "workloads": {"sft": row},
+        "machine": machine,
+        "date": "D",
+        "matmul_gflops": {"float32": 1, "bfloat16": 2},
+    }
     seconds = table.markdown(result).split("\n\n")[1].splitlines()[-1]
-    # Medians 2, 1, 6, 3. Round by round the default takes 12, 6, 3 times ours in bfloat16 and 6, 3, 1.5 in float32; the
-    # fastest 4, 3, 2 and 2, 1.5, 1.
+    # Medians 2, 1, 6, 3. Round by round the default takes 12, 6, 3 times ours in bfloat16 and 6, 3,
+    # 1.5 in float32; the fastest 4, 3, 2 and 2, 1.5, 1.
     assert seconds.endswith("| 2.00 | 1.00 | 6.00 | 3.00 | 6 (3) | 3 (1.5) |")
 
 
@@ -42,7 +58,9 @@ def rounds(*seconds: float) -> list[dict[str, float]]:
     return [{"seconds": s, "peak_mib": 100 * s} for s in seconds]
 
 
-def test_a_sweep_finds_the_least_time_and_memory_among_equal_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_finds_the_least_time_and_memory_among_equal_trainings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     sweep, settings = load("sweep", monkeypatch), load("settings", monkeypatch)
     stages = [
         settings.Stage("seconds", ({"micro": 1}, {"micro": 2}, {"micro": 3})),
@@ -54,7 +72,11 @@ def test_a_sweep_finds_the_least_time_and_memory_among_equal_trainings(monkeypat
     def measure(setting: dict[str, Any]) -> dict[str, Any]:
         asked.append(setting)
         if setting == {"micro": 2, "precision": "bf16-weights"}:
-            return {"seconds": 0.1, "peak_mib": 1.0, "same": False}  # fast and small, but another training
+            return {
+                "seconds": 0.1,
+                "peak_mib": 1.0,
+                "same": False,
+            }  # fast and small, but another training
         if setting.get("precision") == "fp32":
             return {"error": "refused", "same": False}
         micro = setting.get("micro", 4)
@@ -81,7 +103,9 @@ def test_what_counts_as_the_same_training(monkeypatch: pytest.MonkeyPatch) -> No
     assert not sweep.is_same({"precision": "bf16-weights"}, 0.47, rounding=0.06)
 
 
-def test_the_best_settings_of_the_committed_sweep_trained_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_settings_of_the_committed_sweep_trained_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     sweep, peer, workloads = (load(name, monkeypatch) for name in ("sweep", "peer", "workloads"))
     found = json.loads(sweep.newest().read_text())
     assert found["machine"]["cores"] and found["matmul_gflops"]
@@ -112,7 +136,11 @@ def test_every_setting_of_a_workload_runs_once_per_round(monkeypatch: pytest.Mon
     assert order[2:5] == [json.dumps(s) for s in ({}, fast, small)]
     assert {len(runs) for runs in result["runs"].values()} == {2}
     # The columns follow what was measured, whatever the sweep said.
-    assert result["columns"] == {"default": "TRL default", "best_time": "TRL default", "best_memory": "TRL fastest"}
+    assert result["columns"] == {
+        "default": "TRL default",
+        "best_time": "TRL default",
+        "best_memory": "TRL fastest",
+    }
     # Without instructions for bfloat16 the peer's settings are in float32, and so is ours.
     assert list(peer.our_settings(workloads.WORKLOADS["sft"], half=False)) == ["posttrain fp32"]
     settings, _ = peer.peer_settings(workloads.WORKLOADS["sft"], sweep, half=False)
@@ -128,7 +156,9 @@ def test_one_setting_that_is_best_twice_runs_once(monkeypatch: pytest.MonkeyPatc
     assert columns["best_memory"] == columns["best_time"] == "TRL fastest"
 
 
-def test_both_sides_take_the_rows_in_one_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_both_sides_take_the_rows_in_one_order(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from posttrain.data.stream import DataSource
 
     workloads = load("workloads", monkeypatch)
@@ -141,8 +171,12 @@ def test_both_sides_take_the_rows_in_one_order(monkeypatch: pytest.MonkeyPatch, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sft-tiny", "dpo-tiny"])
-def test_posttrain_and_trl_end_with_equal_weights(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    processes, settings, workloads = (load(n, monkeypatch) for n in ("processes", "settings", "workloads"))
+def test_posttrain_and_trl_end_with_equal_weights(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    processes, settings, workloads = (
+        load(n, monkeypatch) for n in ("processes", "settings", "workloads")
+    )
     if not (processes.PEER / ".ready").exists():
         pytest.skip("benchmarks/.peer is absent: benchmarks/peer.py --install makes it")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

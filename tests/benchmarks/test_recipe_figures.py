@@ -25,7 +25,9 @@ def test_interval_by_hand(figures: ModuleType) -> None:
     of_problems = 1.96 * math.sqrt((0.375**2 + 3 * 0.125**2) / 3) / math.sqrt(4)
     assert figures.interval_of(means) == pytest.approx((0.625, math.hypot(of_seeds, of_problems)))
     spread = math.sqrt(2 * 0.125**2) * math.sqrt(1.5)
-    assert figures.range_of(means) == pytest.approx((0.625 - 12.706 * spread, 0.625 + 12.706 * spread))
+    assert figures.range_of(means) == pytest.approx(
+        (0.625 - 12.706 * spread, 0.625 + 12.706 * spread)
+    )
 
 
 def test_counts_survive_the_file(figures: ModuleType, tmp_path: Path) -> None:
@@ -43,18 +45,29 @@ def test_sentence_takes_the_place_of_the_one_before(figures: ModuleType) -> None
     once = figures.with_sentence(text, lines)
     assert once == "# Title.\n#\n# Held-out accuracy, new\n#\n# More.\nmethod: sft\n"
     assert figures.with_sentence(once, lines) == once
-    assert figures.with_sentence("# Title.\nmethod: sft\n", lines) == f"# Title.\n#\n{lines[0]}\nmethod: sft\n"
+    assert (
+        figures.with_sentence("# Title.\nmethod: sft\n", lines)
+        == f"# Title.\n#\n{lines[0]}\nmethod: sft\n"
+    )
 
 
 def test_held_out_problems_are_of_the_test_split(figures: ModuleType) -> None:
     evaluation = figures.evaluation_of({"task": {"name": "arithmetic", "num_steps": 2, "seed": 7}})
-    assert evaluation["task"] == {"name": "arithmetic", "num_steps": 2, "split": "test", "num_examples": 300, "seed": 1}
+    assert evaluation["task"] == {
+        "name": "arithmetic",
+        "num_steps": 2,
+        "split": "test",
+        "num_examples": 300,
+        "seed": 1,
+    }
     own = {"task": {"name": "sorting"}, "num_examples": 5}
     assert figures.evaluation_of({"evaluation": own, "task": "arithmetic"}) == own
 
 
 def test_headers_say_what_was_measured(figures: ModuleType) -> None:
-    """A header that states held-out accuracy states what results/recipes.json gives, of five seeds or more."""
+    """A header that states held-out accuracy states what results/recipes.json gives, of five
+    seeds or more.
+    """
     results = figures.Figures()
     for recipe in sorted((ROOT / "recipes").rglob("*.yaml")):
         text = recipe.read_text()
@@ -65,9 +78,13 @@ def test_headers_say_what_was_measured(figures: ModuleType) -> None:
             assert text == expected, f"run benchmarks/recipe_figures.py {name} --write"
 
 
-def test_a_header_is_not_written_from_fewer_seeds(figures: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_header_is_not_written_from_fewer_seeds(
+    figures: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     results = figures.Figures(tmp_path / "recipes.json")
     recipe = ROOT / "recipes" / "policy_gradient" / "grpo.yaml"
-    results.add("recipes/policy_gradient/grpo.yaml", 0, {"": {"samples": 4, "correct": "4321"}}, 1.0)
+    results.add(
+        "recipes/policy_gradient/grpo.yaml", 0, {"": {"samples": 4, "correct": "4321"}}, 1.0
+    )
     with pytest.raises(SystemExit, match=r"grpo.yaml: 1 of 5 seeds"):
         figures.sentence(recipe, results)

@@ -1,4 +1,6 @@
-"""Both sides of a conformance test: the same folder, the same perturbed policy, the same tolerance."""
+"""Both sides of a conformance test: the same folder, the same perturbed policy, the same
+tolerance.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +39,17 @@ def peer_model(tiny_folder: Path) -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def peer_settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What every config of TRL is given here: no accelerator, float32, nothing recomputed, nothing reported."""
+    """What every config of TRL is given here: no accelerator, float32, nothing recomputed,
+    nothing reported.
+    """
     return {
-        "output_dir": str(tmp_path_factory.mktemp("trl")), "use_cpu": True, "bf16": False, "report_to": [], "disable_tqdm": True,
+        "output_dir": str(tmp_path_factory.mktemp("trl")),
+        "use_cpu": True,
+        "bf16": False,
+        "report_to": [],
+        "disable_tqdm": True,
         "activation_checkpointing": False,
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +68,9 @@ def our_policy(tiny_folder: Path) -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def our_side(our_policy: Callable[..., Any]) -> Callable[..., Side]:
-    """ours(batch, objective) -> loss, gradients and metrics of the perturbed policy, over micro-batches."""
+    """ours(batch, objective) -> loss, gradients and metrics of the perturbed policy, over
+    micro-batches.
+    """
 
     def run(batch: Any, objective: Any, *, max_tokens: int = 40, model: Any = None) -> Side:
         from posttrain.averages import Averages
@@ -69,7 +79,11 @@ def our_side(our_policy: Callable[..., Any]) -> Callable[..., Side]:
         model.hf.zero_grad()
         totals, value, metrics = objective.denominators(batch), 0.0, Averages()
         for micro in batch.split(max_tokens):  # several micro-batches, of which TRL knows nothing
-            loss, told = objective(model.forward(micro, objective.needs, temperature=objective.temperature), micro, totals)
+            loss, told = objective(
+                model.forward(micro, objective.needs, temperature=objective.temperature),
+                micro,
+                totals,
+            )
             loss.backward()
             value += float(loss.detach())
             metrics.merge(told)
@@ -89,7 +103,9 @@ def assert_agree() -> Callable[..., None]:
         for name, gradient in theirs[1].items():
             if gradient is not None:
                 mine = ours[1][name]
-                torch.testing.assert_close(mine, gradient, rtol=1e-4, atol=1e-5 * max(largest, 1.0), msg=name)
+                torch.testing.assert_close(
+                    mine, gradient, rtol=1e-4, atol=1e-5 * max(largest, 1.0), msg=name
+                )
         for name in metrics:
             assert ours[2][name] == pytest.approx(theirs[2][name], rel=1e-5, abs=1e-5), name
 

@@ -1,4 +1,5 @@
-"""Divergences between student and teacher beside TRL's generalised JSD: value and gradient of every student parameter.
+"""Divergences between student and teacher beside TRL's generalised JSD: value and gradient of every
+student parameter.
 
 Runs in the environment of `make conformance`, where TRL is installed; skipped elsewhere.
 """
@@ -29,7 +30,13 @@ CASES: dict[str, tuple[dict[str, Any], float]] = {
 @pytest.mark.parametrize("temperature", [1.0, 0.9])
 @pytest.mark.parametrize("case", CASES)
 def test_value_and_gradient(
-    case: str, temperature: float, peer_model: Any, our_policy: Any, our_side: Any, assert_agree: Any, tiny_folder: Path
+    case: str,
+    temperature: float,
+    peer_model: Any,
+    our_policy: Any,
+    our_side: Any,
+    assert_agree: Any,
+    tiny_folder: Path,
 ) -> None:
     from trl.experimental.gkd import GKDTrainer
 
@@ -47,7 +54,11 @@ def test_value_and_gradient(
         with torch.no_grad():
             wanted = teacher(input_ids=ids).logits[:, keep]
         given = student(input_ids=ids).logits[:, keep]
-        parts.append(GKDTrainer.generalized_jsd_loss(given, wanted, beta=beta, temperature=temperature, reduction="sum"))
+        parts.append(
+            GKDTrainer.generalized_jsd_loss(
+                given, wanted, beta=beta, temperature=temperature, reduction="sum"
+            )
+        )
         count += len(completion)
     value = torch.stack(parts).sum() / count
     value.backward()
@@ -57,5 +68,7 @@ def test_value_and_gradient(
     model.teacher = load_model(str(tiny_folder), dtype="float32")
     sequences = [TokenSequence(np.array(p + c), np.arange(len(p + c)) >= len(p)) for p, c in ROWS]
     objective = Objective([component({**loss, "temperature": temperature}, "losses")])
-    ours = our_side(Batch([Tree.build([s]) for s in sequences]), objective, max_tokens=9, model=model)
+    ours = our_side(
+        Batch([Tree.build([s]) for s in sequences]), objective, max_tokens=9, model=model
+    )
     assert_agree(ours, theirs)

@@ -1,4 +1,5 @@
-"""The loss of reward models beside TRL's RewardTrainer: value, gradient of every parameter and metrics on the same pairs.
+"""The loss of reward models beside TRL's RewardTrainer: value, gradient of every parameter and
+metrics on the same pairs.
 
 Runs in the environment of `make conformance`, where TRL is installed; skipped elsewhere.
 """
@@ -32,7 +33,9 @@ def scored_folder(tiny_folder: Path, tmp_path: Path) -> Path:
     return tmp_path / "scored"
 
 
-@pytest.mark.parametrize(("centring", "margins"), [(0.0, False), (0.01, False), (0.0, True), (0.2, True)])
+@pytest.mark.parametrize(
+    ("centring", "margins"), [(0.0, False), (0.01, False), (0.0, True), (0.2, True)]
+)
 def test_value_gradient_and_metrics(
     centring: float,
     margins: bool,
@@ -50,10 +53,14 @@ def test_value_gradient_and_metrics(
     from posttrain.models.load import load_score_model
     from posttrain.training.objective import Objective
 
-    policy = AutoModelForSequenceClassification.from_pretrained(scored_folder, dtype="float32").eval()
+    policy = AutoModelForSequenceClassification.from_pretrained(
+        scored_folder, dtype="float32"
+    ).eval()
     config = trl.RewardConfig(center_rewards_coefficient=centring or None, **peer_settings)
     rows = Dataset.from_list([{"chosen": "a b", "rejected": "a c"}] * 3)
-    trainer = trl.RewardTrainer(model=policy, args=config, processing_class=tiny_tokenizer, train_dataset=rows)
+    trainer = trl.RewardTrainer(
+        model=policy, args=config, processing_class=tiny_tokenizer, train_dataset=rows
+    )
     policy.eval()
     sides = [*CHOSEN, *REJECTED]
     width = max(map(len, sides))
@@ -72,10 +79,21 @@ def test_value_gradient_and_metrics(
     trees = []
     for pair in zip(CHOSEN, REJECTED, MARGINS):
         both = [
-            TokenSequence(np.array(x), np.arange(len(x)) == len(x) - 1, values={"margin": pair[2] if margins else 0.0})
+            TokenSequence(
+                np.array(x),
+                np.arange(len(x)) == len(x) - 1,
+                values={"margin": pair[2] if margins else 0.0},
+            )
             for x in pair[:2]
         ]
         trees.append(Tree.build(both, min_shared=1))
-    objective = Objective([Component("bradley_terry", {"centring_weight": centring})], roles=("chosen", "rejected"))
-    ours = our_side(Batch(trees, whole=objective.whole), objective, max_tokens=9, model=load_score_model(scored_folder))
+    objective = Objective(
+        [Component("bradley_terry", {"centring_weight": centring})], roles=("chosen", "rejected")
+    )
+    ours = our_side(
+        Batch(trees, whole=objective.whole),
+        objective,
+        max_tokens=9,
+        model=load_score_model(scored_folder),
+    )
     assert_agree(ours, theirs, ("mean_reward", "accuracy", "margin"))

@@ -1,4 +1,5 @@
-"""Fine-tuning losses beside TRL's SFTTrainer: tokens, mask, value, gradient of every parameter and metrics.
+"""Fine-tuning losses beside TRL's SFTTrainer: tokens, mask, value, gradient of every parameter and
+metrics.
 
 Runs in the environment of `make conformance`, where TRL is installed; skipped elsewhere.
 """
@@ -20,7 +21,12 @@ ROWS = [
 
 @pytest.mark.parametrize("name", ["nll", "dft"])
 def test_value_gradient_and_metrics(
-    name: str, peer_model: Any, peer_settings: Any, our_side: Any, assert_agree: Any, tiny_tokenizer: Any
+    name: str,
+    peer_model: Any,
+    peer_settings: Any,
+    our_side: Any,
+    assert_agree: Any,
+    tiny_tokenizer: Any,
 ) -> None:
     from datasets import Dataset
 
@@ -31,9 +37,11 @@ def test_value_gradient_and_metrics(
 
     policy = peer_model()
     trainer = trl.SFTTrainer(
-        model=policy, args=trl.SFTConfig(loss_type=name, **peer_settings), processing_class=tiny_tokenizer,
+        model=policy,
+        args=trl.SFTConfig(loss_type=name, **peer_settings),
+        processing_class=tiny_tokenizer,
         train_dataset=Dataset.from_list(ROWS),
-    )  # fmt: skip
+    )
     inputs = trainer.data_collator([trainer.train_dataset[i] for i in range(len(ROWS))])
     sequences = encode_rows(ROWS, tiny_tokenizer, max_length=64).sequences
     for sequence, ids, labels in zip(sequences, inputs["input_ids"], inputs["labels"]):

@@ -1,4 +1,6 @@
-"""Rows that are compared: triples, steps, lists, margins, single completions; what is left out, and what is refused."""
+"""Rows that are compared: triples, steps, lists, margins, single completions; what is left out,
+and what is refused.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,12 @@ def test_a_step_is_compared_after_the_steps_before_it(tiny_tokenizer: Any) -> No
         assert [text(tiny_tokenizer, s, False) for s in pair] == ["Q\none\n"] * 2
         # The solution goes on after a step: no end is learnt.
         assert all(s.ids[-1] != tiny_tokenizer.eos_token_id for s in pair)
-    chat = encode_pairs([{**STEP, "prompt": [{"role": "user", "content": "Q"}]}], tiny_tokenizer).groups[0]
-    assert text(tiny_tokenizer, chat[0], True) == "two\n" and text(tiny_tokenizer, chat[0], False).endswith("one\n")
+    chat = encode_pairs(
+        [{**STEP, "prompt": [{"role": "user", "content": "Q"}]}], tiny_tokenizer
+    ).groups[0]
+    assert text(tiny_tokenizer, chat[0], True) == "two\n" and text(
+        tiny_tokenizer, chat[0], False
+    ).endswith("one\n")
     with pytest.raises(DataError, match="must be text, the next step alone"):
         said = [{"role": "assistant", "content": "x"}]
         encode_pairs([{**STEP, "chosen": said, "rejected": said}], tiny_tokenizer)
@@ -42,16 +48,22 @@ def test_triples_have_three_roles(tiny_tokenizer: Any) -> None:
     assert encoded.roles == ("chosen", "rejected", "gold")
     assert [text(tiny_tokenizer, s, True) for s in encoded.groups[0]] == [" good", " bad", " best"]
     with pytest.raises(DataError, match="must all be text or all be messages"):
-        encode_pairs([{**row, "reference": [{"role": "assistant", "content": "x"}]}], tiny_tokenizer)
+        encode_pairs(
+            [{**row, "reference": [{"role": "assistant", "content": "x"}]}], tiny_tokenizer
+        )
 
 
 def test_margins_belong_to_all_rows_or_none(tiny_tokenizer: Any) -> None:
-    rows = [{"prompt": "Q", "chosen": f" {i}", "rejected": " x", "margin": 0.5 + i} for i in range(3)]
+    rows = [
+        {"prompt": "Q", "chosen": f" {i}", "rejected": " x", "margin": 0.5 + i} for i in range(3)
+    ]
     groups = encode_pairs(rows, tiny_tokenizer).groups
     assert [[s.values["margin"] for s in g] for g in groups] == [[0.5, 0.5], [1.5, 1.5], [2.5, 2.5]]
     for bad in (float("nan"), float("inf")):
         for encode in (encode_pairs, encode_scores):
-            with pytest.raises(DataError, match=f"row 2: margin is {bad}; it must be a finite number"):
+            with pytest.raises(
+                DataError, match=f"row 2: margin is {bad}; it must be a finite number"
+            ):
                 encode([*rows[:2], {**rows[2], "margin": bad}], tiny_tokenizer)
     with pytest.raises(DataError, match="row 1 has no margin but others have"):
         encode_pairs([rows[0], {**rows[1], "margin": None}, rows[2]], tiny_tokenizer)
@@ -63,8 +75,13 @@ def test_lists_carry_scores_and_ranks(tiny_tokenizer: Any) -> None:
         {"prompt": "R", "completions": [" a", " b"], "scores": [1.0, 0.0]},
     ]
     encoded = encode_lists(rows, tiny_tokenizer)
-    assert [[s.values["reward"] for s in g] for g in encoded.groups] == [[0.1, 2.0, 1.0], [1.0, 0.0]]
-    ranked = encode_lists([{"prompt": "Q", "completions": [" a", " b"], "ranks": [2, 1]}], tiny_tokenizer)
+    assert [[s.values["reward"] for s in g] for g in encoded.groups] == [
+        [0.1, 2.0, 1.0],
+        [1.0, 0.0],
+    ]
+    ranked = encode_lists(
+        [{"prompt": "Q", "completions": [" a", " b"], "ranks": [2, 1]}], tiny_tokenizer
+    )
     assert [s.values["reward"] for s in ranked.groups[0]] == [-2.0, -1.0]
 
 
@@ -72,12 +89,24 @@ def test_lists_carry_scores_and_ranks(tiny_tokenizer: Any) -> None:
     ("row", "message"),
     [
         ({"completions": ["a"], "scores": [1.0, 2.0]}, "1 completions but 2 scores"),
-        ({"completions": ["a", "b"], "scores": [1.0, float("nan")]}, "each must be a finite number"),
+        (
+            {"completions": ["a", "b"], "scores": [1.0, float("nan")]},
+            "each must be a finite number",
+        ),
         ({"completions": ["a", ""], "scores": [1.0, 2.0]}, "column 'completions' is empty"),
         ({"completions": ["a", "b"], "scores": ["x", 2.0]}, "not a listwise row"),
-        ({"completions": ["a"], "scores": [1.0]}, "fewer than two completions with a token, or equal scores"),
-        ({"completions": ["a", "b"], "scores": [1.0, 1.0]}, "fewer than two completions with a token, or equal scores"),
-        ({"completions": [], "scores": []}, "fewer than two completions with a token, or equal scores"),
+        (
+            {"completions": ["a"], "scores": [1.0]},
+            "fewer than two completions with a token, or equal scores",
+        ),
+        (
+            {"completions": ["a", "b"], "scores": [1.0, 1.0]},
+            "fewer than two completions with a token, or equal scores",
+        ),
+        (
+            {"completions": [], "scores": []},
+            "fewer than two completions with a token, or equal scores",
+        ),
     ],
 )
 def test_bad_lists_are_refused(tiny_tokenizer: Any, row: dict[str, Any], message: str) -> None:
@@ -98,9 +127,16 @@ def test_lists_with_nothing_to_compare_are_counted(tiny_tokenizer: Any) -> None:
 
 def test_labels_from_single_rows_and_from_pairs(tiny_tokenizer: Any) -> None:
     single = [{"prompt": "Q", "completion": f" {i}", "label": i % 2 == 0} for i in range(3)]
-    assert [s.values["label"] for s in encode_labelled(single, tiny_tokenizer).sequences] == [1.0, 0.0, 1.0]
+    assert [s.values["label"] for s in encode_labelled(single, tiny_tokenizer).sequences] == [
+        1.0,
+        0.0,
+        1.0,
+    ]
     pair = encode_labelled([{"prompt": "Q", "chosen": " a", "rejected": " b"}], tiny_tokenizer)
-    assert [s.values for s in pair.sequences] == [{"label": 1.0}, {"label": 0.0}] and not pair.groups
+    assert [s.values for s in pair.sequences] == [
+        {"label": 1.0},
+        {"label": 0.0},
+    ] and not pair.groups
     with pytest.raises(DataError, match="label is 'maybe'"):
         encode_labelled([{**single[0], "label": "maybe"}], tiny_tokenizer)
     with pytest.raises(DataError, match="wanted are the columns prompt, completion and label"):

@@ -19,7 +19,10 @@ from posttrain.data.rows import load_rows
 from posttrain.data.templates import encode_text, long_text_ids
 from posttrain.errors import DataError
 
-PROSE = "".join(f"Sentence {i}, with several words; and a number: {i * 37}.\n" + "\n" * (i % 5 == 0) for i in range(400))
+PROSE = "".join(
+    f"Sentence {i}, with several words; and a number: {i * 37}.\n" + "\n" * (i % 5 == 0)
+    for i in range(400)
+)
 
 
 def documents(path: Path, document: Any) -> list[str]:
@@ -29,7 +32,9 @@ def documents(path: Path, document: Any) -> list[str]:
     return texts
 
 
-def encoded_of(path: Path, tokenizer: Any, document: Any = "paragraph", limit: int | None = None, **limits: Any) -> Encoded:
+def encoded_of(
+    path: Path, tokenizer: Any, document: Any = "paragraph", limit: int | None = None, **limits: Any
+) -> Encoded:
     encoded = Encoded([], RowFormat("text", ""), text=True)
     encode_documents(encoded, read_parts(path, document), tokenizer, Limits(**limits), limit=limit)
     return encoded
@@ -48,9 +53,19 @@ def joined(parts: list[TokenSequence]) -> list[int]:
 
 @pytest.mark.parametrize("size", [7, 64, 1 << 18])
 @pytest.mark.parametrize(
-    "text", [PROSE, "a\n  \nb\r\nc\n\n\n\nd", "\n\n", "one line without an end", "é" * 50 + "\n\nü", "a\n\nb\n\n\n"]
+    "text",
+    [
+        PROSE,
+        "a\n  \nb\r\nc\n\n\n\nd",
+        "\n\n",
+        "one line without an end",
+        "é" * 50 + "\n\nü",
+        "a\n\nb\n\n\n",
+    ],
 )
-def test_paragraphs_are_the_rows_of_load_rows(tmp_path: Path, monkeypatch: Any, text: str, size: int) -> None:
+def test_paragraphs_are_the_rows_of_load_rows(
+    tmp_path: Path, monkeypatch: Any, text: str, size: int
+) -> None:
     monkeypatch.setattr(corpus, "PART_CHARACTERS", size)
     path = tmp_path / "a.txt"
     path.write_text(text, newline="")
@@ -77,7 +92,9 @@ def test_files_that_are_plain_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("document", ["paragraph", "line", "file"])
 @pytest.mark.parametrize("max_length", [8, 33, 10_000_000])
-def test_every_token_is_a_target_once(tmp_path: Path, tiny_tokenizer: Any, document: Any, max_length: int) -> None:
+def test_every_token_is_a_target_once(
+    tmp_path: Path, tiny_tokenizer: Any, document: Any, max_length: int
+) -> None:
     path = tmp_path / "a.txt"
     path.write_text(PROSE)
     encoded = encoded_of(path, tiny_tokenizer, document, max_length=max_length)
@@ -89,11 +106,15 @@ def test_every_token_is_a_target_once(tmp_path: Path, tiny_tokenizer: Any, docum
     assert encoded.num_trained == encoded.num_tokens - encoded.num_rows
     assert encoded.split == sum(len(s.ids) > max_length for s in whole)
     assert int(encoded.lengths.max()) <= max_length and not encoded.lost_text()
-    assert all(s.loss_mask.tolist() == [False, *[True] * (len(s.ids) - 1)] for s in encoded.sequences)
+    assert all(
+        s.loss_mask.tolist() == [False, *[True] * (len(s.ids) - 1)] for s in encoded.sequences
+    )
 
 
 @pytest.mark.parametrize("size", [100, 500])
-def test_long_documents_have_the_ids_of_the_whole(tmp_path: Path, monkeypatch: Any, tiny_tokenizer: Any, size: int) -> None:
+def test_long_documents_have_the_ids_of_the_whole(
+    tmp_path: Path, monkeypatch: Any, tiny_tokenizer: Any, size: int
+) -> None:
     for module in (corpus, templates):
         monkeypatch.setattr(module, "PART_CHARACTERS", size)
     path = tmp_path / "a.txt"
@@ -105,7 +126,9 @@ def test_long_documents_have_the_ids_of_the_whole(tmp_path: Path, monkeypatch: A
 
 
 def tokenizers_of_other_kinds() -> dict[str, Any]:
-    """Small tokenizers whose tokens depend on what is beside them: words with a space before, with a mark, prefixed."""
+    """Small tokenizers whose tokens depend on what is beside them: words with a space before,
+    with a mark, prefixed.
+    """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -114,13 +137,19 @@ def tokenizers_of_other_kinds() -> dict[str, Any]:
         tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
         alphabet = []
         if name == "byte level":
-            tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+            tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
+                add_prefix_space=False, use_regex=True
+            )
             alphabet = pre_tokenizers.ByteLevel.alphabet()
         elif name == "metaspace":
             tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
         else:  # as Llama 2's: the whole text is one word
-            tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-        trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<unk>"], initial_alphabet=alphabet, max_token_length=8)
+            tokenizer.normalizer = normalizers.Sequence(
+                [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+            )
+        trainer = trainers.BpeTrainer(
+            vocab_size=400, special_tokens=["<unk>"], initial_alphabet=alphabet, max_token_length=8
+        )
         tokenizer.train_from_iterator([PROSE[i : i + 60] for i in range(0, 6000, 60)], trainer)
         made[name] = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
     return made
@@ -137,17 +166,28 @@ def test_parts_have_the_ids_of_the_whole_for_any_kind_of_tokenizer(monkeypatch: 
             ids = long_text_ids(tokenizer, text)
             assert tokenizer.decode(ids) == tokenizer.decode(expected), name
             # A run of one letter has no border of words; everything else is as in the whole.
-            assert [t for t in ids if tokenizer.decode([t]).strip("x ")] == [expected[i] for i in usual], name
+            assert [t for t in ids if tokenizer.decode([t]).strip("x ")] == [
+                expected[i] for i in usual
+            ], name
 
 
 def test_documents_are_cut_or_dropped_only_as_asked(tmp_path: Path, tiny_tokenizer: Any) -> None:
     path = tmp_path / "a.txt"
     path.write_text("short\n\n" + "long " * 20 + "\n\nalso short")
     kept = encoded_of(path, tiny_tokenizer, max_length=16, truncation="keep_start")
-    assert (kept.truncated, kept.tokens_cut) == (1, 20 * 5 + 2 - 16) and kept.lengths.tolist() == [7, 16, 12]
+    assert (kept.truncated, kept.tokens_cut) == (1, 20 * 5 + 2 - 16) and kept.lengths.tolist() == [
+        7,
+        16,
+        12,
+    ]
     dropped = encoded_of(path, tiny_tokenizer, max_length=16, truncation="drop")
-    assert (dropped.dropped, dropped.tokens_dropped) == (1, 102) and dropped.lengths.tolist() == [7, 12]
-    with pytest.raises(DataError, match="row 1 has 102 tokens, data.max_length is 16 and data.truncation is error"):
+    assert (dropped.dropped, dropped.tokens_dropped) == (1, 102) and dropped.lengths.tolist() == [
+        7,
+        12,
+    ]
+    with pytest.raises(
+        DataError, match="row 1 has 102 tokens, data.max_length is 16 and data.truncation is error"
+    ):
         encoded_of(path, tiny_tokenizer, max_length=16, truncation="error")
     first = encoded_of(path, tiny_tokenizer, limit=2, max_length=16)
     assert first.num_rows == 2 and len(by_document(first)) == 2
@@ -169,7 +209,8 @@ encoded = Encoded(store, RowFormat("text", ""))
 before = peak()
 encode_documents(encoded, read_parts(Path(sys.argv[2]), "paragraph"), tokenizer, Limits(512))
 source = DataSource(Singles(store), batch_size=64, seed=0)
-trained = sum(batch.num_targets for step in range(source.steps_per_epoch) for batch in source.batches(step))
+steps = range(source.steps_per_epoch)
+trained = sum(batch.num_targets for step in steps for batch in source.batches(step))
 print(encoded.num_tokens, trained, store.on_disk, peak() - before)
 """
 
@@ -182,11 +223,16 @@ def test_memory_is_bounded_while_every_token_is_trained(tmp_path: Path, tiny_fol
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     tokens, trained, on_disk, megabytes = result.stdout.split()
     num_documents = len(load_rows(path))
-    # A byte is a token here. BOS and EOS come to each document; the line breaks around it are no part of it.
+    # A byte is a token here. BOS and EOS come to each document; the line breaks around it are no
+    # part of it.
     separators = 1 + short.count("\n\n") * 2 + 1
-    assert on_disk == "True" and int(tokens) == len(long) + len(short) + 1 - separators - 1 + 2 * num_documents
+    assert (
+        on_disk == "True"
+        and int(tokens) == len(long) + len(short) + 1 - separators - 1 + 2 * num_documents
+    )
     assert int(trained) == int(tokens) - num_documents
-    # Tokenised as a whole, the long document alone would take a hundred bytes for each character, 170 MB.
+    # Tokenised as a whole, the long document alone would take a hundred bytes for each character,
+    # 170 MB.
     assert len(long) > 1_700_000 and float(megabytes) < 90
 
 
@@ -194,7 +240,10 @@ def test_real_corpora_lose_nothing(shared: Path, stories: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(stories)
-    for name, limit in (("llamafactory_demo/wiki_demo.txt", None), ("text_corpora/wikitext2_test.txt.gz", 300)):
+    for name, limit in (
+        ("llamafactory_demo/wiki_demo.txt", None),
+        ("text_corpora/wikitext2_test.txt.gz", 300),
+    ):
         path = shared / "data" / name
         encoded = encoded_of(path, tokenizer, max_length=512, limit=limit)
         texts = itertools.islice(documents(path, "paragraph"), limit)

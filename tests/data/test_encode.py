@@ -14,7 +14,10 @@ from posttrain.data.preview import coloured, histogram, preview
 from posttrain.data.rows import load_rows
 from posttrain.errors import DataError
 
-PAIR = {"prompt": "abcd", "completion": "efgh"}  # 1 + 4 + 4 + 1 tokens: BOS, prompt, completion, EOS
+PAIR = {
+    "prompt": "abcd",
+    "completion": "efgh",
+}  # 1 + 4 + 4 + 1 tokens: BOS, prompt, completion, EOS
 
 
 def test_truncation(tiny_tokenizer: Any) -> None:
@@ -25,7 +28,10 @@ def test_truncation(tiny_tokenizer: Any) -> None:
     assert cut.lengths.tolist() == [7, 5] and cut.truncated == 1
     assert tiny_tokenizer.decode(cut.sequences[0].ids[cut.sequences[0].loss_mask]) == "ef"
     end = encode_rows(rows, tiny_tokenizer, max_length=7, truncation="keep_end", max_cut=1.0)
-    assert tiny_tokenizer.decode(end.sequences[0].ids) == "cdefgh<|end|>" and not end.sequences[0].loss_mask[0]
+    assert (
+        tiny_tokenizer.decode(end.sequences[0].ids) == "cdefgh<|end|>"
+        and not end.sequences[0].loss_mask[0]
+    )
     dropped = encode_rows(rows, tiny_tokenizer, max_length=7, truncation="drop", max_cut=1.0)
     assert dropped.dropped == 1 and len(dropped.sequences) == 1
     with pytest.raises(DataError, match="row 0 has 10 tokens, data.max_length is 7"):
@@ -36,7 +42,9 @@ def test_rows_without_trained_tokens_are_counted_and_bounded(tiny_tokenizer: Any
     rows = [*[PAIR] * 9, {"prompt": "a" * 30, "completion": "b"}]
     encoded = encode_rows(rows, tiny_tokenizer, max_length=20, max_cut=0.2)
     assert encoded.masked == ["9"] and len(encoded.sequences) == 9
-    with pytest.raises(DataError, match=r"1 of 10 rows have no token left to train on \(first: 9\)"):
+    with pytest.raises(
+        DataError, match=r"1 of 10 rows have no token left to train on \(first: 9\)"
+    ):
         encode_rows(rows, tiny_tokenizer, max_length=20, max_masked=0.05)
 
 
@@ -45,11 +53,17 @@ def test_what_is_trained_by_format(tiny_tokenizer: Any) -> None:
         (sequence,) = encode_rows([row], tiny_tokenizer, train_on=train_on).sequences
         return tiny_tokenizer.decode(sequence.ids[sequence.loss_mask], skip_special_tokens=False)
 
-    turns = [{"role": r, "content": c} for r, c in (("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))]
+    turns = [
+        {"role": r, "content": c}
+        for r, c in (("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
+    ]
     assert trained({"messages": turns}) == "b<|end|>d<|end|>"
     assert trained({"messages": turns}, "completion") == "d<|end|>"
     assert trained({"prompt": turns[:3], "completion": turns[3:]}) == "d<|end|>"
-    assert trained({"prompt": turns[:3], "completion": turns[3:]}, "all_assistant") == "b<|end|>d<|end|>"
+    assert (
+        trained({"prompt": turns[:3], "completion": turns[3:]}, "all_assistant")
+        == "b<|end|>d<|end|>"
+    )
     assert trained({"text": "xyz"}) == "xyz<|end|>"
     assert trained(PAIR, "everything") == "abcdefgh<|end|>"
 
@@ -57,14 +71,22 @@ def test_what_is_trained_by_format(tiny_tokenizer: Any) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": "a", "chosen": "b", "rejected": "c"}, r"format preference \(columns .*pairs are for method dpo"),
-        ({"prompt": "a", "completions": ["b"], "labels": [True]}, "format stepwise .*judge of steps"),
+        (
+            {"prompt": "a", "chosen": "b", "rejected": "c"},
+            r"format preference \(columns .*pairs are for method dpo",
+        ),
+        (
+            {"prompt": "a", "completions": ["b"], "labels": [True]},
+            "format stepwise .*judge of steps",
+        ),
         ({"prompt": "a", "reward_model": {"ground_truth": "b"}}, "format verl .*method grpo"),
         ({"prompt": "a", "answer": "b"}, "format prompt-only .*method grpo"),
         ({"prompt": "a", "completion": "b", "label": False}, "none is desirable"),
     ],
 )
-def test_formats_without_a_completion_say_what_they_are_for(row: dict[str, Any], message: str) -> None:
+def test_formats_without_a_completion_say_what_they_are_for(
+    row: dict[str, Any], message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         rows_to_imitate([row])
 
@@ -86,7 +108,11 @@ def test_packing_keeps_every_sequence(tiny_tokenizer: Any) -> None:
 
 
 def test_histogram_by_hand() -> None:
-    assert [(span, n) for span, n, _ in histogram(np.array([1, 1, 3]))] == [("1-1", 2), ("2-2", 0), ("3-3", 1)]
+    assert [(span, n) for span, n, _ in histogram(np.array([1, 1, 3]))] == [
+        ("1-1", 2),
+        ("2-2", 0),
+        ("3-3", 1),
+    ]
     assert sum(n for _, n, _ in histogram(np.arange(1000))) == 1000
 
 
@@ -127,6 +153,8 @@ def test_real_rows(shared: Path, stories: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(stories)
-    encoded = encode_rows(load_rows(shared / "data" / "gsm8k" / "test.jsonl", limit=100), tokenizer, max_length=512)
+    encoded = encode_rows(
+        load_rows(shared / "data" / "gsm8k" / "test.jsonl", limit=100), tokenizer, max_length=512
+    )
     assert len(encoded.sequences) >= 95 and encoded.form.name == "question-answer"
     assert all(s.ids[0] == tokenizer.bos_token_id for s in encoded.sequences)

@@ -14,7 +14,13 @@ from posttrain.errors import DataError
 
 
 def text_of(length: int) -> TokenSequence:
-    return TokenSequence(np.arange(length), np.arange(length) > 0, {"weights": np.arange(length) / 2}, {"label": 1.0}, row="7")
+    return TokenSequence(
+        np.arange(length),
+        np.arange(length) > 0,
+        {"weights": np.arange(length) / 2},
+        {"label": 1.0},
+        row="7",
+    )
 
 
 @pytest.mark.parametrize("length", [1, 2, 9, 10, 11, 19, 20, 28, 29, 100])
@@ -57,9 +63,14 @@ def test_tokens_and_rows_that_are_lost_are_counted() -> None:
     dropped = account([10, 30, 5], max_length=12, truncation="drop")
     assert (dropped.dropped, dropped.tokens_dropped, dropped.truncated) == (1, 30, 0)
     assert dropped.lost_metrics("data") == {
-        "data/rows": 3.0, "data/rows_cut": 0.0, "data/rows_dropped": 1.0, "data/rows_masked": 0.0,
-        "data/tokens": 45.0, "data/tokens_cut": 0.0, "data/tokens_dropped": 30.0,
-    }  # fmt: skip
+        "data/rows": 3.0,
+        "data/rows_cut": 0.0,
+        "data/rows_dropped": 1.0,
+        "data/rows_masked": 0.0,
+        "data/tokens": 45.0,
+        "data/tokens_cut": 0.0,
+        "data/tokens_dropped": 30.0,
+    }
     whole = account([10, 30, 5], text=True, max_length=12)
     assert (whole.split, whole.truncated, whole.num_trained) == (1, 0, 45 - 3)
     assert not whole.lost_text() and not whole.lost_metrics("data") and whole.lost_share == 0
@@ -67,10 +78,14 @@ def test_tokens_and_rows_that_are_lost_are_counted() -> None:
 
 def test_a_huge_row_counts_by_its_tokens_and_many_rows_by_their_number() -> None:
     one = account([10] * 99 + [100_000], max_length=12)
-    with pytest.raises(DataError, match=r"99\.0% of the rows or of their tokens, more than data\.max_cut=0\.1"):
+    with pytest.raises(
+        DataError, match=r"99\.0% of the rows or of their tokens, more than data\.max_cut=0\.1"
+    ):
         one.refuse_losses(Limits(12))
     ends = account([13] * 20 + [12] * 80, max_length=12)  # each loses its EOS alone
-    with pytest.raises(DataError, match=r"20 of 100 rows cut.*20\.0% .*accept it with data\.max_cut=0\.2$"):
+    with pytest.raises(
+        DataError, match=r"20 of 100 rows cut.*20\.0% .*accept it with data\.max_cut=0\.2$"
+    ):
         ends.refuse_losses(Limits(12))
     ends.refuse_losses(Limits(12, max_cut=0.2))
 
@@ -83,10 +98,14 @@ def test_the_way_out_depends_on_what_limits() -> None:
             encoded.refuse_losses(Limits(12, **limits))
         return str(caught.value)
 
-    assert "Raise data.max_length (the model's context is 64 tokens), choose by" in message(context=64)
+    assert "Raise data.max_length (the model's context is 64 tokens), choose by" in message(
+        context=64
+    )
     assert "Raise data.max_length, choose by" in message()
     at_context = message(context=12)
-    assert "Raise data.max_length" not in at_context and "context of more than 12 tokens" in at_context
+    assert (
+        "Raise data.max_length" not in at_context and "context of more than 12 tokens" in at_context
+    )
     with pytest.raises(DataError, match="Take a model with a context of more than 12 tokens"):
         account([30], max_length=12, context=12, truncation="error")
 
@@ -99,7 +118,10 @@ def test_split_is_for_plain_text() -> None:
 LONG = " " + "b" * 40
 ROWS: dict[str, tuple[Any, dict[str, Any]]] = {
     "rows": (encode_rows, {"prompt": "Q", "completion": LONG}),
-    "messages": (encode_rows, {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": LONG}]}),
+    "messages": (
+        encode_rows,
+        {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": LONG}]},
+    ),
     "pairs": (encode_pairs, {"prompt": "Q", "chosen": LONG, "rejected": " a"}),
     "labelled": (encode_labelled, {"prompt": "Q", "completion": LONG, "label": True}),
     "lists": (encode_lists, {"prompt": "Q", "completions": [LONG, " a"], "scores": [1, 0]}),
@@ -113,13 +135,27 @@ def test_every_encoder_counts_and_refuses_alike(tiny_tokenizer: Any, name: str) 
     encode, row = ROWS[name]
     longest = int(encode([row], tiny_tokenizer).lengths.max())
     kept = encode([row] * 4, tiny_tokenizer, max_length=20, max_cut=1.0)
-    assert kept.truncated == 4 and kept.tokens_cut >= 4 * (longest - 20) > 0 and int(kept.lengths.max()) == 20
+    assert (
+        kept.truncated == 4
+        and kept.tokens_cut >= 4 * (longest - 20) > 0
+        and int(kept.lengths.max()) == 20
+    )
     assert kept.num_tokens == kept.tokens_cut + int(kept.lengths.sum())
-    with pytest.raises(DataError, match=r"4 of 4 rows cut, losing .* more than data\.max_cut=0\.1 allows"):
+    with pytest.raises(
+        DataError, match=r"4 of 4 rows cut, losing .* more than data\.max_cut=0\.1 allows"
+    ):
         encode([row] * 4, tiny_tokenizer, max_length=20)
     with pytest.raises(DataError, match="4 of 4 rows dropped as too long"):
         encode([row] * 4, tiny_tokenizer, max_length=20, truncation="drop")
-    with pytest.raises(DataError, match="tokens and data.truncation is split, which is for plain text"):
+    with pytest.raises(
+        DataError, match="tokens and data.truncation is split, which is for plain text"
+    ):
         encode([row] * 4, tiny_tokenizer, max_length=20, truncation="split")
-    assert kept.fingerprint() == encode([row] * 4, tiny_tokenizer, max_length=20, max_cut=1.0).fingerprint()
-    assert kept.fingerprint() != encode([row] * 4, tiny_tokenizer, max_length=21, max_cut=1.0).fingerprint()
+    assert (
+        kept.fingerprint()
+        == encode([row] * 4, tiny_tokenizer, max_length=20, max_cut=1.0).fingerprint()
+    )
+    assert (
+        kept.fingerprint()
+        != encode([row] * 4, tiny_tokenizer, max_length=21, max_cut=1.0).fingerprint()
+    )

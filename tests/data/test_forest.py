@@ -12,7 +12,9 @@ from posttrain.errors import DataError
 
 def sequence(ids: list[int], prompt: int = 1, row: str = "", **values: float) -> TokenSequence:
     mask = np.arange(len(ids)) >= prompt
-    return TokenSequence(np.array(ids), mask, {"advantages": np.arange(len(ids)) + 0.5}, values, row)
+    return TokenSequence(
+        np.array(ids), mask, {"advantages": np.arange(len(ids)) + 0.5}, values, row
+    )
 
 
 def read_back(forest: Forest, index: int) -> list[int]:
@@ -30,7 +32,9 @@ def random_group(draw: np.random.Generator, count: int = 7) -> list[TokenSequenc
     for _ in range(count - 1):
         old = lists[draw.integers(0, len(lists))]
         cut = int(draw.integers(1, len(old) + 1))
-        lists.append(old[:cut] + draw.integers(0, 9, draw.integers(0 if cut > 1 else 1, 5)).tolist())
+        lists.append(
+            old[:cut] + draw.integers(0, 9, draw.integers(0 if cut > 1 else 1, 5)).tolist()
+        )
     return [sequence(ids, row=str(i), reward=i) for i, ids in enumerate(lists)]
 
 
@@ -99,13 +103,20 @@ def test_split_keeps_every_sequence_and_the_budget(seed: int, max_tokens: int) -
     for forest in forests:
         if forest.num_tokens > max_tokens:
             lengths = {len(read_back(forest, i)) for i in range(forest.num_sequences)}
-            assert max(lengths) == forest.num_tokens  # one path: it cannot be made smaller without cutting
+            assert (
+                max(lengths) == forest.num_tokens
+            )  # one path: it cannot be made smaller without cutting
     again = batch.split(max_tokens)
     assert [f.tokens.tolist() for f in again] == [f.tokens.tolist() for f in forests]
 
 
 def test_counts() -> None:
-    batch = Batch([Tree.build([sequence([1, 2, 3], 2), sequence([1, 2, 4, 5], 2)]), Tree.build([sequence([7, 8])])])
+    batch = Batch(
+        [
+            Tree.build([sequence([1, 2, 3], 2), sequence([1, 2, 4, 5], 2)]),
+            Tree.build([sequence([7, 8])]),
+        ]
+    )
     assert (batch.num_tokens, batch.num_unshared_tokens) == (5 + 2, 3 + 4 + 2)
     assert (batch.num_targets, batch.num_sequences) == (1 + 2 + 1, 3)
     assert Batch([]).split(10) == []

@@ -9,7 +9,10 @@ import pytest
 from posttrain.data.rows import load_rows
 from posttrain.errors import DataError
 
-ROWS = [{"prompt": "a", "answer": 1}, {"prompt": "b", "answer": "two"}]  # an answer of another type in each row
+ROWS = [
+    {"prompt": "a", "answer": 1},
+    {"prompt": "b", "answer": "two"},
+]  # an answer of another type in each row
 
 
 def test_text_kinds(tmp_path: Path) -> None:
@@ -31,10 +34,14 @@ def test_text_kinds(tmp_path: Path) -> None:
 
 def test_through_datasets(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
-    table = datasets.Dataset.from_list([{"prompt": "a", "answer": "1"}, {"prompt": "b", "answer": "2"}])
+    table = datasets.Dataset.from_list(
+        [{"prompt": "a", "answer": "1"}, {"prompt": "b", "answer": "2"}]
+    )
     table.to_parquet(tmp_path / "a.parquet")
     table.save_to_disk(tmp_path / "saved")
-    datasets.DatasetDict({"train": table, "test": table.select([1])}).save_to_disk(tmp_path / "splits")
+    datasets.DatasetDict({"train": table, "test": table.select([1])}).save_to_disk(
+        tmp_path / "splits"
+    )
     assert load_rows(tmp_path / "a.parquet")[1] == {"prompt": "b", "answer": "2"}
     assert load_rows(tmp_path / "a.parquet", limit=1) == [{"prompt": "a", "answer": "1"}]
     assert len(load_rows(tmp_path / "saved")) == 2
@@ -86,7 +93,8 @@ def test_broken_files_are_named(tmp_path: Path, name: str, content: str, message
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("a.csv", "prompt,completion\na,b\n"), ("a.jsonl", '{"prompt": "a", "completion": "b"}\n')]
+    ("name", "content"),
+    [("a.csv", "prompt,completion\na,b\n"), ("a.jsonl", '{"prompt": "a", "completion": "b"}\n')],
 )
 def test_a_byte_order_mark_is_no_part_of_a_column(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_text(content, encoding="utf-8-sig")
@@ -104,5 +112,7 @@ def test_missing_files_suggest_the_nearest(tmp_path: Path) -> None:
 
 def test_a_hub_name_without_network_says_so() -> None:
     pytest.importorskip("datasets")
-    with pytest.raises(DataError, match="neither a file nor a folder here, and as a hub data set it failed"):
+    with pytest.raises(
+        DataError, match="neither a file nor a folder here, and as a hub data set it failed"
+    ):
         load_rows("nobody/nothing-of-this-name")

@@ -20,7 +20,9 @@ def sequences(num: int = 50) -> list[TokenSequence]:
         mask[0] = False
         ids = draw.integers(0, 70_000 if i % 7 == 0 else 500, length)
         streams = {"weights": draw.random(length).astype(np.float32)} if i % 3 == 0 else {}
-        rows.append(TokenSequence(ids, mask, streams, {"label": float(draw.random())}, row=f"rôw {i}"))
+        rows.append(
+            TokenSequence(ids, mask, streams, {"label": float(draw.random())}, row=f"rôw {i}")
+        )
     return rows
 
 
@@ -30,7 +32,10 @@ def same(a: TokenSequence, b: TokenSequence) -> bool:
         and a.ids.dtype == b.ids.dtype == np.int64
         and a.loss_mask.tolist() == b.loss_mask.tolist()
         and a.streams.keys() == b.streams.keys()
-        and all(np.array_equal(a.streams[k], b.streams[k]) and b.streams[k].dtype == np.float32 for k in a.streams)
+        and all(
+            np.array_equal(a.streams[k], b.streams[k]) and b.streams[k].dtype == np.float32
+            for k in a.streams
+        )
         and (a.values, a.row) == (b.values, b.row)
     )
 
@@ -102,7 +107,9 @@ def test_fingerprint_tells_any_difference(tmp_path: Path) -> None:
 def test_records_are_compact_and_exact() -> None:
     one = TokenSequence(np.arange(1000), np.arange(1000) > 0, row="a")
     assert len(record(one)) < 1000 * 2 + 1000 / 8 + 120 and same(read_record(record(one)), one)
-    big = TokenSequence(np.array([70_000, 2]), np.array([False, True]), values={"reward": float("nan")}, row="b")
+    big = TokenSequence(
+        np.array([70_000, 2]), np.array([False, True]), values={"reward": float("nan")}, row="b"
+    )
     again = read_record(record(big))
     assert again.ids.tolist() == [70_000, 2] and np.isnan(again.values["reward"])
 

@@ -18,12 +18,32 @@ from posttrain.data.templates import (
 from posttrain.errors import DataError, TemplateError
 from posttrain.types import Message, Sample
 
-CHATML = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-LLAMA = "{{ bos_token }}{% for m in messages %}{{ '<|start|>' + m.role + '<|sep|>\n\n' + m.content | trim + '<|eot|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|start|>assistant<|sep|>\n\n' }}{% endif %}"
-GEMMA = "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}{% for m in messages %}{{ '<|start|>' + ('model' if m.role == 'assistant' else m.role) + '\n' + m.content | trim + '<|eot|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|start|>model\n' }}{% endif %}"
-MISTRAL = "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ ' [INST] ' + m.content + ' [/INST]' }}{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% "
+    "endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+LLAMA = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|start|>' + m.role + '<|sep|>\n\n' + m.content | "
+    "trim + '<|eot|>' }}{% endfor %}{% if add_generation_prompt %}{{ "
+    "'<|start|>assistant<|sep|>\n\n' }}{% endif %}"
+)
+GEMMA = (
+    "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not "
+    "supported') }}{% endif %}{% for m in messages %}{{ '<|start|>' + ('model' if m.role == "
+    "'assistant' else m.role) + '\n' + m.content | trim + '<|eot|>\n' }}{% endfor %}{% if "
+    "add_generation_prompt %}{{ '<|start|>model\n' }}{% endif %}"
+)
+MISTRAL = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ ' [INST] ' + m.content + ' "
+    "[/INST]' }}{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
+)
 # strips the thinking of all turns but the last one
-QWEN3 = "{% for m in messages %}{% set c = m.content %}{% if m.role == 'assistant' and not loop.last and '</think>' in c %}{% set c = c.split('</think>')[-1].lstrip('\n') %}{% endif %}{{ '<|im_start|>' + m.role + '\n' + c + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+QWEN3 = (
+    "{% for m in messages %}{% set c = m.content %}{% if m.role == 'assistant' and not loop.last "
+    "and '</think>' in c %}{% set c = c.split('</think>')[-1].lstrip('\n') %}{% endif %}{{ "
+    "'<|im_start|>' + m.role + '\n' + c + '<|im_end|>\n' }}{% endfor %}{% if "
+    "add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|start|>", "<|sep|>", "<|eot|>"]
 
 
@@ -34,11 +54,17 @@ def make(template: str | None, *, bos: bool = True, pad: str | None = None) -> A
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     if bos:
-        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", 0)]
+        )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token=pad, chat_template=template,
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token=pad,
+        chat_template=template,
         additional_special_tokens=SPECIAL[2:],
-    )  # fmt: skip
+    )
 
 
 def chat(*turns: str) -> list[Message]:
@@ -49,7 +75,13 @@ def trained_text(tokenizer: Any, sequence: Any) -> str:
     return tokenizer.decode(sequence.ids[sequence.loss_mask], skip_special_tokens=False)
 
 
-END = {CHATML: "<|im_end|>", LLAMA: "<|eot|>", GEMMA: "<|eot|>", MISTRAL: "</s>", QWEN3: "<|im_end|>"}
+END = {
+    CHATML: "<|im_end|>",
+    LLAMA: "<|eot|>",
+    GEMMA: "<|eot|>",
+    MISTRAL: "</s>",
+    QWEN3: "<|im_end|>",
+}
 
 
 @pytest.mark.parametrize("template", [CHATML, LLAMA, GEMMA, MISTRAL, QWEN3])
@@ -65,7 +97,9 @@ def test_assistant_turns_and_their_terminators_are_trained(template: str, pad: s
     assert trained_text(tokenizer, last) == f"{lead}no{end}"
     everything = encode_messages(tokenizer, chat("hi", "yes"), train_on="everything")
     assert everything.loss_mask.sum() == len(everything.ids) - 1
-    assert (sequence.ids == 0).sum() == ("bos_token" in template)  # BOS once, or as the template wants it
+    assert (sequence.ids == 0).sum() == (
+        "bos_token" in template
+    )  # BOS once, or as the template wants it
 
 
 @pytest.mark.parametrize("template", [CHATML, LLAMA, GEMMA, MISTRAL])
@@ -80,9 +114,14 @@ def test_training_begins_where_sampling_begins(template: str) -> None:
 def test_a_template_that_rewrites_history_is_refused_and_shown() -> None:
     tokenizer = make(QWEN3)
     turns = chat("hi", "<think>hm</think>\nhello", "more?", "no")
-    with pytest.raises(TemplateError, match=r"(?s)rewrites earlier turns.*turn 1 differs.*<think>.*train_on: last"):
+    with pytest.raises(
+        TemplateError, match=r"(?s)rewrites earlier turns.*turn 1 differs.*<think>.*train_on: last"
+    ):
         encode_messages(tokenizer, turns, row="4")
-    assert trained_text(tokenizer, encode_messages(tokenizer, turns, train_on="last")) == "no<|im_end|>"
+    assert (
+        trained_text(tokenizer, encode_messages(tokenizer, turns, train_on="last"))
+        == "no<|im_end|>"
+    )
 
 
 def test_messages_may_be_left_out_or_weighed() -> None:
@@ -98,8 +137,13 @@ def test_messages_may_be_left_out_or_weighed() -> None:
 
 
 def test_a_prompt_that_merges_with_the_turn_is_tokenised_apart() -> None:
-    """The prompt ends in "he" and the turn begins with "ll": one token in the whole text, two when the model is asked."""
-    plain = "{% for m in messages %}{{ 'U:' + m.content + '\\n' if m.role == 'user' else 'he' + m.content + '</s>' }}{% endfor %}{% if add_generation_prompt %}{{ 'he' }}{% endif %}"
+    """The prompt ends in "he" and the turn begins with "ll": one token in the whole text, two
+    when the model is asked.
+    """
+    plain = (
+        "{% for m in messages %}{{ 'U:' + m.content + '\\n' if m.role == 'user' else 'he' + "
+        "m.content + '</s>' }}{% endfor %}{% if add_generation_prompt %}{{ 'he' }}{% endif %}"
+    )
     tokenizer = make(plain)
     turns = chat("a", "llo", "b", "llb")
     sequence = encode_messages(tokenizer, turns)
@@ -109,15 +153,24 @@ def test_a_prompt_that_merges_with_the_turn_is_tokenised_apart() -> None:
     assert sequence.ids[: len(prompt)].tolist() == prompt and sequence.loss_mask[len(prompt)]
     last = encode_messages(tokenizer, turns, train_on="last")
     prompt = encode_prompt(tokenizer, turns[:3])
-    assert last.ids[: len(prompt)].tolist() == prompt and int(last.loss_mask.argmax()) == len(prompt)
+    assert last.ids[: len(prompt)].tolist() == prompt and int(last.loss_mask.argmax()) == len(
+        prompt
+    )
 
 
 def test_a_template_that_loses_tool_calls_is_refused() -> None:
     call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Bern"}}}
-    turns: list[Message] = [*chat("weather?"), {"role": "assistant", "content": "", "tool_calls": [call]}]
-    with pytest.raises(TemplateError, match="row 3: turn 1 calls the tool 'weather', but the chat template writes"):
+    turns: list[Message] = [
+        *chat("weather?"),
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+    ]
+    with pytest.raises(
+        TemplateError, match="row 3: turn 1 calls the tool 'weather', but the chat template writes"
+    ):
         encode_messages(make(CHATML), turns, row="3")
-    writes = CHATML.replace("m.content +", "m.content + (m.tool_calls | tojson if m.tool_calls else '') +")
+    writes = CHATML.replace(
+        "m.content +", "m.content + (m.tool_calls | tojson if m.tool_calls else '') +"
+    )
     assert "Bern" in trained_text(make(writes), encode_messages(make(writes), turns))
 
 
@@ -138,7 +191,9 @@ def test_plain_text_has_bos_once_and_trains_eos() -> None:
 
 
 def test_a_pair_is_tokenised_apart() -> None:
-    """ "he" + "ll" would merge over the border; the prompt's ids must be those that sampling starts from."""
+    """ "he" + "ll" would merge over the border; the prompt's ids must be those that sampling
+    starts from.
+    """
     tokenizer = make(None)
     sequence = encode_pair(tokenizer, "he", "llo")
     prompt = encode_prompt(tokenizer, "he")
@@ -153,7 +208,8 @@ def test_prompts() -> None:
     tokenizer = make(CHATML)
     assert (
         tokenizer.decode(encode_prompt(tokenizer, chat("hi"), system="s"))
-        == "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+        == "<|im_start|>system\ns<|im_end|>\n"
+        "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
     )
     assert tokenizer.decode(encode_prompt(tokenizer, "q", system="s")) == "<s>s\n\nq"
     with pytest.raises(DataError, match="a prompt has no tokens"):
@@ -161,7 +217,10 @@ def test_prompts() -> None:
 
 
 def test_fingerprint_changes_with_what_matters() -> None:
-    prints = {template_fingerprint(t) for t in (make(CHATML), make(LLAMA), make(CHATML, pad="</s>"), make(None))}
+    prints = {
+        template_fingerprint(t)
+        for t in (make(CHATML), make(LLAMA), make(CHATML, pad="</s>"), make(None))
+    }
     assert len(prints) == 4
     assert template_fingerprint(make(CHATML)) == template_fingerprint(make(CHATML))
 
@@ -179,6 +238,11 @@ def test_random_conversations_decode_to_what_was_said() -> None:
     letters = np.array(list("abhel o\u00e9\u4e16\n"))
     tokenizer = make(CHATML)
     for _ in range(30):
-        turns = chat(*("x" + "".join(draw.choice(letters, draw.integers(1, 12))) for _ in range(2 * int(draw.integers(1, 4)))))
+        turns = chat(
+            *(
+                "x" + "".join(draw.choice(letters, draw.integers(1, 12)))
+                for _ in range(2 * int(draw.integers(1, 4)))
+            )
+        )
         said = "".join(m["content"] + "<|im_end|>" for m in turns if m["role"] == "assistant")
         assert trained_text(tokenizer, encode_messages(tokenizer, turns)) == said

@@ -15,10 +15,14 @@ from posttrain.errors import ConfigError, DataError
 def test_a_row_counts_as_its_weight_says(tiny_tokenizer: Any) -> None:
     rows = [{"prompt": "a", "completion": "b", "weight": 0.25}, {"prompt": "c", "completion": "d"}]
     quarter, whole = encode_rows(rows, tiny_tokenizer).sequences
-    assert set(quarter.streams["weights"].tolist()) == {0.25} and set(whole.streams["weights"].tolist()) == {1.0}
+    assert set(quarter.streams["weights"].tolist()) == {0.25} and set(
+        whole.streams["weights"].tolist()
+    ) == {1.0}
     left_out = encode_rows([{**rows[0], "weight": 0}, *[rows[1]] * 20], tiny_tokenizer)
     assert len(left_out.sequences) == 20 and left_out.masked == ["0"]
-    assert encode_rows([{"prompt": "c", "completion": "d"}], tiny_tokenizer).sequences[0].streams == {}
+    assert (
+        encode_rows([{"prompt": "c", "completion": "d"}], tiny_tokenizer).sequences[0].streams == {}
+    )
     for bad in (-1, "much", True, float("inf")):
         with pytest.raises(DataError, match="row 0: weight .* a number, 0 or above"):
             encode_rows([{**rows[0], "weight": bad}], tiny_tokenizer)
@@ -32,10 +36,18 @@ def test_weights_that_no_loss_reads_are_refused(tiny_tokenizer: Any) -> None:
     reward = {"prompt": "a", "completion": "b", "reward": 1.0}
     other = {"prompt": "a", "completion": "c", "label": False}
     cases: list[tuple[Any, dict[str, Any], dict[str, Any]]] = [
-        (encode_pairs, pair, pair), (encode_labelled, label, label), (encode_labelled, pair, pair), (encode_lists, ranked, ranked),
-        (encode_scores, pair, pair), (encode_scores, label, other),
-        (lambda rows, _: reshaped(rows, "pairs"), reward, {**reward, "completion": "c", "reward": 0.0}),
-    ]  # fmt: skip
+        (encode_pairs, pair, pair),
+        (encode_labelled, label, label),
+        (encode_labelled, pair, pair),
+        (encode_lists, ranked, ranked),
+        (encode_scores, pair, pair),
+        (encode_scores, label, other),
+        (
+            lambda rows, _: reshaped(rows, "pairs"),
+            reward,
+            {**reward, "completion": "c", "reward": 0.0},
+        ),
+    ]
     for encode, row, second in cases:
         encode([{**row, "weight": 1.0}, {**second, "weight": None}], tiny_tokenizer)
         with pytest.raises(DataError, match="row 1: weight 0.5 .* repeat or drop rows instead"):
@@ -44,14 +56,21 @@ def test_weights_that_no_loss_reads_are_refused(tiny_tokenizer: Any) -> None:
 
 def test_messages_count_as_their_weights_say_times_the_row(tiny_tokenizer: Any) -> None:
     turns = [
-        {"role": "user", "content": "q"}, {"role": "assistant", "content": "half", "weight": 0.5},
-        {"role": "user", "content": "r"}, {"role": "assistant", "content": "none", "train": False},
-        {"role": "user", "content": "s"}, {"role": "assistant", "content": "full"},
-    ]  # fmt: skip
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "half", "weight": 0.5},
+        {"role": "user", "content": "r"},
+        {"role": "assistant", "content": "none", "train": False},
+        {"role": "user", "content": "s"},
+        {"role": "assistant", "content": "full"},
+    ]
     plain = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "plain"}]
-    first, second = encode_rows([{"messages": turns, "weight": 2.0}, {"messages": plain}], tiny_tokenizer).sequences
+    first, second = encode_rows(
+        [{"messages": turns, "weight": 2.0}, {"messages": plain}], tiny_tokenizer
+    ).sequences
     weights = first.streams["weights"][first.loss_mask]
-    assert sorted(set(weights.tolist())) == [1.0, 2.0] and set(second.streams["weights"].tolist()) == {1.0}
+    assert sorted(set(weights.tolist())) == [1.0, 2.0] and set(
+        second.streams["weights"].tolist()
+    ) == {1.0}
     text = tiny_tokenizer.decode(first.ids[first.loss_mask])
     assert "half" in text and "full" in text and "none" not in text
     half = first.ids[first.loss_mask][weights == 1.0]
@@ -64,7 +83,10 @@ def test_rationales_are_a_second_task(tiny_tokenizer: Any) -> None:
     rows = [{"prompt": "2+3?", "completion": "5", "rationale": "two and three", "weight": 3.0}]
     label, rationale = encode_rows(rows, tiny_tokenizer, rationale_weight=0.5).sequences
     assert tiny_tokenizer.decode(label.ids, skip_special_tokens=True) == "[label] 2+3?5"
-    assert tiny_tokenizer.decode(rationale.ids, skip_special_tokens=True) == "[rationale] 2+3?two and three"
+    assert (
+        tiny_tokenizer.decode(rationale.ids, skip_special_tokens=True)
+        == "[rationale] 2+3?two and three"
+    )
     assert (label.streams["weights"] == 3).all() and (rationale.streams["weights"] == 1.5).all()
     chat = [{"instruction": "2+3?", "output": "5", "rationale": "why"}]
     both = encode_rows(chat, tiny_tokenizer, rationale_weight=1.0).sequences
@@ -77,7 +99,9 @@ def test_rationales_are_a_second_task(tiny_tokenizer: Any) -> None:
 
 
 def test_the_loss_is_the_weighted_mean(tiny_tokenizer: Any) -> None:
-    """By hand: weights 1 and 3 of two rows with 2 and 1 trained tokens and losses of 1 and 2: (2 * 1 + 3 * 2) / (2 + 3)."""
+    """By hand: weights 1 and 3 of two rows with 2 and 1 trained tokens and losses of 1 and 2:
+    (2 * 1 + 3 * 2) / (2 + 3).
+    """
     import torch
 
     from posttrain.config import Component
@@ -91,7 +115,9 @@ def test_the_loss_is_the_weighted_mean(tiny_tokenizer: Any) -> None:
     batch = Batch([Tree.build([r]) for r in rows])
     objective = Objective([Component("nll")])
     (micro,) = batch.split()
-    loss, _ = objective({"logprobs": torch.tensor([-1.0, -1.0, -2.0])}, micro, objective.denominators(batch))
+    loss, _ = objective(
+        {"logprobs": torch.tensor([-1.0, -1.0, -2.0])}, micro, objective.denominators(batch)
+    )
     assert float(loss) == pytest.approx(8 / 5)
 
 

@@ -99,7 +99,9 @@ def test_bfloat16_layers_that_are_not_fused_decode_in_columns_too(
     steps: list[torch.dtype] = []
     step = ColumnDecoder.step
 
-    def noted(self: ColumnDecoder, tokens: torch.Tensor, positions: torch.Tensor, plan: DecodePlan) -> torch.Tensor:
+    def noted(
+        self: ColumnDecoder, tokens: torch.Tensor, positions: torch.Tensor, plan: DecodePlan
+    ) -> torch.Tensor:
         steps.append(plan._prompts[0][0].dtype)
         return step(self, tokens, positions, plan)
 
@@ -108,17 +110,23 @@ def test_bfloat16_layers_that_are_not_fused_decode_in_columns_too(
     ((sample,),) = engine.generate([Request((3, 5, 7), Sampling(max_tokens=6), n=1, seed=0)])
     assert set(steps) == {torch.bfloat16}
     (scored,) = engine.score([((3, 5, 7, *sample.ids), 3)])
-    torch.testing.assert_close(torch.tensor(sample.raw_logprobs), torch.tensor(scored), rtol=0.05, atol=0.1)
+    torch.testing.assert_close(
+        torch.tensor(sample.raw_logprobs), torch.tensor(scored), rtol=0.05, atol=0.1
+    )
 
 
 def adapted(model: LanguageModel, **settings: Any) -> LanguageModel:
-    config = LoraConfig(target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False, **settings)
+    config = LoraConfig(
+        target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False, **settings
+    )
     found = LanguageModel(get_peft_model(model.hf, config), None)  # type: ignore[arg-type]
     found.share_trunks()
     return found
 
 
-def test_adapters_of_low_rank_are_added_to_the_weights_and_followed_when_they_are_switched_off(llama_like: Build) -> None:
+def test_adapters_of_low_rank_are_added_to_the_weights_and_followed_when_they_are_switched_off(
+    llama_like: Build,
+) -> None:
     model = adapted(llama_like("llama"))
     engine = TorchEngine(model)
     request = Request((3, 5, 7), Sampling(max_tokens=6), n=1, seed=0)
@@ -126,7 +134,9 @@ def test_adapters_of_low_rank_are_added_to_the_weights_and_followed_when_they_ar
     for _ in range(2):
         ((sample,),) = engine.generate([request])
         scored = engine.score([((3, 5, 7, *sample.ids), 3)])[0]
-        torch.testing.assert_close(torch.tensor(sample.raw_logprobs), torch.tensor(scored), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            torch.tensor(sample.raw_logprobs), torch.tensor(scored), rtol=1e-4, atol=1e-4
+        )
         model.hf.base_model.disable_adapter_layers()
 
 
@@ -154,6 +164,10 @@ def test_weights_that_change_in_place_are_read_again(llama_like: Build) -> None:
     ((sample,),) = engine.generate([request])
     ((expected,),) = TorchEngine(model).generate([request])
     assert sample.ids == expected.ids
-    torch.testing.assert_close(torch.tensor(sample.raw_logprobs), torch.tensor(expected.raw_logprobs))
+    torch.testing.assert_close(
+        torch.tensor(sample.raw_logprobs), torch.tensor(expected.raw_logprobs)
+    )
     scored = engine.score([((3, 5, 7, *sample.ids), 3)])[0]
-    torch.testing.assert_close(torch.tensor(sample.raw_logprobs), torch.tensor(scored), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        torch.tensor(sample.raw_logprobs), torch.tensor(scored), rtol=1e-4, atol=1e-4
+    )

@@ -1,4 +1,6 @@
-"""Completions from a server, against one that answers as OpenAI's does and writes down what it was asked."""
+"""Completions from a server, against one that answers as OpenAI's does and writes down what it
+was asked.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ pytest.importorskip("openai")
 
 
 class Server:
-    """url: its address. asked: path, key and body of each request. `answer` makes (status, body) of one."""
+    """url: its address. asked: path, key and body of each request. `answer` makes (status,
+    body) of one.
+    """
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, dict[str, Any]]] = []
@@ -55,11 +59,18 @@ def choices(path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     if path.endswith("/chat/completions"):
         last = body["messages"][-1]["content"]
         made = [
-            {"index": i, "finish_reason": e, "message": {"role": "assistant", "content": f"{last} {i}"}}
+            {
+                "index": i,
+                "finish_reason": e,
+                "message": {"role": "assistant", "content": f"{last} {i}"},
+            }
             for i, e in enumerate(ends)
         ]
     else:
-        made = [{"index": i, "finish_reason": e, "text": f"{body['prompt']} {i}"} for i, e in enumerate(ends)]
+        made = [
+            {"index": i, "finish_reason": e, "text": f"{body['prompt']} {i}"}
+            for i, e in enumerate(ends)
+        ]
     return 200, {"id": "x", "object": "x", "created": 0, "model": body["model"], "choices": made}
 
 
@@ -71,21 +82,42 @@ def server() -> Iterator[Server]:
     made.http.server_close()
 
 
-def test_texts_and_messages_go_to_their_routes_and_come_back_in_order(server: Server, monkeypatch: Any) -> None:
+def test_texts_and_messages_go_to_their_routes_and_come_back_in_order(
+    server: Server, monkeypatch: Any
+) -> None:
     monkeypatch.setenv("SOME_KEY", "sesame")
-    endpoint = Endpoint(EndpointConfig(server.url, "big", key_variable="SOME_KEY", extra={"reasoning_effort": "low"}))
+    endpoint = Endpoint(
+        EndpointConfig(
+            server.url, "big", key_variable="SOME_KEY", extra={"reasoning_effort": "low"}
+        )
+    )
     prompts = ["one", [{"role": "user", "content": "two"}], *(f"p{i}" for i in range(20))]
-    found = endpoint.complete(prompts, Sampling(max_tokens=7, top_p=0.9, stop=("\n",)), n=2, seeds=range(22))
-    assert [[w.text for w in row] for row in found[:3]] == [["one 0", "one 1"], ["two 0", "two 1"], ["p0 0", "p0 1"]]
+    found = endpoint.complete(
+        prompts, Sampling(max_tokens=7, top_p=0.9, stop=("\n",)), n=2, seeds=range(22)
+    )
+    assert [[w.text for w in row] for row in found[:3]] == [
+        ["one 0", "one 1"],
+        ["two 0", "two 1"],
+        ["p0 0", "p0 1"],
+    ]
     assert [row[1].text for row in found[2:]] == [f"p{i} 1" for i in range(20)]
     assert [w.finish_reason for w in found[0]] == ["stop", "length"]
     paths = {path for path, _, body in server.asked if body.get("messages")}
-    assert paths == {"/v1/chat/completions"} and {key for _, key, _ in server.asked} == {"Bearer sesame"}
+    assert paths == {"/v1/chat/completions"} and {key for _, key, _ in server.asked} == {
+        "Bearer sesame"
+    }
     body = next(body for _, _, body in server.asked if body.get("prompt") == "one")
     assert body == {
-        "model": "big", "prompt": "one", "n": 2, "seed": 0, "temperature": 1.0, "top_p": 0.9, "max_tokens": 7, "stop": ["\n"],
+        "model": "big",
+        "prompt": "one",
+        "n": 2,
+        "seed": 0,
+        "temperature": 1.0,
+        "top_p": 0.9,
+        "max_tokens": 7,
+        "stop": ["\n"],
         "reasoning_effort": "low",
-    }  # fmt: skip
+    }
 
 
 def test_plain_text_can_be_asked_of_a_chat_and_reasoning_is_kept(server: Server) -> None:
@@ -96,7 +128,9 @@ def test_plain_text_can_be_asked_of_a_chat_and_reasoning_is_kept(server: Server)
 
     server.answer = thoughtful
     settings: dict[str, Any] = {"route": "chat", "extra": {"max_completion_tokens": 9}}
-    kept = Endpoint(EndpointConfig(server.url, "big", **settings)).complete(["why"], Sampling(), n=1, seeds=[0])
+    kept = Endpoint(EndpointConfig(server.url, "big", **settings)).complete(
+        ["why"], Sampling(), n=1, seeds=[0]
+    )
     left = Endpoint(EndpointConfig(server.url, "big", keep_reasoning=False, **settings)).complete(
         ["why"], Sampling(), n=1, seeds=[0]
     )
@@ -108,16 +142,23 @@ def test_plain_text_can_be_asked_of_a_chat_and_reasoning_is_kept(server: Server)
 
 def test_a_server_that_is_busy_is_asked_again_and_one_that_refuses_is_told(server: Server) -> None:
     def busy(path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        return choices(path, body) if len(server.asked) > 1 else (503, {"error": {"message": "busy"}})
+        return (
+            choices(path, body) if len(server.asked) > 1 else (503, {"error": {"message": "busy"}})
+        )
 
     server.answer = busy
     endpoint = Endpoint(EndpointConfig(server.url, "big"))
-    assert endpoint.complete(["a"], Sampling(), n=1, seeds=[0])[0][0].text == "a 0" and len(server.asked) == 2
+    assert (
+        endpoint.complete(["a"], Sampling(), n=1, seeds=[0])[0][0].text == "a 0"
+        and len(server.asked) == 2
+    )
     server.answer = lambda path, body: (404, {"error": {"message": "no model big"}})
     with pytest.raises(EndpointError, match=r"big at http://127.*no model big.*endpoint\.model"):
         endpoint.complete(["a"], Sampling(), n=1, seeds=[0])
     server.answer = lambda path, body: (200, {"error": {"message": "no credit"}})
-    with pytest.raises(EndpointError, match=r"answered without completions: .*no credit.*mostly in /v1"):
+    with pytest.raises(
+        EndpointError, match=r"answered without completions: .*no credit.*mostly in /v1"
+    ):
         endpoint.complete(["a"], Sampling(), n=1, seeds=[0])
     server.answer = lambda path, body: choices(path, {**body, "n": 1})
     with pytest.raises(EndpointError, match="1 completions of 3.*num_generations: 1"):
@@ -125,23 +166,35 @@ def test_a_server_that_is_busy_is_asked_again_and_one_that_refuses_is_told(serve
     server.http.shutdown()
     server.http.server_close()
     with pytest.raises(EndpointError, match="did not answer"):
-        Endpoint(EndpointConfig(server.url, "big", max_retries=0)).complete(["a"], Sampling(), n=1, seeds=[0])
+        Endpoint(EndpointConfig(server.url, "big", max_retries=0)).complete(
+            ["a"], Sampling(), n=1, seeds=[0]
+        )
 
 
 def test_a_prompt_that_is_refused_is_left_out_unless_all_are(server: Server) -> None:
     def strict(path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        return (400, {"error": {"message": "too long"}}) if len(body["prompt"]) > 3 else choices(path, body)
+        return (
+            (400, {"error": {"message": "too long"}})
+            if len(body["prompt"]) > 3
+            else choices(path, body)
+        )
 
     server.answer = strict
     with pytest.raises(EndpointError, match="too long"):
-        Endpoint(EndpointConfig(server.url, "big")).complete(["aaaa", "bbbb"], Sampling(), n=1, seeds=[0, 1])
+        Endpoint(EndpointConfig(server.url, "big")).complete(
+            ["aaaa", "bbbb"], Sampling(), n=1, seeds=[0, 1]
+        )
     endpoint = Endpoint(EndpointConfig(server.url, "big"))
     found = endpoint.complete(["aaaa", "b", "cccc"], Sampling(), n=1, seeds=[0, 1, 2])
     assert [[w.text for w in row] for row in found] == [[], ["b 0"], []]
 
 
 def test_odd_texts_are_made_whole(server: Server) -> None:
-    contents: list[Any] = ["cut \ud83d", None, [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]]
+    contents: list[Any] = [
+        "cut \ud83d",
+        None,
+        [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
+    ]
 
     def odd(path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         status, answer = choices(path, body)
@@ -166,7 +219,9 @@ def test_an_interruption_does_not_wait_for_the_server(server: Server) -> None:
 
     server.answer = slow
     with pytest.raises(EndpointError, match="gone"):  # while "slow" is still being answered
-        Endpoint(EndpointConfig(server.url, "big")).complete(["bad", "slow"], Sampling(), n=1, seeds=[0, 1])
+        Endpoint(EndpointConfig(server.url, "big")).complete(
+            ["bad", "slow"], Sampling(), n=1, seeds=[0, 1]
+        )
     assert not release.is_set()
     release.set()
 
@@ -184,7 +239,9 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: st
         Endpoint(EndpointConfig(**{"url": "http://x/v1", "model": "m", **settings}))
 
 
-def test_method_sample_lets_a_server_write_and_keeps_what_is_right(server: Server, run_recipe: Callable[..., Path]) -> None:
+def test_method_sample_lets_a_server_write_and_keeps_what_is_right(
+    server: Server, run_recipe: Callable[..., Path]
+) -> None:
     """No model in the recipe: the server answers sums, the first of each pair rightly."""
     import re
 
@@ -198,22 +255,44 @@ def test_method_sample_lets_a_server_write_and_keeps_what_is_right(server: Serve
     task = {"name": "arithmetic", "num_steps": 1, "num_examples": 6}
     endpoint = {"url": server.url, "model": "big"}
     folder = run_recipe(
-        method="sample", model=None, task=task, endpoint=endpoint, num_generations=2, min_reward=1.0, batch_size=4
+        method="sample",
+        model=None,
+        task=task,
+        endpoint=endpoint,
+        num_generations=2,
+        min_reward=1.0,
+        batch_size=4,
     )
     rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
-    assert len(rows) == 6 and all(row["reward"] == 1 and "####" in row["completion"] for row in rows)
+    assert len(rows) == 6 and all(
+        row["reward"] == 1 and "####" in row["completion"] for row in rows
+    )
     assert len({row["prompt"] for row in rows}) == 6 and len(server.asked) == 6
     seeds = {body["seed"] for _, _, body in server.asked}
     assert len(seeds) == 6
-    with pytest.raises(ConfigError, match="length reads token ids and an endpoint gives text alone"):
-        run_recipe(method="sample", model=None, task=task, endpoint=endpoint, rewards=["length"], output=str(folder / "other"))
+    with pytest.raises(
+        ConfigError, match="length reads token ids and an endpoint gives text alone"
+    ):
+        run_recipe(
+            method="sample",
+            model=None,
+            task=task,
+            endpoint=endpoint,
+            rewards=["length"],
+            output=str(folder / "other"),
+        )
 
 
-def test_a_key_that_a_server_sends_back_is_not_shown(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_a_server_sends_back_is_not_shown(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MY_API_KEY", "sesame-open")
     config = EndpointConfig(server.url, "big", key_variable="MY_API_KEY", max_retries=0)
     for status in (401, 200):
-        server.answer = lambda path, body, status=status: (status, {"error": {"message": "bad key sesame-open"}})
+        server.answer = lambda path, body, status=status: (
+            status,
+            {"error": {"message": "bad key sesame-open"}},
+        )
         with pytest.raises(EndpointError, match=r"\[key\]") as caught:
             Endpoint(config).complete(["a"], Sampling(), n=1, seeds=[0])
         assert "sesame-open" not in str(caught.value)

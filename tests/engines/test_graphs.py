@@ -1,5 +1,5 @@
-"""Recorded decoding steps. On a CPU a trace stands in for a CUDA graph: it too repeats the operators of one step on the memory of
-that step, with every number that Python knew then fixed."""
+"""Recorded decoding steps. On a CPU a trace stands in for a CUDA graph: it too repeats the
+operators of one step on the memory of that step, with every number that Python knew then fixed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ def trace(work: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], torch.T
 
 
 def asked(n: int = 5, **settings: Any) -> list[Request]:
-    return [Request(p, Sampling(**{"max_tokens": 66, **settings}), n=n, seed=i) for i, p in enumerate(PROMPTS)]
+    return [
+        Request(p, Sampling(**{"max_tokens": 66, **settings}), n=n, seed=i)
+        for i, p in enumerate(PROMPTS)
+    ]
 
 
 def flat(groups: list[list[Sample]]) -> list[Sample]:
@@ -50,7 +53,9 @@ def model(decoder: Build, request: pytest.FixtureRequest) -> LanguageModel:
 
 @pytest.mark.parametrize("rows", [256, 7])
 def test_recordings_change_nothing(model: LanguageModel, rows: int) -> None:
-    """Prompts of unequal length, rows that end early and that join late, more columns than one width, sliding windows."""
+    """Prompts of unequal length, rows that end early and that join late, more columns than one
+    width, sliding windows.
+    """
     requests = asked(stop_ids=(11, 29))
     plain = TorchEngine(model, max_rows=rows).generate(requests)
     graphs = StepGraphs(trace)
@@ -81,12 +86,16 @@ def test_a_recording_that_gives_other_logits_is_not_used(decoder: Build) -> None
     model = decoder("llama")
     graphs = StepGraphs(wrong)
     with pytest.warns(UserWarning, match="other logits"):
-        assert texts(TorchEngine(model, graphs=graphs).generate(asked())) == texts(TorchEngine(model).generate(asked()))
+        assert texts(TorchEngine(model, graphs=graphs).generate(asked())) == texts(
+            TorchEngine(model).generate(asked())
+        )
     assert graphs.why_not is not None and "other logits" in graphs.why_not and not graphs.replayed
 
 
 def test_a_recording_ends_with_its_rows(decoder: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where a call was interrupted, and the next has rows of the same shape on other memory."""
+    """Also where a call was interrupted, and the next has rows of the same shape on other
+    memory.
+    """
     model = decoder("llama")
     graphs = StepGraphs(trace)
     engine = TorchEngine(model, graphs=graphs)
@@ -116,6 +125,8 @@ def test_cuda_graphs_change_nothing(decoder: Build) -> None:
     engine = TorchEngine(model, max_rows=7)
     assert engine.graphs is not None
     plain = TorchEngine(model, max_rows=7, graphs=None)
-    for sample, expected in zip(flat(engine.generate(asked())), flat(plain.generate(asked())), strict=True):
+    for sample, expected in zip(
+        flat(engine.generate(asked())), flat(plain.generate(asked())), strict=True
+    ):
         assert sample.raw_logprobs[:8] == pytest.approx(expected.raw_logprobs[:8], abs=1e-3)
     assert engine.graphs.why_not is None and engine.graphs.replayed > 20

@@ -31,13 +31,18 @@ def ids(groups: list[list[Sample]]) -> list[list[list[int]]]:
 
 
 def requests(n: int = 5, **settings: Any) -> list[Request]:
-    return [Request(p, Sampling(**{"max_tokens": 20, **settings}), n=n, seed=i) for i, p in enumerate(PROMPTS)]
+    return [
+        Request(p, Sampling(**{"max_tokens": 20, **settings}), n=n, seed=i)
+        for i, p in enumerate(PROMPTS)
+    ]
 
 
 def test_greedy_equals_generate(model: LanguageModel) -> None:
     out = TorchEngine(model).generate(requests(1, temperature=0.0))
     for prompt, (sample,) in zip(PROMPTS, out, strict=True):
-        theirs = model.hf.generate(torch.tensor([prompt]), max_new_tokens=20, do_sample=False, pad_token_id=0)
+        theirs = model.hf.generate(
+            torch.tensor([prompt]), max_new_tokens=20, do_sample=False, pad_token_id=0
+        )
         assert sample.ids == theirs[0, len(prompt) :].tolist()
 
 
@@ -45,7 +50,9 @@ def test_logprobs_are_the_trainers(model: LanguageModel) -> None:
     engine = TorchEngine(model)
     out = engine.generate(requests())
     samples = [(p, s) for p, group in zip(PROMPTS, out, strict=True) for s in group]
-    for (_, sample), scores in zip(samples, engine.score([([*p, *s.ids], len(p)) for p, s in samples]), strict=True):
+    for (_, sample), scores in zip(
+        samples, engine.score([([*p, *s.ids], len(p)) for p, s in samples]), strict=True
+    ):
         assert sample.raw_logprobs == pytest.approx(scores, abs=1e-5)
         assert sample.engine_logprobs == sample.raw_logprobs  # temperature 1, nothing cut off
 
@@ -77,11 +84,16 @@ def test_rows_that_end_early_leave_and_change_nothing(llama: LanguageModel) -> N
 
 def test_temperature_and_truncation_logprobs(llama: LanguageModel) -> None:
     engine = TorchEngine(llama)
-    (group,) = engine.generate([Request(PROMPTS[0], Sampling(max_tokens=6, temperature=0.7, top_k=5), n=4, seed=1)])
+    (group,) = engine.generate(
+        [Request(PROMPTS[0], Sampling(max_tokens=6, temperature=0.7, top_k=5), n=4, seed=1)]
+    )
     for sample in group:
         for i, (token, told) in enumerate(zip(sample.ids, sample.engine_logprobs, strict=True)):
             with torch.no_grad():
-                logits = llama.hf(torch.tensor([[*PROMPTS[0], *sample.ids[:i]]])).logits[0, -1].double() / 0.7
+                logits = (
+                    llama.hf(torch.tensor([[*PROMPTS[0], *sample.ids[:i]]])).logits[0, -1].double()
+                    / 0.7
+                )
             top = logits.topk(5)
             assert token in top.indices.tolist()
             expected = logits[token] - top.values.logsumexp(0)
@@ -94,10 +106,14 @@ def test_the_context_bounds_a_sample(llama: LanguageModel) -> None:
 
 
 def test_rows_that_join_late_change_nothing(model: LanguageModel) -> None:
-    """Rows of very different lengths, some up to the end of the context, wait for places that others leave."""
+    """Rows of very different lengths, some up to the end of the context, wait for places that
+    others leave.
+    """
     wanted = [
         Request(tuple(range(1, 1 + length)), Sampling(max_tokens=limit), n=3, seed=7 + i)
-        for i, (length, limit) in enumerate([(5, 2), (90, 30), (9, 25), (30, 1), (5, 40), (93, 50), (12, 7), (2, 33)])
+        for i, (length, limit) in enumerate(
+            [(5, 2), (90, 30), (9, 25), (30, 1), (5, 40), (93, 50), (12, 7), (2, 33)]
+        )
     ]
     alone = [ids(TorchEngine(model).generate([r]))[0] for r in wanted]
     for rows in (1, 2, 5, 11):
@@ -107,11 +123,18 @@ def test_rows_that_join_late_change_nothing(model: LanguageModel) -> None:
 
 def test_a_prompt_whose_samples_wait_is_computed_once(llama: LanguageModel) -> None:
     engine = TorchEngine(llama, max_rows=3)
-    engine.generate([Request(PROMPTS[0], Sampling(max_tokens=3), n=8), Request(PROMPTS[2], Sampling(max_tokens=3), n=8)])
+    engine.generate(
+        [
+            Request(PROMPTS[0], Sampling(max_tokens=3), n=8),
+            Request(PROMPTS[2], Sampling(max_tokens=3), n=8),
+        ]
+    )
     assert engine.stats.prompt_tokens == len(PROMPTS[0]) + len(PROMPTS[2])
 
 
-def test_few_keys_and_values_are_held_where_memory_is_short(llama: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_keys_and_values_are_held_where_memory_is_short(
+    llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
 
     def counted(plan: DecodePlan) -> torch.Tensor:
@@ -135,7 +158,9 @@ def test_a_stop_string_may_end_in_a_space(tiny_folder: Any) -> None:
         model.head.weight[space] += 3 * model.head.weight.std()
     engine = TorchEngine(model)
     free = engine.generate([Request(prompt, Sampling(max_tokens=40), n=32, seed=3)])[0]
-    stopped = engine.generate([Request(prompt, Sampling(max_tokens=40, stop=(" ",)), n=32, seed=3)])[0]
+    stopped = engine.generate(
+        [Request(prompt, Sampling(max_tokens=40, stop=(" ",)), n=32, seed=3)]
+    )[0]
     assert any(space in s.ids for s in free)
     for before, after in zip(free, stopped, strict=True):
         where = before.ids.index(space) if space in before.ids else None
@@ -144,7 +169,9 @@ def test_a_stop_string_may_end_in_a_space(tiny_folder: Any) -> None:
 
 
 def test_stop_strings_across_tokens(tiny_folder: Any) -> None:
-    """Bytes are tokens, so every stop string spans several; the text before it is what a free sample holds."""
+    """Bytes are tokens, so every stop string spans several; the text before it is what a free
+    sample holds.
+    """
     from posttrain.data.templates import decode_completion
     from posttrain.models.load import load_model
 
@@ -154,9 +181,14 @@ def test_stop_strings_across_tokens(tiny_folder: Any) -> None:
     free = engine.generate([Request(prompt, Sampling(max_tokens=60), n=16, seed=3)])[0]
     texts = [model.tokenizer.decode(s.ids, skip_special_tokens=False) for s in free]
     wanted = next(
-        t[i : i + 2] for t in texts for i in range(8, len(t) - 2) if "\ufffd" not in t[i : i + 2] and t[i : i + 2].isascii()
+        t[i : i + 2]
+        for t in texts
+        for i in range(8, len(t) - 2)
+        if "\ufffd" not in t[i : i + 2] and t[i : i + 2].isascii()
     )
-    stopped = engine.generate([Request(prompt, Sampling(max_tokens=60, stop=(wanted,)), n=16, seed=3)])[0]
+    stopped = engine.generate(
+        [Request(prompt, Sampling(max_tokens=60, stop=(wanted,)), n=16, seed=3)]
+    )[0]
     hits = 0
     for before, after, text in zip(free, stopped, texts, strict=True):
         assert before.ids[: len(after.ids)] == after.ids
@@ -208,7 +240,9 @@ def test_lora_and_training_mode_are_left_alone(decoder: Build) -> None:
     wrapped.train()
     engine = TorchEngine(wrapped)
     out = engine.generate(requests(2))
-    assert ids(out) == ids(TorchEngine(decoder("llama")).generate(requests(2)))  # B = 0: the base model, without dropout
+    assert ids(out) == ids(
+        TorchEngine(decoder("llama")).generate(requests(2))
+    )  # B = 0: the base model, without dropout
     assert wrapped.hf.training
 
 
@@ -217,7 +251,11 @@ def test_lora_and_training_mode_are_left_alone(decoder: Build) -> None:
     [
         (Request((), Sampling()), DataError, "the prompt is empty"),
         (Request((97,), Sampling()), DataError, "token id 97 is outside 0 to 96"),
-        (Request(tuple(range(96)), Sampling()), DataError, "96 tokens and the model's context is 96"),
+        (
+            Request(tuple(range(96)), Sampling()),
+            DataError,
+            "96 tokens and the model's context is 96",
+        ),
         (Request((1,), Sampling(max_tokens=0)), ConfigError, "max_tokens is 0"),
         (Request((1,), Sampling(temperature=-1)), ConfigError, "temperature is -1"),
         (Request((1,), Sampling(top_p=0)), ConfigError, "top_p is 0"),
@@ -227,7 +265,9 @@ def test_lora_and_training_mode_are_left_alone(decoder: Build) -> None:
         (Request((1,), Sampling(), n=0), ConfigError, "n is 0"),
     ],
 )
-def test_refuses(llama: LanguageModel, request_: Request, error: type[Exception], message: str) -> None:
+def test_refuses(
+    llama: LanguageModel, request_: Request, error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         TorchEngine(llama).generate([Request((1,), Sampling()), request_])
 
@@ -237,7 +277,10 @@ def test_bounds_and_seeds(llama: LanguageModel) -> None:
         TorchEngine(llama, max_rows=0)
     with pytest.raises(ConfigError, match="cache_tokens is -1"):
         TorchEngine(llama, cache_tokens=-1)
-    a, b, c = (TorchEngine(llama).generate([Request((1, 2), Sampling(), seed=s)])[0][0].ids for s in (0, 2**63 + 5, -1))
+    a, b, c = (
+        TorchEngine(llama).generate([Request((1, 2), Sampling(), seed=s)])[0][0].ids
+        for s in (0, 2**63 + 5, -1)
+    )
     assert a != b != c != a
 
 
@@ -255,9 +298,15 @@ def test_scores_far_apart_do_not_overflow(dtype: torch.dtype, sign: float) -> No
     """Scores of 64 and -64: exp(128) is past the range of all three types."""
     ones = torch.ones(1, 3, 16, dtype=dtype)
     values = torch.arange(3, dtype=dtype)[None, :, None].expand(1, 3, 16)
-    plan = DecodePlan([[(ones * -4 * sign, values.contiguous())]], torch.zeros(2, dtype=torch.int64), torch.full((2,), 4))
+    plan = DecodePlan(
+        [[(ones * -4 * sign, values.contiguous())]],
+        torch.zeros(2, dtype=torch.int64),
+        torch.full((2,), 4),
+    )
     query = torch.full((2, 2, 16), 4.0, dtype=dtype)
     own = torch.full((2, 1, 16), 7.0, dtype=dtype)
     found = plan.attend_one(query, query[:, :1] * sign, own, 0, 0.25)
     assert found.dtype == dtype and found.shape == (2, 2, 16)
-    assert torch.equal(found, torch.full_like(found, 7.0 if sign > 0 else 1.0))  # 1: the mean of 0, 1 and 2
+    assert torch.equal(
+        found, torch.full_like(found, 7.0 if sign > 0 else 1.0)
+    )  # 1: the mean of 0, 1 and 2

@@ -19,7 +19,7 @@ from posttrain.evaluation.run import (
     evaluate_search,
     read_evaluation,
     unlikeness,
-)  # fmt: skip
+)
 from posttrain.evaluation.strategy import make_strategy
 from posttrain.types import Example, Request, Sample, Sampling, Task
 
@@ -48,7 +48,9 @@ class FakeEngine:
 
 def task() -> Task:
     examples = [Example("?", None, "1", id=f"q{i}") for i in range(1, 10)]
-    return Task("fake", examples, lambda text, e: float(text == e.answer), lambda text: text or None)
+    return Task(
+        "fake", examples, lambda text, e: float(text == e.answer), lambda text: text or None
+    )
 
 
 def decode(sample: Sample) -> str:
@@ -58,15 +60,23 @@ def decode(sample: Sample) -> str:
 def ask(bonus: float = 0.0, n: int = 40) -> Evaluation:
     made = task()
     prompts = [(e, (i,)) for i, e in enumerate(made.examples, 1)]
-    return evaluate(FakeEngine(bonus), prompts, made, decode, num_samples=n, sampling=Sampling(), seed=3)
+    return evaluate(
+        FakeEngine(bonus), prompts, made, decode, num_samples=n, sampling=Sampling(), seed=3
+    )
 
 
 def test_metrics_of_known_probabilities(tmp_path: Path) -> None:
     found = ask()
     assert found.accuracy().estimate == pytest.approx(0.5, abs=0.05)
-    assert found.means() == sorted(found.means()) or np.corrcoef(found.means(), range(9))[0, 1] > 0.95
+    assert (
+        found.means() == sorted(found.means()) or np.corrcoef(found.means(), range(9))[0, 1] > 0.95
+    )
     metrics = found.metrics()
-    assert metrics["pass@32"]["estimate"] > metrics["pass@2"]["estimate"] > metrics["accuracy"]["estimate"]
+    assert (
+        metrics["pass@32"]["estimate"]
+        > metrics["pass@2"]["estimate"]
+        > metrics["accuracy"]["estimate"]
+    )
     assert metrics["mean_tokens"] == 1 and metrics["truncated"] == 0.25 and metrics["unparsed"] == 0
     again = Evaluation.from_json(json.loads(json.dumps(found.to_json())))
     assert again.metrics() == metrics and again.outcomes == found.outcomes
@@ -103,7 +113,9 @@ def test_a_verifier_that_raises_is_counted() -> None:
 
     broken = Task("fake", made.examples, fragile, made.extract)
     prompts = [(e, (i,)) for i, e in enumerate(made.examples, 1)]
-    found = evaluate(FakeEngine(), prompts, broken, decode, num_samples=8, sampling=Sampling(), seed=0)
+    found = evaluate(
+        FakeEngine(), prompts, broken, decode, num_samples=8, sampling=Sampling(), seed=0
+    )
     assert found.errors > 0 and found.metrics()["errors"] == found.errors
 
 
@@ -114,7 +126,9 @@ def search(name: str, n: int, bonus: float = 0.0) -> Evaluation:
     scorer = Component("oracle") if "score" in registry.searches.entry(name).inputs else None
     strategy = make_strategy(Component(name, settings), scorer, oracle=False, task=made)
     assert strategy is not None
-    return evaluate_search(FakeEngine(bonus), prompts, made, decode, strategy, sampling=Sampling(), seed=3)
+    return evaluate_search(
+        FakeEngine(bonus), prompts, made, decode, strategy, sampling=Sampling(), seed=3
+    )
 
 
 def test_search_counts_every_token_and_helps() -> None:
@@ -122,7 +136,9 @@ def test_search_counts_every_token_and_helps() -> None:
     assert vote.accuracy().estimate > ask().accuracy().estimate
     assert vote.metrics()["mean_tokens"] == 15 and vote.search == "majority_vote"
     best = search("best_of_n", 15)
-    assert best.accuracy().estimate >= vote.accuracy().estimate  # a perfect score finds any right sample
+    assert (
+        best.accuracy().estimate >= vote.accuracy().estimate
+    )  # a perfect score finds any right sample
     assert compare(ask(), vote).difference.n == 9
 
 
@@ -139,22 +155,37 @@ def test_ids_alone_do_not_make_the_same_questions(tmp_path: Path) -> None:
         other = ask(0.08)
         for name, value in change.items():
             setattr(other.outcomes[2], name, value)
-        with pytest.raises(DataError, match="9 shared by id, 1 of them with another prompt or answer, first 'q3'"):
+        with pytest.raises(
+            DataError, match="9 shared by id, 1 of them with another prompt or answer, first 'q3'"
+        ):
             compare(ask(), other)
 
 
 def test_older_files_are_read_and_compared_by_their_questions() -> None:
     """They hold prompts and answers, and neither fingerprints nor what a search chose by."""
     older = ask().to_json()
-    for key in ("task_settings", "num_available", "search_settings", "strategy", "scorer", "oracle"):
+    for key in (
+        "task_settings",
+        "num_available",
+        "search_settings",
+        "strategy",
+        "scorer",
+        "oracle",
+    ):
         del older[key]
     for example in older["examples"]:
         assert len(example.pop("fingerprint")) == 24
     read = Evaluation.from_json(older)
-    assert compare(read, ask()).p_value == 1.0 and read.oracle is False and read.problems == "9 problems"
+    assert (
+        compare(read, ask()).p_value == 1.0
+        and read.oracle is False
+        and read.problems == "9 problems"
+    )
     assert unlikeness(read, ask()) == []
     oracle = Evaluation.from_json({**older, "search": "best_of_n"})
-    assert oracle.oracle is None and any("may be an oracle" in line for line in unlikeness(read, oracle))
+    assert oracle.oracle is None and any(
+        "may be an oracle" in line for line in unlikeness(read, oracle)
+    )
     older["examples"][0]["answer"] = "another"
     with pytest.raises(DataError, match="not of the same questions"):
         compare(Evaluation.from_json(older), ask())
@@ -177,12 +208,21 @@ def test_unlike_sampling_is_named() -> None:
     other = ask(n=8)
     other.sampling = {**other.sampling, "temperature": 0.5}
     other.seed = 4
-    assert unlikeness(ask(), other) == ["num_samples: 40 and 8", "seed: 3 and 4", "sampling.temperature: 1.0 and 0.5"]
+    assert unlikeness(ask(), other) == [
+        "num_samples: 40 and 8",
+        "seed: 3 and 4",
+        "sampling.temperature: 1.0 and 0.5",
+    ]
 
 
 def test_pass_and_vote_at_all_samples() -> None:
     metrics = ask(n=10).metrics()
-    assert [name for name in metrics if name.startswith("pass@")] == ["pass@2", "pass@4", "pass@8", "pass@10"]
+    assert [name for name in metrics if name.startswith("pass@")] == [
+        "pass@2",
+        "pass@4",
+        "pass@8",
+        "pass@10",
+    ]
     solved = [any(o.correct) for o in ask(n=10).outcomes]
     assert metrics["pass@10"]["estimate"] == pytest.approx(sum(solved) / len(solved))
 
@@ -199,4 +239,8 @@ def test_a_verifier_that_exits_is_counted_and_ends_nothing() -> None:
 
     task = Task("leaving", [Example("p", None, "1", {}, id="e")], leave, leave)
     verifier = _Verifier(task)
-    assert verifier.correct("x", task.examples[0]) == 0 and verifier.answer("x") is None and verifier.errors == 2
+    assert (
+        verifier.correct("x", task.examples[0]) == 0
+        and verifier.answer("x") is None
+        and verifier.errors == 2
+    )

@@ -20,7 +20,9 @@ BEST = Component("best_of_n", {"num_samples": 4})
 def task(answers: Sequence[str] = ("1", "2", "3")) -> Task:
     """Problems that all have the same prompt."""
     examples = [Example("?", None, answer, id=f"q{i}") for i, answer in enumerate(answers)]
-    return Task("same", examples, lambda text, e: float(text == e.answer), lambda text: text or None)
+    return Task(
+        "same", examples, lambda text, e: float(text == e.answer), lambda text: text or None
+    )
 
 
 class Counting:
@@ -29,7 +31,9 @@ class Counting:
     weights_version = 0
 
     def generate(self, requests: Sequence[Request]) -> list[list[Sample]]:
-        return [[Sample([i] * (i + 1), [0.0], [-1.0 * i], "stop") for i in range(r.n)] for r in requests]
+        return [
+            [Sample([i] * (i + 1), [0.0], [-1.0 * i], "stop") for i in range(r.n)] for r in requests
+        ]
 
     def score(self, sequences: Any) -> Any:
         return [[] for _ in sequences]
@@ -38,7 +42,9 @@ class Counting:
         self.weights_version = version
 
 
-def made(search: Component | None = BEST, scorer: Component | None = None, *, oracle: bool = False) -> Strategy | None:
+def made(
+    search: Component | None = BEST, scorer: Component | None = None, *, oracle: bool = False
+) -> Strategy | None:
     return make_strategy(search, scorer, oracle=oracle, task=task())
 
 
@@ -48,19 +54,34 @@ def measured(scorer: Component, search: Component = BEST, *, oracle: bool = Fals
     assert strategy is not None
     prompts = [(e, (7,)) for e in problems.examples]
     return evaluate_search(
-        Counting(), prompts, problems, lambda s: str(s.ids[0]) if s.ids else "", strategy, sampling=Sampling(), seed=0
+        Counting(),
+        prompts,
+        problems,
+        lambda s: str(s.ids[0]) if s.ids else "",
+        strategy,
+        sampling=Sampling(),
+        seed=0,
     )
 
 
-@pytest.mark.parametrize("name", [n for n, e in registry.searches.entries().items() if "score" in e.inputs])
+@pytest.mark.parametrize(
+    "name", [n for n, e in registry.searches.entries().items() if "score" in e.inputs]
+)
 def test_a_search_with_a_score_needs_a_scorer_by_name(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"search '{name}' needs a scorer.*reward_model.*or scorer: oracle"):
+    with pytest.raises(
+        ConfigError, match=f"search '{name}' needs a scorer.*reward_model.*or scorer: oracle"
+    ):
         made(Component(name))
 
 
-@pytest.mark.parametrize("name", [n for n, e in registry.searches.entries().items() if "score" not in e.inputs])
+@pytest.mark.parametrize(
+    "name", [n for n, e in registry.searches.entries().items() if "score" not in e.inputs]
+)
 def test_a_scorer_beside_a_search_that_asks_for_none_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"scorer: search '{name}' does not ask for a score.*best_of_n, weighted_vote"):
+    with pytest.raises(
+        ConfigError,
+        match=f"scorer: search '{name}' does not ask for a score.*best_of_n, weighted_vote",
+    ):
         made(Component(name), Component("keyword", {"words": ["a"]}))
     with pytest.raises(ConfigError, match="oracle: search .* does not ask for a score"):
         made(Component(name), oracle=True)
@@ -69,7 +90,10 @@ def test_a_scorer_beside_a_search_that_asks_for_none_is_refused(name: str) -> No
 def test_rewards_that_read_the_gold_are_told_by_their_signature() -> None:
     assert gold_inputs("task") == ["examples", "task"] and gold_inputs("exact") == ["answer"]
     assert gold_inputs("arithmetic_steps") == ["task", "examples"]
-    assert not any(gold_inputs(name) for name in ("reward_model", "implicit_reward", "judge", "length", "keyword", "tags"))
+    assert not any(
+        gold_inputs(name)
+        for name in ("reward_model", "implicit_reward", "judge", "length", "keyword", "tags")
+    )
     assert gold_rewards([Component("length"), Component("math")]) == ["math"]
 
 
@@ -92,7 +116,9 @@ def test_a_gold_reward_is_refused_unless_it_is_allowed_by_name() -> None:
     with pytest.raises(ConfigError, match="the reward 'exact' reads answer.*set oracle: true"):
         made(BEST, Component("exact"))
     strategy = made(BEST, Component("exact"), oracle=True)
-    assert strategy is not None and strategy.oracle and str(strategy) == "best of 4 by exact (oracle)"
+    assert (
+        strategy is not None and strategy.oracle and str(strategy) == "best of 4 by exact (oracle)"
+    )
     with pytest.raises(ConfigError, match="oracle: the scorer 'length' reads no gold"):
         made(BEST, Component("length"), oracle=True)
     with pytest.raises(ConfigError, match="scorer: unknown reward 'orakle': did you mean 'oracle'"):
@@ -101,7 +127,10 @@ def test_a_gold_reward_is_refused_unless_it_is_allowed_by_name() -> None:
         made(BEST, Component("length", weight=2.0))
     with pytest.raises(ConfigError, match="search.num_samples: 0 must be at least 1"):
         made(Component("best_of_n", {"num_samples": 0}), Component("oracle"))
-    for key, message in (({"scorer": Component("length")}, "scorer: it guides"), ({"oracle": True}, "oracle: it guides")):
+    for key, message in (
+        ({"scorer": Component("length")}, "scorer: it guides"),
+        ({"oracle": True}, "oracle: it guides"),
+    ):
         with pytest.raises(ConfigError, match=message):
             made(None, **key)
     assert made(None) is None
@@ -110,23 +139,35 @@ def test_a_gold_reward_is_refused_unless_it_is_allowed_by_name() -> None:
 def test_words_of_a_strategy() -> None:
     assert str(made(Component("majority_vote"))) == "majority vote of 8"
     assert str(made(BEST, Component("oracle"))) == "best of 4 (oracle)"
-    assert str(made(Component("weighted_vote", {"num_samples": 2}), Component("length"))) == "weighted vote of 2 by length"
-    assert str(made(Component("value_beam"))) == "value beam of 4" and str(made(Component("sample"))) == "sample"
+    assert (
+        str(made(Component("weighted_vote", {"num_samples": 2}), Component("length")))
+        == "weighted vote of 2 by length"
+    )
+    assert (
+        str(made(Component("value_beam"))) == "value beam of 4"
+        and str(made(Component("sample"))) == "sample"
+    )
     oracle = made(BEST, Component("oracle"))
     assert oracle is not None
     assert oracle.warning() == (
         "oracle: the task's own verdict chose among 4 samples; no deployed system can reach this"
-    )  # fmt: skip
+    )
 
 
 def test_problems_with_one_prompt_keep_their_own_answers() -> None:
     """The oracle finds each problem's own answer, though all three problems ask the same."""
     found = measured(Component("oracle"))
-    assert [o.answers for o in found.outcomes] == [["1"], ["2"], ["3"]] and found.accuracy().estimate == 1.0
+    assert [o.answers for o in found.outcomes] == [
+        ["1"],
+        ["2"],
+        ["3"],
+    ] and found.accuracy().estimate == 1.0
 
 
 def test_a_scorer_gets_the_sampled_ids() -> None:
-    """Nearness of the length to 3 tokens: the sample with the token 2, of three tokens, wins for every problem."""
+    """Nearness of the length to 3 tokens: the sample with the token 2, of three tokens, wins
+    for every problem.
+    """
     found = measured(Component("length", {"target": 3}))
     assert [o.answers for o in found.outcomes] == [["2"]] * 3
 
@@ -143,7 +184,10 @@ def test_what_chose_is_recorded() -> None:
 
 
 def test_a_comparison_names_what_is_unlike() -> None:
-    oracle, other = measured(Component("oracle")), measured(Component("length"), Component("best_of_n", {"num_samples": 2}))
+    oracle, other = (
+        measured(Component("oracle")),
+        measured(Component("length"), Component("best_of_n", {"num_samples": 2})),
+    )
     assert compare(oracle, other).difference.n == 3
     lines = unlikeness(oracle, other)
     assert lines[0] == "search: best of 4 (oracle) and best of 2 by length"
@@ -153,12 +197,20 @@ def test_a_comparison_names_what_is_unlike() -> None:
 
 
 def test_a_strategy_that_scores_by_prompt_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The prompt does not say which problem is meant, so that a score by prompt is an error and no lookup."""
+    """The prompt does not say which problem is meant, so that a score by prompt is an error and
+    no lookup.
+    """
 
     def by_prompt(prompts, generate, extract, score) -> list[Any]:
-        return [score(prompt, group) for prompt, group in zip(prompts, generate(prompts, 2), strict=True)]
+        return [
+            score(prompt, group)
+            for prompt, group in zip(prompts, generate(prompts, 2), strict=True)
+        ]
 
     monkeypatch.setattr(registry.searches, "_functions", dict(registry.searches._functions))
     registry.searches.register(by_prompt)
-    with pytest.raises(ConfigError, match="'by_prompt' calls score with tuple; score.index, candidates. takes the place"):
+    with pytest.raises(
+        ConfigError,
+        match="'by_prompt' calls score with tuple; score.index, candidates. takes the place",
+    ):
         measured(Component("oracle"), Component("by_prompt"))

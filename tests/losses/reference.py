@@ -1,4 +1,6 @@
-"""Plain float64 losses, written for reading and not for speed: one Python loop per token, no shared code."""
+"""Plain float64 losses, written for reading and not for speed: one Python loop per token, no
+shared code.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,11 @@ def _ratios(s: dict[str, list[float]], level: str) -> list[float]:
 
 
 def clipped(
-    s: dict[str, list[float]], level: str = "token", low: float = 0.2, high: float = 0.2, cap: float = math.inf
+    s: dict[str, list[float]],
+    level: str = "token",
+    low: float = 0.2,
+    high: float = 0.2,
+    cap: float = math.inf,
 ) -> list[float]:
     out = []
     for ratio, a in zip(_ratios(s, level), s["advantages"], strict=True):
@@ -56,7 +62,10 @@ def cispo(s: dict[str, list[float]], level: str = "token", cap: float = 5.0) -> 
         if level == "token"
         else [math.exp(mean([math.log(r) for r in s["frozen_ratios"]]))] * len(s["logprobs"])
     )
-    return [-min(w, cap) * a * x for w, a, x in zip(weights, s["advantages"], s["logprobs"], strict=True)]
+    return [
+        -min(w, cap) * a * x
+        for w, a, x in zip(weights, s["advantages"], s["logprobs"], strict=True)
+    ]
 
 
 def kl(s: dict[str, list[float]], estimator: str = "k3") -> list[float]:
@@ -80,7 +89,11 @@ def sapo(s: dict[str, list[float]], level: str = "token") -> list[float]:
 
 
 def vespo(s: dict[str, list[float]]) -> list[float]:
-    w = math.exp(min(max(sum(min(max(math.log(r), -20), 20) for r in s["frozen_ratios"]), math.log(1e-8)), 20))
+    w = math.exp(
+        min(
+            max(sum(min(max(math.log(r), -20), 20) for r in s["frozen_ratios"]), math.log(1e-8)), 20
+        )
+    )
     out = []
     for x, a in zip(s["logprobs"], s["advantages"], strict=True):
         k, rate = (2, 3) if a >= 0 else (3, 2)
@@ -91,12 +104,17 @@ def vespo(s: dict[str, list[float]]) -> list[float]:
 def topr(s: dict[str, list[float]], positive: float = math.nan) -> list[float]:
     ratio = math.exp(min(sum(math.log(r) for r in s["frozen_ratios"]), 50))
     up = 1.0 if math.isnan(positive) else min(ratio, positive)
-    return [-(up if a >= 0 else min(ratio, 1.0)) * a * x for a, x in zip(s["advantages"], s["logprobs"], strict=True)]
+    return [
+        -(up if a >= 0 else min(ratio, 1.0)) * a * x
+        for a, x in zip(s["advantages"], s["logprobs"], strict=True)
+    ]
 
 
 def dppo(s: dict[str, list[float]], kind: str = "tv", bound: float = 0.15) -> list[float]:
     out = []
-    for new, ratio, a, x in zip(s["frozen_probs"], s["frozen_ratios"], s["advantages"], s["logprobs"], strict=True):
+    for new, ratio, a, x in zip(
+        s["frozen_probs"], s["frozen_ratios"], s["advantages"], s["logprobs"], strict=True
+    ):
         old = new / ratio
         if kind == "tv":
             distance = abs(new - old)
@@ -116,12 +134,19 @@ def opsm(s: dict[str, list[float]], threshold: float = 0.5) -> list[float]:
     return [0.0] * len(old) if masked else clipped(s)
 
 
-def kl_corrected(s: dict[str, list[float]], estimator: str = "k3", level: str = "token") -> list[float]:
+def kl_corrected(
+    s: dict[str, list[float]], estimator: str = "k3", level: str = "token"
+) -> list[float]:
     return [r * k for r, k in zip(_ratios(s, level), kl(s, estimator), strict=True)]
 
 
-def adaptive_entropy(s: dict[str, list[float]], scale: float = 0.01, rate: float = 1.0) -> list[float]:
-    return [-scale * math.exp(-rate * v) * h for v, h in zip(s["reward_variance"], s["entropy"], strict=True)]
+def adaptive_entropy(
+    s: dict[str, list[float]], scale: float = 0.01, rate: float = 1.0
+) -> list[float]:
+    return [
+        -scale * math.exp(-rate * v) * h
+        for v, h in zip(s["reward_variance"], s["entropy"], strict=True)
+    ]
 
 
 def weighted_entropy(s: dict[str, list[float]]) -> list[float]:

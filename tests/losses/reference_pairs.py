@@ -1,4 +1,6 @@
-"""Losses of pairs in plain Python floats, each written from its paper's formula. c, r: log-ratios; n, m: lengths."""
+"""Losses of pairs in plain Python floats, each written from its paper's formula. c, r:
+log-ratios; n, m: lengths.
+"""
 
 from __future__ import annotations
 

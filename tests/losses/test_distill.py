@@ -1,4 +1,6 @@
-"""Losses of distillation against a plain float64 reference, finite differences, and every way of cutting a batch."""
+"""Losses of distillation against a plain float64 reference, finite differences, and every way
+of cutting a batch.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def binned(q: list[float], p: list[float], k: int) -> tuple[list[float], list[fl
     if not k or k >= len(q):
         return q, p
     kept = sorted(range(len(q)), key=lambda v: -q[v])[:k]
-    return tuple([x[v] for v in kept] + [sum(x[v] for v in range(len(x)) if v not in kept)] for x in (q, p))  # type: ignore[return-value]
+    return tuple(
+        [x[v] for v in kept] + [sum(x[v] for v in range(len(x)) if v not in kept)] for x in (q, p)
+    )  # type: ignore[return-value]
 
 
 def kl(a: list[float], b: list[float]) -> float:
@@ -46,7 +50,9 @@ def mix(a: list[float], b: list[float], share: float) -> list[float]:
     return [share * x + (1 - share) * y for x, y in zip(a, b, strict=True)]
 
 
-def teacher_kl(t: dict[str, Any], direction: str = "forward", temperature: float = 1.0, top_k: int = 0) -> float:
+def teacher_kl(
+    t: dict[str, Any], direction: str = "forward", temperature: float = 1.0, top_k: int = 0
+) -> float:
     q, p = binned(flatten(t["q"], temperature), flatten(t["p"], temperature), top_k)
     return kl(q, p) if direction == "forward" else kl(p, q)
 
@@ -60,7 +66,11 @@ def jsd(t: dict[str, Any], beta: float = 0.5, temperature: float = 1.0, top_k: i
 
 
 def skew_kl(
-    t: dict[str, Any], alpha: float = 0.1, direction: str = "forward", temperature: float = 1.0, top_k: int = 0
+    t: dict[str, Any],
+    alpha: float = 0.1,
+    direction: str = "forward",
+    temperature: float = 1.0,
+    top_k: int = 0,
 ) -> float:
     q, p = binned(flatten(t["q"], temperature), flatten(t["p"], temperature), top_k)
     a, b = (q, p) if direction == "forward" else (p, q)
@@ -69,7 +79,11 @@ def skew_kl(
 
 def sampled_reverse_kl(t: dict[str, Any], horizon: str = "token") -> float:
     """The advantages are those of the frozen numbers, which finite differences do not move."""
-    later = t["frozen_rewards"][t["place"] :] if horizon == "sequence" else t["frozen_rewards"][t["place"]][None]
+    later = (
+        t["frozen_rewards"][t["place"] :]
+        if horizon == "sequence"
+        else t["frozen_rewards"][t["place"]][None]
+    )
     return -float(sum(later)) * math.log(t["p"][t["target"]])
 
 
@@ -84,7 +98,9 @@ def label_smoothing(t: dict[str, Any], epsilon: float = 0.1) -> float:
     return -sum(s * math.log(p) for s, p in zip(smooth, t["p"], strict=True))
 
 
-REFERENCE: dict[str, Any] = {f.__name__: f for f in (teacher_kl, jsd, skew_kl, sampled_reverse_kl, uld, label_smoothing)}
+REFERENCE: dict[str, Any] = {
+    f.__name__: f for f in (teacher_kl, jsd, skew_kl, sampled_reverse_kl, uld, label_smoothing)
+}
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("teacher_kl", {}),
     ("teacher_kl", {"direction": "reverse", "temperature": 2.0}),
@@ -108,7 +124,9 @@ IDS = [f"{n}-{i}" for i, (n, _) in enumerate(CASES)]
 
 
 class World:
-    """Hidden states of a student, a teacher and a foreign teacher for the targets of a few sequences, and their heads."""
+    """Hidden states of a student, a teacher and a foreign teacher for the targets of a few
+    sequences, and their heads.
+    """
 
     def __init__(self, seed: int, scale: float = 1.0) -> None:
         draw = np.random.default_rng(seed)
@@ -124,11 +142,15 @@ class World:
     def sequences(self) -> list[TokenSequence]:
         """Ids that name (sequence, place), so that the rows of a target can be looked up."""
         return [
-            TokenSequence(np.array([1, 2, *(100 * (i + 1) + np.arange(n))]), np.arange(n + 2) >= 2, row=str(i))
+            TokenSequence(
+                np.array([1, 2, *(100 * (i + 1) + np.arange(n))]), np.arange(n + 2) >= 2, row=str(i)
+            )
             for i, n in enumerate(LENGTHS)
         ]
 
-    def value(self, objective: Objective, trees: list[Tree], max_tokens: int | None = None) -> tuple[float, list[np.ndarray]]:
+    def value(
+        self, objective: Objective, trees: list[Tree], max_tokens: int | None = None
+    ) -> tuple[float, list[np.ndarray]]:
         """Loss and gradients of the student's hidden states and head, as the loop forms them."""
         leaves = [torch.tensor(x, requires_grad=True) for x in [*self.hidden, self.weight]]
         totals = objective.denominators(Batch(trees))
@@ -141,13 +163,19 @@ class World:
                 "teacher_distribution": self._fixed(self.teacher, self.teacher_weight, places),
                 "foreign_distribution": self._fixed(self.foreign, self.foreign_weight, places),
             }
-            chosen = {n: torch.log_softmax(h @ x.weight.T, -1) for n, (h, x) in rows.items() if n != "foreign_distribution"}
+            chosen = {
+                n: torch.log_softmax(h @ x.weight.T, -1)
+                for n, (h, x) in rows.items()
+                if n != "foreign_distribution"
+            }
             at = micro.target[:, None]
             outputs: dict[str, Any] = {
                 "vocabulary": Vocabulary(rows, chunk_bytes=400),
                 "logprobs": chosen["distribution"].gather(-1, at)[:, 0],
                 "teacher_logprobs": chosen["teacher_distribution"].gather(-1, at)[:, 0],
-                "aligned": torch.tensor([float(self.aligned[i][j]) for i, j in places], dtype=torch.float64),
+                "aligned": torch.tensor(
+                    [float(self.aligned[i][j]) for i, j in places], dtype=torch.float64
+                ),
             }
             loss, _ = objective(outputs, micro, totals)
             loss.backward()
@@ -155,7 +183,9 @@ class World:
         return total, [x.grad.numpy() if x.grad is not None else np.zeros(x.shape) for x in leaves]
 
     @staticmethod
-    def _fixed(rows: list[np.ndarray], weight: np.ndarray, places: list[tuple[int, int]]) -> tuple[torch.Tensor, Head]:
+    def _fixed(
+        rows: list[np.ndarray], weight: np.ndarray, places: list[tuple[int, int]]
+    ) -> tuple[torch.Tensor, Head]:
         return torch.tensor(np.stack([rows[i][j] for i, j in places])), Head(torch.tensor(weight))
 
     def reference(self, name: str, settings: dict[str, Any], frozen: World) -> float:
@@ -174,8 +204,11 @@ class World:
                     "p": softmax(self.weight @ self.hidden[i][j]),
                     "q": softmax(self.teacher_weight @ self.teacher[i][j]),
                     "foreign": softmax(self.foreign_weight @ self.foreign[i][j]),
-                    "aligned": float(self.aligned[i][j]), "target": self.target[i][j], "frozen_rewards": rewards, "place": j,
-                }  # fmt: skip
+                    "aligned": float(self.aligned[i][j]),
+                    "target": self.target[i][j],
+                    "frozen_rewards": rewards,
+                    "place": j,
+                }
                 values.append(REFERENCE[name](numbers, **settings))
         return sum(values) / len(values)
 
@@ -194,9 +227,13 @@ def test_value_and_gradient_equal_the_reference(name: str, settings: dict[str, A
                 ends = []
                 for sign in (1, -1):
                     moved = World(seed, scale)
-                    (moved.hidden[which] if which < len(LENGTHS) else moved.weight)[index] += sign * 1e-6
+                    (moved.hidden[which] if which < len(LENGTHS) else moved.weight)[index] += (
+                        sign * 1e-6
+                    )
                     ends.append(moved.reference(name, settings, World(seed, scale)))
-                assert gradient[index] == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-4, abs=1e-7)
+                assert gradient[index] == pytest.approx(
+                    (ends[0] - ends[1]) / 2e-6, rel=1e-4, abs=1e-7
+                )
 
 
 @pytest.mark.parametrize(("name", "settings"), CASES, ids=IDS)
@@ -207,7 +244,12 @@ def test_invariance(name: str, settings: dict[str, Any]) -> None:
     objective = Objective([Component(name, settings)])
     alone = [Tree.build([s]) for s in sequences]
     value, gradients = world.value(objective, alone)
-    for trees, max_tokens in (([Tree.build(sequences, min_shared=1)], None), (alone[::-1], None), (alone, 7), (alone, 1)):
+    for trees, max_tokens in (
+        ([Tree.build(sequences, min_shared=1)], None),
+        (alone[::-1], None),
+        (alone, 7),
+        (alone, 1),
+    ):
         other, other_gradients = world.value(objective, trees, max_tokens)
         assert other == pytest.approx(value, rel=1e-9, abs=1e-12)
         for a, b in zip(gradients, other_gradients, strict=True):
@@ -215,7 +257,9 @@ def test_invariance(name: str, settings: dict[str, Any]) -> None:
 
 
 def test_by_hand() -> None:
-    """q = (1/2, 1/2), p = (1/4, 3/4): KL(q||p) = 0.143841, KL(p||q) = 0.130812; with m = (3/8, 5/8) the JSD is 0.033822."""
+    """q = (1/2, 1/2), p = (1/4, 3/4): KL(q||p) = 0.143841, KL(p||q) = 0.130812; with m = (3/8,
+    5/8) the JSD is 0.033822.
+    """
     q, p = torch.tensor([[0.5, 0.5]]).double().log(), torch.tensor([[0.25, 0.75]]).double().log()
 
     def of(name: str, **settings: Any) -> float:
@@ -223,18 +267,29 @@ def test_by_hand() -> None:
         return float(value[0])
 
     assert of("teacher_kl") == of("jsd", beta=0.0) == pytest.approx(0.1438410, abs=1e-6)
-    assert of("teacher_kl", direction="reverse") == of("jsd", beta=1.0) == pytest.approx(0.1308120, abs=1e-6)
+    assert (
+        of("teacher_kl", direction="reverse")
+        == of("jsd", beta=1.0)
+        == pytest.approx(0.1308120, abs=1e-6)
+    )
     assert of("jsd") == pytest.approx(0.0338221, abs=1e-6)
     # Small beta: the divergence over beta (1 - beta) nears the forward KL.
     assert of("jsd", beta=1e-6) / 1e-6 == pytest.approx(of("teacher_kl"), rel=1e-4)
-    assert of("skew_kl", alpha=0.5, direction="forward") == pytest.approx(2 * of("jsd") - kl([0.25, 0.75], [0.375, 0.625]))
-    distance = registry.losses.get("uld")(p, torch.tensor([[0.2, 0.5, 0.3]]).double().log(), torch.ones(1))
+    assert of("skew_kl", alpha=0.5, direction="forward") == pytest.approx(
+        2 * of("jsd") - kl([0.25, 0.75], [0.375, 0.625])
+    )
+    distance = registry.losses.get("uld")(
+        p, torch.tensor([[0.2, 0.5, 0.3]]).double().log(), torch.ones(1)
+    )
     assert float(distance) == pytest.approx(0.25 + 0.05 + 0.2)  # (.75, .25, 0) against (.5, .3, .2)
 
 
 def test_top_k_is_a_lower_bound_that_grows_to_the_whole() -> None:
     draw = torch.Generator().manual_seed(0)
-    q, p = (torch.log_softmax(torch.randn(50, 12, generator=draw, dtype=torch.float64) * 2, -1) for _ in range(2))
+    q, p = (
+        torch.log_softmax(torch.randn(50, 12, generator=draw, dtype=torch.float64) * 2, -1)
+        for _ in range(2)
+    )
     loss = registry.losses.get("teacher_kl")
     values = [loss(p, q, top_k=k)[0] for k in (1, 2, 4, 8, 11)] + [loss(p, q)[0]]
     for fewer, more in itertools.pairwise(values):
@@ -247,29 +302,47 @@ def test_skew_and_jsd_are_bounded_where_kl_is_not() -> None:
     skew, _ = registry.losses.get("skew_kl")(p, q, alpha=0.1)
     js, _ = registry.losses.get("jsd")(p, q)
     (skew + js).sum().backward()
-    assert float(skew.detach()) == pytest.approx(-math.log(0.1)) and float(js.detach()) == pytest.approx(math.log(2))
+    assert float(skew.detach()) == pytest.approx(-math.log(0.1)) and float(
+        js.detach()
+    ) == pytest.approx(math.log(2))
     assert p.grad is not None and torch.isfinite(p.grad).all()
 
 
 def test_the_sampled_loss_has_the_gradient_of_the_reverse_kl() -> None:
-    """All outcomes weighted by their probability: horizon sequence gives the gradient of a two-step sequence's reverse KL."""
+    """All outcomes weighted by their probability: horizon sequence gives the gradient of a
+    two-step sequence's reverse KL.
+    """
     draw = torch.Generator().manual_seed(1)
-    first, second = (torch.randn(*s, generator=draw, dtype=torch.float64, requires_grad=True) for s in ((3,), (3, 3)))
-    teacher = [torch.log_softmax(torch.randn(*s, generator=draw, dtype=torch.float64), -1) for s in ((3,), (3, 3))]
+    first, second = (
+        torch.randn(*s, generator=draw, dtype=torch.float64, requires_grad=True)
+        for s in ((3,), (3, 3))
+    )
+    teacher = [
+        torch.log_softmax(torch.randn(*s, generator=draw, dtype=torch.float64), -1)
+        for s in ((3,), (3, 3))
+    ]
     loss = registry.losses.get("sampled_reverse_kl")
     p, p2 = torch.log_softmax(first, -1), torch.log_softmax(second, -1)
     exact = sum(
-        (p[a] + p2[a, b]).exp() * (p[a] + p2[a, b] - teacher[0][a] - teacher[1][a, b]) for a in range(3) for b in range(3)
+        (p[a] + p2[a, b]).exp() * (p[a] + p2[a, b] - teacher[0][a] - teacher[1][a, b])
+        for a in range(3)
+        for b in range(3)
     )
     surrogate = torch.zeros((), dtype=torch.float64)
     for a in range(3):
         for b in range(3):
-            logprobs, theirs = torch.stack([p[a], p2[a, b]]), torch.stack([teacher[0][a], teacher[1][a, b]])
-            value, _ = loss(logprobs, theirs, torch.zeros(2, dtype=torch.long), 1, horizon="sequence")
+            logprobs, theirs = (
+                torch.stack([p[a], p2[a, b]]),
+                torch.stack([teacher[0][a], teacher[1][a, b]]),
+            )
+            value, _ = loss(
+                logprobs, theirs, torch.zeros(2, dtype=torch.long), 1, horizon="sequence"
+            )
             surrogate = surrogate + logprobs.sum().exp().detach() * value.sum()
     assert isinstance(exact, torch.Tensor)
     for x, y in zip(
-        torch.autograd.grad(exact, [first, second], retain_graph=True), torch.autograd.grad(surrogate, [first, second])
+        torch.autograd.grad(exact, [first, second], retain_graph=True),
+        torch.autograd.grad(surrogate, [first, second]),
     ):
         torch.testing.assert_close(x, y)
 
@@ -279,7 +352,8 @@ def test_no_tensor_of_all_targets_and_the_vocabulary(name: str) -> None:
     """What the loss is given, forward and backward, is a chunk: 64 targets come 4 at a time."""
     sizes: list[tuple[int, ...]] = []
     rows = {
-        n: (torch.randn(64, D, requires_grad=True), Head(torch.randn(V, D))) for n in ("distribution", "teacher_distribution")
+        n: (torch.randn(64, D, requires_grad=True), Head(torch.randn(V, D)))
+        for n in ("distribution", "teacher_distribution")
     }
 
     def watched(distribution: torch.Tensor, teacher_distribution: torch.Tensor) -> Any:

@@ -1,4 +1,6 @@
-"""Given tokens beside sampled ones: each loss is averaged over its own, whatever the micro-batches."""
+"""Given tokens beside sampled ones: each loss is averaged over its own, whatever the
+micro-batches.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,10 @@ def _sequences() -> tuple[list[TokenSequence], list[np.ndarray], list[np.ndarray
         n = given + sampled
         mask = np.arange(n + 2) >= 2
         credit = draw.normal(size=n).astype(np.float32) * (np.arange(n) >= given)
-        streams = {"given": np.concatenate([[0, 0], np.arange(n) < given]), "advantages": np.concatenate([[0, 0], credit])}
+        streams = {
+            "given": np.concatenate([[0, 0], np.arange(n) < given]),
+            "advantages": np.concatenate([[0, 0], credit]),
+        }
         ids = np.concatenate([[1, 2], 100 * (i + 1) + np.arange(n)])
         sequences.append(TokenSequence(ids, mask, streams, row=str(i)))
         logprobs.append(-np.abs(draw.normal(1, 1, n)))
@@ -43,9 +48,14 @@ def _expected(values: list[np.ndarray], aggregation: str) -> float:
 
 @pytest.mark.parametrize("max_tokens", [None, 7, 1])
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_each_loss_is_averaged_over_its_own_tokens(aggregation: Any, max_tokens: int | None) -> None:
+def test_each_loss_is_averaged_over_its_own_tokens(
+    aggregation: Any, max_tokens: int | None
+) -> None:
     sequences, logprobs, advantages = _sequences()
-    terms = [Component("reinforce", {}, 1.0, aggregation), Component("given_nll", {}, 0.3, aggregation)]
+    terms = [
+        Component("reinforce", {}, 1.0, aggregation),
+        Component("given_nll", {}, 0.3, aggregation),
+    ]
     objective = Objective(terms)
     batch = Batch([Tree.build([s]) for s in sequences])
     totals = objective.denominators(batch)
@@ -59,7 +69,9 @@ def test_each_loss_is_averaged_over_its_own_tokens(aggregation: Any, max_tokens:
         value += float(loss.detach())
     first = [-(a * x)[given:] for a, x, (given, _) in zip(advantages, logprobs, PARTS)]
     second = [-x[:given] for x, (given, _) in zip(logprobs, PARTS)]
-    assert value == pytest.approx(_expected(first, aggregation) + 0.3 * _expected(second, aggregation), rel=1e-6)
+    assert value == pytest.approx(
+        _expected(first, aggregation) + 0.3 * _expected(second, aggregation), rel=1e-6
+    )
     # The gradient of the lone given sequence comes from given_nll alone.
     lone = {"token_mean": 1 / 8, "sequence_mean": 1 / 10, "sequence_sum": 1 / 2}[aggregation]
     np.testing.assert_allclose(leaves[2].grad.numpy(), -0.3 * lone, rtol=1e-6)  # type: ignore[union-attr]

@@ -1,4 +1,6 @@
-"""Losses of ranked completions against plain references, finite differences, closed forms and every way of cutting a batch."""
+"""Losses of ranked completions against plain references, finite differences, closed forms and
+every way of cutting a batch.
+"""
 
 from __future__ import annotations
 
@@ -33,14 +35,19 @@ def ls(x: float) -> float:
 
 def plackett_luce_dpo(x: list[float], p: list[float], R: list[float], beta: float = 0.1) -> float:
     x = [beta * v for v in x]
-    return -fsum(log(exp(x[i]) / fsum(exp(x[j]) for j in range(len(x)) if R[j] <= R[i])) for i in range(len(x)))
+    return -fsum(
+        log(exp(x[i]) / fsum(exp(x[j]) for j in range(len(x)) if R[j] <= R[i]))
+        for i in range(len(x))
+    )
 
 
 def lipo(x: list[float], p: list[float], R: list[float], beta: float = 0.1) -> float:
     x = [beta * v for v in x]
     place = [1 + sum(b > a for b in x) for a in x]
     return -fsum(
-        abs(2 ** R[i] - 2 ** R[j]) * abs(1 / log(1 + place[i]) - 1 / log(1 + place[j])) * ls(x[i] - x[j])
+        abs(2 ** R[i] - 2 ** R[j])
+        * abs(1 / log(1 + place[i]) - 1 / log(1 + place[j]))
+        * ls(x[i] - x[j])
         for i, j in itertools.permutations(range(len(x)), 2)
         if R[i] > R[j]
     )
@@ -68,7 +75,9 @@ def pro(x: list[float], p: list[float], R: list[float], sft: float = 0.05) -> fl
 
 def halves(x: list[float], R: list[float]) -> tuple[list[float], list[float]]:
     middle = (min(R) + max(R)) / 2
-    return [a for a, r in zip(x, R, strict=True) if r > middle], [a for a, r in zip(x, R, strict=True) if r <= middle]
+    return [a for a, r in zip(x, R, strict=True) if r > middle], [
+        a for a, r in zip(x, R, strict=True) if r <= middle
+    ]
 
 
 def mdpo(x: list[float], p: list[float], R: list[float], beta: float = 0.1) -> float:
@@ -76,7 +85,9 @@ def mdpo(x: list[float], p: list[float], R: list[float], beta: float = 0.1) -> f
     return -ls(beta * (fsum(w) / len(w) - fsum(l) / len(l)))
 
 
-def mipo(x: list[float], p: list[float], R: list[float], beta: float = 0.1, unbiased: bool = False) -> float:
+def mipo(
+    x: list[float], p: list[float], R: list[float], beta: float = 0.1, unbiased: bool = False
+) -> float:
     w, l = halves(x, R)  # noqa: E741
     noise = sum(float(np.var(side, ddof=1)) / len(side) for side in (w, l) if len(side) > 1)
     return (fsum(w) / len(w) - fsum(l) / len(l) - 0.5 / beta) ** 2 - unbiased * noise
@@ -126,13 +137,21 @@ def test_the_order_within_a_group_does_not_matter(name: str) -> None:
     value, gradients = table.run(goal)
     order = [2, 0, 1, 4, 3, 8, 6, 5, 7]
     moved = deepcopy(table)
-    for rows in (*moved.streams.values(), moved.ref, moved.collision, *moved.values.values(), moved.flat):
+    for rows in (
+        *moved.streams.values(),
+        moved.ref,
+        moved.collision,
+        *moved.values.values(),
+        moved.flat,
+    ):
         rows[:] = [rows[i] for i in order]
     moved.lengths = [tuple(moved.flat[:3]), tuple(moved.flat[3:5]), tuple(moved.flat[5:])]
     other, others = moved.run(goal)
     assert other == pytest.approx(value, rel=1e-12)
     for k, i in enumerate(order):
-        np.testing.assert_allclose(others["logprobs"][k], gradients["logprobs"][i], rtol=1e-9, atol=1e-13)
+        np.testing.assert_allclose(
+            others["logprobs"][k], gradients["logprobs"][i], rtol=1e-9, atol=1e-13
+        )
 
 
 def one(*numbers: float) -> torch.Tensor:
@@ -143,18 +162,27 @@ def test_two_completions_give_the_losses_of_pairs() -> None:
     """x = (2, -1), beta 0.1: Plackett-Luce and mDPO are DPO, -log s(0.3) = 0.554355."""
     group, zero, reward = torch.zeros(2, dtype=torch.int64), one(0.0, 0.0), one(1.0, 0.0)
     for name in ("plackett_luce_dpo", "mdpo"):
-        assert float(registry.losses.get(name)(one(2.0, -1.0), zero, reward, group)[0]) == pytest.approx(0.5543552444685271)
-    # LiPO: gains 1, places 1 and 2: (1/log 2 - 1/log 3) of it. PRO of (p, gap 1): log(1 + e^-(p1 - p2)).
+        assert float(
+            registry.losses.get(name)(one(2.0, -1.0), zero, reward, group)[0]
+        ) == pytest.approx(0.5543552444685271)
+    # LiPO: gains 1, places 1 and 2: (1/log 2 - 1/log 3) of it. PRO of (p, gap 1): log(1 + e^-(p1 -
+    # p2)).
     value = registry.losses.get("lipo")(one(2.0, -1.0), zero, reward, group)[0]
     assert float(value) == pytest.approx((1 / log(2) - 1 / log(3)) * 0.5543552444685271)
-    value = registry.losses.get("pro")(one(-1.0, -2.0), one(1.0, 1.0), reward, group, sft_weight=0.0)[0]
+    value = registry.losses.get("pro")(
+        one(-1.0, -2.0), one(1.0, 1.0), reward, group, sft_weight=0.0
+    )[0]
     assert float(value) == pytest.approx(log1p(exp(-1.0)))
 
 
 def test_lipo_learns_from_equal_scores() -> None:
-    """At the start all scores are equal, and the worse counts as ahead: with gains 1, 2, 4 at places 3, 2, 1."""
+    """At the start all scores are equal, and the worse counts as ahead: with gains 1, 2, 4 at
+    places 3, 2, 1.
+    """
     x = torch.zeros(3, dtype=torch.float64, requires_grad=True)
-    value, _ = registry.losses.get("lipo")(x, torch.zeros(3), one(1.0, 0.0, 2.0), torch.zeros(3, dtype=torch.int64))
+    value, _ = registry.losses.get("lipo")(
+        x, torch.zeros(3), one(1.0, 0.0, 2.0), torch.zeros(3, dtype=torch.int64)
+    )
     d = [1 / log(1 + place) for place in (2, 1, 3)]
     expected = 1 * (d[1] - d[0]) + 3 * (d[1] - d[2]) + 2 * (d[0] - d[2])
     assert float(value.detach()) == pytest.approx(expected * log(2))
@@ -166,15 +194,28 @@ def test_unbiased_mipo_has_the_square_at_the_true_means_as_its_mean() -> None:
     """Over all draws of 2 of 4 winners and 2 of 3 losers, each equally likely with replacement."""
     winners, losers, loss = [1.0, 2.0, 4.0, 0.5], [-1.0, 0.0, 0.7], registry.losses.get("mipo")
     goal = (np.mean(winners) - np.mean(losers) - 5.0) ** 2
-    group, reward, zero = torch.zeros(4, dtype=torch.int64), one(1.0, 1.0, 0.0, 0.0), one(0.0, 0.0, 0.0, 0.0)
-    draws = [(*w, *l) for w in itertools.product(winners, repeat=2) for l in itertools.product(losers, repeat=2)]  # noqa: E741
+    group, reward, zero = (
+        torch.zeros(4, dtype=torch.int64),
+        one(1.0, 1.0, 0.0, 0.0),
+        one(0.0, 0.0, 0.0, 0.0),
+    )
+    draws = [
+        (*w, *loser)
+        for w in itertools.product(winners, repeat=2)
+        for loser in itertools.product(losers, repeat=2)
+    ]
     means = {
-        unbiased: np.mean([float(loss(one(*x), zero, reward, group, unbiased=unbiased)[0][0]) for x in draws])
+        unbiased: np.mean(
+            [float(loss(one(*x), zero, reward, group, unbiased=unbiased)[0][0]) for x in draws]
+        )
         for unbiased in (True, False)
     }
     assert means[True] == pytest.approx(goal) and means[False] > goal + 0.5
 
 
 def test_group_losses_belong_to_groups() -> None:
-    with pytest.raises(ConfigError, match="'lipo' compares the completions of a prompt, which this method does not group"):
+    with pytest.raises(
+        ConfigError,
+        match="'lipo' compares the completions of a prompt, which this method does not group",
+    ):
         Objective([Component("lipo")])

@@ -1,4 +1,6 @@
-"""Every registered loss against a plain reference, finite differences, and every way of cutting a batch."""
+"""Every registered loss against a plain reference, finite differences, and every way of cutting
+a batch.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from posttrain.config import Component
 from posttrain.data.forest import Batch, Forest, TokenSequence, Tree
 from posttrain.training.objective import Objective
 
-_spec = importlib.util.spec_from_file_location("loss_reference", Path(__file__).with_name("reference.py"))
+_spec = importlib.util.spec_from_file_location(
+    "loss_reference", Path(__file__).with_name("reference.py")
+)
 assert _spec is not None and _spec.loader is not None
 reference: Any = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(reference)
@@ -28,7 +32,11 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("reinforce", {}, {}),
     ("entropy_bonus", {}, {}),
     ("clipped", {}, {}),
-    ("clipped", {"level": "sequence", "clip_low": 0.05}, {"level": "sequence", "low": 0.05, "high": 0.05}),
+    (
+        "clipped",
+        {"level": "sequence", "clip_low": 0.05},
+        {"level": "sequence", "low": 0.05, "high": 0.05},
+    ),
     ("clipped", {"clip_low": 0.1, "clip_high": 0.3}, {"low": 0.1, "high": 0.3}),
     ("clipped", {"clip_max": 1.5}, {"cap": 1.5}),
     ("cispo", {}, {}),
@@ -36,7 +44,11 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("kl", {"estimator": "k1"}, {"estimator": "k1"}),
     ("kl", {"estimator": "k2"}, {"estimator": "k2"}),
     ("kl", {"estimator": "k3"}, {"estimator": "k3"}),
-    ("clipped", {"level": "sequence_token", "clip_low": 0.05}, {"level": "sequence_token", "low": 0.05, "high": 0.05}),
+    (
+        "clipped",
+        {"level": "sequence_token", "clip_low": 0.05},
+        {"level": "sequence_token", "low": 0.05, "high": 0.05},
+    ),
     ("clipped", {"level": "sequence_sum"}, {"level": "sequence_sum"}),
     ("surrogate", {}, {}),
     ("sapo", {}, {}),
@@ -48,7 +60,11 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("dppo", {"divergence": "kl", "bound": 0.01}, {"kind": "kl", "bound": 0.01}),
     ("opsm", {"threshold": 0.05}, {"threshold": 0.05}),
     ("kl_corrected", {}, {}),
-    ("kl_corrected", {"level": "sequence", "estimator": "k2"}, {"level": "sequence", "estimator": "k2"}),
+    (
+        "kl_corrected",
+        {"level": "sequence", "estimator": "k2"},
+        {"level": "sequence", "estimator": "k2"},
+    ),
     ("adaptive_entropy", {"scale": 0.5}, {"scale": 0.5}),
     ("weighted_entropy", {}, {}),
     ("value", {}, {"clip": 0.2}),
@@ -56,17 +72,27 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 ]
 AGGREGATIONS = ["token_mean", "sequence_mean", "sequence_sum", "fixed_length"]
 STREAMS = (
-    "old_logprobs", "advantages", "engine_logprobs", "entropy_weight", "reward_variance", "old_values", "returns",
-)  # fmt: skip
+    "old_logprobs",
+    "advantages",
+    "engine_logprobs",
+    "entropy_weight",
+    "reward_variance",
+    "old_values",
+    "returns",
+)
 TRAINED = ("logprobs", "entropy", "values")
 MODEL = (*TRAINED, "ref_logprobs")
 MAX_LENGTH = 12
 
 
 class Numbers:
-    """Random inputs of a few sequences, as float64 tables [sequence][target]; `model` names are what a model would give."""
+    """Random inputs of a few sequences, as float64 tables [sequence][target]; `model` names are
+    what a model would give.
+    """
 
-    def __init__(self, seed: int, scale: float = 1.0, lengths: tuple[int, ...] = (5, 1, 9, 3, 4)) -> None:
+    def __init__(
+        self, seed: int, scale: float = 1.0, lengths: tuple[int, ...] = (5, 1, 9, 3, 4)
+    ) -> None:
         draw = np.random.default_rng(seed)
         self.lengths = lengths
         self.table: dict[str, list[np.ndarray]] = {
@@ -75,17 +101,23 @@ class Numbers:
             "advantages": [np.full(n, np.float32(draw.normal())) for n in lengths],
         }
         for name in ("old_logprobs", "ref_logprobs"):
-            self.table[name] = [x + np.float32(draw.normal(0, 0.3 * scale, len(x))) for x in self.table["logprobs"]]
+            self.table[name] = [
+                x + np.float32(draw.normal(0, 0.3 * scale, len(x))) for x in self.table["logprobs"]
+            ]
         for name in ("entropy_weight", "reward_variance", "old_values", "returns"):
             self.table[name] = [np.abs(draw.normal(0.5, 0.5, n)) for n in lengths]
         self.table["values"] = [x + draw.normal(0, 0.3, len(x)) for x in self.table["old_values"]]
-        self.table["engine_logprobs"] = [x + draw.normal(0, 0.2, len(x)) for x in self.table["old_logprobs"]]
+        self.table["engine_logprobs"] = [
+            x + draw.normal(0, 0.2, len(x)) for x in self.table["old_logprobs"]
+        ]
         # streams travel as float32, so the reference has to see the same numbers
         for name in STREAMS:
             self.table[name] = [np.float32(x).astype(np.float64) for x in self.table[name]]
 
     def sequences(self) -> list[TokenSequence]:
-        """The sequences: prompts of two tokens, ids that name (sequence, place) so that numbers can be looked up."""
+        """The sequences: prompts of two tokens, ids that name (sequence, place) so that numbers
+        can be looked up.
+        """
         sequences = []
         for i, n in enumerate(self.lengths):
             ids = np.concatenate([[1, 2], 100 * (i + 1) + np.arange(n)])
@@ -94,21 +126,33 @@ class Numbers:
             sequences.append(TokenSequence(ids, mask, streams, row=str(i)))
         return sequences
 
-    def outputs(self, micro: Forest, leaves: dict[str, list[torch.Tensor]]) -> dict[str, torch.Tensor]:
+    def outputs(
+        self, micro: Forest, leaves: dict[str, list[torch.Tensor]]
+    ) -> dict[str, torch.Tensor]:
         """What a model would give for the targets of a micro-batch."""
         places = [(int(t) // 100 - 1, int(t) % 100) for t in micro.target]
         return {k: torch.stack([leaves[k][i][j] for i, j in places]) for k in MODEL}
 
     def leaves(self) -> dict[str, list[torch.Tensor]]:
         return {
-            k: [torch.tensor(x, dtype=torch.float64, requires_grad=k != "ref_logprobs") for x in self.table[k]] for k in MODEL
+            k: [
+                torch.tensor(x, dtype=torch.float64, requires_grad=k != "ref_logprobs")
+                for x in self.table[k]
+            ]
+            for k in MODEL
         }
 
 
 def value_and_gradients(
-    numbers: Numbers, objective: Objective, trees: list[Tree], max_tokens: int | None = None, ranks: int = 1
+    numbers: Numbers,
+    objective: Objective,
+    trees: list[Tree],
+    max_tokens: int | None = None,
+    ranks: int = 1,
 ) -> tuple[float, list[np.ndarray]]:
-    """Loss and its gradients as the loop forms them; ranks > 1 spreads the trees and adds up the ranks' shares."""
+    """Loss and its gradients as the loop forms them; ranks > 1 spreads the trees and adds up
+    the ranks' shares.
+    """
     leaves = numbers.leaves()
     totals = objective.denominators(Batch(trees))
     value = 0.0
@@ -119,17 +163,26 @@ def value_and_gradients(
             loss, _ = objective(numbers.outputs(micro, leaves), micro, totals)
             loss.backward()
             value += float(loss.detach())
-    gradients = [x.grad.numpy() if x.grad is not None else np.zeros(len(x)) for k in TRAINED for x in leaves[k]]
+    gradients = [
+        x.grad.numpy() if x.grad is not None else np.zeros(len(x))
+        for k in TRAINED
+        for x in leaves[k]
+    ]
     return value, gradients
 
 
-def reference_value(numbers: Numbers, name: str, settings: dict[str, Any], aggregation: str, frozen: Numbers) -> float:
+def reference_value(
+    numbers: Numbers, name: str, settings: dict[str, Any], aggregation: str, frozen: Numbers
+) -> float:
     per_sequence = []
     for i in range(len(numbers.lengths)):
         s = {k: list(v[i]) for k, v in numbers.table.items()}
         s["frozen_probs"] = [math.exp(x) for x in frozen.table["logprobs"][i]]
         s["frozen_ratios"] = [
-            math.exp(a - b) for a, b in zip(frozen.table["logprobs"][i], frozen.table["old_logprobs"][i], strict=True)
+            math.exp(a - b)
+            for a, b in zip(
+                frozen.table["logprobs"][i], frozen.table["old_logprobs"][i], strict=True
+            )
         ]
         per_sequence.append(getattr(reference, name)(s, **settings))
     return float(reference.aggregate(per_sequence, aggregation, MAX_LENGTH))
@@ -140,7 +193,9 @@ def make(name: str, settings: dict[str, Any], aggregation: str) -> Objective:
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-@pytest.mark.parametrize(("name", "settings", "theirs"), CASES, ids=[f"{n}-{i}" for i, (n, _, _) in enumerate(CASES)])
+@pytest.mark.parametrize(
+    ("name", "settings", "theirs"), CASES, ids=[f"{n}-{i}" for i, (n, _, _) in enumerate(CASES)]
+)
 def test_value_and_gradient_equal_the_reference(
     name: str, settings: dict[str, Any], theirs: dict[str, Any], aggregation: str
 ) -> None:
@@ -160,12 +215,18 @@ def test_value_and_gradient_equal_the_reference(
                     moved = Numbers(seed, scale)
                     moved.table[key][i][j] += sign * step
                     ends.append(reference_value(moved, name, theirs, aggregation, frozen))
-                assert gradient[j] == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-4, abs=1e-6)
+                assert gradient[j] == pytest.approx(
+                    (ends[0] - ends[1]) / (2 * step), rel=1e-4, abs=1e-6
+                )
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-@pytest.mark.parametrize(("name", "settings", "theirs"), CASES, ids=[f"{n}-{i}" for i, (n, _, _) in enumerate(CASES)])
-def test_invariance(name: str, settings: dict[str, Any], theirs: dict[str, Any], aggregation: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "settings", "theirs"), CASES, ids=[f"{n}-{i}" for i, (n, _, _) in enumerate(CASES)]
+)
+def test_invariance(
+    name: str, settings: dict[str, Any], theirs: dict[str, Any], aggregation: str
+) -> None:
     """Packing, order, sharing, micro-batch size and ranks change nothing."""
     numbers = Numbers(3)
     sequences = numbers.sequences()
@@ -188,7 +249,9 @@ def test_invariance(name: str, settings: dict[str, Any], theirs: dict[str, Any],
 
 
 def test_clipped_by_hand() -> None:
-    """r = 1.5, A = 1: min(1.5, 1.2) = 1.2. r = 0.5, A = -1: min(-0.5, -0.8) = -0.8. r = 1.5, A = -1: -1.5."""
+    """r = 1.5, A = 1: min(1.5, 1.2) = 1.2. r = 0.5, A = -1: min(-0.5, -0.8) = -0.8. r = 1.5, A
+    = -1: -1.5.
+    """
     ratio = torch.tensor([1.5, 0.5, 1.5])
     loss, told = registry.losses.get("clipped")(
         ratio.log(), torch.zeros(3), torch.tensor([1.0, -1.0, -1.0]), torch.tensor([0, 1, 2]), 3
@@ -199,7 +262,9 @@ def test_clipped_by_hand() -> None:
 
 
 def test_k3_is_never_negative_and_unbiased() -> None:
-    """KL of two categorical distributions by hand: p = (.5, .3, .2), q = (.2, .5, .3); the mean of k3 under p is KL(p||q)."""
+    """KL of two categorical distributions by hand: p = (.5, .3, .2), q = (.2, .5, .3); the mean
+    of k3 under p is KL(p||q).
+    """
     p, q = torch.tensor([0.5, 0.3, 0.2]).double(), torch.tensor([0.2, 0.5, 0.3]).double()
     kl = registry.losses.get("kl")
     exact = float((p * (p / q).log()).sum())
@@ -212,7 +277,9 @@ def test_k3_is_never_negative_and_unbiased() -> None:
 
 
 def test_zero_advantage_has_no_gradient_and_counts() -> None:
-    """A tied group gives nothing but stays in the denominator, also when no forward pass is spent on it."""
+    """A tied group gives nothing but stays in the denominator, also when no forward pass is
+    spent on it.
+    """
     numbers = Numbers(4)
     for i in (1, 3):
         numbers.table["advantages"][i][:] = 0
@@ -232,7 +299,9 @@ def test_zero_advantage_has_no_gradient_and_counts() -> None:
 def test_extreme_values_stay_finite() -> None:
     big = torch.tensor([0.0, -50.0, -800.0], requires_grad=True)
     old = torch.tensor([-50.0, 0.0, -801.0])
-    loss, _ = registry.losses.get("clipped")(big, old, torch.tensor([1.0, 1.0, -1.0]), torch.arange(3), 3, clip_max=3.0)
+    loss, _ = registry.losses.get("clipped")(
+        big, old, torch.tensor([1.0, 1.0, -1.0]), torch.arange(3), 3, clip_max=3.0
+    )
     loss.sum().backward()
     assert torch.isfinite(loss).all() and big.grad is not None and torch.isfinite(big.grad).all()
 
@@ -241,5 +310,7 @@ def test_cispo_counts_capped_weights_of_positive_advantages_alone() -> None:
     """As TRL: ratios e, e and 1 against a cap of 2, advantages 1, -1 and 1."""
     logprobs, old = torch.tensor([0.0, 0.0, 0.0]), torch.tensor([-1.0, -1.0, 0.0])
     cispo = registry.losses.bind("cispo", {"clip_max": 2.0})
-    _, told = cispo(logprobs, old, torch.tensor([1.0, -1.0, 1.0]), torch.zeros(3, dtype=torch.long), 1)
+    _, told = cispo(
+        logprobs, old, torch.tensor([1.0, -1.0, 1.0]), torch.zeros(3, dtype=torch.long), 1
+    )
     assert told["cispo_clip_ratio"].tolist() == [1, 0, 0]

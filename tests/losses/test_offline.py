@@ -1,4 +1,6 @@
-"""Losses of rewarded completions: plain references, finite differences, every way of cutting a batch, and the soft optimum."""
+"""Losses of rewarded completions: plain references, finite differences, every way of cutting a
+batch, and the soft optimum.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +18,27 @@ from posttrain.training.objective import Objective
 
 # loss -> settings for each form that differs; the names of its settings are the reference's
 CASES: list[tuple[str, dict[str, Any]]] = [
-    *((name, {"beta": beta, "level": level}) for name in ("oreo_policy", "oreo_value")
-      for beta, level in ((0.3, "token"), (0.7, "step"), (0.5, "sequence"))),
+    *(
+        (name, {"beta": beta, "level": level})
+        for name in ("oreo_policy", "oreo_value")
+        for beta, level in ((0.3, "token"), (0.7, "step"), (0.5, "sequence"))
+    ),
     ("reference_kl", {}),
     ("value_regression", {}),
     ("awr", {"beta": 0.8}),
     ("awr", {"beta": 0.3, "max_weight": 1.4}),
     ("awr_critic", {"beta": 0.8}),
     ("awr_critic", {"beta": 0.3, "max_weight": 1.4}),
-]  # fmt: skip
+]
 IDS = [f"{name}-{i}" for i, (name, _) in enumerate(CASES)]
 LENGTHS = (5, 1, 9, 3, 4)
 MODEL = ("logprobs", "values", "ref_logprobs", "reverse_kl")
 
 
 class Numbers:
-    """Random inputs of a few sequences, as float64 tables [sequence][target]; the step of each target by sequence."""
+    """Random inputs of a few sequences, as float64 tables [sequence][target]; the step of each
+    target by sequence.
+    """
 
     steps = ([0, 0, 1, 1, 1], [0], [0, 1, 1, 2, 2, 2, 3, 3, 4], [0, 0, 0], [0, 1, 2, 2])
 
@@ -42,7 +49,9 @@ class Numbers:
             "values": [draw.normal(0, scale, n) for n in LENGTHS],
             "reverse_kl": [np.abs(draw.normal(0, scale, n)) for n in LENGTHS],
         }
-        self.table["ref_logprobs"] = [x + draw.normal(0, 0.3 * scale, len(x)) for x in self.table["logprobs"]]
+        self.table["ref_logprobs"] = [
+            x + draw.normal(0, 0.3 * scale, len(x)) for x in self.table["logprobs"]
+        ]
         # what travels with the data is float32, so the reference has to see the same numbers
         self.reward = [float(np.float32(x)) for x in draw.normal(0, scale, len(LENGTHS))]
         self.advantage = [float(np.float32(x)) for x in draw.normal(0, scale, len(LENGTHS))]
@@ -51,17 +60,34 @@ class Numbers:
         sequences = []
         for i, n in enumerate(LENGTHS):
             ids = np.concatenate([[1, 2], 100 * (i + 1) + np.arange(n)])
-            streams = {"advantages": np.full(n + 2, self.advantage[i]), "step": np.concatenate([[0, 0], self.steps[i]])}
-            sequences.append(TokenSequence(ids, np.arange(n + 2) >= 2, streams, {"reward": self.reward[i]}, row=str(i)))
+            streams = {
+                "advantages": np.full(n + 2, self.advantage[i]),
+                "step": np.concatenate([[0, 0], self.steps[i]]),
+            }
+            sequences.append(
+                TokenSequence(
+                    ids, np.arange(n + 2) >= 2, streams, {"reward": self.reward[i]}, row=str(i)
+                )
+            )
         return sequences
 
     def leaves(self) -> dict[str, list[torch.Tensor]]:
         fixed = "ref_logprobs"
-        return {k: [torch.tensor(x, dtype=torch.float64, requires_grad=k != fixed) for x in self.table[k]] for k in MODEL}
+        return {
+            k: [
+                torch.tensor(x, dtype=torch.float64, requires_grad=k != fixed)
+                for x in self.table[k]
+            ]
+            for k in MODEL
+        }
 
 
 def run(
-    numbers: Numbers, objective: Objective, trees: list[Tree], max_tokens: int | None = None, ranks: int = 1
+    numbers: Numbers,
+    objective: Objective,
+    trees: list[Tree],
+    max_tokens: int | None = None,
+    ranks: int = 1,
 ) -> tuple[float, dict[str, list[np.ndarray]]]:
     """Loss and gradients as the loop forms them."""
     leaves = numbers.leaves()
@@ -73,7 +99,9 @@ def run(
             loss.backward()
             value += float(loss.detach())
     return value, {
-        k: [x.grad.numpy() if x.grad is not None else np.zeros(len(x)) for x in leaves[k]] for k in MODEL if k != "ref_logprobs"
+        k: [x.grad.numpy() if x.grad is not None else np.zeros(len(x)) for x in leaves[k]]
+        for k in MODEL
+        if k != "ref_logprobs"
     }
 
 
@@ -89,38 +117,66 @@ def outputs(micro: Forest, leaves: dict[str, list[torch.Tensor]]) -> dict[str, t
 
 
 def reference(numbers: Numbers, frozen: Numbers, name: str, settings: dict[str, Any]) -> float:
-    """The loss from its formula in plain floats; what a stop-gradient holds is read from `frozen`."""
-    beta, level, cap = settings.get("beta", 1.0), settings.get("level"), settings.get("max_weight", 20.0)
+    """The loss from its formula in plain floats; what a stop-gradient holds is read from
+    `frozen`.
+    """
+    beta, level, cap = (
+        settings.get("beta", 1.0),
+        settings.get("level"),
+        settings.get("max_weight", 20.0),
+    )
     per_sequence: list[list[float]] = []
     for i, n in enumerate(LENGTHS):
 
         def of(table: Numbers, key: str, i: int = i) -> list[float]:
             return [float(x) for x in table.table[key][i]]
 
-        own = [p - r for p, r in zip(of(numbers, "logprobs"), of(numbers, "ref_logprobs"), strict=True)]
-        held = [p - r for p, r in zip(of(frozen, "logprobs"), of(frozen, "ref_logprobs"), strict=True)]
+        own = [
+            p - r for p, r in zip(of(numbers, "logprobs"), of(numbers, "ref_logprobs"), strict=True)
+        ]
+        held = [
+            p - r for p, r in zip(of(frozen, "logprobs"), of(frozen, "ref_logprobs"), strict=True)
+        ]
         reward, advantage = numbers.reward[i], numbers.advantage[i]
-        action = {"token": list(range(n)), "step": numbers.steps[i], "sequence": [0] * n}.get(level or "token", [])
+        action = {"token": list(range(n)), "step": numbers.steps[i], "sequence": [0] * n}.get(
+            level or "token", []
+        )
         losses = []
         if name.startswith("oreo"):
             for a in range(action[-1] + 1):
                 mine = [t for t in range(n) if action[t] == a]
                 later = math.fsum(held[t] for t in range(n) if action[t] > a)
                 if name == "oreo_policy":
-                    gap = frozen.table["values"][i][mine[0]] - reward + beta * (math.fsum(own[t] for t in mine) + later)
+                    gap = (
+                        frozen.table["values"][i][mine[0]]
+                        - reward
+                        + beta * (math.fsum(own[t] for t in mine) + later)
+                    )
                 else:
-                    gap = numbers.table["values"][i][mine[0]] - reward + beta * (math.fsum(held[t] for t in mine) + later)
+                    gap = (
+                        numbers.table["values"][i][mine[0]]
+                        - reward
+                        + beta * (math.fsum(held[t] for t in mine) + later)
+                    )
                 losses.append(gap**2)
         else:
             for t in range(n):
                 critic = frozen.table["values"][i][t]
                 credit = advantage if name == "awr" else reward - critic
-                losses.append({
-                    "reference_kl": lambda t=t, i=i: numbers.table["reverse_kl"][i][t],
-                    "value_regression": lambda t=t, i=i, r=reward: (numbers.table["values"][i][t] - r) ** 2,
-                    "awr": lambda t=t, i=i, a=credit: -min(math.exp(a / beta), cap) * numbers.table["logprobs"][i][t],
-                    "awr_critic": lambda t=t, i=i, a=credit: -min(math.exp(a / beta), cap) * numbers.table["logprobs"][i][t],
-                }[name]())  # fmt: skip
+                losses.append(
+                    {
+                        "reference_kl": lambda t=t, i=i: numbers.table["reverse_kl"][i][t],
+                        "value_regression": lambda t=t, i=i, r=reward: (
+                            (numbers.table["values"][i][t] - r) ** 2
+                        ),
+                        "awr": lambda t=t, i=i, a=credit: (
+                            -min(math.exp(a / beta), cap) * numbers.table["logprobs"][i][t]
+                        ),
+                        "awr_critic": lambda t=t, i=i, a=credit: (
+                            -min(math.exp(a / beta), cap) * numbers.table["logprobs"][i][t]
+                        ),
+                    }[name]()
+                )
         per_sequence.append(losses)
     if name.startswith("oreo"):
         return math.fsum(math.fsum(x) / len(x) for x in per_sequence) / len(per_sequence)
@@ -133,7 +189,9 @@ def test_value_and_gradient_equal_the_reference(name: str, settings: dict[str, A
         numbers, frozen = Numbers(seed, scale), Numbers(seed, scale)
         objective = Objective([Component(name, settings)])
         value, gradients = run(numbers, objective, [Tree.build([s]) for s in numbers.sequences()])
-        assert value == pytest.approx(reference(numbers, frozen, name, settings), rel=1e-6, abs=1e-9)
+        assert value == pytest.approx(
+            reference(numbers, frozen, name, settings), rel=1e-6, abs=1e-9
+        )
         for key, rows in gradients.items():
             for i, gradient in enumerate(rows):
                 for j in range(len(gradient)):
@@ -143,7 +201,9 @@ def test_value_and_gradient_equal_the_reference(name: str, settings: dict[str, A
                         moved.table[key][i][j] += sign * 1e-6
                         ends.append(reference(moved, frozen, name, settings))
                     wanted = (ends[0] - ends[1]) / 2e-6
-                    assert gradient[j] == pytest.approx(wanted, rel=2e-4, abs=1e-6 * max(1, abs(value))), (key, i, j)
+                    assert gradient[j] == pytest.approx(
+                        wanted, rel=2e-4, abs=1e-6 * max(1, abs(value))
+                    ), (key, i, j)
 
 
 @pytest.mark.parametrize(("name", "settings"), CASES, ids=IDS)
@@ -155,9 +215,13 @@ def test_invariance(name: str, settings: dict[str, Any]) -> None:
     alone = [Tree.build([s]) for s in sequences]
     value, gradients = run(numbers, objective, alone)
     for trees, max_tokens, ranks in (
-        ([Tree.build(sequences, min_shared=1)], None, 1), (alone[::-1], None, 1), (alone, 7, 1), (alone, 1, 1),
-        ([Tree.build(sequences, min_shared=1)], 9, 1), (alone, 8, 3),
-    ):  # fmt: skip
+        ([Tree.build(sequences, min_shared=1)], None, 1),
+        (alone[::-1], None, 1),
+        (alone, 7, 1),
+        (alone, 1, 1),
+        ([Tree.build(sequences, min_shared=1)], 9, 1),
+        (alone, 8, 3),
+    ):
         other, others = run(numbers, objective, trees, max_tokens, ranks)
         assert other == pytest.approx(value, rel=1e-9, abs=1e-12)
         for key, rows in gradients.items():
@@ -166,7 +230,9 @@ def test_invariance(name: str, settings: dict[str, Any]) -> None:
 
 
 def test_oreo_by_hand() -> None:
-    """R = 1, beta = 0.5, V = (0.2, 0.6), c = (0.4, -0.2): gaps 0.2 - 1 + 0.5 * 0.2 = -0.7 and 0.6 - 1 - 0.1 = -0.5."""
+    """R = 1, beta = 0.5, V = (0.2, 0.6), c = (0.4, -0.2): gaps 0.2 - 1 + 0.5 * 0.2 = -0.7 and
+    0.6 - 1 - 0.1 = -0.5.
+    """
     c = torch.tensor([0.4, -0.2], dtype=torch.float64, requires_grad=True)
     v = torch.tensor([0.2, 0.6], dtype=torch.float64, requires_grad=True)
     zero, of = torch.zeros(2, dtype=torch.float64), torch.tensor([0, 0])
@@ -182,17 +248,29 @@ def test_oreo_by_hand() -> None:
 
 @pytest.mark.parametrize("level", ["token", "step", "sequence"])
 def test_oreo_finds_the_soft_optimum(level: str) -> None:
-    """Two binary actions, reward 1 for (0, 0) alone, trajectories from the reference, beta 0.3; both losses are minimised.
+    """Two binary actions, reward 1 for (0, 0) alone, trajectories from the reference, beta 0.3;
+    both losses are minimised.
 
-    V(s0) = beta log E_ref exp(R / beta) = .5572, and pi = ref exp(R / beta) / Z = .8751, .0468, .0546, .0234.
+    V(s0) = beta log E_ref exp(R / beta) = .5572, and pi = ref exp(R / beta) / Z = .8751, .0468,
+    .0546, .0234.
     """
     double = torch.float64
     paths = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]])
-    ref_first, ref_second = torch.tensor([0.5, 0.5], dtype=double), torch.tensor([[0.4, 0.6], [0.7, 0.3]], dtype=double)
+    ref_first, ref_second = (
+        torch.tensor([0.5, 0.5], dtype=double),
+        torch.tensor([[0.4, 0.6], [0.7, 0.3]], dtype=double),
+    )
     drawn = ref_first[paths[:, 0]] * ref_second[paths[:, 0], paths[:, 1]]
     first, second = ref_first.log().requires_grad_(), ref_second.log().requires_grad_()
-    v0, v1 = torch.zeros(1, dtype=double, requires_grad=True), torch.zeros(2, dtype=double, requires_grad=True)
-    ref_logprobs = torch.stack([ref_first[paths[:, 0]], ref_second[paths[:, 0], paths[:, 1]]], 1).log().flatten()
+    v0, v1 = (
+        torch.zeros(1, dtype=double, requires_grad=True),
+        torch.zeros(2, dtype=double, requires_grad=True),
+    )
+    ref_logprobs = (
+        torch.stack([ref_first[paths[:, 0]], ref_second[paths[:, 0], paths[:, 1]]], 1)
+        .log()
+        .flatten()
+    )
     sequence, step = torch.arange(4).repeat_interleave(2), torch.tensor([0.0, 1.0]).repeat(4)
     reward = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=double)
     optimizer = torch.optim.Adam([first, second, v0, v1], lr=0.1)
@@ -208,7 +286,9 @@ def test_oreo_finds_the_soft_optimum(level: str) -> None:
         logprobs = torch.stack(probabilities(), 1).flatten()
         values = torch.stack([v0.expand(4), v1[paths[:, 0]]], 1).flatten()
         given = (logprobs, ref_logprobs, values, reward, step, sequence, 4)
-        loss = sum((drawn * f(*given, beta=0.3, level=level)[0]).sum() for f in (policy_loss, value_loss))
+        loss = sum(
+            (drawn * f(*given, beta=0.3, level=level)[0]).sum() for f in (policy_loss, value_loss)
+        )
         loss.backward()
         optimizer.step()
         cooling.step()
@@ -219,17 +299,30 @@ def test_oreo_finds_the_soft_optimum(level: str) -> None:
 
 def test_extreme_advantages_stay_finite() -> None:
     logprobs = torch.tensor([-1.0, -2.0, -3.0], requires_grad=True)
-    loss, told = registry.losses.get("awr")(logprobs, torch.tensor([1e4, 0.0, -1e4]), beta=0.01, max_weight=20.0)
-    assert loss.tolist() == pytest.approx([20.0, 2.0, 0.0]) and told["awr/capped"].tolist() == [1, 0, 0]
+    loss, told = registry.losses.get("awr")(
+        logprobs, torch.tensor([1e4, 0.0, -1e4]), beta=0.01, max_weight=20.0
+    )
+    assert loss.tolist() == pytest.approx([20.0, 2.0, 0.0]) and told["awr/capped"].tolist() == [
+        1,
+        0,
+        0,
+    ]
 
 
 def test_awr_tilts_a_distribution() -> None:
-    """Weighted regression lands on ref exp(R / beta) / Z: three answers by hand, R = (1, .2, -.5), beta .5, baseline none."""
-    ref, reward = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64), torch.tensor([1.0, 0.2, -0.5], dtype=torch.float64)
+    """Weighted regression lands on ref exp(R / beta) / Z: three answers by hand, R = (1, .2,
+    -.5), beta .5, baseline none.
+    """
+    ref, reward = (
+        torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64),
+        torch.tensor([1.0, 0.2, -0.5], dtype=torch.float64),
+    )
     theta = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.Adam([theta], lr=0.05)
     for _ in range(600):
         optimizer.zero_grad()
-        (ref * registry.losses.get("awr")(theta.log_softmax(0), reward, beta=0.5)[0]).sum().backward()
+        (
+            ref * registry.losses.get("awr")(theta.log_softmax(0), reward, beta=0.5)[0]
+        ).sum().backward()
         optimizer.step()
     assert theta.softmax(0).tolist() == pytest.approx([0.87638, 0.10616, 0.01745], abs=2e-4)

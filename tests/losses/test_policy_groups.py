@@ -1,4 +1,6 @@
-"""Policy losses with one value a sequence, a group or a step: plain references, finite differences, ways of cutting a batch."""
+"""Policy losses with one value a sequence, a group or a step: plain references, finite
+differences, ways of cutting a batch.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class Numbers:
         self.lengths = [n for group in LENGTHS for n in group]
         self.group = [g for g, group in enumerate(LENGTHS) for _ in group]
         self.logprobs: Rows = [list(-np.abs(draw.normal(1, 1, n))) for n in self.lengths]
-        self.old: Rows = [[float(np.float32(x + draw.normal(0, 0.5))) for x in row] for row in self.logprobs]
+        self.old: Rows = [
+            [float(np.float32(x + draw.normal(0, 0.5))) for x in row] for row in self.logprobs
+        ]
         self.advantages = [float(np.float32(draw.normal(0, 2))) for _ in self.lengths]
         self.rewards = [float(np.float32(draw.normal())) for _ in self.lengths]
         self.rewards[4] = math.nan
@@ -43,7 +47,9 @@ class Numbers:
                     "advantages": np.full(n + 2, self.advantages[number]),
                 }
                 values = {"reward": self.rewards[number]}
-                sequences.append(TokenSequence(ids, np.arange(n + 2) >= 2, streams, values, row=str(number)))
+                sequences.append(
+                    TokenSequence(ids, np.arange(n + 2) >= 2, streams, values, row=str(number))
+                )
                 number += 1
             trees.append(Tree.build(sequences))
         return trees
@@ -61,7 +67,9 @@ def gmpo(x: Numbers, clip: float = 0.4) -> float:
 def mrt(x: Numbers, alpha: float = 0.005) -> float:
     total = 0.0
     for g in range(len(LENGTHS)):
-        members = [i for i, group in enumerate(x.group) if group == g and not math.isnan(x.rewards[i])]
+        members = [
+            i for i, group in enumerate(x.group) if group == g and not math.isnan(x.rewards[i])
+        ]
         powers = [math.exp(alpha * sum(x.logprobs[i])) for i in members]
         total += -sum(p / sum(powers) * x.rewards[i] for p, i in zip(powers, members, strict=True))
     return total / len(LENGTHS)
@@ -70,7 +78,9 @@ def mrt(x: Numbers, alpha: float = 0.005) -> float:
 def tokens(x: Numbers) -> list[tuple[float, float, float]]:
     """(logprob, old logprob, advantage) of every token."""
     return [
-        (p, o, a) for row, old, a in zip(x.logprobs, x.old, x.advantages, strict=True) for p, o in zip(row, old, strict=True)
+        (p, o, a)
+        for row, old, a in zip(x.logprobs, x.old, x.advantages, strict=True)
+        for p, o in zip(row, old, strict=True)
     ]
 
 
@@ -94,7 +104,8 @@ def kl_cov(x: Numbers, frozen: Numbers) -> float:
     cov = covariances(frozen)
     held = sorted(cov)[-3:]
     losses = [
-        -math.exp(p - o) * a + (0.5 * abs(p - o) if c in held else 0.0) for (p, o, a), c in zip(tokens(x), cov, strict=True)
+        -math.exp(p - o) * a + (0.5 * abs(p - o) if c in held else 0.0)
+        for (p, o, a), c in zip(tokens(x), cov, strict=True)
     ]
     return sum(losses) / len(losses)
 
@@ -110,7 +121,11 @@ CASES: list[tuple[str, dict[str, Any], Callable[[Numbers, Numbers], float]]] = [
 
 
 def run(
-    x: Numbers, name: str, settings: dict[str, Any], trees: list[Tree], max_tokens: int | None = None
+    x: Numbers,
+    name: str,
+    settings: dict[str, Any],
+    trees: list[Tree],
+    max_tokens: int | None = None,
 ) -> tuple[float, list[np.ndarray]]:
     goal = Objective([Component(name, settings)], groups=name == "mrt")
     leaves = [torch.tensor(row, dtype=torch.float64, requires_grad=True) for row in x.logprobs]
@@ -129,7 +144,9 @@ def _gather(micro: Forest, leaves: list[torch.Tensor]) -> torch.Tensor:
     return torch.stack([leaves[int(t) // 100 - 1][int(t) % 100] for t in micro.target])
 
 
-@pytest.mark.parametrize(("name", "settings", "expected"), CASES, ids=[f"{n}-{i}" for i, (n, _, _) in enumerate(CASES)])
+@pytest.mark.parametrize(
+    ("name", "settings", "expected"), CASES, ids=[f"{n}-{i}" for i, (n, _, _) in enumerate(CASES)]
+)
 def test_value_gradient_and_invariance(
     name: str, settings: dict[str, Any], expected: Callable[[Numbers, Numbers], float]
 ) -> None:
@@ -160,12 +177,16 @@ def test_clip_cov_draws_by_seed_alone() -> None:
     values, told = loss(logprobs, logprobs, advantages, sequence, 1, ratio=0.02, cov_low=0.5)
     assert int(told["covariance/cut"].sum()) == 8
     order = torch.randperm(400, generator=draw)
-    again, _ = loss(logprobs[order], logprobs[order], advantages[order], sequence, 1, ratio=0.02, cov_low=0.5)
+    again, _ = loss(
+        logprobs[order], logprobs[order], advantages[order], sequence, 1, ratio=0.02, cov_low=0.5
+    )
     torch.testing.assert_close(again, values[order])
 
 
 def test_minimum_risk_by_hand() -> None:
-    """Two candidates with log-probs 0 and log 3, alpha 1, rewards 1 and 0: Q = (1/4, 3/4), so the value is -1/4."""
+    """Two candidates with log-probs 0 and log 3, alpha 1, rewards 1 and 0: Q = (1/4, 3/4), so
+    the value is -1/4.
+    """
     value = registry.losses.get("mrt")(
         torch.tensor([0.0, math.log(3)]), torch.tensor([1.0, 0.0]), torch.tensor([0, 0]), alpha=1.0
     )
@@ -179,7 +200,13 @@ def test_at_ratio_one_the_ratio_losses_have_the_gradient_of_reinforce() -> None:
     for name in ("clipped", "surrogate", "sapo", "vespo", "cispo", "dppo"):
         entry = registry.losses.entry(name)
         x = logprobs.clone().requires_grad_()
-        inputs = {"logprobs": x, "old_logprobs": logprobs, "advantages": advantages, "sequence": sequence, "num_sequences": 2}
+        inputs = {
+            "logprobs": x,
+            "old_logprobs": logprobs,
+            "advantages": advantages,
+            "sequence": sequence,
+            "num_sequences": 2,
+        }
         result = registry.losses.get(name)(*(inputs[i] for i in entry.inputs))
         (result[0] if isinstance(result, tuple) else result).sum().backward()
         torch.testing.assert_close(x.grad, -advantages, msg=name)

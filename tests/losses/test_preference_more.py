@@ -1,4 +1,6 @@
-"""Losses of pairs that need more than two log-ratios: whole batches, sequential KL, margins, triples, weighted pairs."""
+"""Losses of pairs that need more than two log-ratios: whole batches, sequential KL, margins,
+triples, weighted pairs.
+"""
 
 from __future__ import annotations
 
@@ -28,19 +30,32 @@ def ls(x: float) -> float:
 
 
 def rows(t: Any, still: Any, num: int = 2) -> list[dict[str, float]]:
-    """Plain numbers of each pair: log-probs, log-ratios c and r, lengths n and m, KL sums; g of a third text."""
+    """Plain numbers of each pair: log-probs, log-ratios c and r, lengths n and m, KL sums; g of
+    a third text.
+    """
     sums = [fsum(a) for a in t.streams["logprobs"]]
     ref = [fsum(a) for a in t.ref]
     kl = [fsum(a) for a in t.streams["forward_kl"]]
     held = [fsum(a) for a in still.streams["forward_kl"]]
     return [
         {
-            "chosen": sums[k], "rejected": sums[k + 1], "ref_c": ref[k], "ref_r": ref[k + 1], "c": sums[k] - ref[k],
-            "r": sums[k + 1] - ref[k + 1], "n": t.flat[k], "m": t.flat[k + 1], "kl_c": kl[k], "kl_r": kl[k + 1],
-            "held_c": held[k], "margin": MARGINS[k // num], "g": sums[k + num - 1], "g_n": t.flat[k + num - 1],
+            "chosen": sums[k],
+            "rejected": sums[k + 1],
+            "ref_c": ref[k],
+            "ref_r": ref[k + 1],
+            "c": sums[k] - ref[k],
+            "r": sums[k + 1] - ref[k + 1],
+            "n": t.flat[k],
+            "m": t.flat[k + 1],
+            "kl_c": kl[k],
+            "kl_r": kl[k + 1],
+            "held_c": held[k],
+            "margin": MARGINS[k // num],
+            "g": sums[k + num - 1],
+            "g_n": t.flat[k + num - 1],
         }
         for k in range(0, len(sums), num)
-    ]  # fmt: skip
+    ]
 
 
 def mean(values: Any) -> float:
@@ -54,7 +69,10 @@ def smoothed(d: float, e: float) -> float:
 
 def aot(t: Any, still: Any, beta: float = 0.1, e: float = 0.0) -> float:
     p = rows(t, still)
-    u, v = sorted(x["chosen"] - x["rejected"] for x in p), sorted(x["ref_c"] - x["ref_r"] for x in p)
+    u, v = (
+        sorted(x["chosen"] - x["rejected"] for x in p),
+        sorted(x["ref_c"] - x["ref_r"] for x in p),
+    )
     return mean(smoothed(beta * (a - b), e) for a, b in zip(u, v, strict=True))
 
 
@@ -78,9 +96,11 @@ def tpo(t: Any, still: Any, form: str, beta: float = 0.01, gamma: float = 0.5) -
     def one(x: dict[str, float]) -> float:
         d, a = x["chosen"] - x["rejected"], x["chosen"] / x["n"] - x["rejected"] / x["m"]
         return {
-            "sigmoid": -ls(beta * d), "hinge": max(0.0, 1 - beta * d), "ipo": (a - 0.5 / beta) ** 2,
+            "sigmoid": -ls(beta * d),
+            "hinge": max(0.0, 1 - beta * d),
+            "ipo": (a - 0.5 / beta) ** 2,
             "length": -ls(beta * a - gamma),
-        }[form]  # fmt: skip
+        }[form]
 
     return mean(one(x) for x in rows(t, still, 3))
 
@@ -96,9 +116,14 @@ CASES: list[Case] = [
     (
         "odpo",
         {"alpha": 0.5},
-        lambda t, still: mean(-ls(0.1 * (x["c"] - x["r"]) - 0.5 * x["margin"]) for x in rows(t, still)),
+        lambda t, still: mean(
+            -ls(0.1 * (x["c"] - x["r"]) - 0.5 * x["margin"]) for x in rows(t, still)
+        ),
     ),
-    *(("tpo", {"form": f}, lambda t, still, f=f: tpo(t, still, f)) for f in ("sigmoid", "hinge", "ipo", "length")),
+    *(
+        ("tpo", {"form": f}, lambda t, still, f=f: tpo(t, still, f))
+        for f in ("sigmoid", "hinge", "ipo", "length")
+    ),
     ("gold_nll", {}, lambda t, still: mean(-x["g"] / x["g_n"] for x in rows(t, still, 3))),
 ]
 
@@ -110,11 +135,15 @@ def made(name: str, seed: int, scale: float = 1.0) -> Any:
 
 
 def goal_of(name: str, settings: dict[str, Any]) -> Objective:
-    roles = ("chosen", "rejected", "gold") if name in ("tpo", "gold_nll") else ("chosen", "rejected")
+    roles = (
+        ("chosen", "rejected", "gold") if name in ("tpo", "gold_nll") else ("chosen", "rejected")
+    )
     return Objective([Component(name, settings)], roles=roles)
 
 
-@pytest.mark.parametrize(("name", "settings", "reference"), CASES, ids=[f"{c[0]}-{i}" for i, c in enumerate(CASES)])
+@pytest.mark.parametrize(
+    ("name", "settings", "reference"), CASES, ids=[f"{c[0]}-{i}" for i, c in enumerate(CASES)]
+)
 def test_value_gradient_and_invariance(name: str, settings: dict[str, Any], reference: Any) -> None:
     goal = goal_of(name, settings)
     streams = ("logprobs", "forward_kl") if name == "tdpo" else ("logprobs",)
@@ -126,11 +155,19 @@ def test_value_gradient_and_invariance(name: str, settings: dict[str, Any], refe
 
 
 def test_aot_by_hand() -> None:
-    """Margins (3, -1) against the reference's (0, 1): sorted (-1, 3) and (0, 1), so d = beta (-1, 2)."""
+    """Margins (3, -1) against the reference's (0, 1): sorted (-1, 3) and (0, 1), so d = beta
+    (-1, 2).
+    """
     from posttrain import registry
 
-    chosen, rejected, zero = torch.tensor([3.0, -1.0]), torch.tensor([0.0, 0.0]), torch.tensor([0.0, 0.0])
-    value, _ = registry.losses.get("aot")(chosen, rejected, torch.tensor([0.0, 1.0]), zero, beta=1.0)
+    chosen, rejected, zero = (
+        torch.tensor([3.0, -1.0]),
+        torch.tensor([0.0, 0.0]),
+        torch.tensor([0.0, 0.0]),
+    )
+    value, _ = registry.losses.get("aot")(
+        chosen, rejected, torch.tensor([0.0, 1.0]), zero, beta=1.0
+    )
     assert value.tolist() == pytest.approx([-ls(-1.0), -ls(2.0)], rel=1e-6)
 
 
@@ -144,9 +181,17 @@ def test_on_policy_weights_multiply_any_loss_of_pairs() -> None:
 
     def reference(t: Any, still: Any) -> float:
         def likely(k: int) -> float:
-            return exp(mean(a - b for a, b in zip(still.streams["logprobs"][k], still.collision[k], strict=True)))
+            return exp(
+                mean(
+                    a - b
+                    for a, b in zip(still.streams["logprobs"][k], still.collision[k], strict=True)
+                )
+            )
 
-        return mean(likely(2 * i) * likely(2 * i + 1) * -ls(0.1 * (x["c"] - x["r"])) for i, x in enumerate(rows(t, still)))
+        return mean(
+            likely(2 * i) * likely(2 * i + 1) * -ls(0.1 * (x["c"] - x["r"]))
+            for i, x in enumerate(rows(t, still))
+        )
 
     goal = Objective([Component("dpo")], roles=("chosen", "rejected"), on_policy_weight=True)
     assert "log_collision" in goal.needs
@@ -165,7 +210,10 @@ def test_tail_weight_counts_what_one_completion_has_more_than_the_other(num: int
             short = min(t.flat[k], t.flat[k + 1])
             c, r = (
                 fsum(
-                    w * (a - b) for w, a, b in zip([1.0] * short + [0.3] * 99, t.streams["logprobs"][i], t.ref[i], strict=False)
+                    w * (a - b)
+                    for w, a, b in zip(
+                        [1.0] * short + [0.3] * 99, t.streams["logprobs"][i], t.ref[i], strict=False
+                    )
                 )
                 for i in (k, k + 1)
             )

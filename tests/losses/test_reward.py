@@ -1,4 +1,6 @@
-"""Losses of scores against plain references, finite differences, closed forms, and every way of cutting a batch."""
+"""Losses of scores against plain references, finite differences, closed forms, and every way of
+cutting a batch.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,10 @@ def expected(name: str, settings: dict[str, Any], numbers: Scores) -> float:
             each.append(-(1 - e) * log_s(c - r - m) - e * log_s(m + r - c) + w * (c + r) ** 2)
         return sum(each) / len(each)
     if name == "soft_bradley_terry":
-        each = [-p * log_s(c - r) - (1 - p) * log_s(r - c) for (c, r), p in zip(last, numbers.probability, strict=True)]
+        each = [
+            -p * log_s(c - r) - (1 - p) * log_s(r - c)
+            for (c, r), p in zip(last, numbers.probability, strict=True)
+        ]
         return sum(each) / len(each)
     if name == "plackett_luce":
         total = 0.0
@@ -71,14 +76,21 @@ def expected(name: str, settings: dict[str, Any], numbers: Scores) -> float:
     flat_scores = [x for group in last for x in group]
     if name == "regression":
         return sum(
-            (x - y) ** 2 for x, y in zip(flat_scores, [y for group in numbers.reward for y in group], strict=True)
+            (x - y) ** 2
+            for x, y in zip(
+                flat_scores, [y for group in numbers.reward for y in group], strict=True
+            )
         ) / len(flat_scores)
     known = [y for group in numbers.label for y in group]
-    return sum(bce(x, y, **settings) for x, y in zip(flat_scores, known, strict=True)) / len(flat_scores)
+    return sum(bce(x, y, **settings) for x, y in zip(flat_scores, known, strict=True)) / len(
+        flat_scores
+    )
 
 
 class Scores:
-    """Random scores and what is known, as tables; each group has two sequences, or up to four where groups are ranked."""
+    """Random scores and what is known, as tables; each group has two sequences, or up to four
+    where groups are ranked.
+    """
 
     def __init__(self, seed: int, scale: float = 1.0, *, pairs: bool = True) -> None:
         draw = np.random.default_rng(seed)
@@ -86,7 +98,9 @@ class Scores:
         lengths = [[int(n) for n in draw.integers(1, 5, size)] for size in sizes]
         f32 = np.float32  # what travels with a batch
         self.scores = [[list(draw.normal(0, scale, n)) for n in group] for group in lengths]
-        self.labels = [[[float(f32(x)) for x in draw.random(n).round()] for n in group] for group in lengths]
+        self.labels = [
+            [[float(f32(x)) for x in draw.random(n).round()] for n in group] for group in lengths
+        ]
         self.labels[0][0][0] = float(f32(0.3))  # soft
         self.label = [[float(draw.integers(2)) for _ in group] for group in lengths]
         self.reward = [[float(draw.integers(3)) for _ in group] for group in lengths]  # with ties
@@ -98,11 +112,21 @@ class Scores:
         for g, group in enumerate(self.scores):
             sequences = []
             for i, scores in enumerate(group):
-                ids = np.concatenate([[1, 2], 10_000 * (g + 1) + 100 * (i + 1) + np.arange(len(scores))])
-                values = {"margin": self.margin[g], "probability": self.probability[g], "label": self.label[g][i],
-                          "reward": self.reward[g][i]}  # fmt: skip
+                ids = np.concatenate(
+                    [[1, 2], 10_000 * (g + 1) + 100 * (i + 1) + np.arange(len(scores))]
+                )
+                values = {
+                    "margin": self.margin[g],
+                    "probability": self.probability[g],
+                    "label": self.label[g][i],
+                    "reward": self.reward[g][i],
+                }
                 labels = np.concatenate([[0, 0], self.labels[g][i]])
-                sequences.append(TokenSequence(ids, np.arange(len(ids)) >= 2, {"labels": labels}, values, row=f"{g} {i}"))
+                sequences.append(
+                    TokenSequence(
+                        ids, np.arange(len(ids)) >= 2, {"labels": labels}, values, row=f"{g} {i}"
+                    )
+                )
             trees.append(Tree.build(sequences))
         return trees
 
@@ -117,7 +141,11 @@ def objective(name: str, settings: dict[str, Any]) -> Objective:
 
 
 def run(
-    numbers: Scores, goal: Objective, trees: list[Tree], max_tokens: int | None = None, ranks: int = 1
+    numbers: Scores,
+    goal: Objective,
+    trees: list[Tree],
+    max_tokens: int | None = None,
+    ranks: int = 1,
 ) -> tuple[float, list[float]]:
     leaves = numbers.leaves()
     totals = goal.denominators(Batch(trees, whole=goal.whole))
@@ -126,11 +154,18 @@ def run(
         for micro in Batch(trees[rank::ranks], whole=goal.whole).split(max_tokens):
             micro.streams = {k: v.double() for k, v in micro.streams.items()}
             micro.values = {k: v.double() for k, v in micro.values.items()}
-            places = [(int(t) // 10_000 - 1, int(t) % 10_000 // 100 - 1, int(t) % 100) for t in micro.target]
-            loss, _ = goal({"scores": torch.stack([leaves[g][i][j] for g, i, j in places])}, micro, totals)
+            places = [
+                (int(t) // 10_000 - 1, int(t) % 10_000 // 100 - 1, int(t) % 100)
+                for t in micro.target
+            ]
+            loss, _ = goal(
+                {"scores": torch.stack([leaves[g][i][j] for g, i, j in places])}, micro, totals
+            )
             loss.backward()
             value += float(loss.detach())
-    return value, [0.0 if x.grad is None else float(x.grad) for group in leaves for s in group for x in s]
+    return value, [
+        0.0 if x.grad is None else float(x.grad) for group in leaves for s in group for x in s
+    ]
 
 
 @pytest.mark.parametrize(("name", "settings"), CASES, ids=IDS)
@@ -148,7 +183,9 @@ def test_value_and_gradient_equal_the_reference(name: str, settings: dict[str, A
                         scores[j] += sign * 1e-6
                         ends.append(expected(name, settings, numbers))
                         scores[j] -= sign * 1e-6
-                    assert next(flat) == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-5, abs=1e-7)
+                    assert next(flat) == pytest.approx(
+                        (ends[0] - ends[1]) / 2e-6, rel=1e-5, abs=1e-7
+                    )
 
 
 @pytest.mark.parametrize(("name", "settings"), CASES, ids=IDS)
@@ -157,28 +194,39 @@ def test_invariance(name: str, settings: dict[str, Any]) -> None:
     numbers = Scores(3, pairs=name in PAIRS)
     goal, trees = objective(name, settings), numbers.trees()
     value, gradients = run(numbers, goal, trees)
-    for way in ({"trees": trees[::-1]}, {"trees": trees, "max_tokens": 1}, {"trees": trees, "max_tokens": 12},
-                {"trees": trees, "ranks": 2}, {"trees": trees, "ranks": 3, "max_tokens": 9}):  # fmt: skip
+    for way in (
+        {"trees": trees[::-1]},
+        {"trees": trees, "max_tokens": 1},
+        {"trees": trees, "max_tokens": 12},
+        {"trees": trees, "ranks": 2},
+        {"trees": trees, "ranks": 3, "max_tokens": 9},
+    ):
         other, others = run(numbers, goal, **way)
         assert other == pytest.approx(value, rel=1e-12)
         np.testing.assert_allclose(others, gradients, rtol=1e-10, atol=1e-14)
 
 
 def test_bradley_terry_by_hand() -> None:
-    """c = 2, r = 1, m = 0.5: l = -log s(0.5) = 0.474077, dl/dc = s(0.5) - 1 = -0.377541 = -dl/dr; at no difference log 2."""
+    """c = 2, r = 1, m = 0.5: l = -log s(0.5) = 0.474077, dl/dc = s(0.5) - 1 = -0.377541 =
+    -dl/dr; at no difference log 2.
+    """
     bt = registry.losses.get("bradley_terry")
     c, r = (torch.tensor([x], dtype=torch.float64, requires_grad=True) for x in (2.0, 1.0))
     value, told = bt(c, r, torch.tensor([0.5]))
     value.sum().backward()
     assert float(value.detach()[0]) == pytest.approx(0.47407698418010663)
-    assert float(c.grad) == pytest.approx(-0.3775406687981454) and float(r.grad) == pytest.approx(0.3775406687981454)
+    assert float(c.grad) == pytest.approx(-0.3775406687981454) and float(r.grad) == pytest.approx(
+        0.3775406687981454
+    )
     assert told["accuracy"].tolist() == [1.0] and told["margin"].tolist() == [1.0]
     zero = torch.zeros(1)
     assert float(bt(zero, zero, zero)[0]) == pytest.approx(math.log(2))
     assert bt(zero, zero, zero)[1]["accuracy"].tolist() == [0.0]  # a tie is no success
     # the level of the scores is free without the centring term, and bound to 0 with it
     torch.testing.assert_close(bt(c + 5, r + 5, zero)[0], bt(c, r, zero)[0])
-    assert float((bt(c, r, zero, centring_weight=0.01)[0] - bt(c, r, zero)[0]).detach()) == pytest.approx(0.09)
+    assert float(
+        (bt(c, r, zero, centring_weight=0.01)[0] - bt(c, r, zero)[0]).detach()
+    ) == pytest.approx(0.09)
 
 
 def test_plackett_luce_of_two_is_bradley_terry_and_of_all_a_distribution() -> None:
@@ -190,13 +238,17 @@ def test_plackett_luce_of_two_is_bradley_terry_and_of_all_a_distribution() -> No
     assert told["accuracy"].tolist() == [1.0]
     # the six rankings of three have probabilities that sum to one
     score = torch.tensor([0.5, -0.2, 1.3], dtype=torch.float64)
-    orders = torch.tensor([[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]], dtype=torch.float64)
-    total = sum(math.exp(-float(pl(score, order, torch.zeros(3, dtype=torch.long))[0])) for order in orders)
+    orders = torch.tensor(
+        [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]], dtype=torch.float64
+    )
+    total = sum(
+        math.exp(-float(pl(score, order, torch.zeros(3, dtype=torch.long))[0])) for order in orders
+    )
     assert total == pytest.approx(1.0)
     # by hand, best first 1, 2, 0: e^.. of scores (0, 0, 0) is 3! equally likely orders
-    assert float(pl(torch.zeros(3), torch.tensor([1.0, 3.0, 2.0]), torch.zeros(3, dtype=torch.long))[0]) == pytest.approx(
-        math.log(6)
-    )
+    assert float(
+        pl(torch.zeros(3), torch.tensor([1.0, 3.0, 2.0]), torch.zeros(3, dtype=torch.long))[0]
+    ) == pytest.approx(math.log(6))
     # completions with equal rewards are not compared
     assert float(pl(score, torch.ones(3), torch.zeros(3, dtype=torch.long))[0]) == 0.0
 
@@ -221,7 +273,9 @@ def test_extreme_scores_stay_finite(name: str, settings: dict[str, Any]) -> None
     numbers = Scores(4, 5000.0, pairs=name in PAIRS)
     goal = objective(name, settings)
     micro = Forest.pack(numbers.trees())
-    scores = torch.tensor([x for g in numbers.scores for s in g for x in s], dtype=torch.float32, requires_grad=True)
+    scores = torch.tensor(
+        [x for g in numbers.scores for s in g for x in s], dtype=torch.float32, requires_grad=True
+    )
     loss, _ = goal({"scores": scores}, micro, goal.denominators(Batch(numbers.trees())))
     loss.backward()
     assert torch.isfinite(loss) and scores.grad is not None and torch.isfinite(scores.grad).all()
@@ -236,9 +290,13 @@ def test_the_smallest_and_largest_score_are_told_over_all_micro_batches() -> Non
     last = [s[-1] for g in numbers.scores for s in g]
     told = Averages()
     for micro in Batch(trees, whole="tree").split(1):
-        places = [(int(t) // 10_000 - 1, int(t) % 10_000 // 100 - 1, int(t) % 100) for t in micro.target]
+        places = [
+            (int(t) // 10_000 - 1, int(t) % 10_000 // 100 - 1, int(t) % 100) for t in micro.target
+        ]
         scores = torch.tensor([numbers.scores[g][i][j] for g, i, j in places], dtype=torch.float64)
         told.merge(goal({"scores": scores}, micro, goal.denominators(Batch(trees)))[1])
     means = told.means()
-    assert (means["min_reward"], means["max_reward"]) == (min(last), max(last)) and len(flat) > len(last)
+    assert (means["min_reward"], means["max_reward"]) == (min(last), max(last)) and len(flat) > len(
+        last
+    )
     assert means["mean_reward"] == pytest.approx(sum(last) / len(last))

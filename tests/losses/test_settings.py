@@ -24,19 +24,27 @@ def test_positive_numbers_pass() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("sapo", {"temperature_positive": 0.0}, "temperature_positive is 0.0; it must be a finite number above 0"),
+        (
+            "sapo",
+            {"temperature_positive": 0.0},
+            "temperature_positive is 0.0; it must be a finite number above 0",
+        ),
         ("awr", {"beta": 0.0}, "beta is 0.0"),
         ("adaptive_entropy", {"rate": -1.0}, "rate is -1.0; it must not be negative"),
         ("label_smoothing", {"epsilon": 1.0}, "epsilon is 1.0"),
     ],
 )
-def test_settings_of_a_loss_of_tokens_are_refused_by_the_objective(name: str, settings: dict[str, Any], message: str) -> None:
+def test_settings_of_a_loss_of_tokens_are_refused_by_the_objective(
+    name: str, settings: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError, match=f"losses: '{name}': .*{message}"):
         Objective([Component(name, settings)])
     Objective([Component(name)])
 
 
-def test_a_loss_that_needs_a_number_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_needs_a_number_is_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is tried without one, and what it raises then says nothing of its settings."""
     path = tmp_path / "mine.py"
     path.write_text(

@@ -1,4 +1,6 @@
-"""Losses of single completions against a plain reference, finite differences, and every way of cutting a batch."""
+"""Losses of single completions against a plain reference, finite differences, and every way of
+cutting a batch.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ def made(seed: int, scale: float) -> Any:
     return tables.Tables(LENGTHS, seed, scale, values)
 
 
-@pytest.mark.parametrize(("name", "settings", "single"), CASES, ids=[f"{c[0]}-{i}" for i, c in enumerate(CASES)])
+@pytest.mark.parametrize(
+    ("name", "settings", "single"), CASES, ids=[f"{c[0]}-{i}" for i, c in enumerate(CASES)]
+)
 def test_value_gradient_and_invariance(name: str, settings: dict[str, Any], single: Any) -> None:
     def reference(t: Any) -> float:
         ratios = [fsum(a) - fsum(b) for a, b in zip(t.streams["logprobs"], t.ref, strict=True)]
@@ -75,7 +79,9 @@ def test_value_gradient_and_invariance(name: str, settings: dict[str, Any], sing
 
 
 def test_hand_worked_numbers() -> None:
-    """x = 2, kl = 0.5, beta 0.2: a gain of 0.3; desirable 1 - s(0.3) = 0.425557, undesirable 1 - s(-0.3) = 0.574443."""
+    """x = 2, kl = 0.5, beta 0.2: a gain of 0.3; desirable 1 - s(0.3) = 0.425557, undesirable 1
+    - s(-0.3) = 0.574443.
+    """
     x, zero, kl = (torch.tensor([v], dtype=torch.float64) for v in (2.0, 0.0, 0.5))
     for label, expected in ((1.0, 0.42555748), (0.0, 0.57444252)):
         value, told = registry.losses.get("kto")(x, zero, torch.tensor([label]), kl, beta=0.2)

@@ -16,7 +16,9 @@ from posttrain.data.forest import Forest, TokenSequence, Tree
 from posttrain.errors import ConfigError, DataError, ModelError
 
 TASK = {"name": "arithmetic", "num_examples": 40, "num_steps": 1}
-ROWS = [{"prompt": f"Q: {a}+{b}\nA:", "completion": f" {a + b}"} for a in range(6) for b in range(4)]
+ROWS = [
+    {"prompt": f"Q: {a}+{b}\nA:", "completion": f" {a + b}"} for a in range(6) for b in range(4)
+]
 FAST: dict[str, Any] = {
     "method": "distill",
     "teacher": "embedded",
@@ -34,16 +36,26 @@ def other_tokenizer(tmp_path: Path) -> Path:
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace
 
-    words = {w: i for i, w in enumerate(["<s>", "</s>", "<unk>", "Q", "A", ":", "+", *map(str, range(30))])}
+    words = {
+        w: i
+        for i, w in enumerate(["<s>", "</s>", "<unk>", "Q", "A", ":", "+", *map(str, range(30))])
+    }
     core = Tokenizer(WordLevel(words, unk_token="<unk>"))
     core.pre_tokenizer = Whitespace()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>")
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>"
+    )
     folder = tmp_path / "other"
     tokenizer.save_pretrained(folder)
     config = transformers.LlamaConfig(
-        vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        bos_token_id=0, eos_token_id=1,
-    )  # fmt: skip
+        vocab_size=len(words),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
     torch.manual_seed(0)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder
@@ -62,13 +74,23 @@ def test_the_metrics_are_the_distance_to_the_teacher(
     last = lines(folder / "metrics.jsonl")[-1]
     teacher_folder = files("posttrain") / "assets" / "base"
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
-    student, teacher = (AutoModelForCausalLM.from_pretrained(f).eval() for f in (folder / "model", str(teacher_folder)))
+    student, teacher = (
+        AutoModelForCausalLM.from_pretrained(f).eval()
+        for f in (folder / "model", str(teacher_folder))
+    )
     totals, count = {"forward": 0.0, "jsd": 0.0}, 0
     for row in ROWS[:5]:
         before = tokenizer(row["prompt"])["input_ids"]
-        ids = before + tokenizer(row["completion"], add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+        ids = (
+            before
+            + tokenizer(row["completion"], add_special_tokens=False)["input_ids"]
+            + [tokenizer.eos_token_id]
+        )
         with torch.no_grad():
-            p, q = (m(torch.tensor([ids])).logits[0, len(before) - 1 : -1].double().softmax(-1) for m in (student, teacher))
+            p, q = (
+                m(torch.tensor([ids])).logits[0, len(before) - 1 : -1].double().softmax(-1)
+                for m in (student, teacher)
+            )
         m = (p + q) / 2
         totals["forward"] += float((q * (q / p).log()).sum())
         totals["jsd"] += float((q * (q / m).log() + p * (p / m).log()).sum() / 2)
@@ -84,16 +106,34 @@ def test_the_metrics_are_the_distance_to_the_teacher(
     ids=["jsd-full", "sampled-lora"],
 )
 def test_resume_is_exact_on_policy(
-    run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path, losses: list[Any], lora: bool
+    run_recipe: Callable[..., Path],
+    tmp_path: Path,
+    tiny_folder: Path,
+    losses: list[Any],
+    lora: bool,
 ) -> None:
-    model = {"path": str(tiny_folder), "dtype": "float32", **({"lora": {"r": 2, "dropout": 0.1}} if lora else {})}
+    model = {
+        "path": str(tiny_folder),
+        "dtype": "float32",
+        **({"lora": {"r": 2, "dropout": 0.1}} if lora else {}),
+    }
     lmbda = 0.6 if losses == ["jsd"] else 1
-    raw = {**SAMPLED, "model": model, "task": TASK, "losses": losses, "lmbda": lmbda, "max_steps": 6, "learning_rate": 1e-3}
+    raw = {
+        **SAMPLED,
+        "model": model,
+        "task": TASK,
+        "losses": losses,
+        "lmbda": lmbda,
+        "max_steps": 6,
+        "learning_rate": 1e-3,
+    }
     whole, half = stopped_and_resumed(run_recipe, tmp_path, 3, **raw)
     assert told(whole) == told(half) and len(told(whole)) == 6
     if lmbda < 1:
         assert {row["on_policy"] for row in told(whole)} == {0.0, 1.0}
-    on_policy = [row for row in told(whole) if row["on_policy"] and not lora]  # dropout tells the two apart
+    on_policy = [
+        row for row in told(whole) if row["on_policy"] and not lora
+    ]  # dropout tells the two apart
     assert all(row["sampling/sampling_logp_difference/max"] < 1e-3 for row in on_policy)
     name = "adapter_model.safetensors" if lora else "model.safetensors"
     assert (whole / "model" / name).read_bytes() == (half / "model" / name).read_bytes()
@@ -109,8 +149,16 @@ def test_the_teacher_writes(run_recipe: Callable[..., Path], tmp_path: Path) -> 
     from posttrain.types import Request, Sampling
 
     rows = [{"prompt": "12+3=", "id": "a"}]
-    raw = {**SAMPLED, "max_steps": 1, "batch_size": 1, "num_generations": 3, "data": write(tmp_path / "p.jsonl", rows)}
-    folder = run_recipe(**raw, losses=["nll", {"name": "teacher_kl", "weight": 0.0}], seq_kd=True, seed=5)
+    raw = {
+        **SAMPLED,
+        "max_steps": 1,
+        "batch_size": 1,
+        "num_generations": 3,
+        "data": write(tmp_path / "p.jsonl", rows),
+    }
+    folder = run_recipe(
+        **raw, losses=["nll", {"name": "teacher_kl", "weight": 0.0}], seq_kd=True, seed=5
+    )
     told = [json.loads(line) for line in (folder / "rollouts.jsonl").read_text().splitlines()]
     model = load_model(str(files("posttrain") / "assets" / "base"), dtype="float32")
     seed = int(np.random.default_rng((5, 0, 7)).integers(0, 2**62, size=1)[0])
@@ -123,16 +171,25 @@ def test_the_teacher_writes(run_recipe: Callable[..., Path], tmp_path: Path) -> 
 
 
 def test_a_foreign_teacher_reads_the_same_text(other_tokenizer: Path, tiny_folder: Path) -> None:
-    """Row by row: the state in which the teacher, alone and in its own tokens, chooses its t-th token."""
+    """Row by row: the state in which the teacher, alone and in its own tokens, chooses its t-th
+    token.
+    """
     from posttrain.models.foreign import ForeignTeacher
     from posttrain.models.load import load_model
 
-    student, teacher = load_model(tiny_folder, dtype="float32"), load_model(other_tokenizer, dtype="float32")
+    student, teacher = (
+        load_model(tiny_folder, dtype="float32"),
+        load_model(other_tokenizer, dtype="float32"),
+    )
     own = student.tokenizer
 
     def sequence(prompt: str, completion: str, end: bool) -> TokenSequence:
         before = own(prompt)["input_ids"]
-        ids = [*before, *own(completion, add_special_tokens=False)["input_ids"], *([own.eos_token_id] if end else [])]
+        ids = [
+            *before,
+            *own(completion, add_special_tokens=False)["input_ids"],
+            *([own.eos_token_id] if end else []),
+        ]
         return TokenSequence(np.array(ids), np.arange(len(ids)) >= len(before), row=completion)
 
     texts = [("Q: 2+3", "A: 5 12 7", True), ("Q: 2+3", "A: 6", True), ("7", "8+1", False)]
@@ -143,12 +200,18 @@ def test_a_foreign_teacher_reads_the_same_text(other_tokenizer: Path, tiny_folde
     for (prompt, completion, end), s in zip(texts, sequences, strict=True):
         before = [0, *teacher.tokenizer(prompt, add_special_tokens=False)["input_ids"]]
         before = before[1:] if teacher.tokenizer("a")["input_ids"][0] != 0 else before
-        ids = [*before, *teacher.tokenizer(completion, add_special_tokens=False)["input_ids"], *([1] if end else [])]
+        ids = [
+            *before,
+            *teacher.tokenizer(completion, add_special_tokens=False)["input_ids"],
+            *([1] if end else []),
+        ]
         with torch.no_grad():
             expected = teacher.hf(torch.tensor([ids])).logits[0, len(before) - 1 : -1]
         count, theirs = int(s.loss_mask.sum()), len(ids) - len(before)
         assert theirs <= count  # bytes are finer than words
-        torch.testing.assert_close(head.logits(hidden[start : start + theirs]), expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            head.logits(hidden[start : start + theirs]), expected, atol=1e-5, rtol=1e-4
+        )
         assert aligned[start : start + count].tolist() == [1.0] * theirs + [0.0] * (count - theirs)
         start += count
     middle = TokenSequence(sequences[0].ids, np.arange(len(sequences[0].ids)) == 4, row="chat")
@@ -156,11 +219,21 @@ def test_a_foreign_teacher_reads_the_same_text(other_tokenizer: Path, tiny_folde
         ForeignTeacher(teacher, own).rows(Forest.pack([Tree.build([middle])]))
 
 
-def test_uld_trains_across_tokenizers(run_recipe: Callable[..., Path], tmp_path: Path, other_tokenizer: Path) -> None:
-    raw = {**FAST, "teacher": str(other_tokenizer), "data": write(tmp_path / "rows.jsonl", ROWS), "max_steps": 12}
+def test_uld_trains_across_tokenizers(
+    run_recipe: Callable[..., Path], tmp_path: Path, other_tokenizer: Path
+) -> None:
+    raw = {
+        **FAST,
+        "teacher": str(other_tokenizer),
+        "data": write(tmp_path / "rows.jsonl", ROWS),
+        "max_steps": 12,
+    }
     folder = run_recipe(**raw, losses=["nll", {"name": "uld", "weight": 1.5}], learning_rate=3e-3)
     metrics = lines(folder / "metrics.jsonl")
-    assert metrics[-1]["loss/uld"] < metrics[0]["loss/uld"] and metrics[-1]["loss/nll"] < metrics[0]["loss/nll"]
+    assert (
+        metrics[-1]["loss/uld"] < metrics[0]["loss/uld"]
+        and metrics[-1]["loss/nll"] < metrics[0]["loss/nll"]
+    )
     folder = run_recipe(
         **{**raw, **SAMPLED, "teacher": str(other_tokenizer), "max_steps": 2},
         losses=["uld"],
@@ -183,11 +256,20 @@ def test_bad_input(run_recipe: Callable[..., Path], tmp_path: Path, other_tokeni
     refused(ConfigError, "weight -1", losses=[{"name": "jsd", "weight": -1}])
     refused(ConfigError, "none of them asks for a teacher; take one of jsd", losses=["nll"])
     refused(ConfigError, "lmbda: 1.5", lmbda=1.5)
-    refused(ConfigError, "seq_kd: with lmbda: 1 the student writes every completion", lmbda=1, seq_kd=True)
+    refused(
+        ConfigError,
+        "seq_kd: with lmbda: 1 the student writes every completion",
+        lmbda=1,
+        seq_kd=True,
+    )
     refused(ConfigError, "num_generations: nothing is sampled with lmbda: 0", num_generations=2)
     refused(ConfigError, "sampling: nothing is sampled with lmbda: 0", sampling={"max_tokens": 8})
     refused(ConfigError, "num_generations: 0", num_generations=0)
-    refused(ConfigError, "'sampled_reverse_kl' is right on the student's own samples", losses=["sampled_reverse_kl"])
+    refused(
+        ConfigError,
+        "'sampled_reverse_kl' is right on the student's own samples",
+        losses=["sampled_reverse_kl"],
+    )
     refused(ConfigError, "exactly one of data", task=TASK)
     text = write(tmp_path / "text.jsonl", [{"text": "plain"}])
     refused(DataError, "row 0 has no prompt, so there is nothing to complete", data=text, lmbda=0.5)
@@ -198,13 +280,19 @@ def test_bad_input(run_recipe: Callable[..., Path], tmp_path: Path, other_tokeni
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("losses", "lmbda"),
-    [([{"name": "teacher_kl"}], 0.0), ([{"name": "teacher_kl", "direction": "reverse"}], 1.0), (["sampled_reverse_kl"], 1.0)],
+    [
+        ([{"name": "teacher_kl"}], 0.0),
+        ([{"name": "teacher_kl", "direction": "reverse"}], 1.0),
+        (["sampled_reverse_kl"], 1.0),
+    ],
     ids=["data", "on-policy", "sampled"],
 )
 def test_a_distilled_student_is_nearer_its_teacher(
     run_recipe: Callable[..., Path], tmp_path: Path, losses: list[Any], lmbda: float
 ) -> None:
-    """The student is the teacher with some noise in its weights. Paired over held-out problems, far beyond their spread."""
+    """The student is the teacher with some noise in its weights. Paired over held-out problems,
+    far beyond their spread.
+    """
     from importlib.resources import files
 
     from posttrain.models.load import load_model
@@ -220,24 +308,43 @@ def test_a_distilled_student_is_nearer_its_teacher(
                 parameter += 1.5 * parameter.std() * torch.randn(parameter.shape, generator=draw)
     damaged.save(tmp_path / "damaged")
     folder = run_recipe(
-        method="distill", model={"path": str(tmp_path / "damaged"), "dtype": "float32"}, teacher="embedded", losses=losses,
-        lmbda=lmbda, task={"name": "arithmetic", "num_examples": 200, "num_steps": 1}, batch_size=16, max_steps=25,
-        sampling={"max_tokens": 16} if lmbda else {}, learning_rate=3e-4,
-    )  # fmt: skip
-    examples = tasks.bind("arithmetic", {"num_examples": 30, "num_steps": 1, "split": "test", "seed": 3})().examples
+        method="distill",
+        model={"path": str(tmp_path / "damaged"), "dtype": "float32"},
+        teacher="embedded",
+        losses=losses,
+        lmbda=lmbda,
+        task={"name": "arithmetic", "num_examples": 200, "num_steps": 1},
+        batch_size=16,
+        max_steps=25,
+        sampling={"max_tokens": 16} if lmbda else {},
+        learning_rate=3e-4,
+    )
+    examples = tasks.bind(
+        "arithmetic", {"num_examples": 30, "num_steps": 1, "split": "test", "seed": 3}
+    )().examples
     forest_of = []
     for e in examples:
         before = teacher.tokenizer(e.prompt)["input_ids"]
-        ids = np.array([*before, *teacher.tokenizer(e.completion, add_special_tokens=False)["input_ids"]])
-        forest_of.append(Forest.pack([Tree.build([TokenSequence(ids, np.arange(len(ids)) >= len(before))])]))
+        ids = np.array(
+            [*before, *teacher.tokenizer(e.completion, add_special_tokens=False)["input_ids"]]
+        )
+        forest_of.append(
+            Forest.pack([Tree.build([TokenSequence(ids, np.arange(len(ids)) >= len(before))])])
+        )
 
     def distances(student: Any) -> np.ndarray:
         student.teacher = teacher
         found = []
         with torch.no_grad():
             for forest in forest_of:
-                vocabulary = student.forward(forest, {"distribution", "teacher_distribution"})["vocabulary"]
-                kl = vocabulary.apply(lambda p, q: (q.exp() * (q - p)).sum(-1), ("distribution", "teacher_distribution"), {})
+                vocabulary = student.forward(forest, {"distribution", "teacher_distribution"})[
+                    "vocabulary"
+                ]
+                kl = vocabulary.apply(
+                    lambda p, q: (q.exp() * (q - p)).sum(-1),
+                    ("distribution", "teacher_distribution"),
+                    {},
+                )
                 found.append(float(kl.mean()))
         return np.array(found)
 

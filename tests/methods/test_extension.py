@@ -1,4 +1,6 @@
-"""A finished run is trained on from its end; a resume that would not be exact is refused, and changes nothing on disk."""
+"""A finished run is trained on from its end; a resume that would not be exact is refused, and
+changes nothing on disk.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,11 @@ Runner = Callable[..., Path]
 
 def files(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, by its path there."""
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 def refused(run_recipe: Runner, match: str, **raw: Any) -> None:
@@ -52,8 +58,14 @@ def refused(run_recipe: Runner, match: str, **raw: Any) -> None:
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("raw", [SFT, GRPO], ids=["sft", "grpo"])
-def test_an_extension_is_exact(raw: dict[str, Any], lora: bool, run_recipe: Runner, tmp_path: Path, tiny_folder: Path) -> None:
-    model = {"path": str(tiny_folder), "dtype": "float32", **({"lora": {"r": 4, "dropout": 0.1}} if lora else {})}
+def test_an_extension_is_exact(
+    raw: dict[str, Any], lora: bool, run_recipe: Runner, tmp_path: Path, tiny_folder: Path
+) -> None:
+    model = {
+        "path": str(tiny_folder),
+        "dtype": "float32",
+        **({"lora": {"r": 4, "dropout": 0.1}} if lora else {}),
+    }
     whole = run_recipe(**raw, model=model, max_steps=7, output=str(tmp_path / "whole"))
     run = {**raw, "model": model, "output": str(tmp_path / "extended")}
     extended = run_recipe(**run, max_steps=4)
@@ -66,7 +78,9 @@ def test_an_extension_is_exact(raw: dict[str, Any], lora: bool, run_recipe: Runn
     assert sorted(p.name for p in extended.glob("checkpoint*")) == ["checkpoint-7"]
 
 
-def test_an_interrupted_extension_is_not_finished(run_recipe: Runner, tmp_path: Path, tiny_folder: Path) -> None:
+def test_an_interrupted_extension_is_not_finished(
+    run_recipe: Runner, tmp_path: Path, tiny_folder: Path
+) -> None:
     run = {**SFT, "output": str(tmp_path / "run"), "evaluation": EVALUATION}
     folder = run_recipe(**run, max_steps=3)
     old = (folder / "evaluation.json").read_bytes()
@@ -75,14 +89,28 @@ def test_an_interrupted_extension_is_not_finished(run_recipe: Runner, tmp_path: 
     assert (folder / "evaluation-3.json").read_bytes() == old
     run_recipe(**run, max_steps=8, resume=True)
     whole = run_recipe(**{**run, "output": str(tmp_path / "whole")}, max_steps=8)
-    assert files(folder / "model") == files(whole / "model") and (folder / "evaluation.json").is_file()
+    assert (
+        files(folder / "model") == files(whole / "model") and (folder / "evaluation.json").is_file()
+    )
 
 
-def test_a_length_that_decides_rates_is_refused_and_can_be_accepted(run_recipe: Runner, tmp_path: Path) -> None:
+def test_a_length_that_decides_rates_is_refused_and_can_be_accepted(
+    run_recipe: Runner, tmp_path: Path
+) -> None:
     run = {**SFT, "output": str(tmp_path / "run"), "lr_scheduler_type": "linear"}
     run_recipe(**run, max_steps=3)
-    refused(run_recipe, r"steps: 3 -> 6 .*lr_scheduler_type is linear(.|\n)*--accept max_steps", **run, max_steps=6)
-    share = {**run, "output": str(tmp_path / "share"), "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 0.5}
+    refused(
+        run_recipe,
+        r"steps: 3 -> 6 .*lr_scheduler_type is linear(.|\n)*--accept max_steps",
+        **run,
+        max_steps=6,
+    )
+    share = {
+        **run,
+        "output": str(tmp_path / "share"),
+        "lr_scheduler_type": "constant_with_warmup",
+        "warmup_steps": 0.5,
+    }
     run_recipe(**share, max_steps=4)
     refused(run_recipe, "warmup_steps is a share of them", **share, max_steps=6)
     refused(run_recipe, r"max_steps: 2 is below the 3 steps", **run, max_steps=2)
@@ -91,28 +119,59 @@ def test_a_length_that_decides_rates_is_refused_and_can_be_accepted(run_recipe: 
     assert lines(folder / "metrics.jsonl")[3]["learning_rate"] == pytest.approx(1e-3 * 3 / 6)
 
 
-def test_adalora_and_self_play_are_extended_only_if_asked(run_recipe: Runner, tmp_path: Path, tiny_folder: Path) -> None:
+def test_adalora_and_self_play_are_extended_only_if_asked(
+    run_recipe: Runner, tmp_path: Path, tiny_folder: Path
+) -> None:
     model = {"path": str(tiny_folder), "dtype": "float32", "adapter": {"kind": "adalora", "r": 2}}
     run = {**SFT, "model": model, "output": str(tmp_path / "adalora")}
     run_recipe(**run, max_steps=2)
     refused(run_recipe, "adalora prunes by the number of steps", **run, max_steps=4)
     task = {"name": "arithmetic", "num_examples": 4, "num_steps": 1}
-    spin = {"method": "spin", "task": task, "batch_size": 2, "sampling": {"max_tokens": 6}, "num_rounds": 2}
+    spin = {
+        "method": "spin",
+        "task": task,
+        "batch_size": 2,
+        "sampling": {"max_tokens": 6},
+        "num_rounds": 2,
+    }
     spin |= {"lr_scheduler_type": "constant", "output": str(tmp_path / "spin")}
     run_recipe(**spin, max_steps=2)
     refused(run_recipe, "rounds are equal shares of the steps", **spin, max_steps=6)
 
 
-def test_settings_of_the_update_are_honoured_or_refused(run_recipe: Runner, tmp_path: Path, tiny_folder: Path) -> None:
+def test_settings_of_the_update_are_honoured_or_refused(
+    run_recipe: Runner, tmp_path: Path, tiny_folder: Path
+) -> None:
     run = {**SFT, "output": str(tmp_path / "run"), "save_every": 2}
     interrupted(run_recipe, 2, **run, max_steps=4)
-    for key, value in (("weight_decay", 0.5), ("adam_beta1", 0.5), ("adam_epsilon", 1e-3), ("learning_rate", 1e-2)):
-        refused(run_recipe, rf"{key}: .* -> {value}(.|\n)*--accept {key}", **{**run, key: value}, max_steps=4)
+    for key, value in (
+        ("weight_decay", 0.5),
+        ("adam_beta1", 0.5),
+        ("adam_epsilon", 1e-3),
+        ("learning_rate", 1e-2),
+    ):
+        refused(
+            run_recipe,
+            rf"{key}: .* -> {value}(.|\n)*--accept {key}",
+            **{**run, key: value},
+            max_steps=4,
+        )
     lora = {"path": str(tiny_folder), "dtype": "float32", "lora": {"r": 2}}
-    refused(run_recipe, r"model\.lora\.r: \(not set\) -> 2(.|\n)*needs a new run", **run, max_steps=4, model=lora)
+    refused(
+        run_recipe,
+        r"model\.lora\.r: \(not set\) -> 2(.|\n)*needs a new run",
+        **run,
+        max_steps=4,
+        model=lora,
+    )
     refused(run_recipe, "seed: 0 -> 1", **run, max_steps=4, seed=1)
     results = [run_recipe(**{**run, "output": str(_copy(run, "plain"))}, max_steps=4, resume=True)]
-    for key, value in (("weight_decay", 0.5), ("adam_beta1", 0.5), ("adam_beta2", 0.5), ("adam_epsilon", 1e-3)):
+    for key, value in (
+        ("weight_decay", 0.5),
+        ("adam_beta1", 0.5),
+        ("adam_beta2", 0.5),
+        ("adam_epsilon", 1e-3),
+    ):
         other = {**run, "output": str(_copy(run, key)), key: value}
         results.append(run_recipe(**other, max_steps=4, resume=True, accept=[key]))
     models = [(folder / "model" / "model.safetensors").read_bytes() for folder in results]
@@ -129,7 +188,15 @@ def _copy(run: dict[str, Any], name: str) -> Path:
 def test_what_does_not_touch_the_weights_may_change(run_recipe: Runner, tmp_path: Path) -> None:
     run = {**SFT, "output": str(tmp_path / "run")}
     interrupted(run_recipe, 2, **run, max_steps=4)
-    folder = run_recipe(**run, max_steps=4, resume=True, title="new", save_every=3, save_total_limit=5, report_to=["none"])
+    folder = run_recipe(
+        **run,
+        max_steps=4,
+        resume=True,
+        title="new",
+        save_every=3,
+        save_total_limit=5,
+        report_to=["none"],
+    )
     whole = run_recipe(**{**run, "output": str(tmp_path / "whole")}, max_steps=4)
     assert files(folder / "model") == files(whole / "model")
     assert "title: (not set) -> new" in (tmp_path / "console.txt").read_text()
@@ -148,9 +215,17 @@ ROWS = [{"prompt": f"{i}+1=", "completion": f" {i + 1}"} for i in range(8)]
     ],
     ids=["reordered", "shortened", "doubled", "edited"],
 )
-def test_changed_rows_are_refused(rows: list[Any], what: str, run_recipe: Runner, tmp_path: Path) -> None:
+def test_changed_rows_are_refused(
+    rows: list[Any], what: str, run_recipe: Runner, tmp_path: Path
+) -> None:
     data = write(tmp_path / "rows.jsonl", ROWS)
-    run = {"method": "sft", "data": data, "batch_size": 2, "max_steps": 4, "output": str(tmp_path / "run")}
+    run = {
+        "method": "sft",
+        "data": data,
+        "batch_size": 2,
+        "max_steps": 4,
+        "output": str(tmp_path / "run"),
+    }
     interrupted(run_recipe, 2, **run)
     write(tmp_path / "rows.jsonl", rows)
     refused(run_recipe, rf"data: {what}(.|\n)*--accept data", **run)
@@ -170,7 +245,10 @@ def test_changed_prompts_weights_tokenizer_and_plugins_are_refused(
     place = tmp_path / "base"
     shutil.copytree(tiny_folder, place)
     plugin = tmp_path / "own.py"
-    code = 'from posttrain.registry import rewards\n\n@rewards.register\ndef own(completions):\n    """Own."""\n    return [{} for _ in completions]\n'
+    code = (
+        "from posttrain.registry import rewards\n\n@rewards.register\ndef own(completions):\n    "
+        '"""Own."""\n    return [{} for _ in completions]\n'
+    )
     plugin.write_text(code.format("1.0"))
     model = {"path": str(place), "dtype": "float32"}
     run = {
@@ -208,21 +286,31 @@ def test_changed_prompts_weights_tokenizer_and_plugins_are_refused(
     run_recipe(**run, resume=True)
 
 
-def test_a_changed_template_leaves_the_folder_as_it_is(run_recipe: Runner, tmp_path: Path, tiny_folder: Path) -> None:
+def test_a_changed_template_leaves_the_folder_as_it_is(
+    run_recipe: Runner, tmp_path: Path, tiny_folder: Path
+) -> None:
     run = {**SFT, "output": str(tmp_path / "run"), "max_steps": 3}
     interrupted(run_recipe, 2, **run)
-    model = {"path": str(tiny_folder), "dtype": "float32", "chat_template": "{{ messages[0]['content'] }}"}
+    model = {
+        "path": str(tiny_folder),
+        "dtype": "float32",
+        "chat_template": "{{ messages[0]['content'] }}",
+    }
     refused(run_recipe, "was trained with the chat template", **run, model=model)
     run_recipe(**run, resume=True)
 
 
-def test_stopped_in_the_evaluation_only_evaluates(run_recipe: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_in_the_evaluation_only_evaluates(
+    run_recipe: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from posttrain.methods import evaluating
     from posttrain.methods import run as of_run
 
     run = {**SFT, "output": str(tmp_path / "run"), "max_steps": 3, "evaluation": EVALUATION}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluating, "evaluate", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt()))
+        patch.setattr(
+            evaluating, "evaluate", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt())
+        )
         with pytest.raises(KeyboardInterrupt):
             run_recipe(**run)
     folder = Path(run["output"])
@@ -246,7 +334,12 @@ def test_a_finished_run_without_its_checkpoint_says_so(run_recipe: Runner, tmp_p
     run = {**SFT, "output": str(tmp_path / "run")}
     folder = run_recipe(**run, max_steps=2)
     shutil.rmtree(folder / "checkpoint-2")
-    refused(run_recipe, r"no checkpoint is left(.|\n)*start a new run from model.path=.*model", **run, max_steps=4)
+    refused(
+        run_recipe,
+        r"no checkpoint is left(.|\n)*start a new run from model.path=.*model",
+        **run,
+        max_steps=4,
+    )
 
 
 def damage(path: Path, kind: str) -> None:
@@ -259,8 +352,13 @@ def damage(path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["flipped", "truncated"])
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json", "tokenizer.json"])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(name: str, kind: str, run_recipe: Runner, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name",
+    ["model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json", "tokenizer.json"],
+)
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    name: str, kind: str, run_recipe: Runner, tmp_path: Path
+) -> None:
     run = {**SFT, "output": str(tmp_path / "run"), "save_every": 1, "max_steps": 4}
     folder = Path(run["output"])
     interrupted(run_recipe, 3, **run)
@@ -274,8 +372,13 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(name: str, kind: str,
     assert files(folder / "model") == files(whole / "model")
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", "null", "7", '{"files": 3}', '{"global_step": "x", "files": {}}', "[" * 5000, ""])
-def test_a_state_of_a_wrong_shape_is_an_error_and_no_traceback(text: str, run_recipe: Runner, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "{}", "null", "7", '{"files": 3}', '{"global_step": "x", "files": {}}', "[" * 5000, ""],
+)
+def test_a_state_of_a_wrong_shape_is_an_error_and_no_traceback(
+    text: str, run_recipe: Runner, tmp_path: Path
+) -> None:
     run = {**SFT, "output": str(tmp_path / "run"), "max_steps": 4}
     interrupted(run_recipe, 2, **run)
     (tmp_path / "run" / "checkpoint-2" / "trainer_state.json").write_text(text)
@@ -303,7 +406,9 @@ def test_a_full_disk_while_the_optimiser_is_written(
             signal.signal(signal.SIGXFSZ, before)
 
     monkeypatch.setattr(checkpoint.torch, "save", full)
-    with pytest.raises(CheckpointError, match=r"could not write .*checkpoint-2.*MiB are free.*posttrain resume"):
+    with pytest.raises(
+        CheckpointError, match=r"could not write .*checkpoint-2.*MiB are free.*posttrain resume"
+    ):
         run_recipe(**SFT, output=str(tmp_path / "run"), save_every=2, max_steps=4)
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["metrics.jsonl", "recipe.yaml"]
 
@@ -314,10 +419,21 @@ def test_a_final_state_is_kept_without_save_every(run_recipe: Runner, tmp_path: 
 
 
 def test_a_final_state_can_be_left_out(run_recipe: Runner, tmp_path: Path) -> None:
-    run = {**SFT, "output": str(tmp_path / "run"), "save_seconds": 1e-9, "save_final": False, "evaluation": EVALUATION}
+    run = {
+        **SFT,
+        "output": str(tmp_path / "run"),
+        "save_seconds": 1e-9,
+        "save_final": False,
+        "evaluation": EVALUATION,
+    }
     folder = run_recipe(**run, max_steps=3)
     assert (folder / "model").is_dir() and not list(folder.glob("checkpoint*"))
-    refused(run_recipe, r"no checkpoint is left(.|\n)*start a new run from model.path=.*model", **run, max_steps=4)
+    refused(
+        run_recipe,
+        r"no checkpoint is left(.|\n)*start a new run from model.path=.*model",
+        **run,
+        max_steps=4,
+    )
     (folder / "evaluation.json").unlink()
     run_recipe(**run, max_steps=3, resume=True)
     assert (folder / "evaluation.json").is_file() and not list(folder.glob("checkpoint*"))
@@ -330,23 +446,38 @@ def test_time_decides_when_to_save(run_recipe: Runner, tmp_path: Path) -> None:
 
         steps: list[int] = []
         real = saving.save_checkpoint
-        patch.setattr(saving, "save_checkpoint", lambda folder, step, **kw: (steps.append(step), real(folder, step, **kw))[1])
+        patch.setattr(
+            saving,
+            "save_checkpoint",
+            lambda folder, step, **kw: (steps.append(step), real(folder, step, **kw))[1],
+        )
         timed = run_recipe(**run, output=str(tmp_path / "timed"))
-    assert steps == [1, 2, 3, 4] and [p.name for p in timed.glob("checkpoint-*")] == ["checkpoint-4"]
+    assert steps == [1, 2, 3, 4] and [p.name for p in timed.glob("checkpoint-*")] == [
+        "checkpoint-4"
+    ]
     whole = run_recipe(**{**run, "save_seconds": 0}, output=str(tmp_path / "whole"))
     assert files(timed / "model") == files(whole / "model")
 
 
-def test_an_adapter_is_written_the_same_every_time(run_recipe: Runner, tmp_path: Path, tiny_folder: Path) -> None:
+def test_an_adapter_is_written_the_same_every_time(
+    run_recipe: Runner, tmp_path: Path, tiny_folder: Path
+) -> None:
     model = {"path": str(tiny_folder), "dtype": "float32", "lora": {"r": 2}}
     folder = run_recipe(**SFT, model=model, output=str(tmp_path / "run"), max_steps=1)
     config = (folder / "model" / "adapter_config.json").read_text()
     values = json.loads(config)
-    assert list(values) == sorted(values) and values["target_modules"] == sorted(values["target_modules"])
-    assert config == json.dumps(values, indent=2, sort_keys=True) and os.environ.get("PYTHONHASHSEED") != "0"
+    assert list(values) == sorted(values) and values["target_modules"] == sorted(
+        values["target_modules"]
+    )
+    assert (
+        config == json.dumps(values, indent=2, sort_keys=True)
+        and os.environ.get("PYTHONHASHSEED") != "0"
+    )
 
 
-def test_a_finished_run_without_its_report_gets_one(run_recipe: Runner, tmp_path: Path, capsys: Any) -> None:
+def test_a_finished_run_without_its_report_gets_one(
+    run_recipe: Runner, tmp_path: Path, capsys: Any
+) -> None:
     """As after a kill just behind the last rename."""
     from posttrain.cli import main
 
@@ -358,5 +489,17 @@ def test_a_finished_run_without_its_report_gets_one(run_recipe: Runner, tmp_path
     assert after.pop("report.html").startswith(b"<!DOCTYPE html>") and after == before
     assert main(["resume", str(folder), "learning_rate=1e-5", "max_steps=3"]) == 1
     assert "--accept learning_rate" in capsys.readouterr().err
-    assert main(["resume", str(folder), "learning_rate=1e-5", "max_steps=3", "--accept", "learning_rate"]) == 0
+    assert (
+        main(
+            [
+                "resume",
+                str(folder),
+                "learning_rate=1e-5",
+                "max_steps=3",
+                "--accept",
+                "learning_rate",
+            ]
+        )
+        == 0
+    )
     assert [row["step"] for row in lines(folder / "metrics.jsonl")] == [1, 2, 3]

@@ -1,4 +1,6 @@
-"""Policy gradients as whole runs on a tiny model, their named points as recipes, and combinations that make no sense."""
+"""Policy gradients as whole runs on a tiny model, their named points as recipes, and
+combinations that make no sense.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,18 @@ from support import lines, stopped_and_resumed, told
 from posttrain.errors import ConfigError, ModelError
 from posttrain.recipe import load_recipe, parse_recipe, recipe_as_dict
 
-RECIPES = sorted((Path(__file__).parent.parent.parent / "recipes" / "policy_gradient").glob("*.yaml"))
+RECIPES = sorted(
+    (Path(__file__).parent.parent.parent / "recipes" / "policy_gradient").glob("*.yaml")
+)
 TASK = {"name": "arithmetic", "num_examples": 12, "num_steps": 1}
 SHORT: dict[str, Any] = {
-    "task": TASK, "rewards": [{"name": "pattern", "regex": "[a-m]"}], "batch_size": 2, "sampling": {"max_tokens": 8},
-    "learning_rate": 1e-3, "max_steps": 2,
-}  # fmt: skip
+    "task": TASK,
+    "rewards": [{"name": "pattern", "regex": "[a-m]"}],
+    "batch_size": 2,
+    "sampling": {"max_tokens": 8},
+    "learning_rate": 1e-3,
+    "max_steps": 2,
+}
 GRPO = {"method": "grpo", "num_generations": 4, **SHORT}
 TRUSTED = {**GRPO, "losses": ["surrogate"], "trust_region": {"max_kl": 0.01}}
 PPO: dict[str, Any] = {"method": "ppo", **SHORT, "num_generations": 2}
@@ -42,22 +50,51 @@ def test_named_points_pass_every_check_that_needs_no_weights(path: Path, tmp_pat
     ("raw", "message"),
     [
         ({**GRPO, "advantage": "gae"}, "'gae' needs a critic; use method ppo"),
-        ({**GRPO, "losses": ["clipped", "value"]}, "'value' trains a critic, which this method has not"),
+        (
+            {**GRPO, "losses": ["clipped", "value"]},
+            "'value' trains a critic, which this method has not",
+        ),
         ({**PPO, "advantage": "leave_one_out"}, "makes no use of the critic"),
         ({**PPO, "losses": ["clipped"]}, "nothing trains the critic"),
-        ({**PPO, "losses": [{"name": "clipped", "level": "sequence"}, "value"]}, "use level: sequence_token"),
+        (
+            {**PPO, "losses": [{"name": "clipped", "level": "sequence"}, "value"]},
+            "use level: sequence_token",
+        ),
         ({**GRPO, "num_generations": 1}, "num_generations: 1 gives no group to compare with"),
-        ({**GRPO, "num_generations": 1, "advantage": "opo"}, "num_generations: 1 gives no group to compare with"),
-        ({**GRPO, "num_generations": 2, "advantage": {"name": "pass_at_k", "k": 4}}, "num_generations: 2 is too few"),
-        ({**GRPO, "num_generations": 1, "losses": ["mrt"]}, "1 gives no group .* a loss that compares"),
-        ({**GRPO, "num_generations": 1, "advantage": "batch_mean", "max_resamples": 1}, "1 gives no group .* max_resamples"),
-        ({**GRPO, "advantage": "greedy_baseline", "sampling": {"temperature": 0.0}}, "writes the same completion every time"),
+        (
+            {**GRPO, "num_generations": 1, "advantage": "opo"},
+            "num_generations: 1 gives no group to compare with",
+        ),
+        (
+            {**GRPO, "num_generations": 2, "advantage": {"name": "pass_at_k", "k": 4}},
+            "num_generations: 2 is too few",
+        ),
+        (
+            {**GRPO, "num_generations": 1, "losses": ["mrt"]},
+            "1 gives no group .* a loss that compares",
+        ),
+        (
+            {**GRPO, "num_generations": 1, "advantage": "batch_mean", "max_resamples": 1},
+            "1 gives no group .* max_resamples",
+        ),
+        (
+            {**GRPO, "advantage": "greedy_baseline", "sampling": {"temperature": 0.0}},
+            "writes the same completion every time",
+        ),
         ({**GRPO, "advantage": "group_process"}, "needs a reward that judges steps"),
         (
-            {**GRPO, "advantage": "group_process", "rewards": ["arithmetic_steps"], "credit": {"kl_weight": 0.1}},
+            {
+                **GRPO,
+                "advantage": "group_process",
+                "rewards": ["arithmetic_steps"],
+                "credit": {"kl_weight": 0.1},
+            },
             "group_process normalises the rewards of steps",
         ),
-        ({**GRPO, "advantage": "gdpo", "credit": {"kl_weight": 0.1}}, "gdpo normalises each reward function"),
+        (
+            {**GRPO, "advantage": "gdpo", "credit": {"kl_weight": 0.1}},
+            "gdpo normalises each reward function",
+        ),
         ({**GRPO, "losses": ["clipped", "weighted_entropy"]}, "belong together"),
         ({**GRPO, "credit": {"target_entropy": 0.5}}, "belong together"),
         ({**GRPO, "credit": {"kl_target": 6.0}}, "with a kl_weight to start from"),
@@ -65,22 +102,53 @@ def test_named_points_pass_every_check_that_needs_no_weights(path: Path, tmp_pat
         ({**GRPO, "credit": {"reward_clip": [1.0]}}, r"must be \[low, high\]"),
         ({**GRPO, "credit": {"kl": 1.0}}, "unknown key 'credit.kl'"),
         (
-            {**GRPO, "credit": {"importance_correction": "token_mask"}, "sampling": {"temperature": 0.7, "top_p": 0.9}},
+            {
+                **GRPO,
+                "credit": {"importance_correction": "token_mask"},
+                "sampling": {"temperature": 0.7, "top_p": 0.9},
+            },
             "leave out top_p, top_k and min_p",
         ),
-        ({**GRPO, "losses": [{"name": "sapo", "level": "sequence_token"}]}, "'sequence_token' is not a choice"),
-        ({**GRPO, "losses": [{"name": "gmpo", "aggregation": "token_mean"}]}, "one value a sequence"),
-        ({**GRPO, "credit": {"importance_clip_max": 0.0}}, "importance_clip_max: 0.0 must be above 0"),
-        ({**GRPO, "advantage": "gdpo", "credit": {"reward_clip": [0.0, 1.0]}}, "reward of a whole completion"),
+        (
+            {**GRPO, "losses": [{"name": "sapo", "level": "sequence_token"}]},
+            "'sequence_token' is not a choice",
+        ),
+        (
+            {**GRPO, "losses": [{"name": "gmpo", "aggregation": "token_mean"}]},
+            "one value a sequence",
+        ),
+        (
+            {**GRPO, "credit": {"importance_clip_max": 0.0}},
+            "importance_clip_max: 0.0 must be above 0",
+        ),
+        (
+            {**GRPO, "advantage": "gdpo", "credit": {"reward_clip": [0.0, 1.0]}},
+            "reward of a whole completion",
+        ),
         ({**GRPO, "losses": ["bco"]}, "needs .* which this method's data do not carry"),
-        ({**GRPO, "losses": ["surrogate"], "trust_region": {"max_kl": -1.0}}, "max_kl -1.0 must be above 0"),
-        ({**TRUSTED, "model": {"path": "embedded", "dtype": "bfloat16"}}, "trust_region needs weights in float32"),
-        ({**TRUSTED, "model": {"path": "embedded", "adapter": "adalora"}}, "adalora chooses its ranks by the steps of AdamW"),
+        (
+            {**GRPO, "losses": ["surrogate"], "trust_region": {"max_kl": -1.0}},
+            "max_kl -1.0 must be above 0",
+        ),
+        (
+            {**TRUSTED, "model": {"path": "embedded", "dtype": "bfloat16"}},
+            "trust_region needs weights in float32",
+        ),
+        (
+            {**TRUSTED, "model": {"path": "embedded", "adapter": "adalora"}},
+            "adalora chooses its ranks by the steps of AdamW",
+        ),
         ({**PPO, "critic_learning_rate": -1e-3}, "critic_learning_rate: -0.001 must be above 0"),
         ({**PPO, "num_minibatches": 3}, "num_minibatches: 3 is more than the 2 prompts"),
         ({**GRPO, "given_steps": 4}, "the loss given_nll learns given tokens"),
-        ({**PPO, "losses": ["clipped", "value", "given_nll"]}, "the loss given_nll learns given tokens"),
-        ({**GRPO, "losses": ["gmpo", "given_nll"], "given_steps": 4}, "'gmpo' has no value a token"),
+        (
+            {**PPO, "losses": ["clipped", "value", "given_nll"]},
+            "the loss given_nll learns given tokens",
+        ),
+        (
+            {**GRPO, "losses": ["gmpo", "given_nll"], "given_steps": 4},
+            "'gmpo' has no value a token",
+        ),
     ],
 )
 def test_combinations_that_make_no_sense(raw: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -93,8 +161,11 @@ def test_combinations_that_make_no_sense(raw: dict[str, Any], message: str, tmp_
 
 MIXER: dict[str, Any] = {**GRPO, "losses": ["reinforce", "given_nll"], "given_steps": 3}
 PTX: dict[str, Any] = {
-    **PPO, "losses": ["clipped", "value", "given_nll"], "mix_task": {"name": "sorting", "num_examples": 6}, "mix_batch_size": 2,
-}  # fmt: skip
+    **PPO,
+    "losses": ["clipped", "value", "given_nll"],
+    "mix_task": {"name": "sorting", "num_examples": 6},
+    "mix_batch_size": 2,
+}
 
 
 def test_a_critic_has_no_virtual_tokens(tmp_path: Path, tiny_folder: Path) -> None:
@@ -104,7 +175,9 @@ def test_a_critic_has_no_virtual_tokens(tmp_path: Path, tiny_folder: Path) -> No
     raw = {**PPO, "output": str(tmp_path / "run")}
     for critic in ({}, {"critic": prompted}):
         with pytest.raises(ModelError, match="'prompt' puts tokens before a language model's"):
-            Run(parse_recipe({**raw, "model": str(tiny_folder) if critic else prompted, **critic})).job()
+            Run(
+                parse_recipe({**raw, "model": str(tiny_folder) if critic else prompted, **critic})
+            ).job()
 
 
 def test_a_critic_of_another_family_is_refused(tmp_path: Path, tiny_folder: Path) -> None:
@@ -120,29 +193,42 @@ def test_a_critic_of_another_family_is_refused(tmp_path: Path, tiny_folder: Path
 
 
 STATEFUL: dict[str, Any] = {
-    **GRPO, "advantage": "moving_average", "losses": ["clipped", "weighted_entropy"],
+    **GRPO,
+    "advantage": "moving_average",
+    "losses": ["clipped", "weighted_entropy"],
     "credit": {"target_entropy": 9.0, "entropy_weight": 0.01, "kl_weight": 0.1, "kl_target": 0.01},
-}  # fmt: skip
+}
 
 
 PPO_TWICE = {**PPO, "num_minibatches": 2, "critic_learning_rate": 1e-2}
 
 
-@pytest.mark.parametrize("raw", [PPO_TWICE, STATEFUL, MIXER, PTX], ids=["ppo", "state", "mixer", "ptx"])
-def test_resume_is_exact(raw: dict[str, Any], run_recipe: Callable[..., Path], tmp_path: Path) -> None:
-    """Stopped in mid-run and gone on with: the same weights, critic and controllers, bit for bit."""
+@pytest.mark.parametrize(
+    "raw", [PPO_TWICE, STATEFUL, MIXER, PTX], ids=["ppo", "state", "mixer", "ptx"]
+)
+def test_resume_is_exact(
+    raw: dict[str, Any], run_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Stopped in mid-run and gone on with: the same weights, critic and controllers, bit for
+    bit.
+    """
 
     raw = {**raw, "max_steps": 4}
     whole, half = stopped_and_resumed(run_recipe, tmp_path, 2, **raw)
     assert told(whole) == told(half) and len(told(whole)) == 4
-    for name in ["model.safetensors"] + (["critic/model.safetensors"] if raw["method"] == "ppo" else []):
+    for name in ["model.safetensors"] + (
+        ["critic/model.safetensors"] if raw["method"] == "ppo" else []
+    ):
         assert (whole / "model" / name).read_bytes() == (half / "model" / name).read_bytes(), name
     if "given_steps" in raw or "mix_task" in raw:
         return
     if raw["method"] == "ppo":
         head = load_file(half / "model" / "critic" / "model.safetensors")["score.weight"]
         assert head.any() and (half / "checkpoint-4" / "critic" / "model.safetensors").is_file()
-        assert told(whole)[0]["reward_kl/mean"] == pytest.approx(0, abs=1e-5) and told(whole)[1]["reward_kl/mean"] != 0
+        assert (
+            told(whole)[0]["reward_kl/mean"] == pytest.approx(0, abs=1e-5)
+            and told(whole)[1]["reward_kl/mean"] != 0
+        )
     else:
         weights = [row["reward_kl/weight"] for row in told(whole)]
         assert (
@@ -153,14 +239,31 @@ def test_resume_is_exact(raw: dict[str, Any], run_recipe: Callable[..., Path], t
 
 
 def test_ppo_with_one_update_is_a2c(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
-    """At the first update ratio and value are the old ones, so that clipping has no part in the gradient."""
-    shared = {**PPO, "num_iterations": 1, "max_steps": 1, "adam_epsilon": 1.0, "learning_rate": 0.1, "max_grad_norm": 0.0}
+    """At the first update ratio and value are the old ones, so that clipping has no part in the
+    gradient.
+    """
+    shared = {
+        **PPO,
+        "num_iterations": 1,
+        "max_steps": 1,
+        "adam_epsilon": 1.0,
+        "learning_rate": 0.1,
+        "max_grad_norm": 0.0,
+    }
     losses = {
-        "ppo": [{"name": "clipped", "aggregation": "token_mean"}, {"name": "value", "aggregation": "token_mean"}],
-        "a2c": [{"name": "reinforce", "aggregation": "token_mean"},
-                {"name": "value", "clip": None, "aggregation": "token_mean"}],
-    }  # fmt: skip
-    folders = {name: run_recipe(**shared, losses=some, output=str(tmp_path / name)) for name, some in losses.items()}
+        "ppo": [
+            {"name": "clipped", "aggregation": "token_mean"},
+            {"name": "value", "aggregation": "token_mean"},
+        ],
+        "a2c": [
+            {"name": "reinforce", "aggregation": "token_mean"},
+            {"name": "value", "clip": None, "aggregation": "token_mean"},
+        ],
+    }
+    folders = {
+        name: run_recipe(**shared, losses=some, output=str(tmp_path / name))
+        for name, some in losses.items()
+    }
     for part in ("model.safetensors", "critic/model.safetensors"):
         one, two = (load_file(f / "model" / part) for f in folders.values())
         for key, value in one.items():
@@ -169,10 +272,18 @@ def test_ppo_with_one_update_is_a2c(run_recipe: Callable[..., Path], tmp_path: P
     assert norms[0] == pytest.approx(norms[1], rel=1e-4) and norms[0] > 0
 
 
-def test_trust_region_bounds_the_step(run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path) -> None:
-    folder = run_recipe(**{**GRPO, "num_generations": 8}, losses=["surrogate"], trust_region={"max_kl": 0.002, "num_solves": 4})
+def test_trust_region_bounds_the_step(
+    run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path
+) -> None:
+    folder = run_recipe(
+        **{**GRPO, "num_generations": 8},
+        losses=["surrogate"],
+        trust_region={"max_kl": 0.002, "num_solves": 4},
+    )
     rows = lines(folder / "metrics.jsonl")
-    assert all(0 < r["trust_region/kl"] <= 0.002 and r["trust_region/improvement"] > 0 for r in rows)
+    assert all(
+        0 < r["trust_region/kl"] <= 0.002 and r["trust_region/improvement"] > 0 for r in rows
+    )
     # Conjugate gradients and the quadratic model are good enough that the bound is nearly used up.
     assert max(r["trust_region/kl"] for r in rows) > 0.0002
 
@@ -183,7 +294,9 @@ def test_conjugate_gradient_solves() -> None:
     draw = torch.Generator().manual_seed(0)
     root = torch.randn(6, 6, generator=draw, dtype=torch.float64)
     matrix, b = root @ root.T + torch.eye(6), torch.randn(6, generator=draw, dtype=torch.float64)
-    torch.testing.assert_close(conjugate_gradient(lambda v: matrix @ v, b, 20), torch.linalg.solve(matrix, b))
+    torch.testing.assert_close(
+        conjugate_gradient(lambda v: matrix @ v, b, 20), torch.linalg.solve(matrix, b)
+    )
 
 
 def test_dynamic_sampling_replaces_groups_that_tie(run_recipe: Callable[..., Path]) -> None:
@@ -197,7 +310,9 @@ def test_dynamic_sampling_replaces_groups_that_tie(run_recipe: Callable[..., Pat
 
 
 def test_mixer_gives_less_and_less_of_the_gold_completion(run_recipe: Callable[..., Path]) -> None:
-    """Given tokens lie at the end of the prompt, are learnt, and belong to the text; after given_steps there are none."""
+    """Given tokens lie at the end of the prompt, are learnt, and belong to the text; after
+    given_steps there are none.
+    """
     from posttrain.rollouts import source
 
     seen: list[Any] = []
@@ -216,9 +331,15 @@ def test_mixer_gives_less_and_less_of_the_gold_completion(run_recipe: Callable[.
         for group, tree in zip(groups, trees, strict=True):
             num_sampled = sum(len(r.sample.ids) for r in group.rollouts)
             given = tree.streams["given"]
-            assert given.sum() == group.num_given * len(group.rollouts) and (given == 0).sum() == num_sampled
+            assert (
+                given.sum() == group.num_given * len(group.rollouts)
+                and (given == 0).sum() == num_sampled
+            )
             assert not tree.streams["advantages"][given > 0].any()
-            assert all(r.text.startswith(group.example.completion[: group.num_given]) for r in group.rollouts)
+            assert all(
+                r.text.startswith(group.example.completion[: group.num_given])
+                for r in group.rollouts
+            )
         shares.append(groups[0].num_given)
     assert shares[0] > shares[1] > shares[2] > shares[3] == 0
     rows = lines(folder / "metrics.jsonl")
@@ -230,11 +351,21 @@ def test_mixer_gives_less_and_less_of_the_gold_completion(run_recipe: Callable[.
     "settings",
     [
         {"advantage": "greedy_baseline", "num_generations": 1},
-        {"advantage": "gdpo", "rewards": [*SHORT["rewards"], {"name": "keyword", "words": ["a", "e"]}]},
+        {
+            "advantage": "gdpo",
+            "rewards": [*SHORT["rewards"], {"name": "keyword", "words": ["a", "e"]}],
+        },
         {"losses": [{"name": "mrt"}], "drop_duplicates": True},
         {"losses": ["clip_cov", "adaptive_entropy"], "num_minibatches": 2},
-        {"losses": ["opsm"], "num_minibatches": 2, "credit": {"importance_correction": "sequence_mask", "top_entropy": 0.5}},
-        {"advantage": "reward_to_go", "credit": {"kl_weight": 0.1, "whiten": True, "reward_clip": [0.0, 0.5]}},
+        {
+            "losses": ["opsm"],
+            "num_minibatches": 2,
+            "credit": {"importance_correction": "sequence_mask", "top_entropy": 0.5},
+        },
+        {
+            "advantage": "reward_to_go",
+            "credit": {"kl_weight": 0.1, "whiten": True, "reward_clip": [0.0, 0.5]},
+        },
     ],
     ids=["greedy", "gdpo", "mrt", "cov", "off-policy", "reinforce++"],
 )
@@ -250,14 +381,20 @@ def test_settings_run(settings: dict[str, Any], run_recipe: Callable[..., Path])
 
 @pytest.mark.slow
 def test_ppo_raises_its_reward(run_recipe: Callable[..., Path]) -> None:
-    """The embedded model on two-step arithmetic (seed 0; eight steps, the first two against the last two)."""
+    """The embedded model on two-step arithmetic (seed 0; eight steps, the first two against the
+    last two).
+    """
     path = next(p for p in RECIPES if p.stem == "ppo")
-    raw = {k: v for k, v in recipe_as_dict(load_recipe(path, ["max_steps=8"])).items() if k != "output"}
+    raw = {
+        k: v for k, v in recipe_as_dict(load_recipe(path, ["max_steps=8"])).items() if k != "output"
+    }
     rewards = [r["reward"] for r in lines(run_recipe(**raw) / "metrics.jsonl")]
     assert sum(rewards[-2:]) / 2 > sum(rewards[:2]) / 2 + 0.2
 
 
-def test_metrics_of_tied_groups_do_not_change_a_run(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
+def test_metrics_of_tied_groups_do_not_change_a_run(
+    run_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
     """Some groups tie: their tokens are in the means, the weights are the same to the bit."""
     raw = {**GRPO, "num_generations": 2, "batch_size": 4, "num_minibatches": 2, "seed": 1}
     measured = run_recipe(**raw, output=str(tmp_path / "measured"))
@@ -285,13 +422,17 @@ def test_a_trained_process_model_gives_credit_to_steps(
         model.score_head.weight.normal_(generator=torch.Generator().manual_seed(0))  # type: ignore[operator]
     model.save(tmp_path / "process")
     raw = {
-        **GRPO, "advantage": "group_process", "max_steps": 1,
+        **GRPO,
+        "advantage": "group_process",
+        "max_steps": 1,
         "rewards": [{"name": "process_model", "path": str(tmp_path / "process"), "device": "cpu"}],
-    }  # fmt: skip
+    }
     folder = run_recipe(**raw)
     (row,) = told(folder)
     assert 0 < row["rewards/process_model/mean"] < 1 and row["grad_norm"] > 0
     completions = [c for row in lines(folder / "rollouts.jsonl") for c in row["completions"]]
     assert sum(c["advantage"] != 0 for c in completions) > len(completions) / 2
-    with pytest.raises(ConfigError, match="group_process needs a reward that judges steps: process_model"):
+    with pytest.raises(
+        ConfigError, match="group_process needs a reward that judges steps: process_model"
+    ):
         run_recipe(**{**raw, "rewards": ["task"]}, output=str(tmp_path / "other"))

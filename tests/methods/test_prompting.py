@@ -22,7 +22,9 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("by zero"), SystemExit(0)])
-def test_a_task_that_raises_is_an_error(register: Any, error: BaseException, tmp_path: Path) -> None:
+def test_a_task_that_raises_is_an_error(
+    register: Any, error: BaseException, tmp_path: Path
+) -> None:
     from posttrain.methods.run import Run
 
     @register
@@ -38,5 +40,7 @@ def test_a_task_that_raises_is_an_error(register: Any, error: BaseException, tmp
     run = Run(Recipe("grpo", output=str(tmp_path / "run")))
     with pytest.raises(ConfigError, match=f"task 'broken_task' raised {type(error).__name__}"):
         make_task(run, Component("broken_task"))
-    with pytest.raises(ConfigError, match="task 'listing' returned list, but a posttrain.types.Task is wanted"):
+    with pytest.raises(
+        ConfigError, match="task 'listing' returned list, but a posttrain.types.Task is wanted"
+    ):
         make_task(run, Component("listing"))

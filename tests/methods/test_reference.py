@@ -1,4 +1,6 @@
-"""A reference that is cached, that moves, or that judges which pairs are likely: whole runs on a tiny model."""
+"""A reference that is cached, that moves, or that judges which pairs are likely: whole runs on
+a tiny model.
+"""
 
 from __future__ import annotations
 
@@ -33,30 +35,46 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "reference"
 
 
-def test_cached_numbers_are_those_of_the_reference_and_are_found_again(tiny_folder: Path, cache: Path) -> None:
-    plain, lora = load_model(str(tiny_folder), dtype="float32"), load_model(str(tiny_folder), lora=LoraConfig(r=2))
+def test_cached_numbers_are_those_of_the_reference_and_are_found_again(
+    tiny_folder: Path, cache: Path
+) -> None:
+    plain, lora = (
+        load_model(str(tiny_folder), dtype="float32"),
+        load_model(str(tiny_folder), lora=LoraConfig(r=2)),
+    )
     groups = encode_pairs(ROWS[:5], plain.tokenizer).groups
     assert add_ref_logprobs(plain, groups, max_tokens=40, folder=cache) == (0, 10)
     first = [s.streams["ref_logprobs"].copy() for g in groups for s in g]
     forest = Forest.pack([Tree.build(g) for g in groups])
-    assert "ref_logprobs" not in plain.forward(forest, {"logprobs", "ref_logprobs"})  # the batch carries them
+    assert "ref_logprobs" not in plain.forward(
+        forest, {"logprobs", "ref_logprobs"}
+    )  # the batch carries them
     exact = plain.forward(forest, {"logprobs"})["logprobs"].detach().numpy()
     np.testing.assert_allclose(forest.streams["ref_logprobs"].numpy(), exact, atol=2e-5)
     # Some of them and some new: only the new are computed, and the old are the same bits.
     again = encode_pairs(ROWS[:7], plain.tokenizer).groups
     assert add_ref_logprobs(plain, again, max_tokens=4000, folder=cache) == (10, 4)
-    assert all(np.array_equal(a, s.streams["ref_logprobs"]) for a, s in zip(first, (s for g in again for s in g)))
+    assert all(
+        np.array_equal(a, s.streams["ref_logprobs"])
+        for a, s in zip(first, (s for g in again for s in g))
+    )
     # Other weights are another reference; adapters change nothing about their base.
     before = fingerprint(lora)
     with torch.no_grad():
         next(p for p in lora.hf.parameters() if p.requires_grad).add_(1.0)
         next(plain.hf.parameters()).view(-1)[0] += 1e-3
     assert fingerprint(lora) == before
-    assert add_ref_logprobs(plain, encode_pairs(ROWS[:5], plain.tokenizer).groups, max_tokens=4000, folder=cache) == (0, 10)
+    assert add_ref_logprobs(
+        plain, encode_pairs(ROWS[:5], plain.tokenizer).groups, max_tokens=4000, folder=cache
+    ) == (0, 10)
     assert len(list(cache.iterdir())) == 2 and not list(cache.rglob(".*"))
-    # A flipped bit or half a file: that shard goes, with a warning, and its log-probs are computed anew.
+    # A flipped bit or half a file: that shard goes, with a warning, and its log-probs are computed
+    # anew.
     model = load_model(str(tiny_folder), dtype="float32")
-    for place, change in ((-1, lambda b: bytes([*b[:-1], b[-1] ^ 1])), (0, lambda b: b[: len(b) // 2])):
+    for place, change in (
+        (-1, lambda b: bytes([*b[:-1], b[-1] ^ 1])),
+        (0, lambda b: b[: len(b) // 2]),
+    ):
         shard = sorted((cache / fingerprint(model)).glob("*.safetensors"))[place]
         shard.write_bytes(change(shard.read_bytes()))
         fresh = encode_pairs(ROWS[:7], model.tokenizer).groups
@@ -71,7 +89,11 @@ def test_cached_numbers_are_those_of_the_reference_and_are_found_again(tiny_fold
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 def test_a_cached_run_is_the_run_with_a_reference_in_memory(
-    run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path, lora: bool, monkeypatch: pytest.MonkeyPatch
+    run_recipe: Callable[..., Path],
+    tmp_path: Path,
+    tiny_folder: Path,
+    lora: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data = write(tmp_path / "pairs.jsonl", ROWS)
     model = {"path": str(tiny_folder), "dtype": "float32", **({"lora": {"r": 2}} if lora else {})}
@@ -86,10 +108,14 @@ def test_a_cached_run_is_the_run_with_a_reference_in_memory(
     whole, half = stopped_and_resumed(run_recipe, tmp_path, 2, **raw, cache_reference=True)
     assert weights(whole) == weights(half) and told(whole) == told(half)
     for a, b in zip(told(kept), told(whole), strict=True):
-        assert a["eval_loss"] == pytest.approx(b["eval_loss"], abs=1e-5) if "eval_loss" in a else True
+        assert (
+            a["eval_loss"] == pytest.approx(b["eval_loss"], abs=1e-5) if "eval_loss" in a else True
+        )
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-5) if "loss" in a else True
     console = (tmp_path / "console.txt").read_text()
-    assert "0 sequences found, 96 computed" in console and "96 sequences found, 0 computed" in console
+    assert (
+        "0 sequences found, 96 computed" in console and "96 sequences found, 0 computed" in console
+    )
 
 
 @pytest.mark.parametrize(("lora", "mix"), [(False, 0.6), (True, 1.0)], ids=["full", "lora"])
@@ -132,23 +158,39 @@ def test_the_reference_moves_as_it_is_told(tiny_folder: Path) -> None:
 def test_adapters_that_were_trained_before_belong_to_the_reference(
     run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path
 ) -> None:
-    """Pairs after fine-tuning with LoRA: the reference is the fine-tuned model, not the one beneath its adapters."""
+    """Pairs after fine-tuning with LoRA: the reference is the fine-tuned model, not the one
+    beneath its adapters.
+    """
     lora = {"path": str(tiny_folder), "dtype": "float32", "lora": {"r": 2}}
     rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in ROWS]
-    first = run_recipe(method="sft", model=lora, data=write(tmp_path / "s.jsonl", rows), max_steps=3, learning_rate=1e-2,
-                       output=str(tmp_path / "first"))  # fmt: skip
+    first = run_recipe(
+        method="sft",
+        model=lora,
+        data=write(tmp_path / "s.jsonl", rows),
+        max_steps=3,
+        learning_rate=1e-2,
+        output=str(tmp_path / "first"),
+    )
     data = write(tmp_path / "pairs.jsonl", ROWS)
     raw = {**RAW, "model": {"path": str(first / "model"), "dtype": "float32"}, "data": data}
     whole, half = stopped_and_resumed(run_recipe, tmp_path, 2, **raw)
-    assert told(whole)[0]["loss"] == pytest.approx(np.log(2), abs=1e-5) and told(whole)[0]["rewards/margins"] == 0
+    assert (
+        told(whole)[0]["loss"] == pytest.approx(np.log(2), abs=1e-5)
+        and told(whole)[0]["rewards/margins"] == 0
+    )
     assert weights(whole) == weights(half) and told(whole) == told(half)
     cached = run_recipe(**raw, output=str(tmp_path / "cached"), cache_reference=True)
     assert told(cached)[0]["loss"] == pytest.approx(np.log(2), abs=1e-5)
-    base, tuned = load_model(str(tiny_folder), dtype="float32"), load_model(first / "model", dtype="float32")
+    base, tuned = (
+        load_model(str(tiny_folder), dtype="float32"),
+        load_model(first / "model", dtype="float32"),
+    )
     assert fingerprint(base) != fingerprint(tuned)
 
 
-def test_a_moved_reference_has_virtual_tokens_of_its_own(tiny_folder: Path, tiny_tokenizer: Any) -> None:
+def test_a_moved_reference_has_virtual_tokens_of_its_own(
+    tiny_folder: Path, tiny_tokenizer: Any
+) -> None:
     model = load_model(str(tiny_folder), dtype="float32", adapter=AdapterConfig(kind="prompt"))
     model.update_reference()
     pair = encode_pairs(ROWS[:1], tiny_tokenizer).groups[0]
@@ -163,35 +205,82 @@ def test_a_moved_reference_has_virtual_tokens_of_its_own(tiny_folder: Path, tiny
     assert not torch.equal(after["logprobs"], after["ref_logprobs"])
 
 
-def test_unlikely_pairs_are_left_out(run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path) -> None:
+def test_unlikely_pairs_are_left_out(
+    run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path
+) -> None:
     """A model that learnt to write digits finds other letters unlikely."""
     easy = [{"prompt": "Q", "completion": f" {i}"} for i in range(10, 60)]
-    first = run_recipe(method="sft", data=write(tmp_path / "s.jsonl", easy), max_steps=60, batch_size=16, learning_rate=5e-3,
-                       output=str(tmp_path / "first"))  # fmt: skip
+    first = run_recipe(
+        method="sft",
+        data=write(tmp_path / "s.jsonl", easy),
+        max_steps=60,
+        batch_size=16,
+        learning_rate=5e-3,
+        output=str(tmp_path / "first"),
+    )
     pairs = [{"prompt": "Q", "chosen": f" {i}", "rejected": f" {i + 9}"} for i in range(12, 40)]
-    odd = [{"prompt": "Q", "chosen": " 12", "rejected": " §ÄÖ"}, {"prompt": "Q", "chosen": " xyzzy", "rejected": " 13"}]
-    raw = {**RAW, "model": {"path": str(first / "model"), "dtype": "float32"}, "max_steps": None, "perplexity_samples": 32}
-    folder = run_recipe(**raw, data=write(tmp_path / "p.jsonl", pairs + odd), perplexity_percentile=99)
-    assert told(folder)[0] == {"step": 0, "data/perplexity_dropped": 2.0} and len(told(folder)) == 1 + 4
+    odd = [
+        {"prompt": "Q", "chosen": " 12", "rejected": " §ÄÖ"},
+        {"prompt": "Q", "chosen": " xyzzy", "rejected": " 13"},
+    ]
+    raw = {
+        **RAW,
+        "model": {"path": str(first / "model"), "dtype": "float32"},
+        "max_steps": None,
+        "perplexity_samples": 32,
+    }
+    folder = run_recipe(
+        **raw, data=write(tmp_path / "p.jsonl", pairs + odd), perplexity_percentile=99
+    )
+    assert (
+        told(folder)[0] == {"step": 0, "data/perplexity_dropped": 2.0}
+        and len(told(folder)) == 1 + 4
+    )
     assert "2 of 30 pairs are above perplexity" in (tmp_path / "console.txt").read_text()
     with pytest.raises(DataError, match="fine-tune on the chosen completions first"):
-        run_recipe(**raw, data=write(tmp_path / "p.jsonl", odd), perplexity_percentile=50, output=str(tmp_path / "none"))
+        run_recipe(
+            **raw,
+            data=write(tmp_path / "p.jsonl", odd),
+            perplexity_percentile=50,
+            output=str(tmp_path / "none"),
+        )
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"losses": ["simpo"], "cache_reference": True}, "cache_reference: none of the losses asks for a reference"),
+        (
+            {"losses": ["simpo"], "cache_reference": True},
+            "cache_reference: none of the losses asks for a reference",
+        ),
         ({"losses": ["simpo"], "reference_every": 2}, "reference_every: none of the losses asks"),
-        ({"cache_reference": True, "reference_every": 2}, "a reference that moves cannot be cached"),
+        (
+            {"cache_reference": True, "reference_every": 2},
+            "a reference that moves cannot be cached",
+        ),
         ({"losses": ["tdpo"], "cache_reference": True}, "whole distributions, which are not kept"),
         ({"reference_every": 2, "reference_mix": 0.0}, "reference_mix: 0.0 must be above 0"),
-        ({"reference_every": 2, "model": {"path": "embedded", "lora": {"r": 2}}}, "adapters are taken over whole; set it to 1"),
+        (
+            {"reference_every": 2, "model": {"path": "embedded", "lora": {"r": 2}}},
+            "adapters are taken over whole; set it to 1",
+        ),
         ({"losses": ["odpo"]}, "'odpo' needs a column margin"),
-        ({"losses": ["bradley_terry"]}, "'bradley_terry' needs 'scores', which this method's data do not carry"),
-        ({"losses": ["teacher_kl"]}, "'teacher_kl' needs 'teacher_distribution', which this method's data do not carry"),
-        ({"losses": [{"name": "robust_dpo", "label_smoothing": 0.5}]}, "label_smoothing is 0.5.*below 0.5"),
-        ({"losses": [{"name": "exo", "label_smoothing": 0.0}]}, "label_smoothing is 0.0; of exo it must be above 0"),
+        (
+            {"losses": ["bradley_terry"]},
+            "'bradley_terry' needs 'scores', which this method's data do not carry",
+        ),
+        (
+            {"losses": ["teacher_kl"]},
+            "'teacher_kl' needs 'teacher_distribution', which this method's data do not carry",
+        ),
+        (
+            {"losses": [{"name": "robust_dpo", "label_smoothing": 0.5}]},
+            "label_smoothing is 0.5.*below 0.5",
+        ),
+        (
+            {"losses": [{"name": "exo", "label_smoothing": 0.0}]},
+            "label_smoothing is 0.0; of exo it must be above 0",
+        ),
         (
             {"reference_every": 2, "model": {"path": "embedded", "adapter": {"kind": "ia3"}}},
             "mixes weights, but adapters are taken over whole",
@@ -199,7 +288,10 @@ def test_unlikely_pairs_are_left_out(run_recipe: Callable[..., Path], tmp_path: 
         ({"losses": ["kto"]}, "'kto' needs 'kl', which this method's data do not carry"),
         ({"losses": ["tpo", "gold_nll"]}, "'gold_nll' needs a column reference"),
         ({"tail_weight": 2.0}, "tail_weight: 2.0 must be from 0"),
-        ({"losses": ["aot"], "on_policy_weight": True}, "'aot' has no value of its own for each pair"),
+        (
+            {"losses": ["aot"], "on_policy_weight": True},
+            "'aot' has no value of its own for each pair",
+        ),
         ({"perplexity_percentile": 100.0}, "perplexity_percentile: 100.0 must be from 0"),
     ],
 )
@@ -211,32 +303,62 @@ def test_what_cannot_work_is_refused_before_weights_load(
     assert not (tmp_path / "run").exists()
 
 
-def test_adapters_that_are_trained_on_are_not_mixed(run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path) -> None:
+def test_adapters_that_are_trained_on_are_not_mixed(
+    run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path
+) -> None:
     load_model(tiny_folder, lora=LoraConfig(r=2)).save(tmp_path / "adapters")
-    raw = {**RAW, "data": write(tmp_path / "pairs.jsonl", ROWS), "model": {"path": str(tmp_path / "adapters")}}
+    raw = {
+        **RAW,
+        "data": write(tmp_path / "pairs.jsonl", ROWS),
+        "model": {"path": str(tmp_path / "adapters")},
+    }
     with pytest.raises(ConfigError, match="adapters are taken over whole; set it to 1"):
         run_recipe(**raw, reference_every=2)
     assert not (tmp_path / "run").exists()
 
 
-def test_held_out_pairs_need_the_margin_too(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
+def test_held_out_pairs_need_the_margin_too(
+    run_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
     data = write(tmp_path / "pairs.jsonl", [{**row, "margin": 1.0} for row in ROWS])
     with pytest.raises(ConfigError, match="'odpo' needs a column margin in eval_data"):
-        run_recipe(**{**RAW, "data": data, "eval_data": write(tmp_path / "others.jsonl", ROWS), "losses": ["odpo"]})
+        run_recipe(
+            **{
+                **RAW,
+                "data": data,
+                "eval_data": write(tmp_path / "others.jsonl", ROWS),
+                "losses": ["odpo"],
+            }
+        )
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"losses": ["aot"]}, {"losses": [{"name": "tdpo", "version": 1}]}, {"losses": ["tdpo"]}, {"on_policy_weight": True},
-        {"tail_weight": 0.5}, {"losses": ["tpo", "gold_nll"]},
+        {"losses": ["aot"]},
+        {"losses": [{"name": "tdpo", "version": 1}]},
+        {"losses": ["tdpo"]},
+        {"on_policy_weight": True},
+        {"tail_weight": 0.5},
+        {"losses": ["tpo", "gold_nll"]},
     ],
     ids=["aot", "tdpo1", "tdpo2", "wpo", "ld-dpo", "tpo"],
-)  # fmt: skip
-def test_they_run_and_prefer_the_chosen(run_recipe: Callable[..., Path], tmp_path: Path, change: dict[str, Any]) -> None:
-    rows = [{**r, "reference": r["chosen"] + "!"} for r in ROWS] if "gold_nll" in change.get("losses", []) else ROWS
+)
+def test_they_run_and_prefer_the_chosen(
+    run_recipe: Callable[..., Path], tmp_path: Path, change: dict[str, Any]
+) -> None:
+    rows = (
+        [{**r, "reference": r["chosen"] + "!"} for r in ROWS]
+        if "gold_nll" in change.get("losses", [])
+        else ROWS
+    )
     data = write(tmp_path / "pairs.jsonl", rows)
-    folder = run_recipe(**{**RAW, "data": data, "eval_data": data, "batch_size": 24, "max_steps": 12, **change})
+    folder = run_recipe(
+        **{**RAW, "data": data, "eval_data": data, "batch_size": 24, "max_steps": 12, **change}
+    )
     start, end = told(folder)[0], told(folder)[-1]
-    assert end["eval_loss"] < start["eval_loss"] and end["eval_rewards/margins"] > start["eval_rewards/margins"]
+    assert (
+        end["eval_loss"] < start["eval_loss"]
+        and end["eval_rewards/margins"] > start["eval_rewards/margins"]
+    )
     assert load_file(folder / "model" / "model.safetensors")

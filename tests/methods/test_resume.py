@@ -61,11 +61,16 @@ def steps_told(folder: Path) -> list[int]:
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("raw", [SFT, GRPO], ids=["sft", "grpo"])
 def test_resume_is_exact(
-    raw: dict[str, Any], lora: bool, run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path
+    raw: dict[str, Any],
+    lora: bool,
+    run_recipe: Callable[..., Path],
+    tmp_path: Path,
+    tiny_folder: Path,
 ) -> None:
     model = {"path": str(tiny_folder), "dtype": "float32", **(LORA if lora else {})}
     whole = run_recipe(**raw, model=model, output=str(tmp_path / "whole"))
-    # The second run is stopped in the middle, as Ctrl-C stops it: after the step at hand, with a checkpoint.
+    # The second run is stopped in the middle, as Ctrl-C stops it: after the step at hand, with a
+    # checkpoint.
     half = tmp_path / "half"
     interrupted(run_recipe, 3, **raw, model=model, output=str(half))
     assert max(steps_told(half)) == 3
@@ -76,11 +81,23 @@ def test_resume_is_exact(
         assert (whole / "rollouts.jsonl").read_text() == (half / "rollouts.jsonl").read_text()
 
 
-def test_an_interrupted_pipeline_goes_on_as_a_whole(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
+def test_an_interrupted_pipeline_goes_on_as_a_whole(
+    run_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
     stages = [
-        {"name": "sft", "method": "sft", "task": {"name": "arithmetic", "num_examples": 8}, "max_steps": 1},
+        {
+            "name": "sft",
+            "method": "sft",
+            "task": {"name": "arithmetic", "num_examples": 8},
+            "max_steps": 1,
+        },
         {"name": "grpo", **GRPO},
-        {"name": "sft2", "method": "sft", "task": {"name": "arithmetic", "num_examples": 8}, "max_steps": 1},
+        {
+            "name": "sft2",
+            "method": "sft",
+            "task": {"name": "arithmetic", "num_examples": 8},
+            "max_steps": 1,
+        },
     ]
     raw = {"method": "pipeline", "stages": stages}
     whole = run_recipe(**raw, output=str(tmp_path / "whole"))
@@ -95,7 +112,9 @@ def test_an_interrupted_pipeline_goes_on_as_a_whole(run_recipe: Callable[..., Pa
 
 
 @pytest.mark.parametrize("raw", [SFT, GRPO], ids=["sft", "grpo"])
-def test_resume_after_kill_9(raw: dict[str, Any], run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path) -> None:
+def test_resume_after_kill_9(
+    raw: dict[str, Any], run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path
+) -> None:
     model = {"path": str(tiny_folder), "dtype": "float32"}
     whole = run_recipe(**raw, model=model, output=str(tmp_path / "whole"))
     killed = tmp_path / "killed"
@@ -110,7 +129,9 @@ def test_resume_after_kill_9(raw: dict[str, Any], run_recipe: Callable[..., Path
         f"from posttrain.cli import main; main(['run', {str(recipe)!r}])"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, env=environment)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.DEVNULL, env=environment
+    )
     deadline = time.monotonic() + 120
     while not (killed / "metrics.jsonl").exists() or max(steps_told(killed), default=0) < 3:
         assert process.poll() is None and time.monotonic() < deadline
@@ -123,10 +144,16 @@ def test_resume_after_kill_9(raw: dict[str, Any], run_recipe: Callable[..., Path
     assert steps_told(killed) == list(range(1, raw["max_steps"] + 1))
 
 
-def test_a_changed_template_is_refused(run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path) -> None:
+def test_a_changed_template_is_refused(
+    run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path
+) -> None:
     from posttrain.errors import CheckpointError
 
     run_recipe(**SFT)
-    model = {"path": str(tiny_folder), "dtype": "float32", "chat_template": "{{ messages[0]['content'] }}"}
+    model = {
+        "path": str(tiny_folder),
+        "dtype": "float32",
+        "chat_template": "{{ messages[0]['content'] }}",
+    }
     with pytest.raises(CheckpointError, match="was trained with the chat template"):
         run_recipe(**{**SFT, "max_steps": 10}, model=model, resume=True)

@@ -1,4 +1,6 @@
-"""What data lose is counted, shown everywhere and bounded; plain text loses nothing, whatever its size."""
+"""What data lose is counted, shown everywhere and bounded; plain text loses nothing, whatever
+its size.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,12 @@ def checked(tmp_path: Path, tiny_folder: Path, **raw: Any) -> str:
 
     out = io.StringIO()
     recipe = parse_recipe(
-        {"model": {"path": str(tiny_folder), "dtype": "float32"}, "output": str(tmp_path / "run"), **raw}, tmp_path
+        {
+            "model": {"path": str(tiny_folder), "dtype": "float32"},
+            "output": str(tmp_path / "run"),
+            **raw,
+        },
+        tmp_path,
     )
     Run(recipe, console=Console(file=out, width=500)).check()
     return out.getvalue()
@@ -66,12 +73,15 @@ def test_losses_above_the_share_are_an_error_in_every_method(
 ) -> None:
     data = {"path": write(tmp_path / "rows.jsonl", rows_of(method, 3)), "max_length": 24}
     message = (
-        r"3 of 20 rows cut, losing \d+ of [\d,]+ tokens .*more than data.max_cut=0.1 allows. Raise data.max_length .the model"
+        r"3 of 20 rows cut, losing \d+ of [\d,]+ tokens .*more than data.max_cut=0.1 allows. "
+        r"Raise data.max_length .the model"
     )
     with pytest.raises(DataError, match=message):
         run_recipe(**settings(method, tiny_folder), data=data)
     assert not (tmp_path / "run").exists()
-    text = checked(tmp_path, tiny_folder, **settings(method, tiny_folder), data={**data, "max_cut": 0.7})
+    text = checked(
+        tmp_path, tiny_folder, **settings(method, tiny_folder), data={**data, "max_cut": 0.7}
+    )
     assert "data lost" in text and "3 of 20 rows cut, losing" in text
 
 
@@ -80,17 +90,38 @@ def test_losses_are_on_the_terminal_in_the_metrics_and_in_the_report(
 ) -> None:
     from posttrain.report.html import write_report
 
-    data = {"path": write(tmp_path / "rows.jsonl", rows_of("sft", 2)), "max_length": 24, "max_cut": 0.4}
-    folder = run_recipe(**settings("sft", tiny_folder), data=data, eval_data={**data, "truncation": "drop", "max_cut": 0.6})
+    data = {
+        "path": write(tmp_path / "rows.jsonl", rows_of("sft", 2)),
+        "max_length": 24,
+        "max_cut": 0.4,
+    }
+    folder = run_recipe(
+        **settings("sft", tiny_folder),
+        data=data,
+        eval_data={**data, "truncation": "drop", "max_cut": 0.6},
+    )
     with pytest.raises(
-        DataError, match=r"eval_data: rows longer than eval_data\.max_length=24 .*accept it with eval_data\.max_cut=0\.53"
+        DataError,
+        match=r"eval_data: rows longer than eval_data\.max_length=24 .*accept it with "
+        r"eval_data\.max_cut=0\.53",
     ):
-        checked(tmp_path, tiny_folder, **settings("sft", tiny_folder), data=data, eval_data={**data, "truncation": "drop"})
+        checked(
+            tmp_path,
+            tiny_folder,
+            **settings("sft", tiny_folder),
+            data=data,
+            eval_data={**data, "truncation": "drop"},
+        )
     first = lines(folder / "metrics.jsonl")[0]
     lost = 2 * (len("Q0" + LONG) + 2 - 24)  # BOS and EOS count
     assert first["step"] == 0 and first["data/rows"] == 20 and first["data/rows_cut"] == 2
-    assert first["data/tokens_cut"] == lost and first["data/rows_dropped"] == first["data/rows_masked"] == 0
-    assert first["eval_data/rows_dropped"] == 2 and first["eval_data/tokens_dropped"] == lost + 2 * 24
+    assert (
+        first["data/tokens_cut"] == lost
+        and first["data/rows_dropped"] == first["data/rows_masked"] == 0
+    )
+    assert (
+        first["eval_data/rows_dropped"] == 2 and first["eval_data/tokens_dropped"] == lost + 2 * 24
+    )
     text = (tmp_path / "console.txt").read_text()
     assert f"data lost: 2 of 20 rows cut, losing {lost} of" in text
     assert "eval_data lost: 2 of 20 rows dropped as too long" in text
@@ -99,9 +130,16 @@ def test_losses_are_on_the_terminal_in_the_metrics_and_in_the_report(
     assert "rows dropped as too long (eval_data)" in page and "Nothing: no row" not in page
 
 
-def test_nothing_is_said_where_nothing_is_lost(run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path) -> None:
-    folder = run_recipe(**settings("sft", tiny_folder), data=write(tmp_path / "rows.jsonl", rows_of("sft", 0)))
-    assert lines(folder / "metrics.jsonl")[0]["step"] == 1 and "lost" not in (tmp_path / "console.txt").read_text()
+def test_nothing_is_said_where_nothing_is_lost(
+    run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path
+) -> None:
+    folder = run_recipe(
+        **settings("sft", tiny_folder), data=write(tmp_path / "rows.jsonl", rows_of("sft", 0))
+    )
+    assert (
+        lines(folder / "metrics.jsonl")[0]["step"] == 1
+        and "lost" not in (tmp_path / "console.txt").read_text()
+    )
 
 
 TEXT = "\n\n".join(f"Paragraph {i}: " + "some words, " * (i % 9) + "end." for i in range(60))
@@ -109,7 +147,13 @@ TEXT = "\n\n".join(f"Paragraph {i}: " + "some words, " * (i % 9) + "end." for i 
 
 def sft_text(path: Path, **more: Any) -> dict[str, Any]:
     data = {"path": str(path), "max_length": 32, **more}
-    return {"method": "sft", "data": data, "batch_size": 16, "learning_rate": 1e-3, "num_train_epochs": 2}
+    return {
+        "method": "sft",
+        "data": data,
+        "batch_size": 16,
+        "learning_rate": 1e-3,
+        "num_train_epochs": 2,
+    }
 
 
 def test_plain_text_trains_every_token_once_per_epoch(
@@ -117,9 +161,15 @@ def test_plain_text_trains_every_token_once_per_epoch(
 ) -> None:
     path = tmp_path / "corpus.txt"
     path.write_text(TEXT)
-    num_documents, num_tokens = 60, len(TEXT.replace("\n\n", "")) + 2 * 60  # a byte is a token; BOS and EOS
+    num_documents, num_tokens = (
+        60,
+        len(TEXT.replace("\n\n", "")) + 2 * 60,
+    )  # a byte is a token; BOS and EOS
     text = checked(tmp_path, tiny_folder, **sft_text(path))
-    assert f"{num_tokens:,} of {num_tokens:,}; {num_tokens - num_documents:,} are targets, each once per epoch" in text
+    assert (
+        f"{num_tokens:,} of {num_tokens:,}; {num_tokens - num_documents:,} are targets, each once "
+        "per epoch" in text
+    )
     from posttrain.training import objective
 
     counted: list[int] = []
@@ -148,11 +198,15 @@ def test_documents_are_what_the_setting_says(tmp_path: Path, tiny_folder: Path) 
             tmp_path, tiny_folder, **sft_text(path, document=document)
         )
     rows = write(tmp_path / "rows.jsonl", rows_of("sft", 0))
-    with pytest.raises(ConfigError, match="data.document: 'line' says what a document of .txt files is"):
+    with pytest.raises(
+        ConfigError, match="data.document: 'line' says what a document of .txt files is"
+    ):
         checked(tmp_path, tiny_folder, method="sft", data={"path": rows, "document": "line"})
 
 
-def test_text_files_and_text_rows_train_alike(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
+def test_text_files_and_text_rows_train_alike(
+    run_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
     path = tmp_path / "corpus.txt"
     path.write_text(TEXT)
     rows = write(tmp_path / "rows.jsonl", [{"text": t} for t in TEXT.split("\n\n")])
@@ -176,20 +230,26 @@ def test_data_on_disk_train_as_in_memory_and_resume(
     memory = run_recipe(**raw, output=str(tmp_path / "memory"))
     monkeypatch.setattr(store, "MEMORY_TOKENS", 200)
     disk = run_recipe(**raw, output=str(tmp_path / "disk"))
-    assert (tmp_path / "cache" / "tokens").is_dir() and not list((tmp_path / "cache" / "tokens").iterdir())
+    assert (tmp_path / "cache" / "tokens").is_dir() and not list(
+        (tmp_path / "cache" / "tokens").iterdir()
+    )
     interrupted(run_recipe, 3, **raw, output=str(tmp_path / "half"))  # in the middle of an epoch
     half = run_recipe(**raw, output=str(tmp_path / "half"), resume=True)
     assert weights(memory) == weights(disk) == weights(half)
     assert told(memory) == told(disk) == told(half)
 
 
-def test_a_document_has_the_same_losses_alone_and_beside_others(tmp_path: Path, tiny_folder: Path) -> None:
+def test_a_document_has_the_same_losses_alone_and_beside_others(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
     """No token attends across the border of a document or of a part."""
     from posttrain.data.encode import encode_rows
     from posttrain.models.load import load_model
 
     model = load_model(str(tiny_folder), dtype="float32")
-    sequences = encode_rows([{"text": t} for t in TEXT.split("\n\n")[:12]], model.tokenizer, max_length=32).sequences
+    sequences = encode_rows(
+        [{"text": t} for t in TEXT.split("\n\n")[:12]], model.tokenizer, max_length=32
+    ).sequences
     assert len(sequences) > 20
 
     def logprobs(chosen: list[Any]) -> np.ndarray:
@@ -209,7 +269,10 @@ def test_a_document_has_the_same_losses_alone_and_beside_others(tmp_path: Path, 
 
 
 def prompts_task(tmp_path: Path, num_long: int, num: int = 20) -> dict[str, Any]:
-    rows = [{"prompt": "a" * (600 if i < num_long else 5), "answer": "1", "id": f"p{i}"} for i in range(num)]
+    rows = [
+        {"prompt": "a" * (600 if i < num_long else 5), "answer": "1", "id": f"p{i}"}
+        for i in range(num)
+    ]
     return {"name": "jsonl", "path": write(tmp_path / "prompts.jsonl", rows)}
 
 
@@ -217,19 +280,32 @@ def test_long_prompts_are_dropped_counted_and_bounded(
     run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path
 ) -> None:
     raw: dict[str, Any] = {
-        "method": "grpo", "rewards": [{"name": "length", "target": 6}], "batch_size": 2, "num_generations": 2,
-        "sampling": {"max_tokens": 8}, "max_steps": 1,
-    }  # fmt: skip
+        "method": "grpo",
+        "rewards": [{"name": "length", "target": 6}],
+        "batch_size": 2,
+        "num_generations": 2,
+        "sampling": {"max_tokens": 8},
+        "max_steps": 1,
+    }
     text = checked(tmp_path, tiny_folder, **raw, task=prompts_task(tmp_path, 2))
     assert "18 prompts of 6 to 6 tokens" in text
-    assert "2 of 20 dropped: with 8 new tokens they exceed the model's context of 512 (the longest, p0, has 601 tokens)" in text
+    assert (
+        "2 of 20 dropped: with 8 new tokens they exceed the model's context of 512 (the longest, "
+        "p0, has 601 tokens)" in text
+    )
     with pytest.raises(
-        DataError, match=r"3 of 20 prompts leave no room .*max_prompts_dropped=0\.1 allows.*set max_prompts_dropped=0\.15"
+        DataError,
+        match=r"3 of 20 prompts leave no room .*max_prompts_dropped=0\.1 allows.*set "
+        r"max_prompts_dropped=0\.15",
     ):
         checked(tmp_path, tiny_folder, **raw, task=prompts_task(tmp_path, 3))
-    assert "3 of 20 dropped" in checked(tmp_path, tiny_folder, **raw, task=prompts_task(tmp_path, 3), max_prompts_dropped=0.15)
+    assert "3 of 20 dropped" in checked(
+        tmp_path, tiny_folder, **raw, task=prompts_task(tmp_path, 3), max_prompts_dropped=0.15
+    )
     with pytest.raises(ConfigError, match="max_prompts_dropped: 1.5 is not a share"):
-        checked(tmp_path, tiny_folder, **raw, task=prompts_task(tmp_path, 3), max_prompts_dropped=1.5)
+        checked(
+            tmp_path, tiny_folder, **raw, task=prompts_task(tmp_path, 3), max_prompts_dropped=1.5
+        )
     folder = run_recipe(**raw, task=prompts_task(tmp_path, 2))
     assert lines(folder / "metrics.jsonl")[0] == {"step": 0, "data/prompts_dropped": 2.0}
     assert "prompts lost: 2 of 20 dropped" in (tmp_path / "console.txt").read_text()
@@ -241,15 +317,23 @@ def test_an_evaluation_meets_only_the_prompts_it_asks(
     from posttrain.evaluation.run import read_evaluation
     from posttrain.report.html import write_report
 
-    rows = [{"prompt": "a" * (600 if i in (3, 15, 16, 17) else 5), "answer": "1", "id": f"p{i}"} for i in range(20)]
+    rows = [
+        {"prompt": "a" * (600 if i in (3, 15, 16, 17) else 5), "answer": "1", "id": f"p{i}"}
+        for i in range(20)
+    ]
     task = {"name": "jsonl", "path": write(tmp_path / "prompts.jsonl", rows)}
 
     def evaluated(num: int) -> dict[str, Any]:
-        return {"method": "evaluate", "evaluation": {"task": task, "num_examples": num, "sampling": {"max_tokens": 4}}}
+        return {
+            "method": "evaluate",
+            "evaluation": {"task": task, "num_examples": num, "sampling": {"max_tokens": 4}},
+        }
 
     assert "prompts lost" not in checked(tmp_path, tiny_folder, **evaluated(3))
     folder = run_recipe(**evaluated(12))
-    assert [o.id for o in read_evaluation(folder).outcomes] == [f"p{i}" for i in range(12) if i != 3]
+    assert [o.id for o in read_evaluation(folder).outcomes] == [
+        f"p{i}" for i in range(12) if i != 3
+    ]
     text = (tmp_path / "console.txt").read_text()
     assert "; 1 prompts too long for the context dropped" in text
     assert "evaluation prompts dropped as too long" in write_report(folder).read_text()
@@ -260,13 +344,21 @@ def test_an_evaluation_meets_only_the_prompts_it_asks(
 def test_worked_examples_beyond_the_context_are_dropped_up_to_a_share(
     tiny_folder: Path, tmp_path: Path, run_recipe: Callable[..., Path]
 ) -> None:
-    rows = [{"prompt": f"p{i}", "answer": "1", "completion": "word " * (200 if i < 2 else 2) + "1"} for i in range(10)]
+    rows = [
+        {"prompt": f"p{i}", "answer": "1", "completion": "word " * (200 if i < 2 else 2) + "1"}
+        for i in range(10)
+    ]
     path = write(tmp_path / "rows.jsonl", rows)
     recipe = {
-        "method": "sft", "model": {"path": str(tiny_folder), "dtype": "float32"}, "batch_size": 4, "max_steps": 1,
+        "method": "sft",
+        "model": {"path": str(tiny_folder), "dtype": "float32"},
+        "batch_size": 4,
+        "max_steps": 1,
         "task": {"name": "jsonl", "path": path, "completion_column": "completion"},
-    }  # fmt: skip
-    with pytest.raises(DataError, match=r"2 of 10 worked examples exceed .* set max_prompts_dropped=0.2"):
+    }
+    with pytest.raises(
+        DataError, match=r"2 of 10 worked examples exceed .* set max_prompts_dropped=0.2"
+    ):
         run_recipe(**recipe, output=str(tmp_path / "a"))
     folder = run_recipe(**recipe, output=str(tmp_path / "b"), max_prompts_dropped=0.2)
     assert lines(folder / "metrics.jsonl")[0]["data/rows_dropped"] == 2

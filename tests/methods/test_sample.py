@@ -11,8 +11,19 @@ import pytest
 from posttrain.methods.run import Run
 from posttrain.recipe import parse_recipe
 
-TASK: dict[str, Any] = {"name": "arithmetic", "num_steps": 1, "max_operand": 9, "max_value": 20, "num_examples": 4}
-RAW: dict[str, Any] = {"method": "sample", "task": TASK, "num_generations": 2, "sampling": {"max_tokens": 6}}
+TASK: dict[str, Any] = {
+    "name": "arithmetic",
+    "num_steps": 1,
+    "max_operand": 9,
+    "max_value": 20,
+    "num_examples": 4,
+}
+RAW: dict[str, Any] = {
+    "method": "sample",
+    "task": TASK,
+    "num_generations": 2,
+    "sampling": {"max_tokens": 6},
+}
 
 
 @pytest.mark.parametrize(
@@ -25,11 +36,19 @@ RAW: dict[str, Any] = {"method": "sample", "task": TASK, "num_generations": 2, "
     ],
 )
 def test_rows_that_the_gold_chose_are_reported(
-    run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path, change: dict[str, Any], chosen: bool
+    run_recipe: Callable[..., Path],
+    tmp_path: Path,
+    tiny_folder: Path,
+    change: dict[str, Any],
+    chosen: bool,
 ) -> None:
     raw = {**RAW, "keep_truncated": True, **change}
-    facts = dict(Run(parse_recipe({**raw, "model": str(tiny_folder), "output": "x"}, tmp_path)).job().facts)
+    facts = dict(
+        Run(parse_recipe({**raw, "model": str(tiny_folder), "output": "x"}, tmp_path)).job().facts
+    )
     assert ("an oracle's choice, by" in facts["kept"]) == chosen
     run_recipe(**raw)
     printed = (tmp_path / "console.txt").read_text()
-    assert ("chose the rows by the gold answer; they teach, and are no result of the model" in printed) == chosen
+    assert (
+        "chose the rows by the gold answer; they teach, and are no result of the model" in printed
+    ) == chosen

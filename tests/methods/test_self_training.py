@@ -13,10 +13,19 @@ from posttrain.errors import ConfigError, DataError
 
 TASK = {"name": "arithmetic", "num_examples": 10, "num_steps": 1}
 RAW: dict[str, Any] = {
-    "method": "self_training", "task": TASK, "rewards": [{"name": "length", "target": 6}], "num_rounds": 2,
-    "steps_per_round": 3, "num_generations": 4, "min_reward": None, "top_fraction": 0.5, "prompts_per_round": 4,
-    "batch_size": 3, "learning_rate": 1e-3, "sampling": {"max_tokens": 12},
-}  # fmt: skip
+    "method": "self_training",
+    "task": TASK,
+    "rewards": [{"name": "length", "target": 6}],
+    "num_rounds": 2,
+    "steps_per_round": 3,
+    "num_generations": 4,
+    "min_reward": None,
+    "top_fraction": 0.5,
+    "prompts_per_round": 4,
+    "batch_size": 3,
+    "learning_rate": 1e-3,
+    "sampling": {"max_tokens": 12},
+}
 
 
 @pytest.mark.parametrize(
@@ -25,9 +34,18 @@ RAW: dict[str, Any] = {
     ids=["within a round", "restarted, after sampling", "adapters"],
 )
 def test_resume_is_exact(
-    run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path, restart: bool, lora: bool, stop: int
+    run_recipe: Callable[..., Path],
+    tmp_path: Path,
+    tiny_folder: Path,
+    restart: bool,
+    lora: bool,
+    stop: int,
 ) -> None:
-    model = {"path": str(tiny_folder), "dtype": "float32", **({"lora": {"r": 2, "dropout": 0.1}} if lora else {})}
+    model = {
+        "path": str(tiny_folder),
+        "dtype": "float32",
+        **({"lora": {"r": 2, "dropout": 0.1}} if lora else {}),
+    }
     raw = {**RAW, "model": model, "restart": restart, "accumulate": lora}
     whole, half = stopped_and_resumed(run_recipe, tmp_path, stop, **raw)
     assert told(whole) == told(half) and len(told(whole)) == 6
@@ -37,8 +55,12 @@ def test_resume_is_exact(
     assert [("filter/kept" in row) for row in told(whole)] == [True, False, False] * 2
 
 
-def test_a_restarted_round_is_a_run_of_its_own(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
-    """The last round trains from the first weights with a fresh optimiser: one SFT-like run on its rows gives the same."""
+def test_a_restarted_round_is_a_run_of_its_own(
+    run_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The last round trains from the first weights with a fresh optimiser: one SFT-like run on
+    its rows gives the same.
+    """
     import torch
 
     from posttrain.config import Component
@@ -60,13 +82,19 @@ def test_a_restarted_round_is_a_run_of_its_own(run_recipe: Callable[..., Path], 
         raw = {**RAW, "restart": True, "lr_scheduler_type": "constant"}
         folder = run_recipe(**raw, output=str(tmp_path / "rounds"))
 
-    run = Run(parse_recipe({**raw, "model": json_model(folder), "output": str(tmp_path / "other")}, tmp_path))
+    run = Run(
+        parse_recipe(
+            {**raw, "model": json_model(folder), "output": str(tmp_path / "other")}, tmp_path
+        )
+    )
     model = run.load_model()
     model.train()
     objective, optimizer = Objective([Component("nll")], accuracy=True), run._optimizer(model, 6)
     for step, batch in enumerate(batches[3:]):
         for micro in batch.split(run.micro_batch_tokens(model)):
-            objective(model.forward(micro, objective.needs), micro, objective.denominators(batch))[0].backward()
+            objective(model.forward(micro, objective.needs), micro, objective.denominators(batch))[
+                0
+            ].backward()
         optimizer.clip_gradients()
         optimizer.step(step)
     from safetensors.torch import load_file
@@ -96,25 +124,43 @@ def test_bad_settings(run_recipe: Callable[..., Path]) -> None:
 
 def test_a_round_without_a_right_answer_says_so(run_recipe: Callable[..., Path]) -> None:
     raw = {**RAW, "rewards": ["task"], "min_reward": 1.0, "top_fraction": 1.0}
-    with pytest.raises(DataError, match="round 1: nothing is kept. 0 of 16 completions .* a pass rate of 0%"):
+    with pytest.raises(
+        DataError, match="round 1: nothing is kept. 0 of 16 completions .* a pass rate of 0%"
+    ):
         run_recipe(**raw)
 
 
 @pytest.mark.slow
 def test_self_training_raises_accuracy(run_recipe: Callable[..., Path]) -> None:
-    """The embedded model on its own right answers, against itself on the same held-out problems, paired (seed 0)."""
+    """The embedded model on its own right answers, against itself on the same held-out
+    problems, paired (seed 0).
+    """
     from posttrain.evaluation.run import compare, read_evaluation
 
     problem = {"name": "arithmetic", "num_steps": 2, "max_operand": 60, "max_value": 249}
     folder = run_recipe(
         method="pipeline",
         model={"path": "embedded", "dtype": "float32"},
-        evaluation={"task": {**problem, "split": "test", "num_examples": 150, "seed": 1}, "num_examples": 150, "num_samples": 4},
+        evaluation={
+            "task": {**problem, "split": "test", "num_examples": 150, "seed": 1},
+            "num_examples": 150,
+            "num_samples": 4,
+        },
         stages=[
             {"name": "base", "method": "evaluate"},
-            {"name": "star", "method": "self_training", "task": {**problem, "num_examples": 200}, "num_rounds": 2,
-             "steps_per_round": 20, "num_generations": 4, "batch_size": 32, "learning_rate": 3e-4},
+            {
+                "name": "star",
+                "method": "self_training",
+                "task": {**problem, "num_examples": 200},
+                "num_rounds": 2,
+                "steps_per_round": 20,
+                "num_generations": 4,
+                "batch_size": 32,
+                "learning_rate": 3e-4,
+            },
         ],
-    )  # fmt: skip
-    difference = compare(read_evaluation(folder / "base"), read_evaluation(folder / "star")).difference
+    )
+    difference = compare(
+        read_evaluation(folder / "base"), read_evaluation(folder / "star")
+    ).difference
     assert difference.low > 0.02, difference

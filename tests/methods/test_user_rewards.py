@@ -14,9 +14,14 @@ from posttrain import registry
 from posttrain.errors import RewardError
 
 GRPO: dict[str, Any] = {
-    "method": "grpo", "task": {"name": "arithmetic", "num_examples": 8, "num_steps": 1}, "batch_size": 2, "num_generations": 4,
-    "sampling": {"max_tokens": 8}, "learning_rate": 1e-3, "max_steps": 3,
-}  # fmt: skip
+    "method": "grpo",
+    "task": {"name": "arithmetic", "num_examples": 8, "num_steps": 1},
+    "batch_size": 2,
+    "num_generations": 4,
+    "sampling": {"max_tokens": 8},
+    "learning_rate": 1e-3,
+    "max_steps": 3,
+}
 
 
 @pytest.fixture
@@ -55,10 +60,14 @@ def test_what_a_reward_does_to_its_arguments_changes_no_weight(
         return values
 
     runs = [
-        run_recipe(**GRPO, rewards=[{"name": name}, "task"], output=str(tmp_path / name)) for name in ("innocent", "vandal")
+        run_recipe(**GRPO, rewards=[{"name": name}, "task"], output=str(tmp_path / name))
+        for name in ("innocent", "vandal")
     ]
     assert weights(runs[0]) == weights(runs[1])
-    metrics = [[{k.replace("vandal", "innocent"): v for k, v in row.items()} for row in told(run)] for run in runs]
+    metrics = [
+        [{k.replace("vandal", "innocent"): v for k, v in row.items()} for row in told(run)]
+        for run in runs
+    ]
     assert metrics[0] == metrics[1] and metrics[0][0]["reward_std"] > 0
 
 
@@ -75,7 +84,11 @@ def test_failures_are_left_out_and_counted(register: Any, run_recipe: Callable[.
     assert [row["rewards/errors"] for row in told(run)] == [1.0] * 3
     for group in lines(run / "rollouts.jsonl")[::2]:
         first, failed, *others = group["completions"]
-        assert failed["error"] == "shaky: TimeoutError: no answer" and failed["reward"] is None and failed["advantage"] == 0
+        assert (
+            failed["error"] == "shaky: TimeoutError: no answer"
+            and failed["reward"] is None
+            and failed["advantage"] == 0
+        )
         # The baseline is the mean of the three that have a reward.
         rewards = [c["reward"] for c in (first, *others)]
         for completion, reward in zip((first, *others), rewards, strict=True):
@@ -99,7 +112,9 @@ def test_a_reward_that_exits_stops_the_run_with_an_error(
 
     with pytest.raises(RewardError, match=r"'leaves' failed on 8 of 8 .*SystemExit: 0"):
         run_recipe(**GRPO, rewards=["leaves"], save_every=1, output=str(tmp_path / "run"))
-    assert not (tmp_path / "run" / "model").exists() and (tmp_path / "run" / "checkpoint-2").is_dir()
+    assert (
+        not (tmp_path / "run" / "model").exists() and (tmp_path / "run" / "checkpoint-2").is_dir()
+    )
 
 
 def test_a_reward_that_hangs_stops_the_run_within_its_limit(
@@ -116,7 +131,13 @@ def test_a_reward_that_hangs_stops_the_run_within_its_limit(
         return vowels(completions)
 
     with pytest.raises(RewardError, match="'hangs' took longer than 1 s for 8 completions"):
-        run_recipe(**GRPO, rewards=["hangs"], save_every=1, reward_timeout_seconds=1, output=str(tmp_path / "run"))
+        run_recipe(
+            **GRPO,
+            rewards=["hangs"],
+            save_every=1,
+            reward_timeout_seconds=1,
+            output=str(tmp_path / "run"),
+        )
     assert (tmp_path / "run" / "checkpoint-1").is_dir()
 
 
@@ -132,7 +153,10 @@ def exits(completions):
 
 
 def test_the_command_line_never_exits_with_0_without_a_model(
-    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tiny_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from posttrain.cli import main
 
@@ -140,9 +164,19 @@ def test_the_command_line_never_exits_with_0_without_a_model(
     plugin = tmp_path / "exits.py"
     plugin.write_text(PLUGIN)
     status = main(
-        ["grpo", "--model", str(tiny_folder), "--task", "arithmetic", "--output", str(tmp_path / "run"),
-         f"plugins=[{plugin}]", "rewards=[exits]", "max_steps=1"]
-    )  # fmt: skip
+        [
+            "grpo",
+            "--model",
+            str(tiny_folder),
+            "--task",
+            "arithmetic",
+            "--output",
+            str(tmp_path / "run"),
+            f"plugins=[{plugin}]",
+            "rewards=[exits]",
+            "max_steps=1",
+        ]
+    )
     err = capsys.readouterr().err
     assert status == 1 and "RewardError: self-test of reward 'exits': SystemExit: 0" in err
     assert not (tmp_path / "run").exists()

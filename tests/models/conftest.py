@@ -57,7 +57,11 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "Cohere": {"logit_scale": 0.5},
     "Granite": {"logits_scaling": 3.0},
 }
-UNSHARED = {"Mamba": {}, "Lfm2": {"layer_types": ["conv", "full_attention"]}, "Bloom": {"n_head": 4, "n_layer": 2}}
+UNSHARED = {
+    "Mamba": {},
+    "Lfm2": {"layer_types": ["conv", "full_attention"]},
+    "Bloom": {"n_head": 4, "n_layer": 2},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +82,9 @@ def tiny_hf(name: str, dtype: torch.dtype = torch.float64, **changes: Any) -> An
     """A random model whose weights are large enough that attention is far from uniform."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        hf = transformers.AutoModelForCausalLM.from_config(tiny_config(name, **changes), dtype=torch.float32)
+        hf = transformers.AutoModelForCausalLM.from_config(
+            tiny_config(name, **changes), dtype=torch.float32
+        )
         for parameter in hf.parameters():
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.3)
@@ -100,25 +106,39 @@ def tiny() -> Callable[..., LanguageModel]:
 
 @pytest.fixture
 def groups() -> list[list[TokenSequence]]:
-    """Three levels of branching, a group with a duplicate and a prefix, a lone sequence, and a pair."""
+    """Three levels of branching, a group with a duplicate and a prefix, a lone sequence, and a
+    pair.
+    """
     draw = np.random.default_rng(7)
 
     def some(count: int) -> list[int]:
         return draw.integers(0, SIZES["vocab_size"], count).tolist()
 
     stem, fork, twig = some(9), some(4), some(3)
-    deep = [stem + some(5), stem + fork + some(2), stem + fork + twig + some(6), stem + fork + twig + some(1)]
+    deep = [
+        stem + some(5),
+        stem + fork + some(2),
+        stem + fork + twig + some(6),
+        stem + fork + twig + some(1),
+    ]
     prompt, answer = some(4), some(5)
     same = [prompt + answer, prompt + answer, prompt + answer[:2], prompt + some(7)]
     lists = [deep, same, [some(11)], [prompt[:3] + some(2), prompt[:3] + some(12)]]
     return [
-        [TokenSequence(np.array(ids), np.arange(len(ids)) >= 2, row=f"{g}.{i}") for i, ids in enumerate(group)]
+        [
+            TokenSequence(np.array(ids), np.arange(len(ids)) >= 2, row=f"{g}.{i}")
+            for i, ids in enumerate(group)
+        ]
         for g, group in enumerate(lists)
     ]
 
 
-def plain_logprobs(hf: Any, group: list[list[TokenSequence]], temperature: float = 1.0) -> torch.Tensor:
-    """Target log-probabilities by one ordinary forward per sequence, with the model's own attention and logits."""
+def plain_logprobs(
+    hf: Any, group: list[list[TokenSequence]], temperature: float = 1.0
+) -> torch.Tensor:
+    """Target log-probabilities by one ordinary forward per sequence, with the model's own
+    attention and logits.
+    """
     found = []
     for sequence in (s for g in group for s in g):
         ids = torch.tensor(sequence.ids)
@@ -130,11 +150,15 @@ def plain_logprobs(hf: Any, group: list[list[TokenSequence]], temperature: float
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A model folder on disk: a tiny random Llama with a tokenizer of 50 words and a chat template."""
+    """A model folder on disk: a tiny random Llama with a tokenizer of 50 words and a chat
+    template.
+    """
     words = {f"w{i}": i for i in range(50)}
     core = Tokenizer(WordLevel(words, unk_token="w2"))
     core.pre_tokenizer = Whitespace()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=core, bos_token="w0", eos_token="w1")
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="w0", eos_token="w1"
+    )
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     path = tmp_path / "tiny"
     tiny_hf("Llama", torch.float32).save_pretrained(path)

@@ -1,4 +1,6 @@
-"""Every kind of adapter: exact in a forest, off it is the base, merged it is the same, and PEFT loads what was saved."""
+"""Every kind of adapter: exact in a forest, off it is the base, merged it is the same, and PEFT
+loads what was saved.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,12 @@ MERGED = ("lora", "rslora", "dora", "pissa", "olora", "adalora", "vera", "ia3")
 
 def adapted(folder: Path, kind: str) -> LanguageModel:
     settings = KINDS[kind]
-    return load_model(folder, dtype="float32", **{"lora" if isinstance(settings, LoraConfig) else "adapter": settings}, seed=1)
+    return load_model(
+        folder,
+        dtype="float32",
+        **{"lora" if isinstance(settings, LoraConfig) else "adapter": settings},
+        seed=1,
+    )
 
 
 def stir(model: Any) -> None:
@@ -67,7 +74,9 @@ def by_rows(hf: Any, forest: Forest) -> torch.Tensor:
     for sequence, last in enumerate(forest.last.tolist()):
         ids = forest.tokens[: last + 1][forest.ends[: last + 1] > last]
         with torch.no_grad():
-            logits = hf(input_ids=ids[None]).logits[0, -len(ids) :]  # a model with virtual tokens gives logits of those too
+            logits = hf(input_ids=ids[None]).logits[
+                0, -len(ids) :
+            ]  # a model with virtual tokens gives logits of those too
         places = forest.positions[forest.place[forest.sequence == sequence]]
         found.append(torch.log_softmax(logits, -1)[places - 1].gather(-1, ids[places, None])[:, 0])
     return torch.cat(found)
@@ -78,7 +87,9 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_forest_reference_merge_and_saved_folder(kind: str, folder: Path, forest: Forest, tmp_path: Path) -> None:
+def test_forest_reference_merge_and_saved_folder(
+    kind: str, folder: Path, forest: Forest, tmp_path: Path
+) -> None:
     base = by_rows(AutoModelForCausalLM.from_pretrained(folder).eval(), forest)
     model = adapted(folder, kind)
     model.enable_reference()
@@ -100,7 +111,10 @@ def test_forest_reference_merge_and_saved_folder(kind: str, folder: Path, forest
     close(found["ref_logprobs"], base)
     model.save(tmp_path / "saved")
     plain = AutoModelForCausalLM.from_pretrained(folder).eval()
-    close(by_rows(peft.PeftModel.from_pretrained(plain, str(tmp_path / "saved")).eval(), forest), found["logprobs"].detach())
+    close(
+        by_rows(peft.PeftModel.from_pretrained(plain, str(tmp_path / "saved")).eval(), forest),
+        found["logprobs"].detach(),
+    )
     again = load_model(tmp_path / "saved", dtype="float32")
     close(again.forward(forest)["logprobs"].detach(), found["logprobs"].detach())
     if kind in MERGED:
@@ -117,10 +131,18 @@ def test_the_engine_writes_what_peft_writes(kind: str, folder: Path) -> None:
     for prompt, samples in zip(prompts, written, strict=True):
         ids = torch.tensor([prompt])
         theirs = model.hf.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=9, do_sample=False, pad_token_id=49
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=9,
+            do_sample=False,
+            pad_token_id=49,
         )
         new = theirs[0, -9:].tolist() if theirs.shape[1] >= 9 else theirs[0].tolist()
-        new = theirs[0, len(prompt) :].tolist() if theirs[0, : len(prompt)].tolist() == list(prompt) else new
+        new = (
+            theirs[0, len(prompt) :].tolist()
+            if theirs[0, : len(prompt)].tolist() == list(prompt)
+            else new
+        )
         for sample in samples:
             assert sample.ids == new[: len(sample.ids)]
             scored = TorchEngine(model).score([([*prompt, *sample.ids], len(prompt))])[0]
@@ -134,18 +156,28 @@ def test_plus_ratio_reaches_the_matrices_b(folder: Path) -> None:
     model = load_model(folder, lora=settings)
     factors = rate_factors(model.hf, settings)
     names = {n for n, p in model.hf.named_parameters() if p in factors}
-    assert names == {n for n, p in model.hf.named_parameters() if "lora_B" in n} and set(factors.values()) == {16.0}
+    assert names == {n for n, p in model.hf.named_parameters() if "lora_B" in n} and set(
+        factors.values()
+    ) == {16.0}
     assert rate_factors(model.hf, LoraConfig(r=2)) == {}
 
 
-def test_adalora_prunes_to_its_budget_and_keeps_near_orthogonal(folder: Path, forest: Forest) -> None:
+def test_adalora_prunes_to_its_budget_and_keeps_near_orthogonal(
+    folder: Path, forest: Forest
+) -> None:
     from posttrain.models.adapters import updates_of
     from posttrain.training.optim import Optimizer
 
     model = adapted(folder, "adalora")
     updates = updates_of(model.hf, 30)
     assert updates is not None and updates_of(adapted(folder, "lora").hf, 30) is None
-    optimizer = Optimizer(model.trainable_parameters(), steps=30, learning_rate=1e-2, schedule="constant", updates=updates)
+    optimizer = Optimizer(
+        model.trainable_parameters(),
+        steps=30,
+        learning_rate=1e-2,
+        schedule="constant",
+        updates=updates,
+    )
 
     def ranks() -> int:
         return sum(int((p != 0).sum()) for n, p in model.hf.named_parameters() if "lora_E" in n)
@@ -159,7 +191,8 @@ def test_adalora_prunes_to_its_budget_and_keeps_near_orthogonal(folder: Path, fo
         counts.append(ranks())
     layers = sum("lora_E" in n for n, _ in model.hf.named_parameters())
     assert counts[0] == 3 * layers and counts[-1] == 2 * layers and counts[20] == counts[-1]
-    # The penalty's gradient: of the mean over matrices of the norm of P P^T - I, by finite differences.
+    # The penalty's gradient: of the mean over matrices of the norm of P P^T - I, by finite
+    # differences.
     name, matrix = next((n, p) for n, p in model.hf.named_parameters() if "lora_A" in n)
     others = [p for n, p in model.hf.named_parameters() if "lora_A" in n or "lora_B" in n]
     for p in others:
@@ -168,7 +201,9 @@ def test_adalora_prunes_to_its_budget_and_keeps_near_orthogonal(folder: Path, fo
 
     def penalty() -> float:
         wide = matrix.detach().double()
-        return float(torch.linalg.matrix_norm(wide @ wide.T - torch.eye(len(wide)).double())) / len(others)
+        return float(torch.linalg.matrix_norm(wide @ wide.T - torch.eye(len(wide)).double())) / len(
+            others
+        )
 
     with torch.no_grad():
         ends = []
@@ -177,13 +212,17 @@ def test_adalora_prunes_to_its_budget_and_keeps_near_orthogonal(folder: Path, fo
             ends.append(penalty())
             matrix[1, 3] -= sign * 1e-3
     assert matrix.grad is not None and name
-    assert float(matrix.grad[1, 3]) == pytest.approx(0.5 * (ends[0] - ends[1]) / 2e-3, rel=2e-2, abs=1e-5)
+    assert float(matrix.grad[1, 3]) == pytest.approx(
+        0.5 * (ends[0] - ends[1]) / 2e-3, rel=2e-2, abs=1e-5
+    )
 
 
 def test_own_weights_alone(folder: Path) -> None:
     last = load_model(folder, adapter=AdapterConfig("partial", last_layers=1, modules=["lm_head"]))
     trained = {n for n, p in last.hf.named_parameters() if p.requires_grad}
-    assert trained == {n for n, _ in last.hf.named_parameters() if "layers.1." in n or "lm_head" in n}
+    assert trained == {
+        n for n, _ in last.hf.named_parameters() if "layers.1." in n or "lm_head" in n
+    }
     with pytest.raises(ModelError, match="has no biases, so bitfit trains nothing"):
         load_model(folder, adapter=AdapterConfig("bitfit"))
     with pytest.raises(ModelError, match=r"no parameter's name holds 'q_prj'.*q_proj"):
@@ -196,12 +235,19 @@ def test_bitfit_trains_the_biases(tmp_path: Path, folder: Path) -> None:
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
     config = Qwen2Config(
-        vocab_size=53, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2
+        vocab_size=53,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
     )
     Qwen2ForCausalLM(config).save_pretrained(tmp_path / "qwen")
     AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "qwen")
     model = load_model(tmp_path / "qwen", adapter=AdapterConfig("bitfit"))
-    assert [n.rpartition(".")[2] for n, p in model.hf.named_parameters() if p.requires_grad] == ["bias"] * 3
+    assert [n.rpartition(".")[2] for n, p in model.hf.named_parameters() if p.requires_grad] == [
+        "bias"
+    ] * 3
 
 
 def test_bad_settings(folder: Path) -> None:
@@ -209,14 +255,27 @@ def test_bad_settings(folder: Path) -> None:
 
     def refused(error: type[Exception], message: str, **model: Any) -> None:
         with pytest.raises(error, match=message):
-            parsed = parse_recipe({"method": "sft", "data": "x", "model": {"path": str(folder), **model}}).model
+            parsed = parse_recipe(
+                {"method": "sft", "data": "x", "model": {"path": str(folder), **model}}
+            ).model
             assert parsed is not None
-            load_model(folder, lora=parsed.lora, adapter=parsed.adapter, attention=parsed.attention,
-                       quantization=parsed.quantization)  # fmt: skip
+            load_model(
+                folder,
+                lora=parsed.lora,
+                adapter=parsed.adapter,
+                attention=parsed.attention,
+                quantization=parsed.quantization,
+            )
 
     refused(ConfigError, "'adalra' is not a choice; .*adalora", adapter="adalra")
-    refused(ConfigError, "kind 'ia3' does not read it; it reads target_modules", adapter={"kind": "ia3", "r": 4})
-    refused(ConfigError, "num_virtual_tokens: 0", adapter={"kind": "prompt", "num_virtual_tokens": 0})
+    refused(
+        ConfigError,
+        "kind 'ia3' does not read it; it reads target_modules",
+        adapter={"kind": "ia3", "r": 4},
+    )
+    refused(
+        ConfigError, "num_virtual_tokens: 0", adapter={"kind": "prompt", "num_virtual_tokens": 0}
+    )
     refused(ConfigError, "kind 'partial' trains nothing", adapter="partial")
     refused(ConfigError, "lora and adapter .* keep one", adapter="ia3", lora={"r": 4})
     refused(ConfigError, "lora_plus_ratio: 0", lora={"lora_plus_ratio": 0})
@@ -227,8 +286,17 @@ def test_bad_settings(folder: Path) -> None:
         "adapter.target_modules: no layer is called 'k_prj'.*k_proj",
         adapter={"kind": "ia3", "target_modules": ["k_prj"]},
     )
-    refused(ModelError, "'lm_head' is the vocabulary projection", adapter={"kind": "vera", "target_modules": ["lm_head"]})
-    refused(ModelError, "virtual tokens .* stand before a token forest", adapter="prompt", attention="unshared")
+    refused(
+        ModelError,
+        "'lm_head' is the vocabulary projection",
+        adapter={"kind": "vera", "target_modules": ["lm_head"]},
+    )
+    refused(
+        ModelError,
+        "virtual tokens .* stand before a token forest",
+        adapter="prompt",
+        attention="unshared",
+    )
     with pytest.raises(ModelError, match=r"init = random has none"):
         load_model(folder, lora=LoraConfig(r=2), quantization="nf4", init="random")
     if importlib.util.find_spec("bitsandbytes") is None:

@@ -1,4 +1,6 @@
-"""A forest gives what plain forwards give: log-probabilities and every gradient, for many architectures."""
+"""A forest gives what plain forwards give: log-probabilities and every gradient, for many
+architectures.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,8 @@ def own_attention(name: str, dtype: torch.dtype = torch.float64) -> Any:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_logprobs_and_gradients_equal_plain_forwards(name: str, tiny: Make, groups: Groups) -> None:
-    # transformers' experts do not run in float64; its norms, sinks and caps compute in float32 in any case.
+    # transformers' experts do not run in float64; its norms, sinks and caps compute in float32 in
+    # any case.
     dtype = torch.float32 if name in ("Mixtral", "Qwen3Moe", "GptOss") else torch.float64
     tolerance = {"GPT2": 1e-9}.get(name, 1e-5)
     model = tiny(name, dtype)
@@ -77,10 +80,15 @@ def test_float32_is_close(name: str, tiny: Make, groups: Groups) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
-def test_merged_kernels_against_a_dense_mask(dtype: torch.dtype, kv_heads: int, groups: Groups) -> None:
+def test_merged_kernels_against_a_dense_mask(
+    dtype: torch.dtype, kv_heads: int, groups: Groups
+) -> None:
     forest = forest_of(groups)
     torch.manual_seed(0)
-    q, k, v = (torch.randn(1, heads, forest.num_tokens, 8, dtype=dtype) for heads in (4, kv_heads, kv_heads))
+    q, k, v = (
+        torch.randn(1, heads, forest.num_tokens, 8, dtype=dtype)
+        for heads in (4, kv_heads, kv_heads)
+    )
     given = torch.randn(1, forest.num_tokens, 4, 8, dtype=dtype)
     ours = [x.clone().requires_grad_() for x in (q, k, v)]
     theirs = [x.double().requires_grad_() for x in (q, k, v)]
@@ -91,17 +99,25 @@ def test_merged_kernels_against_a_dense_mask(dtype: torch.dtype, kv_heads: int, 
     bound = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 5e-2}[dtype]
     torch.testing.assert_close(out.double(), expected, rtol=bound, atol=bound)
     for a, b in zip(ours, theirs):
-        torch.testing.assert_close(a.grad.double(), b.grad, rtol=bound, atol=bound * float(b.grad.abs().max()))
+        torch.testing.assert_close(
+            a.grad.double(), b.grad, rtol=bound, atol=bound * float(b.grad.abs().max())
+        )
 
 
 @pytest.mark.parametrize("window", [None, 3, 8, 1000])
 @pytest.mark.parametrize("softcap", [None, 1.3])
-def test_masked_path_against_a_dense_mask(window: int | None, softcap: float | None, groups: Groups) -> None:
+def test_masked_path_against_a_dense_mask(
+    window: int | None, softcap: float | None, groups: Groups
+) -> None:
     forest = forest_of(groups)
     torch.manual_seed(0)
-    q, k, v = (torch.randn(1, heads, forest.num_tokens, 8, dtype=torch.float64) for heads in (4, 2, 2))
+    q, k, v = (
+        torch.randn(1, heads, forest.num_tokens, 8, dtype=torch.float64) for heads in (4, 2, 2)
+    )
     module: Any = SimpleNamespace(layer_idx=0)
-    out = ForestPlan(forest).attend(module, q, k, v, scaling=0.9, sliding_window=window, softcap=softcap)
+    out = ForestPlan(forest).attend(
+        module, q, k, v, scaling=0.9, sliding_window=window, softcap=softcap
+    )
     expected = eager_attention(q, k, v, visible(forest, window), 0.9, softcap).transpose(1, 2)
     torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-6)
 
@@ -112,7 +128,9 @@ def test_long_runs_are_cut_into_pieces() -> None:
     group = [np.concatenate([trunk, draw.integers(0, 50, n)]) for n in (300, 40)]
     forest = forest_of([[TokenSequence(ids, np.arange(len(ids)) > 0) for ids in group]])
     q, k, v = (torch.randn(1, 2, forest.num_tokens, 4, dtype=torch.float64) for _ in range(3))
-    out = ForestPlan(forest).attend(SimpleNamespace(layer_idx=0), q, k, v, scaling=None, sliding_window=100)  # type: ignore[arg-type]
+    out = ForestPlan(forest).attend(
+        SimpleNamespace(layer_idx=0), q, k, v, scaling=None, sliding_window=100
+    )  # type: ignore[arg-type]
     expected = eager_attention(q, k, v, visible(forest, 100), None).transpose(1, 2)
     torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-6)
 
@@ -126,8 +144,12 @@ def test_rules_of_flex_attention(window: int | None, groups: Groups) -> None:
     assert torch.equal(mask[0, 0], visible(forest, window))
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, 2, size, 16) for _ in range(3))
-    found = flex_attention(q, k, v, score_mod=soft_capping(1.5), block_mask=plan.block_mask(window), scale=0.5)
-    torch.testing.assert_close(found, eager_attention(q, k, v, visible(forest, window), 0.5, 1.5), rtol=1e-5, atol=1e-5)
+    found = flex_attention(
+        q, k, v, score_mod=soft_capping(1.5), block_mask=plan.block_mask(window), scale=0.5
+    )
+    torch.testing.assert_close(
+        found, eager_attention(q, k, v, visible(forest, window), 0.5, 1.5), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.gpu
@@ -192,14 +214,23 @@ def test_without_a_plan_padding_is_masked_as_usual(name: str) -> None:
     with torch.no_grad():
         logits = hf(input_ids=ids, attention_mask=mask, position_ids=positions).logits
         plain = own_attention(name, torch.float32)
-        torch.testing.assert_close(logits[0, 5:], plain(input_ids=ids[:1, 5:]).logits[0], rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(logits[1], plain(input_ids=ids[1:]).logits[0], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            logits[0, 5:], plain(input_ids=ids[:1, 5:]).logits[0], rtol=1e-4, atol=1e-4
+        )
+        torch.testing.assert_close(
+            logits[1], plain(input_ids=ids[1:]).logits[0], rtol=1e-4, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("name", ["Gemma3Text", "Gemma2", "GptOss"])
 def test_generation_with_a_cache_works_without_a_plan(name: str, tiny: Make) -> None:
     ids = torch.arange(9)[None]
-    settings: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    settings: dict[str, Any] = {
+        "max_new_tokens": 8,
+        "do_sample": False,
+        "eos_token_id": None,
+        "pad_token_id": 0,
+    }
     written = tiny(name, torch.float32).hf.generate(ids, **settings)
     assert torch.equal(written, own_attention(name, torch.float32).generate(ids, **settings))
 

@@ -1,5 +1,5 @@
-"""Layers as one function against transformers' own: values, every gradient, finite differences, half precision, and where it
-must not run."""
+"""Layers as one function against transformers' own: values, every gradient, finite differences,
+half precision, and where it must not run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ Build = Callable[[str], LanguageModel]
 
 
 def forest() -> Forest:
-    """A branching tree with a run of its own kernel call, short runs that are batched, and a chain."""
+    """A branching tree with a run of its own kernel call, short runs that are batched, and a
+    chain.
+    """
     draw = np.random.default_rng(0)
 
     def sequence(*ids: int) -> TokenSequence:
@@ -38,7 +40,9 @@ def run(model: LanguageModel) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     hidden = model.hidden(forest())
     weights = torch.linspace(-1, 1, hidden.numel()).view_as(hidden)
     (hidden * weights).sum().backward()
-    return hidden.detach(), {n: p.grad.clone() for n, p in model.hf.named_parameters() if p.grad is not None}
+    return hidden.detach(), {
+        n: p.grad.clone() for n, p in model.hf.named_parameters() if p.grad is not None
+    }
 
 
 def fused_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -55,7 +59,9 @@ def fused_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
-def test_states_and_gradients_are_the_model_s_own(llama_like: Build, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_states_and_gradients_are_the_model_s_own(
+    llama_like: Build, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = llama_like(family)
     calls = fused_calls(monkeypatch)
     hidden, grads = run(model)
@@ -78,25 +84,45 @@ def test_gradients_agree_with_finite_differences(llama_like: Build, family: str)
     trees = forest()
     layers = read_layers(base)
     assert layers is not None
-    embedded = torch.randn(len(trees.tokens), 48, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    embedded = torch.randn(
+        len(trees.tokens), 48, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
     names = [
-        "layers.1.input_layernorm.weight", "layers.1.post_attention_layernorm.weight", "layers.1.self_attn.q_proj.weight",
-        "layers.1.self_attn.k_proj.weight", "layers.1.self_attn.v_proj.weight", "layers.1.self_attn.o_proj.weight",
-        "layers.1.mlp.gate_proj.weight", "layers.1.mlp.up_proj.weight", "layers.1.mlp.down_proj.weight",
-        *(["layers.1.self_attn.q_proj.bias", "layers.1.self_attn.k_proj.bias"] if family == "qwen2" else []),
-        *(["layers.1.self_attn.q_norm.weight", "layers.1.self_attn.k_norm.weight"] if family == "qwen3" else []),
-    ]  # fmt: skip
+        "layers.1.input_layernorm.weight",
+        "layers.1.post_attention_layernorm.weight",
+        "layers.1.self_attn.q_proj.weight",
+        "layers.1.self_attn.k_proj.weight",
+        "layers.1.self_attn.v_proj.weight",
+        "layers.1.self_attn.o_proj.weight",
+        "layers.1.mlp.gate_proj.weight",
+        "layers.1.mlp.up_proj.weight",
+        "layers.1.mlp.down_proj.weight",
+        *(
+            ["layers.1.self_attn.q_proj.bias", "layers.1.self_attn.k_proj.bias"]
+            if family == "qwen2"
+            else []
+        ),
+        *(
+            ["layers.1.self_attn.q_norm.weight", "layers.1.self_attn.k_norm.weight"]
+            if family == "qwen3"
+            else []
+        ),
+    ]
     base.norm = torch.nn.Identity()  # transformers' norm rounds to float32
 
     def value() -> torch.Tensor:
         hidden = fused_hidden(base, layers, embedded, trees.positions, ForestPlan(trees))
-        return (hidden * torch.linspace(-1, 1, hidden.numel(), dtype=torch.float64).view_as(hidden)).sum()
+        return (
+            hidden * torch.linspace(-1, 1, hidden.numel(), dtype=torch.float64).view_as(hidden)
+        ).sum()
 
     embedded.requires_grad_(True)
     value().backward()
     for where in [embedded, *(base.get_parameter(name) for name in names)]:
         assert where.grad is not None
-        direction = torch.randn(where.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+        direction = torch.randn(
+            where.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
+        )
         found = []
         with torch.no_grad():
             for sign in (1, -1):
@@ -104,14 +130,18 @@ def test_gradients_agree_with_finite_differences(llama_like: Build, family: str)
                 found.append(float(value()))
                 where.sub_(direction, alpha=sign * 1e-5)
         difference = (found[0] - found[1]) / 2e-5
-        assert difference == pytest.approx(float((where.grad * direction).sum()), rel=1e-6, abs=1e-6)
+        assert difference == pytest.approx(
+            float((where.grad * direction).sum()), rel=1e-6, abs=1e-6
+        )
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 def test_bfloat16_is_as_near_to_exact_as_the_model_s_own_modules(
     llama_like: Build, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the same rounded weights in float64: states and gradients of both, by the root of their mean squared error."""
+    """Of the same rounded weights in float64: states and gradients of both, by the root of
+    their mean squared error.
+    """
     model = llama_like(family)
     model.hf.bfloat16()
     calls = fused_calls(monkeypatch)
@@ -124,15 +154,24 @@ def test_bfloat16_is_as_near_to_exact_as_the_model_s_own_modules(
     assert calls == [0, 1, 2] and grads.keys() == their_grads.keys() == exact_grads.keys()
 
     def error(found: torch.Tensor, expected: torch.Tensor) -> float:
-        return float((found.double() - expected).square().mean().sqrt() / expected.square().mean().sqrt())
+        return float(
+            (found.double() - expected).square().mean().sqrt() / expected.square().mean().sqrt()
+        )
 
     assert error(hidden, exact) < min(0.03, 1.1 * error(theirs, exact))
-    ours, modules = (torch.tensor([error(g[name], exact_grads[name]) for name in grads]) for g in (grads, their_grads))
+    ours, modules = (
+        torch.tensor([error(g[name], exact_grads[name]) for name in grads])
+        for g in (grads, their_grads)
+    )
     assert ours.max() < 1.2 * modules.max() and ours.mean() < 1.05 * modules.mean()
 
 
-@pytest.mark.parametrize("family", ["windows", "gemma2", "granite", "ministral3", "output bias", "mlp bias", "gelu"])
-def test_other_layers_are_left_to_the_model(llama_like: Build, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "family", ["windows", "gemma2", "granite", "ministral3", "output bias", "mlp bias", "gelu"]
+)
+def test_other_layers_are_left_to_the_model(
+    llama_like: Build, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = llama_like(family)
     calls = fused_calls(monkeypatch)
     run(model)
@@ -159,13 +198,19 @@ def test_frozen_weights_get_no_gradient_and_change_none(
         p.requires_grad_(name in chosen)
     calls = fused_calls(monkeypatch)
     _, some = run(model)
-    assert calls == [0, 1, 2] and some.keys() == chosen and len(some) == {"qwen3": 12}.get(family, len(some)) > 0
+    assert (
+        calls == [0, 1, 2]
+        and some.keys() == chosen
+        and len(some) == {"qwen3": 12}.get(family, len(some)) > 0
+    )
     for name, grad in some.items():
         torch.testing.assert_close(grad, every[name])
 
 
 def test_it_steps_aside_for_what_it_does_not_compute(llama_like: Build) -> None:
-    """Checkpointing and dropout in training mode, hooks, adapters, float16, mixed types; and comes back where they go."""
+    """Checkpointing and dropout in training mode, hooks, adapters, float16, mixed types; and
+    comes back where they go.
+    """
     model = llama_like("llama")
     base: Any = model.hf.model
     plan = ForestPlan(forest())

@@ -25,7 +25,9 @@ def forest(groups: Groups) -> Forest:
 
 
 @pytest.mark.parametrize("name", UNSHARED)
-def test_models_that_cannot_share_are_found_and_run_as_rows(name: str, tiny: Make, groups: Groups, forest: Forest) -> None:
+def test_models_that_cannot_share_are_found_and_run_as_rows(
+    name: str, tiny: Make, groups: Groups, forest: Forest
+) -> None:
     model = tiny(name, torch.float32)
     assert not model.shares_trunks
     assert model.why_unshared is not None and "\n" not in model.why_unshared
@@ -37,7 +39,9 @@ def test_models_that_cannot_share_are_found_and_run_as_rows(name: str, tiny: Mak
     torch.testing.assert_close(logprobs, expected, rtol=1e-4, atol=1e-4)
     for ours, theirs in zip(model.hf.parameters(), hf.parameters()):
         if theirs.grad is not None:
-            torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-3 * float(theirs.grad.abs().max()))
+            torch.testing.assert_close(
+                ours.grad, theirs.grad, rtol=1e-3, atol=1e-3 * float(theirs.grad.abs().max())
+            )
     with pytest.raises(ModelError, match="cannot run a forest"):
         model.prefill(forest)
 
@@ -49,7 +53,9 @@ def test_rows_give_what_a_forest_gives(name: str, tiny: Make, forest: Forest) ->
     assert not apart.shares_trunks and apart.why_unshared == "asked for"
     with torch.no_grad():
         a, b = (m.forward(forest, ["logprobs", "entropy"]) for m in (shared, apart))
-        torch.testing.assert_close(shared.hidden(forest), apart.hidden(forest), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            shared.hidden(forest), apart.hidden(forest), rtol=1e-3, atol=1e-3
+        )
     for name_ in ("logprobs", "entropy"):
         torch.testing.assert_close(a[name_], b[name_], rtol=1e-4, atol=1e-4)
 
@@ -77,7 +83,11 @@ def test_the_probe_leaves_no_trace() -> None:
     model.share_trunks()
     assert model.shares_trunks
     assert torch.equal(before, torch.get_rng_state())
-    assert model.hf.training and model.hf.transformer.h.training and not model.hf.transformer.ln_f.training
+    assert (
+        model.hf.training
+        and model.hf.transformer.h.training
+        and not model.hf.transformer.ln_f.training
+    )
     assert all(p.grad is None for p in model.hf.parameters())
 
 
@@ -149,7 +159,9 @@ def test_lora_is_told_about_wrong_targets() -> None:
         add_lora(tiny_hf("Llama"), LoraConfig(target_modules=["q_proj", "lm_head"]))
 
 
-def test_projection_trained_in_full_beside_adapters(tiny: Make, groups: Groups, forest: Forest) -> None:
+def test_projection_trained_in_full_beside_adapters(
+    tiny: Make, groups: Groups, forest: Forest
+) -> None:
     settings = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
     model = LanguageModel(add_lora(tiny_hf("Llama"), settings), None)  # type: ignore[arg-type]
     model.share_trunks()
@@ -158,7 +170,9 @@ def test_projection_trained_in_full_beside_adapters(tiny: Make, groups: Groups, 
         model.head.weight.mul_(1.5)
     found = model.forward(forest, ["logprobs", "ref_logprobs"])
     torch.testing.assert_close(found["ref_logprobs"], base)
-    torch.testing.assert_close(found["logprobs"], plain_logprobs(model.hf, groups), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        found["logprobs"], plain_logprobs(model.hf, groups), rtol=1e-5, atol=1e-5
+    )
     found["logprobs"].sum().backward()
     assert model.head.weight.grad is not None
 

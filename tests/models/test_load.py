@@ -52,7 +52,9 @@ def test_saved_model_loads_everywhere(folder: Path, tmp_path: Path, groups: Grou
     hf = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     for ours, theirs, first in zip(again.hf.parameters(), hf.parameters(), model.hf.parameters()):
         assert torch.equal(ours, theirs) and torch.equal(ours, first)
-    assert AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab() == model.tokenizer.get_vocab()
+    assert (
+        AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab() == model.tokenizer.get_vocab()
+    )
 
 
 def test_adapters_save_and_load(folder: Path, tmp_path: Path, groups: Groups) -> None:
@@ -75,12 +77,20 @@ def test_random_weights_follow_the_seed(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="init = random"):
         load_model(folder)
-    first, same, other = (next(load_model(folder, init="random", seed=s).hf.parameters()) for s in (1, 1, 2))
+    first, same, other = (
+        next(load_model(folder, init="random", seed=s).hf.parameters()) for s in (1, 1, 2)
+    )
     assert torch.equal(first, same) and not torch.equal(first, other)
 
 
 def test_settings(folder: Path) -> None:
-    model = load_model(folder, attention="unshared", reference=True, dtype="bfloat16", chat_template="{{ messages }}")
+    model = load_model(
+        folder,
+        attention="unshared",
+        reference=True,
+        dtype="bfloat16",
+        chat_template="{{ messages }}",
+    )
     assert model.why_unshared == "attention = unshared"
     assert next(model.hf.parameters()).dtype == torch.bfloat16
     assert model.tokenizer.chat_template == "{{ messages }}"

@@ -16,14 +16,20 @@ from posttrain.models.logprobs import Head, token_logprobs
 M, D, V = 11, 6, 17
 
 
-def tensors(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def tensors(
+    dtype: torch.dtype = torch.float64,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    hidden, weight, bias = (torch.randn(*s, generator=generator, dtype=torch.float64) for s in ((M, D), (V, D), (V,)))
+    hidden, weight, bias = (
+        torch.randn(*s, generator=generator, dtype=torch.float64) for s in ((M, D), (V, D), (V,))
+    )
     target = torch.randint(0, V, (M,), generator=generator)
     return hidden.to(dtype), weight.to(dtype), bias.to(dtype), target
 
 
-def dense(hidden: torch.Tensor, head: Head, target: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+def dense(
+    hidden: torch.Tensor, head: Head, target: torch.Tensor, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     logits = hidden @ head.weight.t()
     if head.bias is not None:
         logits = logits + head.bias
@@ -69,7 +75,13 @@ def test_gradients_of_logprobs_alone(keep_bytes: int | None, entropy: Any, rows:
         head = Head(w, b, None, 0.6)
         if chunked:
             logprobs, told, correct = token_logprobs(
-                h, head, target, temperature=0.8, entropy=entropy, chunk_bytes=rows * V * 8, keep_bytes=keep_bytes
+                h,
+                head,
+                target,
+                temperature=0.8,
+                entropy=entropy,
+                chunk_bytes=rows * V * 8,
+                keep_bytes=keep_bytes,
             )
             assert (told is None) == (entropy == "none")
             if told is not None:
@@ -91,17 +103,28 @@ def test_correct_is_the_share_of_likeliest_tokens() -> None:
     hidden, weight, _, _ = tensors(torch.float32)
     likeliest = (hidden @ weight.t()).argmax(-1)
     target = torch.where(torch.arange(M) % 2 == 0, likeliest, (likeliest + 1) % V)
-    assert token_logprobs(hidden, Head(weight), target).correct.tolist() == [i % 2 == 0 for i in range(M)]
+    assert token_logprobs(hidden, Head(weight), target).correct.tolist() == [
+        i % 2 == 0 for i in range(M)
+    ]
 
 
 def test_gradcheck() -> None:
     hidden, weight, bias, target = tensors()
 
     def function(h: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> Any:
-        scores = token_logprobs(h, Head(w, b, 2.0, 1.3), target, temperature=1.5, entropy="gradient", chunk_bytes=4 * V * 8)
+        scores = token_logprobs(
+            h,
+            Head(w, b, 2.0, 1.3),
+            target,
+            temperature=1.5,
+            entropy="gradient",
+            chunk_bytes=4 * V * 8,
+        )
         return scores.logprobs, scores.entropy
 
-    assert torch.autograd.gradcheck(function, tuple(x.requires_grad_() for x in (hidden, weight, bias)))
+    assert torch.autograd.gradcheck(
+        function, tuple(x.requires_grad_() for x in (hidden, weight, bias))
+    )
 
 
 def test_without_entropy_and_without_targets() -> None:
@@ -125,7 +148,9 @@ def test_frozen_weight_gets_no_gradient() -> None:
 def test_half_precision_is_accumulated_in_float32() -> None:
     hidden, weight, _, target = tensors(torch.bfloat16)
     h, w = hidden.requires_grad_(), weight.requires_grad_()
-    logprobs, entropy, _ = token_logprobs(h, Head(w), target, entropy="value", chunk_bytes=3 * V * 4)
+    logprobs, entropy, _ = token_logprobs(
+        h, Head(w), target, entropy="value", chunk_bytes=3 * V * 4
+    )
     exact, exact_entropy = dense(h.double().detach(), Head(w.double().detach()), target, 1.0)
     assert logprobs.dtype == torch.float32
     torch.testing.assert_close(logprobs.double(), exact, rtol=1e-5, atol=1e-5)
@@ -137,10 +162,16 @@ def test_half_precision_is_accumulated_in_float32() -> None:
 
 
 @pytest.mark.parametrize("keep_bytes", [0, None], ids=["again", "kept"])
-def test_gradients_in_half_precision_hold_where_a_token_is_all_but_certain(keep_bytes: int | None) -> None:
-    """1 - p is 1e-3 there: less than bfloat16 resolves beside 1, so that p must not be rounded before it is subtracted."""
+def test_gradients_in_half_precision_hold_where_a_token_is_all_but_certain(
+    keep_bytes: int | None,
+) -> None:
+    """1 - p is 1e-3 there: less than bfloat16 resolves beside 1, so that p must not be rounded
+    before it is subtracted.
+    """
     hidden, weight, _, target = tensors(torch.bfloat16)
-    hidden = hidden + 6 * weight[target] / weight[target].float().norm(dim=-1, keepdim=True).bfloat16()
+    hidden = (
+        hidden + 6 * weight[target] / weight[target].float().norm(dim=-1, keepdim=True).bfloat16()
+    )
     h, w = hidden.requires_grad_(), weight.requires_grad_()
     scores = token_logprobs(h, Head(w), target, chunk_bytes=3 * V * 4, keep_bytes=keep_bytes)
     scores.logprobs.sum().backward()
@@ -156,23 +187,41 @@ def test_gradients_in_half_precision_hold_where_a_token_is_all_but_certain(keep_
 @pytest.mark.parametrize("softcap", [None, 1.7])
 @pytest.mark.parametrize("entropy", ["none", "gradient"])
 @pytest.mark.parametrize(
-    "kinds", [(torch.bfloat16, torch.bfloat16), (torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)]
+    "kinds",
+    [
+        (torch.bfloat16, torch.bfloat16),
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.bfloat16),
+    ],
 )
 def test_gradients_in_half_and_mixed_precision(
-    kinds: tuple[torch.dtype, torch.dtype], entropy: Any, softcap: float | None, monkeypatch: pytest.MonkeyPatch
+    kinds: tuple[torch.dtype, torch.dtype],
+    entropy: Any,
+    softcap: float | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A head with all its parts, its weight taken in blocks of 5 tokens; factors so small that float16 would lose them."""
+    """A head with all its parts, its weight taken in blocks of 5 tokens; factors so small that
+    float16 would lose them.
+    """
     monkeypatch.setattr(module, "_BLOCK_BYTES", 5 * 4 * D)
     hidden, weight, bias, target = tensors()
-    h, w, b = (x.to(kind).requires_grad_() for x, kind in zip((hidden, weight, bias), (*kinds, kinds[1])))
+    h, w, b = (
+        x.to(kind).requires_grad_() for x, kind in zip((hidden, weight, bias), (*kinds, kinds[1]))
+    )
     exact = [x.detach().double().requires_grad_() for x in (h, w, b)]
-    scores = token_logprobs(h, Head(w, b, softcap, 0.6), target, temperature=0.8, entropy=entropy, chunk_bytes=4 * V * 4)
+    scores = token_logprobs(
+        h, Head(w, b, softcap, 0.6), target, temperature=0.8, entropy=entropy, chunk_bytes=4 * V * 4
+    )
     logprobs, entropies = dense(exact[0], Head(exact[1], exact[2], softcap, 0.6), target, 0.8)
     torch.testing.assert_close(scores.logprobs.double(), logprobs, rtol=1e-4, atol=1e-4)
-    (1e-7 * (scores.logprobs.sum() + (0 if scores.entropy is None else 2 * scores.entropy.sum()))).backward()
+    (
+        1e-7 * (scores.logprobs.sum() + (0 if scores.entropy is None else 2 * scores.entropy.sum()))
+    ).backward()
     (1e-7 * (logprobs.sum() + (0 if scores.entropy is None else 2 * entropies.sum()))).backward()
     for found, expected in zip((h, w, b), exact):
-        assert found.grad is not None and expected.grad is not None and found.grad.dtype == found.dtype
+        assert (
+            found.grad is not None and expected.grad is not None and found.grad.dtype == found.dtype
+        )
         assert (found.grad.double() - expected.grad).norm() < 0.01 * expected.grad.norm()
 
 
@@ -193,7 +242,11 @@ def test_extreme_logits_stay_finite() -> None:
     logprobs, entropy, _ = token_logprobs(h, Head(weight), target, entropy="gradient")
     assert entropy is not None
     (logprobs.sum() + entropy.sum()).backward()
-    assert torch.isfinite(logprobs).all() and torch.isfinite(entropy).all() and torch.isfinite(h.grad).all()
+    assert (
+        torch.isfinite(logprobs).all()
+        and torch.isfinite(entropy).all()
+        and torch.isfinite(h.grad).all()
+    )
     assert (entropy >= -1e-3).all()
 
 
@@ -217,7 +270,12 @@ def test_no_logits_tensor_is_made_above_the_bound() -> None:
     target = torch.randint(0, vocabulary, (targets,))
     with LargestTensor() as largest:
         token_logprobs(
-            hidden, Head(weight), target, entropy="value", chunk_bytes=20 * vocabulary * 4, keep_bytes=0
+            hidden,
+            Head(weight),
+            target,
+            entropy="value",
+            chunk_bytes=20 * vocabulary * 4,
+            keep_bytes=0,
         ).logprobs.sum().backward()
     assert largest.elements == 20 * vocabulary
 

@@ -17,12 +17,16 @@ def one(length: int) -> TokenSequence:
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["forest", "rows"])
-def test_noise_is_uniform_within_alpha_over_root_l_d(tiny: Callable[..., LanguageModel], shared: bool) -> None:
+def test_noise_is_uniform_within_alpha_over_root_l_d(
+    tiny: Callable[..., LanguageModel], shared: bool
+) -> None:
     model = tiny("Llama")
     if not shared:
         model.keep_unshared("to be tested")
     seen: list[torch.Tensor] = []
-    model.base.register_forward_pre_hook(lambda m, a, k: seen.append(k.get("inputs_embeds")), with_kwargs=True)
+    model.base.register_forward_pre_hook(
+        lambda m, a, k: seen.append(k.get("inputs_embeds")), with_kwargs=True
+    )
     model.neftune_noise_alpha = 5.0
     forest = Forest.pack([Tree.build([one(40)]), Tree.build([one(10)])])
     model.train()
@@ -59,6 +63,9 @@ def test_the_reference_and_the_seed(tiny: Callable[..., LanguageModel]) -> None:
 
 def test_a_shared_token_takes_the_longest_sequence() -> None:
     stem = np.arange(20)
-    sequences = [TokenSequence(np.concatenate([stem, [i] * n]), np.arange(20 + n) > 0) for i, n in ((1, 3), (2, 9))]
+    sequences = [
+        TokenSequence(np.concatenate([stem, [i] * n]), np.arange(20 + n) > 0)
+        for i, n in ((1, 3), (2, 9))
+    ]
     forest = Forest.pack([Tree.build(sequences), Tree.build([one(4)])])
     assert forest.lengths().tolist() == [29] * 20 + [23] * 3 + [29] * 9 + [4] * 4

@@ -63,7 +63,12 @@ def zen_5(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_which_processors_are_meant(
-    told: str | None, capability: str, exact: bool, family: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    told: str | None,
+    capability: str,
+    exact: bool,
+    family: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if told is not None:
         (tmp_path / "cpuinfo").write_text(told)
@@ -78,7 +83,9 @@ def test_which_processors_are_meant(
 
 def test_products_rounded_to_bfloat16_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     class Rounded(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             if func.name() == "aten::mm" and args[0].dtype == torch.float32:
                 args = [x.bfloat16().float() for x in args]
             return func(*args, **(kwargs or {}))
@@ -101,7 +108,9 @@ def test_what_was_allowed_before_is_allowed_again() -> None:
     assert allowed() == before
 
 
-@pytest.mark.parametrize(("family", "everywhere", "head"), [(0, False, False), (25, False, True), (26, True, True)])
+@pytest.mark.parametrize(
+    ("family", "everywhere", "head"), [(0, False, False), (25, False, True), (26, True, True)]
+)
 def test_families_and_what_they_are_known_for(
     family: int, everywhere: bool, head: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,10 +160,15 @@ def test_products_of_a_run_are_fast_and_those_within_attention_kernels_are_not(
     tiny_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Where transformers attends, the layers' products are not fast, as its kernel's backward pass could not be told apart."""
+    """Where transformers attends, the layers' products are not fast, as its kernel's backward
+    pass could not be told apart.
+    """
     data = write(
         tmp_path / "rows.jsonl",
-        [{"prompt": "one two", "completion": "three four five six"}, {"prompt": "seven", "completion": "eight"}],
+        [
+            {"prompt": "one two", "completion": "three four five six"},
+            {"prompt": "seven", "completion": "eight"},
+        ],
     )
     seen = Products()
 
@@ -176,7 +190,10 @@ def test_products_of_decoding_are_fast(llama_like: Build) -> None:
     with Products() as seen:
         engine.generate([Request((3, 4, 5), Sampling(max_tokens=3), n=2, seed=0)])
     assert seen.precisions("mm", "addmm", "addmm_") == {"bf16"}
-    assert seen.precisions("bmm", "matmul") == {"none", "bf16"}  # scores of a row's own keys; all else
+    assert seen.precisions("bmm", "matmul") == {
+        "none",
+        "bf16",
+    }  # scores of a row's own keys; all else
     assert seen.precisions(KERNEL) == {"none"}
 
 
@@ -184,4 +201,8 @@ def test_wide_leaves_what_is_wide() -> None:
     for dtype in (torch.float32, torch.float64):
         x = torch.ones(2, dtype=dtype)
         assert wide(x) is x
-    assert wide(torch.ones(2, dtype=torch.bfloat16)).dtype == wide(torch.ones(2, dtype=torch.float16)).dtype == torch.float32
+    assert (
+        wide(torch.ones(2, dtype=torch.bfloat16)).dtype
+        == wide(torch.ones(2, dtype=torch.float16)).dtype
+        == torch.float32
+    )

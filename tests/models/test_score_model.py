@@ -19,13 +19,18 @@ ROWS = [[3, 4, 5, 6, 7, 8], [3, 4, 5, 9, 7, 8, 10], [3, 4]]
 
 
 def _forest(masks: list[list[int]]) -> Forest:
-    sequences = [TokenSequence(np.array(r), np.isin(np.arange(len(r)), m)) for r, m in zip(ROWS, masks, strict=True)]
+    sequences = [
+        TokenSequence(np.array(r), np.isin(np.arange(len(r)), m))
+        for r, m in zip(ROWS, masks, strict=True)
+    ]
     return Forest.pack([Tree.build(sequences[:2], min_shared=1), Tree.build(sequences[2:])])
 
 
 @pytest.mark.parametrize("attention", ["forest", "unshared"])
 @pytest.mark.parametrize("per", ["sequence", "token"])
-def test_scores_are_those_of_transformers(per: str, attention: str, tiny_folder: Path, tmp_path: Path) -> None:
+def test_scores_are_those_of_transformers(
+    per: str, attention: str, tiny_folder: Path, tmp_path: Path
+) -> None:
     model = load_score_model(tiny_folder, per=per, attention=attention)  # type: ignore[arg-type]
     forest = _forest([[5], [4, 6], [1]])
     assert not model.forward(forest)["scores"].any()  # a fresh head gives 0
@@ -67,7 +72,9 @@ def test_adapters_train_the_head_in_full(tiny_folder: Path, tmp_path: Path) -> N
     torch.testing.assert_close(again.forward(forest)["scores"], model.forward(forest)["scores"])
 
 
-def test_a_model_of_several_labels_and_a_score_model_as_language_model_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_model_of_several_labels_and_a_score_model_as_language_model_are_refused(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
     load_score_model(tiny_folder).save(tmp_path / "one")
     with pytest.raises(ModelError, match="SequenceClassification, not a causal language model"):
         load_model(tmp_path / "one")

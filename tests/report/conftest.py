@@ -1,4 +1,6 @@
-"""A pipeline run as three stages leave it, with numbers that are made up but shaped like real ones."""
+"""A pipeline run as three stages leave it, with numbers that are made up but shaped like real
+ones.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,17 @@ from typing import Any
 
 import pytest
 
-INJECTION = '</script><script>window.hacked=1</script><img src=x onerror="window.hacked=1"> & "quotes" \u2028 end'
+INJECTION = (
+    '</script><script>window.hacked=1</script><img src=x onerror="window.hacked=1"> & "quotes" '
+    "\u2028 end"
+)
 
 
 def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8"
+    )
 
 
 def metrics(steps: int, *, rl: bool, seed: int = 0) -> list[dict[str, Any]]:
@@ -27,7 +34,9 @@ def metrics(steps: int, *, rl: bool, seed: int = 0) -> list[dict[str, Any]]:
         t = step / steps
         row: dict[str, Any] = {
             "step": step,
-            "loss": 0.02 * rng.gauss(0, 1) if rl else 0.4 + 1.6 * math.exp(-5 * t) + rng.gauss(0, 0.05),
+            "loss": 0.02 * rng.gauss(0, 1)
+            if rl
+            else 0.4 + 1.6 * math.exp(-5 * t) + rng.gauss(0, 0.05),
             "grad_norm": abs(rng.gauss(0.5, 0.1)),
             "entropy": 1.2 * math.exp(-t) + rng.gauss(0, 0.02),
             "learning_rate": 3e-4 * (1 - t) if not rl else 3e-5,
@@ -85,7 +94,9 @@ def group(step: int, i: int, *, size: int = 8, text: str = "") -> dict[str, Any]
     }
 
 
-def evaluation(accuracy: float, *, num_samples: int = 16, search: str | None = None, seed: int = 3) -> dict[str, Any]:
+def evaluation(
+    accuracy: float, *, num_samples: int = 16, search: str | None = None, seed: int = 3
+) -> dict[str, Any]:
     rng = random.Random(seed)
 
     def interval(p: float) -> dict[str, float]:
@@ -102,7 +113,10 @@ def evaluation(accuracy: float, *, num_samples: int = 16, search: str | None = N
     for i in range(300):
         a, b = 11 + i % 80, 17 + i % 70
         correct = [int(rng.random() < accuracy) for _ in range(num_samples)]
-        texts = [f" {a}+{b}={a + b + (0 if c else 7)}\n#### {a + b + (0 if c else 7)}" for c in (correct * 4)[:4]]
+        texts = [
+            f" {a}+{b}={a + b + (0 if c else 7)}\n#### {a + b + (0 if c else 7)}"
+            for c in (correct * 4)[:4]
+        ]
         examples.append(
             {
                 "id": f"test-{i}",
@@ -126,18 +140,28 @@ def evaluation(accuracy: float, *, num_samples: int = 16, search: str | None = N
     }
 
 
-STAGES = [("base", "base", 0.171), ("sft", "SFT", 0.324), ("grpo", "GRPO", 0.587), ("vote", "GRPO + vote of 8", 0.713)]
+STAGES = [
+    ("base", "base", 0.171),
+    ("sft", "SFT", 0.324),
+    ("grpo", "GRPO", 0.587),
+    ("vote", "GRPO + vote of 8", 0.713),
+]
 
 
 def write_run(folder: Path, *, steps: int = 80, groups_a_step: int = 2, text: str = "") -> Path:
     """A pipeline run: base evaluation, SFT, GRPO, vote."""
     rows = []
-    recipe = "# posttrain run recipes/quickstart.yaml seed=0\nmethod: pipeline\ntitle: quickstart\nseed: 0\n"
+    recipe = (
+        "# posttrain run recipes/quickstart.yaml seed=0\nmethod: pipeline\ntitle: "
+        "quickstart\nseed: 0\n"
+    )
     for i, (name, title, accuracy) in enumerate(STAGES):
         stage = folder / name
         stage.mkdir(parents=True)
         (stage / "recipe.yaml").write_text(recipe.replace("pipeline", name))
-        values = evaluation(accuracy, **({"num_samples": 1, "search": "majority_vote"} if name == "vote" else {}))
+        values = evaluation(
+            accuracy, **({"num_samples": 1, "search": "majority_vote"} if name == "vote" else {})
+        )
         (stage / "evaluation.json").write_text(json.dumps(values))
         by = values["metrics"]
         rows.append(
@@ -160,7 +184,9 @@ def write_run(folder: Path, *, steps: int = 80, groups_a_step: int = 2, text: st
     lines = [group(s, i, text=text) for s in range(1, steps + 1) for i in range(groups_a_step)]
     write_lines(folder / "grpo" / "rollouts.jsonl", lines)
     (folder / "recipe.yaml").write_text(recipe)
-    (folder / "summary.json").write_text(json.dumps({"title": "quickstart", "command": "posttrain run", "rows": rows}))
+    (folder / "summary.json").write_text(
+        json.dumps({"title": "quickstart", "command": "posttrain run", "rows": rows})
+    )
     return folder
 
 

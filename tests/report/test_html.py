@@ -1,4 +1,6 @@
-"""The page: well-formed, self-contained, safe with any text, and true to the files it is made from."""
+"""The page: well-formed, self-contained, safe with any text, and true to the files it is made
+from.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +76,9 @@ def test_self_contained_and_small(folder: Path) -> None:
     page = Page(text)
     assert path.stat().st_size < 500_000
     assert re.findall(r"https?://(?!www\.w3\.org/2000/svg)", text) == []
-    assert not any(name in attrs for _, attrs in page.tags for name in ("src", "srcset", "data", "xlink:href"))
+    assert not any(
+        name in attrs for _, attrs in page.tags for name in ("src", "srcset", "data", "xlink:href")
+    )
     assert all(a["href"].startswith("#part-") for t, a in page.tags if t == "a")
     assert "url(" not in text
     assert "default-src 'none'" in text
@@ -98,13 +102,22 @@ def test_curves_are_downsampled_and_keep_their_values(tmp_path: Path, fake: Modu
     rows = fake.metrics(3000, rl=True)
     fake.write_lines(tmp_path / "metrics.jsonl", rows)
     page = page_of(tmp_path)
-    charts = {s[0][0]: s[0][1] for _, a in page.tags if (v := a.get("data-series")) and (s := json.loads(v))}
+    charts = {
+        s[0][0]: s[0][1]
+        for _, a in page.tags
+        if (v := a.get("data-series")) and (s := json.loads(v))
+    }
     loss = charts["loss"]
     assert len(loss) <= 240
     assert (loss[0][0], loss[-1][0]) == (1, 3000)
     by_step = {r["step"]: r["loss"] for r in rows}
     assert all(math.isclose(v, by_step[s], rel_tol=1e-4) for s, v in loss)
-    for title in ("reward ± standard deviation", "KL to the reference, nats", "learning rate", "gradient norm"):
+    for title in (
+        "reward ± standard deviation",
+        "KL to the reference, nats",
+        "learning rate",
+        "gradient norm",
+    ):
         assert title in charts
     assert len(write_report(tmp_path).read_bytes()) < 400_000
 
@@ -129,16 +142,25 @@ def test_long_rollouts_are_thinned_and_clipped(tmp_path: Path, fake: ModuleType)
     assert len(json.dumps(groups, ensure_ascii=False)) < MAX_BYTES * 1.2
     assert (groups[0]["step"], groups[-1]["step"]) == (1, 200)
     text = groups[0]["completions"][0]["text"]
-    assert text.startswith("start ") and text.endswith("the answer") and "characters left out" in text
+    assert (
+        text.startswith("start ") and text.endswith("the answer") and "characters left out" in text
+    )
 
 
 def test_problems_side_by_side(folder: Path) -> None:
     problems = page_of(folder).data("problems-0")
-    assert [s["stage"] for s in problems[0]["stages"]] == ["base", "SFT", "GRPO", "GRPO + vote of 8"]
+    assert [s["stage"] for s in problems[0]["stages"]] == [
+        "base",
+        "SFT",
+        "GRPO",
+        "GRPO + vote of 8",
+    ]
     source = json.loads((folder / "sft" / "evaluation.json").read_text())["examples"][0]
     assert problems[0]["stages"][1]["right"] == sum(source["correct"])
     assert [v for _, v in problems[0]["stages"][1]["texts"]] == source["correct"][:3]
-    assert all(v is None for _, v in problems[0]["stages"][3]["texts"])  # voters are not right or wrong alone
+    assert all(
+        v is None for _, v in problems[0]["stages"][3]["texts"]
+    )  # voters are not right or wrong alone
 
 
 def test_failures_are_listed(tmp_path: Path, fake: ModuleType) -> None:
@@ -207,16 +229,28 @@ def test_marks() -> None:
     def group(*completions: Completion) -> Group:
         return Group(1, "", "", None, completions)
 
-    verified = group(Completion("", 1.5, {"task": 1.0, "tags": 0.5}), Completion("", 0.5, {"task": 0.0, "tags": 0.5}))
+    verified = group(
+        Completion("", 1.5, {"task": 1.0, "tags": 0.5}),
+        Completion("", 0.5, {"task": 0.0, "tags": 0.5}),
+    )
     assert marks(verified) == ["right", "wrong"]
-    graded = group(Completion("", 0.4, {"length": 0.4}), Completion("", 0.9, {"length": 0.9}), Completion("", None))
+    graded = group(
+        Completion("", 0.4, {"length": 0.4}),
+        Completion("", 0.9, {"length": 0.9}),
+        Completion("", None),
+    )
     assert marks(graded) == ["", "best", ""]
-    assert marks(group(Completion("", 0.4, {"length": 0.4}), Completion("", 0.4, {"length": 0.4}))) == ["", ""]
+    assert marks(
+        group(Completion("", 0.4, {"length": 0.4}), Completion("", 0.4, {"length": 0.4}))
+    ) == ["", ""]
 
 
 def test_clip() -> None:
     assert clip("short", 100) == "short"
-    assert clip("a" * 75 + "b" * 1000 + "c" * 25, 100) == f"{'a' * 75}\n[… 1,000 characters left out …]\n{'c' * 25}"
+    assert (
+        clip("a" * 75 + "b" * 1000 + "c" * 25, 100)
+        == f"{'a' * 75}\n[… 1,000 characters left out …]\n{'c' * 25}"
+    )
 
 
 def test_reading_again_gives_the_same_page(folder: Path) -> None:

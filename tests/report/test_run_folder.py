@@ -56,14 +56,26 @@ def test_separators_inside_a_completion_end_no_line(tmp_path: Path, fake: Module
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("metrics.jsonl", '{"step": 1}\n{"step" 2}\n{"step": 3}\n', r"metrics\.jsonl:2: not valid JSON"),
+        (
+            "metrics.jsonl",
+            '{"step": 1}\n{"step" 2}\n{"step": 3}\n',
+            r"metrics\.jsonl:2: not valid JSON",
+        ),
         ("metrics.jsonl", '{"loss": 1}\n', r"metrics\.jsonl:1: the key 'step' is missing"),
         ("metrics.jsonl", '{"step": "x"}\n', r"metrics\.jsonl:1: a value has the wrong type"),
         ("metrics.jsonl", "[1]\n[2]\n", r"metrics\.jsonl:1: an object is expected, not list"),
-        ("rollouts.jsonl", '{"step": 1, "prompt": "x"}\n', r"rollouts\.jsonl:1: the key 'completions' is missing"),
+        (
+            "rollouts.jsonl",
+            '{"step": 1, "prompt": "x"}\n',
+            r"rollouts\.jsonl:1: the key 'completions' is missing",
+        ),
         ("evaluation.json", '{"task": "x"', r"evaluation\.json is not valid JSON"),
         ("evaluation.json", '{"task": "x"}', r"evaluation\.json: the key 'metrics' is missing"),
-        ("summary.json", '{"rows": [{"stage": "a"}]}', r"summary\.json: the key 'accuracy' is missing"),
+        (
+            "summary.json",
+            '{"rows": [{"stage": "a"}]}',
+            r"summary\.json: the key 'accuracy' is missing",
+        ),
     ],
 )
 def test_broken_files_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -87,7 +99,9 @@ def test_a_recipe_alone_is_a_run(tmp_path: Path) -> None:
 
 def test_a_summary_as_the_contract_has_it(tmp_path: Path) -> None:
     row = {"stage": "base", "accuracy": 0.5, "low": 0.4, "high": 0.6, "p_value": None}
-    (tmp_path / "summary.json").write_text(json.dumps({"title": "t", "command": "c", "rows": [row]}))
+    (tmp_path / "summary.json").write_text(
+        json.dumps({"title": "t", "command": "c", "rows": [row]})
+    )
     run = read_run(tmp_path)
     assert run.summary is not None
     assert run.summary.rows[0].seconds is None

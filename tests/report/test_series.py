@@ -45,7 +45,9 @@ def test_spread() -> None:
     assert spread(range(3), 1) == [2]
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (-0.05, 0.05), (0.17, 0.19), (0, 3e-5), (1, 3000), (1800, 2211)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 1), (-0.05, 0.05), (0.17, 0.19), (0, 3e-5), (1, 3000), (1800, 2211)]
+)
 def test_ticks_are_few_round_and_inside(low: float, high: float) -> None:
     found = ticks(low, high)
     assert 3 <= len(found) <= 7
@@ -67,4 +69,13 @@ def test_padding() -> None:
 
 def test_short() -> None:
     values = (0, 0.5, 3e-4, 3.25e-5, 1234.5, 2_100_000.0, -0.05, 60_000.0)
-    assert [short(v) for v in values] == ["0", "0.5", "3e-4", "3.25e-5", "1234", "2.1M", "-0.05", "60k"]
+    assert [short(v) for v in values] == [
+        "0",
+        "0.5",
+        "3e-4",
+        "3.25e-5",
+        "1234",
+        "2.1M",
+        "-0.05",
+        "60k",
+    ]

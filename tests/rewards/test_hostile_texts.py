@@ -12,7 +12,15 @@ import pytest
 
 from posttrain import registry
 from posttrain.rewards.base import RewardSet
-from posttrain.rewards.exact import Extractor, canonical, exact, extract_answer, last_tagged, parse_number, same_answer
+from posttrain.rewards.exact import (
+    Extractor,
+    canonical,
+    exact,
+    extract_answer,
+    last_tagged,
+    parse_number,
+    same_answer,
+)
 from posttrain.rewards.format import pattern, tags
 from posttrain.rewards.process import arithmetic_steps
 from posttrain.types import Example, Rollout, RolloutGroup, Sample, Task
@@ -21,21 +29,63 @@ BIG = 100_000
 EXTRACTORS: list[Extractor] = ["last_number", "hash", "boxed", "tag", "whole"]
 
 HOSTILE: dict[str, str] = {
-    "empty": "", "space": " \n\t ", "mark": "####", "marks": "#### " * 2000, "mark and space": "####" + " " * BIG,
-    "digits": "#### " + "7" * 5000, "negative digits": "#### -" + "7" * 4301, "digits alone": "7" * BIG,
-    "zeros": "#### " + "0" * 5000 + "36", "groups": "1" + ",111" * (BIG // 4), "group broken": "1" + ",111" * 20_000 + ",1",
-    "surrogate": "#### \ud800", "surrogates": "\ud800\udfff" * 500, "nul": "\0", "nuls": "####\0 3\0", "braces": "{" * BIG,
-    "boxes": "\\boxed{" * (BIG // 7), "box open": "\\boxed{" + "{" * BIG, "box nested": "\\boxed{" * 3000 + "1" + "}" * 3000,
-    "box empty": "\\boxed{}", "box nul": "\\boxed{\0}", "box surrogate": "\\boxed{\ud800}", "tags": "<answer>" * (BIG // 8),
-    "tags closed": "<answer>1</answer>" * (BIG // 18), "tags reversed": "</answer><answer>" * (BIG // 17),
-    "think": "<think>" * (BIG // 7), "think space": "<think></think>" + " " * BIG + "x", "fractions": "\\frac{1}{" * 500,
-    "exponent": "1e999", "exponents": "#### 1e" + "9" * 5000, "ratio": "#### 1/0", "ratio of zeros": "1/" + "0" * 5000,
-    "step": "7" * 5000 + "+1=" + "7" * 5000 + "\n#### 1", "steps": "1+1=2\n" * 10_000, "unicode digits": "#### \u0663\u0664",
-    "superscript": "#### \u00b2", "minus": "#### \u22125", "percent": "%" * BIG, "dollars": "$" * BIG, "signs": "+-" * (BIG // 2), "commas": "," * BIG, "box commas": "\\boxed{1" + ",;" * (BIG // 2) + "}",
-    "points": "." * BIG, "sum": "1+" * 99, "parentheses": "(" * 100 + "1" + ")" * 100, "power": "9**9**9", "names": "__import__('os')",
-    "string": "'a'*9", "octal": "0o17+0x1f+1_0", "walrus": "(a:=3)", "lambda": "lambda: 1", "tower": "\\boxed{10^{10^{10^{10}}}}",
-    "factorial": "\\boxed{((((3!)!)!)!)!}", "units": "\\boxed{5 " + "m" * 900 + "}", "backslashes": "\\" * BIG, "emoji": "\U0001f600" * 1000,
-}  # fmt: skip
+    "empty": "",
+    "space": " \n\t ",
+    "mark": "####",
+    "marks": "#### " * 2000,
+    "mark and space": "####" + " " * BIG,
+    "digits": "#### " + "7" * 5000,
+    "negative digits": "#### -" + "7" * 4301,
+    "digits alone": "7" * BIG,
+    "zeros": "#### " + "0" * 5000 + "36",
+    "groups": "1" + ",111" * (BIG // 4),
+    "group broken": "1" + ",111" * 20_000 + ",1",
+    "surrogate": "#### \ud800",
+    "surrogates": "\ud800\udfff" * 500,
+    "nul": "\0",
+    "nuls": "####\0 3\0",
+    "braces": "{" * BIG,
+    "boxes": "\\boxed{" * (BIG // 7),
+    "box open": "\\boxed{" + "{" * BIG,
+    "box nested": "\\boxed{" * 3000 + "1" + "}" * 3000,
+    "box empty": "\\boxed{}",
+    "box nul": "\\boxed{\0}",
+    "box surrogate": "\\boxed{\ud800}",
+    "tags": "<answer>" * (BIG // 8),
+    "tags closed": "<answer>1</answer>" * (BIG // 18),
+    "tags reversed": "</answer><answer>" * (BIG // 17),
+    "think": "<think>" * (BIG // 7),
+    "think space": "<think></think>" + " " * BIG + "x",
+    "fractions": "\\frac{1}{" * 500,
+    "exponent": "1e999",
+    "exponents": "#### 1e" + "9" * 5000,
+    "ratio": "#### 1/0",
+    "ratio of zeros": "1/" + "0" * 5000,
+    "step": "7" * 5000 + "+1=" + "7" * 5000 + "\n#### 1",
+    "steps": "1+1=2\n" * 10_000,
+    "unicode digits": "#### \u0663\u0664",
+    "superscript": "#### \u00b2",
+    "minus": "#### \u22125",
+    "percent": "%" * BIG,
+    "dollars": "$" * BIG,
+    "signs": "+-" * (BIG // 2),
+    "commas": "," * BIG,
+    "box commas": "\\boxed{1" + ",;" * (BIG // 2) + "}",
+    "points": "." * BIG,
+    "sum": "1+" * 99,
+    "parentheses": "(" * 100 + "1" + ")" * 100,
+    "power": "9**9**9",
+    "names": "__import__('os')",
+    "string": "'a'*9",
+    "octal": "0o17+0x1f+1_0",
+    "walrus": "(a:=3)",
+    "lambda": "lambda: 1",
+    "tower": "\\boxed{10^{10^{10^{10}}}}",
+    "factorial": "\\boxed{((((3!)!)!)!)!}",
+    "units": "\\boxed{5 " + "m" * 900 + "}",
+    "backslashes": "\\" * BIG,
+    "emoji": "\U0001f600" * 1000,
+}
 
 
 def tasks(folder: Path) -> list[Task]:
@@ -45,10 +95,13 @@ def tasks(folder: Path) -> list[Task]:
     graded = folder / "graded.jsonl"
     graded.write_text(json.dumps({"question": "q", "answer": "so #### 36"}) + "\n")
     made: list[tuple[str, dict[str, Any]]] = [
-        ("arithmetic", {"num_examples": 2}), ("countdown", {"num_examples": 2}), ("sorting", {"num_examples": 2}),
-        ("gsm8k", {"path": str(graded)}), ("jsonl", {"path": str(rows), "verifier": "contains"}),
+        ("arithmetic", {"num_examples": 2}),
+        ("countdown", {"num_examples": 2}),
+        ("sorting", {"num_examples": 2}),
+        ("gsm8k", {"path": str(graded)}),
+        ("jsonl", {"path": str(rows), "verifier": "contains"}),
         *(("jsonl", {"path": str(rows), "extractor": e}) for e in EXTRACTORS),
-    ]  # fmt: skip
+    ]
     return [registry.tasks.bind(name, settings)() for name, settings in made]
 
 
@@ -76,10 +129,16 @@ def test_no_task_raises(tmp_path: Path) -> None:
 
 
 REWARDS: list[tuple[str, dict[str, Any]]] = [
-    *(("exact", {"extractor": e}) for e in EXTRACTORS), ("task", {}), ("tags", {}), ("tags", {"partial": True}),
-    ("pattern", {"regex": r"\d+$"}), ("keyword", {"words": ["sun"]}), ("length", {}), ("overlong", {"max_length": 8, "buffer": 4}),
+    *(("exact", {"extractor": e}) for e in EXTRACTORS),
+    ("task", {}),
+    ("tags", {}),
+    ("tags", {"partial": True}),
+    ("pattern", {"regex": r"\d+$"}),
+    ("keyword", {"words": ["sun"]}),
+    ("length", {}),
+    ("overlong", {"max_length": 8, "buffer": 4}),
     ("arithmetic_steps", {}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "settings"), REWARDS)
@@ -88,7 +147,9 @@ def test_no_reward_raises(name: str, settings: dict[str, Any]) -> None:
     texts = [*HOSTILE.values(), *mutations(100, seed=1)]
     for answer in ("36", 36, None, "7" * 5000, [1]):
         example = Example("p", None, answer, {}, id="e")
-        made = RolloutGroup(example, (1,), [Rollout(Sample([1], [0.0], [0.0], "stop"), t) for t in texts])
+        made = RolloutGroup(
+            example, (1,), [Rollout(Sample([1], [0.0], [0.0], "stop"), t) for t in texts]
+        )
         RewardSet([(name, 1.0, settings)], task=task, max_failed=0.0).reward([made])
         assert all(r.error is None for r in made.rollouts)
 
@@ -96,12 +157,25 @@ def test_no_reward_raises(name: str, settings: dict[str, Any]) -> None:
 def test_math_never_raises() -> None:
     pytest.importorskip("math_verify")
     math = registry.rewards.get("math")
-    texts = [t for name, t in HOSTILE.items() if name not in ("factorial",)]  # its deadline is tested beside the pool
+    texts = [
+        t for name, t in HOSTILE.items() if name not in ("factorial",)
+    ]  # its deadline is tested beside the pool
     assert set(math([*texts, *mutations(100, seed=2)], ["36"] * (len(texts) + 100))) <= {0.0, 1.0}
     assert math(["36"] * 3, ["7" * 5000, None, "\ud800"]) == [0.0] * 3
 
 
-PIECES = ["<answer>", "</answer>", "<answer></answer>", "<think>", "</think>", "\\boxed{", "#### ", "1,111,", "a+", "{}"]
+PIECES = [
+    "<answer>",
+    "</answer>",
+    "<answer></answer>",
+    "<think>",
+    "</think>",
+    "\\boxed{",
+    "#### ",
+    "1,111,",
+    "a+",
+    "{}",
+]
 
 
 @pytest.mark.parametrize("piece", PIECES)
@@ -119,7 +193,11 @@ def test_a_hanging_pattern_is_a_recorded_failure() -> None:
     nested = "a" * 60 + "!"
     values = pattern(["aaa", nested, "aa"], regex=r"(a+)+$", timeout_seconds=0.5)
     assert values[0] == values[2] == 1.0 and isinstance(values[1], TimeoutError)
-    made = RolloutGroup(Example("p"), (1,), [Rollout(Sample([1], [0.0], [0.0], "stop"), t) for t in ("aaa", nested, "b")])
+    made = RolloutGroup(
+        Example("p"),
+        (1,),
+        [Rollout(Sample([1], [0.0], [0.0], "stop"), t) for t in ("aaa", nested, "b")],
+    )
     RewardSet([("pattern", 1.0, {"regex": r"(a+)+$", "timeout_seconds": 0.5})]).reward([made])
     assert [r.reward for r in made.rollouts] == [1.0, None, 0.0]
     assert "took longer than 0.5 s" in str(made.rollouts[1].error)
@@ -134,10 +212,25 @@ def test_the_last_tag_is_that_of_a_search_from_the_left() -> None:
 
 @pytest.mark.parametrize(
     ("prediction", "answer", "equal"),
-    [("18.", "18", True), ("$18.90", r"\$18.90", True), (r"\$1{,}800", "1800", True), ("1,800.00", "1800", True), ("\u22125", "-5", True),
-     ("Paris.", "Paris", True), ("5", "-5", False), ("18,00", "1800", False), (r"12\%", "12%", True), ("10\\,000", "10000", True),
-     ("1 2", "12", False), ("1  2", "12", False), ("10 000", "10000", True), ("- 5", "-5", True), ("$ 5", "5", True), ("5 1/2", "51/2", False)],
-)  # fmt: skip
+    [
+        ("18.", "18", True),
+        ("$18.90", r"\$18.90", True),
+        (r"\$1{,}800", "1800", True),
+        ("1,800.00", "1800", True),
+        ("\u22125", "-5", True),
+        ("Paris.", "Paris", True),
+        ("5", "-5", False),
+        ("18,00", "1800", False),
+        (r"12\%", "12%", True),
+        ("10\\,000", "10000", True),
+        ("1 2", "12", False),
+        ("1  2", "12", False),
+        ("10 000", "10000", True),
+        ("- 5", "-5", True),
+        ("$ 5", "5", True),
+        ("5 1/2", "51/2", False),
+    ],
+)
 def test_answers_as_people_write_them(prediction: str, answer: str, equal: bool) -> None:
     assert same_answer(prediction, answer) is equal
 
@@ -151,4 +244,6 @@ def test_a_unicode_minus_belongs_to_its_number() -> None:
 def test_steps_with_many_digits_are_wrong_steps() -> None:
     task = registry.tasks.bind("arithmetic", {"num_examples": 1})()
     line = "7" * 5000 + "+1=" + "7" * 5000
-    assert arithmetic_steps([f"{line}\n1+1=2\n#### x"], task, [task.examples[0]]) == [[0.0, 1.0, 0.0]]
+    assert arithmetic_steps([f"{line}\n1+1=2\n#### x"], task, [task.examples[0]]) == [
+        [0.0, 1.0, 0.0]
+    ]

@@ -1,4 +1,6 @@
-"""Right and wrong rewritings of answers, made from data and by sympy; no wrong verdict may be ours alone."""
+"""Right and wrong rewritings of answers, made from data and by sympy; no wrong verdict may be
+ours alone.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +82,9 @@ def written(value: Fraction, draw: Draw) -> str:
         f"${decimal}$",
         f"{decimal}\\,\\text{{{draw.choice(['apples', 'eggs', 'hours', 'cm', 'dollars'])}}}",
         f"{decimal} {draw.choice(['dollars', 'minutes', 'cm', 'pounds', 'miles per hour'])}",
-        f"{float(value * 100):g}\\%" if float(f"{float(value * 100):g}") == float(value * 100) else decimal,
+        f"{float(value * 100):g}\\%"
+        if float(f"{float(value * 100):g}") == float(value * 100)
+        else decimal,
         f"{decimal.replace('-', chr(0x2212))}",
     ]
     if whole:
@@ -101,9 +105,16 @@ def written(value: Fraction, draw: Draw) -> str:
 def other_number(value: Fraction, draw: Draw) -> Fraction:
     """A number that is not the value, as mistakes make it."""
     changes: list[Callable[[Fraction], Fraction]] = [
-        lambda v: v + 1, lambda v: v - 1, lambda v: v * 10, lambda v: -v, lambda v: v / 100,
-        lambda v: v * 2, lambda v: v + draw.randint(2, 50), lambda v: v / 2, lambda v: v * 100,
-    ]  # fmt: skip
+        lambda v: v + 1,
+        lambda v: v - 1,
+        lambda v: v * 10,
+        lambda v: -v,
+        lambda v: v / 100,
+        lambda v: v * 2,
+        lambda v: v + draw.randint(2, 50),
+        lambda v: v / 2,
+        lambda v: v * 100,
+    ]
     while (changed := draw.choice(changes)(value)) == value:
         pass
     return changed
@@ -133,7 +144,9 @@ def powers(draw: Draw, equal: bool) -> tuple[str, str]:
     value = 1
     for base, exponent in parts:
         value *= base**exponent
-    gold = draw.choice([" \\cdot ", " \\times "]).join(f"{b}^{draw.choice([f'{e}', f'{{{e}}}'])}" for b, e in parts)
+    gold = draw.choice([" \\cdot ", " \\times "]).join(
+        f"{b}^{draw.choice([f'{e}', f'{{{e}}}'])}" for b, e in parts
+    )
     return gold, str(value if equal else value + draw.choice([1, -1, value]))
 
 
@@ -142,12 +155,17 @@ def equation(draw: Draw, equal: bool) -> tuple[str, str]:
     gold = f"{a}x^2+{b}y^2={c}"
     if not equal:
         return gold, f"{a}x^2 + {b}y^2 = {c + draw.choice([1, 2, -1])}"
-    return gold, draw.choice([f"{a}x^2 + {b}y^2 = {c}", f"{b}y^2 + {a}x^2 = {c}", f"{a} x^{{2}} + {b} y^{{2}} = {c}."])
+    return gold, draw.choice(
+        [f"{a}x^2 + {b}y^2 = {c}", f"{b}y^2 + {a}x^2 = {c}", f"{a} x^{{2}} + {b} y^{{2}} = {c}."]
+    )
 
 
 def root(draw: Draw, equal: bool) -> tuple[str, str]:
     k, m = draw.randint(2, 9), draw.choice([2, 3, 5, 6, 7])
-    return f"\\sqrt{{{k * k * m}}}", f"{k if equal else k + draw.choice([-1, 1, 2])}\\sqrt{{{m}}}" + draw.choice(["", "."])
+    return (
+        f"\\sqrt{{{k * k * m}}}",
+        f"{k if equal else k + draw.choice([-1, 1, 2])}\\sqrt{{{m}}}" + draw.choice(["", "."]),
+    )
 
 
 def fraction(draw: Draw, equal: bool) -> tuple[str, str]:
@@ -157,7 +175,8 @@ def fraction(draw: Draw, equal: bool) -> tuple[str, str]:
     rest, k = other - part, draw.randint(1, 5)
     ways = [
         f"\\frac{{{other.numerator * k}}}{{{other.denominator * k}}}",
-        f"\\frac{{{part.numerator}}}{{{part.denominator}}} + \\frac{{{rest.numerator}}}{{{rest.denominator}}}",
+        f"\\frac{{{part.numerator}}}{{{part.denominator}}} + "
+        f"\\frac{{{rest.numerator}}}{{{rest.denominator}}}",
         f"{other.numerator}/{other.denominator}.",
     ]
     return f"\\frac{{{value.numerator}}}{{{value.denominator}}}", draw.choice(ways)
@@ -168,7 +187,10 @@ def finite_set(draw: Draw, equal: bool) -> tuple[str, str]:
     others = draw.sample(members, len(members))
     if not equal:
         others[draw.randrange(len(others))] = 40 + draw.randint(0, 9)
-    return f"\\{{{','.join(map(str, members))}\\}}", f"\\{{{', '.join(map(str, others))}\\}}" + draw.choice(["", "."])
+    return (
+        f"\\{{{','.join(map(str, members))}\\}}",
+        f"\\{{{', '.join(map(str, others))}\\}}" + draw.choice(["", "."]),
+    )
 
 
 def interval(draw: Draw, equal: bool) -> tuple[str, str]:
@@ -178,12 +200,20 @@ def interval(draw: Draw, equal: bool) -> tuple[str, str]:
     gold = f"{left}{low},{high}{right}"
     if equal:
         return gold, draw.choice(
-            [f"{left}{low}, {high}{right}", f"\\left{left}{low},{high}\\right{right}", f"{left} {low}, {high} {right}."]
+            [
+                f"{left}{low}, {high}{right}",
+                f"\\left{left}{low},{high}\\right{right}",
+                f"{left} {low}, {high} {right}.",
+            ]
         )
-    changed = draw.choice([
-        f"{left}{low}, {high + 1}{right}", f"{left}{low - 1},{high}{right}",
-        f"{left}{low},{high}{')' if right == ']' else ']'}", f"{'(' if left == '[' else '['}{low}, {high}{right}",
-    ])  # fmt: skip
+    changed = draw.choice(
+        [
+            f"{left}{low}, {high + 1}{right}",
+            f"{left}{low - 1},{high}{right}",
+            f"{left}{low},{high}{')' if right == ']' else ']'}",
+            f"{'(' if left == '[' else '['}{low}, {high}{right}",
+        ]
+    )
     return gold, changed
 
 
@@ -204,8 +234,18 @@ def percentage(draw: Draw, equal: bool) -> tuple[str, str]:
     return gold, draw.choice(same)
 
 
-UNITS = [("cm", "mm", 10), ("m", "cm", 100), ("kg", "g", 1000), ("hours", "minutes", 60), ("km", "m", 1000), ("feet", "inches", 12),
-         ("dollars", "cents", 100), ("square meters", "cm^2", 10_000), ("liters", "ml", 1000), ("km/h", "m/h", 1000)]  # fmt: skip
+UNITS = [
+    ("cm", "mm", 10),
+    ("m", "cm", 100),
+    ("kg", "g", 1000),
+    ("hours", "minutes", 60),
+    ("km", "m", 1000),
+    ("feet", "inches", 12),
+    ("dollars", "cents", 100),
+    ("square meters", "cm^2", 10_000),
+    ("liters", "ml", 1000),
+    ("km/h", "m/h", 1000),
+]
 
 
 def unit(draw: Draw, equal: bool) -> tuple[str, str]:
@@ -213,11 +253,23 @@ def unit(draw: Draw, equal: bool) -> tuple[str, str]:
     large, small, factor = draw.choice(UNITS)
     wrap = draw.choice(["{} {}", "{}\\text{{ {}}}", "{}\\ \\mathrm{{{}}}"])
     gold = wrap.format(n, large)
-    ways = [f"{n} {large}", f"{n}\\text{{ {large}}}", f"{n}\\,\\text{{{large}}}.", f"{n * factor} {small}", f"{n}"]
+    ways = [
+        f"{n} {large}",
+        f"{n}\\text{{ {large}}}",
+        f"{n}\\,\\text{{{large}}}.",
+        f"{n * factor} {small}",
+        f"{n}",
+    ]
     if equal:
         return gold, draw.choice(ways)
     return gold, draw.choice(
-        [f"{n} {small}", f"{n}\\text{{ {small}}}", f"{n + 1}\\text{{ {large}}}", f"{n * factor} {large}", f"{n + 2}"]
+        [
+            f"{n} {small}",
+            f"{n}\\text{{ {small}}}",
+            f"{n + 1}\\text{{ {large}}}",
+            f"{n * factor} {large}",
+            f"{n + 2}",
+        ]
     )
 
 
@@ -238,17 +290,31 @@ def pair(draw: Draw, equal: bool) -> tuple[str, str]:
     a, b = draw.sample(range(-9, 10), 2)
     gold = f"({a},{b})"
     return gold, draw.choice(
-        [f"({a}, {b})", f"\\left({a}, {b}\\right)", f"({a},{b})."] if equal else [f"({b}, {a})", f"({a}, {b + 1})"]
+        [f"({a}, {b})", f"\\left({a}, {b}\\right)", f"({a},{b})."]
+        if equal
+        else [f"({b}, {a})", f"({a}, {b + 1})"]
     )
 
 
 FORMS: list[Callable[[Draw, bool], tuple[str, str]]] = [
-    polynomial, powers, equation, root, fraction, finite_set, interval, percentage, unit, surd, pair,
-]  # fmt: skip
+    polynomial,
+    powers,
+    equation,
+    root,
+    fraction,
+    finite_set,
+    interval,
+    percentage,
+    unit,
+    surd,
+    pair,
+]
 
 
 def cases(count: int, seed: int) -> Iterator[Case]:
-    """`count` right and `count` wrong rewritings: a third of numbers of data, a tenth of choices, the rest of forms."""
+    """`count` right and `count` wrong rewritings: a third of numbers of data, a tenth of
+    choices, the rest of forms.
+    """
     draw = Draw(f"rewritings {seed}")
     numbers = numbers_of_data() or ["18", "1,450", "3.5", "-7", "0.25"]
     choices = choices_of_data() if DATA.is_dir() else [("C", "12 km", ["13 km"])]
@@ -275,7 +341,15 @@ def cases(count: int, seed: int) -> Iterator[Case]:
                 yield Case(
                     "choice",
                     letter,
-                    draw.choice([wrong, f"{wrong}.", f"({wrong})", f"{wrong}) {text}", f"({letter}) or ({wrong})"]),
+                    draw.choice(
+                        [
+                            wrong,
+                            f"{wrong}.",
+                            f"({wrong})",
+                            f"{wrong}) {text}",
+                            f"({letter}) or ({wrong})",
+                        ]
+                    ),
                     False,
                 )
         else:
@@ -294,7 +368,9 @@ def wrong_verdicts(made: list[Case]) -> list[tuple[Case, bool]]:
 
 def report(wrong: list[tuple[Case, bool]]) -> str:
     return "\n".join(
-        f"{c.kind}: gold {c.gold!r}, prediction {c.prediction!r}, equal {c.equal}, math-verify {alone}" for c, alone in wrong
+        f"{c.kind}: gold {c.gold!r}, prediction {c.prediction!r}, equal {c.equal}, math-verify "
+        f"{alone}"
+        for c, alone in wrong
     )
 
 

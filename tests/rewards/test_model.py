@@ -1,4 +1,6 @@
-"""Rewards that models give: as transformers computes them, aggregated, of several, and implied by a policy."""
+"""Rewards that models give: as transformers computes them, aggregated, of several, and implied
+by a policy.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,14 @@ from posttrain.data.scored import PieceTexts, encode_scores, step_ends, step_tex
 from posttrain.errors import ConfigError, ModelError
 from posttrain.models.load import load_model, load_score_model
 from posttrain.rewards.base import RewardSet
-from posttrain.rewards.model import RewardModel, combined, implicit_reward, implicit_step_rewards, process_model, reward_model
+from posttrain.rewards.model import (
+    RewardModel,
+    combined,
+    implicit_reward,
+    implicit_step_rewards,
+    process_model,
+    reward_model,
+)
 from posttrain.types import Example, Rollout, RolloutGroup, Sample
 
 PROMPTS = ["Q: 3+4\nA:", "Q: 3+4\nA:", "Q: 9-2\nA:"]
@@ -51,7 +60,11 @@ def ids_of(tokenizer: Any, prompt: str, completion: str) -> list[int]:
 
 def test_steps_end_where_their_separator_is_complete() -> None:
     assert step_ends([" a", "b", "\n", "c", "\n", "d", ""], "\n") == [2, 4, 6]
-    assert step_ends(["ab\ncd", "e\n\n", "f"], "\n") == [0, 1, 2]  # a token may hold several; a blank step is none
+    assert step_ends(["ab\ncd", "e\n\n", "f"], "\n") == [
+        0,
+        1,
+        2,
+    ]  # a token may hold several; a blank step is none
     assert step_ends(["a\n", "\n", ""], "\n") == [0] and step_ends(["a", "\n\nb"], "\n\n") == [1, 1]
     assert step_ends(["x", ""], "\n") == [1] and step_ends([""], "\n") == []
 
@@ -60,9 +73,13 @@ def test_steps_keep_blank_lines_between_them(tiny_tokenizer: Any) -> None:
     text = "one\n\n  two\n\n\nthree"
     steps = step_texts(text, "\n")
     assert steps == ["one", "\n  two", "\n\nthree"] and "\n".join(steps) == text
-    encoded = encode_scores([{"prompt": "Q", "completions": steps, "labels": [True, True, False]}], tiny_tokenizer)
+    encoded = encode_scores(
+        [{"prompt": "Q", "completions": steps, "labels": [True, True, False]}], tiny_tokenizer
+    )
     (sequence,) = encoded.sequences
-    assert text in tiny_tokenizer.decode(sequence.ids) and sequence.streams["labels"][sequence.loss_mask].tolist() == [1, 1, 0]
+    assert text in tiny_tokenizer.decode(sequence.ids) and sequence.streams["labels"][
+        sequence.loss_mask
+    ].tolist() == [1, 1, 0]
 
 
 def test_piece_texts_make_up_the_text(tiny_tokenizer: Any) -> None:
@@ -76,15 +93,28 @@ def test_scores_are_those_of_transformers(folders: dict[str, Path], tiny_tokeniz
     theirs = AutoModelForSequenceClassification.from_pretrained(folders["sequence"])
     with torch.no_grad():
         expected = [float(theirs(input_ids=torch.tensor([row])).logits[0, 0]) for row in rows]
-    assert reward_model(PROMPTS, COMPLETIONS, path=str(folders["sequence"]), device="cpu") == pytest.approx(expected, abs=1e-5)
+    assert reward_model(
+        PROMPTS, COMPLETIONS, path=str(folders["sequence"]), device="cpu"
+    ) == pytest.approx(expected, abs=1e-5)
     tokens = AutoModelForTokenClassification.from_pretrained(folders["token"]).eval()
     with torch.no_grad():
-        p = [tokens(input_ids=torch.tensor([row])).logits[0, :, 0].double().sigmoid().tolist() for row in rows]
+        p = [
+            tokens(input_ids=torch.tensor([row])).logits[0, :, 0].double().sigmoid().tolist()
+            for row in rows
+        ]
     first = len(tiny_tokenizer(PROMPTS[0])["input_ids"])
-    # the first completion has two steps, the first of which ends with the line break behind " 3+4=7"
+    # the first completion has two steps, the first of which ends with the line break behind "
+    # 3+4=7"
     steps = [[p[0][first + 6], p[0][-1]], [p[1][-1]], [p[2][-1]]]
-    for aggregation, reduce in (("last", lambda x: x[-1]), ("min", min), ("prod", math.prod), ("mean", np.mean)):
-        found = reward_model(PROMPTS, COMPLETIONS, path=str(folders["token"]), aggregation=aggregation, device="cpu")
+    for aggregation, reduce in (
+        ("last", lambda x: x[-1]),
+        ("min", min),
+        ("prod", math.prod),
+        ("mean", np.mean),
+    ):
+        found = reward_model(
+            PROMPTS, COMPLETIONS, path=str(folders["token"]), aggregation=aggregation, device="cpu"
+        )
         assert found == pytest.approx([reduce(x) for x in steps], abs=1e-5)
     reward_model.close()  # type: ignore[attr-defined]
 
@@ -93,16 +123,31 @@ def test_several_models(folders: dict[str, Path]) -> None:
     table = np.array([[1.0, 2.0], [3.0, 2.0]])
     assert combined(table, "mean").tolist() == [2, 2] and combined(table, "min").tolist() == [1, 2]
     assert combined(table, "uncertainty", 0.5).tolist() == [1.5, 2]
-    one, two = (reward_model(PROMPTS, COMPLETIONS, path=str(folders[k]), device="cpu") for k in ("sequence", "other"))
+    one, two = (
+        reward_model(PROMPTS, COMPLETIONS, path=str(folders[k]), device="cpu")
+        for k in ("sequence", "other")
+    )
     both = reward_model(
-        PROMPTS, COMPLETIONS, path=[str(folders["sequence"]), str(folders["other"])], ensemble="min", device="cpu"
+        PROMPTS,
+        COMPLETIONS,
+        path=[str(folders["sequence"]), str(folders["other"])],
+        ensemble="min",
+        device="cpu",
     )
     assert both == pytest.approx([min(a, b) for a, b in zip(one, two, strict=True)])
 
 
-def test_a_completion_beyond_the_context_has_no_score_and_stops_nothing(folders: dict[str, Path]) -> None:
-    group = RolloutGroup(Example("p", id="e"), (1,), [Rollout(Sample([1], [0.0], [0.0], "stop"), t) for t in ("x" * 600, "y")])
-    rewards = RewardSet([("reward_model", 1.0, {"path": str(folders["sequence"]), "device": "cpu"})])
+def test_a_completion_beyond_the_context_has_no_score_and_stops_nothing(
+    folders: dict[str, Path],
+) -> None:
+    group = RolloutGroup(
+        Example("p", id="e"),
+        (1,),
+        [Rollout(Sample([1], [0.0], [0.0], "stop"), t) for t in ("x" * 600, "y")],
+    )
+    rewards = RewardSet(
+        [("reward_model", 1.0, {"path": str(folders["sequence"]), "device": "cpu"})]
+    )
     rewards.self_test([group.example])
     rewards.reward([group])
     assert group.rollouts[0].reward is None and "nan" in str(group.rollouts[0].error)
@@ -110,46 +155,83 @@ def test_a_completion_beyond_the_context_has_no_score_and_stops_nothing(folders:
     rewards.close()
 
 
-def test_the_reward_a_policy_implies(folders: dict[str, Path], tiny_folder: Path, tiny_tokenizer: Any) -> None:
+def test_the_reward_a_policy_implies(
+    folders: dict[str, Path], tiny_folder: Path, tiny_tokenizer: Any
+) -> None:
     policy, ref = load_model(folders["policy"]), load_model(tiny_folder)
     expected = []
     for p, c in zip(PROMPTS, COMPLETIONS, strict=True):
         row, before = ids_of(tiny_tokenizer, p, c), len(tiny_tokenizer(p)["input_ids"])
         with torch.no_grad():
-            a, b = (m.hf(input_ids=torch.tensor([row])).logits[0].double().log_softmax(-1) for m in (policy, ref))
-        expected.append([0.1 * float(a[i - 1, row[i]] - b[i - 1, row[i]]) for i in range(before, len(row))])
-    settings: dict[str, Any] = {"path": str(folders["policy"]), "ref_path": str(tiny_folder), "device": "cpu"}
-    assert implicit_reward(PROMPTS, COMPLETIONS, **settings) == pytest.approx([sum(x) for x in expected], abs=1e-5)
+            a, b = (
+                m.hf(input_ids=torch.tensor([row])).logits[0].double().log_softmax(-1)
+                for m in (policy, ref)
+            )
+        expected.append(
+            [0.1 * float(a[i - 1, row[i]] - b[i - 1, row[i]]) for i in range(before, len(row))]
+        )
+    settings: dict[str, Any] = {
+        "path": str(folders["policy"]),
+        "ref_path": str(tiny_folder),
+        "device": "cpu",
+    }
+    assert implicit_reward(PROMPTS, COMPLETIONS, **settings) == pytest.approx(
+        [sum(x) for x in expected], abs=1e-5
+    )
     steps = implicit_step_rewards(policy, ref, PROMPTS, COMPLETIONS, beta=0.1, separator="\n")
     assert [len(x) for x in steps] == [2, 1, 1]
-    assert steps[0].tolist() == pytest.approx([sum(expected[0][:7]), sum(expected[0][7:])], abs=1e-5)
+    assert steps[0].tolist() == pytest.approx(
+        [sum(expected[0][:7]), sum(expected[0][7:])], abs=1e-5
+    )
     last = implicit_reward(PROMPTS, COMPLETIONS, aggregation="last", **settings)
     assert last == pytest.approx([x[-1] for x in steps], abs=1e-6)
     long, short = implicit_reward(["p", "p"], ["x" * 600, "y"], **settings)
     assert math.isnan(long) and math.isfinite(short)
     assert math.isnan(implicit_reward(["p"], ["x" * 600], **settings)[0])
-    same = implicit_reward(PROMPTS, COMPLETIONS, path=str(tiny_folder), ref_path=str(tiny_folder), device="cpu")
+    same = implicit_reward(
+        PROMPTS, COMPLETIONS, path=str(tiny_folder), ref_path=str(tiny_folder), device="cpu"
+    )
     assert same == [0.0, 0.0, 0.0]
 
 
-def test_what_is_refused_before_weights_load(folders: dict[str, Path], tiny_folder: Path, tmp_path: Path) -> None:
+def test_what_is_refused_before_weights_load(
+    folders: dict[str, Path], tiny_folder: Path, tmp_path: Path
+) -> None:
     def refused(error: type[Exception], message: str, name: str, **settings: Any) -> None:
         with pytest.raises(error, match=message):
             RewardSet([(name, 1.0, settings)]).self_test([Example("p", id="e")])
 
-    refused(ModelError, "holds a language model, which gives no score", "reward_model", path=str(tiny_folder))
-    refused(ModelError, "no model folder", "reward_model", path=[str(folders["sequence"]), str(tmp_path / "none")])
+    refused(
+        ModelError,
+        "holds a language model, which gives no score",
+        "reward_model",
+        path=str(tiny_folder),
+    )
+    refused(
+        ModelError,
+        "no model folder",
+        "reward_model",
+        path=[str(folders["sequence"]), str(tmp_path / "none")],
+    )
     refused(ConfigError, "empty list", "reward_model", path=[])
     several = AutoModelForSequenceClassification.from_pretrained(tiny_folder, num_labels=3)
     several.save_pretrained(tmp_path / "three")
     refused(ModelError, "has 3 labels", "reward_model", path=str(tmp_path / "three"))
-    refused(ModelError, "not a causal language model", "implicit_reward", path=str(folders["token"]), ref_path=str(tiny_folder))
+    refused(
+        ModelError,
+        "not a causal language model",
+        "implicit_reward",
+        path=str(folders["token"]),
+        ref_path=str(tiny_folder),
+    )
 
 
 def test_chat_prompts(folders: dict[str, Path]) -> None:
     model = RewardModel(load_score_model(folders["sequence"]), level="sequence")
     prompt = [{"role": "user", "content": "hi"}]
-    one, other = model([prompt, prompt], [[{"role": "assistant", "content": t}] for t in ("a", "b")])
+    one, other = model(
+        [prompt, prompt], [[{"role": "assistant", "content": t}] for t in ("a", "b")]
+    )
     assert math.isfinite(one) and one != other
 
 
@@ -159,7 +241,9 @@ def test_a_process_model_gives_a_probability_per_step(folders: dict[str, Path]) 
     prompts = ["Q: 3+4\nA:"] * 4
     steps = process_model(prompts, texts, path=path, device="cpu")
     assert [None if s is None else len(s) for s in steps] == [2, 1, 0, None]
-    scores = RewardModel(load_score_model(path, per="token"), level="token").scores(prompts[:2], texts[:2])
+    scores = RewardModel(load_score_model(path, per="token"), level="token").scores(
+        prompts[:2], texts[:2]
+    )
     np.testing.assert_allclose(steps[0], 1 / (1 + np.exp(-scores[0])), rtol=1e-5)
     assert 0 < steps[0][0] < 1 and steps[0][0] != steps[0][1]
     means = reward_model(prompts[:1], texts[:1], path=path, aggregation="mean", device="cpu")

@@ -21,7 +21,9 @@ from posttrain.types import Example, Rollout, RolloutGroup, Sample, Task
 def group(*texts: str, chat: bool = False, **columns: Any) -> RolloutGroup:
     prompt: Any = [{"role": "user", "content": "q"}] if chat else "q"
     example = Example(prompt, " 1", "1", columns, id="e")
-    return RolloutGroup(example, (1,), [Rollout(Sample([1, 2], [0.0] * 2, [0.0] * 2, "stop"), t) for t in texts])
+    return RolloutGroup(
+        example, (1,), [Rollout(Sample([1, 2], [0.0] * 2, [0.0] * 2, "stop"), t) for t in texts]
+    )
 
 
 @pytest.fixture
@@ -39,7 +41,9 @@ def test_nothing_a_reward_does_to_its_arguments_stays(register: Any) -> None:
     @register
     def vandal(prompts, completions, completion_ids, answer, examples, task, tests):
         """Changes all it gets."""
-        for ids, prompt, completion, example, test in zip(completion_ids, prompts, completions, examples, tests):
+        for ids, prompt, completion, example, test in zip(
+            completion_ids, prompts, completions, examples, tests
+        ):
             ids.pop()
             ids.clear()
             prompt[0]["content"] = "changed"
@@ -56,8 +60,13 @@ def test_nothing_a_reward_does_to_its_arguments_stays(register: Any) -> None:
     @register
     def witness(prompts, completions, completion_ids, tests):
         """What the next reward sees."""
-        assert prompts == [[{"role": "user", "content": "q"}]] * 2 and completion_ids == [[1, 2]] * 2
-        assert completions[0] == [{"role": "assistant", "content": "a"}] and tests == [{"cases": [1, 2]}] * 2
+        assert (
+            prompts == [[{"role": "user", "content": "q"}]] * 2 and completion_ids == [[1, 2]] * 2
+        )
+        assert (
+            completions[0] == [{"role": "assistant", "content": "a"}]
+            and tests == [{"cases": [1, 2]}] * 2
+        )
         return [1.0] * 2
 
     made = group("a", "b", chat=True, tests={"cases": [1, 2]})
@@ -98,7 +107,10 @@ def test_an_exception_is_of_its_completion_alone(register: Any) -> None:
     rewards = RewardSet([("picky", 1.0, {})])
     rewards.reward([made])
     assert [r.reward for r in made.rollouts] == [1.0, None, 3.0, 4.0]
-    assert made.rollouts[1].error is not None and "ValueError: could not convert" in made.rollouts[1].error
+    assert (
+        made.rollouts[1].error is not None
+        and "ValueError: could not convert" in made.rollouts[1].error
+    )
     assert rewards.failures == {"picky": 1} and calls == [4, 1, 1, 1, 1, 3]
     calls.clear()
     rewards.reward([group("1", "2")])
@@ -126,7 +138,10 @@ def test_a_run_stops_above_the_stated_share(register: Any) -> None:
 
     settings = [("picky", 1.0, {})]
     RewardSet(settings).reward([group("1", "x")])
-    with pytest.raises(RewardError, match=r"(?s)'picky' failed on 2 of 3 .*max_failed_rewards=0.5.*posttrain resume"):
+    with pytest.raises(
+        RewardError,
+        match=r"(?s)'picky' failed on 2 of 3 .*max_failed_rewards=0.5.*posttrain resume",
+    ):
         RewardSet(settings).reward([group("1", "x", "y")])
     RewardSet(settings, max_failed=0.9).reward([group("1", "x", "y")])
     with pytest.raises(RewardError, match="failed on 2 of 2"):
@@ -159,7 +174,9 @@ class Cancelled(BaseException):
     """Not an Exception."""
 
 
-@pytest.mark.parametrize("error", [SystemExit(0), Cancelled("x"), GeneratorExit(), RecursionError(), MemoryError()])
+@pytest.mark.parametrize(
+    "error", [SystemExit(0), Cancelled("x"), GeneratorExit(), RecursionError(), MemoryError()]
+)
 def test_no_exception_ends_the_process(register: Any, error: BaseException) -> None:
     @register
     def leaves(completions):
@@ -203,10 +220,16 @@ def raising(count: int) -> Any:
 
 
 RECORDED: list[tuple[Any, str]] = [
-    (10**400, "OverflowError"), (-(10**5000), "OverflowError"), (math.inf, "returned inf"), (np.nan, "returned nan"),
-    (Unconvertible(RuntimeError("no")), "RuntimeError: no"), (Unconvertible(SystemExit(0)), "SystemExit"),
-    (TimeoutError("late"), "TimeoutError: late"), ([1.0, math.nan], "step 2: returned nan"), ([None], "step 1: returned None"),
-]  # fmt: skip
+    (10**400, "OverflowError"),
+    (-(10**5000), "OverflowError"),
+    (math.inf, "returned inf"),
+    (np.nan, "returned nan"),
+    (Unconvertible(RuntimeError("no")), "RuntimeError: no"),
+    (Unconvertible(SystemExit(0)), "SystemExit"),
+    (TimeoutError("late"), "TimeoutError: late"),
+    ([1.0, math.nan], "step 2: returned nan"),
+    ([None], "step 1: returned None"),
+]
 
 
 @pytest.mark.parametrize(("value", "text"), RECORDED, ids=[text for _, text in RECORDED])
@@ -241,7 +264,7 @@ REFUSED: list[tuple[str, Callable[[int], Any], str]] = [
     ("short", lambda n: [1.0], "returned 1 for 2 completions"),
     ("long", lambda n: [1.0] * 5, "returned 5 for 2 completions"),
     ("endless", lambda n: iter(int, 1), "returned more than 2 for 2 completions"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("make", "text"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED])
@@ -256,9 +279,17 @@ def test_values_that_are_refused(register: Any, make: Callable[[int], Any], text
 
 
 @pytest.mark.parametrize(
-    "make", [lambda n: np.ones(n), lambda n: torch.ones(n), lambda n: torch.ones(n, 1), lambda n: (1.0 for _ in range(n)),
-             lambda n: [True] * n, lambda n: [np.float32(1)] * n, lambda n: dict.fromkeys(range(n), 1).values()]
-)  # fmt: skip
+    "make",
+    [
+        lambda n: np.ones(n),
+        lambda n: torch.ones(n),
+        lambda n: torch.ones(n, 1),
+        lambda n: (1.0 for _ in range(n)),
+        lambda n: [True] * n,
+        lambda n: [np.float32(1)] * n,
+        lambda n: dict.fromkeys(range(n), 1).values(),
+    ],
+)
 def test_values_that_are_numbers(register: Any, make: Callable[[int], Any]) -> None:
     @register
     def fair(completions):

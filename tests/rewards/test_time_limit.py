@@ -49,7 +49,9 @@ def test_in_the_main_thread(function: Callable[[], None]) -> None:
     started = time.monotonic()
     with pytest.raises(TimeLimitExceeded):
         call_within(function, what="it", seconds=0.3)
-    assert time.monotonic() - started < 30  # the guard works; it ends long before the function would
+    assert (
+        time.monotonic() - started < 30
+    )  # the guard works; it ends long before the function would
     assert (signal.getsignal(signal.SIGVTALRM), signal.getsignal(signal.SIGINT)) == before
     assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
 
@@ -76,7 +78,9 @@ def test_values_and_exceptions_pass_through() -> None:
     with pytest.raises(ZeroDivisionError):
         call_within(lambda: 1 / 0, what="it", seconds=10)
 
-    async def notebook() -> list[int]:  # a running loop, as in a notebook: asyncio.run may be used within
+    async def notebook() -> list[
+        int
+    ]:  # a running loop, as in a notebook: asyncio.run may be used within
         async def five() -> int:
             return 5
 
@@ -89,8 +93,14 @@ def test_a_notice_names_what_runs_and_how_long(capsys: pytest.CaptureFixture[str
     with pytest.raises(TimeLimitExceeded):
         call_within(wait, what="reward 'slow'", seconds=1.0, notice_seconds=0.2)
     lines = capsys.readouterr().err.strip().splitlines()
-    assert "reward 'slow' has been running for 0 s; its limit is 1 s (reward_timeout_seconds)" in lines[0]
-    assert len([line for line in lines if "has been running" in line]) in (2, 3)  # at 0.2, 0.4 and 0.8 s
+    assert (
+        "reward 'slow' has been running for 0 s; its limit is 1 s (reward_timeout_seconds)"
+        in lines[0]
+    )
+    assert len([line for line in lines if "has been running" in line]) in (
+        2,
+        3,
+    )  # at 0.2, 0.4 and 0.8 s
 
 
 def test_a_second_ctrl_c_ends_even_what_catches_it() -> None:
@@ -142,7 +152,12 @@ def test_rewards_that_hang(monkeypatch: pytest.MonkeyPatch) -> None:
         await asyncio.sleep(60)
 
     example = Example("p", " 1", "1", id="e")
-    made = RolloutGroup(example, (1,), [Rollout(Sample([1], [0.0], [0.0], "stop"), t) for t in "ab"])
+    made = RolloutGroup(
+        example, (1,), [Rollout(Sample([1], [0.0], [0.0], "stop"), t) for t in "ab"]
+    )
     for name in ("hangs", "hangs_awaiting"):
-        with pytest.raises(RewardError, match=f"'{name}' took longer than 0.3 s for 2 completions.*reward_timeout_seconds"):
+        with pytest.raises(
+            RewardError,
+            match=f"'{name}' took longer than 0.3 s for 2 completions.*reward_timeout_seconds",
+        ):
             RewardSet([(name, 1.0, {})], timeout_seconds=0.3).reward([made])

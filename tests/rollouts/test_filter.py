@@ -15,7 +15,10 @@ from posttrain.types import Example, Request, Rollout, RolloutGroup, Sample, Sam
 
 
 def group(*marks: tuple[str, float | None]) -> RolloutGroup:
-    rollouts = [Rollout(Sample([ord(c) for c in text], [], [], "stop"), text, reward=reward) for text, reward in marks]
+    rollouts = [
+        Rollout(Sample([ord(c) for c in text], [], [], "stop"), text, reward=reward)
+        for text, reward in marks
+    ]
     return RolloutGroup(Example("q", answer="a", id="q"), (1, 2), rollouts)
 
 
@@ -36,7 +39,10 @@ AGAIN = group(("a", 1.0), ("b", 1.0), ("a", 1.0))
         (Rule(min_reward=0.5), [["a", "d"], ["y", "z"]]),
         (Rule(min_reward=None, max_per_prompt=1), [["a"], ["y"]]),  # best of n; ties to the first
         (Rule(min_reward=0.1, max_per_prompt=2), [["a", "d"], ["y", "z"]]),
-        (Rule(min_reward=None, top_fraction=0.5), [["a", "d"], ["y"]]),  # 3 of 6: one of the two that tie
+        (
+            Rule(min_reward=None, top_fraction=0.5),
+            [["a", "d"], ["y"]],
+        ),  # 3 of 6: one of the two that tie
         (Rule(min_reward=None, top_fraction=0.01), [["a"], []]),
     ],
 )
@@ -51,8 +57,14 @@ def test_equal_completions_stand_where_the_first_was_sampled() -> None:
 def test_metrics_are_shares_of_what_was_sampled() -> None:
     kept = Rule().keep([ONE, TWO])
     told = filter_metrics([ONE, TWO], kept, Rule())
-    assert told["filter/pass_rate"] == pytest.approx(4 / 9) and told["filter/distinct"] == pytest.approx(8 / 9)
-    assert (told["filter/num_kept"], told["filter/kept"], told["filter/prompts_kept"]) == (2, pytest.approx(2 / 9), 0.5)
+    assert told["filter/pass_rate"] == pytest.approx(4 / 9) and told[
+        "filter/distinct"
+    ] == pytest.approx(8 / 9)
+    assert (told["filter/num_kept"], told["filter/kept"], told["filter/prompts_kept"]) == (
+        2,
+        pytest.approx(2 / 9),
+        0.5,
+    )
 
 
 @pytest.mark.parametrize(
@@ -62,8 +74,16 @@ def test_metrics_are_shares_of_what_was_sampled() -> None:
         (Rule(max_per_prompt=0), 4, "max_per_prompt: 0"),
         (Rule(), 0, "num_generations: 0"),
         (Rule(min_reward=None), 4, "nothing is filtered"),
-        (Rule(min_reward=None, max_per_prompt=4), 4, "max_per_prompt 4 is no bound for num_generations 4"),
-        (Rule(min_reward=None, max_per_prompt=1), 1, "nothing is filtered"),  # a group of one has no best
+        (
+            Rule(min_reward=None, max_per_prompt=4),
+            4,
+            "max_per_prompt 4 is no bound for num_generations 4",
+        ),
+        (
+            Rule(min_reward=None, max_per_prompt=1),
+            1,
+            "nothing is filtered",
+        ),  # a group of one has no best
     ],
 )
 def test_rules_that_cannot_work(rule: Rule, num: int, message: str) -> None:
@@ -102,9 +122,15 @@ def source(engine: Scripted, **more: Any) -> SelfTrainingSource:
     examples = [Example(str(i), answer=f"[{10 + i}]", id=str(i)) for i in (1, 2, 3)]
     task = Task("toy", examples, lambda text, e: float(text == e.answer), str)
     collector = Collector(
-        [Prompt(e, (i + 1,)) for i, e in enumerate(examples)], engine, RewardSet([("task", 1.0, {})], task=task),
-        decode=lambda s: str(s.ids), sampling=Sampling(max_tokens=4), batch_size=3, num_generations=2, seed=0,
-    )  # fmt: skip
+        [Prompt(e, (i + 1,)) for i, e in enumerate(examples)],
+        engine,
+        RewardSet([("task", 1.0, {})], task=task),
+        decode=lambda s: str(s.ids),
+        sampling=Sampling(max_tokens=4),
+        batch_size=3,
+        num_generations=2,
+        seed=0,
+    )
     return SelfTrainingSource(collector, Rule(), **{"batch_size": 2, "steps_per_round": 3, **more})
 
 
@@ -120,7 +146,9 @@ def test_a_round_samples_once_and_imitates_what_passed() -> None:
     assert len(engine.asked) == 3 and sorted(steps[0]) == [([1], [11]), ([3], [13])]
     assert all(sorted(step) == sorted(steps[0]) for step in steps)
     rows(s.batches(3))
-    assert len(engine.asked) == 6 and s.metrics().means()["filter/pass_rate"] == pytest.approx(2 / 3)
+    assert len(engine.asked) == 6 and s.metrics().means()["filter/pass_rate"] == pytest.approx(
+        2 / 3
+    )
     assert s.metrics().means()["round"] == 2
     rows(s.batches(4))
     assert "filter/pass_rate" not in s.metrics().means() and s.groups == []
@@ -152,11 +180,17 @@ def test_a_failed_prompt_is_asked_again_with_its_answer() -> None:
     assert s.metrics().means()["filter/rationalised"] == 2
     batch = sorted(rows([*first, *s.batches(1)]))
     assert engine.asked[3:] == [(9, 2), (9, 3)] or engine.asked[3:] == [(9, 3), (9, 2)]
-    assert batch == [([1], [11]), ([2], [12]), ([3], [13])]  # learnt as if the answer had not been told
+    assert batch == [
+        ([1], [11]),
+        ([2], [12]),
+        ([3], [13]),
+    ]  # learnt as if the answer had not been told
 
 
 def test_a_round_that_keeps_nothing_is_an_error() -> None:
     with pytest.raises(
-        DataError, match=r"round 1: nothing is kept. 0 of 6 completions .* a pass rate of 0%; .* easier problems"
+        DataError,
+        match=r"round 1: nothing is kept. 0 of 6 completions .* a pass rate of 0%; .* easier "
+        r"problems",
     ):
         list(source(Scripted(lambda p, k: [0])).batches(0))

@@ -16,7 +16,8 @@ from posttrain.types import Example, Rollout, RolloutGroup, Sample
 
 def group(*rollouts: tuple[list[int], float | None], name: str = "e") -> RolloutGroup:
     made = [
-        Rollout(Sample(ids, [0.0] * len(ids), [0.0] * len(ids), "stop"), str(ids), reward=reward) for ids, reward in rollouts
+        Rollout(Sample(ids, [0.0] * len(ids), [0.0] * len(ids), "stop"), str(ids), reward=reward)
+        for ids, reward in rollouts
     ]
     return RolloutGroup(Example("p", id=name), (1, 2), made)
 
@@ -25,7 +26,11 @@ def test_the_best_is_chosen_and_the_worst_rejected() -> None:
     pair = best_and_worst(group(([5], 0.5), ([6, 7], 1.0), ([8], 0.0), ([9], 1.0)))
     assert pair is not None
     chosen, rejected = pair
-    assert chosen.ids.tolist() == [1, 2, 6, 7] and rejected.ids.tolist() == [1, 2, 8]  # the first of those that tie
+    assert chosen.ids.tolist() == [1, 2, 6, 7] and rejected.ids.tolist() == [
+        1,
+        2,
+        8,
+    ]  # the first of those that tie
     assert chosen.loss_mask.tolist() == [False, False, True, True] and chosen.row == "e chosen"
 
 
@@ -75,5 +80,8 @@ def test_skipped_groups_are_counted_and_a_step_without_pairs_is_empty() -> None:
     assert batch.whole == "tree" and batch.num_trees == 1 and batch.num_sequences == 2
     assert source.metrics().means() == {"pairs/skipped": 2.0, "pairs/trained": 1.0}
     collector.groups = [tie]
-    assert list(source.batches(5)) == [] and source.metrics().means() == {"pairs/skipped": 1.0, "pairs/trained": 0.0}
+    assert list(source.batches(5)) == [] and source.metrics().means() == {
+        "pairs/skipped": 1.0,
+        "pairs/trained": 0.0,
+    }
     assert seen == [(4, True), (5, True)]

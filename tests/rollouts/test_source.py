@@ -22,7 +22,12 @@ from posttrain.types import Example, Rollout, RolloutGroup, Sample, Sampling
 def test_old_log_probs_are_without_dropout_at_the_temperature_of_sampling() -> None:
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=24, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, attention_dropout=0.5
+        vocab_size=24,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        attention_dropout=0.5,
     )
     model = LanguageModel(LlamaForCausalLM(config), None)  # type: ignore[arg-type]
     model.keep_unshared("dropout")
@@ -48,15 +53,25 @@ def test_a_completion_that_is_masked_has_no_reward() -> None:
     groups = [RolloutGroup(Example(""), (1, 2), rollouts)]
     told: dict[str, Any] = {"collect": lambda step: groups, "metrics": lambda *_: _Told()}
     collector: Any = SimpleNamespace(sampling=Sampling(), seed=0, given_steps=0, **told)
-    credit = Creditor(Component("group_mean"), CreditConfig(), asked=(), reward_weights={"r": 1.0}, token_text=lambda i: "")
-    source = RolloutSource(collector, model=None, credit=credit, mask_truncated=True, skip_idle=False)
+    credit = Creditor(
+        Component("group_mean"),
+        CreditConfig(),
+        asked=(),
+        reward_weights={"r": 1.0},
+        token_text=lambda i: "",
+    )
+    source = RolloutSource(
+        collector, model=None, credit=credit, mask_truncated=True, skip_idle=False
+    )
     (batch,) = source.batches(0)
     assert batch.num_targets == 1
     assert batch.trees[0].values["reward"] == pytest.approx([1.0, np.nan], nan_ok=True)
 
 
 def test_deviations_are_over_all_completions_of_the_step() -> None:
-    """Rewards 0, 1 of one prompt and 3, none of another: mean 4/3, squares 16/9 + 1/9 + 25/9 over 2; one number has none."""
+    """Rewards 0, 1 of one prompt and 3, none of another: mean 4/3, squares 16/9 + 1/9 + 25/9
+    over 2; one number has none.
+    """
 
     def rollout(reward: float | None, other: float | None) -> Rollout:
         return Rollout(Sample([3], [0.0], [0.0], "stop"), "", {"r": reward, "s": other}, reward)
@@ -65,8 +80,15 @@ def test_deviations_are_over_all_completions_of_the_step() -> None:
     groups = [RolloutGroup(Example(""), (1,), [rollout(*x) for x in row]) for row in rows]
     rewards: Any = SimpleNamespace(names=["r", "s"])
     collector = Collector(
-        [Prompt(Example(""), (1,))], None, rewards, decode=str, sampling=Sampling(), batch_size=1, num_generations=2, seed=0,  # type: ignore[arg-type]
-    )  # fmt: skip
+        [Prompt(Example(""), (1,))],
+        None,
+        rewards,
+        decode=str,
+        sampling=Sampling(),
+        batch_size=1,
+        num_generations=2,
+        seed=0,  # type: ignore[arg-type]
+    )
     told = collector.metrics(groups, 0).means()
     assert told["reward"] == pytest.approx(4 / 3)
     assert told["reward_std"] == told["rewards/r/std"] == pytest.approx((21 / 9) ** 0.5)

@@ -16,7 +16,10 @@ def fixed(*texts: str, logprobs: tuple[float, ...] = ()):
 
     def generate(prompts, n, *, stop=(), max_tokens=None):
         marks = logprobs or (0.0,) * len(texts)
-        return [[Candidate((1, 2), t, lp, True) for t, lp in zip(texts[:n], marks, strict=False)] for _ in prompts]
+        return [
+            [Candidate((1, 2), t, lp, True) for t, lp in zip(texts[:n], marks, strict=False)]
+            for _ in prompts
+        ]
 
     return generate
 
@@ -47,14 +50,18 @@ def test_best_and_weighted() -> None:
     points["a2"] = -math.inf  # a candidate without a score takes nothing from its answer
     (weighted,) = weighted_vote([(1,)], fixed("a", "b", "a2"), lambda t: t[0], score, num_samples=3)
     assert weighted.answer == "b" and weighted.votes == {"a": 0.4, "b": 0.7}
-    (likely,) = most_likely([(1,)], fixed("a", "b", "a2", logprobs=(-3, -1, -2)), lambda t: t[0], num_samples=3)
+    (likely,) = most_likely(
+        [(1,)], fixed("a", "b", "a2", logprobs=(-3, -1, -2)), lambda t: t[0], num_samples=3
+    )
     assert likely.answer == "b"
     (one,) = sample([(1,)], fixed("a", "b"), first_word)
     assert one.answer == "a" and one.num_tokens == 2
 
 
 def test_kl_of_best_of_n() -> None:
-    """KL(best-of-N || policy) for distinct scores is log N - (N - 1) / N nats in the limit of many outcomes."""
+    """KL(best-of-N || policy) for distinct scores is log N - (N - 1) / N nats in the limit of
+    many outcomes.
+    """
     for n, expected in ((2, 0.193), (4, 0.636), (16, 1.835), (64, 3.175)):
         outcomes = 200_000
         rank = np.arange(1, outcomes + 1) / outcomes
@@ -65,7 +72,9 @@ def test_kl_of_best_of_n() -> None:
 
 
 def test_votes_against_a_skewed_error() -> None:
-    """With a wrong answer more frequent than the right one, voting gets worse with N while best-of-N gets better."""
+    """With a wrong answer more frequent than the right one, voting gets worse with N while
+    best-of-N gets better.
+    """
     draw = np.random.default_rng(0)
     wrong = np.array([0.3, 0.2, 0.13, 0.1, 0.07, 0.05])
     answers = np.array(["right", *"abcdef"])
@@ -113,5 +122,8 @@ def test_sampler_draws_fresh_seeds_each_call() -> None:
     sampler([(1,), (2,), (3,)], 1, stop=("\n",), max_tokens=4)
     seeds = [r.seed for r in engine.requests]
     assert len(set(seeds)) == 5 and seeds[:2] == [10, 20]
-    assert engine.requests[-1].sampling.stop == ("\n",) and engine.requests[-1].sampling.max_tokens == 4
+    assert (
+        engine.requests[-1].sampling.stop == ("\n",)
+        and engine.requests[-1].sampling.max_tokens == 4
+    )
     assert engine.requests[0].sampling.max_tokens == 9

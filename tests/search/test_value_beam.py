@@ -19,13 +19,20 @@ END = 0  # ends a completion; 9 is the line break
 class Tree:
     """A `generate` over a written tree: prompt and path -> the next steps, given in turn."""
 
-    def __init__(self, steps: dict[tuple[int, ...], list[tuple[int, ...]]], max_tokens: int = 20) -> None:
+    def __init__(
+        self, steps: dict[tuple[int, ...], list[tuple[int, ...]]], max_tokens: int = 20
+    ) -> None:
         self.steps = steps
         self.sampling = Sampling(max_tokens=max_tokens)
         self.calls: list[tuple[list[tuple[int, ...]], int, Any]] = []
 
     def __call__(
-        self, prompts: Sequence[tuple[int, ...]], n: int, *, stop: tuple[str, ...] = (), max_tokens: Any = None
+        self,
+        prompts: Sequence[tuple[int, ...]],
+        n: int,
+        *,
+        stop: tuple[str, ...] = (),
+        max_tokens: Any = None,
     ) -> list[list[Candidate]]:
         self.calls.append((list(prompts), n, max_tokens))
         assert stop == ("\n",)
@@ -33,7 +40,12 @@ class Tree:
         for p in prompts:
             options = self.steps[tuple(p)]
             chosen = [options[k % len(options)] for k in range(n)]
-            found.append([Candidate(c, "", -1.0, c[-1] in (END, 9), "\n" if c[-1] == 9 else None) for c in chosen])
+            found.append(
+                [
+                    Candidate(c, "", -1.0, c[-1] in (END, 9), "\n" if c[-1] == 9 else None)
+                    for c in chosen
+                ]
+            )
         return found
 
 
@@ -50,15 +62,26 @@ STEPS = {
     (5, 1, 9): [(7, END), (8, END)],
     (5, 2, 9): [(7, END), (6, END)],
 }
-VALUES = {(5, 1, 9): 0.6, (5, 2, 9): 0.5, (5, 3, 9): 0.1, (5, 4): 0.2, (5, 1, 9, 7): 0.3, (5, 1, 9, 8): 0.4, (5, 2, 9, 6): 0.9}
+VALUES = {
+    (5, 1, 9): 0.6,
+    (5, 2, 9): 0.5,
+    (5, 3, 9): 0.1,
+    (5, 4): 0.2,
+    (5, 1, 9, 7): 0.3,
+    (5, 1, 9, 8): 0.4,
+    (5, 2, 9, 6): 0.9,
+}
 
 
 def test_it_keeps_the_most_promising_paths() -> None:
     tree = Tree(STEPS)
     (s,) = value_beam([(5,)], tree, lambda t: t[-1], values(VALUES), decode, num_beams=2)
-    # The second best first line leads to the best end; a value of a finished path is that before its end token.
+    # The second best first line leads to the best end; a value of a finished path is that before
+    # its end token.
     assert (s.text, s.answer, s.index) == ("2\n6", "6", 0)
-    assert [c.ids for c in s.candidates] == [(2, 9, 6, END), (1, 9, 8, END)] and all(c.ended for c in s.candidates)
+    assert [c.ids for c in s.candidates] == [(2, 9, 6, END), (1, 9, 8, END)] and all(
+        c.ended for c in s.candidates
+    )
     assert [(n, bounds) for _, n, bounds in tree.calls] == [(4, [20]), (2, [18, 18])]
     assert s.num_tokens == 4 * 2 + 2 * 2 * 2  # every sampled token, the discarded ones too
 
@@ -77,8 +100,12 @@ def test_one_beam_is_one_sample_a_line() -> None:
 
 
 def test_bounds_end_it() -> None:
-    endless: dict[tuple[int, ...], list[tuple[int, ...]]] = {(5, *(1, 9) * k): [(1, 9)] for k in range(30)}
-    (s,) = value_beam([(5,)], Tree(endless, max_tokens=100), str, values({}), decode, num_beams=2, max_rounds=3)
+    endless: dict[tuple[int, ...], list[tuple[int, ...]]] = {
+        (5, *(1, 9) * k): [(1, 9)] for k in range(30)
+    }
+    (s,) = value_beam(
+        [(5,)], Tree(endless, max_tokens=100), str, values({}), decode, num_beams=2, max_rounds=3
+    )
     assert not s.candidates[s.index].ended and s.text == "1\n1\n1\n"
     tree = Tree(endless, max_tokens=4)  # the length limit of a whole completion
     (s,) = value_beam([(5,)], tree, str, values({}), decode, num_beams=2)

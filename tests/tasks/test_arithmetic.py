@@ -1,4 +1,6 @@
-"""The splits of the arithmetic task: disjoint, stable, and what earlier versions reported on unchanged."""
+"""The splits of the arithmetic task: disjoint, stable, and what earlier versions reported on
+unchanged.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,10 @@ def questions(difficulty: tuple[int, int, int], split: str, seed: int, num: int)
 
 
 def test_splits_do_not_meet_whatever_the_seed() -> None:
-    drawn = {split: {q for d in DIFFICULTIES for s in range(4) for q in questions(d, split, s, 100)} for split in SPLITS}
+    drawn = {
+        split: {q for d in DIFFICULTIES for s in range(4) for q in questions(d, split, s, 100)}
+        for split in SPLITS
+    }
     for one, other in itertools.combinations(SPLITS, 2):
         assert not drawn[one] & drawn[other], (one, other)
     for split, rows in drawn.items():
@@ -36,7 +41,9 @@ def test_splits_do_not_meet_whatever_the_seed() -> None:
         assert {held_out(q) for q in rows} == {split != "train"}
 
 
-def before_validation(difficulty: tuple[int, int, int], split: str, seed: int, num: int) -> list[str]:
+def before_validation(
+    difficulty: tuple[int, int, int], split: str, seed: int, num: int
+) -> list[str]:
     """The problems as they were drawn when held-out problems were all test problems."""
     steps, operand, value = difficulty
     draw = random.Random(f"arithmetic {seed} {steps} {operand} {value} {split}")
@@ -52,9 +59,13 @@ def before_validation(difficulty: tuple[int, int, int], split: str, seed: int, n
 @pytest.mark.parametrize("difficulty", [(5, 60, 249), (3, 60, 249), (3, 50, 199), (2, 20, 99)])
 def test_what_was_trained_and_reported_on_has_not_moved(difficulty: tuple[int, int, int]) -> None:
     for seed in (0, 1, 2):
-        assert questions(difficulty, "train", seed, 300) == before_validation(difficulty, "train", seed, 300)
+        assert questions(difficulty, "train", seed, 300) == before_validation(
+            difficulty, "train", seed, 300
+        )
     for seed in (0, 1):
-        assert questions(difficulty, "test", seed, 300) == before_validation(difficulty, "test", seed, 300)
+        assert questions(difficulty, "test", seed, 300) == before_validation(
+            difficulty, "test", seed, 300
+        )
 
 
 def test_a_validation_split_has_room_to_tune_on() -> None:

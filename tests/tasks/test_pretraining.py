@@ -33,7 +33,9 @@ def check_corpus(num_documents: int) -> None:
     asked = lines = held_out_lines = countdown = 0
     for _ in range(num_documents):
         text = document(draw)
-        questions = [worded_question(text)] if text.startswith("Start with") else ASKED.findall(text)
+        questions = (
+            [worded_question(text)] if text.startswith("Start with") else ASKED.findall(text)
+        )
         assert not any(map(held_out, questions)), text
         asked += len(questions)
         found = LINE.findall(text)
@@ -62,4 +64,7 @@ def test_the_corpus_is_the_same_every_time() -> None:
     task = registry.tasks.bind("pretraining", {"num_examples": 300})()
     texts = [str(e.completion) for e in task.examples]
     assert len({text.split(" ")[0] for text in texts}) > 10
-    assert texts == [str(e.completion) for e in registry.tasks.bind("pretraining", {"num_examples": 300})().examples]
+    assert texts == [
+        str(e.completion)
+        for e in registry.tasks.bind("pretraining", {"num_examples": 300})().examples
+    ]

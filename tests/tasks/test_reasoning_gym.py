@@ -1,4 +1,6 @@
-"""The verifiers of reasoning-gym on answers that they would run as Python, or would take for ever over."""
+"""The verifiers of reasoning-gym on answers that they would run as Python, or would take for
+ever over.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,22 @@ from posttrain import registry
 from posttrain.tasks.reasoning_gym import calls_nothing, runs_answers
 
 
-@pytest.mark.parametrize("dataset", ["spiral_matrix", "binary_matrix", "puzzle24", "polynomial_multiplication"])
+@pytest.mark.parametrize(
+    "dataset", ["spiral_matrix", "binary_matrix", "puzzle24", "polynomial_multiplication"]
+)
 def test_no_answer_is_run(dataset: str, tmp_path: Path) -> None:
     task = registry.tasks.bind("reasoning_gym", {"dataset": dataset, "num_examples": 1})()
     example = task.examples[0]
     victim = tmp_path / "victim"
-    for code in (f"__import__('pathlib').Path({str(victim)!r}).touch()", f"open({str(victim)!r}, 'w')", f"[open ({str(victim)!r}, 'w')]",
-                 f"(open)({str(victim)!r}, 'w')", "exit()", "quit(0)", "(lambda: 1)()"):  # fmt: skip
+    for code in (
+        f"__import__('pathlib').Path({str(victim)!r}).touch()",
+        f"open({str(victim)!r}, 'w')",
+        f"[open ({str(victim)!r}, 'w')]",
+        f"(open)({str(victim)!r}, 'w')",
+        "exit()",
+        "quit(0)",
+        "(lambda: 1)()",
+    ):
         assert task.score(f"<answer>{code}</answer>", example) == 0.0
     assert not victim.exists()
     if example.completion is not None:
@@ -37,14 +48,28 @@ def test_a_verdict_has_a_time_limit() -> None:
 def test_what_runs_answers_is_known_by_its_source() -> None:
     import reasoning_gym as gym
 
-    assert runs_answers(gym.create_dataset("n_queens", size=1)) and runs_answers(gym.create_dataset("countdown", size=1))
+    assert runs_answers(gym.create_dataset("n_queens", size=1)) and runs_answers(
+        gym.create_dataset("countdown", size=1)
+    )
     assert not runs_answers(gym.create_dataset("leg_counting", size=1))
 
 
 @pytest.mark.parametrize(
     ("answer", "harmless"),
-    [("sin(x)**2 + C", True), ("(1+2)*3", True), ("[[1, 0], [0, 1]]", True), ("x*(x+1)", True), ("open('x')", False), ("a.b ('x')", False),
-     ("x.__class__", False), ("(f)(1)", False), ("[f][0](1)", False), ("\u00e9val(1)", False), ("getattr(x, 'y')", False), ("x" * 9000, True)],
-)  # fmt: skip
+    [
+        ("sin(x)**2 + C", True),
+        ("(1+2)*3", True),
+        ("[[1, 0], [0, 1]]", True),
+        ("x*(x+1)", True),
+        ("open('x')", False),
+        ("a.b ('x')", False),
+        ("x.__class__", False),
+        ("(f)(1)", False),
+        ("[f][0](1)", False),
+        ("\u00e9val(1)", False),
+        ("getattr(x, 'y')", False),
+        ("x" * 9000, True),
+    ],
+)
 def test_calls(answer: str, harmless: bool) -> None:
     assert calls_nothing(answer) is harmless

@@ -18,7 +18,10 @@ from posttrain.types import Task, plain_text
 
 EMBEDDED: list[tuple[str, dict[str, Any]]] = [
     ("arithmetic", {"num_examples": 40}),
-    ("arithmetic", {"num_examples": 20, "num_steps": 1, "max_operand": 9, "max_value": 20, "split": "test"}),
+    (
+        "arithmetic",
+        {"num_examples": 20, "num_steps": 1, "max_operand": 9, "max_value": 20, "split": "test"},
+    ),
     ("countdown", {"num_examples": 40}),
     ("countdown", {"num_examples": 20, "num_numbers": 5}),
     ("sorting", {"num_examples": 40}),
@@ -38,20 +41,33 @@ def test_references_score_one_and_nothing_else_does(name: str, options: dict[str
         reference = plain_text(example.completion or "")
         assert task.score(reference, example) == 1.0
         assert task.extract(reference) is not None
-        for wrong in ("", "####", "no", reference + "9", reference[:-1] if name == "sorting" else "x" + reference * 0):
+        for wrong in (
+            "",
+            "####",
+            "no",
+            reference + "9",
+            reference[:-1] if name == "sorting" else "x" + reference * 0,
+        ):
             assert task.score(wrong, example) == 0.0, (reference, wrong)
         other = task.examples[(i + 1) % len(task.examples)]
         if other.answer != example.answer and name != "countdown":
             assert task.score(plain_text(other.completion or ""), example) == 0.0
-        assert len(reference.encode()) <= task.max_tokens  # room for the reference, were every byte a token
+        assert (
+            len(reference.encode()) <= task.max_tokens
+        )  # room for the reference, were every byte a token
 
 
 @pytest.mark.parametrize(("name", "options"), EMBEDDED)
 def test_the_same_seed_gives_the_same_examples(name: str, options: dict[str, Any]) -> None:
     again = make(name, **options).examples
     assert again == make(name, **options).examples
-    assert [e.prompt for e in again] != [e.prompt for e in make(name, **{**options, "seed": 1}).examples]
-    code = f"from posttrain import registry; print(registry.tasks.bind({name!r}, {options!r})().examples[3].prompt)"
+    assert [e.prompt for e in again] != [
+        e.prompt for e in make(name, **{**options, "seed": 1}).examples
+    ]
+    code = (
+        f"from posttrain import registry; print(registry.tasks.bind({name!r}, "
+        f"{options!r})().examples[3].prompt)"
+    )
     out = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -100,14 +116,28 @@ def test_countdown_refuses_tricks() -> None:
     example.columns["numbers"][:] = [3, 4, 5]
     object.__setattr__(example, "columns", {"numbers": [3, 4, 5], "target": 17})
     for text, right in (
-        ("3*4+5", 1), ("(3*4)+5 = 17", 1), ("5+3*4\nmore", 1), ("17", 0), ("12+5", 0), ("3*4+5+0", 0), ("3*4+5+5-5", 0),
-        ("3**4", 0), ("__import__('os')", 0), ("5/(3-3)", 0), ("4+3*4+1", 0), ("", 0), ("(" * 150, 0),
-    ):  # fmt: skip
+        ("3*4+5", 1),
+        ("(3*4)+5 = 17", 1),
+        ("5+3*4\nmore", 1),
+        ("17", 0),
+        ("12+5", 0),
+        ("3*4+5+0", 0),
+        ("3*4+5+5-5", 0),
+        ("3**4", 0),
+        ("__import__('os')", 0),
+        ("5/(3-3)", 0),
+        ("4+3*4+1", 0),
+        ("", 0),
+        ("(" * 150, 0),
+    ):
         assert task.score(text, example) == right, text
     assert evaluate("9" * 300) is None and evaluate("1/3") is not None
 
 
-GSM = [{"question": "1+1?", "answer": "It is <<1+1=2>>2.\n#### 2"}, {"question": "big?", "answer": "#### 1,000"}]
+GSM = [
+    {"question": "1+1?", "answer": "It is <<1+1=2>>2.\n#### 2"},
+    {"question": "big?", "answer": "#### 1,000"},
+]
 
 
 def jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -119,9 +149,14 @@ def test_gsm8k_files(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "train.jsonl", GSM)
     task = make("gsm8k", path=path)
     assert task.examples[0].completion == " It is 2.\n#### 2" and task.examples[1].answer == "1,000"
-    assert task.score("#### 1000.0", task.examples[1]) == 1 and task.score("1000", task.examples[1]) == 0
+    assert (
+        task.score("#### 1000.0", task.examples[1]) == 1
+        and task.score("1000", task.examples[1]) == 0
+    )
     assert task.extract("#### 1,000") == "1000"
-    assert "<<1+1=2>>" in plain_text(make("gsm8k", path=path, keep_calculator=True).examples[0].completion or "")
+    assert "<<1+1=2>>" in plain_text(
+        make("gsm8k", path=path, keep_calculator=True).examples[0].completion or ""
+    )
     chat = make("gsm8k", path=path, chat=True).examples[0]
     assert isinstance(chat.prompt, list) and chat.prompt[0]["role"] == "user"
     with pytest.raises(DataError, match="row 0 is not GSM8K-like"):
@@ -134,14 +169,18 @@ def test_any_jsonl(tmp_path: Path) -> None:
     assert task.score("it is 4", task.examples[0]) == 1 and task.score("", task.examples[0]) == 0
     assert task.examples[0].columns == {"level": 1}
     contains = make("jsonl", path=path, prompt_column="q", answer_column="a", verifier="contains")
-    assert contains.score("44", contains.examples[0]) == 1 and contains.score("", contains.examples[0]) == 0
+    assert (
+        contains.score("44", contains.examples[0]) == 1
+        and contains.score("", contains.examples[0]) == 0
+    )
     with pytest.raises(DataError, match="no column 'prompt'"):
         make("jsonl", path=path)
     worked = jsonl(tmp_path / "worked.jsonl", [{"prompt": "p", "answer": "3", "c": "so 5"}])
     with pytest.raises(DataError, match="does not give its own answer '3'"):
         make("jsonl", path=worked, completion_column="c")
     verl = jsonl(
-        tmp_path / "verl.jsonl", [{"prompt": [{"role": "user", "content": "q"}], "reward_model": {"ground_truth": "7"}}]
+        tmp_path / "verl.jsonl",
+        [{"prompt": [{"role": "user", "content": "q"}], "reward_model": {"ground_truth": "7"}}],
     )
     assert make("jsonl", path=verl).examples[0].answer == "7"
 
@@ -161,7 +200,9 @@ def test_reasoning_gym() -> None:
 
 
 def test_real_gsm8k(shared: Path) -> None:
-    """Every reference scores 1; model solutions are judged as the data set's own labels judge them."""
+    """Every reference scores 1; model solutions are judged as the data set's own labels judge
+    them.
+    """
     folder = shared / "data" / "gsm8k"
     task = make("gsm8k", path=str(folder / "test.jsonl"), split="test")
     assert len(task.examples) == 1319

@@ -22,24 +22,48 @@ def test_every_key_of_the_table_exists() -> None:
 @pytest.mark.parametrize(
     ("key", "rule"),
     [
-        ("learning_rate", "accept"), ("model.lora.r", "refused"), ("model.path", "content"), ("model.new_setting", "refused"),
-        ("data.max_length", "content"), ("task.path", "content"), ("task.num_steps", "accept"), ("evaluation.task.name", "free"),
-        ("credit.kl_weight", "refused"), ("nobody_knows", "refused"), ("max_steps", "length"), ("save_seconds", "free"),
+        ("learning_rate", "accept"),
+        ("model.lora.r", "refused"),
+        ("model.path", "content"),
+        ("model.new_setting", "refused"),
+        ("data.max_length", "content"),
+        ("task.path", "content"),
+        ("task.num_steps", "accept"),
+        ("evaluation.task.name", "free"),
+        ("credit.kl_weight", "refused"),
+        ("nobody_knows", "refused"),
+        ("max_steps", "length"),
+        ("save_seconds", "free"),
     ],
-)  # fmt: skip
+)
 def test_the_longest_key_decides(key: str, rule: str) -> None:
     assert rule_of(key) == rule
 
 
 def test_changes_are_listed_and_refused_by_name() -> None:
-    before = {"learning_rate": 1e-3, "losses": ["nll"], "model": {"path": "a", "lora": {"r": 2}}, "title": "x"}
-    now = {"learning_rate": 1e-4, "losses": ["dft"], "model": {"path": "a", "lora": {"r": 4}}, "title": "y"}
+    before = {
+        "learning_rate": 1e-3,
+        "losses": ["nll"],
+        "model": {"path": "a", "lora": {"r": 2}},
+        "title": "x",
+    }
+    now = {
+        "learning_rate": 1e-4,
+        "losses": ["dft"],
+        "model": {"path": "a", "lora": {"r": 4}},
+        "title": "y",
+    }
     changes = recipe_changes(before, now)
     assert [c.text for c in changes] == [
-        "learning_rate: 0.001 -> 0.0001", "losses: ['nll'] -> ['dft']", "model.lora.r: 2 -> 4", "title: x -> y",
-    ]  # fmt: skip
+        "learning_rate: 0.001 -> 0.0001",
+        "losses: ['nll'] -> ['dft']",
+        "model.lora.r: 2 -> 4",
+        "title: x -> y",
+    ]
     assert [c.name for c in refusals(changes, ())] == ["learning_rate", "losses", "model.lora.r"]
-    assert [c.name for c in refusals(changes, ("learning_rate", "losses", "model.lora.r"))] == ["model.lora.r"]
+    assert [c.name for c in refusals(changes, ("learning_rate", "losses", "model.lora.r"))] == [
+        "model.lora.r"
+    ]
     assert recipe_changes(before, before) == []
 
 

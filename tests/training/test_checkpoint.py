@@ -49,7 +49,11 @@ def test_round_trip_with_random_states(tmp_path: Path) -> None:
 def test_newest_are_kept_and_order_is_by_number(tmp_path: Path) -> None:
     for step in (2, 10, 9):
         save(tmp_path, step)
-    assert [p.name for p in checkpoints(tmp_path)] == ["checkpoint-2", "checkpoint-9", "checkpoint-10"]
+    assert [p.name for p in checkpoints(tmp_path)] == [
+        "checkpoint-2",
+        "checkpoint-9",
+        "checkpoint-10",
+    ]
     prune_checkpoints(tmp_path, 2)
     assert [p.name for p in checkpoints(tmp_path)] == ["checkpoint-9", "checkpoint-10"]
 
@@ -70,7 +74,9 @@ def test_a_failure_leaves_the_old_one_and_no_trace(tmp_path: Path) -> None:
     [
         OSError(28, "No space left on device"),
         RuntimeError("I/O error: No space left on device (os error 28)"),
-        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 2112 vs 2006\nmore"),
+        RuntimeError(
+            "[enforce fail at inline_container.cc:672] . unexpected pos 2112 vs 2006\nmore"
+        ),
     ],
 )
 def test_a_full_disk_is_told_with_the_way_out(tmp_path: Path, error: Exception) -> None:
@@ -80,7 +86,9 @@ def test_a_full_disk_is_told_with_the_way_out(tmp_path: Path, error: Exception) 
         (folder / "weights").write_text("half")
         raise error
 
-    with pytest.raises(CheckpointError, match=r"could not write .*checkpoint-2.*MiB are free.*posttrain resume"):
+    with pytest.raises(
+        CheckpointError, match=r"could not write .*checkpoint-2.*MiB are free.*posttrain resume"
+    ):
         save_checkpoint(tmp_path, 2, save_model=full, optimizer=optimizer(), state={})
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-1"]
 
@@ -113,7 +121,9 @@ def test_every_damaged_bit_is_noticed(tmp_path: Path) -> None:
 
 def test_a_whole_checkpoint_of_another_model_does_not_advise_removal(tmp_path: Path) -> None:
     folder = save(tmp_path, 1)
-    other = Optimizer([nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2, 2))], steps=10, learning_rate=0.1)
+    other = Optimizer(
+        [nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2, 2))], steps=10, learning_rate=0.1
+    )
     with pytest.raises(CheckpointError, match="has 1 parameters, this model trains 2") as error:
         load_checkpoint(folder, other)
     assert "emove" not in str(error.value)
@@ -136,12 +146,19 @@ def test_names_are_flushed_after_a_rename(tmp_path: Path, monkeypatch: pytest.Mo
 
     events: list[tuple[str, str]] = []
     real = files.flush
-    monkeypatch.setattr(files, "flush", lambda path: (events.append(("flush", path.name)), real(path))[1])
+    monkeypatch.setattr(
+        files, "flush", lambda path: (events.append(("flush", path.name)), real(path))[1]
+    )
     save(tmp_path, 1)
     names = [name for _, name in events]
     partial = next(name for name in names if name.startswith(".checkpoint-1.partial"))
     # Every file, then the folder that lists them, then, after the rename, the folder that lists it.
-    assert names.index("optimizer.pt") < names.index(partial) < names.index(tmp_path.name) == len(names) - 1
+    assert (
+        names.index("optimizer.pt")
+        < names.index(partial)
+        < names.index(tmp_path.name)
+        == len(names) - 1
+    )
     events.clear()
     write_text_whole(tmp_path / "a.json", "{}")
     assert events == [("flush", tmp_path.name)]

@@ -24,7 +24,9 @@ SFT: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_each_signal_saves(number: signal.Signals, run_recipe: Callable[..., Path], tmp_path: Path) -> None:
+def test_each_signal_saves(
+    number: signal.Signals, run_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
     from posttrain.training import hooks
 
     real = hooks.MetricsWriter.__call__
@@ -36,7 +38,9 @@ def test_each_signal_saves(number: signal.Signals, run_recipe: Callable[..., Pat
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hooks.MetricsWriter, "__call__", stop)
-        with pytest.raises(Interrupted, match="stopped after step 2 of 4; go on with: posttrain resume"):
+        with pytest.raises(
+            Interrupted, match="stopped after step 2 of 4; go on with: posttrain resume"
+        ):
             run_recipe(**SFT, output=str(tmp_path / "half"))
     assert (tmp_path / "half" / "checkpoint-2").is_dir()
     half = run_recipe(**SFT, output=str(tmp_path / "half"), resume=True)
@@ -48,7 +52,9 @@ def test_the_second_one_says_what_is_lost(tmp_path: Path) -> None:
     with stop_on_signal(state, Console(file=out, width=200), tmp_path):
         os.kill(os.getpid(), signal.SIGINT)
         assert state.stop and "Ctrl-C: finishing this step, then saving" in out.getvalue()
-        with pytest.raises(Interrupted, match=r"stopped at once.*7 steps.*checkpoint-5.*lost.*posttrain resume") as stopped:
+        with pytest.raises(
+            Interrupted, match=r"stopped at once.*7 steps.*checkpoint-5.*lost.*posttrain resume"
+        ) as stopped:
             os.kill(os.getpid(), signal.SIGINT)
     assert str(tmp_path) in str(stopped.value)
 

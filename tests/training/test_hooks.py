@@ -48,7 +48,12 @@ def test_rollouts(tmp_path: Path) -> None:
     writer(5, {})
     writer.close()
     rows = read(tmp_path / "rollouts.jsonl")
-    assert len(rows) == 2 and rows[0]["step"] == 5 and rows[0]["prompt"] == "user: q" and rows[0]["answer"] == "7"
+    assert (
+        len(rows) == 2
+        and rows[0]["step"] == 5
+        and rows[0]["prompt"] == "user: q"
+        and rows[0]["answer"] == "7"
+    )
     assert rows[0]["completions"] == [
         {
             "text": "text \u00e9",
@@ -62,7 +67,13 @@ def test_rollouts(tmp_path: Path) -> None:
     ]
 
 
-METRICS = {"loss": 1.25, "reward": 0.5, "learning_rate": 1e-6, "tokens_per_second": 1234.0, "kl": math.nan}
+METRICS = {
+    "loss": 1.25,
+    "reward": 0.5,
+    "learning_rate": 1e-6,
+    "tokens_per_second": 1234.0,
+    "kl": math.nan,
+}
 
 
 def test_plain_lines_where_there_is_no_terminal() -> None:
@@ -71,15 +82,24 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
         for step in range(1, 41):
             progress(step, METRICS)
     lines = out.getvalue().strip().split("\n")
-    assert [line.split("  ")[0] for line in lines] == [f"t {s}/40" for s in (1, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40)]
-    assert "loss 1.25" in lines[0] and "lr 1.00e-06" in lines[0] and "1,234 tokens/s" in lines[0] and "kl -" in lines[0]
+    assert [line.split("  ")[0] for line in lines] == [
+        f"t {s}/40" for s in (1, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40)
+    ]
+    assert (
+        "loss 1.25" in lines[0]
+        and "lr 1.00e-06" in lines[0]
+        and "1,234 tokens/s" in lines[0]
+        and "kl -" in lines[0]
+    )
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_live_display_fits(width: int) -> None:
     out = io.StringIO()
     console = Console(file=out, width=width, height=40, force_terminal=True, legacy_windows=False)
-    with Progress(40, title="run", console=console, start=10, sampled=lambda: ("what?", "that " * 200, 0.25)) as progress:
+    with Progress(
+        40, title="run", console=console, start=10, sampled=lambda: ("what?", "that " * 200, 0.25)
+    ) as progress:
         for step in range(11, 20):
             progress(step, {**METRICS, "loss": 1 / step})
         with console.capture() as capture:
@@ -107,7 +127,9 @@ def test_trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tracker.close()  # type: ignore[attr-defined]
     assert list((tmp_path / "tensorboard").glob("events*"))
     assert build_trackers([], tmp_path) == []
-    with pytest.raises(ConfigError, match="unknown tracker 'tensorbord': did you mean 'tensorboard'"):
+    with pytest.raises(
+        ConfigError, match="unknown tracker 'tensorbord': did you mean 'tensorboard'"
+    ):
         build_trackers(["tensorbord"], tmp_path)
     for name in ("wandb", "trackio"):
         monkeypatch.setitem(sys.modules, name, None)
@@ -141,10 +163,14 @@ def lines(path: Path) -> list[dict]:
 
 
 def sampled_group(text: str = "4", **values: Any) -> RolloutGroup:
-    rollout = Rollout(Sample([1, 2, 3], [0.0] * 3, [0.0] * 3, "stop"), text, {"task": 1.0}, 1.0, 0.5)
+    rollout = Rollout(
+        Sample([1, 2, 3], [0.0] * 3, [0.0] * 3, "stop"), text, {"task": 1.0}, 1.0, 0.5
+    )
     for name, value in values.items():
         setattr(rollout, name, value)
-    return RolloutGroup(Example([{"role": "user", "content": "2+2"}], answer=4, id="row-1"), (7,), [rollout])
+    return RolloutGroup(
+        Example([{"role": "user", "content": "2+2"}], answer=4, id="row-1"), (7,), [rollout]
+    )
 
 
 def test_rollouts_every_so_many_steps(tmp_path: Path) -> None:
@@ -156,7 +182,9 @@ def test_rollouts_every_so_many_steps(tmp_path: Path) -> None:
 
 
 def test_failed_rewards_are_null(tmp_path: Path) -> None:
-    bad = sampled_group(reward=math.nan, rewards={"task": None, "length": math.inf}, error="task raised")
+    bad = sampled_group(
+        reward=math.nan, rewards={"task": None, "length": math.inf}, error="task raised"
+    )
     writer = RolloutWriter(tmp_path / "rollouts.jsonl", lambda: [bad])
     writer(1, {})
     writer.close()
@@ -166,7 +194,9 @@ def test_failed_rewards_are_null(tmp_path: Path) -> None:
     assert completion["error"] == "task raised"
 
 
-@pytest.mark.parametrize("text", ["a\u2028b\x85c\x0bd", "half a pair \ud83d", "\x00\x1b[31m", "日本語\n\r\n"])
+@pytest.mark.parametrize(
+    "text", ["a\u2028b\x85c\x0bd", "half a pair \ud83d", "\x00\x1b[31m", "日本語\n\r\n"]
+)
 def test_any_text_survives_a_resume(tmp_path: Path, text: str) -> None:
     path = tmp_path / "rollouts.jsonl"
     for step in (1, 2):

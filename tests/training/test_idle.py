@@ -32,7 +32,9 @@ class TableModel:
         self.table = torch.nn.Parameter(torch.zeros(10))
         self.hf = torch.nn.Dropout(0.5)
 
-    def forward(self, micro: Forest, needs: Any, temperature: float = 1.0) -> dict[str, torch.Tensor]:
+    def forward(
+        self, micro: Forest, needs: Any, temperature: float = 1.0
+    ) -> dict[str, torch.Tensor]:
         logprobs = self.hf(torch.ones(len(micro.target))) * 0 + self.table[micro.target]
         return {"logprobs": logprobs, "entropy": micro.target / 10}
 
@@ -64,7 +66,9 @@ def informative() -> Tree:
 
 
 def tied() -> Tree:
-    """Its ratios are beyond the bound too, but TRL counts a token as clipped by the sign of its advantage."""
+    """Its ratios are beyond the bound too, but TRL counts a token as clipped by the sign of its
+    advantage.
+    """
     return Tree.build(
         [
             sequence([4], 0.0, [OLD_OF_CLIPPED], [-0.5]),
@@ -96,9 +100,15 @@ def step(batch: Batch, **settings: Any) -> tuple[dict[str, float], torch.Tensor]
     optimizer = Optimizer([model.table], steps=1, learning_rate=0.1)
     told: list[dict[str, float]] = []
     train(
-        model, Steps(batch), objective, optimizer, [lambda _, metrics: told.append(metrics)],
-        State(), steps=1, max_tokens=100,
-    )  # fmt: skip
+        model,
+        Steps(batch),
+        objective,
+        optimizer,
+        [lambda _, metrics: told.append(metrics)],
+        State(),
+        steps=1,
+        max_tokens=100,
+    )
     return told[0], model.table.detach()
 
 
@@ -124,7 +134,9 @@ def test_without_the_pass_the_names_say_what_is_left_out() -> None:
     told, weights = step(Batch([informative()], [tied()]), measure_idle=False)
     assert told["entropy/informative_groups"] == pytest.approx((1 + 2 + 3) / 10 / 3)
     assert told["clip_ratio/high_mean/informative_groups"] == pytest.approx(1 / 3)
-    assert told["sampling/sampling_logp_difference/mean/informative_groups"] == pytest.approx(0.1 / 3)
+    assert told["sampling/sampling_logp_difference/mean/informative_groups"] == pytest.approx(
+        0.1 / 3
+    )
     assert told["sampling/sampling_logp_difference/max/informative_groups"] == pytest.approx(0.1)
     assert "entropy" not in told and "clip_ratio/high_mean" not in told
     measured, same = step(Batch([informative()], [tied()]))
@@ -142,7 +154,9 @@ def test_the_pass_draws_no_random_number_and_leaves_no_gradient() -> None:
 
 
 def test_the_gap_between_engines_is_of_the_policy_that_sampled() -> None:
-    """After the first of several updates the policy has moved; that is no difference between engines."""
+    """After the first of several updates the policy has moved; that is no difference between
+    engines.
+    """
     model, objective = TableModel(), Objective([Component("clipped")])
     with torch.no_grad():
         model.table += 3.0

@@ -16,13 +16,18 @@ from posttrain.errors import ConfigError
 from posttrain.training import lock
 from posttrain.training.lock import locked
 
-HOLD = "import sys, time; from pathlib import Path; from posttrain.training.lock import locked\nwith locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+HOLD = (
+    "import sys, time; from pathlib import Path; from posttrain.training.lock import locked\nwith "
+    "locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+)
 
 
 @pytest.fixture
 def holder(tmp_path: Path) -> subprocess.Popen[str]:
     """Another process that holds the lock of `tmp_path`/run."""
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None and process.stdout.readline() == "held\n"
     yield process
     process.kill()
@@ -31,7 +36,9 @@ def holder(tmp_path: Path) -> subprocess.Popen[str]:
 
 def test_a_second_process_is_refused_by_name(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     with (
-        pytest.raises(ConfigError, match=rf"in use: process {holder.pid} on host {socket.gethostname()}"),
+        pytest.raises(
+            ConfigError, match=rf"in use: process {holder.pid} on host {socket.gethostname()}"
+        ),
         locked(tmp_path / "run"),
     ):
         pass
@@ -43,7 +50,11 @@ def test_a_second_process_is_refused_by_name(tmp_path: Path, holder: subprocess.
 
 
 def test_a_second_run_of_the_same_process_is_refused(tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(ConfigError, match=f"process {os.getpid()}"), locked(tmp_path):
+    with (
+        locked(tmp_path),
+        pytest.raises(ConfigError, match=f"process {os.getpid()}"),
+        locked(tmp_path),
+    ):
         pass
     with locked(tmp_path):
         pass
@@ -64,16 +75,25 @@ def test_children_do_not_keep_the_lock(tmp_path: Path) -> None:
         os.waitpid(child, 0)
 
 
-def test_without_locks_of_the_system_the_process_id_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_locks_of_the_system_the_process_id_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lock, "fcntl", None)
     here = socket.gethostname()
-    for pid, host, free in ((os.getppid(), here, False), (2**22 + 1, here, True), (1, "elsewhere", False)):
+    for pid, host, free in (
+        (os.getppid(), here, False),
+        (2**22 + 1, here, True),
+        (1, "elsewhere", False),
+    ):
         (tmp_path / ".lock").write_text(json.dumps({"pid": pid, "host": host}))
         if free:
             with locked(tmp_path):
                 pass
         else:
-            with pytest.raises(ConfigError, match=f"process {pid} on host {host}"), locked(tmp_path):
+            with (
+                pytest.raises(ConfigError, match=f"process {pid} on host {host}"),
+                locked(tmp_path),
+            ):
                 pass
 
 
@@ -86,7 +106,9 @@ def test_a_folder_that_stays_empty_is_removed(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["file"]
 
 
-def test_runs_take_the_lock(tmp_path: Path, run_recipe: Callable[..., Path], holder: subprocess.Popen[str]) -> None:
+def test_runs_take_the_lock(
+    tmp_path: Path, run_recipe: Callable[..., Path], holder: subprocess.Popen[str]
+) -> None:
     raw = {"method": "sft", "task": {"name": "arithmetic", "num_examples": 4}, "max_steps": 1}
     for resume in (False, True):
         with pytest.raises(ConfigError, match=f"in use: process {holder.pid}"):

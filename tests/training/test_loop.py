@@ -20,9 +20,15 @@ from posttrain.training.optim import Optimizer
 def tiny(seed: int = 0, **changes: Any) -> LanguageModel:
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=48, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64, **changes,
-    )  # fmt: skip
+        vocab_size=48,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        **changes,
+    )
     model = LanguageModel(LlamaForCausalLM(config), None)  # type: ignore[arg-type]
     model.share_trunks()
     assert model.shares_trunks
@@ -39,15 +45,31 @@ def rows(count: int = 24) -> list[list[TokenSequence]]:
     return out
 
 
-def run(model: LanguageModel, steps: int, *, state: State | None = None, optimizer: Optimizer | None = None,
-        max_tokens: int = 1000, total: int | None = None, source: DataSource | None = None) -> tuple[list[dict[str, float]], Optimizer]:  # fmt: skip
+def run(
+    model: LanguageModel,
+    steps: int,
+    *,
+    state: State | None = None,
+    optimizer: Optimizer | None = None,
+    max_tokens: int = 1000,
+    total: int | None = None,
+    source: DataSource | None = None,
+) -> tuple[list[dict[str, float]], Optimizer]:
     source = source or DataSource(rows(), batch_size=8, seed=1)
-    optimizer = optimizer or Optimizer(model.trainable_parameters(), steps=total or steps, learning_rate=1e-2, warmup_steps=2)
+    optimizer = optimizer or Optimizer(
+        model.trainable_parameters(), steps=total or steps, learning_rate=1e-2, warmup_steps=2
+    )
     told: list[dict[str, float]] = []
     train(
-        model, source, Objective([Component("nll")]), optimizer, [lambda step, metrics: told.append(metrics)],
-        state or State(), steps=steps, max_tokens=max_tokens,
-    )  # fmt: skip
+        model,
+        source,
+        Objective([Component("nll")]),
+        optimizer,
+        [lambda step, metrics: told.append(metrics)],
+        state or State(),
+        steps=steps,
+        max_tokens=max_tokens,
+    )
     return told, optimizer
 
 
@@ -59,7 +81,15 @@ def test_learns_and_tells() -> None:
     told, _ = run(tiny(), 12)
     assert told[-1]["loss"] < 0.7 * told[0]["loss"]
     assert told[0]["loss"] == pytest.approx(np.log(48), rel=0.1)
-    assert {"loss", "grad_norm", "learning_rate", "num_tokens", "step_time", "epoch", "entropy"} <= told[0].keys()
+    assert {
+        "loss",
+        "grad_norm",
+        "learning_rate",
+        "num_tokens",
+        "step_time",
+        "epoch",
+        "entropy",
+    } <= told[0].keys()
     assert [t["num_tokens"] for t in told] == sorted(t["num_tokens"] for t in told)
     assert told[2]["epoch"] == 1.0
 
@@ -86,7 +116,9 @@ def test_an_epoch_sees_every_row_once_in_a_new_order() -> None:
     source = DataSource(rows(20), batch_size=6, seed=3)
     orders = []
     for epoch in range(2):
-        seen = [row for i in range(4) for batch in source.batches(epoch * 4 + i) for row in batch.rows]
+        seen = [
+            row for i in range(4) for batch in source.batches(epoch * 4 + i) for row in batch.rows
+        ]
         assert sorted(seen) == sorted(f"row {i}" for i in range(20))
         orders.append(seen)
     assert orders[0] != orders[1]
@@ -100,7 +132,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_update() -> None:
         model.hf.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
     before = weights(model)
     with pytest.raises(
-        TrainingDiverged, match=r"step 1: the loss is NaN.*Rows of the batch: row \d+.*Last good checkpoint: somewhere"
+        TrainingDiverged,
+        match=r"step 1: the loss is NaN.*Rows of the batch: row \d+.*Last good checkpoint: "
+        r"somewhere",
     ):
         run(model, 4, source=source, state=State(last_checkpoint="somewhere"))
     for key, value in weights(model).items():
@@ -126,7 +160,16 @@ def test_stop_ends_after_the_step_at_hand() -> None:
         seen.append(step)
         state.stop = step == 3
 
-    train(model, source, Objective([Component("nll")]), optimizer, [stop], state, steps=10, max_tokens=1000)
+    train(
+        model,
+        source,
+        Objective([Component("nll")]),
+        optimizer,
+        [stop],
+        state,
+        steps=10,
+        max_tokens=1000,
+    )
     assert seen == [1, 2, 3] and state.step == 3
 
 
@@ -136,7 +179,9 @@ def test_per_target_weights_scale_loss_and_denominator() -> None:
     def value(scale: float, drop: bool) -> float:
         groups = rows(6)
         for i, (s,) in enumerate(groups):
-            s.streams["weights"] = np.full(len(s.ids), 0.0 if drop and i == 0 else scale, dtype=np.float32)
+            s.streams["weights"] = np.full(
+                len(s.ids), 0.0 if drop and i == 0 else scale, dtype=np.float32
+            )
         told, _ = run(tiny(), 1, source=DataSource(groups, batch_size=6, seed=0))
         return told[0]["loss"]
 
@@ -153,6 +198,8 @@ def test_the_loss_of_several_updates_is_their_mean() -> None:
 
     model = tiny()
     optimizer = Optimizer(model.trainable_parameters(), steps=1, learning_rate=0.0)
-    told, _ = run(model, 1, optimizer=optimizer, source=Twice(rows(), batch_size=8, seed=1), max_tokens=40)
+    told, _ = run(
+        model, 1, optimizer=optimizer, source=Twice(rows(), batch_size=8, seed=1), max_tokens=40
+    )
     once, _ = run(tiny(), 1)
     assert told[0]["loss"] == pytest.approx(once[0]["loss"], rel=1e-5)

@@ -19,9 +19,13 @@ def test_schedules_by_hand() -> None:
     assert factors(4) == [1.0, 0.75, 0.5, 0.25]
     assert factors(4, schedule="constant", warmup_steps=2) == [1.0] * 4
     assert factors(4, schedule="constant_with_warmup", warmup_steps=1) == [0.5, 1.0, 1.0, 1.0]
-    assert factors(4, schedule="cosine") == pytest.approx([0.5 * (1 + math.cos(math.pi * i / 4)) for i in range(4)])
+    assert factors(4, schedule="cosine") == pytest.approx(
+        [0.5 * (1 + math.cos(math.pi * i / 4)) for i in range(4)]
+    )
     assert factors(4, min_lr_ratio=0.5) == [1.0, 0.875, 0.75, 0.625]
-    assert factors(10, warmup_steps=0.2)[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])  # a share of the steps
+    assert factors(10, warmup_steps=0.2)[:3] == pytest.approx(
+        [1 / 3, 2 / 3, 1.0]
+    )  # a share of the steps
 
 
 def parameters(dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
@@ -40,9 +44,15 @@ def steps(params: list[nn.Parameter], optimizer: Optimizer, count: int, first: i
 
 def test_matches_plain_adamw() -> None:
     ours, theirs = parameters(), parameters()
-    optimizer = Optimizer(ours, steps=5, learning_rate=0.1, weight_decay=0.1, schedule="constant", max_grad_norm=0)
+    optimizer = Optimizer(
+        ours, steps=5, learning_rate=0.1, weight_decay=0.1, schedule="constant", max_grad_norm=0
+    )
     plain = torch.optim.AdamW(
-        [{"params": [theirs[0]], "weight_decay": 0.1}, {"params": [theirs[1]], "weight_decay": 0.0}], lr=0.1
+        [
+            {"params": [theirs[0]], "weight_decay": 0.1},
+            {"params": [theirs[1]], "weight_decay": 0.0},
+        ],
+        lr=0.1,
     )
     for i in range(5):
         torch.manual_seed(100 + i)
@@ -60,11 +70,15 @@ def test_clipping() -> None:
         p.grad = torch.full_like(p, 2.0)
     optimizer = Optimizer(params, steps=1, learning_rate=0.1, max_grad_norm=1.0)
     assert optimizer.clip_gradients() == pytest.approx(2 * math.sqrt(15))
-    assert math.sqrt(sum(float(p.grad.square().sum()) for p in params if p.grad is not None)) == pytest.approx(1, rel=1e-4)
+    assert math.sqrt(
+        sum(float(p.grad.square().sum()) for p in params if p.grad is not None)
+    ) == pytest.approx(1, rel=1e-4)
 
 
 def test_small_updates_reach_bfloat16_weights() -> None:
-    """A thousand updates of 1e-5 move a weight of 1 by 0.01; in bfloat16 alone each would be rounded away."""
+    """A thousand updates of 1e-5 move a weight of 1 by 0.01; in bfloat16 alone each would be
+    rounded away.
+    """
     p = nn.Parameter(torch.ones(1, 1, dtype=torch.bfloat16))
     optimizer = Optimizer([p], steps=1000, learning_rate=1e-5, schedule="constant")
     for i in range(1000):

@@ -44,7 +44,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def lines_of(steps: int, clock: Clock, seconds: float, *, start: int = 0) -> list[str]:
     file = io.StringIO()
-    with Progress(steps, title="GRPO", console=Console(file=file, width=80), start=start) as progress:
+    with Progress(
+        steps, title="GRPO", console=Console(file=file, width=80), start=start
+    ) as progress:
         for step in range(start + 1, steps + 1):
             clock.now += seconds
             progress(step, METRICS)
@@ -54,7 +56,10 @@ def lines_of(steps: int, clock: Clock, seconds: float, *, start: int = 0) -> lis
 def test_plain_lines_without_a_terminal(clock: Clock) -> None:
     lines = lines_of(100, clock, 2.0)
     assert [line.split()[1] for line in lines] == ["1/100", *(f"{n}0/100" for n in range(1, 11))]
-    expected = "GRPO 50/100  1:40  ETA 1:40  2,134 tokens/s  loss 0.5  reward 0.25 +- 0.125  kl -  length 38.2"
+    expected = (
+        "GRPO 50/100  1:40  ETA 1:40  2,134 tokens/s  loss 0.5  reward 0.25 +- 0.125  kl -  "
+        "length 38.2"
+    )
     assert lines[5] == f"{expected}  lr 3.00e-05"
     assert "ETA" not in lines[-1]
     assert all("\x1b" not in line for line in lines)
@@ -80,12 +85,19 @@ def test_plain_where_the_terminal_wants_it(environ: dict[str, str]) -> None:
     assert "╭" not in file.getvalue()
 
 
-def panel(width: int, sampled: Sampled | None = None, metrics: dict[str, float] | None = None, calls: int = 3) -> list[str]:
+def panel(
+    width: int,
+    sampled: Sampled | None = None,
+    metrics: dict[str, float] | None = None,
+    calls: int = 3,
+) -> list[str]:
     console = Console(width=width, file=io.StringIO(), force_terminal=False)
     progress = Progress(60, title="GRPO", console=console, sampled=lambda: sampled)
     progress._shown = sampled
     for step in range(1, calls + 1):
-        progress.history = {k: [*progress.history.get(k, []), v] for k, v in (metrics or METRICS).items()}
+        progress.history = {
+            k: [*progress.history.get(k, []), v] for k, v in (metrics or METRICS).items()
+        }
         progress.step, progress.metrics = step, metrics or METRICS
     with console.capture() as capture:
         console.print(progress)
@@ -160,6 +172,11 @@ def test_sparkline() -> None:
 def test_small_texts() -> None:
     assert [duration(s) for s in (0, 61.9, 3600)] == ["0:00", "1:01", "1:00:00"]
     assert [short_number(v) for v in (0, 0.12345, 38.25, 123456.0, 3e-5, math.nan)] == [
-        "0", "0.123", "38.2", "1.23e+05", "3.00e-05", "-",
-    ]  # fmt: skip
+        "0",
+        "0.123",
+        "38.2",
+        "1.23e+05",
+        "3.00e-05",
+        "-",
+    ]
     assert visible("a\x1b[0m\n\x7f", lines=True) == "a␛[0m\n␡"

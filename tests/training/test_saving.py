@@ -33,24 +33,34 @@ def test_weights_that_give_nothing_finite_are_refused(value: float, tiny_folder:
     check_finite(model, State())
     with torch.no_grad():
         dict(model.hf.named_parameters())["model.layers.0.mlp.up_proj.weight"].fill_(value)
-    with pytest.raises(TrainingDiverged, match=r"after step 3: .*(up_proj|outputs).*not saved.*checkpoint-2"):
+    with pytest.raises(
+        TrainingDiverged, match=r"after step 3: .*(up_proj|outputs).*not saved.*checkpoint-2"
+    ):
         check_finite(model, State(step=3, last_checkpoint="runs/a/checkpoint-2"))
 
 
 @pytest.mark.usefixtures("any_rate")
-def test_a_run_that_ends_with_bad_weights_fails_and_saves_none(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
-    with pytest.raises(TrainingDiverged, match="after step 1: .*NaN or infinite.*not saved.*none was saved"):
+def test_a_run_that_ends_with_bad_weights_fails_and_saves_none(
+    run_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(
+        TrainingDiverged, match="after step 1: .*NaN or infinite.*not saved.*none was saved"
+    ):
         run_recipe(**SFT, learning_rate=1e38, max_steps=1, output=str(tmp_path / "run"))
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["metrics.jsonl", "recipe.yaml"]
 
 
 @pytest.mark.usefixtures("any_rate")
-def test_a_good_checkpoint_is_not_replaced_by_a_bad_one(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_good_checkpoint_is_not_replaced_by_a_bad_one(
+    run_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
     run = {**SFT, "output": str(tmp_path / "run"), "save_every": 1}
     run_recipe(**run, learning_rate=1e-3, max_steps=2)
     with pytest.raises(TrainingDiverged, match="Last good checkpoint: .*checkpoint-2"):
         run_recipe(**run, learning_rate=1e38, max_steps=3, resume=True, accept=["learning_rate"])
-    assert (tmp_path / "run" / "checkpoint-2").is_dir() and not (tmp_path / "run" / "checkpoint-3").exists()
+    assert (tmp_path / "run" / "checkpoint-2").is_dir() and not (
+        tmp_path / "run" / "checkpoint-3"
+    ).exists()
     # The model of two steps is kept aside, and the run is not finished.
     assert (tmp_path / "run" / "model-2").is_dir() and not (tmp_path / "run" / "model").exists()
 

@@ -55,14 +55,23 @@ def test_services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) ->
     tracker(7, {"loss": 0.5, "kl": math.nan})
     tracker.close()  # type: ignore[attr-defined]
     assert calls == [
-        ("init", {"project": "posttrain", "name": "quickstart/grpo", "config": {"method": "grpo", "seed": 3}}),
+        (
+            "init",
+            {
+                "project": "posttrain",
+                "name": "quickstart/grpo",
+                "config": {"method": "grpo", "seed": 3},
+            },
+        ),
         ("log", ({"loss": 0.5}, 7)),
         ("finish", None),
     ]
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "trackio"])
-def test_missing_library_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_missing_library_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingDependency, match=rf"pip install 'posttrain\[{name}\]'"):
         build_trackers([name], tmp_path)

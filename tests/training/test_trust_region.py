@@ -16,9 +16,11 @@ from posttrain.training.trust_region import TrustRegion
 def test_the_critic_is_clipped_and_a_step_without_gradient_tells_of_no_other() -> None:
     policy, critic = (torch.nn.Parameter(torch.zeros(4)) for _ in range(2))
     model: Any = SimpleNamespace(
-        trainable_parameters=lambda: [policy, critic], critic=SimpleNamespace(trainable_parameters=lambda: [critic]),
-        eval=lambda: None, train=lambda: None,
-    )  # fmt: skip
+        trainable_parameters=lambda: [policy, critic],
+        critic=SimpleNamespace(trainable_parameters=lambda: [critic]),
+        eval=lambda: None,
+        train=lambda: None,
+    )
     norms: list[float] = []
 
     class Watched(Optimizer):

@@ -19,7 +19,9 @@ def no_baseline(rewards) -> NDArray[np.float64]:
 
 @advantages.register
 def batch_mean(rewards, *, scale: bool = False, epsilon: float = 1e-4) -> NDArray[np.float64]:
-    """A_i = r_i - mean over the step; with scale divided by its standard deviation + epsilon. rewards [P, G] -> [P, G]."""
+    """A_i = r_i - mean over the step; with scale divided by its standard deviation + epsilon.
+    rewards [P, G] -> [P, G].
+    """
     mean, std = nan_statistics(rewards, axis=None)
     centred = rewards - mean
     return np.nan_to_num(centred / (std + epsilon) if scale else centred)
@@ -27,10 +29,11 @@ def batch_mean(rewards, *, scale: bool = False, epsilon: float = 1e-4) -> NDArra
 
 @advantages.register
 def moving_average(rewards, baseline, *, decay: float = 0.9) -> tuple[NDArray[np.float64], float]:
-    """REINFORCE with a moving average: A_i = r_i - b;  then b = decay b + (1 - decay) mean of the step.
+    """REINFORCE with a moving average: A_i = r_i - b;  then b = decay b + (1 - decay) mean of the
+                                                        step.
 
-    At first b is the step's own mean; a step without any reward leaves it as it is. b is saved with checkpoints.
-    rewards [P, G], baseline a number -> ([P, G], next baseline).
+    At first b is the step's own mean; a step without any reward leaves it as it is. b is saved with
+    checkpoints. rewards [P, G], baseline a number -> ([P, G], next baseline).
     """
     if np.isnan(rewards).all():
         return np.zeros_like(rewards), baseline
@@ -41,8 +44,10 @@ def moving_average(rewards, baseline, *, decay: float = 0.9) -> tuple[NDArray[np
 
 @advantages.register
 def greedy_baseline(rewards, greedy_rewards) -> NDArray[np.float64]:
-    """SCST's and ReMax's advantage: A_i = r_i - reward of the greedy completion (arXiv 1612.00563; arXiv 2310.10505).
+    """SCST's and ReMax's advantage: A_i = r_i - reward of the greedy completion (arXiv 1612.00563;
+    arXiv 2310.10505).
 
-    The method samples one more completion of each prompt, at temperature 0. rewards [P, G], greedy_rewards [P] -> [P, G].
+    The method samples one more completion of each prompt, at temperature 0. rewards [P, G],
+    greedy_rewards [P] -> [P, G].
     """
     return np.nan_to_num(rewards - greedy_rewards[:, None])

@@ -1,4 +1,6 @@
-"""Credit token by token (shapes: see the package): r_t is earned with token t, V_t is the value of the state before it."""
+"""Credit token by token (shapes: see the package): r_t is earned with token t, V_t is the value
+of the state before it.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ def discounted(terms: Array, factor: float) -> Array:
 def gae(token_rewards, values, *, gamma: float = 1.0, lam: float = 0.95) -> PerToken:
     """Generalised advantage estimation (arXiv 1506.02438).
 
-    A_t = sum_l (gamma lam)^l delta_{t+l},  delta_t = r_t + gamma V_{t+1} - V_t, V = 0 after the end. lam 1: Monte Carlo return
+    A_t = sum_l (gamma lam)^l delta_{t+l},  delta_t = r_t + gamma V_{t+1} - V_t, V = 0 after the
+                                            end. lam 1: Monte Carlo return
     minus value; lam 0: the temporal difference delta.
     """
 
@@ -58,7 +61,8 @@ def n_step(token_rewards, values, *, n: int = 5, gamma: float = 1.0) -> PerToken
 
 @advantages.register
 def reward_to_go(token_rewards, *, gamma: float = 1.0) -> PerToken:
-    """A_t = sum_l gamma^l r_{t+l}: REINFORCE with causal credit; with KL in the reward and whitening, REINFORCE++.
+    """A_t = sum_l gamma^l r_{t+l}: REINFORCE with causal credit; with KL in the reward and
+    whitening, REINFORCE++.
 
     (arXiv 2501.03262.) No baseline: whiten the advantages (credit: {whiten: true}).
     """
@@ -69,22 +73,29 @@ def reward_to_go(token_rewards, *, gamma: float = 1.0) -> PerToken:
 def group_process(token_rewards, *, epsilon: float = 1e-4) -> PerToken:
     """GRPO with process supervision (DeepSeekMath, arXiv 2402.03300, section 4.1.3).
 
-    The rewards of all steps of all completions of a prompt are normalised together, r' = (r - mean) / (std + epsilon), and
-    A_t = sum of r' of the steps that end at or after token t. token_rewards: NaN where no step ends. A group in which all step
-    rewards tie gets exactly 0.
+    The rewards of all steps of all completions of a prompt are normalised together, r' = (r - mean)
+    / (std + epsilon), and A_t = sum of r' of the steps that end at or after token t. token_rewards:
+    NaN where no step ends. A group in which all step rewards tie gets exactly 0.
     """
     out: PerToken = []
     for group in token_rewards:
-        steps = np.concatenate([np.asarray(r)[~np.isnan(r)] for r in group]) if group else np.zeros(0)
+        steps = (
+            np.concatenate([np.asarray(r)[~np.isnan(r)] for r in group]) if group else np.zeros(0)
+        )
         mean = float(steps.mean()) if len(steps) else 0.0
         std = float(steps.std(ddof=1)) if len(steps) > 1 else 0.0
         if std < 1e-9:
             out.append([np.zeros(len(r)) for r in group])
         else:
-            out.append([discounted(np.nan_to_num((r - mean) / (std + epsilon)), 1.0) for r in group])
+            out.append(
+                [discounted(np.nan_to_num((r - mean) / (std + epsilon)), 1.0) for r in group]
+            )
     return out
 
 
 def _each(function: Callable[..., Array], *nested: PerToken) -> PerToken:
     """A function of one completion's arrays over all completions."""
-    return [[function(*arrays) for arrays in zip(*groups, strict=True)] for groups in zip(*nested, strict=True)]
+    return [
+        [function(*arrays) for arrays in zip(*groups, strict=True)]
+        for groups in zip(*nested, strict=True)
+    ]

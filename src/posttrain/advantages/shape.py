@@ -1,4 +1,5 @@
-"""What is done to rewards and advantages beside estimating: whitening, corrections, masks, controllers. Plain functions.
+"""What is done to rewards and advantages beside estimating: whitening, corrections, masks,
+controllers. Plain functions.
 
 Numbers per token are lists of arrays [T], one a completion.
 """
@@ -14,23 +15,37 @@ from numpy.typing import NDArray
 from posttrain.advantages.group import Array
 
 
-def whiten(advantages: Sequence[Array], counted: Sequence[Array], epsilon: float = 1e-8) -> list[Array]:
-    """Advantages minus their mean, divided by their standard deviation, over all tokens of the step that count.
+def whiten(
+    advantages: Sequence[Array], counted: Sequence[Array], epsilon: float = 1e-8
+) -> list[Array]:
+    """Advantages minus their mean, divided by their standard deviation, over all tokens of the step
+    that count.
 
     counted: bool [T] each. What does not count becomes 0.
     """
-    flat = np.concatenate([a[c] for a, c in zip(advantages, counted, strict=True)]) if advantages else np.zeros(0)
+    flat = (
+        np.concatenate([a[c] for a, c in zip(advantages, counted, strict=True)])
+        if advantages
+        else np.zeros(0)
+    )
     if not len(flat):
         return [np.zeros_like(a) for a in advantages]
     mean, std = flat.mean(), flat.std(ddof=1) if len(flat) > 1 else 0.0
-    return [np.where(c, (a - mean) / (std + epsilon), 0.0) for a, c in zip(advantages, counted, strict=True)]
+    return [
+        np.where(c, (a - mean) / (std + epsilon), 0.0)
+        for a, c in zip(advantages, counted, strict=True)
+    ]
 
 
-def importance_weights(old_logprobs: Array, engine_logprobs: Array, mode: str, clip_max: float) -> Array:
-    """Weights [T] that correct for tokens sampled by another distribution than the policy of the step's start.
+def importance_weights(
+    old_logprobs: Array, engine_logprobs: Array, mode: str, clip_max: float
+) -> Array:
+    """Weights [T] that correct for tokens sampled by another distribution than the policy of the
+    step's start.
 
-    w = pi_old / pi_engine of the token, or of the whole sequence (modes sequence_*), at most clip_max (modes *_truncate,
-    truncated importance sampling) or 0 above clip_max (modes *_mask). As TRL's importance sampling correction.
+    w = pi_old / pi_engine of the token, or of the whole sequence (modes sequence_*), at most
+    clip_max (modes *_truncate, truncated importance sampling) or 0 above clip_max (modes *_mask).
+    As TRL's importance sampling correction.
     """
     difference = np.asarray(old_logprobs, dtype=float) - np.asarray(engine_logprobs, dtype=float)
     if mode.startswith("sequence"):
@@ -41,18 +56,26 @@ def importance_weights(old_logprobs: Array, engine_logprobs: Array, mode: str, c
     return np.where(weights > clip_max, 0.0, weights)
 
 
-def top_entropy(entropies: Sequence[Array], counted: Sequence[Array], share: float) -> list[NDArray[np.bool_]]:
-    """True for the tokens of highest entropy, a `share` of those of the step that count ("80/20", arXiv 2506.01939).
+def top_entropy(
+    entropies: Sequence[Array], counted: Sequence[Array], share: float
+) -> list[NDArray[np.bool_]]:
+    """True for the tokens of highest entropy, a `share` of those of the step that count ("80/20",
+    arXiv 2506.01939).
 
     counted: bool [T] each. Returns bool [T] each.
     """
-    flat = np.concatenate([e[c] for e, c in zip(entropies, counted, strict=True)]) if entropies else np.zeros(0)
+    flat = (
+        np.concatenate([e[c] for e, c in zip(entropies, counted, strict=True)])
+        if entropies
+        else np.zeros(0)
+    )
     bound = np.quantile(flat, 1 - share) if len(flat) else 0.0
     return [np.asarray(e) >= bound for e in entropies]
 
 
 def next_kl_weight(weight: float, kl: float, target: float, gain: float = 0.1) -> float:
-    """The adaptive controller of KL in the reward (arXiv 1909.08593): weight *= 1 + gain clip(kl / target - 1, -0.2, 0.2).
+    """The adaptive controller of KL in the reward (arXiv 1909.08593): weight *= 1 + gain clip(kl /
+    target - 1, -0.2, 0.2).
 
     kl: mean nats of the step's completions, each summed over its tokens.
     """
@@ -60,7 +83,9 @@ def next_kl_weight(weight: float, kl: float, target: float, gain: float = 0.1) -
 
 
 def next_entropy_weight(weight: float, entropy: float, target: float, change: float) -> float:
-    """Up by `change` where the entropy is below the target, down where not, within 0 and 1 (Skywork-OR1, arXiv 2505.22312)."""
+    """Up by `change` where the entropy is below the target, down where not, within 0 and 1
+    (Skywork-OR1, arXiv 2505.22312).
+    """
     moved = weight + (change if entropy < target else -change)
     return min(max(moved, 0.0), 1.0)
 
@@ -68,10 +93,12 @@ def next_entropy_weight(weight: float, entropy: float, target: float, change: fl
 def step_rewards(text_of_tokens: Sequence[str], rewards: Sequence[float]) -> Array:
     """Rewards of steps at the tokens that end them: [T], NaN where no step ends.
 
-    A step is a line that is not blank; it ends with the token that holds its line break, the last one with the last token.
+    A step is a line that is not blank; it ends with the token that holds its line break, the last
+    one with the last token.
 
     Args:
-        text_of_tokens: T texts. rewards: one a step; surplus ones are dropped, and a step beyond them has none.
+        text_of_tokens: T texts. rewards: one a step; surplus ones are dropped, and a step beyond
+        them has none.
     """
     out = np.full(len(text_of_tokens), math.nan)
     ends: list[int] = []

@@ -1,4 +1,6 @@
-"""Documents of plain text, of any length, as training sequences: read, tokenised and split part by part."""
+"""Documents of plain text, of any length, as training sequences: read, tokenised and split part
+by part.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +33,14 @@ class Part:
 
 
 def text_files(path: Path, split: str) -> list[Path]:
-    """The .txt files (also .gz) that a path names: itself, or those of a folder of nothing else; else none."""
+    """The .txt files (also .gz) that a path names: itself, or those of a folder of nothing
+    else; else none.
+    """
     if path.is_file():
         files = [path]
-    elif path.is_dir() and not any((path / f"dataset_{kind}.json").exists() for kind in ("info", "dict")):
+    elif path.is_dir() and not any(
+        (path / f"dataset_{kind}.json").exists() for kind in ("info", "dict")
+    ):
         files = files_of(path, split)
     else:
         return []
@@ -42,7 +48,8 @@ def text_files(path: Path, split: str) -> list[Path]:
 
 
 def read_parts(path: Path, document: Document) -> Iterator[Part]:
-    """The documents of a text file in parts of about PART_CHARACTERS characters, read one after the other.
+    """The documents of a text file in parts of about PART_CHARACTERS characters, read one after the
+    other.
 
     A document has no line break at its end. Text of white space alone is no document.
 
@@ -79,15 +86,22 @@ def _ended(text: str, first: bool) -> Iterator[Part]:
 
 @without_collection()
 def encode_documents(
-    encoded: Encoded, parts: Iterable[Part], tokenizer: Any, limits: Limits, *, limit: int | None = None
+    encoded: Encoded,
+    parts: Iterable[Part],
+    tokenizer: Any,
+    limits: Limits,
+    *,
+    limit: int | None = None,
 ) -> None:
     """Documents as sequences of at most limits.max_length tokens, in memory bounded by one part.
 
-    A document of L tokens, BOS (if the tokenizer uses one) and EOS included, has L - 1 targets: every token
-    but the first, which nothing predicts. Each is in exactly one sequence (`encoded.split`).
+    A document of L tokens, BOS (if the tokenizer uses one) and EOS included, has L - 1 targets:
+    every token but the first, which nothing predicts. Each is in exactly one sequence
+    (`encoded.split`).
 
     Args:
-        encoded: what the sequences are added to. parts: as `read_parts` gives them. limit: documents at most.
+        encoded: what the sequences are added to. parts: as `read_parts` gives them. limit:
+        documents at most.
     Raises:
         DataError: a document is too long and limits.truncation is "error".
     """
@@ -114,10 +128,18 @@ class _Ends:
         self.eos = tokenizer.eos_token_id
 
     def begun(self, ids: np.ndarray) -> np.ndarray:
-        return ids if self.bos is None or ids[:1].tolist() == [self.bos] else np.concatenate([[self.bos], ids])
+        return (
+            ids
+            if self.bos is None or ids[:1].tolist() == [self.bos]
+            else np.concatenate([[self.bos], ids])
+        )
 
     def ended(self, ids: np.ndarray) -> np.ndarray:
-        return ids if self.eos is None or ids[-1:].tolist() == [self.eos] else np.concatenate([ids, [self.eos]])
+        return (
+            ids
+            if self.eos is None or ids[-1:].tolist() == [self.eos]
+            else np.concatenate([ids, [self.eos]])
+        )
 
 
 def _tokenised(parts: Iterable[Part], tokenizer: Any) -> Iterator[tuple[Part, np.ndarray]]:
@@ -144,8 +166,12 @@ def _of_whole(batch: list[Part], tokenizer: Any) -> Iterator[tuple[Part, np.ndar
         yield part, np.array(ids[part.text], dtype=np.int64)
 
 
-def _cut_between_tokens(parts: Iterable[Part], tokenizer: Any) -> Iterator[Part | tuple[Part, np.ndarray]]:
-    """Whole documents as they are; parts of longer ones moved to borders of tokens, with their ids."""
+def _cut_between_tokens(
+    parts: Iterable[Part], tokenizer: Any
+) -> Iterator[Part | tuple[Part, np.ndarray]]:
+    """Whole documents as they are; parts of longer ones moved to borders of tokens, with their
+    ids.
+    """
     before = held = ""
     first = True
     for part in parts:
@@ -155,7 +181,9 @@ def _cut_between_tokens(parts: Iterable[Part], tokenizer: Any) -> Iterator[Part 
         if part.first:
             before, held, first = "", "", True
         held += part.text
-        if not tokenizer.is_fast:  # it does not say where tokens stand, so that it has to see the whole
+        if (
+            not tokenizer.is_fast
+        ):  # it does not say where tokens stand, so that it has to see the whole
             if part.last:
                 yield Part(held, True, True)
             continue
@@ -205,7 +233,9 @@ class _Writer:
     def _write(self, ids: np.ndarray) -> None:
         row = self.row if not self.num_parts else f"{self.row} part {self.num_parts + 1}"
         self.encoded.add(_sequence(ids.copy(), row))
-        self.encoded.num_tokens += len(ids) - (self.num_parts > 0)  # the token of context is counted before
+        self.encoded.num_tokens += len(ids) - (
+            self.num_parts > 0
+        )  # the token of context is counted before
         self.num_parts += 1
 
 

@@ -14,13 +14,22 @@ from posttrain.data.forest import TokenSequence
 from posttrain.data.formats import detect_format, normalise
 from posttrain.data.item import Item
 from posttrain.data.store import SequenceStore
-from posttrain.data.templates import Tokenized, TrainOn, encode_messages, encode_pair, encode_step, encode_text
+from posttrain.data.templates import (
+    Tokenized,
+    TrainOn,
+    encode_messages,
+    encode_pair,
+    encode_step,
+    encode_text,
+)
 from posttrain.errors import DataError
 from posttrain.memory import without_collection
 from posttrain.types import Message, Text
 
 _BATCH = 1024  # rows tokenised at a time
-_BATCH_CHARACTERS = 1 << 18  # and characters: what the tokenizer holds per character is a hundred bytes
+_BATCH_CHARACTERS = (
+    1 << 18
+)  # and characters: what the tokenizer holds per character is a hundred bytes
 
 
 @without_collection()
@@ -47,11 +56,20 @@ def encode_rows(
         max_length, truncation, max_masked, max_cut, context: see `Limits`.
         values: numbers that each row's sequence carries.
     Raises:
-        DataError: unknown format, a row without a completion, more lost than max_cut or max_masked allow.
+        DataError: unknown format, a row without a completion, more lost than max_cut or max_masked
+        allow.
     """
     limits = Limits(max_length, truncation, max_masked, max_cut, context)
     encoded = Encoded([], detect_format(rows))
-    encode_into(encoded, rows, tokenizer, limits, train_on=train_on, values=values, rationale_weight=rationale_weight)
+    encode_into(
+        encoded,
+        rows,
+        tokenizer,
+        limits,
+        train_on=train_on,
+        values=values,
+        rationale_weight=rationale_weight,
+    )
     encoded.refuse_losses(limits)
     return encoded
 
@@ -67,7 +85,8 @@ def encode_into(
     values: Callable[[Item], dict[str, float]] | None = None,
     rationale_weight: float = 0.0,
 ) -> None:
-    """Rows of the format `encoded.form`, read once and one after the other, as sequences of `encoded`.
+    """Rows of the format `encoded.form`, read once and one after the other, as sequences of
+    `encoded`.
 
     Args: as of `encode_rows`.
     Raises:
@@ -76,7 +95,9 @@ def encode_into(
 
     def items() -> Iterator[Item]:
         for number, row in enumerate(rows):
-            encoded.num_rows += 2 if rationale_weight else 1  # what is counted as cut are its two sequences
+            encoded.num_rows += (
+                2 if rationale_weight else 1
+            )  # what is counted as cut are its two sequences
             yield normalise(row, encoded.form, str(row.get("id", number)))
 
     shaped = with_rationales(items(), rationale_weight) if rationale_weight else items()
@@ -108,11 +129,12 @@ def _fill_weights(encoded: Encoded) -> None:
 
 
 def with_rationales(items: Iterable[Item], weight: float) -> Iterator[Item]:
-    """Distilling step by step (arXiv 2305.02301): a row with a rationale becomes two tasks, told apart by their prompts.
+    """Distilling step by step (arXiv 2305.02301): a row with a rationale becomes two tasks, told
+    apart by their prompts.
 
-    "[label] " and the prompt lead to the completion, whose tokens count 1; "[rationale] " and the prompt to the rationale,
-    whose tokens count `weight`. With the usual mean over tokens that is L_label + weight L_rationale up to a common factor,
-    where both are sums over tokens.
+    "[label] " and the prompt lead to the completion, whose tokens count 1; "[rationale] " and the
+    prompt to the rationale, whose tokens count `weight`. With the usual mean over tokens that is
+    L_label + weight L_rationale up to a common factor, where both are sums over tokens.
 
     Raises:
         DataError: a row without a rationale, or without a prompt to put the word before.
@@ -120,23 +142,43 @@ def with_rationales(items: Iterable[Item], weight: float) -> Iterator[Item]:
     for item in items:
         rationale = item.columns.get("rationale")
         if not isinstance(rationale, str) or not rationale.strip():
-            raise DataError(f"row {item.row} has no text in the column 'rationale', which data.rationale_weight needs")
+            raise DataError(
+                f"row {item.row} has no text in the column 'rationale', which "
+                "data.rationale_weight needs"
+            )
         told: dict[str, Text] = {"label": item.completion or "", "rationale": rationale}
         for task, completion in told.items():
             if isinstance(item.prompt, str):
                 prompt: Text = f"[{task}] {item.prompt}"
             elif item.prompt and item.prompt[-1]["role"] == "user":
-                prompt = [*item.prompt[:-1], {**item.prompt[-1], "content": f"[{task}] {item.prompt[-1]['content']}"}]
-                completion = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
+                prompt = [
+                    *item.prompt[:-1],
+                    {**item.prompt[-1], "content": f"[{task}] {item.prompt[-1]['content']}"},
+                ]
+                completion = (
+                    [{"role": "assistant", "content": completion}]
+                    if isinstance(completion, str)
+                    else completion
+                )
             else:
-                raise DataError(f"row {item.row} has no prompt, which a rationale needs; use the columns prompt and completion")
+                raise DataError(
+                    f"row {item.row} has no prompt, which a rationale needs; use the columns "
+                    "prompt and completion"
+                )
             share = weight if task == "rationale" else 1.0
             columns = {**item.columns, "weight": share * _row_weight(item)}
-            yield replace(item, prompt=prompt, completion=completion, columns=columns, row=f"{item.row} {task}")
+            yield replace(
+                item,
+                prompt=prompt,
+                completion=completion,
+                columns=columns,
+                row=f"{item.row} {task}",
+            )
 
 
 def refuse_row_weights(rows: Sequence[dict[str, Any]]) -> None:
-    """Refuse a column `weight` where completions are compared or scored as wholes: no such loss reads it.
+    """Refuse a column `weight` where completions are compared or scored as wholes: no such loss
+    reads it.
 
     Raises:
         DataError: a row whose weight is not 1 (an empty one is).
@@ -144,8 +186,10 @@ def refuse_row_weights(rows: Sequence[dict[str, Any]]) -> None:
     for number, row in enumerate(rows):
         if row.get("weight") not in (None, 1):
             raise DataError(
-                f"row {row.get('id', number)}: weight {row['weight']!r} says how much a row's tokens count, but losses of "
-                "whole completions, pairs and lists count each row once; leave the column out, and repeat or drop rows instead"
+                f"row {row.get('id', number)}: weight {row['weight']!r} says how much a row's "
+                "tokens count, but losses of "
+                "whole completions, pairs and lists count each row once; leave the column out, "
+                "and repeat or drop rows instead"
             )
 
 
@@ -153,13 +197,22 @@ def _row_weight(item: Item) -> float:
     weight = item.columns.get("weight")
     if weight is None:
         return 1.0
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
-        raise DataError(f"row {item.row}: weight {weight!r} says how much the row's tokens count; a number, 0 or above")
+    if (
+        isinstance(weight, bool)
+        or not isinstance(weight, int | float)
+        or not 0 <= weight < math.inf
+    ):
+        raise DataError(
+            f"row {item.row}: weight {weight!r} says how much the row's tokens count; a number, 0 "
+            "or above"
+        )
     return float(weight)
 
 
 def _weigh(sequence: TokenSequence, item: Item) -> None:
-    """Multiply the weights of a sequence's tokens by its row's; a row of weight 0 is not trained on."""
+    """Multiply the weights of a sequence's tokens by its row's; a row of weight 0 is not
+    trained on.
+    """
     factor = _row_weight(item)
     ones = np.ones(len(sequence.ids), dtype=np.float32)
     sequence.streams["weights"] = sequence.streams.get("weights", ones) * np.float32(factor)
@@ -167,26 +220,49 @@ def _weigh(sequence: TokenSequence, item: Item) -> None:
         sequence.loss_mask = np.zeros_like(sequence.loss_mask)
 
 
-def encode_items(items: Iterable[Item], tokenizer: Any, train_on: TrainOn = "auto") -> Iterator[tuple[Item, TokenSequence]]:
+def encode_items(
+    items: Iterable[Item], tokenizer: Any, train_on: TrainOn = "auto"
+) -> Iterator[tuple[Item, TokenSequence]]:
     """Each item with its training sequence; plain text is tokenised many rows at a time."""
     for some in _batched(items):
-        plain = (t for item in some for t in (item.text, item.prompt, item.completion) if isinstance(t, str))
+        plain = (
+            t
+            for item in some
+            for t in (item.text, item.prompt, item.completion)
+            if isinstance(t, str)
+        )
         known = Tokenized.of(tokenizer, plain)
         for item in some:
             yield item, encode_item(item, tokenizer, train_on, known)
 
 
-def encode_item(item: Item, tokenizer: Any, train_on: TrainOn = "auto", known: Tokenized | None = None) -> TokenSequence:
-    """One row as a training sequence. known: the ids of its plain texts, where they have been made already."""
+def encode_item(
+    item: Item, tokenizer: Any, train_on: TrainOn = "auto", known: Tokenized | None = None
+) -> TokenSequence:
+    """One row as a training sequence. known: the ids of its plain texts, where they have been
+    made already.
+    """
     if item.text is not None:
         return encode_text(tokenizer, item.text, row=item.row, known=known)
     if item.completion is None:
-        raise DataError(f"row {item.row} has no completion to learn from; method sft needs one (columns prompt, completion)")
+        raise DataError(
+            f"row {item.row} has no completion to learn from; method sft needs one (columns "
+            "prompt, completion)"
+        )
     if isinstance(item.completion, str):
         everything = train_on == "everything"
         texts = known if isinstance(item.prompt, str) else None
-        return encode_pair(tokenizer, str(item.prompt), item.completion, everything=everything, row=item.row, known=texts)
-    prompt: list[Message] = [] if item.prompt is None or isinstance(item.prompt, str) else item.prompt
+        return encode_pair(
+            tokenizer,
+            str(item.prompt),
+            item.completion,
+            everything=everything,
+            row=item.row,
+            known=texts,
+        )
+    prompt: list[Message] = (
+        [] if item.prompt is None or isinstance(item.prompt, str) else item.prompt
+    )
     chosen: TrainOn = "all_assistant" if train_on == "auto" else train_on
     if item.prompt is not None and train_on in ("auto", "completion"):
         # What the prompt says, its assistant turns included, is given and not learnt.
@@ -194,7 +270,9 @@ def encode_item(item: Item, tokenizer: Any, train_on: TrainOn = "auto", known: T
         chosen = "all_assistant"
     elif train_on == "completion":
         chosen = "last"
-    return encode_messages(tokenizer, [*prompt, *item.completion], tools=item.tools, train_on=chosen, row=item.row)
+    return encode_messages(
+        tokenizer, [*prompt, *item.completion], tools=item.tools, train_on=chosen, row=item.row
+    )
 
 
 @without_collection()
@@ -208,20 +286,28 @@ def encode_pairs(
     max_cut: float = 0.1,
     context: int | None = None,
 ) -> Encoded:
-    """Rows of a preference format: groups of a chosen and a rejected sequence, and of a triple its reference text, "gold".
+    """Rows of a preference format: groups of a chosen and a rejected sequence, and of a triple its
+    reference text, "gold".
 
-    A pair is left out, and counted in `masked`, when both completions are the same or one has no token left to compare.
-    A column margin becomes the value of that name. Of a step preference, the prompt and the steps before are given.
+    A pair is left out, and counted in `masked`, when both completions are the same or one has no
+    token left to compare. A column margin becomes the value of that name. Of a step preference, the
+    prompt and the steps before are given.
 
     Raises:
-        DataError: not a preference format, a pair without a prompt, a row's weight, too many pairs left out.
+        DataError: not a preference format, a pair without a prompt, a row's weight, too many pairs
+        left out.
     """
     form = detect_format(rows)
     if "preference" not in form.name or "unpaired" in form.name:
         raise DataError(
-            f"the rows are of format {form.name} ({form.reason}); pairs need the columns chosen and rejected, and a prompt"
+            f"the rows are of format {form.name} ({form.reason}); pairs need the columns chosen "
+            "and rejected, and a prompt"
         )
-    roles = ("chosen", "rejected", "gold") if form.name == "triple preference" else ("chosen", "rejected")
+    roles = (
+        ("chosen", "rejected", "gold")
+        if form.name == "triple preference"
+        else ("chosen", "rejected")
+    )
     refuse_row_weights(rows)
     limits = Limits(max_length, truncation, max_masked, max_cut, context)
     encoded = Encoded([], form, num_rows=len(rows), roles=roles)
@@ -229,7 +315,10 @@ def encode_pairs(
         name = str(row.get("id", number))
         item = normalise(row, form, name)
         if item.prompt is None:
-            raise DataError(f"row {name} has no prompt; add a column prompt, or write chosen and rejected as messages")
+            raise DataError(
+                f"row {name} has no prompt; add a column prompt, or write chosen and rejected as "
+                "messages"
+            )
         texts = dict(zip(roles, (item.chosen, item.rejected, item.reference)))
         pair = encoded.fitted(name, _completions(item, texts, tokenizer), limits)
         if not pair:
@@ -241,10 +330,15 @@ def encode_pairs(
             encoded.add_group(pair)
         else:
             encoded.masked.append(name)
-    encoded.refuse_losses(limits, "have completions that after cutting are equal, or one of them is empty")
+    encoded.refuse_losses(
+        limits, "have completions that after cutting are equal, or one of them is empty"
+    )
     lacking = [group[0].row for group in encoded.groups if "margin" not in group[0].values]
     if 0 < len(lacking) < len(encoded.groups):
-        raise DataError(f"row {lacking[0].split()[0]} has no margin but others have; give it to every row or to none")
+        raise DataError(
+            f"row {lacking[0].split()[0]} has no margin but others have; give it to every row or "
+            "to none"
+        )
     return encoded
 
 
@@ -259,21 +353,27 @@ def encode_labelled(
     max_cut: float = 0.1,
     context: int | None = None,
 ) -> Encoded:
-    """Single completions with the value "label", 1 desirable or 0: rows {prompt, completion, label}, or pairs taken apart.
+    """Single completions with the value "label", 1 desirable or 0: rows {prompt, completion,
+    label}, or pairs taken apart.
 
     Raises:
         DataError: another format, a row's weight, too many rows without a trained token.
     """
     form = detect_format(rows)
     bounds: dict[str, Any] = {
-        "max_length": max_length, "truncation": truncation, "max_masked": max_masked, "max_cut": max_cut, "context": context
-    }  # fmt: skip
+        "max_length": max_length,
+        "truncation": truncation,
+        "max_masked": max_masked,
+        "max_cut": max_cut,
+        "context": context,
+    }
     if "unpaired" in form.name:
         refuse_row_weights(rows)
         return encode_rows(rows, tokenizer, **bounds)
     if "preference" not in form.name:
         raise DataError(
-            f"the rows are of format {form.name} ({form.reason}); wanted are the columns prompt, completion and label, or pairs"
+            f"the rows are of format {form.name} ({form.reason}); wanted are the columns prompt, "
+            "completion and label, or pairs"
         )
     encoded = encode_pairs(rows, tokenizer, **bounds)
     for group in encoded.groups:
@@ -293,9 +393,11 @@ def encode_lists(
     max_cut: float = 0.1,
     context: int | None = None,
 ) -> Encoded:
-    """Rows {prompt, completions, scores or ranks} as groups of sequences; the value "reward" of each is its score.
+    """Rows {prompt, completions, scores or ranks} as groups of sequences; the value "reward" of
+    each is its score.
 
-    A group is left out, and counted in `masked`, when fewer than two completions have a token, or all scores are equal.
+    A group is left out, and counted in `masked`, when fewer than two completions have a token, or
+    all scores are equal.
 
     Raises:
         DataError: not a listwise format, a row's weight, too many groups left out.
@@ -324,7 +426,9 @@ def encode_lists(
             encoded.add_group(group)
         else:
             encoded.masked.append(name)
-    encoded.refuse_losses(limits, "have after cutting fewer than two completions with a token, or equal scores")
+    encoded.refuse_losses(
+        limits, "have after cutting fewer than two completions with a token, or equal scores"
+    )
     return encoded
 
 
@@ -332,8 +436,13 @@ def _completions(item: Item, texts: dict[str, Any], tokenizer: Any) -> list[Toke
     """Several completions of a row's prompt, by name, as sequences."""
     if item.prefix is not None and item.prompt is not None:
         rows = {name: f"{item.row} {name}" for name in texts}
-        return [encode_step(tokenizer, item.prompt, item.prefix, str(t), row=rows[name]) for name, t in texts.items()]
-    halves = [replace(item, completion=text, row=f"{item.row} {name}") for name, text in texts.items()]
+        return [
+            encode_step(tokenizer, item.prompt, item.prefix, str(t), row=rows[name])
+            for name, t in texts.items()
+        ]
+    halves = [
+        replace(item, completion=text, row=f"{item.row} {name}") for name, text in texts.items()
+    ]
     return [sequence for _, sequence in encode_items(halves, tokenizer)]
 
 
@@ -343,7 +452,9 @@ def _batched(items: Iterable[Item]) -> Iterator[list[Item]]:
     characters = 0
     for item in items:
         batch.append(item)
-        characters += sum(len(t) for t in (item.text, item.prompt, item.completion) if isinstance(t, str))
+        characters += sum(
+            len(t) for t in (item.text, item.prompt, item.completion) if isinstance(t, str)
+        )
         if len(batch) >= _BATCH or characters >= _BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0

@@ -23,9 +23,10 @@ class Limits:
     """How long a sequence may be, and how much of the data may be lost to it.
 
     max_length: tokens. context: tokens that the model allows, None = unknown.
-    truncation: what becomes of a longer row. "split" makes several sequences of it and loses nothing,
-        which only plain text allows. "keep_start" and "keep_end" cut it, "drop" leaves it out, "error"
-        refuses it. "auto" splits plain text and keeps the start of everything else.
+    truncation: what becomes of a longer row. "split" makes several sequences of it and loses
+    nothing,
+        which only plain text allows. "keep_start" and "keep_end" cut it, "drop" leaves it out,
+        "error" refuses it. "auto" splits plain text and keeps the start of everything else.
     max_cut: share of the rows that are cut or dropped, or of the tokens that they lose, above which
         the data are refused. max_masked: the same for rows without a trained token.
     """
@@ -37,7 +38,9 @@ class Limits:
     context: int | None = None
 
     def ways_out(self) -> str:
-        """What makes room for longer rows. max_length cannot be raised above the model's context."""
+        """What makes room for longer rows. max_length cannot be raised above the model's
+        context.
+        """
         if self.context is None:
             return "Raise data.max_length"
         if self.max_length < self.context:
@@ -50,9 +53,11 @@ class Encoded:
     """Sequences and what became of the rows.
 
     sequences: a list, or a `SequenceStore` where they may exceed memory.
-    groups: sequences that are compared with each other: pairs, triples, lists. roles: of each group's
+    groups: sequences that are compared with each other: pairs, triples, lists. roles: of each
+    group's
         sequences. text: whether the rows are documents of plain text.
-    num_tokens: of all rows before cutting, BOS and EOS included; a prompt counts once per completion.
+    num_tokens: of all rows before cutting, BOS and EOS included; a prompt counts once per
+    completion.
     truncated, dropped: rows that were cut, or left out as too long. split: rows that became several
         sequences. tokens_cut, tokens_dropped: the tokens that cut and dropped rows lost.
     masked: rows left out because no token was left to train on or, of groups, nothing to compare.
@@ -83,13 +88,17 @@ class Encoded:
         for member in members:
             self.add(member)
 
-    def fitted(self, row: str, sequences: list[TokenSequence], limits: Limits, *, text: bool = False) -> list[TokenSequence]:
-        """A row's sequences within max_length, what they lose being counted; none where it is dropped.
+    def fitted(
+        self, row: str, sequences: list[TokenSequence], limits: Limits, *, text: bool = False
+    ) -> list[TokenSequence]:
+        """A row's sequences within max_length, what they lose being counted; none where it is
+        dropped.
 
         Args:
             row: its name, for messages. text: the row is plain text, which may be split.
         Raises:
-            DataError: the row is too long and truncation is "error", or "split" where that cannot be.
+            DataError: the row is too long and truncation is "error", or "split" where that cannot
+            be.
         """
         lengths = [len(s.ids) for s in sequences]
         self.num_tokens += sum(lengths)
@@ -106,8 +115,10 @@ class Encoded:
         if truncation == "split":
             if not text:
                 raise DataError(
-                    f"row {row} has {max(lengths)} tokens and data.truncation is split, which is for plain "
-                    "text: parts of a conversation or a pair are no examples. Use keep_start, keep_end or drop"
+                    f"row {row} has {max(lengths)} tokens and data.truncation is split, which is "
+                    "for plain "
+                    "text: parts of a conversation or a pair are no examples. Use keep_start, "
+                    "keep_end or drop"
                 )
             self.split += 1
             return [part for s in sequences for part in split(s, limits.max_length)]
@@ -139,7 +150,9 @@ class Encoded:
         rows = (self.truncated + self.dropped) / max(self.num_rows, 1)
         return max(rows, (self.tokens_cut + self.tokens_dropped) / max(self.num_tokens, 1))
 
-    def refuse_losses(self, limits: Limits, nothing_left: str = "have no token left to train on") -> None:
+    def refuse_losses(
+        self, limits: Limits, nothing_left: str = "have no token left to train on"
+    ) -> None:
         """Refuse data of which more was lost than `limits` allow.
 
         Args:
@@ -152,14 +165,18 @@ class Encoded:
         first = f" (first: {', '.join(self.masked[:5])})" if self.masked else ""
         if not self.sequences:
             raise DataError(
-                f"no row is left to train on: of {self.num_rows} rows {len(self.masked)} {nothing_left}{first}; "
+                f"no row is left to train on: of {self.num_rows} rows {len(self.masked)} "
+                f"{nothing_left}{first}; "
                 f"{lost} (data.max_length is {limits.max_length}). "
-                f"{limits.ways_out() if self.truncated or self.dropped else 'Fix these rows'}, or take other data"
+                f"{limits.ways_out() if self.truncated or self.dropped else 'Fix these rows'}, or "
+                "take other data"
             )
         if masked > limits.max_masked:
             raise DataError(
-                f"{len(self.masked)} of {self.num_rows} rows {nothing_left}{first}, more than data.max_masked="
-                f"{limits.max_masked:g} allows; {lost} (data.max_length is {limits.max_length}). Fix these rows"
+                f"{len(self.masked)} of {self.num_rows} rows {nothing_left}{first}, more than "
+                "data.max_masked="
+                f"{limits.max_masked:g} allows; {lost} (data.max_length is {limits.max_length}). "
+                "Fix these rows"
                 f"{', ' + _lower(limits.ways_out()) if self.truncated else ''}, or set "
                 f"data.max_masked={rounded_up(masked)}"
             )
@@ -167,7 +184,8 @@ class Encoded:
             raise DataError(
                 f"rows longer than data.max_length={limits.max_length} tokens: {lost}. That is "
                 f"{self.lost_share:.1%} of the rows or of their tokens, more than data.max_cut="
-                f"{limits.max_cut:g} allows. {limits.ways_out()}, choose by data.truncation which rows or "
+                f"{limits.max_cut:g} allows. {limits.ways_out()}, choose by data.truncation which "
+                "rows or "
                 f"ends are lost (drop, keep_start, keep_end), or accept it with "
                 f"data.max_cut={rounded_up(self.lost_share)}"
             )
@@ -176,7 +194,9 @@ class Encoded:
         """What was cut, dropped and left out, in words; "" where nothing was."""
         parts = self._too_long()
         if self.masked:
-            parts.append(f"{len(self.masked):,} of {self.num_rows:,} rows left out with nothing to learn")
+            parts.append(
+                f"{len(self.masked):,} of {self.num_rows:,} rows left out with nothing to learn"
+            )
         return "; ".join(parts)
 
     def _too_long(self) -> list[str]:
@@ -186,7 +206,8 @@ class Encoded:
         if self.truncated:
             share = self.tokens_cut / max(self.num_tokens, 1)
             parts.append(
-                f"{self.truncated:,} of {self.num_rows:,} rows cut, losing {self.tokens_cut:,} {of_tokens} ({share:.1%})"
+                f"{self.truncated:,} of {self.num_rows:,} rows cut, losing {self.tokens_cut:,} "
+                f"{of_tokens} ({share:.1%})"
             )
         if self.dropped:
             share = self.tokens_dropped / max(self.num_tokens, 1)
@@ -212,7 +233,9 @@ class Encoded:
         return {f"{prefix}/{name}": float(value) for name, value in counts.items()}
 
     def fingerprint(self) -> str:
-        """A digest of everything that is trained on: ids, masks, streams, values, names, in their order."""
+        """A digest of everything that is trained on: ids, masks, streams, values, names, in
+        their order.
+        """
         if isinstance(self.sequences, SequenceStore):
             return self.sequences.fingerprint()
         digest = hashlib.blake2b(digest_size=16)
@@ -231,12 +254,16 @@ def split(sequence: TokenSequence, max_length: int) -> list[TokenSequence]:
     """A sequence as parts of at most max_length tokens, of which every target is in exactly one.
 
     Each part begins with the last token of the one before, as context: a part of n tokens has n - 1
-    targets, and the targets of all parts are those of the sequence, 1, ..., L - 1. The first target of a
-    later part sees one token, the last sees max_length - 1.
+    targets, and the targets of all parts are those of the sequence, 1, ..., L - 1. The first target
+    of a later part sees one token, the last sees max_length - 1.
     """
     starts = range(0, max(len(sequence.ids) - 1, 1), max_length - 1)
     return [
-        _part(sequence, slice(start, start + max_length), sequence.row if not k else f"{sequence.row} part {k + 1}")
+        _part(
+            sequence,
+            slice(start, start + max_length),
+            sequence.row if not k else f"{sequence.row} part {k + 1}",
+        )
         for k, start in enumerate(starts)
     ]
 

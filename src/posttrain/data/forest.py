@@ -1,13 +1,13 @@
 """The token forest: a batch as one flat row in which every distinct token stands once.
 
-A tree holds sequences that begin alike; a forest is trees side by side. Tokens lie in depth-first order, and one number
-per token tells the whole attention structure:
+A tree holds sequences that begin alike; a forest is trees side by side. Tokens lie in depth-first
+order, and one number per token tells the whole attention structure:
 
     token k is visible to token q   iff   k <= q < ends[k]
 
-What is learnt hangs on targets, aligned lists of length M: `source` (the flat index that predicts), `target` (the token
-predicted), `place` (the flat index of that token itself), `sequence` (whose target it is) and named streams of per-target
-numbers.
+What is learnt hangs on targets, aligned lists of length M: `source` (the flat index that predicts),
+`target` (the token predicted), `place` (the flat index of that token itself), `sequence` (whose
+target it is) and named streams of per-target numbers.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ from posttrain.errors import DataError
 class TokenSequence:
     """One training sequence: prompt and completion.
 
-    ids: int64 [L], token ids. loss_mask: bool [L], True where a token counts as a target; never at index 0, which
-    nothing predicts. streams: float32 [L] numbers per token (advantages, ...), read where loss_mask is True.
-    values: numbers per sequence (reward, margin, ...). row: which data row or rollout it came from, for error messages.
+    ids: int64 [L], token ids. loss_mask: bool [L], True where a token counts as a target; never at
+    index 0, which nothing predicts. streams: float32 [L] numbers per token (advantages, ...), read
+    where loss_mask is True.
+    values: numbers per sequence (reward, margin, ...). row: which data row or rollout it came from,
+    for error messages.
     """
 
     ids: np.ndarray
@@ -41,24 +43,36 @@ class TokenSequence:
     def __post_init__(self) -> None:
         self.ids = np.asarray(self.ids, dtype=np.int64)
         self.loss_mask = np.asarray(self.loss_mask, dtype=bool)
-        self.streams = {name: np.asarray(stream, dtype=np.float32) for name, stream in self.streams.items()}
+        self.streams = {
+            name: np.asarray(stream, dtype=np.float32) for name, stream in self.streams.items()
+        }
         length = len(self.ids)
         where = f"row {self.row!r}" if self.row else "a sequence"
         if self.ids.ndim != 1 or length == 0:
-            raise DataError(f"{where}: token ids must be a non-empty list, got shape {self.ids.shape}")
+            raise DataError(
+                f"{where}: token ids must be a non-empty list, got shape {self.ids.shape}"
+            )
         for name, array in {"loss_mask": self.loss_mask, **self.streams}.items():
             if array.shape != self.ids.shape:
-                raise DataError(f"{where}: {name!r} has shape {array.shape}; one number per token means ({length},)")
+                raise DataError(
+                    f"{where}: {name!r} has shape {array.shape}; one number per token means "
+                    f"({length},)"
+                )
         if self.loss_mask[0]:
-            raise DataError(f"{where}: the first token counts as a target, but nothing predicts it; set loss_mask[0] = False")
+            raise DataError(
+                f"{where}: the first token counts as a target, but nothing predicts it; set "
+                "loss_mask[0] = False"
+            )
 
 
 @dataclass(slots=True)
 class Tree:
     """Sequences that share what they have in common, as flat numpy arrays.
 
-    tokens, positions (depth), ends: int64 [N]. source, target, place, sequence: int64 [M]. streams: float32 [M] each.
-    values: float32 [S] each. last: int64 [S], the flat index of each sequence's last token. rows: S names.
+    tokens, positions (depth), ends: int64 [N]. source, target, place, sequence: int64 [M]. streams:
+    float32 [M] each.
+    values: float32 [S] each. last: int64 [S], the flat index of each sequence's last token. rows: S
+    names.
     sequences: what it was built from.
     """
 
@@ -78,7 +92,8 @@ class Tree:
 
     @classmethod
     def build(cls, sequences: Sequence[TokenSequence], *, min_shared: int = 16) -> Tree:
-        """Share prefixes: the longest one common to all, and below it those of at least `min_shared` tokens.
+        """Share prefixes: the longest one common to all, and below it those of at least
+        `min_shared` tokens.
 
         Identical sequences share everything. A sequence may be a prefix of another.
 
@@ -87,7 +102,9 @@ class Tree:
         """
         if not sequences:
             raise DataError("a tree needs at least one sequence")
-        return cls._lay_out(list(sequences), radix_tree([s.ids for s in sequences], max(1, min_shared)))
+        return cls._lay_out(
+            list(sequences), radix_tree([s.ids for s in sequences], max(1, min_shared))
+        )
 
     @classmethod
     def _lay_out(cls, sequences: list[TokenSequence], nodes: Nodes) -> Tree:
@@ -141,7 +158,8 @@ class Tree:
     def split(self, max_tokens: int) -> list[Tree]:
         """Trees of at most `max_tokens` tokens that hold the same sequences, trunks repeated.
 
-        Sequences are taken in depth-first order and never cut; one longer than `max_tokens` gets a tree of its own.
+        Sequences are taken in depth-first order and never cut; one longer than `max_tokens` gets a
+        tree of its own.
         """
         if self.num_tokens <= max_tokens:
             return [self]
@@ -162,10 +180,14 @@ class Tree:
         return [self._subset(sorted(part)) for part in parts]
 
     def _subset(self, indices: list[int]) -> Tree:
-        kept = sorted({n for i in indices for n in self._nodes.ancestry(int(self._nodes.of_sequence[i]))})
+        kept = sorted(
+            {n for i in indices for n in self._nodes.ancestry(int(self._nodes.of_sequence[i]))}
+        )
         number = {old: new for new, old in enumerate(kept)}
         number[-1] = -1
-        heir: dict[int, int] = {}  # a kept node belongs to some kept sequence, which may have to lend its tokens
+        heir: dict[
+            int, int
+        ] = {}  # a kept node belongs to some kept sequence, which may have to lend its tokens
         for new_index, index in enumerate(indices):
             for n in self._nodes.ancestry(int(self._nodes.of_sequence[index])):
                 heir.setdefault(n, new_index)
@@ -186,7 +208,8 @@ def _common_keys(items: Sequence[tuple[str, Mapping[str, object]]], kind: str) -
         for row, mapping in items:
             if name not in mapping:
                 raise DataError(
-                    f"the {kind} {name!r} is missing from row {row!r} but present in others of the batch; "
+                    f"the {kind} {name!r} is missing from row {row!r} but present in others of "
+                    "the batch; "
                     f"give it to every sequence or to none"
                 )
     return names
@@ -194,7 +217,9 @@ def _common_keys(items: Sequence[tuple[str, Mapping[str, object]]], kind: str) -
 
 @dataclass(slots=True, frozen=True)
 class Unshared:
-    """A forest as padded rows: ids, mask [B, L] (padding on the right); source, place [M] into the B * L positions."""
+    """A forest as padded rows: ids, mask [B, L] (padding on the right); source, place [M] into
+    the B * L positions.
+    """
 
     ids: torch.Tensor
     mask: torch.Tensor
@@ -206,8 +231,10 @@ class Unshared:
 class Forest:
     """Trees side by side, as tensors: one micro-batch.
 
-    tokens, positions, ends: int64 [N]. source, target, place, sequence: int64 [M]. streams: float32 [M] each.
-    values: float32 [S] each. last, tree: int64 [S], the flat index of the last token and the tree of each sequence.
+    tokens, positions, ends: int64 [N]. source, target, place, sequence: int64 [M]. streams: float32
+    [M] each.
+    values: float32 [S] each. last, tree: int64 [S], the flat index of the last token and the tree
+    of each sequence.
     rows: S names. Sequences are numbered 0..S-1 within the forest, and trees from 0.
     """
 
@@ -273,15 +300,30 @@ class Forest:
 
     def to(self, device: torch.device | str) -> Forest:
         """The same forest on `device`."""
-        names = ("tokens", "positions", "ends", "source", "target", "place", "sequence", "last", "tree")
+        names = (
+            "tokens",
+            "positions",
+            "ends",
+            "source",
+            "target",
+            "place",
+            "sequence",
+            "last",
+            "tree",
+        )
         moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
         for name in ("streams", "values"):
-            moved[name] = {k: v.to(device, non_blocking=True) for k, v in getattr(self, name).items()}
+            moved[name] = {
+                k: v.to(device, non_blocking=True) for k, v in getattr(self, name).items()
+            }
         return replace(self, **moved)
 
     def below(self, count: int) -> Forest:
         """The same forest below `count` further tokens (of id 0) that every token sees."""
-        ids, places = torch.zeros_like(self.tokens[:1]).expand(count), torch.arange(count, device=self.tokens.device)
+        ids, places = (
+            torch.zeros_like(self.tokens[:1]).expand(count),
+            torch.arange(count, device=self.tokens.device),
+        )
         return replace(
             self,
             tokens=torch.cat([ids, self.tokens]),
@@ -297,15 +339,21 @@ class Forest:
         found = torch.zeros_like(self.tokens)
         for last, depth in zip(self.last.tolist(), self.positions[self.last].tolist()):
             part = found[: last + 1]
-            part[self.ends[: last + 1] > last] = part[self.ends[: last + 1] > last].clamp(min=depth + 1)
+            part[self.ends[: last + 1] > last] = part[self.ends[: last + 1] > last].clamp(
+                min=depth + 1
+            )
         return found
 
     def unshared(self) -> Unshared:
-        """One padded row per sequence. Padding repeats a row's last token: no id means padding, the mask does."""
+        """One padded row per sequence. Padding repeats a row's last token: no id means padding,
+        the mask does.
+        """
         ends, last = self.ends.cpu(), self.last.cpu()
         paths = [torch.nonzero(ends[: int(leaf) + 1] > leaf)[:, 0] for leaf in last]
         length = max(len(path) for path in paths)
-        index = torch.stack([torch.cat([path, path[-1:].expand(length - len(path))]) for path in paths])
+        index = torch.stack(
+            [torch.cat([path, path[-1:].expand(length - len(path))]) for path in paths]
+        )
         sizes = torch.tensor([len(path) for path in paths])
         mask = torch.arange(length)[None, :] < sizes[:, None]
         device = self.tokens.device
@@ -318,9 +366,10 @@ class Forest:
 class Batch:
     """All trees of one optimizer step, with the counts that averages are divided by.
 
-    idle: trees that count in the averages but whose gradient is known to be zero (groups without advantage), so that no
-    forward pass is spent on them. whole: what belongs together whatever the token budget: the sequences of a "tree" (the two
-    of a preference pair), or all of the "batch" (a loss that compares every sequence with every other).
+    idle: trees that count in the averages but whose gradient is known to be zero (groups without
+    advantage), so that no forward pass is spent on them. whole: what belongs together whatever the
+    token budget: the sequences of a "tree" (the two of a preference pair), or all of the "batch" (a
+    loss that compares every sequence with every other).
     """
 
     trees: list[Tree]
@@ -344,7 +393,9 @@ class Batch:
 
     def stream_total(self, name: str) -> float | None:
         """Sum of a stream over all targets; None where no tree has it."""
-        totals = [float(t.streams[name].sum()) for t in (*self.trees, *self.idle) if name in t.streams]
+        totals = [
+            float(t.streams[name].sum()) for t in (*self.trees, *self.idle) if name in t.streams
+        ]
         return sum(totals) if totals else None
 
     @property
@@ -365,14 +416,19 @@ class Batch:
     def split(self, max_tokens: int | None = None) -> list[Forest]:
         """Micro-batches of at most `max_tokens` distinct tokens (None: one micro-batch).
 
-        First-fit decreasing, deterministic. A tree above the budget is split by its leaves with the trunk repeated; a
-        sequence above the budget is not cut but becomes a micro-batch of its own, as does a tree that is kept whole.
+        First-fit decreasing, deterministic. A tree above the budget is split by its leaves with the
+        trunk repeated; a sequence above the budget is not cut but becomes a micro-batch of its own,
+        as does a tree that is kept whole.
         """
         if max_tokens is None or self.whole == "batch":
             return [Forest.pack(self.trees)] if self.trees else []
         if max_tokens <= 0:
             raise DataError(f"max_tokens is {max_tokens}; a micro-batch needs a budget above 0")
-        parts = self.trees if self.whole == "tree" else [part for tree in self.trees for part in tree.split(max_tokens)]
+        parts = (
+            self.trees
+            if self.whole == "tree"
+            else [part for tree in self.trees for part in tree.split(max_tokens)]
+        )
         bins: list[list[int]] = []
         room: list[int] = []
         for index in sorted(range(len(parts)), key=lambda i: (-parts[i].num_tokens, i)):
@@ -384,4 +440,6 @@ class Batch:
                 room.append(max_tokens)
             bins[place].append(index)
             room[place] -= size
-        return [Forest.pack([parts[i] for i in sorted(members)]) for members in sorted(bins, key=min)]
+        return [
+            Forest.pack([parts[i] for i in sorted(members)]) for members in sorted(bins, key=min)
+        ]

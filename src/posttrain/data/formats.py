@@ -20,7 +20,8 @@ class RowFormat:
     reason: str
 
 
-# Format -> columns that make it. The first whose columns are all there is taken, so that richer formats come first.
+# Format -> columns that make it. The first whose columns are all there is taken, so that richer
+# formats come first.
 _FORMATS: list[tuple[str, frozenset[str]]] = [
     ("verl", frozenset({"prompt", "reward_model"})),
     ("stepwise", frozenset({"prompt", "completions", "labels"})),
@@ -64,7 +65,8 @@ def detect_format(rows: Sequence[Row]) -> RowFormat:
     listed = ", ".join(sorted(str(c)[:40] for c in columns)[:12]) or "(none)"
     raise DataError(
         f"no known format has the columns {listed}. The nearest formats: {accepted}. "
-        "Rename columns with data.columns: {ours: theirs}, such as {prompt: input, completion: target}"
+        "Rename columns with data.columns: {ours: theirs}, such as {prompt: input, completion: "
+        "target}"
     )
 
 
@@ -77,7 +79,8 @@ _NOT_IMITATED = {
 
 
 def rows_to_imitate(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows that fine-tuning imitates: all of them, of unpaired preferences the desirable ones alone.
+    """The rows that fine-tuning imitates: all of them, of unpaired preferences the desirable ones
+    alone.
 
     Raises:
         DataError: the format has no completion to imitate; says what it is for.
@@ -85,7 +88,10 @@ def rows_to_imitate(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     form = format_to_imitate(rows)
     desirable = [row for row in rows if to_imitate(row, form)]
     if not desirable:
-        raise DataError(f"the rows are of format {form.name} and none is desirable, so there is nothing to imitate")
+        raise DataError(
+            f"the rows are of format {form.name} and none is desirable, so there is nothing to "
+            "imitate"
+        )
     return desirable
 
 
@@ -104,7 +110,10 @@ def format_to_imitate(rows: Sequence[Row]) -> RowFormat:
     paired = "preference" in form.name and "unpaired" not in form.name
     use = "pairs are for method dpo" if paired else _NOT_IMITATED.get(form.name)
     if use is not None:
-        raise DataError(f"the rows are of format {form.name} ({form.reason}), without a completion to learn from; {use}")
+        raise DataError(
+            f"the rows are of format {form.name} ({form.reason}), without a completion to learn "
+            f"from; {use}"
+        )
     return form
 
 
@@ -120,26 +129,42 @@ def normalise(row: Row, form: RowFormat, name: str) -> Item:
         return _READERS[form.name](row, name)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         reason = str(error)[:200]
-        raise DataError(f"row {name}: not a {form.name} row ({type(error).__name__}: {reason})") from error
+        raise DataError(
+            f"row {name}: not a {form.name} row ({type(error).__name__}: {reason})"
+        ) from error
 
 
 def _chat(row: Row, column: str, name: str) -> Item:
-    """A whole conversation: everything up to the last assistant turn is prompt, all of it is kept together."""
+    """A whole conversation: everything up to the last assistant turn is prompt, all of it is
+    kept together.
+    """
     messages = messages_of(row[column], column, name)
     system = row.get("system")
     if isinstance(system, str) and system and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": system}, *messages]
     if not any(m["role"] == "assistant" for m in messages):
-        raise DataError(f"row {name}: the conversation has no assistant turn, so there is nothing to learn")
-    return Item(name, completion=messages, tools=tools_of(row, name), columns=rest_of(row, column, "tools", "system"))
+        raise DataError(
+            f"row {name}: the conversation has no assistant turn, so there is nothing to learn"
+        )
+    return Item(
+        name,
+        completion=messages,
+        tools=tools_of(row, name),
+        columns=rest_of(row, column, "tools", "system"),
+    )
 
 
 def _prompt_completion(row: Row, name: str) -> Item:
-    prompt, completion = text_or_messages(row, "prompt", name), text_or_messages(row, "completion", name)
+    prompt, completion = (
+        text_or_messages(row, "prompt", name),
+        text_or_messages(row, "completion", name),
+    )
     if isinstance(prompt, str) != isinstance(completion, str):
         raise DataError(f"row {name}: prompt and completion must both be text or both be messages")
     columns = rest_of(row, "prompt", "completion", "label", "tools")
-    return Item(name, prompt=prompt, completion=completion, tools=tools_of(row, name), columns=columns)
+    return Item(
+        name, prompt=prompt, completion=completion, tools=tools_of(row, name), columns=columns
+    )
 
 
 def _unpaired(row: Row, name: str) -> Item:
@@ -150,7 +175,9 @@ def _unpaired(row: Row, name: str) -> Item:
 
 def _label(row: Row, column: str, name: str) -> bool:
     if row[column] not in (True, False):
-        raise DataError(f"row {name}: {column} is {row[column]!r}; it must be true (desirable) or false")
+        raise DataError(
+            f"row {name}: {column} is {row[column]!r}; it must be true (desirable) or false"
+        )
     return bool(row[column])
 
 
@@ -165,40 +192,68 @@ def _rewarded(row: Row, name: str) -> Item:
 
 
 def _preference(row: Row, name: str) -> Item:
-    chosen, rejected = text_or_messages(row, "chosen", name), text_or_messages(row, "rejected", name)
+    chosen, rejected = (
+        text_or_messages(row, "chosen", name),
+        text_or_messages(row, "rejected", name),
+    )
     prompt = text_or_messages(row, "prompt", name) if row.get("prompt") is not None else None
     if prompt is None and isinstance(chosen, list) and isinstance(rejected, list):
         shared = 0
         while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
             shared += 1
         prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
-    margin, probability = (float(row[k]) if row.get(k) is not None else None for k in ("margin", "probability"))
+    margin, probability = (
+        float(row[k]) if row.get(k) is not None else None for k in ("margin", "probability")
+    )
     if margin is not None and not math.isfinite(margin):
-        raise DataError(f"row {name}: margin is {margin}; it must be a finite number, or empty in every row")
+        raise DataError(
+            f"row {name}: margin is {margin}; it must be a finite number, or empty in every row"
+        )
     if probability is not None and not 0 <= probability <= 1:
-        raise DataError(f"row {name}: probability is {probability}; it must be from 0 to 1: that the chosen one is better")
+        raise DataError(
+            f"row {name}: probability is {probability}; it must be from 0 to 1: that the chosen "
+            "one is better"
+        )
     columns = rest_of(row, "prompt", "chosen", "rejected", "margin", "probability")
-    return Item(name, prompt=prompt, chosen=chosen, rejected=rejected, margin=margin, probability=probability, columns=columns)
+    return Item(
+        name,
+        prompt=prompt,
+        chosen=chosen,
+        rejected=rejected,
+        margin=margin,
+        probability=probability,
+        columns=columns,
+    )
 
 
 def _triple(row: Row, name: str) -> Item:
     item = _preference(row, name)
     item.reference = text_or_messages(row, "reference", name)
     if isinstance(item.reference, str) != isinstance(item.chosen, str):
-        raise DataError(f"row {name}: chosen, rejected and reference must all be text or all be messages")
+        raise DataError(
+            f"row {name}: chosen, rejected and reference must all be text or all be messages"
+        )
     return item
 
 
 def _step_preference(row: Row, name: str) -> Item:
-    """Two ways to go on from the same steps: as the row gives them, or the first lines in which two solutions differ."""
+    """Two ways to go on from the same steps: as the row gives them, or the first lines in which
+    two solutions differ.
+    """
     prefix = str(row.get("initial_reason_steps") or "")
     if row.get("chosen") is not None and row.get("rejected") is not None:
         item = _preference(row, name)
         if not isinstance(item.chosen, str) or not isinstance(item.rejected, str):
-            raise DataError(f"row {name}: chosen and rejected of a step preference must be text, the next step alone")
+            raise DataError(
+                f"row {name}: chosen and rejected of a step preference must be text, the next "
+                "step alone"
+            )
         item.prefix = prefix
         return item
-    chosen, rejected = (text_of(row, column, name).splitlines(keepends=True) for column in ("full_chosen", "full_rejected"))
+    chosen, rejected = (
+        text_of(row, column, name).splitlines(keepends=True)
+        for column in ("full_chosen", "full_rejected")
+    )
     shared = 0
     while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
         shared += 1
@@ -217,9 +272,16 @@ def _stepwise(row: Row, name: str) -> Item:
     if len(steps) != len(labels):
         raise DataError(f"row {name}: {len(steps)} completions but {len(labels)} labels")
     if wrong := [x for x in labels if not 0 <= x <= 1]:
-        raise DataError(f"row {name}: the label {wrong[0]:g} is neither true nor false nor a share from 0 to 1")
-    if empty := [i for i, step in enumerate(steps) if not isinstance(step, str) or not step.strip()]:
-        raise DataError(f"row {name}: completions[{empty[0]}] is {steps[empty[0]]!r}; a step is text that is not empty")
+        raise DataError(
+            f"row {name}: the label {wrong[0]:g} is neither true nor false nor a share from 0 to 1"
+        )
+    if empty := [
+        i for i, step in enumerate(steps) if not isinstance(step, str) or not step.strip()
+    ]:
+        raise DataError(
+            f"row {name}: completions[{empty[0]}] is {steps[empty[0]]!r}; a step is text that is "
+            "not empty"
+        )
     return Item(name, prompt=text_or_messages(row, "prompt", name), steps=steps, step_labels=labels)
 
 
@@ -227,10 +289,17 @@ def _listwise(row: Row, name: str) -> Item:
     texts = row["completions"]
     column = next((c for c in ("rewards", "scores", "ranks") if row.get(c) is not None), None)
     if column is None:
-        raise DataError(f"row {name}: no numbers for its completions; give rewards, scores or ranks, one for each")
+        raise DataError(
+            f"row {name}: no numbers for its completions; give rewards, scores or ranks, one for "
+            "each"
+        )
     if not isinstance(row[column], list):
-        raise DataError(f"row {name}: {column} is {shown(row[column])}; it must be a list of numbers")
-    numbers = [-float(x) if column == "ranks" else float(x) for x in row[column]]  # rank 1 is the best
+        raise DataError(
+            f"row {name}: {column} is {shown(row[column])}; it must be a list of numbers"
+        )
+    numbers = [
+        -float(x) if column == "ranks" else float(x) for x in row[column]
+    ]  # rank 1 is the best
     if not isinstance(texts, list) or len(texts) != len(numbers):
         raise DataError(f"row {name}: {len(texts)} completions but {len(numbers)} {column}")
     if not all(math.isfinite(number) for number in numbers):
@@ -246,7 +315,9 @@ def _listwise(row: Row, name: str) -> Item:
 
 def _alpaca_prompt(row: Row, name: str) -> list[Message]:
     given = row.get("input")
-    text = text_of(row, "instruction", name) + (f"\n{given}" if isinstance(given, str) and given.strip() else "")
+    text = text_of(row, "instruction", name) + (
+        f"\n{given}" if isinstance(given, str) and given.strip() else ""
+    )
     messages: list[Message] = []
     if isinstance(row.get("system"), str) and row["system"]:
         messages.append({"role": "system", "content": row["system"]})
@@ -264,7 +335,9 @@ _ALPACA = ("instruction", "input", "output", "system", "history", "chosen", "rej
 
 def _alpaca(row: Row, name: str) -> Item:
     answer = _assistant(text_of(row, "output", name))
-    return Item(name, prompt=_alpaca_prompt(row, name), completion=answer, columns=rest_of(row, *_ALPACA))
+    return Item(
+        name, prompt=_alpaca_prompt(row, name), completion=answer, columns=rest_of(row, *_ALPACA)
+    )
 
 
 def _alpaca_unpaired(row: Row, name: str) -> Item:
@@ -274,8 +347,17 @@ def _alpaca_unpaired(row: Row, name: str) -> Item:
 
 
 def _alpaca_preference(row: Row, name: str) -> Item:
-    chosen, rejected = _assistant(text_of(row, "chosen", name)), _assistant(text_of(row, "rejected", name))
-    return Item(name, prompt=_alpaca_prompt(row, name), chosen=chosen, rejected=rejected, columns=rest_of(row, *_ALPACA))
+    chosen, rejected = (
+        _assistant(text_of(row, "chosen", name)),
+        _assistant(text_of(row, "rejected", name)),
+    )
+    return Item(
+        name,
+        prompt=_alpaca_prompt(row, name),
+        chosen=chosen,
+        rejected=rejected,
+        columns=rest_of(row, *_ALPACA),
+    )
 
 
 def _sharegpt_preference(row: Row, name: str) -> Item:
@@ -302,7 +384,9 @@ def _verl(row: Row, name: str) -> Item:
 def _prompt_only(row: Row, name: str) -> Item:
     columns = rest_of(row, "prompt")
     prompt = text_or_messages(row, "prompt", name)
-    return Item(name, prompt=prompt, answer=row.get("answer"), tools=tools_of(row, name), columns=columns)
+    return Item(
+        name, prompt=prompt, answer=row.get("answer"), tools=tools_of(row, name), columns=columns
+    )
 
 
 def _question_answer(row: Row, name: str) -> Item:
@@ -319,7 +403,9 @@ def _question_answer(row: Row, name: str) -> Item:
 
 
 _READERS: dict[str, Any] = {
-    "text": lambda row, name: Item(name, text=text_of(row, "text", name), columns=rest_of(row, "text")),
+    "text": lambda row, name: Item(
+        name, text=text_of(row, "text", name), columns=rest_of(row, "text")
+    ),
     "messages": lambda row, name: _chat(row, "messages", name),
     "sharegpt": lambda row, name: _chat(row, "conversations", name),
     "prompt-completion": _prompt_completion,

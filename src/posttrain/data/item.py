@@ -17,11 +17,13 @@ Row = Mapping[str, Any]
 class Item:
     """A row in one shape. Which fields are set depends on the format.
 
-    text: plain text. prompt, completion: text or messages. chosen, rejected: completions. label: desirable or not.
-    prefix: steps that chosen and rejected go on from. reference: the third text of a triple. completions, rewards: of a
-    listwise row, higher is better. steps, step_labels: of a stepwise row, labels from 0 to 1. reward: of a rewarded row, None
-    where it has none. tools: JSON schemas. answer: the gold answer. margin: of a preference. probability: that the chosen
-    completion is the better one.
+    text: plain text. prompt, completion: text or messages. chosen, rejected: completions. label:
+    desirable or not.
+    prefix: steps that chosen and rejected go on from. reference: the third text of a triple.
+    completions, rewards: of a listwise row, higher is better. steps, step_labels: of a stepwise
+    row, labels from 0 to 1. reward: of a rewarded row, None where it has none. tools: JSON schemas.
+    answer: the gold answer. margin: of a preference. probability: that the chosen completion is the
+    better one.
     columns: everything else, by name. row: name for messages.
     """
 
@@ -82,20 +84,34 @@ def text_or_messages(row: Row, column: str, name: str) -> Text:
 
 
 def messages_of(value: Any, column: str, name: str) -> list[Message]:
-    """Messages with roles and contents as chat templates know them, from those of any of the known formats."""
+    """Messages with roles and contents as chat templates know them, from those of any of the
+    known formats.
+    """
     if not isinstance(value, list) or not value:
-        raise DataError(f"row {name}: column {column!r} must be text or a list of messages, not {value!r:.80}")
+        raise DataError(
+            f"row {name}: column {column!r} must be text or a list of messages, not {value!r:.80}"
+        )
     out: list[Message] = []
     for number, message in enumerate(value):
         if not isinstance(message, Mapping):
-            raise DataError(f"row {name}: {column}[{number}] is {message!r:.60}, not a message {{role, content}}")
+            raise DataError(
+                f"row {name}: {column}[{number}] is {message!r:.60}, not a message {{role, "
+                f"content}}"
+            )
         raw_role = message.get("role", message.get("from"))
         role = _ROLES.get(str(raw_role))
         if role is None:
-            raise DataError(f"row {name}: {column}[{number}] has the role {raw_role!r}; known are {', '.join(_ROLES)}")
+            raise DataError(
+                f"row {name}: {column}[{number}] has the role {raw_role!r}; known are "
+                f"{', '.join(_ROLES)}"
+            )
         content = message.get("content", message.get("value"))
         # Message lists that went through Arrow carry every key of every message, as None.
-        kept = {k: v for k, v in message.items() if k not in ("role", "from", "content", "value") and v is not None}
+        kept = {
+            k: v
+            for k, v in message.items()
+            if k not in ("role", "from", "content", "value") and v is not None
+        }
         made: Message = {"role": role, "content": "" if content is None else content, **kept}
         if raw_role == "function_call":
             made = {"role": role, "content": "", "tool_calls": _calls(content, name)}
@@ -111,7 +127,10 @@ def _calls(content: Any, name: str) -> list[dict[str, Any]]:
     calls = parsed_json(content, where) if isinstance(content, str) else content
     calls = calls if isinstance(calls, list) else [calls]
     _check_calls(calls, where)
-    return [{"type": "function", "function": {"name": c["name"], "arguments": c.get("arguments", {})}} for c in calls]
+    return [
+        {"type": "function", "function": {"name": c["name"], "arguments": c.get("arguments", {})}}
+        for c in calls
+    ]
 
 
 _MAX_WEIGHT = 1e30  # far inside float32, in which weights are kept
@@ -125,18 +144,27 @@ def _check_message(message: Message, where: str) -> None:
     """
     content = message["content"]
     if not isinstance(content, str | list):
-        raise DataError(f"{where} has the content {shown(content)}; it must be text or a list of parts")
+        raise DataError(
+            f"{where} has the content {shown(content)}; it must be text or a list of parts"
+        )
     if isinstance(content, str):
         refuse_half_characters(content, where)
     if "tool_calls" in message:
         calls = message["tool_calls"]
         if not isinstance(calls, list):
-            raise DataError(f"{where} has tool_calls {shown(calls)}; they are a list of {{name, arguments}}")
-        _check_calls([c.get("function", c) if isinstance(c, Mapping) else c for c in calls], f"{where}: a tool call")
+            raise DataError(
+                f"{where} has tool_calls {shown(calls)}; they are a list of {{name, arguments}}"
+            )
+        _check_calls(
+            [c.get("function", c) if isinstance(c, Mapping) else c for c in calls],
+            f"{where}: a tool call",
+        )
     weight = message.get("weight", 1.0)
     number = isinstance(weight, int | float) and not isinstance(weight, bool)
     if not number or not 0 <= weight < _MAX_WEIGHT:
-        raise DataError(f"{where} has the weight {shown(weight)}; it says how much its tokens count, 0 or above")
+        raise DataError(
+            f"{where} has the weight {shown(weight)}; it says how much its tokens count, 0 or above"
+        )
 
 
 def _check_calls(calls: list[Any], where: str) -> None:
@@ -152,8 +180,12 @@ def tools_of(row: Row, name: str) -> list[Any] | None:
         if not tools.strip():
             return None
         tools = parsed_json(tools, f"row {name}: column 'tools'")
-    if tools and not (isinstance(tools, list) and all(isinstance(tool, Mapping | str) for tool in tools)):
-        raise DataError(f"row {name}: column 'tools' is {shown(tools)}; it must be a list of JSON schemas")
+    if tools and not (
+        isinstance(tools, list) and all(isinstance(tool, Mapping | str) for tool in tools)
+    ):
+        raise DataError(
+            f"row {name}: column 'tools' is {shown(tools)}; it must be a list of JSON schemas"
+        )
     return tools or None
 
 

@@ -10,7 +10,9 @@ import numpy as np
 
 @dataclass(slots=True, frozen=True)
 class Nodes:
-    """A radix tree in depth-first order: node i holds tokens [low, high) of `sequences[owner]` below node `parent`."""
+    """A radix tree in depth-first order: node i holds tokens [low, high) of `sequences[owner]`
+    below node `parent`.
+    """
 
     parent: np.ndarray
     low: np.ndarray
@@ -27,13 +29,19 @@ class Nodes:
         return path[::-1]
 
     def flat_indices(self, starts: np.ndarray, node: int) -> np.ndarray:
-        """Flat index of each token of the sequence that ends in `node`, where node i begins at starts[i]."""
+        """Flat index of each token of the sequence that ends in `node`, where node i begins at
+        starts[i].
+        """
         lengths = self.high - self.low
-        return np.concatenate([np.arange(starts[n], starts[n] + lengths[n]) for n in self.ancestry(node)])
+        return np.concatenate(
+            [np.arange(starts[n], starts[n] + lengths[n]) for n in self.ancestry(node)]
+        )
 
 
 def radix_tree(ids: list[np.ndarray], min_shared: int) -> Nodes:
-    """The radix tree of token lists: the longest prefix common to all, below it those of at least `min_shared` tokens."""
+    """The radix tree of token lists: the longest prefix common to all, below it those of at
+    least `min_shared` tokens.
+    """
     # Big-endian bytes of non-negative integers sort like the integer lists, prefixes first.
     keys = [i.astype(">i8").tobytes() for i in ids]
     first_with: dict[bytes, int] = {}
@@ -47,7 +55,8 @@ def radix_tree(ids: list[np.ndarray], min_shared: int) -> Nodes:
     high: list[int] = []
     owner: list[int] = []
     node_of_owner: dict[int, int] = {}
-    # Each entry: a stretch [first, stop) of the sorted sequences, the depth they share already, and the node above.
+    # Each entry: a stretch [first, stop) of the sorted sequences, the depth they share already, and
+    # the node above.
     stack = [(0, len(owners), 0, -1)]
     while stack:
         first, stop, depth, above = stack.pop()
@@ -65,7 +74,9 @@ def radix_tree(ids: list[np.ndarray], min_shared: int) -> Nodes:
             continue
         cuts = [i + 1 for i in range(first, stop - 1) if common[i] < shared + min_shared]
         children = list(zip([first, *cuts], [*cuts, stop]))
-        children.sort(key=lambda c: -min(owners[c[0] : c[1]]))  # popped from the end: in order of first appearance
+        children.sort(
+            key=lambda c: -min(owners[c[0] : c[1]])
+        )  # popped from the end: in order of first appearance
         stack.extend((a, b, shared, node) for a, b in children)
     of_sequence = np.array([node_of_owner[first_with[key]] for key in keys])
     return Nodes(np.array(parent), np.array(low), np.array(high), np.array(owner), of_sequence)

@@ -29,15 +29,19 @@ def load_rows(
     limit: int | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> list[Row]:
-    """Rows of a file, a folder of files, a folder saved by `datasets`, or a data set on the Hugging Face hub.
+    """Rows of a file, a folder of files, a folder saved by `datasets`, or a data set on the Hugging
+    Face hub.
 
-    JSON, JSONL, CSV, TSV and text files (also .gz) are read here, row by row, so that columns may hold different types
-    in different rows and errors name the line; Parquet, Arrow and hub data sets are read by `datasets`. A text file gives
-    one row {"text": ...} for each part between blank lines.
+    JSON, JSONL, CSV, TSV and text files (also .gz) are read here, row by row, so that columns may
+    hold different types in different rows and errors name the line; Parquet, Arrow and hub data
+    sets are read by `datasets`. A text file gives one row {"text": ...} for each part between blank
+    lines.
 
     Args:
-        subset: configuration of a hub data set. split: of a hub data set; in a folder, the files whose names hold it
-            (all files where none does). limit: rows to read at most. columns: {ours: theirs}, renamed on the way.
+        subset: configuration of a hub data set. split: of a hub data set; in a folder, the files
+        whose names hold it
+            (all files where none does). limit: rows to read at most. columns: {ours: theirs},
+            renamed on the way.
     Raises:
         DataError: missing, empty or broken files, with file and line.
     """
@@ -54,7 +58,8 @@ def stream_rows(
 ) -> Iterator[Row]:
     """The rows of `load_rows`, read one after the other, so that a file may exceed memory.
 
-    JSONL, CSV, TSV, text, Parquet and Arrow are read so; a .json file is one value and is read whole.
+    JSONL, CSV, TSV, text, Parquet and Arrow are read so; a .json file is one value and is read
+    whole.
 
     Raises:
         DataError: as `load_rows`, once the first row or the broken one is asked for.
@@ -89,7 +94,8 @@ def _file(path: Path) -> Iterator[Row]:
     kind = _kind(path)
     if kind not in _KINDS:
         raise DataError(
-            f"{path}: unknown kind of file {path.suffix!r}; known are {', '.join(_KINDS)} (the text kinds also .gz)"
+            f"{path}: unknown kind of file {path.suffix!r}; known are {', '.join(_KINDS)} (the "
+            "text kinds also .gz)"
         )
     if kind in (".parquet", ".arrow"):
         yield from _through_datasets(kind.removeprefix("."), path)
@@ -104,7 +110,10 @@ def _jsonl(stream: io.TextIOBase, path: Path) -> Iterator[Row]:
             continue
         row = parsed_json(line, f"{path}:{number}")
         if not isinstance(row, dict):
-            raise DataError(f"{path}:{number}: a row must be an object with named columns, not {type(row).__name__}")
+            raise DataError(
+                f"{path}:{number}: a row must be an object with named columns, not "
+                f"{type(row).__name__}"
+            )
         yield row
 
 
@@ -115,20 +124,31 @@ def _json(stream: io.TextIOBase, path: Path) -> Iterator[Row]:
     except DataError as error:
         cause = error.__cause__
         if isinstance(cause, json.JSONDecodeError) and cause.msg == "Extra data":
-            raise DataError(f"{path}:{cause.lineno}: one object a line is JSONL; rename the file to .jsonl") from cause
+            raise DataError(
+                f"{path}:{cause.lineno}: one object a line is JSONL; rename the file to .jsonl"
+            ) from cause
         if isinstance(cause, json.JSONDecodeError):
             raise DataError(f"{path}:{cause.lineno}: not valid JSON: {cause.msg}") from cause
         raise
     if isinstance(content, dict):
         lists = {k: v for k, v in content.items() if isinstance(v, list)}
         if len(lists) != 1:
-            raise DataError(f"{path}: the object holds {len(lists)} lists; rows are a list, or an object with one list in it")
+            raise DataError(
+                f"{path}: the object holds {len(lists)} lists; rows are a list, or an object with "
+                "one list in it"
+            )
         content = next(iter(lists.values()))
     if not isinstance(content, list):
-        raise DataError(f"{path}: rows are a list, or an object with one list in it, not {type(content).__name__}")
+        raise DataError(
+            f"{path}: rows are a list, or an object with one list in it, not "
+            f"{type(content).__name__}"
+        )
     for number, row in enumerate(content):
         if not isinstance(row, dict):
-            raise DataError(f"{path}: row {number} must be an object with named columns, not {type(row).__name__}")
+            raise DataError(
+                f"{path}: row {number} must be an object with named columns, not "
+                f"{type(row).__name__}"
+            )
         yield row
 
 
@@ -140,10 +160,14 @@ def _csv(stream: io.TextIOBase, path: Path) -> Iterator[Row]:
         _check_header(list(reader.fieldnames or []), path)
         for row in reader:
             if None in row or None in row.values():
-                raise DataError(f"{path}:{reader.line_num}: the row has another number of cells than the header")
+                raise DataError(
+                    f"{path}:{reader.line_num}: the row has another number of cells than the header"
+                )
             yield dict(row)
     except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: not valid CSV ({error}); is a quotation mark left open?") from error
+        raise DataError(
+            f"{path}:{reader.line_num}: not valid CSV ({error}); is a quotation mark left open?"
+        ) from error
     finally:
         csv.field_size_limit(limit)
 
@@ -151,15 +175,22 @@ def _csv(stream: io.TextIOBase, path: Path) -> Iterator[Row]:
 def _check_header(names: list[str], path: Path) -> None:
     """Refuse a first line that names no columns, as far as that shows."""
     way_out = "the first line must name the columns, such as prompt,completion"
-    if len(names) == 1 and (other := next((d for d in (";", "\t", "|", ",") if d in names[0]), None)):
+    if len(names) == 1 and (
+        other := next((d for d in (";", "\t", "|", ",") if d in names[0]), None)
+    ):
         wanted = "tabs" if _kind(path) == ".tsv" else "commas"
-        raise DataError(f"{path}:1: cells seem separated by {other!r}, and a {_kind(path)} file's are by {wanted}; save it so")
+        raise DataError(
+            f"{path}:1: cells seem separated by {other!r}, and a {_kind(path)} file's are by "
+            f"{wanted}; save it so"
+        )
     for name in names:
         if not name.strip() or len(name) > 100 or "\n" in name:
             raise DataError(f"{path}:1: {shown(name, 50)} is no name of a column: {way_out}")
     if len(set(names)) < len(names):
         twice = next(n for n in names if names.count(n) > 1)
-        raise DataError(f"{path}:1: the column {shown(twice, 50)} stands twice; {way_out}, each once")
+        raise DataError(
+            f"{path}:1: the column {shown(twice, 50)} stands twice; {way_out}, each once"
+        )
 
 
 def _text(stream: io.TextIOBase, path: Path) -> Iterator[Row]:
@@ -174,7 +205,14 @@ def _text(stream: io.TextIOBase, path: Path) -> Iterator[Row]:
         yield {"text": "".join(lines).rstrip("\n")}
 
 
-_READERS = {".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".csv": _csv, ".tsv": _csv, ".txt": _text}
+_READERS = {
+    ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
+    ".json": _json,
+    ".csv": _csv,
+    ".tsv": _csv,
+    ".txt": _text,
+}
 
 
 def _folder(folder: Path, split: str) -> Iterator[Row]:
@@ -211,7 +249,10 @@ def _through_datasets(kind: str, path: Path) -> Iterator[Row]:
     try:
         table = datasets.load_dataset(kind, data_files=str(path), split="train")
     except Exception as error:  # the library raises many kinds for a broken file
-        raise DataError(f"{path} cannot be read as {kind}: {str(error).splitlines()[0] if str(error) else error!r}") from error
+        raise DataError(
+            f"{path} cannot be read as {kind}: "
+            f"{str(error).splitlines()[0] if str(error) else error!r}"
+        ) from error
     return iter(table)
 
 
@@ -228,7 +269,12 @@ def _hub(name: str, subset: str | None, split: str) -> Iterator[Row]:
     datasets = _datasets()
     try:
         table = datasets.load_dataset(name, subset, split=split)
-    except Exception as error:  # no network, unknown name, unknown split: all told by the library in its own words
+    except (
+        Exception
+    ) as error:  # no network, unknown name, unknown split: all told by the library in its own words
         reason = str(error).splitlines()[0] if str(error) else repr(error)
-        raise DataError(f"{name!r} is neither a file nor a folder here, and as a hub data set it failed: {reason}") from error
+        raise DataError(
+            f"{name!r} is neither a file nor a folder here, and as a hub data set it failed: "
+            f"{reason}"
+        ) from error
     return iter(table)

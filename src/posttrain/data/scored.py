@@ -1,4 +1,6 @@
-"""From rows to sequences whose scores are learnt: which token is scored, and what is known of it."""
+"""From rows to sequences whose scores are learnt: which token is scored, and what is known of
+it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from posttrain.memory import without_collection
 from posttrain.types import Text
 
 Kind = Literal["pairs", "listwise", "rewarded", "labelled", "process"]
-"""What is known: a better and a worse completion, several in order, a number, right or wrong, or that of each step."""
+"""What is known: a better and a worse completion, several in order, a number, right or wrong,
+or that of each step.
+"""
 
 _KINDS: dict[str, Kind] = {
     "preference": "pairs",
@@ -35,20 +39,25 @@ _KINDS: dict[str, Kind] = {
 
 @dataclass(slots=True)
 class EncodedScores(Encoded):
-    """Sequences whose targets are the scored tokens. trees: those that are compared, or share a prompt, stand together."""
+    """Sequences whose targets are the scored tokens. trees: those that are compared, or share a
+    prompt, stand together.
+    """
 
     kind: Kind = "pairs"
     trees: list[list[TokenSequence]] = field(default_factory=list)
 
 
 def reshaped(rows: Sequence[dict[str, Any]], kind: Kind) -> list[dict[str, Any]]:
-    """Rows of prompt, completion and reward as rows of another kind; the completions of a prompt are put together.
+    """Rows of prompt, completion and reward as rows of another kind; the completions of a prompt
+    are put together.
 
-    pairs: the best with the worst, the second best with the second worst, and so on while their rewards differ. listwise: all
-    of a prompt. labelled: right or wrong, by rewards of 1 and 0. Rows without a reward are left out.
+    pairs: the best with the worst, the second best with the second worst, and so on while their
+    rewards differ. listwise: all of a prompt. labelled: right or wrong, by rewards of 1 and 0. Rows
+    without a reward are left out.
 
     Raises:
-        DataError: a reward that is neither 1 nor 0 where it should be a label; no two completions to compare.
+        DataError: a reward that is neither 1 nor 0 where it should be a label; no two completions
+        to compare.
     """
     refuse_row_weights(rows)
     known = [row for row in rows if row.get("reward") is not None]
@@ -57,9 +66,13 @@ def reshaped(rows: Sequence[dict[str, Any]], kind: Kind) -> list[dict[str, Any]]
     if kind == "labelled":
         if wrong := [row["reward"] for row in known if row["reward"] not in (0, 1)]:
             raise DataError(
-                f"a reward is {wrong[0]!r}; where rewards are labels they must be 0 or 1 (else use loss regression)"
+                f"a reward is {wrong[0]!r}; where rewards are labels they must be 0 or 1 (else "
+                "use loss regression)"
             )
-        return [{"prompt": r["prompt"], "completion": r["completion"], "label": bool(r["reward"])} for r in known]
+        return [
+            {"prompt": r["prompt"], "completion": r["completion"], "label": bool(r["reward"])}
+            for r in known
+        ]
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in known:
         groups.setdefault(json.dumps(row["prompt"]), []).append(row)
@@ -76,9 +89,18 @@ def reshaped(rows: Sequence[dict[str, Any]], kind: Kind) -> list[dict[str, Any]]
         for good, bad in zip(ordered, ordered[::-1], strict=True):
             if good["reward"] <= bad["reward"]:
                 break
-            made.append({"prompt": prompt, "chosen": good["completion"], "rejected": bad["completion"], "id": name})
+            made.append(
+                {
+                    "prompt": prompt,
+                    "chosen": good["completion"],
+                    "rejected": bad["completion"],
+                    "id": name,
+                }
+            )
     if not made:
-        raise DataError("no prompt has two completions with different rewards, so that nothing can be compared")
+        raise DataError(
+            "no prompt has two completions with different rewards, so that nothing can be compared"
+        )
     return made
 
 
@@ -90,8 +112,10 @@ def kind_of(form: RowFormat) -> Kind:
     """
     if form.name not in _KINDS:
         raise DataError(
-            f"the rows are of format {form.name} ({form.reason}), which says nothing about which completion is good. Accepted "
-            "are chosen, rejected; prompt, completion, label; prompt, completion, reward; prompt, completions, labels (of "
+            f"the rows are of format {form.name} ({form.reason}), which says nothing about which "
+            "completion is good. Accepted "
+            "are chosen, rejected; prompt, completion, label; prompt, completion, reward; prompt, "
+            "completions, labels (of "
             "steps); prompt, completions, rewards (or ranks)"
         )
     return _KINDS[form.name]
@@ -110,17 +134,21 @@ def encode_scores(
     max_cut: float = 0.1,
     context: int | None = None,
 ) -> EncodedScores:
-    """Rows of a format that tells good from bad, as sequences that end in the last token that is scored.
+    """Rows of a format that tells good from bad, as sequences that end in the last token that is
+    scored.
 
-    The value "completion_length" of each, but of stepwise rows, is its tokens without the prompt, EOS included.
-    A completion is scored at its last token, EOS included; with every_token at each of its tokens, which then carry the
-    completion's label in the stream "labels"; a stepwise row at the last token of each step. A row is left out, and counted in
+    The value "completion_length" of each, but of stepwise rows, is its tokens without the prompt,
+    EOS included. A completion is scored at its last token, EOS included; with every_token at each
+    of its tokens, which then carry the completion's label in the stream "labels"; a stepwise row at
+    the last token of each step. A row is left out, and counted in
     `masked`, when its completions are the same, have equal rewards, or have no token left to score.
 
     Args:
-        separator: what stands between the steps of a stepwise row, and belongs to the step before it.
+        separator: what stands between the steps of a stepwise row, and belongs to the step before
+        it.
     Raises:
-        DataError: a format that tells nothing, a row's weight, labels that do not fit the steps, labels that are all the same.
+        DataError: a format that tells nothing, a row's weight, labels that do not fit the steps,
+        labels that are all the same.
     """
     form = detect_format(rows)
     refuse_row_weights(rows)
@@ -132,22 +160,30 @@ def encode_scores(
     sequences = encode_items((part for row in parts for part in row), tokenizer)
     texts = PieceTexts(tokenizer)
     for of_row in parts:
-        tree = [_score_at(sequence, item, encoded.kind, every_token, separator, texts) for item, sequence in
-                (next(sequences) for _ in of_row)]  # fmt: skip
+        tree = [
+            _score_at(sequence, item, encoded.kind, every_token, separator, texts)
+            for item, sequence in (next(sequences) for _ in of_row)
+        ]
         name = of_row[0].columns["row"]
         tree = encoded.fitted(name, tree, limits)
         if not tree:
             continue
         if _comparable(tree, encoded.kind):
             for s in tree:  # the mask that knows it is about to go
-                s.values |= {"completion_length": float(s.loss_mask.sum())} if encoded.kind != "process" else {}
+                s.values |= (
+                    {"completion_length": float(s.loss_mask.sum())}
+                    if encoded.kind != "process"
+                    else {}
+                )
             tree = [s if encoded.kind == "process" or every_token else _last_alone(s) for s in tree]
             encoded.trees.append(tree)
             for sequence in tree:
                 encoded.add(sequence)
         else:
             encoded.masked.append(name)
-    encoded.refuse_losses(limits, "have equal completions, equal rewards, or one without a token to score")
+    encoded.refuse_losses(
+        limits, "have equal completions, equal rewards, or one without a token to score"
+    )
     _refuse_one_label(encoded)
     return encoded
 
@@ -174,8 +210,8 @@ class PieceTexts:
 def step_ends(texts: Sequence[str], separator: str) -> list[int]:
     """Index of the last token of each step of a completion.
 
-    A step ends with the token that completes the separator behind it, the last one with the completion's last token. What is
-    white space alone is no step.
+    A step ends with the token that completes the separator behind it, the last one with the
+    completion's last token. What is white space alone is no step.
 
     Args:
         texts: what each token of the completion adds (`PieceTexts`).
@@ -188,7 +224,9 @@ def step_ends(texts: Sequence[str], separator: str) -> list[int]:
         place = whole.find(separator, start)
         if whole[start : place if place >= 0 else None].strip():
             last = len(texts) - 1  # tokens without text, such as EOS, belong to the last step
-            ends.append(last if place < 0 else int(np.searchsorted(char_ends, place + len(separator))))
+            ends.append(
+                last if place < 0 else int(np.searchsorted(char_ends, place + len(separator)))
+            )
         if place < 0:
             break
         start = place + len(separator)
@@ -196,7 +234,9 @@ def step_ends(texts: Sequence[str], separator: str) -> list[int]:
 
 
 def step_texts(text: str, separator: str) -> list[str]:
-    """The steps of a completion, which joined by the separator are its text again; those before it are part of a step."""
+    """The steps of a completion, which joined by the separator are its text again; those before
+    it are part of a step.
+    """
     steps, before = [], ""
     for part in text.split(separator):
         if part.strip():
@@ -207,14 +247,23 @@ def step_texts(text: str, separator: str) -> list[str]:
     return steps
 
 
-def encode_completions(prompts: Sequence[Text], completions: Sequence[Text], tokenizer: Any) -> list[TokenSequence]:
-    """Prompts with their completions, as ended: sequences that stop where the completion does, whose mask is the completion."""
-    items = [Item(str(i), prompt=p, completion=c) for i, (p, c) in enumerate(zip(prompts, completions, strict=True))]
+def encode_completions(
+    prompts: Sequence[Text], completions: Sequence[Text], tokenizer: Any
+) -> list[TokenSequence]:
+    """Prompts with their completions, as ended: sequences that stop where the completion does,
+    whose mask is the completion.
+    """
+    items = [
+        Item(str(i), prompt=p, completion=c)
+        for i, (p, c) in enumerate(zip(prompts, completions, strict=True))
+    ]
     return [_to_the_end(sequence) for _, sequence in encode_items(items, tokenizer)]
 
 
 def scored_places(sequence: TokenSequence, separator: str | None, texts: PieceTexts) -> np.ndarray:
-    """Where a sequence is scored: at its last token or, with a separator, at the last token of each step of its completion."""
+    """Where a sequence is scored: at its last token or, with a separator, at the last token of
+    each step of its completion.
+    """
     if separator is not None:
         first = int(np.flatnonzero(sequence.loss_mask)[0])
         ends = step_ends(texts(sequence.ids[first:].tolist()), separator)
@@ -224,7 +273,9 @@ def scored_places(sequence: TokenSequence, separator: str | None, texts: PieceTe
 
 
 def _to_the_end(sequence: TokenSequence) -> TokenSequence:
-    """The sequence up to the last token of its completion: what a template writes behind it would be read in its stead."""
+    """The sequence up to the last token of its completion: what a template writes behind it
+    would be read in its stead.
+    """
     stop = int(np.flatnonzero(sequence.loss_mask)[-1]) + 1
     return TokenSequence(sequence.ids[:stop], sequence.loss_mask[:stop], row=sequence.row)
 
@@ -233,17 +284,28 @@ def _parts(item: Item, separator: str) -> list[Item]:
     """One item a completion, with what is known of it in `columns`."""
     known: list[tuple[Text, dict[str, Any]]]
     if item.chosen is not None and item.rejected is not None:
-        values = {"margin": item.margin or 0.0, "probability": 1.0 if item.probability is None else item.probability}
+        values = {
+            "margin": item.margin or 0.0,
+            "probability": 1.0 if item.probability is None else item.probability,
+        }
         known = [(item.chosen, values), (item.rejected, values)]
     elif item.steps:
         known = [(_joined(item, separator), {"steps": item.step_labels})]
     elif item.completions:
-        known = [(text, {"reward": reward}) for text, reward in zip(item.completions, item.rewards, strict=True)]
+        known = [
+            (text, {"reward": reward})
+            for text, reward in zip(item.completions, item.rewards, strict=True)
+        ]
     else:
         assert item.completion is not None
         if item.label is None and item.reward is None:
             raise DataError(f"row {item.row} has no reward; leave it out, or give it a number")
-        known = [(item.completion, {"label": float(item.label)} if item.label is not None else {"reward": item.reward})]
+        known = [
+            (
+                item.completion,
+                {"label": float(item.label)} if item.label is not None else {"reward": item.reward},
+            )
+        ]
     parts = []
     for number, (text, values) in enumerate(known):
         shape: dict[str, Any] = {"completion": text}
@@ -254,7 +316,16 @@ def _parts(item: Item, separator: str) -> list[Item]:
         name = item.row if len(known) == 1 else f"{item.row} {number}"
         if item.chosen is not None:
             name = f"{item.row} {('chosen', 'rejected')[number]}"
-        parts.append(replace(item, chosen=None, rejected=None, row=name, columns={"row": item.row, "known": values}, **shape))
+        parts.append(
+            replace(
+                item,
+                chosen=None,
+                rejected=None,
+                row=name,
+                columns={"row": item.row, "known": values},
+                **shape,
+            )
+        )
     if not parts:
         raise DataError(f"row {item.row} has no completion")
     return parts
@@ -265,26 +336,37 @@ def _joined(item: Item, separator: str) -> str:
     for number, step in enumerate(steps):
         if len(step_texts(step, separator)) != 1:
             raise DataError(
-                f"row {item.row}: completions[{number}] holds the step separator {separator!r}, so that its label fits "
+                f"row {item.row}: completions[{number}] holds the step separator {separator!r}, "
+                "so that its label fits "
                 "no step; set step_separator to a text that stands in no step"
             )
     return separator.join(steps)
 
 
 def _score_at(
-    sequence: TokenSequence, item: Item, kind: Kind, every_token: bool, separator: str, texts: PieceTexts
+    sequence: TokenSequence,
+    item: Item,
+    kind: Kind,
+    every_token: bool,
+    separator: str,
+    texts: PieceTexts,
 ) -> TokenSequence:
-    """The sequence up to the end of its completion with what is known of it; its mask is the completion, or its steps' ends."""
+    """The sequence up to the end of its completion with what is known of it; its mask is the
+    completion, or its steps' ends.
+    """
     if not sequence.loss_mask.any():
         return sequence
     sequence = _to_the_end(sequence)
     known = item.columns["known"]
-    sequence.values = {k: float(v) for k, v in known.items() if k in ("margin", "probability", "reward", "label")}
+    sequence.values = {
+        k: float(v) for k, v in known.items() if k in ("margin", "probability", "reward", "label")
+    }
     if kind == "process":
         places = scored_places(sequence, separator, texts)
         if len(places) != len(known["steps"]):
             raise DataError(
-                f"row {item.row}: {len(known['steps'])} labels but {len(places)} steps between separators {separator!r}; a "
+                f"row {item.row}: {len(known['steps'])} labels but {len(places)} steps between "
+                f"separators {separator!r}; a "
                 "step must be text that the tokenizer keeps"
             )
         sequence.loss_mask = np.isin(np.arange(len(sequence.ids)), places)
@@ -302,7 +384,9 @@ def _last_alone(sequence: TokenSequence) -> TokenSequence:
 
 
 def _comparable(tree: list[TokenSequence], kind: Kind) -> bool:
-    """Whether there is something to learn: tokens to score and, of several completions, texts and rewards that differ."""
+    """Whether there is something to learn: tokens to score and, of several completions, texts
+    and rewards that differ.
+    """
     if not all(s.loss_mask.any() for s in tree):
         return False
     if len(tree) == 1:
@@ -312,9 +396,19 @@ def _comparable(tree: list[TokenSequence], kind: Kind) -> bool:
 
 
 def _refuse_one_label(encoded: EncodedScores) -> None:
-    known = [v for s in encoded.sequences for v in (s.streams["labels"][s.loss_mask] if "labels" in s.streams else
-             [s.values["label"]] if "label" in s.values else [])]  # fmt: skip
+    known = [
+        v
+        for s in encoded.sequences
+        for v in (
+            s.streams["labels"][s.loss_mask]
+            if "labels" in s.streams
+            else [s.values["label"]]
+            if "label" in s.values
+            else []
+        )
+    ]
     if known and len(set(map(float, known))) == 1:
         raise DataError(
-            f"every label is {float(known[0]):g}: from one class alone nothing can be told apart; add rows of the other"
+            f"every label is {float(known[0]):g}: from one class alone nothing can be told apart; "
+            "add rows of the other"
         )

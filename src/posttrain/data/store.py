@@ -25,13 +25,14 @@ _BUFFER_BYTES = 1 << 22
 class SequenceStore(Sequence[TokenSequence]):
     """A sequence of `TokenSequence`s that grows at its end, in bounded memory.
 
-    Up to `memory_tokens` tokens lie in a list. Beyond that all lie in a file, 2 or 4 bytes and one bit
-    per token, and each is read when it is asked for. What stays in memory is 16 bytes per sequence. The
-    file has no name and vanishes with the process, however that ends; it is made anew from the data when
-    a run is resumed, which is exact.
+    Up to `memory_tokens` tokens lie in a list. Beyond that all lie in a file, 2 or 4 bytes and one
+    bit per token, and each is read when it is asked for. What stays in memory is 16 bytes per
+    sequence. The file has no name and vanishes with the process, however that ends; it is made anew
+    from the data when a run is resumed, which is exact.
 
     Args:
-        folder: where the file lies; None is the system's folder of temporary files. It is made if needed.
+        folder: where the file lies; None is the system's folder of temporary files. It is made if
+        needed.
         memory_tokens: None is MEMORY_TOKENS.
     """
 
@@ -148,8 +149,10 @@ class SequenceStore(Sequence[TokenSequence]):
     def _failure(self, error: OSError) -> DataError:
         where = self._folder or Path(tempfile.gettempdir())
         return DataError(
-            f"token ids of data that exceed memory cannot be written to {where}: {error.strerror or error}. "
-            "Free some space there, or set the environment variable POSTTRAIN_CACHE to a folder on another disk"
+            f"token ids of data that exceed memory cannot be written to {where}: "
+            f"{error.strerror or error}. "
+            "Free some space there, or set the environment variable POSTTRAIN_CACHE to a folder "
+            "on another disk"
         )
 
     def _complete(self, sequence: TokenSequence) -> TokenSequence:
@@ -163,7 +166,13 @@ def record(sequence: TokenSequence) -> bytes:
     """A sequence as bytes, the same for equal sequences on every machine."""
     kind = "<u2" if int(sequence.ids.max()) < 1 << 16 and int(sequence.ids.min()) >= 0 else "<i4"
     names = sorted(sequence.streams)
-    head = {"row": sequence.row, "n": len(sequence.ids), "ids": kind, "streams": names, "values": sequence.values}
+    head = {
+        "row": sequence.row,
+        "n": len(sequence.ids),
+        "ids": kind,
+        "streams": names,
+        "values": sequence.values,
+    }
     text = json.dumps(head).encode()
     arrays = [
         sequence.ids.astype(kind).tobytes(),

@@ -56,8 +56,10 @@ class DataSource:
     The order is a function of (seed, epoch), so that resuming needs the step alone.
 
     Args:
-        groups: what is shuffled: sequences of one group share a tree (a row alone, or the two of a preference pair).
-        batch_size: groups a step; the last step of an epoch may have fewer. whole: what is never split, as in `Batch`.
+        groups: what is shuffled: sequences of one group share a tree (a row alone, or the two of a
+        preference pair).
+        batch_size: groups a step; the last step of an epoch may have fewer. whole: what is never
+        split, as in `Batch`.
     """
 
     def __init__(
@@ -89,7 +91,10 @@ class DataSource:
         """The groups of a step."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self.groups)))
+            self._order = (
+                epoch,
+                np.random.default_rng((self.seed, epoch)).permutation(len(self.groups)),
+            )
         chosen = self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
         self._averages = Averages()
         self._averages.add("epoch", (step + 1) / self.steps_per_epoch)

@@ -1,8 +1,10 @@
-"""Bounds on a chat template: a template is a program, and comes with a model that someone else made.
+"""Bounds on a chat template: a template is a program, and comes with a model that someone else
+made.
 
-The sandbox of transformers keeps a template from files and from Python, but not from endless loops and from texts
-that fill the memory. Here a rendering has `SECONDS` and, on Linux, `MEMORY` bytes above what the process holds. Both
-are kept by the operating system and the signal of a timer, so that a normal template runs as before.
+The sandbox of transformers keeps a template from files and from Python, but not from endless loops
+and from texts that fill the memory. Here a rendering has `SECONDS` and, on Linux, `MEMORY` bytes
+above what the process holds. Both are kept by the operating system and the signal of a timer, so
+that a normal template runs as before.
 """
 
 from __future__ import annotations
@@ -31,12 +33,16 @@ _LOCK = threading.RLock()
 
 
 class TemplateTimeout(BaseException):
-    """The time of a rendering is over. Not an Exception: a template's own handlers must not catch it."""
+    """The time of a rendering is over. Not an Exception: a template's own handlers must not
+    catch it.
+    """
 
 
 @contextmanager
 def bounded_rendering() -> Iterator[None]:
-    """Raise TemplateTimeout after SECONDS (in the main thread), and MemoryError beyond MEMORY (on Linux)."""
+    """Raise TemplateTimeout after SECONDS (in the main thread), and MemoryError beyond MEMORY
+    (on Linux).
+    """
     with _LOCK, _memory_limit(), _time_limit():
         yield
 
@@ -62,7 +68,9 @@ def _memory_limit() -> Iterator[None]:
 
 @contextmanager
 def _time_limit() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+    if threading.current_thread() is not threading.main_thread() or not hasattr(
+        signal, "setitimer"
+    ):
         yield
         return
 

@@ -1,7 +1,8 @@
 """Text files, plain or compressed, read line by line within bounds that a hostile file cannot pass.
 
-A line may have `MAX_LINE` characters. A .gz file may hold `GZIP_FREE` bytes and `GZIP_RATIO` times its own size: text is
-rarely compressed to less than a twentieth, and a file made to fill the memory to less than a thousandth.
+A line may have `MAX_LINE` characters. A .gz file may hold `GZIP_FREE` bytes and `GZIP_RATIO` times
+its own size: text is rarely compressed to less than a twentieth, and a file made to fill the memory
+to less than a thousandth.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class _Unpacked(io.RawIOBase):
         self._count += len(chunk)
         if self._count > self._limit:
             raise DataError(
-                f"{self._path} unpacks to more than {self._limit:,} bytes, {GZIP_RATIO} times its size; if that is right, "
+                f"{self._path} unpacks to more than {self._limit:,} bytes, {GZIP_RATIO} times its "
+                "size; if that is right, "
                 "unpack it with gunzip and use the unpacked file"
             )
         return len(chunk)
@@ -59,7 +61,8 @@ def opened(path: Path) -> Iterator[io.TextIOWrapper]:
     Raises:
         DataError: it cannot be read, is not UTF-8, or is damaged; also while the caller reads.
     """
-    # utf-8-sig: files from spreadsheets begin with a mark that would become part of the first column's name.
+    # utf-8-sig: files from spreadsheets begin with a mark that would become part of the first
+    # column's name.
     code = "utf-8-sig"
     try:
         if path.suffix == ".gz":
@@ -71,11 +74,15 @@ def opened(path: Path) -> Iterator[io.TextIOWrapper]:
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise DataError(
-            f"{path} is not UTF-8 text (byte 0x{byte:02x}{_bad_line(path)}); save it as UTF-8, such as by "
+            f"{path} is not UTF-8 text (byte 0x{byte:02x}{_bad_line(path)}); save it as UTF-8, "
+            "such as by "
             "iconv -f latin1 -t utf-8"
         ) from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} cannot be read: the compressed file is damaged or cut off ({error}); copy it again") from error
+        raise DataError(
+            f"{path} cannot be read: the compressed file is damaged or cut off ({error}); copy it "
+            "again"
+        ) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
 
@@ -103,7 +110,8 @@ def lines_of(stream: io.TextIOBase, path: Path) -> Iterator[str]:
         number += 1
         if len(line) > MAX_LINE:
             raise DataError(
-                f"{path}:{number}: the line has more than {MAX_LINE:,} characters; a row may have no more, so split it"
+                f"{path}:{number}: the line has more than {MAX_LINE:,} characters; a row may have "
+                "no more, so split it"
             )
         yield line
 
@@ -117,7 +125,8 @@ def parsed_json(text: str, where: str) -> Any:
     Args:
         where: file and line or row and column, for the message.
     Raises:
-        DataError: not JSON, nested too deeply, an integer of over 4,300 digits, or half a character.
+        DataError: not JSON, nested too deeply, an integer of over 4,300 digits, or half a
+        character.
     """
     try:
         value = json.loads(text)
@@ -125,16 +134,21 @@ def parsed_json(text: str, where: str) -> Any:
         around = text[max(error.pos - 30, 0) : error.pos + 30].strip()
         raise DataError(f"{where}: not valid JSON ({error.msg}) near: {around!r}") from error
     except ValueError as error:
-        raise DataError(f"{where}: an integer has more than 4,300 digits; write it as text") from error
+        raise DataError(
+            f"{where}: an integer has more than 4,300 digits; write it as text"
+        ) from error
     except RecursionError as error:
-        raise DataError(f"{where}: lists or objects are nested too deeply to be read; flatten them") from error
+        raise DataError(
+            f"{where}: lists or objects are nested too deeply to be read; flatten them"
+        ) from error
     if _HALF.search(text):
         refuse_half_characters(value, where)
     return value
 
 
 def refuse_half_characters(value: Any, where: str) -> None:
-    """Refuse a lone surrogate in any text of a value: it is no character, and cannot be tokenised or written.
+    """Refuse a lone surrogate in any text of a value: it is no character, and cannot be tokenised
+    or written.
 
     Raises:
         DataError: names the text.
@@ -152,5 +166,6 @@ def refuse_half_characters(value: Any, where: str) -> None:
             except UnicodeEncodeError as error:
                 around = item[max(error.start - 20, 0) : error.end + 20]
                 raise DataError(
-                    f"{where}: half a character (a lone surrogate) in {shown(around)}; remove it or write its other half"
+                    f"{where}: half a character (a lone surrogate) in {shown(around)}; remove it "
+                    "or write its other half"
                 ) from error

@@ -35,11 +35,14 @@ class Engine(Protocol):
         ...
 
 
-def check_requests(requests: Sequence[Request], *, vocab_size: int, context_length: int | None) -> None:
+def check_requests(
+    requests: Sequence[Request], *, vocab_size: int, context_length: int | None
+) -> None:
     """Refuse what cannot be sampled, before any work is done.
 
     Raises:
-        DataError: an empty prompt, a token id outside the vocabulary, a prompt that fills the context.
+        DataError: an empty prompt, a token id outside the vocabulary, a prompt that fills the
+        context.
         ConfigError: sampling settings out of range.
     """
     for number, request in enumerate(requests):
@@ -48,15 +51,23 @@ def check_requests(requests: Sequence[Request], *, vocab_size: int, context_leng
             raise DataError(f"request {number}: the prompt is empty; give at least one token (BOS)")
         low, high = min(ids), max(ids)
         if low < 0 or high >= vocab_size:
-            raise DataError(f"request {number}: token id {low if low < 0 else high} is outside 0 to {vocab_size - 1}")
+            raise DataError(
+                f"request {number}: token id {low if low < 0 else high} is outside 0 to "
+                f"{vocab_size - 1}"
+            )
         if context_length is not None and len(ids) >= context_length:
             raise DataError(
-                f"request {number}: the prompt has {len(ids)} tokens and the model's context is {context_length}; "
+                f"request {number}: the prompt has {len(ids)} tokens and the model's context is "
+                f"{context_length}; "
                 "shorten the prompt or take a model with a longer context"
             )
         rules = {
             "max_tokens": (s.max_tokens, s.max_tokens >= 1, "at least 1"),
-            "temperature": (s.temperature, 0 <= s.temperature < math.inf, "at least 0 (0 is greedy) and finite"),
+            "temperature": (
+                s.temperature,
+                0 <= s.temperature < math.inf,
+                "at least 0 (0 is greedy) and finite",
+            ),
             "top_p": (s.top_p, 0 < s.top_p <= 1, "above 0 and at most 1"),
             "top_k": (s.top_k, s.top_k >= 0, "at least 0 (0 is off)"),
             "min_p": (s.min_p, 0 <= s.min_p < 1, "at least 0 and below 1"),
@@ -70,7 +81,9 @@ def check_requests(requests: Sequence[Request], *, vocab_size: int, context_leng
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How far an engine's raw log-probs lie from another model's of the same tokens, in nats; NaN where any is NaN."""
+    """How far an engine's raw log-probs lie from another model's of the same tokens, in nats;
+    NaN where any is NaN.
+    """
 
     max_gap: float
     mean_gap: float
@@ -94,13 +107,21 @@ def agreement(samples: Sequence[tuple[Sequence[int], Sample]], score: Score) -> 
 
 
 def probe(
-    engine: Engine, score: Score, prompts: Sequence[tuple[int, ...]], *, max_tokens: int = 16, seed: int = 0
+    engine: Engine,
+    score: Score,
+    prompts: Sequence[tuple[int, ...]],
+    *,
+    max_tokens: int = 16,
+    seed: int = 0,
 ) -> Agreement:
     """Sample a little with the engine's present weights and compare: run it after a weight sync.
 
     Args:
         score: the trainer's, for example `TorchEngine.score` of an engine on the trained model.
-        prompts: a few prompts of token ids; each gets one sample of at most `max_tokens` at temperature 1.
+        prompts: a few prompts of token ids; each gets one sample of at most `max_tokens` at
+        temperature 1.
     """
     requests = [Request(p, Sampling(max_tokens=max_tokens), seed=seed) for p in prompts]
-    return agreement([(p, group[0]) for p, group in zip(prompts, engine.generate(requests), strict=True)], score)
+    return agreement(
+        [(p, group[0]) for p, group in zip(prompts, engine.generate(requests), strict=True)], score
+    )

@@ -1,8 +1,8 @@
 """Attention of one new token per row over its prompt and what it has written so far.
 
-The keys and values of a prompt are kept once for all of its samples: the rows of a prompt are queries against one matrix.
-What each row has written lies in buffers of its own. Both parts meet in one softmax. Rows may join and leave between
-steps, so that they need not have written equally much.
+The keys and values of a prompt are kept once for all of its samples: the rows of a prompt are
+queries against one matrix. What each row has written lies in buffers of its own. Both parts meet in
+one softmax. Rows may join and leave between steps, so that they need not have written equally much.
 """
 
 from __future__ import annotations
@@ -23,14 +23,18 @@ KeyValues = list[tuple[Tensor, Tensor]]
 class DecodePlan:
     """The attention plan of a batch that decodes one token a row and step.
 
-    P prompts, padded to the longest, per layer [P, Hkv, L, D]; R rows in the order of their prompts, whose own keys and
-    values lie in buffers [R, Hkv, width, D] that grow by some columns as they fill. All columns are attended to, with what a
-    row has not come to hidden: products of a part of larger buffers take up to twice as long.
+    P prompts, padded to the longest, per layer [P, Hkv, L, D]; R rows in the order of their
+    prompts, whose own keys and values lie in buffers [R, Hkv, width, D] that grow by some columns
+    as they fill. All columns are attended to, with what a row has not come to hidden: products of a
+    part of larger buffers take up to twice as long.
 
     Args:
-        prompts: keys and values of the distinct prompts. prompt_of: int64 [R], which prompt each row continues, ascending.
-        capacity: int64 [R], tokens that each row may write. One that has written them and is not dropped at once writes
-            over its last, so that it comes neither past its buffer nor past the model's last position.
+        prompts: keys and values of the distinct prompts. prompt_of: int64 [R], which prompt each
+        row continues, ascending.
+        capacity: int64 [R], tokens that each row may write. One that has written them and is not
+        dropped at once writes
+            over its last, so that it comes neither past its buffer nor past the model's last
+            position.
     """
 
     # What rows must not see, made anew at every step: by window, and for the fused kernel.
@@ -44,7 +48,10 @@ class DecodePlan:
         self.lengths = torch.tensor([kv[0][0].shape[1] for kv in prompts], device=prompt_of.device)
         longest = max(kv[0][0].shape[1] for kv in prompts)
         self._prompts = [
-            (_padded([kv[i][0] for kv in prompts], longest), _padded([kv[i][1] for kv in prompts], longest))
+            (
+                _padded([kv[i][0] for kv in prompts], longest),
+                _padded([kv[i][1] for kv in prompts], longest),
+            )
             for i in range(len(prompts[0]))
         ]
         self._buffers: list[tuple[Tensor, Tensor] | None] = [None] * len(self._prompts)
@@ -67,7 +74,9 @@ class DecodePlan:
         self.forget_masks()
 
     def join(self, prompts: list[KeyValues], prompt_of: Tensor, capacity: Tensor) -> None:
-        """Take in rows that start now; prompt_of counts the plan's prompts first, then the new ones."""
+        """Take in rows that start now; prompt_of counts the plan's prompts first, then the new
+        ones.
+        """
         if prompts:
             new = DecodePlan(prompts, prompt_of[:0], capacity[:0])
             longest = max(self._prompts[0][0].shape[2], new._prompts[0][0].shape[2])
@@ -78,7 +87,9 @@ class DecodePlan:
             self.lengths = torch.cat([self.lengths, new.lengths])
         more = len(prompt_of)
         self._buffers = [
-            None if b is None else (pad(b[0], (0, 0, 0, 0, 0, 0, 0, more)), pad(b[1], (0, 0, 0, 0, 0, 0, 0, more)))
+            None
+            if b is None
+            else (pad(b[0], (0, 0, 0, 0, 0, 0, 0, more)), pad(b[1], (0, 0, 0, 0, 0, 0, 0, more)))
             for b in self._buffers
         ]
         self.prompt_of = torch.cat([self.prompt_of, prompt_of])
@@ -87,7 +98,8 @@ class DecodePlan:
         self._arrange()
 
     def keep(self, rows: Tensor) -> Tensor:
-        """Drop all rows but these (indices [R], ascending, at least one), and the prompts that nobody continues.
+        """Drop all rows but these (indices [R], ascending, at least one), and the prompts that
+        nobody continues.
 
         Returns:
             the indices of the prompts that stay.
@@ -100,7 +112,10 @@ class DecodePlan:
             self._prompts = [(k[used, :, :longest], v[used, :, :longest]) for k, v in self._prompts]
         self._arrange()
         width = self._width
-        self._buffers = [None if b is None else (b[0][rows, :, :width], b[1][rows, :, :width]) for b in self._buffers]
+        self._buffers = [
+            None if b is None else (b[0][rows, :, :width], b[1][rows, :, :width])
+            for b in self._buffers
+        ]
         return used
 
     def attend(
@@ -127,20 +142,41 @@ class DecodePlan:
         scale = depth**-0.5 if scaling is None else float(scaling)
         grouped = query.reshape(rows, kv_heads, group, depth)
         prompt_keys, prompt_values = self._prompts[layer]
-        narrow = sliding_window is not None and prompt_keys.shape[2] + self._columns >= sliding_window
-        if self._has_kernel and softcap is None and s_aux is None and not narrow and depth == value.shape[-1]:
-            return self._fused(grouped, layer, keys, values, scale).reshape(rows, 1, heads, depth).to(given)
+        narrow = (
+            sliding_window is not None and prompt_keys.shape[2] + self._columns >= sliding_window
+        )
+        if (
+            self._has_kernel
+            and softcap is None
+            and s_aux is None
+            and not narrow
+            and depth == value.shape[-1]
+        ):
+            return (
+                self._fused(grouped, layer, keys, values, scale)
+                .reshape(rows, 1, heads, depth)
+                .to(given)
+            )
         grouped = grouped * scale
-        before = self._unseat(self._seat(grouped) @ prompt_keys.transpose(-1, -2), group)  # [R, Hkv, g, L]
+        before = self._unseat(
+            self._seat(grouped) @ prompt_keys.transpose(-1, -2), group
+        )  # [R, Hkv, g, L]
         with kernel_products():  # as in `_fused`
             own = grouped @ keys.transpose(-1, -2)  # [R, Hkv, g, t]
         if softcap is not None:
-            before, own = softcap * torch.tanh(before / softcap), softcap * torch.tanh(own / softcap)
-        scores = torch.cat([before, own], dim=-1).to(torch.promote_types(query.dtype, torch.float32))
+            before, own = (
+                softcap * torch.tanh(before / softcap),
+                softcap * torch.tanh(own / softcap),
+            )
+        scores = torch.cat([before, own], dim=-1).to(
+            torch.promote_types(query.dtype, torch.float32)
+        )
         hidden = self._hidden_from(sliding_window)
         if hidden is not None:
             scores = scores.masked_fill_(hidden[:, None, None], -torch.inf)
-        if s_aux is not None:  # attention sinks: one more logit per head that takes probability and gives nothing
+        if (
+            s_aux is not None
+        ):  # attention sinks: one more logit per head that takes probability and gives nothing
             sinks = s_aux.to(scores.dtype).reshape(1, kv_heads, group, 1).expand(rows, -1, -1, 1)
             scores = torch.cat([scores, sinks], dim=-1)
         weights = scores.softmax(dim=-1).to(value.dtype)
@@ -149,22 +185,34 @@ class DecodePlan:
         mixed = self._unseat(self._seat(on_prompt) @ prompt_values, group) + on_own @ values
         return mixed.reshape(rows, 1, heads, value.shape[-1]).to(given)
 
-    def attend_one(self, query: Tensor, key: Tensor, value: Tensor, layer: int, scale: float) -> Tensor:
-        """`attend` on a CPU without windows, caps and sinks: query [R, H, D], key and value [R, Hkv, D] -> [R, H, D]."""
+    def attend_one(
+        self, query: Tensor, key: Tensor, value: Tensor, layer: int, scale: float
+    ) -> Tensor:
+        """`attend` on a CPU without windows, caps and sinks: query [R, H, D], key and value [R,
+        Hkv, D] -> [R, H, D].
+        """
         given = query.dtype
         query, key, value = self._as_kept(layer, query, key, value)
         keys, values = self._append(layer, key[:, :, None], value[:, :, None])
         grouped = query.unflatten(1, (key.shape[1], -1)).contiguous()
         return self._fused(grouped, layer, keys, values, scale).flatten(1, 2).to(given)
 
-    def _fused(self, query: Tensor, layer: int, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-        """The prompt by the fused kernel, a row's own by batched products (a kernel's start for each row and head costs more
-        than they do), in one softmax in which the whole prompt is a token: its score is its log-sum-exp, its value what the
-        kernel gave. [R, Hkv, g, D] -> the same shape."""
+    def _fused(
+        self, query: Tensor, layer: int, keys: Tensor, values: Tensor, scale: float
+    ) -> Tensor:
+        """The prompt by the fused kernel, a row's own by batched products (a kernel's start for
+        each row and head costs more than they do), in one softmax in which the whole prompt is a
+        token: its score is its log-sum-exp, its value what the kernel gave. [R, Hkv, g, D] -> the
+        same shape."""
         before, own = self._kernel_masks(query.dtype)
         group = query.shape[2]
-        on_prompt, prompt_lse = fused_attention(self._seat(query), *self._prompts[layer], attn_mask=before, scale=scale)
-        on_prompt, prompt_lse = self._unseat(on_prompt, group), self._unseat(prompt_lse[..., None], group)
+        on_prompt, prompt_lse = fused_attention(
+            self._seat(query), *self._prompts[layer], attn_mask=before, scale=scale
+        )
+        on_prompt, prompt_lse = (
+            self._unseat(on_prompt, group),
+            self._unseat(prompt_lse[..., None], group),
+        )
         with kernel_products():  # for a few queries oneDNN would turn all keys over
             scores = (query * scale) @ keys.transpose(-1, -2)
         if own is not None:
@@ -173,17 +221,26 @@ class DecodePlan:
         return (weights[..., :-1] @ values).addcmul_(on_prompt, weights[..., -1:])
 
     def _kernel_masks(self, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
-        """What is added to the scores of the two parts, the same for all layers of a step; None where all is seen."""
+        """What is added to the scores of the two parts, the same for all layers of a step; None
+        where all is seen.
+        """
         if self._masks is None:
             device = self.written.device
             before, own = None, None
             if self._ragged:
-                hidden = torch.arange(self._prompts[0][0].shape[2], device=device) >= self.lengths[:, None]
-                before = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, -torch.inf)[:, None, None]
+                hidden = (
+                    torch.arange(self._prompts[0][0].shape[2], device=device)
+                    >= self.lengths[:, None]
+                )
+                before = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(
+                    hidden, -torch.inf
+                )[:, None, None]
             if self._has_unwritten:
                 written = self.written[:1] if self._level else self.written
                 hidden = torch.arange(self._width, device=device) > written[:, None]
-                own = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, -torch.inf)[:, None, None]
+                own = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(
+                    hidden, -torch.inf
+                )[:, None, None]
             self._masks = (before, own)
         return self._masks
 
@@ -191,16 +248,21 @@ class DecodePlan:
         """Seat the rows of each prompt side by side: row r sits at place[r] of [P, width] seats."""
         counts = torch.bincount(self.prompt_of, minlength=len(self.lengths))
         width = int(counts.max())
-        # Rows are in the order of their prompts, so a row's seat is its distance from its prompt's first row.
+        # Rows are in the order of their prompts, so a row's seat is its distance from its prompt's
+        # first row.
         first = counts.cumsum(0) - counts
-        within = torch.arange(len(self.prompt_of), device=self.prompt_of.device) - first[self.prompt_of]
+        within = (
+            torch.arange(len(self.prompt_of), device=self.prompt_of.device) - first[self.prompt_of]
+        )
         self._place = self.prompt_of * width + within
         self._seats = (len(counts), width)
         self._even = bool((counts == width).all())
         self._ragged = bool((self.lengths != self._prompts[0][0].shape[2]).any())
         self.forget_masks()
         self._rows = torch.arange(len(self.prompt_of), device=self.prompt_of.device)
-        self._narrowest, self._most = (int(x) for x in self.capacity.aminmax()) if len(self.capacity) else (0, 0)
+        self._narrowest, self._most = (
+            (int(x) for x in self.capacity.aminmax()) if len(self.capacity) else (0, 0)
+        )
         self._measure()
 
     def forget_masks(self) -> None:
@@ -214,11 +276,15 @@ class DecodePlan:
         self._level = bool((self.written == self._columns).all())
 
     def _as_kept(self, layer: int, *given: Tensor) -> tuple[Tensor, ...]:
-        """Tensors in the type of the prompts' keys, which need not be the model's (`models.fused_layers`)."""
+        """Tensors in the type of the prompts' keys, which need not be the model's
+        (`models.fused_layers`).
+        """
         return tuple(x.to(self._prompts[layer][0].dtype) for x in given)
 
     def _append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Put the new keys and values behind each row's own; what all rows have written, [R, Hkv, width, D]."""
+        """Put the new keys and values behind each row's own; what all rows have written, [R,
+        Hkv, width, D].
+        """
         buffers = self._room(layer, key, value)
         for buffer, new in zip(buffers, (key, value), strict=True):
             if self._level:
@@ -242,9 +308,15 @@ class DecodePlan:
         buffers = self._buffers[layer] or (key[:, :, :0], value[:, :, :0])
         more = self._width - buffers[0].shape[2]
         if more > 0:
-            # Zeros and not just any memory: a hidden column has weight zero, and zero times NaN is NaN.
-            key_rest, value_rest = (x.new_zeros(*x.shape[:2], more, x.shape[3]) for x in (key, value))
-            buffers = self._buffers[layer] = torch.cat([buffers[0], key_rest], 2), torch.cat([buffers[1], value_rest], 2)
+            # Zeros and not just any memory: a hidden column has weight zero, and zero times NaN is
+            # NaN.
+            key_rest, value_rest = (
+                x.new_zeros(*x.shape[:2], more, x.shape[3]) for x in (key, value)
+            )
+            buffers = self._buffers[layer] = (
+                torch.cat([buffers[0], key_rest], 2),
+                torch.cat([buffers[1], value_rest], 2),
+            )
         return buffers
 
     def _seat(self, x: Tensor) -> Tensor:
@@ -264,9 +336,11 @@ class DecodePlan:
         return x if self._even else x.index_select(0, self._place)
 
     def _hidden_from(self, window: int | None) -> Tensor | None:
-        """What each row must not see, bool [R, L + t], the same for all layers of a step; None where it may see all.
+        """What each row must not see, bool [R, L + t], the same for all layers of a step; None
+        where it may see all.
 
-        Hidden are the padding of shorter prompts, the columns that a row has not come to, and what has left the window.
+        Hidden are the padding of shorter prompts, the columns that a row has not come to, and what
+        has left the window.
         """
         if window is not None and self._prompts[0][0].shape[2] + self._width <= window:
             window = None
@@ -276,7 +350,9 @@ class DecodePlan:
         return self._hidden[window]
 
     def _unseen(self, window: int | None) -> Tensor:
-        """What each row must not see of its prompt and of the columns of its own that are attended to, bool [R, L + width]."""
+        """What each row must not see of its prompt and of the columns of its own that are
+        attended to, bool [R, L + width].
+        """
         device = self.written.device
         places = torch.arange(self._prompts[0][0].shape[2], device=device)[None]
         columns = torch.arange(self._width, device=device)[None]

@@ -1,6 +1,7 @@
 """Completions from an OpenAI-compatible server: text in, text out.
 
-No weights, no token ids and no log-probs: what is written here can be fine-tuned on, not trained by policy gradients.
+No weights, no token ids and no log-probs: what is written here can be fine-tuned on, not trained by
+policy gradients.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ _ENDED = frozenset({"stop", "eos", "eos_token", "stop_sequence", "end_turn"})  #
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A completion. finish_reason "length" stands for all that was not ended by the model: cut off, filtered, a tool call."""
+    """A completion. finish_reason "length" stands for all that was not ended by the model: cut
+    off, filtered, a tool call.
+    """
 
     text: str
     finish_reason: FinishReason
@@ -30,17 +33,25 @@ class Written:
 class Endpoint:
     """A model behind a server: messages by its chat route, plain text by its completions route.
 
-    Requests that fail for a while (no connection, timeouts, status 408, 409, 429, 5xx) are tried again with growing pauses.
+    Requests that fail for a while (no connection, timeouts, status 408, 409, 429, 5xx) are tried
+    again with growing pauses.
 
     Raises:
-        MissingDependency: the library `openai` is not installed. ConfigError: the settings cannot be.
+        MissingDependency: the library `openai` is not installed. ConfigError: the settings cannot
+        be.
     """
 
     def __init__(self, config: EndpointConfig) -> None:
         check_secrets(config)
         if not config.url.startswith(("http://", "https://")):
-            raise ConfigError(f"endpoint.url: {config.url!r} must begin with http:// or https:// and mostly ends in /v1")
-        for name, value, least in (("concurrency", config.concurrency, 1), ("max_retries", config.max_retries, 0)):
+            raise ConfigError(
+                f"endpoint.url: {config.url!r} must begin with http:// or https:// and mostly "
+                "ends in /v1"
+            )
+        for name, value, least in (
+            ("concurrency", config.concurrency, 1),
+            ("max_retries", config.max_retries, 0),
+        ):
             if value < least:
                 raise ConfigError(f"endpoint.{name}: {value} must be at least {least}")
         if not config.timeout > 0:
@@ -53,21 +64,28 @@ class Endpoint:
         self._failure = openai.OpenAIError
         self._of_a_prompt = (openai.BadRequestError, openai.UnprocessableEntityError)
         self._answered = False
-        # A server that sends a byte now and then is never silent; each try and the pauses between them are bounded in sum.
+        # A server that sends a byte now and then is never silent; each try and the pauses between
+        # them are bounded in sum.
         self._deadline = (config.max_retries + 1) * config.timeout + 10 * config.max_retries
         self._refusal: Exception | None = None
         # Servers of one's own mostly want no key, but the library wants one to send.
         self._key = key_for(config)
         key = self._key or "none"
-        self._client = openai.OpenAI(base_url=config.url, api_key=key, timeout=config.timeout, max_retries=config.max_retries)
+        self._client = openai.OpenAI(
+            base_url=config.url, api_key=key, timeout=config.timeout, max_retries=config.max_retries
+        )
 
-    def complete(self, prompts: Sequence[Text], sampling: Sampling, *, n: int, seeds: Sequence[int]) -> list[list[Written]]:
-        """`n` completions of each prompt, in order; none of a prompt that the server refuses (too long, filtered).
+    def complete(
+        self, prompts: Sequence[Text], sampling: Sampling, *, n: int, seeds: Sequence[int]
+    ) -> list[list[Written]]:
+        """`n` completions of each prompt, in order; none of a prompt that the server refuses (too
+        long, filtered).
 
         Args:
             seeds: one a prompt, sent along; many servers do not heed it.
         Raises:
-            EndpointError: a request failed to the end, was answered with something else than `n` completions, or every prompt
+            EndpointError: a request failed to the end, was answered with something else than `n`
+            completions, or every prompt
                 so far was refused.
         """
         waiting = iter(list(enumerate(zip(prompts, seeds, strict=True))))
@@ -95,7 +113,8 @@ class Endpoint:
                     number, answer = answers.get(timeout=self._deadline)
                 except queue.Empty:
                     raise EndpointError(
-                        f"{self._name} has ended no request for {self._deadline:g} seconds, all tries together; "
+                        f"{self._name} has ended no request for {self._deadline:g} seconds, all "
+                        "tries together; "
                         "raise endpoint.timeout, or lower endpoint.concurrency"
                     ) from None
                 if isinstance(answer, Exception):
@@ -131,7 +150,8 @@ class Endpoint:
             # The last four where an answer is no JSON, or not of the protocol's shape.
             sent = "the key in" if self._key else "the key, of which none was sent, in"
             raise EndpointError(
-                f"{self._name} did not answer: {type(error).__name__}: {self._redacted(error).rstrip('.')}. "
+                f"{self._name} did not answer: {type(error).__name__}: "
+                f"{self._redacted(error).rstrip('.')}. "
                 f"Look at endpoint.url, endpoint.model and {sent} {self.config.key_variable}"
             ) from error
         choices = getattr(answer, "choices", None)
@@ -142,11 +162,15 @@ class Endpoint:
             )
         if len(choices) != n:
             raise EndpointError(
-                f"{self._name} gave {len(choices)} completions of {n}: the server does not serve n; set num_generations: 1 and "
+                f"{self._name} gave {len(choices)} completions of {n}: the server does not serve "
+                "n; set num_generations: 1 and "
                 "ask for more prompts instead"
             )
         try:
-            texts = [choice.text if isinstance(prompt, str) else self._said(choice.message) for choice in choices]
+            texts = [
+                choice.text if isinstance(prompt, str) else self._said(choice.message)
+                for choice in choices
+            ]
             if not all(isinstance(text, str) for text in texts):
                 raise TypeError("a completion is not text")
         except (AttributeError, TypeError) as error:
@@ -155,7 +179,10 @@ class Endpoint:
                 f"{self._redacted(answer)[:200]!r}. Does it follow OpenAI's protocol?"
             ) from error
         reasons = [getattr(choice, "finish_reason", None) for choice in choices]
-        return [Written(_clean(t), "stop" if r in _ENDED else "length") for t, r in zip(texts, reasons, strict=True)]
+        return [
+            Written(_clean(t), "stop" if r in _ENDED else "length")
+            for t, r in zip(texts, reasons, strict=True)
+        ]
 
     def _redacted(self, value: object) -> str:
         """A text from a server without the key, which some send back in their messages."""
@@ -167,11 +194,15 @@ class Endpoint:
         return f"{self.config.model} at {self.config.url}"
 
     def _said(self, message: Any) -> str:
-        """What a message says; reasoning that a server gives apart stands before it in the tags of open reasoners."""
+        """What a message says; reasoning that a server gives apart stands before it in the tags
+        of open reasoners.
+        """
         text = getattr(message, "content", None) or ""
         if isinstance(text, list):
             text = "".join(str(part.get("text") or "") for part in text if isinstance(part, dict))
-        reasoning = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
+        reasoning = getattr(message, "reasoning_content", None) or getattr(
+            message, "reasoning", None
+        )
         if self.config.keep_reasoning and isinstance(reasoning, str) and reasoning.strip():
             return f"<think>\n{reasoning.strip()}\n</think>\n\n{text}"
         return str(text)
@@ -183,8 +214,15 @@ def _clean(text: str | None) -> str:
 
 
 def _body(sampling: Sampling, n: int, seed: int, extra: dict[str, Any]) -> dict[str, Any]:
-    """A request's settings. top_k and min_p are not OpenAI's, so they are sent only where they say something."""
-    body: dict[str, Any] = {"n": n, "seed": seed % 2**31, "temperature": sampling.temperature, "top_p": sampling.top_p}
+    """A request's settings. top_k and min_p are not OpenAI's, so they are sent only where they
+    say something.
+    """
+    body: dict[str, Any] = {
+        "n": n,
+        "seed": seed % 2**31,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+    }
     if "max_completion_tokens" not in extra:
         body["max_tokens"] = sampling.max_tokens
     if sampling.stop:

@@ -1,14 +1,17 @@
 """Decoding steps that are recorded once as a CUDA graph and then replayed.
 
-A step of a small model on a GPU takes longer to start, operator by operator, than to compute. A CUDA graph starts all of them
-at once, but repeats exactly what was recorded: the same operators on the same memory. So a step that is to be recorded
+A step of a small model on a GPU takes longer to start, operator by operator, than to compute. A
+CUDA graph starts all of them at once, but repeats exactly what was recorded: the same operators on
+the same memory. So a step that is to be recorded
 
-    reads lengths, places and tokens from tensors, and no number that the host knows and that changes from step to step,
-    writes each row's keys and values where `written` [R] says, into buffers that stay where they are,
-    attends over W columns of them, a multiple of 64, and hides what a row has not come to.
+    reads lengths, places and tokens from tensors, and no number that the host knows and that
+    changes from step to step, writes each row's keys and values where `written` [R] says, into
+    buffers that stay where they are, attends over W columns of them, a multiple of 64, and hides
+    what a row has not come to.
 
-Rows that come or leave and a W that has become too small make a new recording necessary. It costs some steps, so that it is
-made once the same rows have run for a few; and the first one is compared with the step that it replaces.
+Rows that come or leave and a W that has become too small make a new recording necessary. It costs
+some steps, so that it is made once the same rows have run for a few; and the first one is compared
+with the step that it replaces.
 """
 
 from __future__ import annotations
@@ -27,11 +30,15 @@ _PAYS = 4  # steps of the same rows after which a recording, which costs some st
 _COMPARED = 16  # rows whose logits are compared: all of them in float64 would be gigabytes
 
 Recorder = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
-"""Takes a function that computes on tensors in place; gives what repeats it, and the tensor that the repetition fills."""
+"""Takes a function that computes on tensors in place; gives what repeats it, and the tensor
+that the repetition fills.
+"""
 
 
 class SteadyPlan(DecodePlan):
-    """A plan whose steps are the same operators on the same memory as long as `shape` is the same."""
+    """A plan whose steps are the same operators on the same memory as long as `shape` is the
+    same.
+    """
 
     _step = _WIDTH
 
@@ -56,7 +63,9 @@ class SteadyPlan(DecodePlan):
 
     def _measure(self) -> None:
         super()._measure()
-        self._level = False  # whether rows have written equally much is not to be known by a recording
+        self._level = (
+            False  # whether rows have written equally much is not to be known by a recording
+        )
 
 
 class StepGraphs:
@@ -65,7 +74,8 @@ class StepGraphs:
     Args:
         record: makes recordings.
     Attributes:
-        why_not: why steps are no longer recorded, None where they are. recorded, replayed: how many.
+        why_not: why steps are no longer recorded, None where they are. recorded, replayed: how
+        many.
     """
 
     def __init__(self, record: Recorder) -> None:
@@ -82,12 +92,13 @@ class StepGraphs:
         self._tokens = self._found = torch.empty(0)
 
     def step(self, compute: Callable[[Tensor], Tensor], tokens: Tensor, plan: SteadyPlan) -> Tensor:
-        """compute(tokens [R]), logits [R, V], which the next step may write over. It reads `tokens` and `plan`, and writes
-        to the plan's buffers alone."""
+        """compute(tokens [R]), logits [R, V], which the next step may write over. It reads `tokens`
+        and `plan`, and writes to the plan's buffers alone."""
         if self.why_not is not None:
             return compute(tokens)
         if self._of is None or self._of[0] is not plan or self._of[1] != plan.shape:
-            # The first steps with rows that have come or left run as they are: buffers are made, and kernels are chosen.
+            # The first steps with rows that have come or left run as they are: buffers are made,
+            # and kernels are chosen.
             self.release()
             self._of = plan, plan.shape
         self._steps += 1
@@ -100,24 +111,38 @@ class StepGraphs:
         self.replayed += 1
         return self._found
 
-    def _recording(self, compute: Callable[[Tensor], Tensor], tokens: Tensor, plan: SteadyPlan) -> Tensor:
+    def _recording(
+        self, compute: Callable[[Tensor], Tensor], tokens: Tensor, plan: SteadyPlan
+    ) -> Tensor:
         self._tokens = tokens.clone()
         expected = compute(self._tokens) if not self.recorded else None
         plan.forget_masks()  # they are part of what is recorded
         try:
             replay, found = self._record(lambda: compute(self._tokens))
             if expected is not None:
-                found[:_COMPARED] = torch.nan  # so that a recording that computes nothing is found out
+                found[:_COMPARED] = (
+                    torch.nan
+                )  # so that a recording that computes nothing is found out
             replay()
             bound = BOUNDS.get(plan.dtype, 5e-2)
-            if expected is not None and not relative_error(found[:_COMPARED], expected[:_COMPARED]) <= bound:
+            if (
+                expected is not None
+                and not relative_error(found[:_COMPARED], expected[:_COMPARED]) <= bound
+            ):
                 self.why_not = "a recorded step gives other logits than the step itself"
-        except Exception as error:  # whatever a foreign model does that cannot be recorded is the answer
-            cause = error.__context__ or error  # the end of a recording complains of what went wrong within it
+        except (
+            Exception
+        ) as error:  # whatever a foreign model does that cannot be recorded is the answer
+            cause = (
+                error.__context__ or error
+            )  # the end of a recording complains of what went wrong within it
             self.why_not = f"{type(cause).__name__}: {str(cause).partition(chr(10))[0]}"
         plan.forget_masks()  # these lie in the recording's memory
         if self.why_not is not None:
-            warnings.warn(f"decoding steps run one by one and not from a recording: {self.why_not}", stacklevel=2)
+            warnings.warn(
+                f"decoding steps run one by one and not from a recording: {self.why_not}",
+                stacklevel=2,
+            )
             self.release()
             return compute(tokens)
         self._replay, self._found = replay, found
@@ -126,7 +151,9 @@ class StepGraphs:
 
 
 class CudaRecorder:
-    """Records CUDA graphs of work on one device. Each has memory of its own: no pool is shared with graphs that are gone."""
+    """Records CUDA graphs of work on one device. Each has memory of its own: no pool is shared
+    with graphs that are gone.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -142,5 +169,7 @@ class CudaRecorder:
                 with torch.cuda.graph(graph, stream=self._stream):
                     found = work()
             finally:
-                torch.cuda.set_stream(current)  # a recording that fails leaves its own stream behind
+                torch.cuda.set_stream(
+                    current
+                )  # a recording that fails leaves its own stream behind
         return graph.replay, found

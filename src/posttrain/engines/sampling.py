@@ -1,7 +1,7 @@
 """From logits to tokens: pure functions on [B, V], one uniform number per row.
 
-The random numbers come from a counter-based hash of (seed, sample index, step), so that a sample does not depend on what
-else is in the batch, and no generator has to be kept per row.
+The random numbers come from a counter-based hash of (seed, sample index, step), so that a sample
+does not depend on what else is in the batch, and no generator has to be kept per row.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ _BLOCK = 64  # tokens of the first stage of a draw
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): a bijection whose outputs look independent."""
+    """The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): a bijection whose
+    outputs look independent.
+    """
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
@@ -29,7 +31,10 @@ def _mix(x: np.ndarray) -> np.ndarray:
 def row_keys(seeds: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """A 64-bit key per row from its request's seed and its place among the request's samples."""
     with np.errstate(over="ignore"):
-        return _mix(_mix(seeds.astype(np.uint64) + _GOLDEN) ^ _mix(indices.astype(np.uint64) * _GOLDEN + np.uint64(1)))
+        return _mix(
+            _mix(seeds.astype(np.uint64) + _GOLDEN)
+            ^ _mix(indices.astype(np.uint64) * _GOLDEN + np.uint64(1))
+        )
 
 
 def uniforms(keys: np.ndarray, step: int | np.ndarray) -> np.ndarray:
@@ -81,15 +86,19 @@ def choose(logits: Tensor, settings: RowSettings, draws: Tensor) -> tuple[Tensor
     Args:
         logits: float32 [B, V], in any order of memory. draws: float64 [B], uniform in [0, 1).
     Returns:
-        tokens int64 [B]; their log-probs [B] under the distribution sampled from; and under softmax(logits).
+        tokens int64 [B]; their log-probs [B] under the distribution sampled from; and under
+        softmax(logits).
     """
     if settings.truncated and not settings.greedy:
         return _choose_truncated(logits.contiguous(), settings, draws)
     greedy = settings.temperature == 0
     largest = logits.amax(dim=-1, keepdim=True)
     raw_total, unit = None, torch.ones((), device=logits.device)
-    if settings.greedy or settings.plain:  # one pass of exponentials serves the draw and both log-probs
-        # Where tokens lie side by side softmax is three times as fast; all is then relative to the likeliest token's weight.
+    if (
+        settings.greedy or settings.plain
+    ):  # one pass of exponentials serves the draw and both log-probs
+        # Where tokens lie side by side softmax is three times as fast; all is then relative to the
+        # likeliest token's weight.
         weights = logits.softmax(dim=-1) if logits.stride(1) == 1 else (logits - largest).exp_()
         unit = weights.amax(dim=-1)
     else:
@@ -108,14 +117,18 @@ def choose(logits: Tensor, settings: RowSettings, draws: Tensor) -> tuple[Tensor
     return tokens, torch.where(greedy, raw, below / settings.temperature - total), raw
 
 
-def _choose_truncated(logits: Tensor, settings: RowSettings, draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _choose_truncated(
+    logits: Tensor, settings: RowSettings, draws: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     raw = torch.log_softmax(logits, dim=-1)
     greedy = settings.temperature == 0
     scaled = logits / torch.where(greedy, 1.0, settings.temperature)[:, None]
     scaled = truncate(scaled, settings.top_k, settings.top_p, settings.min_p)
     sampled_from = torch.log_softmax(scaled, dim=-1)
     weights = sampled_from.exp()
-    tokens = torch.where(greedy, logits.argmax(dim=-1), _invert(weights, _cumulative(weights), draws))
+    tokens = torch.where(
+        greedy, logits.argmax(dim=-1), _invert(weights, _cumulative(weights), draws)
+    )
     raw_chosen = raw.gather(1, tokens[:, None])[:, 0]
     chosen = sampled_from.gather(1, tokens[:, None])[:, 0]
     return tokens, torch.where(greedy, raw_chosen, chosen), raw_chosen
@@ -127,7 +140,9 @@ def _cumulative(weights: Tensor) -> Tensor:
     whole = weights[:, : vocab // _BLOCK * _BLOCK]
     if weights.stride(1) == 1:
         sums = whole.unflatten(1, (vocab // _BLOCK, _BLOCK)).sum(-1)
-    else:  # the rows of a token lie side by side: sums over the middle of [blocks, 64, B] are 10 to 30 times as fast
+    else:
+        # The rows of a token lie side by side: sums over the middle of [blocks, 64, B] are 10 to
+        # 30 times as fast.
         sums = whole.t().unflatten(0, (vocab // _BLOCK, _BLOCK)).sum(1).t().contiguous()
     rest = weights[:, whole.shape[1] :]
     sums = torch.cat([sums, rest.sum(-1, keepdim=True)], -1) if rest.shape[1] else sums
@@ -135,45 +150,59 @@ def _cumulative(weights: Tensor) -> Tensor:
 
 
 def _invert(weights: Tensor, cumulative: Tensor, draws: Tensor) -> Tensor:
-    """The token at which the cumulative weight passes the draw's share of all: the inverse distribution function.
+    """The token at which the cumulative weight passes the draw's share of all: the inverse
+    distribution function.
 
-    In two stages, by blocks of 64 tokens (`cumulative`) and then within one, so that few numbers are summed in float64.
+    In two stages, by blocks of 64 tokens (`cumulative`) and then within one, so that few numbers
+    are summed in float64.
     """
     vocab = weights.shape[1]
     level = draws[:, None] * cumulative[:, -1:]
     block = _passed(cumulative, level)
     places = block * _BLOCK + torch.arange(_BLOCK, device=weights.device)
     # Beyond the last token there is no weight.
-    within = weights.gather(1, places.clamp_max(vocab - 1)).masked_fill_(places >= vocab, 0.0).cumsum(-1, dtype=torch.float64)
+    within = (
+        weights.gather(1, places.clamp_max(vocab - 1))
+        .masked_fill_(places >= vocab, 0.0)
+        .cumsum(-1, dtype=torch.float64)
+    )
     before = torch.where(block > 0, cumulative.gather(1, (block - 1).clamp_min(0)), 0.0)
     tokens = block * _BLOCK + _passed(within, level - before)
-    return tokens[:, 0].clamp_max(vocab - 1)  # not a number anywhere: a valid id, with NaN as its log-prob
+    return tokens[:, 0].clamp_max(
+        vocab - 1
+    )  # not a number anywhere: a valid id, with NaN as its log-prob
 
 
 def _passed(cumulative: Tensor, level: Tensor) -> Tensor:
     """Where a running sum [B, n] passes a level [B, 1], [B, 1].
 
-    The level is kept below the sum of all (and what rounding leaves of it, at 0 and above), so that it is passed at an entry
-    that has weight.
+    The level is kept below the sum of all (and what rounding leaves of it, at 0 and above), so that
+    it is passed at an entry that has weight.
     """
     total = cumulative[:, -1:]
     level = torch.minimum(level, torch.nextafter(total, torch.zeros_like(total))).clamp_min_(0.0)
-    return torch.searchsorted(cumulative, level.contiguous(), right=True).clamp_max_(cumulative.shape[1] - 1)
+    return torch.searchsorted(cumulative, level.contiguous(), right=True).clamp_max_(
+        cumulative.shape[1] - 1
+    )
 
 
 def truncate(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
-    """Logits [B, V] with everything outside the truncation at -inf: top-k, then top-p, then min-p, as is usual.
+    """Logits [B, V] with everything outside the truncation at -inf: top-k, then top-p, then min-p,
+    as is usual.
 
-    top-k keeps the k largest. top-p keeps the smallest set of most likely tokens whose probability reaches p (Holtzman et
-    al., arXiv 1904.09751). min-p keeps tokens with at least min_p times the largest probability (arXiv 2407.01082). Each
-    works on what the one before left, renormalised; the most likely token always stays.
+    top-k keeps the k largest. top-p keeps the smallest set of most likely tokens whose probability
+    reaches p (Holtzman et al., arXiv 1904.09751). min-p keeps tokens with at least min_p times the
+    largest probability (arXiv 2407.01082). Each works on what the one before left, renormalised;
+    the most likely token always stays.
     """
     vocab = logits.shape[1]
     rows = torch.nonzero((top_k > 0) & (top_k < vocab))[:, 0]
     if len(rows):
         largest = logits[rows].topk(int(top_k[rows].max()), dim=-1).values
         floor = largest.gather(1, top_k[rows][:, None] - 1)
-        logits = logits.index_copy(0, rows, logits[rows].masked_fill(logits[rows] < floor, -torch.inf))
+        logits = logits.index_copy(
+            0, rows, logits[rows].masked_fill(logits[rows] < floor, -torch.inf)
+        )
     rows = torch.nonzero(top_p < 1)[:, 0]
     if len(rows):
         ordered, order = logits[rows].sort(dim=-1, descending=True)

@@ -1,4 +1,6 @@
-"""Which rows decode side by side: finished ones leave, waiting ones join, and what each wrote is gathered at the end."""
+"""Which rows decode side by side: finished ones leave, waiting ones join, and what each wrote
+is gathered at the end.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ _REFILL = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One sample in the making: its place in the results, its prompt, how it is sampled, how long it may get."""
+    """One sample in the making: its place in the results, its prompt, how it is sampled, how
+    long it may get.
+    """
 
     request: int
     index: int
@@ -34,12 +38,20 @@ class Schedule:
     """Decodes rows to their ends.
 
     Args:
-        rows: equal prompts side by side. max_rows: decoded at once. max_kv_tokens: tokens whose keys and values the rows
+        rows: equal prompts side by side. max_rows: decoded at once. max_kv_tokens: tokens whose
+        keys and values the rows
             decoded at once may come to hold, at their longest; one row runs whatever it needs.
     """
 
     def __init__(
-        self, stepper: Stepper, rows: Sequence[Row], stops: Stops, device: torch.device, *, max_rows: int, max_kv_tokens: int
+        self,
+        stepper: Stepper,
+        rows: Sequence[Row],
+        stops: Stops,
+        device: torch.device,
+        *,
+        max_rows: int,
+        max_kv_tokens: int,
     ) -> None:
         self.rows = rows
         self.decoded_tokens = 0
@@ -49,7 +61,8 @@ class Schedule:
         self._max_rows, self._max_kv_tokens = max_rows, max_kv_tokens
         self._settings = RowSettings.of([row.sampling for row in rows], device)
         self._keys = row_keys(
-            np.array([row.seed % 2**64 for row in rows], dtype=np.uint64), np.array([row.index for row in rows])
+            np.array([row.seed % 2**64 for row in rows], dtype=np.uint64),
+            np.array([row.index for row in rows]),
         )
         self._limits = np.array([row.limit for row in rows])
         self._length = np.zeros(len(rows), dtype=np.int64)
@@ -74,7 +87,11 @@ class Schedule:
             self._at = self._at + 1
             self._length[self._alive[running]] += 1
             self.decoded_tokens += int(running.sum())
-            running = running & ~self._stops.after(alive, tokens, running) & (self._at < self._limits[self._alive])
+            running = (
+                running
+                & ~self._stops.after(alive, tokens, running)
+                & (self._at < self._limits[self._alive])
+            )
             if running.sum() > _REFILL * len(running):
                 logits = self._stepper.step(tokens)
                 continue
@@ -95,7 +112,9 @@ class Schedule:
         return self._settings.select(alive), alive
 
     def _join(self) -> list[Tensor]:
-        """Begin as many waiting rows as there is room for; their logits [new, V] where there are any."""
+        """Begin as many waiting rows as there is room for; their logits [new, V] where there
+        are any.
+        """
         resident = {self.rows[i].prompt for i in self._alive.tolist()}
         longest = max((len(p) for p in resident), default=0)
         limit = int(self._limits[self._alive].max()) if len(self._alive) else 0
@@ -114,7 +133,11 @@ class Schedule:
         self._waiting = stop
         self._alive = np.concatenate([self._alive, np.arange(new.start, new.stop)])
         self._at = np.concatenate([self._at, np.zeros(len(new), dtype=np.int64)])
-        return [self._stepper.join([self.rows[i].prompt for i in new], [self.rows[i].limit for i in new])]
+        return [
+            self._stepper.join(
+                [self.rows[i].prompt for i in new], [self.rows[i].limit for i in new]
+            )
+        ]
 
     def _collect(self, weights_version: int) -> list[Sample]:
         """Samples from what each step wrote; lists are built once, at the end."""
@@ -122,7 +145,8 @@ class Schedule:
             return []
         row, at = (np.concatenate([h[i] for h in self._history]) for i in (0, 1))
         columns = [torch.cat([drawn[i] for drawn in self._drawn]).cpu().numpy() for i in range(3)]
-        # A finished row runs along until the batch is next refilled; what it drew after its end does not count.
+        # A finished row runs along until the batch is next refilled; what it drew after its end
+        # does not count.
         kept = np.flatnonzero(at < self._length[row])
         order = kept[np.argsort(row[kept], kind="stable")]
         ids, sampled, raw = (column[order].tolist() for column in columns)

@@ -1,4 +1,6 @@
-"""One more token for every row of a batch: by forest and shared prompts, or by the model's own cache."""
+"""One more token for every row of a batch: by forest and shared prompts, or by the model's own
+cache.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,13 @@ Prefill = Callable[[list[Prompt]], list[tuple[KeyValues, Tensor]]]
 
 
 class Stepper(Protocol):
-    """Rows that decode side by side. Lines of all tensors are rows in the order in which they joined."""
+    """Rows that decode side by side. Lines of all tensors are rows in the order in which they
+    joined.
+    """
 
     def join(self, prompts: Sequence[Prompt], capacity: Sequence[int]) -> Tensor:
-        """Take in a row per prompt, which writes at most `capacity` tokens each; logits float32 [new, V] of the first ones.
+        """Take in a row per prompt, which writes at most `capacity` tokens each; logits float32
+        [new, V] of the first ones.
 
         Equal prompts stand together, also with those that joined before.
         """
@@ -39,11 +44,15 @@ class Stepper(Protocol):
 
 
 class ForestStepper:
-    """Decoding with shared prompts, each step by `columns` where there is one, else by the model itself, which `graphs` may
-    repeat from a recording."""
+    """Decoding with shared prompts, each step by `columns` where there is one, else by the model
+    itself, which `graphs` may repeat from a recording."""
 
     def __init__(
-        self, model: LanguageModel, prefill: Prefill, columns: ColumnDecoder | None = None, graphs: StepGraphs | None = None
+        self,
+        model: LanguageModel,
+        prefill: Prefill,
+        columns: ColumnDecoder | None = None,
+        graphs: StepGraphs | None = None,
     ) -> None:
         self.model = model
         self._base, self._head = model.base, model.head.widened()
@@ -51,7 +60,8 @@ class ForestStepper:
         self._prefill = prefill
         self._plan: DecodePlan | None = None
         self._resident: list[Prompt] = []
-        # The last prompt that joined may have samples that still wait; it is not computed again for them.
+        # The last prompt that joined may have samples that still wait; it is not computed again for
+        # them.
         self._last: dict[Prompt, tuple[KeyValues, Tensor]] = {}
 
     def join(self, prompts: Sequence[Prompt], capacity: Sequence[int]) -> Tensor:
@@ -66,7 +76,9 @@ class ForestStepper:
         limits = torch.tensor(capacity, device=self.model.device)
         kv = [computed[p][0] for p in fresh]
         if self._plan is None:
-            self._plan = (DecodePlan if self._graphs is None or self._graphs.why_not else SteadyPlan)(kv, prompt_of, limits)
+            self._plan = (
+                DecodePlan if self._graphs is None or self._graphs.why_not else SteadyPlan
+            )(kv, prompt_of, limits)
         else:
             self._plan.join(kv, prompt_of, limits)
         hidden = torch.stack([computed[p][1] for p in distinct])
@@ -100,8 +112,8 @@ class ForestStepper:
 
 @dataclass(slots=True)
 class _Group:
-    """Rows of one prompt: the line of each, -1 for rows that were dropped; the tokens they may still write at most; the
-    keyword of the model's state; the state."""
+    """Rows of one prompt: the line of each, -1 for rows that were dropped; the tokens they may
+    still write at most; the keyword of the model's state; the state."""
 
     lines: Tensor
     left: int
@@ -110,9 +122,11 @@ class _Group:
 
 
 class CacheStepper:
-    """Decoding for models that cannot share prompts: the model's own cache, one batch per prompt, no padding.
+    """Decoding for models that cannot share prompts: the model's own cache, one batch per prompt,
+    no padding.
 
-    A recurrent state cannot be cut in general: finished rows run along until their whole group has ended.
+    A recurrent state cannot be cut in general: finished rows run along until their whole group has
+    ended.
     """
 
     def __init__(self, model: LanguageModel, count: Callable[[int], None]) -> None:
@@ -146,13 +160,17 @@ class CacheStepper:
             kept = group.lines >= 0
             # A dropped row needs some token to run along with; which one is of no account.
             given = torch.where(kept, tokens[group.lines.clamp_min(0)], 0)
-            out = self.model.pretrained(input_ids=given[:, None], use_cache=True, **{group.name: group.state})
+            out = self.model.pretrained(
+                input_ids=given[:, None], use_cache=True, **{group.name: group.state}
+            )
             group.state, group.left = out[group.name], group.left - 1
             logits[group.lines[kept]] = out.logits[kept, -1].float()
         return logits
 
     def keep(self, rows: Tensor) -> None:
-        place = torch.full((self._rows + 1,), -1, device=rows.device)  # the last entry serves rows dropped before
+        place = torch.full(
+            (self._rows + 1,), -1, device=rows.device
+        )  # the last entry serves rows dropped before
         place[rows] = torch.arange(len(rows), device=rows.device)
         for group in self._groups:
             group.lines = place[group.lines]

@@ -29,7 +29,9 @@ from posttrain.types import Request, Sample
 
 @dataclass(slots=True)
 class Statistics:
-    """What an engine has done: prompt tokens computed and spared by sharing, tokens decoded, seconds."""
+    """What an engine has done: prompt tokens computed and spared by sharing, tokens decoded,
+    seconds.
+    """
 
     prompt_tokens: int = 0
     shared_tokens: int = 0
@@ -40,16 +42,20 @@ class Statistics:
 class TorchEngine:
     """Samples from a LanguageModel.
 
-    Each distinct prompt is computed once, however many samples continue it; finished rows leave the batch and waiting
-    ones take their places, in the order of the prompts; a sample is a function of (weights, prompt, sampling, seed,
-    index) and not of what else is in the batch, up to the rounding of matrix products of other shapes.
+    Each distinct prompt is computed once, however many samples continue it; finished rows leave the
+    batch and waiting ones take their places, in the order of the prompts; a sample is a function of
+    (weights, prompt, sampling, seed, index) and not of what else is in the batch, up to the
+    rounding of matrix products of other shapes.
 
     Args:
-        max_rows: samples decoded side by side. max_kv_bytes: of keys and values that those may come to hold (one row
+        max_rows: samples decoded side by side. max_kv_bytes: of keys and values that those may come
+        to hold (one row
             runs whatever it needs). max_prefill_tokens: of one prompt pass.
-        cache_tokens: prompt tokens whose keys and values are kept for later calls (0 = none), for searches that come back
+        cache_tokens: prompt tokens whose keys and values are kept for later calls (0 = none), for
+        searches that come back
             to a prompt while the weights stand still.
-        graphs: repeats decoding steps from recordings (`engines.graphs`); None = never, auto = on CUDA.
+        graphs: repeats decoding steps from recordings (`engines.graphs`); None = never, auto = on
+        CUDA.
 
     Raises:
         ConfigError: a bound below 1 (cache_tokens: below 0).
@@ -65,12 +71,18 @@ class TorchEngine:
         cache_tokens: int = 0,
         graphs: StepGraphs | Literal["auto"] | None = "auto",
     ) -> None:
-        bounds = {"max_rows": max_rows, "max_kv_bytes": max_kv_bytes, "max_prefill_tokens": max_prefill_tokens}
+        bounds = {
+            "max_rows": max_rows,
+            "max_kv_bytes": max_kv_bytes,
+            "max_prefill_tokens": max_prefill_tokens,
+        }
         for name, value in bounds.items():
             if value < 1:
                 raise ConfigError(f"{name} is {value}; it must be at least 1")
         if cache_tokens < 0:
-            raise ConfigError(f"cache_tokens is {cache_tokens}; it must be at least 0 (0 keeps nothing)")
+            raise ConfigError(
+                f"cache_tokens is {cache_tokens}; it must be at least 0 (0 keeps nothing)"
+            )
         self.model = model
         self.max_rows = max_rows
         self.max_kv_bytes = max_kv_bytes
@@ -80,15 +92,22 @@ class TorchEngine:
         self.stats = Statistics()
         self.graphs = _graphs_of(model.device) if graphs == "auto" else graphs
         self._columns: tuple[list[object], ColumnDecoder | None] = ([], None)
-        self._cache: OrderedDict[tuple[int, tuple[int, ...]], tuple[KeyValues, Tensor]] = OrderedDict()
+        self._cache: OrderedDict[tuple[int, tuple[int, ...]], tuple[KeyValues, Tensor]] = (
+            OrderedDict()
+        )
 
     @property
     def stop_ids(self) -> frozenset[int]:
         """Token ids that end every sample: those of the generation config and the tokenizer."""
         found: set[int] = set()
         config = getattr(self.model.hf, "generation_config", None)
-        for ids in (getattr(config, "eos_token_id", None), getattr(self.model.tokenizer, "eos_token_id", None)):
-            found |= set(ids) if isinstance(ids, list | tuple) else {ids} if ids is not None else set()
+        for ids in (
+            getattr(config, "eos_token_id", None),
+            getattr(self.model.tokenizer, "eos_token_id", None),
+        ):
+            found |= (
+                set(ids) if isinstance(ids, list | tuple) else {ids} if ids is not None else set()
+            )
         return frozenset(found)
 
     def load_weights(self, version: int) -> None:
@@ -103,12 +122,18 @@ class TorchEngine:
             DataError, ConfigError: see `check_requests`.
         """
         config = self.model.config
-        check_requests(requests, vocab_size=config.vocab_size, context_length=self.model.context_length)
+        check_requests(
+            requests, vocab_size=config.vocab_size, context_length=self.model.context_length
+        )
         if self.model.tokenizer is None and any(r.sampling.stop for r in requests):
             raise ConfigError("stop strings need a tokenizer and this model has none; use stop_ids")
         started, computed = time.perf_counter(), self.stats.prompt_tokens
         number = {ids: i for i, ids in enumerate(dict.fromkeys(r.prompt_ids for r in requests))}
-        rows = [Row(i, k, r.prompt_ids, r.sampling, r.seed, self._limit(r)) for i, r in enumerate(requests) for k in range(r.n)]
+        rows = [
+            Row(i, k, r.prompt_ids, r.sampling, r.seed, self._limit(r))
+            for i, r in enumerate(requests)
+            for k in range(r.n)
+        ]
         rows.sort(key=lambda row: (number[row.prompt], row.request, row.index))
         results: list[list[Sample | None]] = [[None] * r.n for r in requests]
         if rows:
@@ -131,7 +156,8 @@ class TorchEngine:
             mask = np.arange(len(ids)) >= max(start, 1)
             items.append(TokenSequence(np.array(ids), mask, row=str(number)))
         found: dict[int, list[float]] = {}
-        # One tree for all: what the sequences share is computed once; `split` keeps the memory in bounds.
+        # One tree for all: what the sequences share is computed once; `split` keeps the memory in
+        # bounds.
         batch = Batch([Tree.build(items)]) if items else Batch([])
         with evaluating(self.model.hf), torch.no_grad():
             for forest in batch.split(self.max_prefill_tokens):
@@ -144,10 +170,19 @@ class TorchEngine:
     def _decode(self, rows: list[Row]) -> list[Sample]:
         model = self.model
         settings = [row.sampling for row in rows]
-        stops = Stops(settings, self.stop_ids, model.tokenizer, lambda: self._texts, model.config.vocab_size, model.device)
+        stops = Stops(
+            settings,
+            self.stop_ids,
+            model.tokenizer,
+            lambda: self._texts,
+            model.config.vocab_size,
+            model.device,
+        )
         max_kv_tokens = self.max_kv_bytes // max(self._bytes_per_token, 1)
         stepper = self._stepper()
-        schedule = Schedule(stepper, rows, stops, model.device, max_rows=self.max_rows, max_kv_tokens=max_kv_tokens)
+        schedule = Schedule(
+            stepper, rows, stops, model.device, max_rows=self.max_rows, max_kv_tokens=max_kv_tokens
+        )
         samples = schedule.run(self.weights_version)
         self.stats.decoded_tokens += schedule.decoded_tokens
         return samples
@@ -181,7 +216,9 @@ class TorchEngine:
     def _bytes_per_token(self) -> int:
         """Keys and values of one token in all layers."""
         config = self.model.config
-        heads = config.num_attention_heads if hasattr(config, "num_attention_heads") else 0  # recurrent: none
+        heads = (
+            config.num_attention_heads if hasattr(config, "num_attention_heads") else 0
+        )  # recurrent: none
         if not heads:
             return 0
         depth = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -192,7 +229,9 @@ class TorchEngine:
         return 2 * config.num_hidden_layers * kv_heads * depth * size
 
     def prefill(self, prompts: list[tuple[int, ...]]) -> list[tuple[KeyValues, Tensor]]:
-        """Per prompt, each layer's keys and values and the last hidden state [D]. Shared beginnings are computed once."""
+        """Per prompt, each layer's keys and values and the last hidden state [D]. Shared
+        beginnings are computed once.
+        """
         version = self.weights_version
         known = {p: self._cache[version, p] for p in prompts if (version, p) in self._cache}
         for p in known:
@@ -206,8 +245,13 @@ class TorchEngine:
             first = self.model.num_virtual_tokens  # before all others, and seen by all
             for p, last in zip(part, tree.last.tolist(), strict=True):
                 seen = np.flatnonzero(tree.ends[: last + 1] > last)
-                path = torch.from_numpy(np.concatenate([np.arange(first), first + seen])).to(hidden.device)
-                kv = [(k[0].index_select(1, path), v[0].index_select(1, path)) for _, (k, v) in sorted(plan.kv.items())]
+                path = torch.from_numpy(np.concatenate([np.arange(first), first + seen])).to(
+                    hidden.device
+                )
+                kv = [
+                    (k[0].index_select(1, path), v[0].index_select(1, path))
+                    for _, (k, v) in sorted(plan.kv.items())
+                ]
                 known[p] = (kv, hidden[last].clone())  # a view would keep all hidden states alive
         self._remember({p: known[p] for p in missing})
         return [known[p] for p in prompts]

@@ -22,7 +22,9 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
         return math.nan
     if num_samples - num_correct < k:
         return 1.0
-    return 1.0 - math.prod(1.0 - k / i for i in range(num_samples - num_correct + 1, num_samples + 1))
+    return 1.0 - math.prod(
+        1.0 - k / i for i in range(num_samples - num_correct + 1, num_samples + 1)
+    )
 
 
 def pass_hat_k(num_samples: int, num_correct: int, k: int) -> float:
@@ -35,7 +37,8 @@ def pass_hat_k(num_samples: int, num_correct: int, k: int) -> float:
 def vote_share(answers: Answers, correct: Sequence[bool | int]) -> float:
     """Credit of a majority vote over all given samples: 1 if the most frequent answer is right.
 
-    Samples without an answer do not vote. Ties share the credit equally, so that the order of samples cannot matter.
+    Samples without an answer do not vote. Ties share the credit equally, so that the order of
+    samples cannot matter.
     """
     votes = Counter(a for a in answers if a is not None)
     if not votes:
@@ -46,21 +49,34 @@ def vote_share(answers: Answers, correct: Sequence[bool | int]) -> float:
     return sum(w in right for w in winners) / len(winners)
 
 
-def majority_at_k(answers: Answers, correct: Sequence[bool | int], k: int, *, num_subsets: int = 200, seed: int = 0) -> float:
-    """Expected credit of a majority vote over k of the n samples: exact where C(n, k) is small, else over seeded subsets."""
+def majority_at_k(
+    answers: Answers,
+    correct: Sequence[bool | int],
+    k: int,
+    *,
+    num_subsets: int = 200,
+    seed: int = 0,
+) -> float:
+    """Expected credit of a majority vote over k of the n samples: exact where C(n, k) is small,
+    else over seeded subsets.
+    """
     n = len(answers)
     if n < k:
         return math.nan
     if k == n:
         return vote_share(answers, correct)
     if k == 1:
-        return float(np.mean([bool(c) and a is not None for a, c in zip(answers, correct, strict=True)]))
+        return float(
+            np.mean([bool(c) and a is not None for a, c in zip(answers, correct, strict=True)])
+        )
     if math.comb(n, k) <= num_subsets:
         subsets = [list(s) for s in combinations(range(n), k)]
     else:
         draw = np.random.default_rng(seed)
         subsets = [draw.choice(n, size=k, replace=False).tolist() for _ in range(num_subsets)]
-    return float(np.mean([vote_share([answers[i] for i in s], [correct[i] for i in s]) for s in subsets]))
+    return float(
+        np.mean([vote_share([answers[i] for i in s], [correct[i] for i in s]) for s in subsets])
+    )
 
 
 def per_question(correct: Sequence[Sequence[int]]) -> NDArray[np.float64]:

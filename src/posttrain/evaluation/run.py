@@ -1,4 +1,6 @@
-"""Ask a model the problems of a task, keep every outcome, and compare two models on the same problems."""
+"""Ask a model the problems of a task, keep every outcome, and compare two models on the same
+problems.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,13 @@ from posttrain import registry
 from posttrain.engines.base import Engine
 from posttrain.errors import ConfigError, DataError, PosttrainError
 from posttrain.evaluation.metrics import majority_at_k, pass_at_k, per_question
-from posttrain.evaluation.statistics import Difference, Interval, mcnemar, mean_interval, paired_bootstrap
+from posttrain.evaluation.statistics import (
+    Difference,
+    Interval,
+    mcnemar,
+    mean_interval,
+    paired_bootstrap,
+)
 from posttrain.evaluation.strategy import Strategy
 from posttrain.search.base import Candidate, Sampler
 from posttrain.types import Example, Request, Sample, Sampling, Task, plain_text
@@ -41,15 +49,19 @@ class Outcome:
     @property
     def fingerprint(self) -> str:
         """Hash of prompt and answer. Id and fingerprint together say which question it is."""
-        return hashlib.blake2b(json.dumps([self.prompt, self.answer]).encode(), digest_size=12).hexdigest()
+        return hashlib.blake2b(
+            json.dumps([self.prompt, self.answer]).encode(), digest_size=12
+        ).hexdigest()
 
 
 @dataclass(slots=True)
 class Evaluation:
     """A model's outcomes on a task.
 
-    num_available: problems that the task has, of which the first are asked. errors: verdicts that raised.
-    search: the strategy that chose; strategy: the same in words. oracle: whether the gold chose (None: unknown).
+    num_available: problems that the task has, of which the first are asked. errors: verdicts that
+    raised.
+    search: the strategy that chose; strategy: the same in words. oracle: whether the gold chose
+    (None: unknown).
     """
 
     task: str
@@ -87,18 +99,23 @@ class Evaluation:
 
     def majority_at(self, k: int) -> Interval:
         """Expected accuracy of a majority vote over k samples."""
-        return mean_interval([majority_at_k(o.answers, o.correct, k, seed=self.seed) for o in self.outcomes])
+        return mean_interval(
+            [majority_at_k(o.answers, o.correct, k, seed=self.seed) for o in self.outcomes]
+        )
 
     def metrics(self) -> dict[str, Any]:
         """All metrics, by name, as plain values.
 
-        accuracy: mean over problems of the mean over samples (pass@1); under a search that of its choices. pass@k, maj@k:
-        unbiased over k of the samples; a search has one outcome per problem, so none. mean_tokens:
-        tokens per completion; under a search tokens per problem, all that it sampled. truncated:
-        share of the completions, or candidates, that did not end by themselves. unparsed: share of
-        the outcomes without an answer. errors: verdicts that raised.
+        accuracy: mean over problems of the mean over samples (pass@1); under a search that of its
+        choices. pass@k, maj@k: unbiased over k of the samples; a search has one outcome per
+        problem, so none. mean_tokens: tokens per completion; under a search tokens per problem, all
+        that it sampled. truncated: share of the completions, or candidates, that did not end by
+        themselves. unparsed: share of the outcomes without an answer. errors: verdicts that raised.
         """
-        ks = sorted({k for k in (2, 4, 8, 16, 32, 64, 128) if k < self.num_samples} | {self.num_samples} - {1})
+        ks = sorted(
+            {k for k in (2, 4, 8, 16, 32, 64, 128) if k < self.num_samples}
+            | {self.num_samples} - {1}
+        )
         count = max(sum(len(o.correct) for o in self.outcomes), 1)
         return {
             "accuracy": asdict(self.accuracy()),
@@ -165,8 +182,12 @@ def problems_text(asked: int, available: int | None) -> str:
 
 
 def example_seed(seed: int, example: Example) -> int:
-    """A seed from the run's seed and the example's id, so that two models are asked with the same random numbers."""
-    return int.from_bytes(hashlib.blake2b(f"{seed} {example.id}".encode(), digest_size=7).digest(), "big")
+    """A seed from the run's seed and the example's id, so that two models are asked with the
+    same random numbers.
+    """
+    return int.from_bytes(
+        hashlib.blake2b(f"{seed} {example.id}".encode(), digest_size=7).digest(), "big"
+    )
 
 
 class _Verifier:
@@ -210,7 +231,9 @@ def evaluate(
     Args:
         prompts: examples with their prompts as ids. decode: sample -> text.
     """
-    requests = [Request(ids, sampling, n=num_samples, seed=example_seed(seed, e)) for e, ids in prompts]
+    requests = [
+        Request(ids, sampling, n=num_samples, seed=example_seed(seed, e)) for e, ids in prompts
+    ]
     verifier = _Verifier(task)
     outcomes: list[Outcome] = []
     cut = 0
@@ -229,7 +252,9 @@ def evaluate(
             )
         )
     total = max(len(prompts) * num_samples, 1)
-    return Evaluation(task.name, asdict(sampling), seed, num_samples, outcomes, cut / total, verifier.errors)
+    return Evaluation(
+        task.name, asdict(sampling), seed, num_samples, outcomes, cut / total, verifier.errors
+    )
 
 
 def evaluate_search(
@@ -256,7 +281,8 @@ def evaluate_search(
             raise ConfigError(f"search {strategy.name!r} needs a scorer")
         if not isinstance(index, int):
             raise ConfigError(
-                f"search {strategy.name!r} calls score with {type(index).__name__}; score(index, candidates) takes the place "
+                f"search {strategy.name!r} calls score with {type(index).__name__}; score(index, "
+                "candidates) takes the place "
                 "of the prompt among `prompts`, because two problems may have one prompt"
             )
         return strategy.scorer.score(prompts[index][0], candidates, verifier.grade)
@@ -264,7 +290,9 @@ def evaluate_search(
     selections = strategy.select(
         {
             "prompts": [ids for _, ids in prompts],
-            "generate": Sampler(engine, decode, sampling, [example_seed(seed, e) for e, _ in prompts]),
+            "generate": Sampler(
+                engine, decode, sampling, [example_seed(seed, e) for e, _ in prompts]
+            ),
             "extract": verifier.answer,
             "score": score,
             "value": value,
@@ -273,26 +301,40 @@ def evaluate_search(
     )
     outcomes = [
         Outcome(
-            e.id, plain_text(e.prompt), str(e.answer), [verifier.correct(s.text, e)], [s.answer], [s.num_tokens],
+            e.id,
+            plain_text(e.prompt),
+            str(e.answer),
+            [verifier.correct(s.text, e)],
+            [s.answer],
+            [s.num_tokens],
             [s.text, *(c.text for c in s.candidates)][:NUM_TEXTS],
         )
         for (e, _), s in zip(prompts, selections, strict=True)
-    ]  # fmt: skip
+    ]
     candidates = [c for s in selections for c in s.candidates]
     cut = sum(not c.ended for c in candidates) / max(len(candidates), 1)
     scorer = strategy.scorer
     return Evaluation(
-        task.name, asdict(sampling), seed, 1, outcomes, cut, verifier.errors, strategy.name,
+        task.name,
+        asdict(sampling),
+        seed,
+        1,
+        outcomes,
+        cut,
+        verifier.errors,
+        strategy.name,
         search_settings=dict(strategy.settings),
         strategy=str(strategy),
         scorer=None if scorer is None else {"name": scorer.name, **scorer.settings},
         oracle=strategy.oracle,
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """b against a on the same questions. mcnemar: exact p-value where both have one outcome a question, else None."""
+    """b against a on the same questions. mcnemar: exact p-value where both have one outcome a
+    question, else None.
+    """
 
     difference: Difference
     mcnemar: float | None
@@ -305,7 +347,10 @@ class Comparison:
     def __str__(self) -> str:
         d = self.difference
         test = "paired bootstrap" if self.mcnemar is None else "McNemar, exact"
-        return f"difference {d.estimate:+.1%} [{d.low:+.1%}, {d.high:+.1%}] on {d.n} questions, p = {self.p_value:.2g} ({test})"
+        return (
+            f"difference {d.estimate:+.1%} [{d.low:+.1%}, {d.high:+.1%}] on {d.n} questions, p = "
+            f"{self.p_value:.2g} ({test})"
+        )
 
 
 def compare(a: Evaluation, b: Evaluation, *, seed: int = 0) -> Comparison:
@@ -319,10 +364,16 @@ def compare(a: Evaluation, b: Evaluation, *, seed: int = 0) -> Comparison:
         ids = [{name for name, _, _ in questions} for questions in (first, second)]
         shared = ids[0] & ids[1]
         changed = sorted({name for name, _, _ in first.keys() - second.keys()} & shared)
-        why = f" by id, {len(changed)} of them with another prompt or answer, first {changed[0]!r}" if changed else ""
+        why = (
+            f" by id, {len(changed)} of them with another prompt or answer, first {changed[0]!r}"
+            if changed
+            else ""
+        )
         raise DataError(
-            f"the evaluations are not of the same questions: {a.task} with {len(first)} and {b.task} with {len(second)}, "
-            f"{len(shared)} shared{why}. Evaluate both with the same task, its settings and num_examples"
+            f"the evaluations are not of the same questions: {a.task} with {len(first)} and "
+            f"{b.task} with {len(second)}, "
+            f"{len(shared)} shared{why}. Evaluate both with the same task, its settings and "
+            "num_examples"
         )
     x, y = list(first.values()), [second[question] for question in first]
     single = all(len(o.correct) == 1 for o in (*a.outcomes, *b.outcomes))
@@ -342,19 +393,38 @@ def _by_question(evaluation: Evaluation) -> dict[tuple[str, str, int], float]:
 
 def unlikeness(a: Evaluation, b: Evaluation) -> list[str]:
     """How two evaluations of the same questions differ beside the model; a line each."""
-    lines = [f"num_samples: {a.num_samples} and {b.num_samples}"] if a.num_samples != b.num_samples else []
+    lines = (
+        [f"num_samples: {a.num_samples} and {b.num_samples}"]
+        if a.num_samples != b.num_samples
+        else []
+    )
     lines += [f"seed: {a.seed} and {b.seed}"] if a.seed != b.seed else []
-    for name, (x, y) in (("sampling", (a.sampling, b.sampling)), ("task", (a.task_settings, b.task_settings))):
+    for name, (x, y) in (
+        ("sampling", (a.sampling, b.sampling)),
+        ("task", (a.task_settings, b.task_settings)),
+    ):
         lines += _differing(name, x, y)
     if (a.search, a.search_settings, a.scorer) != (b.search, b.search_settings, b.scorer):
         lines.append(f"search: {a.strategy or 'none'} and {b.strategy or 'none'}")
-        lines += _differing("search", a.search_settings, b.search_settings) if a.search == b.search else []
-        lines += _differing("scorer", a.scorer or {}, b.scorer or {}) if a.search == b.search else []
+        lines += (
+            _differing("search", a.search_settings, b.search_settings)
+            if a.search == b.search
+            else []
+        )
+        lines += (
+            _differing("scorer", a.scorer or {}, b.scorer or {}) if a.search == b.search else []
+        )
     for name, evaluation in (("the first", a), ("the second", b)):
         if evaluation.oracle:
-            lines.append(f"{name} is an oracle: the gold chose its answers; no deployed system can reach this")
+            lines.append(
+                f"{name} is an oracle: the gold chose its answers; no deployed system can reach "
+                "this"
+            )
         elif evaluation.oracle is None:
-            lines.append(f"{name} does not say what its search chose by, and may be an oracle (an older file)")
+            lines.append(
+                f"{name} does not say what its search chose by, and may be an oracle (an older "
+                "file)"
+            )
     return lines
 
 

@@ -13,7 +13,9 @@ from numpy.typing import ArrayLike
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """An estimate with its confidence interval; n is the number of independent units (questions)."""
+    """An estimate with its confidence interval; n is the number of independent units
+    (questions).
+    """
 
     estimate: float
     low: float
@@ -22,9 +24,11 @@ class Interval:
 
 
 def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> Interval:
-    """Wilson's score interval of a proportion (Wilson 1927): honest for small n and for 0 or n successes.
+    """Wilson's score interval of a proportion (Wilson 1927): honest for small n and for 0 or n
+    successes.
 
-    centre = (p + z^2 / 2n) / (1 + z^2 / n), half = z / (1 + z^2 / n) * sqrt(p (1 - p) / n + z^2 / 4n^2).
+    centre = (p + z^2 / 2n) / (1 + z^2 / n), half = z / (1 + z^2 / n) * sqrt(p (1 - p) / n + z^2 /
+    4n^2).
     """
     if n <= 0:
         return Interval(math.nan, math.nan, math.nan, 0)
@@ -33,14 +37,17 @@ def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> Inter
     scale = 1 + z * z / n
     centre = (p + z * z / (2 * n)) / scale
     half = z / scale * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    low = 0.0 if successes == 0 else max(0.0, centre - half)  # exact at the ends, where rounding would leave a trace
+    low = (
+        0.0 if successes == 0 else max(0.0, centre - half)
+    )  # exact at the ends, where rounding would leave a trace
     high = 1.0 if successes == n else min(1.0, centre + half)
     return Interval(p, low, high, n)
 
 
 def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Mean over questions with a normal interval; values [Q] are per-question means, so that several samples of one
-    question count as one unit (Miller, arXiv 2411.00640). Values that are all 0 or 1 get Wilson's interval instead."""
+    """Mean over questions with a normal interval; values [Q] are per-question means, so that
+    several samples of one question count as one unit (Miller, arXiv 2411.00640). Values that are
+    all 0 or 1 get Wilson's interval instead."""
     x = np.asarray(values, dtype=np.float64)
     n = len(x)
     if n == 0:
@@ -49,7 +56,9 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
         return wilson_interval(float(x.sum()), n, confidence)
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     half = z * float(x.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
-    return Interval(float(x.mean()), max(0.0, float(x.mean()) - half), min(1.0, float(x.mean()) + half), n)
+    return Interval(
+        float(x.mean()), max(0.0, float(x.mean()) - half), min(1.0, float(x.mean()) + half), n
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +73,18 @@ class Difference:
 
 
 def paired_bootstrap(
-    a: ArrayLike, b: ArrayLike, *, num_resamples: int = 10_000, seed: int = 0, confidence: float = 0.95
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+    confidence: float = 0.95,
 ) -> Difference:
     """Bootstrap over questions of the mean difference b - a (Efron and Tibshirani 1993, ch. 16).
 
-    The interval is the percentile interval. The p-value is that of the bootstrap test: the share of resamples of the
-    centred differences whose mean is at least as far from zero as the observed one, counted with the +1 correction.
+    The interval is the percentile interval. The p-value is that of the bootstrap test: the share of
+    resamples of the centred differences whose mean is at least as far from zero as the observed
+    one, counted with the +1 correction.
     """
     x = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
     n = len(x)

@@ -16,8 +16,11 @@ from posttrain.types import Example, Rollout, Sample, Task
 ORACLE = "oracle"
 """The scorer that is the task's own verdict."""
 
-# What a deployed system has of a problem; every other input of a reward is the gold, or a column of the data.
-_DEPLOYABLE = frozenset({"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"})
+# What a deployed system has of a problem; every other input of a reward is the gold, or a column of
+# the data.
+_DEPLOYABLE = frozenset(
+    {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"}
+)
 
 
 def gold_inputs(reward: str) -> list[str]:
@@ -27,7 +30,9 @@ def gold_inputs(reward: str) -> list[str]:
     the answer among them.
     """
     entry = registry.rewards.entry(reward)
-    return [name for name in entry.inputs if name not in _DEPLOYABLE] + ["**kwargs"] * entry.accepts_columns
+    return [name for name in entry.inputs if name not in _DEPLOYABLE] + [
+        "**kwargs"
+    ] * entry.accepts_columns
 
 
 def gold_rewards(components: Sequence[Component]) -> list[str]:
@@ -53,12 +58,20 @@ class Scorer:
         """Whether it reads the gold."""
         return bool(self.gold)
 
-    def score(self, example: Example, candidates: Sequence[Candidate], verdict: Callable[[str, Example], float]) -> list[float]:
+    def score(
+        self,
+        example: Example,
+        candidates: Sequence[Candidate],
+        verdict: Callable[[str, Example], float],
+    ) -> list[float]:
         """A number per candidate; -inf where the reward gives none. verdict: the task's."""
         if self.rewards is None:
             return [verdict(c.text, example) for c in candidates]
         rollouts = [
-            Rollout(Sample(list(c.ids), [], [], "stop" if c.ended else "length", c.stop_string), c.text) for c in candidates
+            Rollout(
+                Sample(list(c.ids), [], [], "stop" if c.ended else "length", c.stop_string), c.text
+            )
+            for c in candidates
         ]
         return self.rewards.score(example, rollouts)
 
@@ -108,8 +121,11 @@ class Strategy:
             return ""
         number = self.settings.get("num_samples")
         among = f"{number} samples" if number is not None else "the candidates"
-        who = "the task's own verdict" if self.scorer.rewards is None else (
-            f"the reward {self.scorer.name}, which reads {', '.join(self.scorer.gold)},")  # fmt: skip
+        who = (
+            "the task's own verdict"
+            if self.scorer.rewards is None
+            else (f"the reward {self.scorer.name}, which reads {', '.join(self.scorer.gold)},")
+        )
         return f"oracle: {who} chose among {among}; no deployed system can reach this"
 
 
@@ -132,7 +148,10 @@ def make_strategy(
     if search is None:
         for key, value in (("scorer", scorer), ("oracle", oracle)):
             if value:
-                raise ConfigError(f"{key}: it guides a search; name one, such as search: {{name: best_of_n, num_samples: 8}}")
+                raise ConfigError(
+                    f"{key}: it guides a search; name one, such as search: {{name: best_of_n, "
+                    f"num_samples: 8}}"
+                )
         return None
     entry = registry.searches.entry(search.name)
     settings = {k: s.default for k, s in entry.settings.items()} | search.settings
@@ -140,40 +159,66 @@ def make_strategy(
         if key.startswith(("num_", "max_")) and isinstance(value, int) and value < 1:
             raise ConfigError(f"search.{key}: {value} must be at least 1")
     if "score" in entry.inputs:
-        return Strategy(search.name, settings, _make_scorer(search, scorer, oracle, task, limits or {}))
+        return Strategy(
+            search.name, settings, _make_scorer(search, scorer, oracle, task, limits or {})
+        )
     if scorer is not None or oracle:
-        asking = [name for name, other in registry.searches.entries().items() if "score" in other.inputs]
+        asking = [
+            name for name, other in registry.searches.entries().items() if "score" in other.inputs
+        ]
         raise ConfigError(
-            f"{'oracle' if scorer is None else 'scorer'}: search {search.name!r} does not ask for a score, so that it would "
+            f"{'oracle' if scorer is None else 'scorer'}: search {search.name!r} does not ask for "
+            "a score, so that it would "
             f"change nothing; leave it out, or take one of {', '.join(asking)}"
         )
     return Strategy(search.name, settings)
 
 
-def _make_scorer(search: Component, scorer: Component | None, oracle: bool, task: Task, limits: Mapping[str, float]) -> Scorer:
+def _make_scorer(
+    search: Component,
+    scorer: Component | None,
+    oracle: bool,
+    task: Task,
+    limits: Mapping[str, float],
+) -> Scorer:
     choices = [name for name in registry.rewards.names() if not gold_inputs(name)]
     if scorer is None:
         raise ConfigError(
-            f"search {search.name!r} needs a scorer, which says what sample is best: one of {', '.join(choices)} (such as "
-            "scorer: {name: reward_model, path: FOLDER}), or scorer: oracle, the task's own verdict, which no deployed system "
+            f"search {search.name!r} needs a scorer, which says what sample is best: one of "
+            f"{', '.join(choices)} (such as "
+            "scorer: {name: reward_model, path: FOLDER}), or scorer: oracle, the task's own "
+            "verdict, which no deployed system "
             "has"
         )
     if scorer.weight != 1.0 or scorer.aggregation is not None:
-        raise ConfigError(f"scorer: {scorer.name!r} stands alone, so that a weight or an aggregation changes nothing")
+        raise ConfigError(
+            f"scorer: {scorer.name!r} stands alone, so that a weight or an aggregation changes "
+            "nothing"
+        )
     if scorer.name == ORACLE:
         if scorer.settings:
-            raise ConfigError(f"scorer: oracle is the task's own verdict and has no setting {next(iter(scorer.settings))!r}")
+            raise ConfigError(
+                "scorer: oracle is the task's own verdict and has no setting "
+                f"{next(iter(scorer.settings))!r}"
+            )
         return Scorer(ORACLE, {}, ("task",), None)
     if scorer.name not in registry.rewards.names():
-        raise ConfigError(f"scorer: unknown reward {scorer.name!r}: {nearest(scorer.name, [*choices, ORACLE])}")
+        raise ConfigError(
+            f"scorer: unknown reward {scorer.name!r}: {nearest(scorer.name, [*choices, ORACLE])}"
+        )
     gold = gold_inputs(scorer.name)
     if gold and not oracle:
         raise ConfigError(
-            f"scorer: the reward {scorer.name!r} reads {', '.join(gold)}, which a deployed system does not have, so that the "
-            f"search would be an oracle. Take one of {', '.join(choices)}, or set oracle: true, which allows and reports it"
+            f"scorer: the reward {scorer.name!r} reads {', '.join(gold)}, which a deployed system "
+            "does not have, so that the "
+            f"search would be an oracle. Take one of {', '.join(choices)}, or set oracle: true, "
+            "which allows and reports it"
         )
     if oracle and not gold:
-        raise ConfigError(f"oracle: the scorer {scorer.name!r} reads no gold, so that it changes nothing; leave it out")
+        raise ConfigError(
+            f"oracle: the scorer {scorer.name!r} reads no gold, so that it changes nothing; leave "
+            "it out"
+        )
     rewards = RewardSet([(scorer.name, 1.0, scorer.settings)], task=task, **limits)
     rewards.self_test(task.examples)
     entry = registry.rewards.entry(scorer.name)

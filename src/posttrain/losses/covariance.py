@@ -1,7 +1,9 @@
-"""Policy-gradient losses that watch how log-probability and advantage go together over a whole step.
+"""Policy-gradient losses that watch how log-probability and advantage go together over a whole
+step.
 
-A token with a high covariance of the two is one whose update lowers the entropy most. Both losses look at all tokens of the
-step, so that what they do does not depend on micro-batches; their mean is over tokens.
+A token with a high covariance of the two is one whose update lowers the entropy most. Both losses
+look at all tokens of the step, so that what they do does not depend on micro-batches; their mean is
+over tokens.
 """
 
 from __future__ import annotations
@@ -36,31 +38,51 @@ def clip_cov(
     clip_high: float | None = None,
     seed: int = 0,
 ) -> tuple[PerBatch, Metrics]:
-    """`clipped`, with the gradient of a few tokens of high covariance cut (Clip-Cov, arXiv 2505.22617).
+    """`clipped`, with the gradient of a few tokens of high covariance cut (Clip-Cov, arXiv
+    2505.22617).
 
-    Of the tokens whose covariance lies between cov_low and cov_high, a share `ratio` of all tokens (at least one) is drawn and
-    gets no gradient. Where the draw falls depends on seed and on the order of the covariances alone. All inputs [M] -> [M].
+    Of the tokens whose covariance lies between cov_low and cov_high, a share `ratio` of all tokens
+    (at least one) is drawn and gets no gradient. Where the draw falls depends on seed and on the
+    order of the covariances alone. All inputs [M] -> [M].
     """
-    loss, told = clipped(logprobs, old_logprobs, advantages, sequence, num_sequences, clip_low=clip_low, clip_high=clip_high)
+    loss, told = clipped(
+        logprobs,
+        old_logprobs,
+        advantages,
+        sequence,
+        num_sequences,
+        clip_low=clip_low,
+        clip_high=clip_high,
+    )
     cov = covariance(logprobs, advantages)
     order = cov.argsort(stable=True)
     candidates = order[((cov > cov_low) & (cov < cov_high))[order]]
     draw = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(seed))
     cut = torch.zeros_like(cov, dtype=torch.bool)
     cut[candidates[draw[: max(int(ratio * len(cov)), 1)].to(cov.device)]] = True
-    return torch.where(cut, 0.0, loss), {**told, "covariance/cut": cut.float(), "covariance/mean": cov}
+    return torch.where(cut, 0.0, loss), {
+        **told,
+        "covariance/cut": cut.float(),
+        "covariance/mean": cov,
+    }
 
 
 @losses.register
-def kl_cov(logprobs, old_logprobs, advantages, *, ratio: float = 0.002, kl_weight: float = 1.0) -> tuple[PerBatch, Metrics]:
-    """The surrogate r A, with a penalty on the tokens of highest covariance (KL-Cov, arXiv 2505.22617).
+def kl_cov(
+    logprobs, old_logprobs, advantages, *, ratio: float = 0.002, kl_weight: float = 1.0
+) -> tuple[PerBatch, Metrics]:
+    """The surrogate r A, with a penalty on the tokens of highest covariance (KL-Cov, arXiv
+    2505.22617).
 
-    l = -r A + kl_weight |log r| on the share `ratio` of tokens (at least one) with the highest covariance, -r A on the others.
-    All inputs [M] -> [M].
+    l = -r A + kl_weight |log r| on the share `ratio` of tokens (at least one) with the highest
+    covariance, -r A on the others. All inputs [M] -> [M].
     """
     difference = logprobs - old_logprobs
     cov = covariance(logprobs, advantages)
     held = torch.zeros_like(cov, dtype=torch.bool)
     held[cov.topk(min(max(int(ratio * len(cov)), 1), len(cov))).indices] = True
     penalty = torch.where(held, kl_weight * difference.abs(), 0.0)
-    return -bounded_exp(difference) * advantages + penalty, {"covariance/held": held.float(), "covariance/mean": cov}
+    return -bounded_exp(difference) * advantages + penalty, {
+        "covariance/held": held.float(),
+        "covariance/mean": cov,
+    }

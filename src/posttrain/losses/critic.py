@@ -10,9 +10,11 @@ from posttrain.registry import losses
 
 @losses.register
 def value(values, old_values, returns, *, clip: float | None = 0.2) -> tuple[PerToken, Metrics]:
-    """Squared error of a critic, clipped as PPO's is (arXiv 1707.06347 and its reference implementation).
+    """Squared error of a critic, clipped as PPO's is (arXiv 1707.06347 and its reference
+    implementation).
 
-    l = 1/2 max((V - R)^2, (V_clipped - R)^2),  V_clipped = V within clip of V_old; clip None: l = 1/2 (V - R)^2.
+    l = 1/2 max((V - R)^2, (V_clipped - R)^2),  V_clipped = V within clip of V_old; clip None: l =
+                                                1/2 (V - R)^2.
     V_old is what the critic said before the step's first update. All inputs [M] -> [M].
     """
     error = (values - returns).square()

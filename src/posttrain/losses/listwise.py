@@ -1,8 +1,10 @@
 """Losses of several completions of a prompt, ranked by a reward.
 
-Inputs, each [S], one number a completion: `logprob`, `ref_logprob`, sums over its tokens in nats; `length`, tokens; `reward`,
-higher is better; `group`, which prompt it belongs to (0..Q-1). Values are [Q], one a prompt. Equal rewards express no
-preference: sums run over strictly better and worse, so that the order of the completions does not matter.
+Inputs, each [S], one number a completion: `logprob`, `ref_logprob`, sums over its tokens in nats;
+`length`, tokens; `reward`, higher is better; `group`, which prompt it belongs to (0..Q-1). Values
+are [Q], one a prompt. Equal rewards express no
+preference: sums run over strictly better and worse, so that the order of the completions does not
+matter.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from posttrain.registry import losses
 
 
 def _compared(reward: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
-    """same, better [S, S]: whether i and j share a prompt, and whether i is also strictly better than j."""
+    """same, better [S, S]: whether i and j share a prompt, and whether i is also strictly
+    better than j.
+    """
     same = group[:, None] == group[None, :]
     return same, same & (reward[:, None] > reward[None, :])
 
@@ -31,24 +35,31 @@ def _per_group(values: Tensor, group: Tensor) -> Tensor:
 
 
 def _told(score: Tensor, better: Tensor) -> Metrics:
-    """Whether each pair that differs in reward is scored in that order: the share is TRL's rewards/accuracies."""
+    """Whether each pair that differs in reward is scored in that order: the share is TRL's
+    rewards/accuracies.
+    """
     i, j = torch.nonzero(better, as_tuple=True)
     gap = (score[i] - score[j]).detach()
     return {"rewards/margins": gap, "rewards/accuracies": (gap > 0).to(gap.dtype)}
 
 
 def _best_nll(logprob: Tensor, length: Tensor, reward: Tensor, group: Tensor) -> Tensor:
-    """-logprob / length of each group's best completion, averaged over those that tie for it -> [Q]."""
+    """-logprob / length of each group's best completion, averaged over those that tie for it ->
+    [Q].
+    """
     _, better = _compared(reward, group)
     best = (~better.any(0)).to(logprob.dtype)
     return _per_group(-best * logprob / length, group) / _per_group(best, group)
 
 
 @losses.register
-def plackett_luce_dpo(logprob, ref_logprob, reward, group, *, beta: float = 0.1) -> tuple[PerGroup, Metrics]:
+def plackett_luce_dpo(
+    logprob, ref_logprob, reward, group, *, beta: float = 0.1
+) -> tuple[PerGroup, Metrics]:
     """DPO of a whole ranking, under the Plackett-Luce model (arXiv 2305.18290, appendix A.3).
 
-    l = -sum_i (x_i - log sum_{j: R_j <= R_i} e^x_j),  x = beta (logprob - ref_logprob). For two completions it is DPO.
+    l = -sum_i (x_i - log sum_{j: R_j <= R_i} e^x_j),  x = beta (logprob - ref_logprob). For two
+                                                       completions it is DPO.
     Completions that tie enter each other's sum (Breslow's treatment of ties).
     """
     x = beta * (logprob - ref_logprob)
@@ -60,18 +71,20 @@ def plackett_luce_dpo(logprob, ref_logprob, reward, group, *, beta: float = 0.1)
 
 @losses.register
 def lipo(logprob, ref_logprob, reward, group, *, beta: float = 0.1) -> tuple[PerGroup, Metrics]:
-    """LiPO-lambda: pairs weighted by what swapping them costs in discounted gain (arXiv 2402.01878).
+    """LiPO-lambda: pairs weighted by what swapping them costs in discounted gain (arXiv
+    2402.01878).
 
     l = -sum_{R_i > R_j} w_ij log s(x_i - x_j),  x = beta (logprob - ref_logprob),
-    w_ij = |2^R_i - 2^R_j| |1/log(1 + t_i) - 1/log(1 + t_j)|, t_i the place (from 1) of i by x among its group, held
-    constant; of equal x the worse completion is ahead. Rewards of about 0 to 5, as gains are exponential
-    (those of rewards beyond 57 grow as a logarithm).
+    w_ij = |2^R_i - 2^R_j| |1/log(1 + t_i) - 1/log(1 + t_j)|, t_i the place (from 1) of i by x among
+    its group, held constant; of equal x the worse completion is ahead. Rewards of about 0 to 5, as
+    gains are exponential (those of rewards beyond 57 grow as a logarithm).
     """
     x = beta * (logprob - ref_logprob)
     same, better = _compared(reward, group)
     fixed = x.detach()
-    # Where scores are equal, as all are at the start, the worse completion counts as ahead: with equal places there would
-    # be nothing to learn. What is equal in reward too shares the middle of its places.
+    # Where scores are equal, as all are at the start, the worse completion counts as ahead: with
+    # equal places there would be nothing to learn. What is equal in reward too shares the middle of
+    # its places.
     level = same & (fixed[:, None] == fixed[None, :])
     ahead = (same & (fixed[:, None] > fixed[None, :])).sum(0) + (level & better.T).sum(0)
     ahead = ahead + 0.5 * ((level & ~better & ~better.T).sum(0) - 1)
@@ -93,15 +106,19 @@ def rrhf(logprob, length, reward, group, *, sft_weight: float = 1.0) -> tuple[Pe
     _, better = _compared(reward, group)
     i, j = torch.nonzero(better, as_tuple=True)
     hinge = torch.zeros_like(p).index_add(0, i, relu(p[j] - p[i]))
-    return _per_group(hinge, group) + sft_weight * _best_nll(logprob, length, reward, group), _told(p, better)
+    return _per_group(hinge, group) + sft_weight * _best_nll(logprob, length, reward, group), _told(
+        p, better
+    )
 
 
 @losses.register
 def pro(logprob, length, reward, group, *, sft_weight: float = 0.05) -> tuple[PerGroup, Metrics]:
-    """Preference ranking optimisation: each completion against all worse ones, contrasts scaled by rewards (arXiv 2306.17492).
+    """Preference ranking optimisation: each completion against all worse ones, contrasts scaled by
+    rewards (arXiv 2306.17492).
 
-    l = -sum_k (m_k p_k - log(e^(m_k p_k) + sum_{i: R_i < R_k} e^((R_k - R_i) p_i))) + sft_weight (-p_best),
-    p = logprob / length, m_k = max_{i: R_i < R_k} (R_k - R_i); a completion with none below adds nothing.
+    l = -sum_k (m_k p_k - log(e^(m_k p_k) + sum_{i: R_i < R_k} e^((R_k - R_i) p_i))) + sft_weight
+    (-p_best), p = logprob / length, m_k = max_{i: R_i < R_k} (R_k - R_i); a completion with none
+    below adds nothing.
     """
     p = logprob / length
     _, better = _compared(reward, group)
@@ -109,14 +126,19 @@ def pro(logprob, length, reward, group, *, sft_weight: float = 0.05) -> tuple[Pe
     own = gap.max(1).values * p
     worse = torch.where(better, gap * p[None, :], -torch.inf)
     total = torch.cat([own[:, None], worse], 1).logsumexp(1)
-    return _per_group(total - own, group) + sft_weight * _best_nll(logprob, length, reward, group), _told(p, better)
+    return _per_group(total - own, group) + sft_weight * _best_nll(
+        logprob, length, reward, group
+    ), _told(p, better)
 
 
 def _group_gap(log_ratio: Tensor, reward: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
-    """h [Q], mean log-ratio of the better half of rewards less that of the worse; and the variance of that estimate [Q]."""
+    """h [Q], mean log-ratio of the better half of rewards less that of the worse; and the
+    variance of that estimate [Q].
+    """
     num = int(group.max()) + 1
     bounds = [
-        reward.new_zeros(num).scatter_reduce(0, group, reward, reduction, include_self=False) for reduction in ("amin", "amax")
+        reward.new_zeros(num).scatter_reduce(0, group, reward, reduction, include_self=False)
+        for reduction in ("amin", "amax")
     ]
     wins = (reward > ((bounds[0] + bounds[1]) / 2)[group]).to(log_ratio.dtype)
     means, variances = [], []
@@ -131,9 +153,11 @@ def _group_gap(log_ratio: Tensor, reward: Tensor, group: Tensor) -> tuple[Tensor
 
 @losses.register
 def mdpo(logprob, ref_logprob, reward, group, *, beta: float = 0.1) -> tuple[PerGroup, Metrics]:
-    """Multi-sample DPO: the mean of the better samples against the mean of the worse (arXiv 2410.12138).
+    """Multi-sample DPO: the mean of the better samples against the mean of the worse (arXiv
+    2410.12138).
 
-    l = -log s(beta h),  h = mean_{G_w} log(pi / ref) - mean_{G_l} log(pi / ref); G_w holds the completions whose reward is
+    l = -log s(beta h),  h = mean_{G_w} log(pi / ref) - mean_{G_l} log(pi / ref); G_w holds the
+                         completions whose reward is
     above the middle between the group's lowest and highest, G_l the others. One of each gives DPO.
     """
     x = logprob - ref_logprob
@@ -142,11 +166,15 @@ def mdpo(logprob, ref_logprob, reward, group, *, beta: float = 0.1) -> tuple[Per
 
 
 @losses.register
-def mipo(logprob, ref_logprob, reward, group, *, beta: float = 0.1, unbiased: bool = False) -> tuple[PerGroup, Metrics]:
-    """Multi-sample IPO: the gap between the groups' means is driven to 1/(2 beta) (arXiv 2410.12138).
+def mipo(
+    logprob, ref_logprob, reward, group, *, beta: float = 0.1, unbiased: bool = False
+) -> tuple[PerGroup, Metrics]:
+    """Multi-sample IPO: the gap between the groups' means is driven to 1/(2 beta) (arXiv
+    2410.12138).
 
-    l = (h - 1/(2 beta))^2 with h as in mdpo. unbiased: less the variance of h over the samples, estimated from the groups
-    (sides of one sample add none), so that its mean is the square at the true means.
+    l = (h - 1/(2 beta))^2 with h as in mdpo. unbiased: less the variance of h over the samples,
+    estimated from the groups (sides of one sample add none), so that its mean is the square at the
+    true means.
     """
     check_positive(beta=beta)
     x = logprob - ref_logprob

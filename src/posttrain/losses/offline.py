@@ -1,9 +1,9 @@
 """Losses of completions that were sampled and rewarded beforehand, by whatever policy.
 
-R is the reward of a whole completion (`reward` [S]); V(s_t) the critic's value of the state in which token t was chosen
-(`values` [M]); c_t = log pi(y_t) - log ref(y_t), in nats. beta is the weight of KL(pi || ref) in what is maximised,
-E[R] - beta KL. At its optimum V(s_t) = R - beta sum_{i>=t} c_i holds on every trajectory, and so
-V(s_0) = beta log E_ref exp(R / beta).
+R is the reward of a whole completion (`reward` [S]); V(s_t) the critic's value of the state in
+which token t was chosen (`values` [M]); c_t = log pi(y_t) - log ref(y_t), in nats. beta is the
+weight of KL(pi || ref) in what is maximised, E[R] - beta KL. At its optimum V(s_t) = R - beta
+sum_{i>=t} c_i holds on every trajectory, and so V(s_0) = beta log E_ref exp(R / beta).
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ Level = Literal["token", "step", "sequence"]
 
 
 def _actions(sequence: Tensor, step: Tensor, level: Level) -> tuple[Tensor, Tensor]:
-    """Which action each target belongs to [M] (0, 1, ... in order), and each action's first target [A].
+    """Which action each target belongs to [M] (0, 1, ... in order), and each action's first target
+    [A].
 
-    An action is a token, a step or a whole completion; targets of a sequence lie in order, side by side.
+    An action is a token, a step or a whole completion; targets of a sequence lie in order, side by
+    side.
     """
     new = torch.ones_like(sequence, dtype=torch.bool)
     if level != "token":
@@ -36,7 +38,9 @@ def _actions(sequence: Tensor, step: Tensor, level: Level) -> tuple[Tensor, Tens
 
 def _sum_to_end(values: Tensor, sequence: Tensor, num_sequences: int) -> Tensor:
     """Sum of values [A] from each place to the end of its sequence -> [A], itself included."""
-    wide = values.double()  # a long row of sequences is summed as one, so that rounding has to be far below each part
+    wide = (
+        values.double()
+    )  # a long row of sequences is summed as one, so that rounding has to be far below each part
     later = torch.bincount(sequence, minlength=num_sequences).cumsum(0)[sequence]
     before = torch.cat([wide.new_zeros(1), wide.cumsum(0)])
     return (before[later] - before[:-1]).to(values.dtype)
@@ -53,13 +57,16 @@ def _consistency(
     level: Level,
     beta: float,
 ) -> tuple[Tensor, Tensor]:
-    """V(s) - R + beta (c + sg[sum of the later c]) of each action [A], and the action's sequence [A].
+    """V(s) - R + beta (c + sg[sum of the later c]) of each action [A], and the action's sequence
+    [A].
 
     The gradient reaches the log-probs of the action itself, and V.
     """
     action, first = _actions(sequence, step, level)
     of = sequence[first]
-    own = torch.zeros(len(first), dtype=logprobs.dtype, device=logprobs.device).index_add(0, action, logprobs - ref_logprobs)
+    own = torch.zeros(len(first), dtype=logprobs.dtype, device=logprobs.device).index_add(
+        0, action, logprobs - ref_logprobs
+    )
     later = (_sum_to_end(own, of, num_sequences) - own).detach()
     return values[first] - reward[of] + beta * (own + later), of
 
@@ -77,16 +84,18 @@ def oreo_policy(
     beta: float = 0.03,
     level: Literal["token", "step", "sequence"] = "token",
 ) -> tuple[PerSequence, Metrics]:
-    """The policy's loss of OREO, offline reasoning optimisation (arXiv 2412.16145); train it beside `oreo_value`.
+    """The policy's loss of OREO, offline reasoning optimisation (arXiv 2412.16145); train it beside
+    `oreo_value`.
 
-    l = mean_t (sg[V(s_t)] - R + beta (c_t + sg[sum_{i>t} c_i]))^2 over the actions t of a completion, whose mean over the
-    completions is taken. An action is a token, a step (a line, see the method's step_separator) or (sequence) the whole
-    completion, as in DRO (arXiv 2405.19107). The paper adds 0.01 KL(pi || ref): {name: reference_kl, weight: 0.01}.
-    Failures are learnt from as well as successes. logprobs, ref_logprobs, values, step [M], reward [S] -> [S].
+    l = mean_t (sg[V(s_t)] - R + beta (c_t + sg[sum_{i>t} c_i]))^2 over the actions t of a
+    completion, whose mean over the completions is taken. An action is a token, a step (a line, see
+    the method's step_separator) or (sequence) the whole completion, as in DRO (arXiv 2405.19107).
+    The paper adds 0.01 KL(pi || ref): {name: reference_kl, weight: 0.01}. Failures are learnt from
+    as well as successes. logprobs, ref_logprobs, values, step [M], reward [S] -> [S].
     """
     gap, of = _consistency(
         logprobs, ref_logprobs, values.detach(), reward, step, sequence, num_sequences, level, beta
-    )  # fmt: skip
+    )
     log_ratio = sequence_sum((logprobs - ref_logprobs).detach(), sequence, num_sequences)
     told = {"oreo/implied_reward": beta * log_ratio, "oreo/reward": reward}
     return sequence_mean(gap.square(), of, num_sequences), told
@@ -105,53 +114,68 @@ def oreo_value(
     beta: float = 0.03,
     level: Literal["token", "step", "sequence"] = "token",
 ) -> tuple[PerSequence, Metrics]:
-    """The critic's loss of OREO (arXiv 2412.16145), beside `oreo_policy` with the same beta and level.
+    """The critic's loss of OREO (arXiv 2412.16145), beside `oreo_policy` with the same beta and
+    level.
 
     l = mean_t (V(s_t) - R + beta sg[sum_{i>=t} c_i])^2: the policy gets no gradient from it.
     logprobs, ref_logprobs, values, step [M], reward [S] -> [S].
     """
     gap, of = _consistency(
         logprobs.detach(), ref_logprobs, values, reward, step, sequence, num_sequences, level, beta
-    )  # fmt: skip
+    )
     return sequence_mean(gap.square(), of, num_sequences), {"oreo/value": values.detach()}
 
 
 @losses.register
 def reference_kl(reverse_kl) -> tuple[PerToken, Metrics]:
-    """KL(pi || ref) over the whole vocabulary, exact, at every target: l_t = sum_v pi_v log(pi_v / ref_v).
+    """KL(pi || ref) over the whole vocabulary, exact, at every target: l_t = sum_v pi_v log(pi_v /
+    ref_v).
 
-    Unlike the estimates of `kl` it needs no samples of the present policy. reverse_kl [M], nats -> [M].
+    Unlike the estimates of `kl` it needs no samples of the present policy. reverse_kl [M], nats ->
+    [M].
     """
     return reverse_kl, {"kl": reverse_kl.detach()}
 
 
 @losses.register
 def value_regression(values, reward, sequence) -> tuple[PerToken, Metrics]:
-    """A critic of the return: l_t = (V(s_t) - R)^2, for `awr_critic`. values [M], reward [S] -> [M]."""
+    """A critic of the return: l_t = (V(s_t) - R)^2, for `awr_critic`. values [M], reward [S] ->
+    [M].
+    """
     gap = values - reward[sequence]
     return gap.square(), {"values": values.detach()}
 
 
 @losses.register
-def awr(logprobs, advantages, *, beta: float = 1.0, max_weight: float = 20.0) -> tuple[PerToken, Metrics]:
-    """Advantage-weighted regression (arXiv 1910.00177): l_t = -min(exp(A / beta), max_weight) log pi(y_t).
+def awr(
+    logprobs, advantages, *, beta: float = 1.0, max_weight: float = 20.0
+) -> tuple[PerToken, Metrics]:
+    """Advantage-weighted regression (arXiv 1910.00177): l_t = -min(exp(A / beta), max_weight) log
+    pi(y_t).
 
-    A is the completion's reward less the mean of its prompt's or of the data (baseline of method offline); with
-    baseline none A = R, which is reward-weighted regression (Peters and Schaal, 2007). logprobs, advantages [M] -> [M].
+    A is the completion's reward less the mean of its prompt's or of the data (baseline of method
+    offline); with baseline none A = R, which is reward-weighted regression (Peters and Schaal,
+    2007). logprobs, advantages [M] -> [M].
     """
     return _weighted(logprobs, advantages, beta, max_weight)
 
 
 @losses.register
-def awr_critic(logprobs, values, reward, sequence, *, beta: float = 1.0, max_weight: float = 20.0) -> tuple[PerToken, Metrics]:
-    """Advantage-weighted regression with a critic (arXiv 1910.00177), trained beside it by `value_regression`.
+def awr_critic(
+    logprobs, values, reward, sequence, *, beta: float = 1.0, max_weight: float = 20.0
+) -> tuple[PerToken, Metrics]:
+    """Advantage-weighted regression with a critic (arXiv 1910.00177), trained beside it by
+    `value_regression`.
 
-    l_t = -min(exp((R - sg[V(s_t)]) / beta), max_weight) log pi(y_t). logprobs, values [M], reward [S] -> [M].
+    l_t = -min(exp((R - sg[V(s_t)]) / beta), max_weight) log pi(y_t). logprobs, values [M], reward
+    [S] -> [M].
     """
     return _weighted(logprobs, reward[sequence] - values.detach(), beta, max_weight)
 
 
-def _weighted(logprobs: Tensor, advantages: Tensor, beta: float, max_weight: float) -> tuple[Tensor, Metrics]:
+def _weighted(
+    logprobs: Tensor, advantages: Tensor, beta: float, max_weight: float
+) -> tuple[Tensor, Metrics]:
     check_positive(beta=beta)
     weight = (advantages.detach() / beta).clamp(max=80).exp()  # beyond e^80 float32 overflows
     capped = (weight > max_weight).to(logprobs.dtype)

@@ -22,10 +22,14 @@ def kl_estimate(difference: Tensor, estimator: str) -> Tensor:
 
 
 @losses.register
-def kl(logprobs, ref_logprobs, *, estimator: Literal["k1", "k2", "k3"] = "k3") -> tuple[PerToken, Metrics]:
-    """Per-token estimate of KL(pi || ref) on tokens that pi sampled (Schulman, "Approximating KL divergence", 2020).
+def kl(
+    logprobs, ref_logprobs, *, estimator: Literal["k1", "k2", "k3"] = "k3"
+) -> tuple[PerToken, Metrics]:
+    """Per-token estimate of KL(pi || ref) on tokens that pi sampled (Schulman, "Approximating KL
+    divergence", 2020).
 
-    With d = log ref - log pi:  k1 = -d;  k2 = d^2 / 2;  k3 = e^d - d - 1 (unbiased, never negative; GRPO's choice).
+    With d = log ref - log pi:  k1 = -d;  k2 = d^2 / 2;  k3 = e^d - d - 1 (unbiased, never negative;
+                                                         GRPO's choice).
     As a loss, the gradient of k1 is zero on average: use k2 or k3. Inputs [M], nats -> [M], nats.
     """
     value = kl_estimate(ref_logprobs - logprobs, estimator)
@@ -43,10 +47,13 @@ def kl_corrected(
     estimator: Literal["k1", "k2", "k3"] = "k3",
     level: Literal["token", "sequence"] = "token",
 ) -> tuple[PerToken, Metrics]:
-    """`kl` with the importance ratio as a weight, which makes its gradient unbiased (DeepSeek-V3.2, arXiv 2512.02556).
+    """`kl` with the importance ratio as a weight, which makes its gradient unbiased (DeepSeek-V3.2,
+    arXiv 2512.02556).
 
-    l = r k,  r = pi / pi_old with its gradient: the mean of r k over samples of pi_old is the KL divergence of pi itself, and
-    differentiating through r is what makes that hold for the gradient. level as in `clipped`. Inputs [M], nats -> [M], nats.
+    l = r k,  r = pi / pi_old with its gradient: the mean of r k over samples of pi_old is the KL
+              divergence of pi itself, and
+    differentiating through r is what makes that hold for the gradient. level as in `clipped`.
+    Inputs [M], nats -> [M], nats.
     """
     log_r = log_ratio(logprobs, old_logprobs, sequence, num_sequences, level)
     difference = ref_logprobs - logprobs
@@ -63,26 +70,34 @@ def kl_corrected(
 
 @losses.register
 def entropy_bonus(entropy) -> PerToken:
-    """l_t = -H[pi(. | x, y_<t)]: with a positive weight the policy is kept wide. entropy [M], nats -> [M]."""
+    """l_t = -H[pi(. | x, y_<t)]: with a positive weight the policy is kept wide. entropy [M],
+    nats -> [M].
+    """
     return -entropy
 
 
 @losses.register
-def adaptive_entropy(entropy, reward_variance, *, scale: float = 0.01, rate: float = 1.0) -> tuple[PerToken, Metrics]:
+def adaptive_entropy(
+    entropy, reward_variance, *, scale: float = 0.01, rate: float = 1.0
+) -> tuple[PerToken, Metrics]:
     """An entropy bonus that is larger where the rewards of a prompt's completions differ less.
 
-    l = -lambda H,  lambda = scale e^(-rate Var R), Var R the variance of the group's rewards (survey of post-training,
+    l = -lambda H,  lambda = scale e^(-rate Var R), Var R the variance of the group's rewards
+                    (survey of post-training,
     arXiv 2503.06072, eq. 22). All inputs [M] -> [M].
     """
     if rate < 0:
-        raise ValueError(f"rate is {rate}; it must not be negative, or the bonus grows with the variance")
+        raise ValueError(
+            f"rate is {rate}; it must not be negative, or the bonus grows with the variance"
+        )
     weight = scale * (-rate * reward_variance).exp()
     return -weight * entropy, {"entropy_weight": weight}
 
 
 @losses.register
 def weighted_entropy(entropy, entropy_weight) -> tuple[PerToken, Metrics]:
-    """l = -w H with the weight w that the method steers towards a target entropy (credit: {target_entropy: ...}).
+    """l = -w H with the weight w that the method steers towards a target entropy (credit:
+    {target_entropy: ...}).
 
     As Skywork-OR1 does (arXiv 2505.22312). All inputs [M] -> [M].
     """

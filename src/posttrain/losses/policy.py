@@ -1,7 +1,8 @@
-"""Policy-gradient losses: the ratio level and the clip form; estimators are in `advantages`, averages in `reduce`.
+"""Policy-gradient losses: the ratio level and the clip form; estimators are in `advantages`,
+averages in `reduce`.
 
-Every loss is homogeneous in the advantages, so that a weight on a token (an importance correction, a mask) is a factor on
-its advantage: see `rollouts.credit`.
+Every loss is homogeneous in the advantages, so that a weight on a token (an importance correction,
+a mask) is a factor on its advantage: see `rollouts.credit`.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from posttrain.losses.settings import check_positive
 from posttrain.registry import losses
 
 
-def log_ratio(logprobs: Tensor, old_logprobs: Tensor, sequence: Tensor, num_sequences: int, level: str) -> Tensor:
+def log_ratio(
+    logprobs: Tensor, old_logprobs: Tensor, sequence: Tensor, num_sequences: int, level: str
+) -> Tensor:
     """log pi/pi_old per target [M].
 
-    level: "token", each token's own; "sequence", its sequence's mean, the length-normalised ratio of GSPO (arXiv 2507.18071);
-    "sequence_token", the value of that with the gradient of the token's own ratio (GSPO-token, same paper), for advantages
-    that differ within a sequence; "sequence_sum", the ratio of the whole sequence's probabilities (RLOO, arXiv 2402.14740).
+    level: "token", each token's own; "sequence", its sequence's mean, the length-normalised ratio
+    of GSPO (arXiv 2507.18071); "sequence_token", the value of that with the gradient of the token's
+    own ratio (GSPO-token, same paper), for advantages that differ within a sequence;
+    "sequence_sum", the ratio of the whole sequence's probabilities (RLOO, arXiv 2402.14740).
     """
     difference = logprobs - old_logprobs
     if level == "token":
@@ -51,11 +55,11 @@ def clipped(
     """The clipped surrogate of PPO, used by GRPO, Dr.GRPO, DAPO and (level: sequence) GSPO.
 
     l = -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), r = pi / pi_old per token or per sequence
-    (PPO arXiv 1707.06347; clip-higher: DAPO arXiv 2503.14476; sequence ratio: GSPO arXiv 2507.18071).
-    clip_high None means clip_low. clip_max bounds r in the unclipped term, so that a negative advantage with a huge ratio
-    cannot blow up (dual clip, arXiv 1912.09729; a value above 1 + clip_high).
-    At r = 1 the value is -A, so a batch whose advantages sum to zero has a loss of zero and still a gradient.
-    All inputs [M] -> [M].
+    (PPO arXiv 1707.06347; clip-higher: DAPO arXiv 2503.14476; sequence ratio: GSPO arXiv
+    2507.18071). clip_high None means clip_low. clip_max bounds r in the unclipped term, so that a
+    negative advantage with a huge ratio cannot blow up (dual clip, arXiv 1912.09729; a value above
+    1 + clip_high). At r = 1 the value is -A, so a batch whose advantages sum to zero has a loss of
+    zero and still a gradient. All inputs [M] -> [M].
     """
     high = clip_low if clip_high is None else clip_high
     ratio = bounded_exp(log_ratio(logprobs, old_logprobs, sequence, num_sequences, level))
@@ -65,7 +69,11 @@ def clipped(
     with torch.no_grad():
         low = ((ratio < 1 - clip_low) & (advantages < 0)).float()
         above = ((ratio > 1 + high) & (advantages > 0)).float()
-    return loss, {"clip_ratio/low_mean": low, "clip_ratio/high_mean": above, "clip_ratio/region_mean": low + above}
+    return loss, {
+        "clip_ratio/low_mean": low,
+        "clip_ratio/high_mean": above,
+        "clip_ratio/region_mean": low + above,
+    }
 
 
 @losses.register
@@ -78,7 +86,8 @@ def surrogate(
     *,
     level: Literal["token", "sequence", "sequence_token", "sequence_sum"] = "token",
 ) -> PerToken:
-    """What TRPO maximises, without a clip: l = -r A (arXiv 1502.05477). Keep the step small by trust_region.
+    """What TRPO maximises, without a clip: l = -r A (arXiv 1502.05477). Keep the step small by
+    trust_region.
 
     All inputs [M] -> [M].
     """
@@ -103,7 +112,8 @@ def cispo(
     level: Literal["token", "sequence"] = "token",
     clip_max: float = 5.0,
 ) -> tuple[PerToken, Metrics]:
-    """Clipped importance weight, not clipped update: every token keeps a gradient (MiniMax-M1, arXiv 2506.13585).
+    """Clipped importance weight, not clipped update: every token keeps a gradient (MiniMax-M1,
+    arXiv 2506.13585).
 
     l = -sg[min(r, clip_max)] A log pi, r = pi / pi_old; clip_max is the absolute cap of the weight.
     All inputs [M] -> [M].
@@ -127,10 +137,13 @@ def sapo(
 ) -> PerToken:
     """Soft adaptive policy optimisation: a smooth gate where PPO clips (arXiv 2511.20347).
 
-    l = -(4 / t) s(t (r - 1)) A, s the logistic function, t = temperature_positive where A > 0, else temperature_negative.
-    At r = 1 the gradient is that of -r A; it fades as r leaves 1. All inputs [M] -> [M].
+    l = -(4 / t) s(t (r - 1)) A, s the logistic function, t = temperature_positive where A > 0, else
+    temperature_negative. At r = 1 the gradient is that of -r A; it fades as r leaves 1. All inputs
+    [M] -> [M].
     """
-    check_positive(temperature_positive=temperature_positive, temperature_negative=temperature_negative)
+    check_positive(
+        temperature_positive=temperature_positive, temperature_negative=temperature_negative
+    )
     ratio = bounded_exp(log_ratio(logprobs, old_logprobs, sequence, num_sequences, level))
     t = torch.where(advantages > 0, temperature_positive, temperature_negative).to(ratio.dtype)
     return -4 / t * (t * (ratio - 1)).sigmoid() * advantages
@@ -149,12 +162,16 @@ def vespo(
     k_negative: float = 3.0,
     lambda_negative: float = 2.0,
 ) -> PerToken:
-    """VESPO: the weight of a whole sequence, reshaped so that it fades on both sides of 1 (arXiv 2602.10693).
+    """VESPO: the weight of a whole sequence, reshaped so that it fades on both sides of 1 (arXiv
+    2602.10693).
 
-    l = -sg[phi(w)] A log pi,  phi(w) = w^k e^{lambda (1 - w)},  log w = sum over the sequence of log r (each within +-20, the
+    l = -sg[phi(w)] A log pi,  phi(w) = w^k e^{lambda (1 - w)},  log w = sum over the sequence of
+        log r (each within +-20, the
     sum within log 1e-8 and 20); (k, lambda) by the sign of A. phi(1) = 1. All inputs [M] -> [M].
     """
-    total = sequence_sum((logprobs - old_logprobs).detach().clamp(-20, 20), sequence, num_sequences)[sequence]
+    total = sequence_sum(
+        (logprobs - old_logprobs).detach().clamp(-20, 20), sequence, num_sequences
+    )[sequence]
     log_w = total.clamp(math.log(1e-8), 20)
     up = advantages >= 0
     k = torch.where(up, k_positive, k_negative).to(log_w.dtype)
@@ -164,19 +181,24 @@ def vespo(
 
 
 @losses.register
-def gmpo(logprobs, old_logprobs, advantages, sequence, num_sequences, *, clip: float = 0.4) -> tuple[PerSequence, Metrics]:
+def gmpo(
+    logprobs, old_logprobs, advantages, sequence, num_sequences, *, clip: float = 0.4
+) -> tuple[PerSequence, Metrics]:
     """Geometric-mean policy optimisation (arXiv 2507.20673).
 
-    l = -A exp(1/T sum_t d_t),  d_t = log r_t, bounded to at most clip where A > 0 and at least -clip where A < 0: the
-    geometric mean of the clipped ratios, which single outliers move little. A is the sequence's (its mean over tokens).
-    Inputs [M] -> [S].
+    l = -A exp(1/T sum_t d_t),  d_t = log r_t, bounded to at most clip where A > 0 and at least
+                                -clip where A < 0: the
+    geometric mean of the clipped ratios, which single outliers move little. A is the sequence's
+    (its mean over tokens). Inputs [M] -> [S].
     """
     sign = torch.where(advantages >= 0, 1.0, -1.0).to(logprobs.dtype)
     difference = logprobs - old_logprobs
     bounded = sign * (sign * difference).clamp(max=clip)
     outside = (sign * difference.detach() > clip).float()
     ratio = bounded_exp(sequence_mean(bounded, sequence, num_sequences))
-    return -sequence_mean(advantages, sequence, num_sequences) * ratio, {"clip_ratio/region_mean": outside}
+    return -sequence_mean(advantages, sequence, num_sequences) * ratio, {
+        "clip_ratio/region_mean": outside
+    }
 
 
 @losses.register
@@ -189,11 +211,13 @@ def dppo(
     bound: float = 0.15,
     clip_max: float = 20.0,
 ) -> tuple[PerToken, Metrics]:
-    """Divergence PPO: tokens stop learning once their probability, not its ratio, has moved far (arXiv 2602.04879).
+    """Divergence PPO: tokens stop learning once their probability, not its ratio, has moved far
+    (arXiv 2602.04879).
 
-    l = -sg[m min(r, clip_max)] A log pi;  m = 0 where the update would move further away (A > 0 and r > 1, or A < 0 and
-    r < 1) and D > bound, else 1. D of token against rest: tv |pi - pi_old|, or kl KL(Bernoulli(pi_old) || Bernoulli(pi)).
-    All inputs [M] -> [M].
+    l = -sg[m min(r, clip_max)] A log pi;  m = 0 where the update would move further away (A > 0 and
+                                           r > 1, or A < 0 and
+    r < 1) and D > bound, else 1. D of token against rest: tv |pi - pi_old|, or kl
+    KL(Bernoulli(pi_old) || Bernoulli(pi)). All inputs [M] -> [M].
     """
     with torch.no_grad():
         new, old = logprobs.exp(), old_logprobs.exp()
@@ -224,11 +248,19 @@ def opsm(
 ) -> tuple[PerToken, Metrics]:
     """`clipped` with off-policy sequence masking (DeepSeek-V3.2, arXiv 2512.02556).
 
-    Sequences with a negative advantage whose mean log(pi_engine / pi) exceeds threshold, nats a token, are left out: bad
-    samples that the policy would hardly write any more teach nothing stable. All inputs [M] -> [M].
+    Sequences with a negative advantage whose mean log(pi_engine / pi) exceeds threshold, nats a
+    token, are left out: bad samples that the policy would hardly write any more teach nothing
+    stable. All inputs [M] -> [M].
     """
     loss, told = clipped(
-        logprobs, old_logprobs, advantages, sequence, num_sequences, level=level, clip_low=clip_low, clip_high=clip_high
+        logprobs,
+        old_logprobs,
+        advantages,
+        sequence,
+        num_sequences,
+        level=level,
+        clip_low=clip_low,
+        clip_high=clip_high,
     )
     drift = sequence_mean((engine_logprobs - logprobs).detach(), sequence, num_sequences)[sequence]
     masked = (advantages < 0) & (drift > threshold)
@@ -237,11 +269,13 @@ def opsm(
 
 @losses.register
 def mrt(logprob, reward, group, *, alpha: float = 0.005) -> PerGroup:
-    """Minimum risk training: the expected cost under the policy renormalised over the sampled candidates (arXiv 1512.02433).
+    """Minimum risk training: the expected cost under the policy renormalised over the sampled
+    candidates (arXiv 1512.02433).
 
-    l = -sum_i Q_i r_i,  Q_i = p_i^alpha / sum_j p_j^alpha over the completions of the prompt; the cost is minus the reward.
-    A candidate without a reward (NaN) is left out. The set should hold no duplicates (the method's drop_duplicates).
-    logprob, reward, group [S] -> [Q].
+    l = -sum_i Q_i r_i,  Q_i = p_i^alpha / sum_j p_j^alpha over the completions of the prompt; the
+                         cost is minus the reward.
+    A candidate without a reward (NaN) is left out. The set should hold no duplicates (the method's
+    drop_duplicates). logprob, reward, group [S] -> [Q].
     """
     known = ~reward.isnan()
     powers = torch.where(known, alpha * logprob, -torch.inf)

@@ -1,10 +1,12 @@
 """Losses of pairs: a chosen and a rejected completion of one prompt.
 
-Inputs, each [P], one number a pair, in nats: `chosen`, `rejected`, the log-probabilities of the whole completions (sums over
-their tokens); `ref_chosen`, `ref_rejected`, the same under the frozen reference; `chosen_length`, `rejected_length`, tokens;
-`gold`, `gold_length` of a triple's reference text; `margin`, how far apart the data say that the two are.
-Throughout  c = chosen - ref_chosen  and  r = rejected - ref_rejected  are log-ratios, and s is the logistic function.
-Losses that take `divergence` read f(c) and f(r) of `divergence.score` instead; the rewards that are told stay beta c, beta r.
+Inputs, each [P], one number a pair, in nats: `chosen`, `rejected`, the log-probabilities of the
+whole completions (sums over their tokens); `ref_chosen`, `ref_rejected`, the same under the frozen
+reference; `chosen_length`, `rejected_length`, tokens;
+`gold`, `gold_length` of a triple's reference text; `margin`, how far apart the data say that the
+two are. Throughout  c = chosen - ref_chosen  and  r = rejected - ref_rejected  are log-ratios, and
+s is the logistic function. Losses that take `divergence` read f(c) and f(r) of `divergence.score`
+instead; the rewards that are told stay beta c, beta r.
 """
 
 from __future__ import annotations
@@ -23,9 +25,16 @@ from posttrain.registry import losses
 
 
 def reward_metrics(chosen_reward: Tensor, rejected_reward: Tensor) -> Metrics:
-    """What every pair loss tells: implied rewards, their margin, and whether the chosen one is ahead (TRL's names)."""
+    """What every pair loss tells: implied rewards, their margin, and whether the chosen one is
+    ahead (TRL's names).
+    """
     c, r = chosen_reward.detach(), rejected_reward.detach()
-    return {"rewards/chosen": c, "rewards/rejected": r, "rewards/margins": c - r, "rewards/accuracies": (c > r).to(c.dtype)}
+    return {
+        "rewards/chosen": c,
+        "rewards/rejected": r,
+        "rewards/margins": c - r,
+        "rewards/accuracies": (c > r).to(c.dtype),
+    }
 
 
 @losses.register
@@ -42,15 +51,18 @@ def dpo(
 ) -> tuple[PerPair, Metrics]:
     """Direct preference optimisation (arXiv 2305.18290), also conservative DPO and f-DPO.
 
-    l = -(1 - e) log s(beta D) - e log s(-beta D),  D = f(c) - f(r), e = label_smoothing: the share of labels believed to be
-    the wrong way round. f is of the divergence that holds the policy to its reference (f-DPO, arXiv 2309.16240):
-    reverse_kl x, the identity; forward_kl 1 - e^-x; js log 2 + log s(x); alpha (e^((alpha-1) x) - 1) / (alpha - 1), with
-    alpha at most 1, 0.5 if left out; 0 is forward_kl, 1 is reverse_kl. Exponentials are bounded
-    beyond e^80. At the start l = log 2.
+    l = -(1 - e) log s(beta D) - e log s(-beta D),  D = f(c) - f(r), e = label_smoothing: the share
+                                                    of labels believed to be
+    the wrong way round. f is of the divergence that holds the policy to its reference (f-DPO, arXiv
+    2309.16240): reverse_kl x, the identity; forward_kl 1 - e^-x; js log 2 + log s(x); alpha
+    (e^((alpha-1) x) - 1) / (alpha - 1), with alpha at most 1, 0.5 if left out; 0 is forward_kl, 1
+    is reverse_kl. Exponentials are bounded beyond e^80. At the start l = log 2.
     """
     c, r = chosen - ref_chosen, rejected - ref_rejected
     d = beta * (score(c, divergence, alpha) - score(r, divergence, alpha))
-    return -(1 - label_smoothing) * logsigmoid(d) - label_smoothing * logsigmoid(-d), reward_metrics(beta * c, beta * r)
+    return -(1 - label_smoothing) * logsigmoid(d) - label_smoothing * logsigmoid(
+        -d
+    ), reward_metrics(beta * c, beta * r)
 
 
 @losses.register
@@ -78,7 +90,8 @@ def tdpo(
     alpha: float = 0.5,
     version: Literal[1, 2] = 2,
 ) -> tuple[PerPair, Metrics]:
-    """Token-level DPO: sequential KL keeps both completions near the reference at every token (arXiv 2404.11999).
+    """Token-level DPO: sequential KL keeps both completions near the reference at every token
+    (arXiv 2404.11999).
 
     With D(y) = sum_t KL(ref(. | x, y_<t) || pi(. | x, y_<t)) and sg holding its argument constant
     TDPO1: l = -log s(beta (c - r) - beta (D(rejected) - D(chosen)))
@@ -105,15 +118,22 @@ def robust_dpo(
     divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl",
     alpha: float | None = None,
 ) -> tuple[PerPair, Metrics]:
-    """DPO that is unbiased when a share e = label_smoothing below one half of the labels is flipped (arXiv 2403.00409).
+    """DPO that is unbiased when a share e = label_smoothing below one half of the labels is flipped
+    (arXiv 2403.00409).
 
-    l = (-(1 - e) log s(beta D) + e log s(-beta D)) / (1 - 2 e),  D = f(c) - f(r), f by divergence as in dpo.
+    l = (-(1 - e) log s(beta D) + e log s(-beta D)) / (1 - 2 e),  D = f(c) - f(r), f by divergence
+        as in dpo.
     """
     if not 0 <= label_smoothing < 0.5:
-        raise ValueError(f"label_smoothing is {label_smoothing}; it is the share of flipped labels, at least 0 and below 0.5")
+        raise ValueError(
+            f"label_smoothing is {label_smoothing}; it is the share of flipped labels, at least 0 "
+            "and below 0.5"
+        )
     c, r = chosen - ref_chosen, rejected - ref_rejected
     d = beta * (score(c, divergence, alpha) - score(r, divergence, alpha))
-    value = (label_smoothing * logsigmoid(-d) - (1 - label_smoothing) * logsigmoid(d)) / (1 - 2 * label_smoothing)
+    value = (label_smoothing * logsigmoid(-d) - (1 - label_smoothing) * logsigmoid(d)) / (
+        1 - 2 * label_smoothing
+    )
     return value, reward_metrics(beta * c, beta * r)
 
 
@@ -132,29 +152,45 @@ def dpo_norm(
 ) -> tuple[PerPair, Metrics]:
     """Length-normalised DPO (Tulu 3, arXiv 2411.15124).
 
-    l = -log s(beta (f(c) / |chosen| - f(r) / |rejected|)), f by divergence as in dpo. The rewards told are a token's,
-    beta c / |chosen|.
+    l = -log s(beta (f(c) / |chosen| - f(r) / |rejected|)), f by divergence as in dpo. The rewards
+    told are a token's, beta c / |chosen|.
     """
     c, r = chosen - ref_chosen, rejected - ref_rejected
     d = score(c, divergence, alpha) / chosen_length - score(r, divergence, alpha) / rejected_length
-    return -logsigmoid(beta * d), reward_metrics(beta * c / chosen_length, beta * r / rejected_length)
+    return -logsigmoid(beta * d), reward_metrics(
+        beta * c / chosen_length, beta * r / rejected_length
+    )
 
 
 @losses.register
 def r_dpo(
-    chosen, rejected, ref_chosen, ref_rejected, chosen_length, rejected_length, *, beta: float = 0.1, alpha: float = 0.01
+    chosen,
+    rejected,
+    ref_chosen,
+    ref_rejected,
+    chosen_length,
+    rejected_length,
+    *,
+    beta: float = 0.1,
+    alpha: float = 0.01,
 ) -> tuple[PerPair, Metrics]:
     """DPO with a length term that takes the pull of longer completions away (arXiv 2403.19159).
 
-    l = -log s(beta (c - r) + alpha (|chosen| - |rejected|)): where the chosen one is longer, less is left to learn.
+    l = -log s(beta (c - r) + alpha (|chosen| - |rejected|)): where the chosen one is longer, less
+    is left to learn.
     """
     c, r = chosen - ref_chosen, rejected - ref_rejected
-    return -logsigmoid(beta * (c - r) + alpha * (chosen_length - rejected_length)), reward_metrics(beta * c, beta * r)
+    return -logsigmoid(beta * (c - r) + alpha * (chosen_length - rejected_length)), reward_metrics(
+        beta * c, beta * r
+    )
 
 
 @losses.register
-def dpop(chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1, penalty: float = 50.0) -> tuple[PerPair, Metrics]:
-    """DPO-positive, which keeps the chosen completion from losing probability (Smaug, arXiv 2402.13228).
+def dpop(
+    chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1, penalty: float = 50.0
+) -> tuple[PerPair, Metrics]:
+    """DPO-positive, which keeps the chosen completion from losing probability (Smaug, arXiv
+    2402.13228).
 
     l = -log s(beta (c - r - penalty max(0, -c))).
     """
@@ -163,7 +199,9 @@ def dpop(chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1, penal
 
 
 @losses.register
-def cal_dpo(chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.001) -> tuple[PerPair, Metrics]:
+def cal_dpo(
+    chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.001
+) -> tuple[PerPair, Metrics]:
     """Calibrated DPO, whose implied rewards settle at +-1/2 (arXiv 2412.14516).
 
     l = -log s(c - r) + (c - 1/(2 beta))^2 + (r + 1/(2 beta))^2.
@@ -171,7 +209,9 @@ def cal_dpo(chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.001) 
     check_positive(beta=beta)
     c, r = chosen - ref_chosen, rejected - ref_rejected
     goal = 1 / (2 * beta)
-    return -logsigmoid(c - r) + (c - goal).square() + (r + goal).square(), reward_metrics(beta * c, beta * r)
+    return -logsigmoid(c - r) + (c - goal).square() + (r + goal).square(), reward_metrics(
+        beta * c, beta * r
+    )
 
 
 @losses.register
@@ -187,16 +227,20 @@ def ipo(
     divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl",
     alpha: float | None = None,
 ) -> tuple[PerPair, Metrics]:
-    """Identity preference optimisation (arXiv 2310.12036), on log-ratios a token as its authors' code has it.
+    """Identity preference optimisation (arXiv 2310.12036), on log-ratios a token as its authors'
+    code has it.
 
-    l = (f(c) / |chosen| - f(r) / |rejected| - 1/(2 beta))^2: the gap is driven to a finite goal instead of to infinity.
-    f by divergence as in dpo. The rewards told are a token's, beta c / |chosen|.
+    l = (f(c) / |chosen| - f(r) / |rejected| - 1/(2 beta))^2: the gap is driven to a finite goal
+    instead of to infinity. f by divergence as in dpo. The rewards told are a token's, beta c /
+    |chosen|.
     """
     check_positive(beta=beta)
     c, r = chosen - ref_chosen, rejected - ref_rejected
     f_c, f_r = (score(x, divergence, alpha, power=2) for x in (c, r))
     d = f_c / chosen_length - f_r / rejected_length
-    return (d - 1 / (2 * beta)).square(), reward_metrics(beta * c / chosen_length, beta * r / rejected_length)
+    return (d - 1 / (2 * beta)).square(), reward_metrics(
+        beta * c / chosen_length, beta * r / rejected_length
+    )
 
 
 @losses.register
@@ -215,7 +259,9 @@ def hinge_dpo(
     l = max(0, 1 - beta (f(c) - f(r))), f by divergence as in dpo.
     """
     c, r = chosen - ref_chosen, rejected - ref_rejected
-    return relu(1 - beta * (score(c, divergence, alpha) - score(r, divergence, alpha))), reward_metrics(beta * c, beta * r)
+    return relu(
+        1 - beta * (score(c, divergence, alpha) - score(r, divergence, alpha))
+    ), reward_metrics(beta * c, beta * r)
 
 
 @losses.register
@@ -232,11 +278,15 @@ def exo(
 ) -> tuple[PerPair, Metrics]:
     """Exact optimisation: reverse KL between the pair's two-way distributions (arXiv 2402.00856).
 
-    l = s(d) (log s(d) - log(1 - e)) + s(-d) (log s(-d) - log e),  d = beta (f(c) - f(r)), f by divergence as in
+    l = s(d) (log s(d) - log(1 - e)) + s(-d) (log s(-d) - log e),  d = beta (f(c) - f(r)), f by
+        divergence as in
     dpo, e = label_smoothing above 0.
     """
     if not 0 < label_smoothing < 1:
-        raise ValueError(f"label_smoothing is {label_smoothing}; of exo it must be above 0 (1e-3 is usual) and below 1")
+        raise ValueError(
+            f"label_smoothing is {label_smoothing}; of exo it must be above 0 (1e-3 is usual) and "
+            "below 1"
+        )
     c, r = chosen - ref_chosen, rejected - ref_rejected
     d = beta * (score(c, divergence, alpha) - score(r, divergence, alpha))
     up = d.sigmoid() * (logsigmoid(d) - math.log1p(-label_smoothing))
@@ -245,17 +295,22 @@ def exo(
 
 
 @losses.register
-def nca(chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1) -> tuple[PerPair, Metrics]:
+def nca(
+    chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1
+) -> tuple[PerPair, Metrics]:
     """Noise contrastive alignment of a pair (arXiv 2402.05369).
 
-    l = -log s(beta c) - 1/2 log s(-beta c) - 1/2 log s(-beta r): absolute rewards, not just their gap.
+    l = -log s(beta c) - 1/2 log s(-beta c) - 1/2 log s(-beta r): absolute rewards, not just their
+    gap.
     """
     c, r = beta * (chosen - ref_chosen), beta * (rejected - ref_rejected)
     return -logsigmoid(c) - 0.5 * logsigmoid(-c) - 0.5 * logsigmoid(-r), reward_metrics(c, r)
 
 
 @losses.register
-def bco_pair(chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1) -> tuple[PerPair, Metrics]:
+def bco_pair(
+    chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1
+) -> tuple[PerPair, Metrics]:
     """Binary classifier optimisation of a pair without a running shift (arXiv 2404.04656).
 
     l = -log s(beta c) - log s(-beta r).
@@ -265,8 +320,12 @@ def bco_pair(chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1) -
 
 
 @losses.register
-def sppo(chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1) -> tuple[PerPair, Metrics]:
-    """Self-play preference optimisation with hard wins (arXiv 2405.00675): l = (c - 1/(2 beta))^2 + (r + 1/(2 beta))^2."""
+def sppo(
+    chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1
+) -> tuple[PerPair, Metrics]:
+    """Self-play preference optimisation with hard wins (arXiv 2405.00675): l = (c - 1/(2
+    beta))^2 + (r + 1/(2 beta))^2.
+    """
     check_positive(beta=beta)
     c, r = chosen - ref_chosen, rejected - ref_rejected
     goal = 1 / (2 * beta)
@@ -274,7 +333,9 @@ def sppo(chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1) -> tu
 
 
 @losses.register
-def apo_zero(chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1) -> tuple[PerPair, Metrics]:
+def apo_zero(
+    chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1
+) -> tuple[PerPair, Metrics]:
     """Anchored preference optimisation, for a chosen one better than the model (arXiv 2408.06266).
 
     l = 1 - s(beta c) + s(beta r): raises the chosen, lowers the rejected.
@@ -284,7 +345,9 @@ def apo_zero(chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1) -
 
 
 @losses.register
-def apo_down(chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1) -> tuple[PerPair, Metrics]:
+def apo_down(
+    chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1
+) -> tuple[PerPair, Metrics]:
     """Anchored preference optimisation, for a chosen one worse than the model (arXiv 2408.06266).
 
     l = s(beta c) + 1 - s(beta (c - r)): lowers both, the rejected more.
@@ -307,7 +370,8 @@ def discopop(
 ) -> tuple[PerPair, Metrics]:
     """DiscoPOP's log-ratio modulated loss, found by a search over programs (arXiv 2406.08414).
 
-    l = (1 - m) (-log s(d)) + m e^-d,  m = s(d / temperature), d = beta (f(c) - f(r)), f by divergence as in dpo.
+    l = (1 - m) (-log s(d)) + m e^-d,  m = s(d / temperature), d = beta (f(c) - f(r)), f by
+                                       divergence as in dpo.
     """
     check_positive(temperature=temperature)
     c, r = chosen - ref_chosen, rejected - ref_rejected
@@ -323,7 +387,8 @@ def discopop(
 
 @losses.register
 def npo(rejected, ref_rejected, *, beta: float = 0.1) -> PerPair:
-    """Negative preference optimisation, for unlearning: the rejected completions alone (arXiv 2404.05868).
+    """Negative preference optimisation, for unlearning: the rejected completions alone (arXiv
+    2404.05868).
 
     l = (2 / beta) log(1 + (pi / ref)^beta) = -(2 / beta) log s(-beta r).
     """
@@ -338,10 +403,12 @@ def npo(rejected, ref_rejected, *, beta: float = 0.1) -> PerPair:
 def aot(
     chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1, label_smoothing: float = 0.0
 ) -> tuple[PerBatch, Metrics]:
-    """Alignment by optimal transport, paired: margins as a distribution dominate the reference's (arXiv 2406.05882).
+    """Alignment by optimal transport, paired: margins as a distribution dominate the reference's
+    (arXiv 2406.05882).
 
-    With u = sort(chosen - rejected) and v = sort(ref_chosen - ref_rejected) over the step's pairs and d = beta (u - v)
-    l = -(1 - e) log s(d) - e log s(-d), e = label_smoothing; the k-th largest margin is compared with the k-th largest.
+    With u = sort(chosen - rejected) and v = sort(ref_chosen - ref_rejected) over the step's pairs
+    and d = beta (u - v) l = -(1 - e) log s(d) - e log s(-d), e = label_smoothing; the k-th largest
+    margin is compared with the k-th largest.
     """
     d = beta * ((chosen - rejected).sort().values - (ref_chosen - ref_rejected).sort().values)
     value = -(1 - label_smoothing) * logsigmoid(d) - label_smoothing * logsigmoid(-d)
@@ -352,10 +419,14 @@ def aot(
 def aot_unpaired(
     chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1, label_smoothing: float = 0.0
 ) -> tuple[PerBatch, Metrics]:
-    """Alignment by optimal transport between all chosen and all rejected, whatever their prompts (arXiv 2406.05882).
+    """Alignment by optimal transport between all chosen and all rejected, whatever their prompts
+    (arXiv 2406.05882).
 
-    l = -(1 - e) log s(d) - e log s(-d),  d = beta (sort(c) - sort(r)) over the step's pairs, e = label_smoothing.
+    l = -(1 - e) log s(d) - e log s(-d),  d = beta (sort(c) - sort(r)) over the step's pairs, e =
+                                          label_smoothing.
     """
     c, r = beta * (chosen - ref_chosen), beta * (rejected - ref_rejected)
     d = c.sort().values - r.sort().values
-    return -(1 - label_smoothing) * logsigmoid(d) - label_smoothing * logsigmoid(-d), reward_metrics(c, r)
+    return -(1 - label_smoothing) * logsigmoid(d) - label_smoothing * logsigmoid(
+        -d
+    ), reward_metrics(c, r)

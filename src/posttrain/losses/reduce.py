@@ -1,7 +1,8 @@
 """The one place where losses are averaged.
 
-Every average is a weighted sum with weights from the *global* counts of the optimiser step, so that a gradient does not
-depend on how a batch was split into micro-batches, packed, padded, ordered or spread over ranks.
+Every average is a weighted sum with weights from the *global* counts of the optimiser step, so that
+a gradient does not depend on how a batch was split into micro-batches, packed, padded, ordered or
+spread over ranks.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ Aggregation = Literal["token_mean", "sequence_mean", "sequence_sum", "fixed_leng
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Global counts of one optimiser step. tokens: sum of the weights of all targets; sequences, groups: how many.
+    """Global counts of one optimiser step. tokens: sum of the weights of all targets; sequences,
+    groups: how many.
 
-    groups: pairs, or the completions of one prompt together; trees of the batch. given: where some targets were given and not
-    sampled, the same counts of those; the others are then of the sampled ones alone.
+    groups: pairs, or the completions of one prompt together; trees of the batch. given: where some
+    targets were given and not sampled, the same counts of those; the others are then of the sampled
+    ones alone.
     """
 
     tokens: float
@@ -36,7 +39,9 @@ def sequence_sum(values: Tensor, sequence: Tensor, num_sequences: int) -> Tensor
 
 
 def sequence_mean(values: Tensor, sequence: Tensor, num_sequences: int) -> Tensor:
-    """Mean of values [M] over the targets of each sequence -> [S]; 0 for a sequence without targets."""
+    """Mean of values [M] over the targets of each sequence -> [S]; 0 for a sequence without
+    targets.
+    """
     counts = sequence_sum(torch.ones_like(values), sequence, num_sequences)
     return sequence_sum(values, sequence, num_sequences) / counts.clamp(min=1)
 
@@ -50,15 +55,18 @@ def target_weights(
     max_length: int | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Weights w [M] such that sum_i w_i l_i, summed over all micro-batches of the step, is the wanted average.
+    """Weights w [M] such that sum_i w_i l_i, summed over all micro-batches of the step, is the
+    wanted average.
 
     token_mean:    w_i = c_i / sum of all c                          (SFT, DAPO, BNPO)
     sequence_mean: w_i = c_i / (sum of c in i's sequence) / number of sequences     (GRPO)
-    sequence_sum:  w_i = c_i / number of sequences                   (a sequence is one action: REINFORCE, RLOO, LUSPO)
+    sequence_sum:  w_i = c_i / number of sequences
+    (a sequence is one action: REINFORCE, RLOO, LUSPO)
     fixed_length:  w_i = c_i / (number of sequences * max_length)    (Dr.GRPO, arXiv 2503.20783)
 
     Args:
-        sequence: [M] index of each target's sequence. weights: c [M], 1 where absent. max_length: tokens.
+        sequence: [M] index of each target's sequence. weights: c [M], 1 where absent. max_length:
+        tokens.
     """
     ones = torch.ones(sequence.shape, dtype=dtype, device=sequence.device)
     c = ones if weights is None else weights.to(dtype)

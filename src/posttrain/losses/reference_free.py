@@ -1,4 +1,6 @@
-"""Losses of pairs that need no reference model, and what a triple's third text adds. Inputs as in `preference`."""
+"""Losses of pairs that need no reference model, and what a triple's third text adds. Inputs as
+in `preference`.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,14 @@ def simpo(
 
 @losses.register
 def alphapo(
-    chosen, rejected, chosen_length, rejected_length, *, beta: float = 2.0, gamma: float = 1.0, alpha: float = 0.25
+    chosen,
+    rejected,
+    chosen_length,
+    rejected_length,
+    *,
+    beta: float = 2.0,
+    gamma: float = 1.0,
+    alpha: float = 0.25,
 ) -> tuple[PerPair, Metrics]:
     """AlphaPO: SimPO with a reward of another shape (arXiv 2501.03884).
 
@@ -49,8 +58,11 @@ def alphapo(
 
 
 @losses.register
-def cpo(chosen, rejected, *, beta: float = 0.1, label_smoothing: float = 0.0) -> tuple[PerPair, Metrics]:
-    """The contrast of CPO (arXiv 2401.08417): DPO with a uniform reference; its authors add chosen_nll with weight 1.
+def cpo(
+    chosen, rejected, *, beta: float = 0.1, label_smoothing: float = 0.0
+) -> tuple[PerPair, Metrics]:
+    """The contrast of CPO (arXiv 2401.08417): DPO with a uniform reference; its authors add
+    chosen_nll with weight 1.
 
     l = -(1 - e) log s(d) - e log s(-d),  d = beta (chosen - rejected).
     """
@@ -60,20 +72,26 @@ def cpo(chosen, rejected, *, beta: float = 0.1, label_smoothing: float = 0.0) ->
 
 
 @losses.register
-def orpo(chosen, rejected, chosen_length, rejected_length, *, beta: float = 0.1) -> tuple[PerPair, Metrics]:
+def orpo(
+    chosen, rejected, chosen_length, rejected_length, *, beta: float = 0.1
+) -> tuple[PerPair, Metrics]:
     """The odds-ratio term of ORPO (arXiv 2403.07691); its authors add chosen_nll with weight 1.
 
-    l = -beta log s(log odds(chosen) - log odds(rejected)),  odds = p / (1 - p), p the geometric mean probability of a token.
+    l = -beta log s(log odds(chosen) - log odds(rejected)),  odds = p / (1 - p), p the geometric
+        mean probability of a token.
     """
     c, r = chosen / chosen_length, rejected / rejected_length
-    # log odds = log p - log(1 - p); with p near 1 the difference 1 - p is formed by expm1, which does not cancel.
+    # log odds = log p - log(1 - p); with p near 1 the difference 1 - p is formed by expm1, which
+    # does not cancel.
     odds = (c - r) - ((-c.expm1()).clamp(min=1e-12).log() - (-r.expm1()).clamp(min=1e-12).log())
     return -beta * logsigmoid(odds), reward_metrics(beta * c, beta * r)
 
 
 @losses.register
 def chosen_nll(chosen, chosen_length) -> PerPair:
-    """Likelihood of the chosen completion, to mix with a contrast: l = -chosen / |chosen|, mean nats a token."""
+    """Likelihood of the chosen completion, to mix with a contrast: l = -chosen / |chosen|, mean
+    nats a token.
+    """
     return -chosen / chosen_length
 
 
@@ -91,7 +109,8 @@ def tpo(
     gamma: float = 0.5,
     form: Literal["sigmoid", "hinge", "ipo", "length"] = "sigmoid",
 ) -> tuple[PerPair, Metrics]:
-    """The contrast of triple preference optimisation, without a reference (arXiv 2405.16681); add gold_nll for the third text.
+    """The contrast of triple preference optimisation, without a reference (arXiv 2405.16681); add
+    gold_nll for the third text.
 
     With D = chosen - rejected, and A the same of means a token
     sigmoid: l = -log s(beta D);  hinge: l = max(0, 1 - beta D);  ipo: l = (A - 1/(2 beta))^2;
@@ -112,5 +131,7 @@ def tpo(
 
 @losses.register
 def gold_nll(gold, gold_length) -> PerPair:
-    """Likelihood of a triple's reference text: l = -gold / |gold|, mean nats a token (column reference of the data)."""
+    """Likelihood of a triple's reference text: l = -gold / |gold|, mean nats a token (column
+    reference of the data).
+    """
     return -gold / gold_length

@@ -1,8 +1,9 @@
 """Losses of models with a score: reward models, outcome models, process models.
 
-Inputs: `chosen_score`, `rejected_score`, `margin`, `probability` [Q], one number a pair; `score`, `reward`, `label` [S], one a
-sequence, and `group` [S], the prompt that it answers; `scores`, `labels` [M], one a scored token. A score is a logit: s(x), the
-logistic function, makes a probability of it.
+Inputs: `chosen_score`, `rejected_score`, `margin`, `probability` [Q], one number a pair; `score`,
+`reward`, `label` [S], one a sequence, and `group` [S], the prompt that it answers; `scores`,
+`labels` [M], one a scored token. A score is a logit: s(x), the logistic function, makes a
+probability of it.
 """
 
 from __future__ import annotations
@@ -27,44 +28,60 @@ def _told(chosen: Tensor, rejected: Tensor) -> Metrics:
 
 @losses.register
 def bradley_terry(
-    chosen_score, rejected_score, margin, *, centring_weight: float = 0.0, label_smoothing: float = 0.0
+    chosen_score,
+    rejected_score,
+    margin,
+    *,
+    centring_weight: float = 0.0,
+    label_smoothing: float = 0.0,
 ) -> tuple[PerPair, Metrics]:
-    """The likelihood of a preference (Bradley and Terry 1952; InstructGPT, arXiv 2203.02155), the loss of reward models.
+    """The likelihood of a preference (Bradley and Terry 1952; InstructGPT, arXiv 2203.02155), the
+    loss of reward models.
 
-    l = -(1 - e) log s(c - r - m) - e log s(-(c - r - m)) + centring_weight (c + r)^2,  e = label_smoothing.
-    m is the column `margin` of the data (Llama 2, arXiv 2307.09288), 0 where there is none. Preferences leave the level of the
-    scores free; centring_weight, such as 0.01, holds it at 0 (arXiv 2312.09244). At first, with all scores 0, l = log 2.
+    l = -(1 - e) log s(c - r - m) - e log s(-(c - r - m)) + centring_weight (c + r)^2,  e =
+        label_smoothing.
+    m is the column `margin` of the data (Llama 2, arXiv 2307.09288), 0 where there is none.
+    Preferences leave the level of the scores free; centring_weight, such as 0.01, holds it at 0
+    (arXiv 2312.09244). At first, with all scores 0, l = log 2.
     """
     d = chosen_score - rejected_score - margin
     value = -(1 - label_smoothing) * logsigmoid(d) - label_smoothing * logsigmoid(-d)
-    return value + centring_weight * (chosen_score + rejected_score).square(), _told(chosen_score, rejected_score)
+    return value + centring_weight * (chosen_score + rejected_score).square(), _told(
+        chosen_score, rejected_score
+    )
 
 
 @losses.register
 def soft_bradley_terry(chosen_score, rejected_score, probability) -> tuple[PerPair, Metrics]:
-    """Bradley-Terry on a probability instead of a verdict, such as a judge's (RLAIF, arXiv 2309.00267).
+    """Bradley-Terry on a probability instead of a verdict, such as a judge's (RLAIF, arXiv
+    2309.00267).
 
-    l = -p log s(c - r) - (1 - p) log s(r - c); p is the column `probability`, that the chosen one is better, 1 where there is
-    none. Least where s(c - r) = p.
+    l = -p log s(c - r) - (1 - p) log s(r - c); p is the column `probability`, that the chosen one
+    is better, 1 where there is none. Least where s(c - r) = p.
     """
     d = chosen_score - rejected_score
-    return -probability * logsigmoid(d) - (1 - probability) * logsigmoid(-d), _told(chosen_score, rejected_score)
+    return -probability * logsigmoid(d) - (1 - probability) * logsigmoid(-d), _told(
+        chosen_score, rejected_score
+    )
 
 
 @losses.register
 def plackett_luce(score, reward, group) -> tuple[PerGroup, Metrics]:
     """The likelihood of a ranking of several completions of a prompt (Plackett 1975; Luce 1959).
 
-    l = sum_i ( log sum_{k = i or reward_k < reward_i} e^score_k - score_i ): the best is chosen among all, then the next among
-    the rest. Of two it is Bradley-Terry. Completions with equal rewards are not compared with each other. "accuracy" is the
-    share of the comparable pairs that the scores order rightly.
+    l = sum_i ( log sum_{k = i or reward_k < reward_i} e^score_k - score_i ): the best is chosen
+    among all, then the next among the rest. Of two it is Bradley-Terry. Completions with equal
+    rewards are not compared with each other. "accuracy" is the share of the comparable pairs that
+    the scores order rightly.
     """
     same = group[:, None] == group[None, :]
     below = same & (reward[None, :] < reward[:, None])
     among = below | torch.eye(len(score), dtype=torch.bool, device=score.device)
     table = score[None, :].expand(len(score), -1).masked_fill(~among, -torch.inf)
     values = table.logsumexp(1) - score
-    total = torch.zeros(int(group.max()) + 1, dtype=values.dtype, device=values.device).index_add(0, group, values)
+    total = torch.zeros(int(group.max()) + 1, dtype=values.dtype, device=values.device).index_add(
+        0, group, values
+    )
     found = score.detach()
     right = (found[:, None] > found[None, :]).to(found.dtype)[below]
     return total, {**_levels(score), "accuracy": right}
@@ -87,7 +104,8 @@ def binary(score, label, *, positive_weight: float = 1.0) -> tuple[PerSequence, 
 
 @losses.register
 def outcome(scores, labels, *, positive_weight: float = 1.0) -> tuple[PerToken, Metrics]:
-    """Outcome model: whether the whole completion is right, told at each of its tokens and read at the last (arXiv 2110.14168).
+    """Outcome model: whether the whole completion is right, told at each of its tokens and read at
+    the last (arXiv 2110.14168).
 
     l_t = -positive_weight y log s(score_t) - (1 - y) log s(-score_t), y the completion's label.
     """
@@ -96,10 +114,11 @@ def outcome(scores, labels, *, positive_weight: float = 1.0) -> tuple[PerToken, 
 
 @losses.register
 def process(scores, labels, *, positive_weight: float = 1.0) -> tuple[PerToken, Metrics]:
-    """Process model: whether each step is right, told at the step's last token (arXiv 2305.20050; 2312.08935).
+    """Process model: whether each step is right, told at the step's last token (arXiv 2305.20050;
+    2312.08935).
 
-    l_t = -positive_weight y_t log s(score_t) - (1 - y_t) log s(-score_t). y_t is 1 or 0 (hard labels), or the share of
-    continuations from there that come out right (soft labels).
+    l_t = -positive_weight y_t log s(score_t) - (1 - y_t) log s(-score_t). y_t is 1 or 0 (hard
+    labels), or the share of continuations from there that come out right (soft labels).
     """
     return _bce(scores, labels, positive_weight)
 

@@ -13,4 +13,6 @@ def check_positive(**settings: float) -> None:
     """
     for name, value in settings.items():
         if not 0 < value < math.inf:
-            raise ValueError(f"{name} is {value}; it must be a finite number above 0, as the loss divides by it")
+            raise ValueError(
+                f"{name} is {value}; it must be a finite number above 0, as the loss divides by it"
+            )

@@ -1,8 +1,9 @@
 """Losses of single completions that are desirable or not, with a frozen reference.
 
-Inputs, each [S], one number a completion: `logprob`, `ref_logprob`, sums over its tokens in nats; `label`, 1 desirable and 0
-undesirable; `kl` and `shift`, numbers of the whole step, the same for all its sequences and without gradient. Throughout
-x = logprob - ref_logprob  is a log-ratio, and s is the logistic function.
+Inputs, each [S], one number a completion: `logprob`, `ref_logprob`, sums over its tokens in nats;
+`label`, 1 desirable and 0 undesirable; `kl` and `shift`, numbers of the whole step, the same for
+all its sequences and without gradient. Throughout x = logprob - ref_logprob  is a log-ratio, and s
+is the logistic function.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ def kto(
     desirable_weight: float = 1.0,
     undesirable_weight: float = 1.0,
 ) -> tuple[PerSequence, Metrics]:
-    """Kahneman-Tversky optimisation: gains and losses against a point of reference (arXiv 2402.01306).
+    """Kahneman-Tversky optimisation: gains and losses against a point of reference (arXiv
+    2402.01306).
 
     desirable:    l = desirable_weight (1 - s(beta (x - kl)))
     undesirable:  l = undesirable_weight (1 - s(beta (kl - x)))
@@ -39,12 +41,16 @@ def kto(
     """
     x = logprob - ref_logprob
     gain = beta * (x - kl)
-    value = where(label > 0.5, desirable_weight * (-gain).sigmoid(), undesirable_weight * gain.sigmoid())
+    value = where(
+        label > 0.5, desirable_weight * (-gain).sigmoid(), undesirable_weight * gain.sigmoid()
+    )
     return value, {**_told(beta * x, label), "kl": kl}
 
 
 @losses.register
-def apo_zero_unpaired(logprob, ref_logprob, label, *, beta: float = 0.1) -> tuple[PerSequence, Metrics]:
+def apo_zero_unpaired(
+    logprob, ref_logprob, label, *, beta: float = 0.1
+) -> tuple[PerSequence, Metrics]:
     """Anchored preference optimisation of single completions (arXiv 2408.06266).
 
     desirable: l = 1 - s(beta x);  undesirable: l = s(beta x).
@@ -55,9 +61,11 @@ def apo_zero_unpaired(logprob, ref_logprob, label, *, beta: float = 0.1) -> tupl
 
 @losses.register
 def bco(logprob, ref_logprob, label, shift, *, beta: float = 0.1) -> tuple[PerSequence, Metrics]:
-    """Binary classifier optimisation: implied rewards tell desirable from undesirable (arXiv 2404.04656).
+    """Binary classifier optimisation: implied rewards tell desirable from undesirable (arXiv
+    2404.04656).
 
-    desirable: l = -log s(beta (x - shift));  undesirable: l = -log s(-beta (x - shift)), with shift the middle between the
+    desirable: l = -log s(beta (x - shift));  undesirable: l = -log s(-beta (x - shift)), with shift
+                                              the middle between the
     running means of x over both kinds.
     """
     x = logprob - ref_logprob

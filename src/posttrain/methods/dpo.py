@@ -1,4 +1,6 @@
-"""Learning from pairs of a chosen and a rejected completion: DPO and its kin are losses of this one method."""
+"""Learning from pairs of a chosen and a rejected completion: DPO and its kin are losses of this
+one method.
+"""
 
 from __future__ import annotations
 
@@ -45,23 +47,32 @@ def dpo(
     num_train_epochs: float = 1.0,
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear",
 ) -> TrainingJob:
-    """Preference optimisation on pairs (DPO, arXiv 2305.18290; others by `losses`, weighted mixes too).
+    """Preference optimisation on pairs (DPO, arXiv 2305.18290; others by `losses`, weighted mixes
+    too).
 
-    Each row has a prompt, a chosen and a rejected completion; the two share the prompt's computation. The reference is the
-    model that the run starts from, frozen: with LoRA the model without its adapters, else a copy; losses without a reference
-    need none. The loss is the mean over the pairs of a step. With eval_data, loss and reward accuracy are told before,
-    every eval_every steps, and after.
-      IPO: losses: [{name: ipo, beta: 0.1}]     SimPO: losses: [simpo]     CPO: losses: [cpo, chosen_nll]
+    Each row has a prompt, a chosen and a rejected completion; the two share the prompt's
+    computation. The reference is the model that the run starts from, frozen: with LoRA the model
+    without its adapters, else a copy; losses without a reference need none. The loss is the mean
+    over the pairs of a step. With eval_data, loss and reward accuracy are told before, every
+    eval_every steps, and after.
+      IPO: losses: [{name: ipo, beta: 0.1}]
+      SimPO: losses: [simpo]
+      CPO: losses: [cpo, chosen_nll]
       ORPO: losses: [orpo, chosen_nll]          RPO: losses: [dpo, {name: chosen_nll, weight: 1.0}]
       TDPO: losses: [tdpo]    AOT: losses: [aot]    ODPO: losses: [odpo], with a column margin
-      f-DPO: losses: [{name: dpo, divergence: js}], also of hinge_dpo, ipo, dpo_norm, exo, robust_dpo and discopop
+      f-DPO: losses: [{name: dpo, divergence: js}], also of hinge_dpo, ipo, dpo_norm, exo,
+      robust_dpo and discopop
       TPO: losses: [tpo, gold_nll], with a column reference
-      LD-DPO: tail_weight: 0.5      WPO: on_policy_weight: true      any of them with any loss of pairs
-      Step-DPO: rows with initial_reason_steps, chosen, rejected (the next step), or with full_chosen, full_rejected
-    cache_reference computes the reference's log-probs once and keeps them in POSTTRAIN_CACHE (~/.cache/posttrain), so that
-    no copy is held. reference_every (0: never) mixes reference_mix of the policy into the reference each so many steps.
-    perplexity_percentile (0: off, 95 is usual) leaves out pairs of which a completion is less likely under the reference
-    than that share of perplexity_samples completions that it writes itself.
+      LD-DPO: tail_weight: 0.5
+      WPO: on_policy_weight: true
+      any of them with any loss of pairs
+      Step-DPO: rows with initial_reason_steps, chosen, rejected (the next step), or with
+      full_chosen, full_rejected
+    cache_reference computes the reference's log-probs once and keeps them in POSTTRAIN_CACHE
+    (~/.cache/posttrain), so that no copy is held. reference_every (0: never) mixes reference_mix of
+    the policy into the reference each so many steps. perplexity_percentile (0: off, 95 is usual)
+    leaves out pairs of which a completion is less likely under the reference than that share of
+    perplexity_samples completions that it writes itself.
     """
     encoded = encode_data(run, data, encode_pairs)
     objective = Objective(
@@ -80,10 +91,15 @@ def dpo(
     if others is not None:
         check_carried(objective, others.sequences, others.roles, where="eval_data")
     if others is not None and others.roles != encoded.roles:
-        raise ConfigError(f"eval_data: its rows are of format {others.form.name}, those of data of {encoded.form.name}")
+        raise ConfigError(
+            f"eval_data: its rows are of format {others.form.name}, those of data of "
+            f"{encoded.form.name}"
+        )
 
     def make(groups: Any) -> tuple[DataSource, int]:
-        source = DataSource(groups, batch_size=batch_size, seed=run.recipe.seed, whole=objective.whole)
+        source = DataSource(
+            groups, batch_size=batch_size, seed=run.recipe.seed, whole=objective.whole
+        )
         return source, run.steps_for(source.steps_per_epoch)
 
     def execute() -> None:
@@ -103,18 +119,33 @@ def dpo(
         evaluate_model(run, model, evaluation)
 
     facts = [
-        *comparison_facts(run, encoded, objective, "triples" if len(encoded.roles) == 3 else "pairs"),
-        ("steps", f"{make(encoded.groups)[1]} of {batch_size} pairs"
-                  + (", if the perplexity filter leaves all" if perplexity_percentile else "")),
-    ]  # fmt: skip
-    return TrainingJob(facts, execute, lambda num: preview(encoded, run.tokenizer, run.console, num))
+        *comparison_facts(
+            run, encoded, objective, "triples" if len(encoded.roles) == 3 else "pairs"
+        ),
+        (
+            "steps",
+            f"{make(encoded.groups)[1]} of {batch_size} pairs"
+            + (", if the perplexity filter leaves all" if perplexity_percentile else ""),
+        ),
+    ]
+    return TrainingJob(
+        facts, execute, lambda num: preview(encoded, run.tokenizer, run.console, num)
+    )
 
 
 def _check(objective: Objective, tail_weight: float, percentile: float, num_samples: int) -> None:
     if not 0 <= tail_weight <= 1:
-        raise ConfigError(f"tail_weight: {tail_weight} must be from 0 (ignore what is longer) to 1 (off)")
+        raise ConfigError(
+            f"tail_weight: {tail_weight} must be from 0 (ignore what is longer) to 1 (off)"
+        )
     if not 0 <= percentile < 100 or num_samples < 1:
-        raise ConfigError(f"perplexity_percentile: {percentile} must be from 0 (off) to below 100, with at least one sample")
+        raise ConfigError(
+            f"perplexity_percentile: {percentile} must be from 0 (off) to below 100, with at "
+            "least one sample"
+        )
     lone = [t.name for t in objective.terms if t.per != "pair"]
     if objective.on_policy_weight and lone:
-        raise ConfigError(f"on_policy_weight: {lone[0]!r} has no value of its own for each pair, which could be weighted")
+        raise ConfigError(
+            f"on_policy_weight: {lone[0]!r} has no value of its own for each pair, which could be "
+            "weighted"
+        )

@@ -24,18 +24,22 @@ def evaluate(
 ) -> Job:
     """Sample completions of a task's problems and report accuracy, pass@k and maj@k with intervals.
 
-    With `search` (such as {name: majority_vote, num_samples: 8}) the strategy's choice is measured, and all tokens it
-    samples are counted. A strategy that asks for a score needs a `scorer` by name: a reward that a
-    deployed system can compute (such as {name: reward_model, path: FOLDER}), or `scorer: oracle`,
-    the task's own verdict. An oracle shows what a perfect scorer would give; no deployed system can
-    reach it, and it is reported as an oracle everywhere. A reward that reads the gold (answer,
-    examples, task, a column of the data) is an oracle too, and is refused without `oracle: true`.
+    With `search` (such as {name: majority_vote, num_samples: 8}) the strategy's choice is measured,
+    and all tokens it samples are counted. A strategy that asks for a score needs a `scorer` by
+    name: a reward that a deployed system can compute (such as {name: reward_model, path: FOLDER}),
+    or `scorer: oracle`, the task's own verdict. An oracle shows what a perfect scorer would give;
+    no deployed system can reach it, and it is reported as an oracle everywhere. A reward that reads
+    the gold (answer, examples, task, a column of the data) is an oracle too, and is refused without
+    `oracle: true`.
     """
     measurement = Measurement(run, evaluation)
-    strategy = make_strategy(search, scorer, oracle=oracle, task=measurement.task, limits=reward_limits(run))
+    strategy = make_strategy(
+        search, scorer, oracle=oracle, task=measurement.task, limits=reward_limits(run)
+    )
     if strategy is not None and evaluation.num_samples != 1:
         raise ConfigError(
-            f"evaluation.num_samples: {evaluation.num_samples} is not read under a search, whose own setting says how many; "
+            f"evaluation.num_samples: {evaluation.num_samples} is not read under a search, whose "
+            "own setting says how many; "
             "leave it out"
         )
     critic = None if strategy is None else _critic(run, strategy)
@@ -43,7 +47,11 @@ def evaluate(
     samples = "" if strategy is not None else f", {number} sample{'s' * (number > 1)} each"
     facts = [
         ("task", f"{measurement.task.name}: {measurement.problems}{samples}"),
-        ("sampling", f"at most {measurement.sampling.max_tokens} tokens, temperature {measurement.sampling.temperature:g}"),
+        (
+            "sampling",
+            f"at most {measurement.sampling.max_tokens} tokens, temperature "
+            f"{measurement.sampling.temperature:g}",
+        ),
         ("search", str(strategy or "none")),
     ]
     if strategy is not None and strategy.oracle:
@@ -74,9 +82,15 @@ def _critic(run: Run, strategy: Strategy) -> Path | None:
     folder = Path(run.model_path) / "critic"
     there = (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file()
     if not (there if run.critic_ahead is None else run.critic_ahead):
-        where = f"there is no {folder}" if run.critic_ahead is None else "the stage that trains it has no critic"
+        where = (
+            f"there is no {folder}"
+            if run.critic_ahead is None
+            else "the stage that trains it has no critic"
+        )
         raise ConfigError(
-            f"search {strategy.name!r} asks for values, and the model {run.model_path} has no critic ({where}). "
-            "Train one with method offline and losses that ask for values, such as oreo_policy and oreo_value"
+            f"search {strategy.name!r} asks for values, and the model {run.model_path} has no "
+            f"critic ({where}). "
+            "Train one with method offline and losses that ask for values, such as oreo_policy "
+            "and oreo_value"
         )
     return folder

@@ -1,4 +1,6 @@
-"""Measure a model of scores: on rows with verdicts, and in choosing the best of several completions."""
+"""Measure a model of scores: on rows with verdicts, and in choosing the best of several
+completions.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,14 @@ from posttrain.data.scored import EncodedScores, kind_of
 from posttrain.errors import ConfigError
 from posttrain.evaluation.reward_model import best_of_curve, measure
 from posttrain.evaluation.statistics import paired_bootstrap
-from posttrain.methods.prompting import context_length, encode_prompts, make_collector, make_rewards, make_sampling, make_task
+from posttrain.methods.prompting import (
+    context_length,
+    encode_prompts,
+    make_collector,
+    make_rewards,
+    make_sampling,
+    make_task,
+)
 from posttrain.methods.reward_model import encode_data, read_rows
 from posttrain.methods.run import Job, Run
 from posttrain.models.load import score_level, separate_padding
@@ -46,38 +55,61 @@ def evaluate_reward(
 ) -> Job:
     """Tell what the scores of the recipe's model are worth, and write reward_evaluation.json.
 
-    data: held-out rows of any format that method reward_model takes. Of pairs: accuracy with its interval, calibration (ECE
-    and Brier score of s(margin)), and length: its correlation with the score, and accuracy where the rejected one is longer.
-    Of labels: accuracy, AUC, calibration. Of steps: the same, and how often the first wrong step is found (F1 of
-    ProcessBench, arXiv 2412.06559). take_as: what rows of prompt, completion and reward are made into. task and policy:
-    num_samples completions of each problem by the policy, of which the model chooses the best of 1, 2, 4, ...: the gold
-    reward (`rewards`) of its choice, beside the bound of KL(best-of-N || policy).
+    data: held-out rows of any format that method reward_model takes. Of pairs: accuracy with its
+    interval, calibration (ECE and Brier score of s(margin)), and length: its correlation with the
+    score, and accuracy where the rejected one is longer. Of labels: accuracy, AUC, calibration. Of
+    steps: the same, and how often the first wrong step is found (F1 of ProcessBench, arXiv
+    2412.06559). take_as: what rows of prompt, completion and reward are made into. task and policy:
+    num_samples completions of each problem by the policy, of which the model chooses the best of 1,
+    2, 4, ...: the gold reward (`rewards`) of its choice, beside the bound of KL(best-of-N ||
+    policy).
     """
     if (data is None and task is None) or (task is None) != (policy is None):
-        raise ConfigError("evaluate_reward needs data (rows with verdicts), or task and policy (best-of-N), or all three")
+        raise ConfigError(
+            "evaluate_reward needs data (rows with verdicts), or task and policy (best-of-N), or "
+            "all three"
+        )
     _refuse_unread(data, take_as, policy, rewards, num_samples, sampling)
     if num_samples < 2:
         raise ConfigError(f"num_samples: {num_samples} leaves nothing to choose from; at least 2")
     level = score_level(run.model_path)
     if aggregation != "last" and (policy is None or level == "sequence"):
-        why = "this model scores a whole completion" if level == "sequence" else "it belongs to best-of-N"
-        raise ConfigError(f"aggregation: {aggregation} of the scores of steps is not read: {why}; leave it out")
+        why = (
+            "this model scores a whole completion"
+            if level == "sequence"
+            else "it belongs to best-of-N"
+        )
+        raise ConfigError(
+            f"aggregation: {aggregation} of the scores of steps is not read: {why}; leave it out"
+        )
     context = context_length(run, "sequence_score")
     separate_padding(run.tokenizer)
     encoded = None
     if data is not None:
         kind = kind_of(detect_format(read_rows(run, data)))
         if take_as != "rewarded" and kind != "rewarded":
-            raise ConfigError(f"take_as: {take_as} is of rows with a reward, and these are of kind {kind}; leave it out")
+            raise ConfigError(
+                f"take_as: {take_as} is of rows with a reward, and these are of kind {kind}; "
+                "leave it out"
+            )
         kind = take_as if kind == "rewarded" else kind
         encoded = encode_data(run, data, context, kind=kind, step_separator=step_separator)
     asked = None
     if task is not None and policy is not None:
         asked = _Asked(run, task, policy, rewards, sampling)
     facts = [("model", f"a score for each {level}")]
-    facts += [("data", f"{len(encoded.trees)} rows of format {encoded.form.name}")] if encoded else []
     facts += (
-        [("best of N", f"{num_samples} completions of {len(asked.prompts)} problems of {asked.task.name}")] if asked else []
+        [("data", f"{len(encoded.trees)} rows of format {encoded.form.name}")] if encoded else []
+    )
+    facts += (
+        [
+            (
+                "best of N",
+                f"{num_samples} completions of {len(asked.prompts)} problems of {asked.task.name}",
+            )
+        ]
+        if asked
+        else []
     )
 
     def execute() -> None:
@@ -87,7 +119,9 @@ def evaluate_reward(
         if encoded is not None:
             told["data"] = _on_rows(run, model, encoded)
         if asked is not None:
-            scorer = RewardModel(model, level=level, aggregation=aggregation, separator=step_separator)
+            scorer = RewardModel(
+                model, level=level, aggregation=aggregation, separator=step_separator
+            )
             told["best_of"] = _best_of(run, scorer, asked, num_samples)
         write_text_whole(run.folder / "reward_evaluation.json", json.dumps(_plain(told), indent=1))
 
@@ -107,9 +141,13 @@ def _refuse_unread(
     choosing["sampling"] = sampling != SamplingConfig()
     for key, is_set in choosing.items():
         if is_set and policy is None:
-            raise ConfigError(f"{key}: it belongs to best-of-N; set task and policy as well, or leave it out")
+            raise ConfigError(
+                f"{key}: it belongs to best-of-N; set task and policy as well, or leave it out"
+            )
     if take_as != "rewarded" and data is None:
-        raise ConfigError(f"take_as: {take_as} says how rows of data are read; set data as well, or leave it out")
+        raise ConfigError(
+            f"take_as: {take_as} says how rows of data are read; set data as well, or leave it out"
+        )
 
 
 def _on_rows(run: Run, model: ScoreModel, encoded: EncodedScores) -> dict[str, Any]:
@@ -123,7 +161,9 @@ def _on_rows(run: Run, model: ScoreModel, encoded: EncodedScores) -> dict[str, A
         number = value["estimate"] if known else value
         if math.isfinite(number):
             table.add_row(
-                styled(name), f"{number:.3f}", f"{value['low']:.3f} to {value['high']:.3f} (n {value['n']})" if known else ""
+                styled(name),
+                f"{number:.3f}",
+                f"{value['low']:.3f} to {value['high']:.3f} (n {value['n']})" if known else "",
             )
     write_table(run.console, table)
     return {"rows": len(encoded.trees), "format": encoded.form.name, **measured}
@@ -133,7 +173,12 @@ class _Asked:
     """The policy's side of best-of-N: prompts by its own tokenizer, and the gold rewards."""
 
     def __init__(
-        self, run: Run, task: Component, policy: ModelConfig, rewards: list[Component], sampling: SamplingConfig
+        self,
+        run: Run,
+        task: Component,
+        policy: ModelConfig,
+        rewards: list[Component],
+        sampling: SamplingConfig,
     ) -> None:
         self.run = Run(replace(run.recipe, model=policy), console=run.console)
         self.task = make_task(run, task)
@@ -146,20 +191,34 @@ class _Asked:
 
 def _best_of(run: Run, scorer: RewardModel, asked: _Asked, num_samples: int) -> dict[str, Any]:
     collector = make_collector(
-        asked.run, asked.run.load_model(), asked.prompts, asked.rewards, asked.sampling,
-        batch_size=len(asked.prompts), num_generations=num_samples,
-    )  # fmt: skip
+        asked.run,
+        asked.run.load_model(),
+        asked.prompts,
+        asked.rewards,
+        asked.sampling,
+        batch_size=len(asked.prompts),
+        num_generations=num_samples,
+    )
     groups = collector.collect(0)
     flat = [(g.example.prompt, r) for g in groups for r in g.rollouts]
-    proxy = np.array(scorer([p for p, _ in flat], [as_completion(p, r.text) for p, r in flat])).reshape(len(groups), -1)
-    gold = np.array([math.nan if r.reward is None else r.reward for _, r in flat]).reshape(len(groups), -1)
+    proxy = np.array(
+        scorer([p for p, _ in flat], [as_completion(p, r.text) for p, r in flat])
+    ).reshape(len(groups), -1)
+    gold = np.array([math.nan if r.reward is None else r.reward for _, r in flat]).reshape(
+        len(groups), -1
+    )
     whole = np.isfinite(proxy).all(1) & np.isfinite(gold).all(1)
     if not whole.any():
-        raise ConfigError("every problem has a completion without a score or a reward, so that nothing can be compared")
+        raise ConfigError(
+            "every problem has a completion without a score or a reward, so that nothing can be "
+            "compared"
+        )
     curve = best_of_curve(proxy[whole], gold[whole])
     best = gold[whole][np.arange(int(whole.sum())), proxy[whole].argmax(1)]
     gained = paired_bootstrap(gold[whole].mean(1), best, seed=run.recipe.seed)
-    table = Table(box=None, pad_edge=False, title="best of N by score (oracle: best by the gold reward)")
+    table = Table(
+        box=None, pad_edge=False, title="best of N by score (oracle: best by the gold reward)"
+    )
     for name in ("N", "KL bound", "gold reward", "95% interval", "score", "oracle"):
         table.add_column(name)
     for point in curve:
@@ -169,7 +228,8 @@ def _best_of(run: Run, scorer: RewardModel, asked: _Asked, num_samples: int) -> 
     write_table(run.console, table)
     write(
         run.console,
-        f"best of {num_samples} against one sample: {gained.estimate:+.3f} [{gained.low:+.3f}, {gained.high:+.3f}], "
+        f"best of {num_samples} against one sample: {gained.estimate:+.3f} [{gained.low:+.3f}, "
+        f"{gained.high:+.3f}], "
         f"p = {gained.p_value:.2g}, on {gained.n} problems",
     )
     return {

@@ -11,7 +11,14 @@ from posttrain.config import EvaluationConfig
 from posttrain.data.templates import decode_completion
 from posttrain.engines.torch import TorchEngine
 from posttrain.errors import DataError
-from posttrain.evaluation.run import Evaluation, compare, evaluate, evaluate_search, problems_text, read_evaluation
+from posttrain.evaluation.run import (
+    Evaluation,
+    compare,
+    evaluate,
+    evaluate_search,
+    problems_text,
+    read_evaluation,
+)
 from posttrain.evaluation.strategy import Strategy
 from posttrain.methods.prompting import encode_prompts, make_sampling, make_task
 from posttrain.methods.run import Run
@@ -25,7 +32,9 @@ EVALUATED = "evaluation prompts"
 
 
 def measuring_hook(run: Run, steps: int, measure: Callable[[], dict[str, float]]) -> Hook:
-    """Reports what `measure` gives: before the first step, every eval_every steps, and after the last."""
+    """Reports what `measure` gives: before the first step, every eval_every steps, and after
+    the last.
+    """
     every = run.recipe.eval_every
 
     def tell(step: int, metrics: dict[str, float]) -> None:
@@ -49,7 +58,9 @@ class Measurement:
         self.task = make_task(run, config.task)
         self.sampling = make_sampling(config.sampling, self.task)
         self.num_available = len(self.task.examples)
-        encoded = encode_prompts(run, self.task, self.sampling, num_examples=config.num_examples, what=EVALUATED)
+        encoded = encode_prompts(
+            run, self.task, self.sampling, num_examples=config.num_examples, what=EVALUATED
+        )
         self.prompts = [(p.example, p.ids) for p in encoded]
 
     @property
@@ -66,17 +77,30 @@ class Measurement:
         engine = TorchEngine(model)
         shared: dict[str, Any] = {"sampling": self.sampling, "seed": self.config.seed}
         if strategy is None:
-            result = evaluate(engine, self.prompts, self.task, decode, num_samples=self.config.num_samples, **shared)
+            result = evaluate(
+                engine,
+                self.prompts,
+                self.task,
+                decode,
+                num_samples=self.config.num_samples,
+                **shared,
+            )
         else:
             value = model.critic.at_ends if model.critic is not None else None
-            result = evaluate_search(engine, self.prompts, self.task, decode, strategy, value=value, **shared)
+            result = evaluate_search(
+                engine, self.prompts, self.task, decode, strategy, value=value, **shared
+            )
         result.num_available = self.num_available
-        result.prompts_dropped = min(self.config.num_examples, self.num_available) - len(self.prompts)
+        result.prompts_dropped = min(self.config.num_examples, self.num_available) - len(
+            self.prompts
+        )
         result.task_settings = dict(self.config.task.settings)
         return result
 
 
-def evaluation_hooks(run: Run, model: LanguageModel, config: EvaluationConfig | None, steps: int) -> list[Hook]:
+def evaluation_hooks(
+    run: Run, model: LanguageModel, config: EvaluationConfig | None, steps: int
+) -> list[Hook]:
     """The hook that measures a model on `evaluation` every eval_every steps while it trains.
 
     Metrics: evaluation/accuracy, evaluation/mean_tokens, evaluation/truncated. The measurement
@@ -96,13 +120,18 @@ def evaluation_hooks(run: Run, model: LanguageModel, config: EvaluationConfig | 
             run.measured = result, time.perf_counter() - started
         values = result.metrics()
         metrics["evaluation/accuracy"] = values["accuracy"]["estimate"]
-        metrics.update({f"evaluation/{name}": values[name] for name in ("mean_tokens", "truncated")})
+        metrics.update(
+            {f"evaluation/{name}": values[name] for name in ("mean_tokens", "truncated")}
+        )
 
     return [measure]
 
 
 def evaluate_model(
-    run: Run, model: LanguageModel, config: EvaluationConfig | None, strategy: Strategy | None = None
+    run: Run,
+    model: LanguageModel,
+    config: EvaluationConfig | None,
+    strategy: Strategy | None = None,
 ) -> Evaluation | None:
     """Measure a model as `config` says and write evaluation.json; without a config, do nothing."""
     if config is None:
@@ -113,14 +142,18 @@ def evaluate_model(
     else:
         result = Measurement(run, config).of(model, strategy)
         seconds = time.perf_counter() - started
-    write_text_whole(run.folder / "evaluation.json", json.dumps({**result.to_json(), "seconds": seconds}))
+    write_text_whole(
+        run.folder / "evaluation.json", json.dumps({**result.to_json(), "seconds": seconds})
+    )
     interval = result.accuracy()
     by = f" by {result.strategy}" if result.strategy else ""
     dropped = result.prompts_dropped
     write(
         run.console,
-        f"{result.task}: accuracy {interval.estimate:.1%} (95 % interval {interval.low:.1%} to {interval.high:.1%}) "
-        f"on {result.problems}{by}" + (f"; {dropped} prompts too long for the context dropped" if dropped else ""),
+        f"{result.task}: accuracy {interval.estimate:.1%} (95 % interval {interval.low:.1%} to "
+        f"{interval.high:.1%}) "
+        f"on {result.problems}{by}"
+        + (f"; {dropped} prompts too long for the context dropped" if dropped else ""),
     )
     for line in details(result):
         write(run.console, f"  {line}", style="dim")
@@ -136,11 +169,23 @@ def details(result: Evaluation) -> list[str]:
         lines.append(f"search {_with_settings(result.search, result.search_settings)}")
     if result.scorer is not None:
         settings = {k: v for k, v in result.scorer.items() if k != "name"}
-        lines[-1] += f"; scorer {_with_settings(result.scorer['name'], settings)}; oracle: {str(bool(result.oracle)).lower()}"
+        lines[-1] += (
+            f"; scorer {_with_settings(result.scorer['name'], settings)}; oracle: "
+            f"{str(bool(result.oracle)).lower()}"
+        )
     metrics = result.metrics()
-    parts = [f"{name} {value['estimate']:.1%}" for name, value in metrics.items() if name.startswith(("pass@", "maj@"))]
-    parts.append(f"{metrics['mean_tokens']:.0f} tokens per {'problem' if result.search else 'completion'}")
-    parts += [f"{metrics[name]:.1%} {what}" for name, what in (("truncated", "cut off"), ("unparsed", "without an answer"))]
+    parts = [
+        f"{name} {value['estimate']:.1%}"
+        for name, value in metrics.items()
+        if name.startswith(("pass@", "maj@"))
+    ]
+    parts.append(
+        f"{metrics['mean_tokens']:.0f} tokens per {'problem' if result.search else 'completion'}"
+    )
+    parts += [
+        f"{metrics[name]:.1%} {what}"
+        for name, what in (("truncated", "cut off"), ("unparsed", "without an answer"))
+    ]
     if metrics["errors"]:
         parts.append(f"{metrics['errors']} failures of the verifier")
     return [*lines, ", ".join(parts)]
@@ -148,12 +193,16 @@ def details(result: Evaluation) -> list[str]:
 
 def _with_settings(name: str, settings: Mapping[str, Any]) -> str:
     """A name with its settings: "best_of_n (num_samples 8)"."""
-    text = ", ".join(f"{k} {v!r}" if isinstance(v, str) else f"{k} {v}" for k, v in settings.items())
+    text = ", ".join(
+        f"{k} {v!r}" if isinstance(v, str) else f"{k} {v}" for k, v in settings.items()
+    )
     return f"{name} ({text})" if text else name
 
 
 def summarise(run: Run, stages: Mapping[str, Run], seconds: Mapping[str, float]) -> None:
-    """Write summary.json: a row for each stage that was evaluated, compared with the row above, paired."""
+    """Write summary.json: a row for each stage that was evaluated, compared with the row above,
+    paired.
+    """
     rows: list[dict[str, Any]] = []
     above: Evaluation | None = None
     for name, stage in stages.items():
@@ -169,8 +218,16 @@ def summarise(run: Run, stages: Mapping[str, Run], seconds: Mapping[str, float])
                 "low": metrics["accuracy"]["low"],
                 "high": metrics["accuracy"]["high"],
                 "p_value": None if above is None else _p_value(above, evaluation),
-                "pass@k": {k.partition("@")[2]: v["estimate"] for k, v in metrics.items() if k.startswith("pass@")},
-                "maj@k": {k.partition("@")[2]: v["estimate"] for k, v in metrics.items() if k.startswith("maj@")},
+                "pass@k": {
+                    k.partition("@")[2]: v["estimate"]
+                    for k, v in metrics.items()
+                    if k.startswith("pass@")
+                },
+                "maj@k": {
+                    k.partition("@")[2]: v["estimate"]
+                    for k, v in metrics.items()
+                    if k.startswith("maj@")
+                },
                 "mean_tokens": metrics["mean_tokens"],
                 "seconds": seconds.get(name),
                 "note": evaluation.strategy or "",

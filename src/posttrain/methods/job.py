@@ -10,7 +10,8 @@ from dataclasses import dataclass
 class Job:
     """What a method has prepared, before any weights are loaded.
 
-    facts: name and value of what a check shows. execute: does the work. preview: shows what is trained on.
+    facts: name and value of what a check shows. execute: does the work. preview: shows what is
+    trained on.
     """
 
     facts: list[tuple[str, str]]

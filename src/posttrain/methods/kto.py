@@ -1,4 +1,6 @@
-"""Learning from single completions that are desirable or not: KTO and its kin are losses of this one method."""
+"""Learning from single completions that are desirable or not: KTO and its kin are losses of
+this one method.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,13 @@ from posttrain.data.encode import encode_labelled
 from posttrain.data.encoded import Encoded
 from posttrain.data.preview import preview
 from posttrain.errors import ConfigError, DataError
-from posttrain.methods.comparing import LACKING, ReferencePlan, comparison_facts, encode_data, held_out_hooks
+from posttrain.methods.comparing import (
+    LACKING,
+    ReferencePlan,
+    comparison_facts,
+    encode_data,
+    held_out_hooks,
+)
 from posttrain.methods.evaluating import evaluate_model, evaluation_hooks
 from posttrain.methods.run import Run, TrainingJob
 from posttrain.registry import methods
@@ -38,14 +46,17 @@ def kto(
 ) -> TrainingJob:
     """Preference optimisation on single completions, each desirable or not (KTO, arXiv 2402.01306).
 
-    Rows {prompt, completion, label}; pairs are taken apart. The reference is the model that the run starts from, frozen.
-    Before each step the log-ratios of the rows' prompts with completions of other prompts (drawn once, by the seed) are
-    measured without a gradient: their mean is KTO's estimate of the KL to the reference. Rows are packed and cut into
-    micro-batches like any others.
-      KTO: losses: [{name: kto, desirable_weight: 1.33}]     APO-zero: losses: [apo_zero_unpaired]     BCO: losses: [bco]
-    KTO's authors want desirable_weight times the desirable rows to be 1 to 4/3 of the same of the others. With rows of one
-    kind alone KTO still runs, with a warning; BCO, which separates the kinds, is refused. BCO's shift is a running mean,
-    which checkpoints keep. cache_reference, reference_every, reference_mix: as in dpo.
+    Rows {prompt, completion, label}; pairs are taken apart. The reference is the model that the run
+    starts from, frozen. Before each step the log-ratios of the rows' prompts with completions of
+    other prompts (drawn once, by the seed) are measured without a gradient: their mean is KTO's
+    estimate of the KL to the reference. Rows are packed and cut into micro-batches like any others.
+      KTO: losses: [{name: kto, desirable_weight: 1.33}]
+      APO-zero: losses: [apo_zero_unpaired]
+      BCO: losses: [bco]
+    KTO's authors want desirable_weight times the desirable rows to be 1 to 4/3 of the same of the
+    others. With rows of one kind alone KTO still runs, with a warning; BCO, which separates the
+    kinds, is refused. BCO's shift is a running mean, which checkpoints keep. cache_reference,
+    reference_every, reference_mix: as in dpo.
     """
     encoded = encode_data(run, data, encode_labelled)
     objective = Objective(losses, accuracy=True, lacks=LACKING | {"reward", "margin"})
@@ -53,7 +64,9 @@ def kto(
     plan.check(run, objective)
     warning = _check_labels(encoded, objective)
     others = encode_data(run, eval_data, encode_labelled, key="eval_data") if eval_data else None
-    partners = _partners(run, encoded, objective) | (_partners(run, others, objective) if others else {})
+    partners = _partners(run, encoded, objective) | (
+        _partners(run, others, objective) if others else {}
+    )
 
     def make_source(model: Any) -> UnpairedSource:
         return UnpairedSource(
@@ -86,7 +99,9 @@ def kto(
         ("labels", warning or _balance(encoded, losses)),
         ("steps", f"{steps} of {batch_size} completions"),
     ]
-    return TrainingJob(facts, execute, lambda num: preview(encoded, run.tokenizer, run.console, num))
+    return TrainingJob(
+        facts, execute, lambda num: preview(encoded, run.tokenizer, run.console, num)
+    )
 
 
 def _counts(encoded: Encoded) -> tuple[int, int]:
@@ -101,8 +116,14 @@ def _check_labels(encoded: Encoded, objective: Objective) -> str:
         return ""
     kind = "desirable" if desirable else "undesirable"
     if any("shift" in term.inputs for term in objective.terms):
-        raise DataError(f"all {len(encoded.sequences)} rows are {kind}; the loss bco tells the two kinds apart and needs both")
-    return f"all {len(encoded.sequences)} rows are {kind}: what is learnt has no counterweight but the reference"
+        raise DataError(
+            f"all {len(encoded.sequences)} rows are {kind}; the loss bco tells the two kinds "
+            "apart and needs both"
+        )
+    return (
+        f"all {len(encoded.sequences)} rows are {kind}: what is learnt has no counterweight but "
+        "the reference"
+    )
 
 
 def _balance(encoded: Encoded, losses: list[Component]) -> str:
@@ -110,9 +131,16 @@ def _balance(encoded: Encoded, losses: list[Component]) -> str:
     text = f"{desirable} desirable, {undesirable} undesirable"
     for loss in losses:
         if loss.name == "kto":
-            weights = [loss.settings.get(f"{kind}_weight", 1.0) for kind in ("desirable", "undesirable")]
-            share = desirable * weights[0] / (undesirable * weights[1]) if weights[1] else float("inf")
-            text += f"; weighted {share:.2f} to 1 (1 to 1.33 is advised: desirable_weight, undesirable_weight)"
+            weights = [
+                loss.settings.get(f"{kind}_weight", 1.0) for kind in ("desirable", "undesirable")
+            ]
+            share = (
+                desirable * weights[0] / (undesirable * weights[1]) if weights[1] else float("inf")
+            )
+            text += (
+                f"; weighted {share:.2f} to 1 (1 to 1.33 is advised: desirable_weight, "
+                "undesirable_weight)"
+            )
     return text
 
 
@@ -121,5 +149,10 @@ def _partners(run: Run, encoded: Encoded, objective: Objective) -> dict[int, Any
     if "kl" not in objective.needs:
         return {}
     if len(encoded.sequences) < 2:
-        raise ConfigError("kto needs at least two rows: the KL to the reference is measured on completions of other prompts")
-    return mismatched(encoded.sequences, seed=run.recipe.seed, max_length=int(encoded.lengths.max()))
+        raise ConfigError(
+            "kto needs at least two rows: the KL to the reference is measured on completions of "
+            "other prompts"
+        )
+    return mismatched(
+        encoded.sequences, seed=run.recipe.seed, max_length=int(encoded.lengths.max())
+    )

@@ -1,4 +1,6 @@
-"""Rows for process models whose labels no human wrote: steps are judged by how often their continuations come out right."""
+"""Rows for process models whose labels no human wrote: steps are judged by how often their
+continuations come out right.
+"""
 
 from __future__ import annotations
 
@@ -38,21 +40,28 @@ def label_steps(
     sampling: SamplingConfig = {},  # type: ignore[assignment]
     batch_size: int = 32,
 ) -> Job:
-    """Sample solutions of a task, label their steps by Monte Carlo rollouts, and write samples.jsonl for method reward_model.
+    """Sample solutions of a task, label their steps by Monte Carlo rollouts, and write
+    samples.jsonl for method reward_model.
 
-    A step is judged by num_rollouts continuations from its end (Math-Shepherd, arXiv 2312.08935): hard labels, whether any
-    comes out right; soft labels, the share that does. first_wrong_step looks for the first step without a right continuation
-    by binary search (OmegaPRM, arXiv 2406.06592) and labels hard. The ids that were sampled are continued as they are, and
-    what continuations share is computed once. A row has prompt, completions (the steps), labels, correct, answer, id; all
-    tokens that were sampled are counted in labels.json. batch_size prompts are worked on at a time.
+    A step is judged by num_rollouts continuations from its end (Math-Shepherd, arXiv 2312.08935):
+    hard labels, whether any comes out right; soft labels, the share that does. first_wrong_step
+    looks for the first step without a right continuation by binary search (OmegaPRM, arXiv
+    2406.06592) and labels hard. The ids that were sampled are continued as they are, and what
+    continuations share is computed once. A row has prompt, completions (the steps), labels,
+    correct, answer, id; all tokens that were sampled are counted in labels.json. batch_size prompts
+    are worked on at a time.
     """
     for name, value in (("num_solutions", num_solutions), ("num_rollouts", num_rollouts)):
         if value < 1:
             raise ConfigError(f"{name}: {value} must be at least 1")
     if not step_separator:
-        raise ConfigError("step_separator: it is empty; name the text between steps, such as a line break")
+        raise ConfigError(
+            "step_separator: it is empty; name the text between steps, such as a line break"
+        )
     if search == "first_wrong_step" and labels == "soft":
-        raise ConfigError("labels: soft needs search: every_step; a binary search leaves most steps untried")
+        raise ConfigError(
+            "labels: soft needs search: every_step; a binary search leaves most steps untried"
+        )
     made = make_task(run, task)
     sampled = make_sampling(sampling, made)
     prompts = encode_prompts(run, made, sampled)
@@ -68,16 +77,30 @@ def label_steps(
         run.open()
         engine = TorchEngine(model)
         labeller = StepLabeller(
-            engine, judge=made.score, decode=lambda s: decode_completion(model.tokenizer, s), sampling=sampled,
-            num_rollouts=num_rollouts, seed=run.recipe.seed + 1,
-        )  # fmt: skip
+            engine,
+            judge=made.score,
+            decode=lambda s: decode_completion(model.tokenizer, s),
+            sampling=sampled,
+            num_rollouts=num_rollouts,
+            seed=run.recipe.seed + 1,
+        )
         texts = PieceTexts(model.tokenizer)
 
         def part(some: Sequence[Prompt], number: int) -> dict[str, Any]:
             counts = {"solutions": 0, "solution_tokens": 0}
             labeller.num_samples = labeller.num_tokens = 0
-            solutions = _solutions(run, engine, made, some, sampled, num_solutions, step_separator, texts, counts,
-                                   number * batch_size)  # fmt: skip
+            solutions = _solutions(
+                run,
+                engine,
+                made,
+                some,
+                sampled,
+                num_solutions,
+                step_separator,
+                texts,
+                counts,
+                number * batch_size,
+            )
             getattr(labeller, search)(solutions)
             rows = [_row(s, texts, step_separator, labels == "soft") for s in solutions]
             counts |= {"rollouts": labeller.num_samples, "rollout_tokens": labeller.num_tokens}
@@ -86,7 +109,10 @@ def label_steps(
         parts = make_parts(run, prompts, batch_size, part)
         rows = [row for p in parts for row in p["rows"]]
         if not rows:
-            raise DataError("no solution has a step to label; look at the model's completions with method evaluate")
+            raise DataError(
+                "no solution has a step to label; look at the model's completions with method "
+                "evaluate"
+            )
         counts = {name: sum(p["counts"][name] for p in parts) for name in parts[0]["counts"]}
         _write(run, rows, counts, time.perf_counter() - started)
         remove_parts(run)
@@ -106,9 +132,13 @@ def _solutions(
     counts: dict[str, int],
     start: int,
 ) -> list[Solution]:
-    """Solutions of some prompts, each text once; those without a step or cut at the length limit are left out."""
+    """Solutions of some prompts, each text once; those without a step or cut at the length
+    limit are left out.
+    """
     seeds = np.random.default_rng((run.recipe.seed, start)).integers(0, 2**62, size=len(prompts))
-    requests = [Request(p.ids, sampling, n=num, seed=int(s)) for p, s in zip(prompts, seeds, strict=True)]
+    requests = [
+        Request(p.ids, sampling, n=num, seed=int(s)) for p, s in zip(prompts, seeds, strict=True)
+    ]
     found: list[Solution] = []
     for prompt, samples in zip(prompts, engine.generate(requests), strict=True):
         counts["solutions"] += len(samples)
@@ -116,7 +146,9 @@ def _solutions(
         for s in {tuple(s.ids): s for s in samples if s.finish_reason == "stop"}.values():
             ends = step_ends(texts(s.ids), separator)
             if ends:
-                right = task.score(decode_completion(engine.model.tokenizer, s), prompt.example) >= 1.0
+                right = (
+                    task.score(decode_completion(engine.model.tokenizer, s), prompt.example) >= 1.0
+                )
                 found.append(Solution(prompt.example, prompt.ids, tuple(s.ids), ends, right))
     return found
 
@@ -147,10 +179,14 @@ def _write(run: Run, rows: list[dict[str, Any]], counts: dict[str, int], seconds
         "seconds": seconds,
     }
     write_text_whole(run.folder / "labels.json", json.dumps(told, indent=1))
-    write_text_whole(run.folder / SAMPLES, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text_whole(
+        run.folder / SAMPLES, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    )
     write(
         run.console,
-        f"{len(rows)} solutions ({told['correct']:.0%} right) with {len(flat)} steps (mean label {told['mean_label']:.2f}) "
-        f"written to {run.folder / SAMPLES}; {told['num_tokens']} tokens sampled, {counts['rollout_tokens']} of them in "
+        f"{len(rows)} solutions ({told['correct']:.0%} right) with {len(flat)} steps (mean label "
+        f"{told['mean_label']:.2f}) "
+        f"written to {run.folder / SAMPLES}; {told['num_tokens']} tokens sampled, "
+        f"{counts['rollout_tokens']} of them in "
         f"{counts['rollouts']} rollouts",
     )

@@ -8,7 +8,13 @@ from posttrain.config import Component, DataConfig, EvaluationConfig
 from posttrain.data.encode import encode_lists
 from posttrain.data.preview import preview
 from posttrain.data.stream import DataSource
-from posttrain.methods.comparing import LACKING, ReferencePlan, comparison_facts, encode_data, held_out_hooks
+from posttrain.methods.comparing import (
+    LACKING,
+    ReferencePlan,
+    comparison_facts,
+    encode_data,
+    held_out_hooks,
+)
 from posttrain.methods.evaluating import evaluate_model, evaluation_hooks
 from posttrain.methods.run import TrainingJob
 from posttrain.registry import methods
@@ -31,12 +37,18 @@ def listwise(
     num_train_epochs: float = 1.0,
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear",
 ) -> TrainingJob:
-    """Preference optimisation on rankings: rows {prompt, completions, scores} or {prompt, completions, ranks} (1 is best).
+    """Preference optimisation on rankings: rows {prompt, completions, scores} or {prompt,
+    completions, ranks} (1 is best).
 
-    The completions of a prompt share its computation and stay together; lists may differ in length. The loss is the mean
-    over the prompts of a step. Lists of fewer than two completions, or with equal scores, are left out and counted.
-      Plackett-Luce: losses: [plackett_luce_dpo]    LiPO: losses: [lipo]    RRHF: losses: [rrhf]    PRO: losses: [pro]
-      mDPO, mIPO (groups of better and of worse samples, arXiv 2410.12138): losses: [mdpo], losses: [mipo]
+    The completions of a prompt share its computation and stay together; lists may differ in length.
+    The loss is the mean over the prompts of a step. Lists of fewer than two completions, or with
+    equal scores, are left out and counted.
+      Plackett-Luce: losses: [plackett_luce_dpo]
+      LiPO: losses: [lipo]
+      RRHF: losses: [rrhf]
+      PRO: losses: [pro]
+      mDPO, mIPO (groups of better and of worse samples, arXiv 2410.12138): losses: [mdpo], losses:
+      [mipo]
     cache_reference, reference_every, reference_mix: as in dpo.
     """
     encoded = encode_data(run, data, encode_lists)
@@ -44,7 +56,9 @@ def listwise(
     plan = ReferencePlan(cache_reference, reference_every, reference_mix)
     plan.check(run, objective)
     others = encode_data(run, eval_data, encode_lists, key="eval_data") if eval_data else None
-    source = DataSource(encoded.groups, batch_size=batch_size, seed=run.recipe.seed, whole=objective.whole)
+    source = DataSource(
+        encoded.groups, batch_size=batch_size, seed=run.recipe.seed, whole=objective.whole
+    )
     steps = run.steps_for(source.steps_per_epoch)
 
     def make_hooks(model: Any, _: Any) -> list[Any]:
@@ -62,4 +76,6 @@ def listwise(
         *comparison_facts(run, encoded, objective, "lists"),
         ("steps", f"{steps} of {batch_size} lists of {min(sizes)} to {max(sizes)} completions"),
     ]
-    return TrainingJob(facts, execute, lambda num: preview(encoded, run.tokenizer, run.console, num))
+    return TrainingJob(
+        facts, execute, lambda num: preview(encoded, run.tokenizer, run.console, num)
+    )

@@ -1,4 +1,6 @@
-"""Where the models of a run come from: names of a recipe to folders, and folders to loaded models."""
+"""Where the models of a run come from: names of a recipe to folders, and folders to loaded
+models.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ class RunModels:
         self.console = console
 
     def resolve(self, path: str) -> str:
-        """A path of the recipe: as it is from the working folder, else from the recipe's folder, else a hub id."""
+        """A path of the recipe: as it is from the working folder, else from the recipe's
+        folder, else a hub id.
+        """
         for candidate in (Path(path).expanduser(), self.recipe.base / path):
             if candidate.exists():
                 return str(candidate.resolve())
@@ -86,7 +90,8 @@ class RunModels:
         else:
             model = load_model(self.model_path, reference=reference, **options, **_fresh(config))
             if weights is not None:
-                # The reference is the model the run began with; the policy is what the checkpoint holds.
+                # The reference is the model the run began with; the policy is what the checkpoint
+                # holds.
                 model.hf.load_state_dict(load_model(str(weights), **options).hf.state_dict())
             self._tell_unshared(model)
         if weights is not None:
@@ -95,9 +100,15 @@ class RunModels:
         return model
 
     def load_score_model(
-        self, config: ModelConfig | None = None, *, per: Literal["sequence", "token"], weights: Path | None = None
+        self,
+        config: ModelConfig | None = None,
+        *,
+        per: Literal["sequence", "token"],
+        weights: Path | None = None,
     ) -> ScoreModel:
-        """A model with a score: of `config` (None: the recipe's model), or (weights) as a checkpoint left it."""
+        """A model with a score: of `config` (None: the recipe's model), or (weights) as a
+        checkpoint left it.
+        """
         config = config or self.model_config
         options = self._options(config)
         if weights is not None:
@@ -109,14 +120,22 @@ class RunModels:
         return model
 
     def add_critic(
-        self, model: LanguageModel, config: ModelConfig | None, *, learning_rate: float | None, last: Path | None
+        self,
+        model: LanguageModel,
+        config: ModelConfig | None,
+        *,
+        learning_rate: float | None,
+        last: Path | None,
     ) -> None:
-        """Give a model a critic of values: of `config` (None: the model of the recipe), or as the checkpoint `last` has it.
+        """Give a model a critic of values: of `config` (None: the model of the recipe), or as the
+        checkpoint `last` has it.
 
         Args:
             learning_rate: the critic's own, None = the policy's.
         """
-        model.critic = self.load_score_model(config, per="token", weights=last / "critic" if last else None)
+        model.critic = self.load_score_model(
+            config, per="token", weights=last / "critic" if last else None
+        )
         factor = (learning_rate or self.recipe.learning_rate) / self.recipe.learning_rate
         model.rate_factors |= dict.fromkeys(model.critic.trainable_parameters(), factor)
 
@@ -136,17 +155,29 @@ class RunModels:
             "trust_remote_code": config.trust_remote_code,
             "gradient_checkpointing": config.gradient_checkpointing,
             "quantization": config.quantization,
-            **({"adapter": config.adapter} if config.adapter is not None and config.adapter.own_weights else {}),
+            **(
+                {"adapter": config.adapter}
+                if config.adapter is not None and config.adapter.own_weights
+                else {}
+            ),
             "seed": self.recipe.seed,
         }
 
     def _tell_unshared(self, model: ForestModel) -> None:
         if not model.shares_trunks and self.model_config.attention == "auto":
-            write(self.console, f"shared prefixes are computed once per row: {model.why_unshared}", style="yellow")
+            write(
+                self.console,
+                f"shared prefixes are computed once per row: {model.why_unshared}",
+                style="yellow",
+            )
 
     def micro_batch_tokens(self, model: ForestModel) -> int:
-        """Distinct tokens that one forward pass may hold: the recipe's, or what suits the device."""
-        return self.recipe.max_tokens_per_micro_batch or (2048 if model.device.type == "cpu" else 16384)
+        """Distinct tokens that one forward pass may hold: the recipe's, or what suits the
+        device.
+        """
+        return self.recipe.max_tokens_per_micro_batch or (
+            2048 if model.device.type == "cpu" else 16384
+        )
 
 
 def _fresh(config: ModelConfig) -> dict[str, Any]:

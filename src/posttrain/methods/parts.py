@@ -1,4 +1,6 @@
-"""Rows that are made part by part, so that a run that was stopped goes on after the last whole part."""
+"""Rows that are made part by part, so that a run that was stopped goes on after the last whole
+part.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,17 @@ T = TypeVar("T")
 
 
 def make_parts(
-    run: Run, items: Sequence[T], batch_size: int, make: Callable[[Sequence[T], int], dict[str, Any]]
+    run: Run,
+    items: Sequence[T],
+    batch_size: int,
+    make: Callable[[Sequence[T], int], dict[str, Any]],
 ) -> list[dict[str, Any]]:
-    """What `make` gives for each batch of items, kept as parts/NUMBER.json; what is there already is not made again.
+    """What `make` gives for each batch of items, kept as parts/NUMBER.json; what is there already
+    is not made again.
 
     Args:
-        make: (some items, the batch's number) -> what JSON can hold; must not depend on the batches before.
+        make: (some items, the batch's number) -> what JSON can hold; must not depend on the batches
+        before.
     Raises:
         Interrupted: the user stopped it.
     """
@@ -33,7 +40,9 @@ def make_parts(
                 made = make(items[number * batch_size : (number + 1) * batch_size], number)
                 write_text_whole(place, json.dumps(made, allow_nan=False))
     except KeyboardInterrupt as stop:
-        raise Interrupted(f"stopped; what is made is kept. Go on with: posttrain resume {run.folder}") from stop
+        raise Interrupted(
+            f"stopped; what is made is kept. Go on with: posttrain resume {run.folder}"
+        ) from stop
     return [json.loads(place.read_text(encoding="utf-8")) for place in places]
 
 

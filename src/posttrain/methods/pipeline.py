@@ -23,13 +23,20 @@ from posttrain.terminal import write, write_rule
 def pipeline(run, *, stages: list[dict[str, Any]]) -> Job:
     """Run stages in order and compare each with the one before on the same problems, paired.
 
-    Each stage is a recipe with a name; it inherits seed, plugins, evaluation and the model of the stage before. The table
-    of all stages goes to summary.json.
+    Each stage is a recipe with a name; it inherits seed, plugins, evaluation and the model of the
+    stage before. The table of all stages goes to summary.json.
     """
     recipes = stage_recipes(run.recipe)
-    runs = {name: Run(r, command=run.command, resume=run.resume, accept=run.accept, console=run.console) for name, r in recipes}
+    runs = {
+        name: Run(r, command=run.command, resume=run.resume, accept=run.accept, console=run.console)
+        for name, r in recipes
+    }
     jobs = {name: _prepared(run, r, dict(recipes)) for name, r in recipes}
-    facts = [line for name, r in recipes for line in [(name, _what(r)), *((f"  {k}", v) for k, v in jobs[name].facts)]]
+    facts = [
+        line
+        for name, r in recipes
+        for line in [(name, _what(r)), *((f"  {k}", v) for k, v in jobs[name].facts)]
+    ]
 
     def preview(num: int) -> None:
         for name, job in jobs.items():
@@ -52,7 +59,11 @@ def pipeline(run, *, stages: list[dict[str, Any]]) -> Job:
 
 def _execute(run: Run, runs: dict[str, Run]) -> None:
     """Run the stages that are not done, and write the table of all."""
-    begun = [name for name, stage in runs.items() if run.resume and (stage.folder / "recipe.yaml").exists()]
+    begun = [
+        name
+        for name, stage in runs.items()
+        if run.resume and (stage.folder / "recipe.yaml").exists()
+    ]
     again = _changed_stages(run, {name: runs[name] for name in begun})
     seconds = _seconds_before(run)
     opened: list[bool] = []
@@ -78,10 +89,12 @@ def _execute(run: Run, runs: dict[str, Run]) -> None:
 
 
 def _changed_stages(run: Run, begun: dict[str, Run]) -> set[str]:
-    """The finished stages that a changed recipe runs again: they are trained on, or measured in another way.
+    """The finished stages that a changed recipe runs again: they are trained on, or measured in
+    another way.
 
     Raises:
-        CheckpointError: a finished stage changes from whose model later stages have begun; nothing was written.
+        CheckpointError: a finished stage changes from whose model later stages have begun; nothing
+        was written.
     """
     again: set[str] = set()
     names = list(begun)
@@ -96,7 +109,8 @@ def _changed_stages(run: Run, begun: dict[str, Run]) -> set[str]:
             lines = "".join(f"\n  {c.text}" for c in trained or measured)
             after = f", and {', '.join(later)} went on from it" if later else ""
             raise CheckpointError(
-                f"{run.folder} is not resumed, and nothing was changed in it: stage {name!r} is done{after}:{lines}\n"
+                f"{run.folder} is not resumed, and nothing was changed in it: stage {name!r} is "
+                f"done{after}:{lines}\n"
                 "Undo the change, or start a new pipeline with another output=..."
             )
         if trained or measured:
@@ -137,18 +151,34 @@ def _leaves_critic(stage: Recipe) -> bool:
 def _prepared(run: Run, stage: Recipe, stages: Mapping[str, Recipe]) -> Job:
     """A stage's job made with the pipeline's first model, for the sake of its checks.
 
-    The model that the stage starts from is not there yet; it will have the first one's tokenizer and configuration. So the
-    mistakes of every stage come to light before the first one begins.
+    The model that the stage starts from is not there yet; it will have the first one's tokenizer
+    and configuration. So the mistakes of every stage come to light before the first one begins.
     """
-    ahead = stage.model is not None and run.recipe.model is not None and not Path(run.resolve(stage.model.path)).exists()
+    ahead = (
+        stage.model is not None
+        and run.recipe.model is not None
+        and not Path(run.resolve(stage.model.path)).exists()
+    )
     recipe = dataclasses.replace(stage, model=run.recipe.model) if ahead else stage
     critic = None
     if ahead and stage.model is not None:
         trainer = stages.get(Path(stage.model.path).parent.name)
         critic = trainer is not None and _leaves_critic(trainer)
-    missing = [p for p in _files_of(run, recipe_as_dict(dataclasses.replace(recipe, output=""))) if not Path(p).exists()]
+    missing = [
+        p
+        for p in _files_of(run, recipe_as_dict(dataclasses.replace(recipe, output="")))
+        if not Path(p).exists()
+    ]
     if missing:
-        return Job([("waits for", f"{missing[0]}, which an earlier stage writes; the rest is checked then")], lambda: None)
+        return Job(
+            [
+                (
+                    "waits for",
+                    f"{missing[0]}, which an earlier stage writes; the rest is checked then",
+                )
+            ],
+            lambda: None,
+        )
     try:
         prepared = Run(recipe, console=run.console)
         prepared.critic_ahead = critic

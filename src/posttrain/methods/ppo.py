@@ -47,26 +47,47 @@ def ppo(
     mix_batch_size: int = 8,
     num_train_epochs: float = 1.0,
     learning_rate: float = 1e-6,
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "constant_with_warmup",
+    lr_scheduler_type: Literal[
+        "linear", "cosine", "constant", "constant_with_warmup"
+    ] = "constant_with_warmup",
 ) -> TrainingJob:
-    """Proximal policy optimisation with a critic, as in RLHF (arXiv 1707.06347; InstructGPT, arXiv 2203.02155).
+    """Proximal policy optimisation with a critic, as in RLHF (arXiv 1707.06347; InstructGPT, arXiv
+    2203.02155).
 
-    Each step samples completions, credits each token by generalised advantage estimation with the values of a critic, and takes
-    num_iterations * num_minibatches optimiser steps on the clipped surrogate and the clipped value loss. KL to the model that
-    the run starts from is taken off the reward, token by token, and advantages are whitened (credit; a recipe's
-    own replaces both).
-    critic: the model that the critic starts from, with a fresh head of zeros; left out, the recipe's own model. It is trained
-    beside the policy at critic_learning_rate (left out, the policy's) and saved in the folder `critic` of a checkpoint.
-    mix_data, mix_task: rows (or worked examples of a task) of which every update also learns mix_batch_size, by the loss
+    Each step samples completions, credits each token by generalised advantage estimation with the
+    values of a critic, and takes num_iterations * num_minibatches optimiser steps on the clipped
+    surrogate and the clipped value loss. KL to the model that the run starts from is taken off the
+    reward, token by token, and advantages are whitened (credit; a recipe's own replaces both).
+    critic: the model that the critic starts from, with a fresh head of zeros; left out, the
+    recipe's own model. It is trained beside the policy at critic_learning_rate (left out, the
+    policy's) and saved in the folder `critic` of a checkpoint.
+    mix_data, mix_task: rows (or worked examples of a task) of which every update also learns
+    mix_batch_size, by the loss
     given_nll: the pretraining mix of PPO-ptx.
-      A2C:   num_iterations: 1, advantage: {name: n_step, n: 5}, losses: [..., {name: entropy_bonus, weight: 0.01}]
-      ptx:   mix_data: corpus.jsonl, losses: [..., {name: given_nll, weight: 1.0, aggregation: token_mean}]
+      A2C:   num_iterations: 1, advantage: {name: n_step, n: 5}, losses: [..., {name: entropy_bonus,
+             weight: 0.01}]
+      ptx:   mix_data: corpus.jsonl, losses: [..., {name: given_nll, weight: 1.0, aggregation:
+             token_mean}]
       TRPO:  num_iterations: 1, losses: [surrogate, value], trust_region: {max_kl: 0.01}
     """
     made = make_task(run, task)
     settings = PolicyGradient(
-        rewards, losses, advantage, credit, num_generations, batch_size, num_iterations, num_minibatches, mask_truncated,
-        max_resamples, trust_region=trust_region, with_critic=True, critic=critic, critic_learning_rate=critic_learning_rate,
-        mix_data=mix_data, mix_task=mix_task, mix_batch_size=mix_batch_size,
-    )  # fmt: skip
+        rewards,
+        losses,
+        advantage,
+        credit,
+        num_generations,
+        batch_size,
+        num_iterations,
+        num_minibatches,
+        mask_truncated,
+        max_resamples,
+        trust_region=trust_region,
+        with_critic=True,
+        critic=critic,
+        critic_learning_rate=critic_learning_rate,
+        mix_data=mix_data,
+        mix_task=mix_task,
+        mix_batch_size=mix_batch_size,
+    )
     return make_job(run, made, make_sampling(sampling, made), settings, evaluation)

@@ -32,15 +32,24 @@ def make_task(run: Run, item: Component) -> Task:
         task: Task = make()
     except (PosttrainError, OSError, KeyboardInterrupt):
         raise
-    except BaseException as error:  # of a user's task; also SystemExit, which would end the run with status 0
+    except (
+        BaseException
+    ) as error:  # of a user's task; also SystemExit, which would end the run with status 0
         raise ConfigError(
-            f"task {item.name!r} raised {type(error).__name__}: {error}. Mend the function, or its settings; "
+            f"task {item.name!r} raised {type(error).__name__}: {error}. Mend the function, or "
+            "its settings; "
             "--traceback shows where"
         ) from error
     if not isinstance(task, Task):
-        raise ConfigError(f"task {item.name!r} returned {type(task).__name__}, but a posttrain.types.Task is wanted")
+        raise ConfigError(
+            f"task {item.name!r} returned {type(task).__name__}, but a posttrain.types.Task is "
+            "wanted"
+        )
     if not task.examples:
-        raise DataError(f"task {item.name!r} has no examples; look at its settings with `posttrain explain tasks {item.name}`")
+        raise DataError(
+            f"task {item.name!r} has no examples; look at its settings with `posttrain explain "
+            f"tasks {item.name}`"
+        )
     return task
 
 
@@ -55,7 +64,10 @@ def make_rewards(run: Run, rewards: Sequence[Component], task: Task) -> RewardSe
 
 def reward_limits(run: Run) -> dict[str, float]:
     """The recipe's limits of a reward's time and failures, as `RewardSet` takes them."""
-    return {"max_failed": run.recipe.max_failed_rewards, "timeout_seconds": run.recipe.reward_timeout_seconds}
+    return {
+        "max_failed": run.recipe.max_failed_rewards,
+        "timeout_seconds": run.recipe.reward_timeout_seconds,
+    }
 
 
 def make_sampling(config: SamplingConfig, task: Task) -> Sampling:
@@ -71,21 +83,30 @@ def make_sampling(config: SamplingConfig, task: Task) -> Sampling:
 
 
 def encode_prompts(
-    run: Run, task: Task, sampling: Sampling, *, num_examples: int | None = None, what: str = "prompts"
+    run: Run,
+    task: Task,
+    sampling: Sampling,
+    *,
+    num_examples: int | None = None,
+    what: str = "prompts",
 ) -> list[Prompt]:
     """The prompts of a task as token ids, without those that are too long.
 
-    A prompt is too long where prompt and sampling.max_tokens new tokens exceed the model's context. Such
-    prompts are dropped and counted: `run.lost`, and the metric data/prompts_dropped.
+    A prompt is too long where prompt and sampling.max_tokens new tokens exceed the model's context.
+    Such prompts are dropped and counted: `run.lost`, and the metric data/prompts_dropped.
 
     Args:
-        num_examples: only the first so many examples are asked for, None = all. what: their name, for
+        num_examples: only the first so many examples are asked for, None = all. what: their name,
+        for
             messages and metrics.
     Raises:
         DataError, ConfigError: more are too long than the recipe's max_prompts_dropped allows.
     """
     examples = task.examples[:num_examples]
-    prompts = [Prompt(e, tuple(encode_prompt(run.tokenizer, e.prompt, system=task.system))) for e in examples]
+    prompts = [
+        Prompt(e, tuple(encode_prompt(run.tokenizer, e.prompt, system=task.system)))
+        for e in examples
+    ]
     context = context_length(run)
     if context is None:
         return prompts
@@ -95,34 +116,52 @@ def encode_prompts(
         _refuse_dropped(run, task, prompts, dropped, sampling, context)
         longest = max(dropped, key=lambda p: len(p.ids))
         run.lost[f"{what} lost"] = (
-            f"{len(dropped):,} of {len(prompts):,} dropped: with {sampling.max_tokens} new tokens they exceed the model's "
-            f"context of {context} (the longest, {longest.example.id}, has {len(longest.ids):,} tokens)"
+            f"{len(dropped):,} of {len(prompts):,} dropped: with {sampling.max_tokens} new tokens "
+            "they exceed the model's "
+            f"context of {context} (the longest, {longest.example.id}, has {len(longest.ids):,} "
+            "tokens)"
         )
         run.first_metrics[f"data/{what.replace(' ', '_')}_dropped"] = float(len(dropped))
     return fitting
 
 
 def _refuse_dropped(
-    run: Run, task: Task, prompts: list[Prompt], dropped: list[Prompt], sampling: Sampling, context: int
+    run: Run,
+    task: Task,
+    prompts: list[Prompt],
+    dropped: list[Prompt],
+    sampling: Sampling,
+    context: int,
 ) -> None:
-    """Refuse to drop more prompts than the recipe allows; the way out depends on what is too long."""
+    """Refuse to drop more prompts than the recipe allows; the way out depends on what is too
+    long.
+    """
     allowed = run.recipe.max_prompts_dropped
     share = len(dropped) / len(prompts)
     if share <= allowed and len(dropped) < len(prompts):
         return
-    accept = f", or set max_prompts_dropped={rounded_up(share)} to drop them" if len(dropped) < len(prompts) else ""
+    accept = (
+        f", or set max_prompts_dropped={rounded_up(share)} to drop them"
+        if len(dropped) < len(prompts)
+        else ""
+    )
     longest = max(dropped, key=lambda p: len(p.ids))
     hopeless = [p for p in prompts if len(p.ids) + 1 > context]
     if len(hopeless) > allowed * len(prompts) or len(hopeless) == len(prompts):
         raise DataError(
-            f"task {task.name!r}: {len(hopeless)} of {len(prompts)} prompts leave no room for a completion in the model's "
-            f"context of {context} tokens (the longest, {longest.example.id}, has {len(longest.ids)}), more than "
-            f"max_prompts_dropped={allowed:g} allows; shorten the prompts, take a model with a longer context{accept}"
+            f"task {task.name!r}: {len(hopeless)} of {len(prompts)} prompts leave no room for a "
+            "completion in the model's "
+            f"context of {context} tokens (the longest, {longest.example.id}, has "
+            f"{len(longest.ids)}), more than "
+            f"max_prompts_dropped={allowed:g} allows; shorten the prompts, take a model with a "
+            f"longer context{accept}"
         )
     room = context - max(len(p.ids) for p in prompts if len(p.ids) < context)
     raise ConfigError(
-        f"sampling.max_tokens: {sampling.max_tokens} new tokens after the prompt exceed the model's context of {context} for "
-        f"{len(dropped)} of {len(prompts)} prompts (the longest, {longest.example.id}, has {len(longest.ids)} tokens), more "
+        f"sampling.max_tokens: {sampling.max_tokens} new tokens after the prompt exceed the "
+        f"model's context of {context} for "
+        f"{len(dropped)} of {len(prompts)} prompts (the longest, {longest.example.id}, has "
+        f"{len(longest.ids)} tokens), more "
         f"than max_prompts_dropped={allowed:g} allows; set it to at most {room}{accept}"
     )
 
@@ -165,20 +204,33 @@ def with_gold(run: Run, prompts: Sequence[Prompt], task: Task) -> list[Prompt]:
     without = [p.example.id for p in prompts if p.example.completion is None]
     if without:
         raise DataError(
-            f"given_steps: {len(without)} examples of task {task.name!r} have no worked completion to give the beginning of "
+            f"given_steps: {len(without)} examples of task {task.name!r} have no worked "
+            "completion to give the beginning of "
             f"(first: {without[0]}); leave given_steps out"
         )
-    items = [Item(p.example.id, prompt=p.example.prompt, completion=p.example.completion) for p in prompts]
+    items = [
+        Item(p.example.id, prompt=p.example.prompt, completion=p.example.completion)
+        for p in prompts
+    ]
     encoded = [s for _, s in encode_items(items, run.tokenizer)]
-    return [dataclasses.replace(p, gold=tuple(s.ids[s.loss_mask].tolist())) for p, s in zip(prompts, encoded, strict=True)]
+    return [
+        dataclasses.replace(p, gold=tuple(s.ids[s.loss_mask].tolist()))
+        for p, s in zip(prompts, encoded, strict=True)
+    ]
 
 
 def differing_tokens(run: Run, other: ModelConfig) -> list[str]:
-    """Tokens that another model's tokenizer has not, or under another id, or that it has beside the run's own."""
+    """Tokens that another model's tokenizer has not, or under another id, or that it has beside
+    the run's own.
+    """
     where = run.resolve(other.tokenizer) if other.tokenizer else run.place_of(other)
-    theirs = load_tokenizer(where, revision=other.revision, trust_remote_code=other.trust_remote_code).get_vocab()
+    theirs = load_tokenizer(
+        where, revision=other.revision, trust_remote_code=other.trust_remote_code
+    ).get_vocab()
     ours = run.tokenizer.get_vocab()
-    return sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
+    return sorted(
+        token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token)
+    )
 
 
 def check_critic(run: Run, critic: ModelConfig | None) -> None:
@@ -193,19 +245,33 @@ def check_critic(run: Run, critic: ModelConfig | None) -> None:
     if critic is None:
         return
     place = run.place_of(critic)
-    load_config(place, kind="token_score", revision=critic.revision, trust_remote_code=critic.trust_remote_code)
+    load_config(
+        place,
+        kind="token_score",
+        revision=critic.revision,
+        trust_remote_code=critic.trust_remote_code,
+    )
     if differing := differing_tokens(run, critic):
         raise ConfigError(
-            f"critic: {critic.path} has another tokenizer than {run.model_config.path} ({len(differing)} tokens differ, "
-            f"{differing[0]!r} among them), and it would read the policy's token ids as other text; take a critic of the same "
+            f"critic: {critic.path} has another tokenizer than {run.model_config.path} "
+            f"({len(differing)} tokens differ, "
+            f"{differing[0]!r} among them), and it would read the policy's token ids as other "
+            "text; take a critic of the same "
             "model family, or leave it out"
         )
 
 
 def context_length(run: Run, kind: Kind = "language") -> int | None:
-    """Positions that the model's config allows a sequence, read without the weights. kind: of the model that is loaded."""
+    """Positions that the model's config allows a sequence, read without the weights. kind: of
+    the model that is loaded.
+    """
     model = run.model_config
-    config = load_config(run.model_path, kind=kind, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    config = load_config(
+        run.model_path,
+        kind=kind,
+        revision=model.revision,
+        trust_remote_code=model.trust_remote_code,
+    )
     if kind != "language":
         refuse_virtual_score(model.adapter)
     limit = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)

@@ -1,4 +1,6 @@
-"""How a run is resumed: from which checkpoint, what has changed since, and what moves aside. Nothing here trains."""
+"""How a run is resumed: from which checkpoint, what has changed since, and what moves aside.
+Nothing here trains.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,12 @@ from posttrain.methods.models import RunModels
 from posttrain.recipe import recipe_as_dict
 from posttrain.training import checkpoint
 from posttrain.training.changes import Change, recipe_changes, refusals
-from posttrain.training.fingerprint import rows_difference, rows_digest, tokenizer_digest, weights_digest
+from posttrain.training.fingerprint import (
+    rows_difference,
+    rows_digest,
+    tokenizer_digest,
+    weights_digest,
+)
 from posttrain.training.optim import learning_rate_factor
 
 DONE = ("model", "evaluation.json")
@@ -31,8 +38,10 @@ class Start:
     """Where a training starts.
 
     Attributes:
-        checkpoint: the folder to start from, None = the recipe's model. saved: its state. damaged: checkpoints that cannot
-            be read, newest first, with the reason. changes: of the recipe and of what it names, since the checkpoint.
+        checkpoint: the folder to start from, None = the recipe's model. saved: its state. damaged:
+        checkpoints that cannot
+            be read, newest first, with the reason. changes: of the recipe and of what it names,
+            since the checkpoint.
     """
 
     folder: Path
@@ -67,9 +76,13 @@ class Start:
             flags = " ".join(f"--accept {name}" for name in names)
             out.append(f"To go on with the change from here, add {flags}.")
         if any(c.rule == "refused" for c in refused):
-            out.append(f"What a checkpoint cannot take over needs a new run, for example from model.path={self._model()}.")
+            out.append(
+                "What a checkpoint cannot take over needs a new run, for example from "
+                f"model.path={self._model()}."
+            )
         raise CheckpointError(
-            f"{self.folder} is not resumed, and nothing was changed in it: the result would not be that of an undisturbed "
+            f"{self.folder} is not resumed, and nothing was changed in it: the result would not "
+            "be that of an undisturbed "
             f"run.{lines}\n{' '.join(out)} To resume exactly, undo the change."
         )
 
@@ -78,7 +91,8 @@ class Start:
 
 
 def find_start(folder: Path) -> Start:
-    """The newest whole checkpoint of a run, or the recipe's model where nothing was saved. Writes nothing.
+    """The newest whole checkpoint of a run, or the recipe's model where nothing was saved. Writes
+    nothing.
 
     Raises:
         CheckpointError: there are checkpoints, and none can be read.
@@ -93,7 +107,10 @@ def find_start(folder: Path) -> Start:
             start.damaged.append((path, str(error)))
     if start.damaged and not start.has_model:
         reasons = "".join(f"\n  {reason}" for _, reason in start.damaged)
-        raise CheckpointError(f"no checkpoint of {folder} can be read:{reasons}\nStart a new run with another output=...")
+        raise CheckpointError(
+            f"no checkpoint of {folder} can be read:{reasons}\nStart a new run with another "
+            "output=..."
+        )
     return start
 
 
@@ -120,16 +137,26 @@ def contents(run: RunModels, source: Any) -> dict[str, Any]:
         "tokenizer": tokenizer_digest(run.tokenizer),
         "template": template_fingerprint(run.tokenizer),
         "weights": {
-            name: weights_digest(run.place_of(c), revision=c.revision, trust_remote_code=c.trust_remote_code)
+            name: weights_digest(
+                run.place_of(c), revision=c.revision, trust_remote_code=c.trust_remote_code
+            )
             for name, c in models.items()
         },
-        "plugins": {_plugin_name(i, path): checkpoint.file_digest(path) for i, path in enumerate(plugins)},
-        "versions": {"posttrain": __version__, "torch": torch.__version__, "threads": torch.get_num_threads()},
+        "plugins": {
+            _plugin_name(i, path): checkpoint.file_digest(path) for i, path in enumerate(plugins)
+        },
+        "versions": {
+            "posttrain": __version__,
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+        },
     }
 
 
 def _plugin_name(index: int, path: Path) -> str:
-    """The file's name; of later plugins with their place, as two folders may hold files of one name."""
+    """The file's name; of later plugins with their place, as two folders may hold files of one
+    name.
+    """
     return f"{path.name} ({index + 1})" if index else path.name
 
 
@@ -140,24 +167,40 @@ def content_changes(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Pa
     if rows is not None:
         changes.append(Change("data", "accept", f"data: {rows}"))
     if saved["template"] != now["template"]:
-        text = f"{folder} was trained with the chat template {saved['template']}, this recipe's is {now['template']}"
+        text = (
+            f"{folder} was trained with the chat template {saved['template']}, this recipe's is "
+            f"{now['template']}"
+        )
         changes.append(Change("tokenizer", "refused", text))
     if saved["tokenizer"] != now["tokenizer"]:
-        changes.append(Change("tokenizer", "refused", "tokenizer: it gives other ids, or reads them as other text"))
+        changes.append(
+            Change(
+                "tokenizer", "refused", "tokenizer: it gives other ids, or reads them as other text"
+            )
+        )
     for name in sorted(saved["weights"].keys() | now["weights"].keys()):
         if saved["weights"].get(name) != now["weights"].get(name):
-            changes.append(Change("weights", "accept", f"weights: those of {name} are others than at the start"))
+            changes.append(
+                Change(
+                    "weights", "accept", f"weights: those of {name} are others than at the start"
+                )
+            )
     for name in sorted(saved["plugins"].keys() | now["plugins"].keys()):
         if saved["plugins"].get(name) != now["plugins"].get(name):
             changes.append(Change("plugins", "accept", f"plugins: {name} has changed"))
     for name, value in now["versions"].items():
         if saved["versions"].get(name) != value:
-            changes.append(Change(name, "rounding", f"{name}: {saved['versions'].get(name)} -> {value}"))
+            changes.append(
+                Change(name, "rounding", f"{name}: {saved['versions'].get(name)} -> {value}")
+            )
     return changes
 
 
-def length_change(start: Start, recipe: Recipe, steps: int, reasons: Sequence[str], changes: Sequence[Change]) -> Change | None:
-    """The change of a run's length, where steps that are done would have been others in a run of the new length.
+def length_change(
+    start: Start, recipe: Recipe, steps: int, reasons: Sequence[str], changes: Sequence[Change]
+) -> Change | None:
+    """The change of a run's length, where steps that are done would have been others in a run of
+    the new length.
 
     Args:
         reasons: of the method or its adapters, why the number of steps matters.
@@ -167,20 +210,33 @@ def length_change(start: Start, recipe: Recipe, steps: int, reasons: Sequence[st
     before = int(start.saved["steps"])
     if steps < start.step:
         raise CheckpointError(
-            f"max_steps: {steps} is below the {start.step} steps that {start.checkpoint} has done; raise it. "
+            f"max_steps: {steps} is below the {start.step} steps that {start.checkpoint} has "
+            "done; raise it. "
             "Nothing was changed"
         )
     if steps == before:
         return None
     settings: dict[str, Any] = {
-        "schedule": recipe.lr_scheduler_type, "warmup_steps": recipe.warmup_steps, "min_lr_ratio": recipe.min_lr_ratio
-    }  # fmt: skip
-    rates = [[learning_rate_factor(s, n, **settings) for s in range(start.step)] for n in (before, steps)]
+        "schedule": recipe.lr_scheduler_type,
+        "warmup_steps": recipe.warmup_steps,
+        "min_lr_ratio": recipe.min_lr_ratio,
+    }
+    rates = [
+        [learning_rate_factor(s, n, **settings) for s in range(start.step)] for n in (before, steps)
+    ]
     why = list(reasons)
     if rates[0] != rates[1]:
         share = 0 < recipe.warmup_steps < 1
-        what = "warmup_steps is a share of them" if share else f"lr_scheduler_type is {recipe.lr_scheduler_type}"
-        why.insert(0, f"the learning rates of the steps done would have been others: {what}; constant rates extend exactly")
+        what = (
+            "warmup_steps is a share of them"
+            if share
+            else f"lr_scheduler_type is {recipe.lr_scheduler_type}"
+        )
+        why.insert(
+            0,
+            f"the learning rates of the steps done would have been others: {what}; constant rates "
+            "extend exactly",
+        )
     if not why:
         return None
     name = next((c.name for c in changes if c.rule == "length"), "max_steps")
@@ -189,22 +245,35 @@ def length_change(start: Start, recipe: Recipe, steps: int, reasons: Sequence[st
 
 def announced(start: Start, steps: int) -> list[str]:
     """What a resume will do, as lines."""
-    lines = [f"{path.name} is set aside as {_damaged_name(path).name}: {reason}" for path, reason in start.damaged]
+    lines = [
+        f"{path.name} is set aside as {_damaged_name(path).name}: {reason}"
+        for path, reason in start.damaged
+    ]
     if start.checkpoint is None:
-        lines.append(f"{start.folder}: no checkpoint was saved; training starts at step 1 of {steps}")
+        lines.append(
+            f"{start.folder}: no checkpoint was saved; training starts at step 1 of {steps}"
+        )
         return lines
-    todo = f"steps {start.step + 1} to {steps}" if start.step < steps else "all steps are done; what is left is to save model/"
+    todo = (
+        f"steps {start.step + 1} to {steps}"
+        if start.step < steps
+        else "all steps are done; what is left is to save model/"
+    )
     lines.append(f"resuming {start.folder} from {start.checkpoint.name}: {todo}")
     for change in start.changes:
         if change.name != "output":
-            note = {"rounding": " (sums may round differently)", "accept": " (accepted)"}.get(change.rule, "")
+            note = {"rounding": " (sums may round differently)", "accept": " (accepted)"}.get(
+                change.rule, ""
+            )
             lines.append(f"  changed: {change.text}{note}")
     lines += [f"  kept: {old.name} as {new.name}" for old, new in _moves(start)]
     return lines
 
 
 def set_aside(start: Start) -> None:
-    """Move away what training on would overwrite: what a finished run left, damaged checkpoints, and later ones."""
+    """Move away what training on would overwrite: what a finished run left, damaged
+    checkpoints, and later ones.
+    """
     for path, _ in start.damaged:
         move(path, _damaged_name(path))
     for old, new in _moves(start):
@@ -220,7 +289,9 @@ def set_evaluation_aside(start: Start) -> Path:
 
 
 def _moves(start: Start) -> list[tuple[Path, Path]]:
-    """evaluation.json first: killed between the two, the run lacks its evaluation and not its model."""
+    """evaluation.json first: killed between the two, the run lacks its evaluation and not its
+    model.
+    """
     step = start.saved.get("steps", "before")
     moves = []
     for name in reversed(DONE):
@@ -241,6 +312,8 @@ def _free(path: Path) -> Path:
 
 
 def changes_since(start: Start, recipe: Recipe) -> list[Change]:
-    """The keys that differ from the checkpoint's recipe, or from the folder's where there is no checkpoint."""
+    """The keys that differ from the checkpoint's recipe, or from the folder's where there is no
+    checkpoint.
+    """
     before = start.saved.get("recipe") or recorded_recipe(start.folder)
     return recipe_changes(before, plain_recipe(recipe))

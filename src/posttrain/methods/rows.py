@@ -1,4 +1,6 @@
-"""From a recipe's data to training sequences, with an account of what was lost. All methods on rows come here."""
+"""From a recipe's data to training sequences, with an account of what was lost. All methods on
+rows come here.
+"""
 
 from __future__ import annotations
 
@@ -37,14 +39,22 @@ def limits_of(data: DataConfig, context: int | None, key: str) -> Limits:
     """
     max_length = data.max_length or min(1024, context or 1024)
     if context is not None and max_length > context:
-        raise ConfigError(f"{key}.max_length: {data.max_length} exceeds the model's context of {context}")
+        raise ConfigError(
+            f"{key}.max_length: {data.max_length} exceeds the model's context of {context}"
+        )
     return Limits(max_length, data.truncation, data.max_masked, data.max_cut, context)
 
 
 def read_rows(run: Run, data: DataConfig, *, key: str = "data") -> list[dict[str, Any]]:
     """The rows of a recipe's data."""
     _refuse_document(data, key)
-    return load_rows(run.resolve(data.path), subset=data.subset, split=data.split, limit=data.limit, columns=data.columns)
+    return load_rows(
+        run.resolve(data.path),
+        subset=data.subset,
+        split=data.split,
+        limit=data.limit,
+        columns=data.columns,
+    )
 
 
 def encode_data(
@@ -56,13 +66,16 @@ def encode_data(
     *,
     key: str = "data",
 ) -> E:
-    """The rows of a recipe's data as sequences, by one of the functions of `data.encode` and `data.scored`.
+    """The rows of a recipe's data as sequences, by one of the functions of `data.encode` and
+    `data.scored`.
 
     Args:
-        rows: those of `data`, if they have been read already. key: of the recipe that holds `data`, for
+        rows: those of `data`, if they have been read already. key: of the recipe that holds `data`,
+        for
             messages and metrics.
     Raises:
-        ConfigError, DataError: a setting of `data` that cannot be; rows that cannot be used; too much lost.
+        ConfigError, DataError: a setting of `data` that cannot be; rows that cannot be used; too
+        much lost.
     """
     limits = limits_of(data, context, key)
     rows = read_rows(run, data, key=key) if rows is None else rows
@@ -81,7 +94,8 @@ def encode_data(
 
 
 def encode_stream(run: Run, data: DataConfig, context: int | None, *, key: str = "data") -> Encoded:
-    """The rows or documents of a recipe's data as sequences to imitate, read one by one in bounded memory.
+    """The rows or documents of a recipe's data as sequences to imitate, read one by one in bounded
+    memory.
 
     Raises:
         ConfigError, DataError: as `encode_data`.
@@ -106,7 +120,9 @@ def _text_files(run: Run, data: DataConfig) -> list[Path]:
     return text_files(Path(run.resolve(data.path)).expanduser(), data.split)
 
 
-def _encode_files(run: Run, data: DataConfig, files: list[Path], limits: Limits, store: SequenceStore) -> Encoded:
+def _encode_files(
+    run: Run, data: DataConfig, files: list[Path], limits: Limits, store: SequenceStore
+) -> Encoded:
     encoded = Encoded(store, RowFormat("text", f"{_FILES[data.document]} of .txt files"), text=True)
     parts = (part for file in files for part in read_parts(file, data.document))
     encode_documents(encoded, parts, run.tokenizer, limits, limit=data.limit)
@@ -115,9 +131,17 @@ def _encode_files(run: Run, data: DataConfig, files: list[Path], limits: Limits,
     return encoded
 
 
-def _encode_rows(run: Run, data: DataConfig, limits: Limits, store: SequenceStore, key: str) -> Encoded:
+def _encode_rows(
+    run: Run, data: DataConfig, limits: Limits, store: SequenceStore, key: str
+) -> Encoded:
     _refuse_document(data, key)
-    rows = stream_rows(run.resolve(data.path), subset=data.subset, split=data.split, limit=data.limit, columns=data.columns)
+    rows = stream_rows(
+        run.resolve(data.path),
+        subset=data.subset,
+        split=data.split,
+        limit=data.limit,
+        columns=data.columns,
+    )
     first = list(itertools.islice(rows, _DETECTED_ROWS))
     encoded = Encoded(store, format_to_imitate(first))
     form = encoded.form
@@ -132,16 +156,30 @@ def _encode_rows(run: Run, data: DataConfig, limits: Limits, store: SequenceStor
             else:
                 undesirable += 1
 
-    encode_into(encoded, imitated(), run.tokenizer, limits, train_on=data.train_on, rationale_weight=data.rationale_weight)
+    encode_into(
+        encoded,
+        imitated(),
+        run.tokenizer,
+        limits,
+        train_on=data.train_on,
+        rationale_weight=data.rationale_weight,
+    )
     if undesirable and not encoded.num_rows:
-        raise DataError(f"the rows are of format {form.name} and none is desirable, so there is nothing to imitate")
+        raise DataError(
+            f"the rows are of format {form.name} and none is desirable, so there is nothing to "
+            "imitate"
+        )
     if undesirable:
-        encoded.form = replace(form, reason=f"{form.reason}; {undesirable} undesirable rows left out")
+        encoded.form = replace(
+            form, reason=f"{form.reason}; {undesirable} undesirable rows left out"
+        )
     return encoded
 
 
 def account(run: Run, encoded: Encoded, key: str) -> None:
-    """Put on record what was lost: shown by a check and when the run starts, and written to its metrics."""
+    """Put on record what was lost: shown by a check and when the run starts, and written to its
+    metrics.
+    """
     run.first_metrics |= encoded.lost_metrics(key)
     if text := encoded.lost_text():
         run.lost[f"{key} lost"] = text
@@ -155,14 +193,17 @@ def _named(key: str) -> Iterator[None]:
     except DataError as error:
         if key == "data":
             raise
-        text = re.sub(r"\bdata\.(max_length|max_cut|max_masked|truncation)\b", rf"{key}.\1", str(error))
+        text = re.sub(
+            r"\bdata\.(max_length|max_cut|max_masked|truncation)\b", rf"{key}.\1", str(error)
+        )
         raise DataError(f"{key}: {text}") from error
 
 
 def _refuse_document(data: DataConfig, key: str) -> None:
     if data.document != "paragraph":
         raise ConfigError(
-            f"{key}.document: {data.document!r} says what a document of .txt files is, which methods sft "
+            f"{key}.document: {data.document!r} says what a document of .txt files is, which "
+            "methods sft "
             "and distill read as plain text; leave it out"
         )
 
@@ -172,16 +213,33 @@ def data_facts(encoded: Encoded) -> list[tuple[str, str]]:
     lengths = encoded.lengths
     if not encoded.text:
         return [
-            ("rows", f"{encoded.num_rows}, of which {encoded.truncated} cut, {encoded.dropped} dropped as too long, "
-                     f"{len(encoded.masked)} without a trained token"),
-            ("tokens", f"{int(lengths.sum())}, trained {encoded.num_trained / max(int(lengths.sum()), 1):.0%}; "
-                       f"longest row {int(lengths.max())}"),
-        ]  # fmt: skip
+            (
+                "rows",
+                f"{encoded.num_rows}, of which {encoded.truncated} cut, {encoded.dropped} dropped "
+                "as too long, "
+                f"{len(encoded.masked)} without a trained token",
+            ),
+            (
+                "tokens",
+                f"{int(lengths.sum())}, trained "
+                f"{encoded.num_trained / max(int(lengths.sum()), 1):.0%}; "
+                f"longest row {int(lengths.max())}",
+            ),
+        ]
     kept = encoded.num_tokens - encoded.tokens_cut - encoded.tokens_dropped
     return [
-        ("documents", f"{encoded.num_rows:,}, in {len(encoded.sequences):,} sequences of at most {int(lengths.max()):,} "
-                      f"tokens: {encoded.split:,} split, {encoded.truncated:,} cut, {encoded.dropped:,} dropped as too "
-                      f"long, {len(encoded.masked):,} without a trained token"),
-        ("tokens", f"{kept:,} of {encoded.num_tokens:,}; {encoded.num_trained:,} are targets, each once per epoch "
-                   "(all but the first of each document)"),
-    ]  # fmt: skip
+        (
+            "documents",
+            f"{encoded.num_rows:,}, in {len(encoded.sequences):,} sequences of at most "
+            f"{int(lengths.max()):,} "
+            f"tokens: {encoded.split:,} split, {encoded.truncated:,} cut, {encoded.dropped:,} "
+            "dropped as too "
+            f"long, {len(encoded.masked):,} without a trained token",
+        ),
+        (
+            "tokens",
+            f"{kept:,} of {encoded.num_tokens:,}; {encoded.num_trained:,} are targets, each once "
+            "per epoch "
+            "(all but the first of each document)",
+        ),
+    ]

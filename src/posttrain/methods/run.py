@@ -59,8 +59,10 @@ class Run(RunModels):
     """One execution of a recipe.
 
     Args:
-        recipe: what to run. command: the command line, for the report. resume: go on from the last checkpoint.
-        accept: names of changes since the checkpoint that a resume may make (see `training.changes`).
+        recipe: what to run. command: the command line, for the report. resume: go on from the last
+        checkpoint.
+        accept: names of changes since the checkpoint that a resume may make (see
+        `training.changes`).
         console: where to print.
     """
 
@@ -80,26 +82,46 @@ class Run(RunModels):
         self.accept = accept
         self.folder = Path(recipe.output or f"runs/{recipe.method}")
         self.first_metrics: dict[str, float] = {}
-        self.lost: dict[str, str] = {}  # what of the data is lost, in words, by what it is lost from
+        self.lost: dict[
+            str, str
+        ] = {}  # what of the data is lost, in words, by what it is lost from
         self.resume_step = 0
         self.optimizer: Optimizer | None = None  # of the training that is going on
-        self.before_open: Callable[[], None] = lambda: None  # a pipeline opens its own folder with its first stage's
-        self.measured: tuple[Evaluation, float] | None = None  # after the last step, with its seconds
-        self.critic_ahead: bool | None = None  # whether an earlier stage, which has not run, will leave a critic
+        self.before_open: Callable[[], None] = lambda: (
+            None
+        )  # a pipeline opens its own folder with its first stage's
+        self.measured: tuple[Evaluation, float] | None = (
+            None  # after the last step, with its seconds
+        )
+        self.critic_ahead: bool | None = (
+            None  # whether an earlier stage, which has not run, will leave a critic
+        )
 
     def job(self) -> Job:
         """Prepare: all checks that need no weights are made here."""
         check_trackers(self.recipe.report_to)
         entry = registry.methods.entry(self.recipe.method)
         known = {f.name for f in dataclasses.fields(Recipe)}
-        settings = {k: getattr(self.recipe, k) if k in known else self.recipe.settings[k] for k in entry.settings}
+        settings = {
+            k: getattr(self.recipe, k) if k in known else self.recipe.settings[k]
+            for k in entry.settings
+        }
         watch = Watch()
-        job: Job = registry.methods.get(self.recipe.method)(self, **{k: watch.section(k, v) for k, v in settings.items()})
+        job: Job = registry.methods.get(self.recipe.method)(
+            self, **{k: watch.section(k, v) for k, v in settings.items()}
+        )
         refuse_unread_fields(self.recipe.method, watch.unread())
         if isinstance(job, TrainingJob) and self.recipe.evaluation is not None:
-            # What will be measured in the end is made now: its mistakes have to come to light before the training.
-            measured: Job = registry.methods.get("evaluate")(self, evaluation=self.recipe.evaluation)
-            every = f", every {self.recipe.eval_every} steps and in the end" if self.recipe.eval_every else ""
+            # What will be measured in the end is made now: its mistakes have to come to light
+            # before the training.
+            measured: Job = registry.methods.get("evaluate")(
+                self, evaluation=self.recipe.evaluation
+            )
+            every = (
+                f", every {self.recipe.eval_every} steps and in the end"
+                if self.recipe.eval_every
+                else ""
+            )
             job.facts.append(("evaluation", measured.facts[0][1] + every))
         job.facts += self.lost.items()
         return job
@@ -138,7 +160,10 @@ class Run(RunModels):
         """Show what is trained on."""
         job = self.job()
         if job.preview is None:
-            raise ConfigError(f"method {self.recipe.method!r} trains on no fixed rows, so there is nothing to preview")
+            raise ConfigError(
+                f"method {self.recipe.method!r} trains on no fixed rows, so there is nothing to "
+                "preview"
+            )
         job.preview(num)
 
     @property
@@ -148,7 +173,9 @@ class Run(RunModels):
 
     @property
     def finished(self) -> bool:
-        """Whether this run has ended: all that it leaves is there. Training on moves that aside first."""
+        """Whether this run has ended: all that it leaves is there. Training on moves that aside
+        first.
+        """
         if self.recipe.stages:
             stages = [Run(stage, console=self.console) for _, stage in stage_recipes(self.recipe)]
             return (self.folder / SUMMARY).exists() and all(stage.finished for stage in stages)
@@ -161,7 +188,11 @@ class Run(RunModels):
     def changes(self) -> list[Change]:
         """The keys that differ from the recipe that the folder holds."""
         before = resume.recorded_recipe(self.folder)
-        return [c for c in recipe_changes(before, resume.plain_recipe(self.recipe)) if c.name != "output"]
+        return [
+            c
+            for c in recipe_changes(before, resume.plain_recipe(self.recipe))
+            if c.name != "output"
+        ]
 
     # -- the life of a run
 
@@ -180,19 +211,25 @@ class Run(RunModels):
     def _refuse_existing(self) -> None:
         if not self.resume and (self.folder / "recipe.yaml").exists():
             raise ConfigError(
-                f"output: {self.folder} already holds a run. Go on with it by `posttrain resume {self.folder}`, "
+                f"output: {self.folder} already holds a run. Go on with it by `posttrain resume "
+                f"{self.folder}`, "
                 "choose another output=..., or remove the folder"
             )
 
     def _refuse_other_recipe(self) -> None:
-        """What was made part by part, or measured, goes on with the recipe that it was begun with."""
+        """What was made part by part, or measured, goes on with the recipe that it was begun
+        with.
+        """
         # Content is not fingerprinted here, so another path may mean other rows or another model.
-        refused = [c for c in self.changes() if c.rule not in ("free", "rounding") and c.name != "plugins"]
+        refused = [
+            c for c in self.changes() if c.rule not in ("free", "rounding") and c.name != "plugins"
+        ]
         measured = [c for c in self.changes() if c.name.startswith("evaluation")]
         if refused or measured:
             lines = "".join(f"\n  {c.text}" for c in refused or measured)
             raise CheckpointError(
-                f"{self.folder} was begun with another recipe, and what is there would not fit the rest:{lines}\n"
+                f"{self.folder} was begun with another recipe, and what is there would not fit "
+                f"the rest:{lines}\n"
                 "Start a new run with another output=..."
             )
 
@@ -211,7 +248,8 @@ class Run(RunModels):
         """Load, train from the start or from the last checkpoint, and save `model/`.
 
         Args:
-            load: gives the model, as the checkpoint in a folder holds it or (None) as the run starts; left out, the language
+            load: gives the model, as the checkpoint in a folder holds it or (None) as the run
+            starts; left out, the language
                 model of the recipe with a reference if the objective needs one.
             make_hooks: extra hooks, called first so that what they add to the metrics is logged.
             show: source -> a sampled completion for the progress display.
@@ -221,7 +259,9 @@ class Run(RunModels):
             Interrupted: the user stopped the run; a checkpoint holds its state.
             CheckpointError: the run cannot be resumed as asked; nothing was written.
         """
-        load = load or (lambda last: self.load_model(reference=objective.needs_reference, weights=last))
+        load = load or (
+            lambda last: self.load_model(reference=objective.needs_reference, weights=last)
+        )
         start = self._start()
         if start.has_model and start.saved.get("steps", steps) == steps:
             return self._trained_model(start, steps, load)
@@ -233,7 +273,13 @@ class Run(RunModels):
         usual = self._optimizer(model, steps)
         optimizer = self.optimizer = make_optimizer(model, usual)
         made_of = resume.contents(self, source)
-        self._accept(start, steps, made_of, ["adalora prunes by the number of steps"] * (usual.updates is not None), by_steps)
+        self._accept(
+            start,
+            steps,
+            made_of,
+            ["adalora prunes by the number of steps"] * (usual.updates is not None),
+            by_steps,
+        )
         state = self._restore(start, model, source, optimizer)
         if self.resume:
             self._say(*resume.announced(start, steps))
@@ -241,25 +287,44 @@ class Run(RunModels):
             resume.set_aside(start)
         self.open()
         norm = float(start.saved.get("initial_norm", 0.0)) or trained_norm(model)
-        facts = {"recipe": resume.plain_recipe(self.recipe), "contents": made_of, "initial_norm": norm}
+        facts = {
+            "recipe": resume.plain_recipe(self.recipe),
+            "contents": made_of,
+            "initial_norm": norm,
+        }
         saver = Saver(
-            self.folder, model, source, optimizer, state, steps=steps, every=self.recipe.save_every,
-            seconds=self.recipe.save_seconds, limit=self.recipe.save_total_limit,
-            final=self.recipe.save_final, facts=facts,
-        )  # fmt: skip
-        hooks, progress = self._hooks(make_hooks(model, source), state, steps, partial(show, source) if show else None)
+            self.folder,
+            model,
+            source,
+            optimizer,
+            state,
+            steps=steps,
+            every=self.recipe.save_every,
+            seconds=self.recipe.save_seconds,
+            limit=self.recipe.save_total_limit,
+            final=self.recipe.save_final,
+            facts=facts,
+        )
+        hooks, progress = self._hooks(
+            make_hooks(model, source), state, steps, partial(show, source) if show else None
+        )
         hooks.append(saver)
         model.train()
         limit = self.micro_batch_tokens(model)
         with progress, closing(hooks), stop_on_signal(state, self.console, self.folder):
             try:
-                train(model, source, objective, optimizer, hooks, state, steps=steps, max_tokens=limit)
+                train(
+                    model, source, objective, optimizer, hooks, state, steps=steps, max_tokens=limit
+                )
             except RewardError:  # rewards are called before anything of their step is updated
                 if state.step > start.step:
                     saver.save(state.step)
                 raise
         if state.stop and state.step < steps:
-            raise Interrupted(f"stopped after step {state.step} of {steps}; go on with: posttrain resume {self.folder}")
+            raise Interrupted(
+                f"stopped after step {state.step} of {steps}; go on with: posttrain resume "
+                f"{self.folder}"
+            )
         if start.step == steps and start.saved["steps"] != steps and self.recipe.save_final:
             saver.save(steps)  # the checkpoint was one of a longer run
         model.eval()
@@ -279,7 +344,9 @@ class Run(RunModels):
             start.refuse(self.accept)
         return start
 
-    def _trained_model(self, start: resume.Start, steps: int, load: Callable[[Path | None], Any]) -> Any:
+    def _trained_model(
+        self, start: resume.Start, steps: int, load: Callable[[Path | None], Any]
+    ) -> Any:
         """The model of a run whose training is done, for what is left to do: the evaluation.
 
         Raises:
@@ -288,14 +355,23 @@ class Run(RunModels):
         late = [c for c in start.changes if c.rule not in ("free", "rounding", "content")]
         longer = [c for c in late if c.rule == "length"]
         if late and not (start.checkpoint is not None and late == longer):
-            where = "no checkpoint is left to train on from" if start.checkpoint is None else f"all {steps} steps are done"
-            lines = "".join(f"\n  {text}" for text in [*(c.text for c in late), *(reason for _, reason in start.damaged)])
+            where = (
+                "no checkpoint is left to train on from"
+                if start.checkpoint is None
+                else f"all {steps} steps are done"
+            )
+            lines = "".join(
+                f"\n  {text}"
+                for text in [*(c.text for c in late), *(reason for _, reason in start.damaged)]
+            )
             raise CheckpointError(
-                f"{self.folder} is trained to its end and {where}; these changes would do nothing:{lines}\n"
+                f"{self.folder} is trained to its end and {where}; these changes would do "
+                f"nothing:{lines}\n"
                 f"Raise max_steps, or start a new run from model.path={self.folder / 'model'}"
             )
         measured = self.folder / "evaluation.json"
-        # The folder's recipe is the one that the evaluation there was made by; the checkpoint's may be older.
+        # The folder's recipe is the one that the evaluation there was made by; the checkpoint's may
+        # be older.
         again = any(c.name.startswith("evaluation") for c in self.changes())
         if self.recipe.evaluation is None or (measured.exists() and not again):
             raise Finished(f"{self.folder} is finished")
@@ -310,8 +386,17 @@ class Run(RunModels):
         model.eval()
         return model
 
-    def _accept(self, start: resume.Start, steps: int, made_of: dict[str, Any], adapters: list[str], by_steps: str) -> None:
-        """Compare what a checkpoint was made from with what is there now, before anything is written."""
+    def _accept(
+        self,
+        start: resume.Start,
+        steps: int,
+        made_of: dict[str, Any],
+        adapters: list[str],
+        by_steps: str,
+    ) -> None:
+        """Compare what a checkpoint was made from with what is there now, before anything is
+        written.
+        """
         if start.checkpoint is None:
             return
         start.changes += resume.content_changes(start.saved["contents"], made_of, start.checkpoint)
@@ -330,7 +415,8 @@ class Run(RunModels):
             source.load_state(start.saved["source"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
-                f"{start.checkpoint} does not fit this recipe: its source holds other state ({type(error).__name__}: {error})"
+                f"{start.checkpoint} does not fit this recipe: its source holds other state "
+                f"({type(error).__name__}: {error})"
             ) from error
         if isinstance(model, LanguageModel):
             model.weights_version = start.saved["weights_version"]
@@ -339,13 +425,17 @@ class Run(RunModels):
     def _hooks(
         self, extra: Sequence[Hook], state: State, steps: int, sampled: Callable[[], Any] | None
     ) -> tuple[list[Any], Progress]:
-        """What is called after each step, but for the saver; and the progress display, which is one of them."""
+        """What is called after each step, but for the saver; and the progress display, which is
+        one of them.
+        """
         hooks: list[Any] = [*extra, *build_trackers(self.recipe.report_to, self.folder)]
         writer = MetricsWriter(self.folder / "metrics.jsonl", resume_step=state.step)
         if self.first_metrics and state.step == 0:
             writer(0, self.first_metrics)
         title = self.recipe.title or self.recipe.method
-        progress = Progress(steps, title=title, console=self.console, start=state.step, sampled=sampled)
+        progress = Progress(
+            steps, title=title, console=self.console, start=state.step, sampled=sampled
+        )
         return [*hooks, writer, progress], progress
 
     def _save_model(self, model: Any, state: State, norm: float) -> None:
@@ -380,7 +470,9 @@ class Run(RunModels):
 
     def steps_for(self, steps_per_epoch: int) -> int:
         """max_steps, or as many as num_train_epochs takes."""
-        return self.recipe.max_steps or max(1, math.ceil(self.recipe.num_train_epochs * steps_per_epoch))
+        return self.recipe.max_steps or max(
+            1, math.ceil(self.recipe.num_train_epochs * steps_per_epoch)
+        )
 
 
 def _seed_everything(seed: int) -> None:

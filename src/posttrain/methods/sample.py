@@ -1,4 +1,6 @@
-"""Rows of prompt, completion and reward, sampled from a model: data for offline learning and for fine-tuning."""
+"""Rows of prompt, completion and reward, sampled from a model: data for offline learning and
+for fine-tuning.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,13 @@ from posttrain.engines.endpoint import Endpoint
 from posttrain.errors import ConfigError
 from posttrain.evaluation.strategy import gold_rewards
 from posttrain.methods.parts import make_parts, remove_parts
-from posttrain.methods.prompting import encode_prompts, make_collector, make_rewards, make_sampling, make_task
+from posttrain.methods.prompting import (
+    encode_prompts,
+    make_collector,
+    make_rewards,
+    make_sampling,
+    make_task,
+)
 from posttrain.methods.run import SAMPLES, Job, Run
 from posttrain.registry import methods
 from posttrain.rewards.base import RewardSet
@@ -44,17 +52,18 @@ def sample(
     endpoint: EndpointConfig | None = None,
     batch_size: int = 64,
 ) -> Job:
-    """Sample num_generations completions of every prompt of a task, reward them, and write samples.jsonl.
+    """Sample num_generations completions of every prompt of a task, reward them, and write
+    samples.jsonl.
 
-    A row has prompt, completion, reward, answer and id: what methods offline and sft read. All are kept, unless min_reward
-    (rejection sampling), top_fraction (of each batch), max_per_prompt (best first) or distinct say
-    otherwise; where the rewards that choose read the gold, the rows are reported as an oracle's
-    choice. Completions without a reward, because it failed or does not apply, are left out and
-    counted, and so are those cut at the length limit unless keep_truncated. batch_size prompts are
-    sampled at a time and kept on disk, so that an interrupted run goes on there; samples.jsonl
-    itself appears when it is whole. With `endpoint` a model behind an OpenAI-compatible server
-    writes instead of the recipe's, which may then be left out: the teacher of sequence-level
-    distillation (arXiv 1606.07947), whose text method sft learns.
+    A row has prompt, completion, reward, answer and id: what methods offline and sft read. All are
+    kept, unless min_reward (rejection sampling), top_fraction (of each batch), max_per_prompt (best
+    first) or distinct say otherwise; where the rewards that choose read the gold, the rows are
+    reported as an oracle's choice. Completions without a reward, because it failed or does not
+    apply, are left out and counted, and so are those cut at the length limit unless keep_truncated.
+    batch_size prompts are sampled at a time and kept on disk, so that an interrupted run goes on
+    there; samples.jsonl itself appears when it is whole. With `endpoint` a model behind an
+    OpenAI-compatible server writes instead of the recipe's, which may then be left out: the teacher
+    of sequence-level distillation (arXiv 1606.07947), whose text method sft learns.
     """
     if num_generations < 1:
         raise ConfigError(f"num_generations: {num_generations} must be at least 1")
@@ -76,12 +85,21 @@ def sample(
         ("task", f"{made.name}: {len(prompts)} prompts"),
         ("rewards", ", ".join(f"{c.name} x {c.weight:g}" for c in rewards) + " (self-test passed)"),
         ("writer", run.model_path if endpoint is None else f"{endpoint.model} at {endpoint.url}"),
-        ("sampling", f"{num_generations} completions each of at most {sampled.max_tokens} tokens, temperature "
-                     f"{sampled.temperature:g}"),
-        ("kept", f"{'any reward' if min_reward is None else f'reward at least {min_reward:g}'}, top {top_fraction:.0%} of "
-                 f"{batch_size} prompts, at most {max_per_prompt or 'all'} a prompt{', distinct' if distinct else ''}"
-                 + (f"; an oracle's choice, by {', '.join(gold)}" if gold else "")),
-    ]  # fmt: skip
+        (
+            "sampling",
+            f"{num_generations} completions each of at most {sampled.max_tokens} tokens, "
+            "temperature "
+            f"{sampled.temperature:g}",
+        ),
+        (
+            "kept",
+            f"{'any reward' if min_reward is None else f'reward at least {min_reward:g}'}, top "
+            f"{top_fraction:.0%} of "
+            f"{batch_size} prompts, at most {max_per_prompt or 'all'} a "
+            f"prompt{', distinct' if distinct else ''}"
+            + (f"; an oracle's choice, by {', '.join(gold)}" if gold else ""),
+        ),
+    ]
 
     def execute() -> None:
         started = time.perf_counter()
@@ -89,12 +107,20 @@ def sample(
             ask = _asking(server, made, reward_set, sampled, num_generations)
         else:
             ask = make_collector(
-                run, run.load_model(), prompts, reward_set, sampled, batch_size=batch_size, num_generations=num_generations
+                run,
+                run.load_model(),
+                prompts,
+                reward_set,
+                sampled,
+                batch_size=batch_size,
+                num_generations=num_generations,
             ).sample
         run.open()
 
         def part(some: Sequence[Prompt], number: int) -> dict[str, Any]:
-            seeds = np.random.default_rng((run.recipe.seed, number, 13)).integers(0, 2**62, size=len(some))
+            seeds = np.random.default_rng((run.recipe.seed, number, 13)).integers(
+                0, 2**62, size=len(some)
+            )
             return _part(made, ask(some, [int(s) for s in seeds]), rule, keep_truncated)
 
         try:
@@ -117,8 +143,12 @@ def _asking(
     def write(prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[RolloutGroup]:
         texts = [as_messages(p.example.prompt, task.system) for p in prompts]
         groups = [
-            RolloutGroup(p.example, (), [Rollout(Sample([], [], [], w.finish_reason), w.text) for w in row])
-            for p, row in zip(prompts, server.complete(texts, sampling, n=n, seeds=seeds), strict=True)
+            RolloutGroup(
+                p.example, (), [Rollout(Sample([], [], [], w.finish_reason), w.text) for w in row]
+            )
+            for p, row in zip(
+                prompts, server.complete(texts, sampling, n=n, seeds=seeds), strict=True
+            )
         ]
         rewards.reward(groups)
         return groups
@@ -128,16 +158,26 @@ def _asking(
 
 def _refuse_token_rewards(rewards: Sequence[Component]) -> None:
     for reward in rewards:
-        if reward.name in registry.rewards.names() and "completion_ids" in registry.rewards.entry(reward.name).inputs:
+        if (
+            reward.name in registry.rewards.names()
+            and "completion_ids" in registry.rewards.entry(reward.name).inputs
+        ):
             raise ConfigError(
-                f"rewards: {reward.name} reads token ids and an endpoint gives text alone; leave it out, or sample from a model"
+                f"rewards: {reward.name} reads token ids and an endpoint gives text alone; leave "
+                "it out, or sample from a model"
             )
 
 
-def _part(task: Task, groups: list[RolloutGroup], rule: Rule, keep_truncated: bool) -> dict[str, Any]:
+def _part(
+    task: Task, groups: list[RolloutGroup], rule: Rule, keep_truncated: bool
+) -> dict[str, Any]:
     """Rows of some prompts, and the counts that the metrics are made of."""
     whole = [
-        RolloutGroup(g.example, g.prompt_ids, [r for r in g.rollouts if keep_truncated or r.sample.finish_reason == "stop"])
+        RolloutGroup(
+            g.example,
+            g.prompt_ids,
+            [r for r in g.rollouts if keep_truncated or r.sample.finish_reason == "stop"],
+        )
         for g in groups
     ]
     kept = rule.keep(whole)
@@ -172,11 +212,21 @@ def _finish(run: Run, read: list[dict[str, Any]], rule: Rule, seconds: float) ->
     count = sum(part["count"] for part in read)
     rewards = [value for part in read for value in part["rewards"]]
     truncated = sum(part["truncated"] for part in read)
-    refuse_empty(len(rows), rewards, count, rule, f"sampling ({truncated} of {count} were cut at the length limit)")
-    write_text_whole(run.folder / SAMPLES, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    refuse_empty(
+        len(rows),
+        rewards,
+        count,
+        rule,
+        f"sampling ({truncated} of {count} were cut at the length limit)",
+    )
+    write_text_whole(
+        run.folder / SAMPLES, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    )
     remove_parts(run)
     shares = {
-        k: sum(p["shares"][k] * p["count"] for p in read) / max(count, 1) for k in read[0]["shares"] if k != "filter/num_kept"
+        k: sum(p["shares"][k] * p["count"] for p in read) / max(count, 1)
+        for k in read[0]["shares"]
+        if k != "filter/num_kept"
     }
     metrics = {
         "reward": sum(rewards) / max(len(rewards), 1),
@@ -192,12 +242,15 @@ def _finish(run: Run, read: list[dict[str, Any]], rule: Rule, seconds: float) ->
     writer.close()
     write(
         run.console,
-        f"{len(rows)} of {count} completions written to {run.folder / SAMPLES}: mean reward {metrics['reward']:.3f}, "
+        f"{len(rows)} of {count} completions written to {run.folder / SAMPLES}: mean reward "
+        f"{metrics['reward']:.3f}, "
         f"{truncated} not ended, {metrics['rewards/errors']:.0f} rewards failed, "
         f"{metrics['prompts/refused']:.0f} prompts refused",
     )
 
 
 def _filled(row: dict[str, Any]) -> bool:
-    text = row["completion"] if isinstance(row["completion"], str) else row["completion"][0]["content"]
+    text = (
+        row["completion"] if isinstance(row["completion"], str) else row["completion"][0]["content"]
+    )
     return bool(text.strip())

@@ -1,4 +1,6 @@
-"""Self-training: STaR, ReST-EM, RAFT, rejection-sampling fine-tuning and expert iteration are settings of this one method."""
+"""Self-training: STaR, ReST-EM, RAFT, rejection-sampling fine-tuning and expert iteration are
+settings of this one method.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,14 @@ from posttrain.data.templates import encode_prompt
 from posttrain.errors import ConfigError
 from posttrain.losses.inputs import CREDIT_INPUTS, LABEL_INPUTS, TEACHER_INPUTS
 from posttrain.methods.evaluating import evaluate_model, evaluation_hooks
-from posttrain.methods.prompting import context_length, encode_prompts, make_collector, make_rewards, make_sampling, make_task
+from posttrain.methods.prompting import (
+    context_length,
+    encode_prompts,
+    make_collector,
+    make_rewards,
+    make_sampling,
+    make_task,
+)
 from posttrain.methods.run import Run, TrainingJob
 from posttrain.models.language_model import LanguageModel
 from posttrain.registry import methods
@@ -46,17 +55,21 @@ def self_training(
     sampling: SamplingConfig = {},  # type: ignore[assignment]
     batch_size: int = 16,
     learning_rate: float = 1e-5,
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "constant_with_warmup",
+    lr_scheduler_type: Literal[
+        "linear", "cosine", "constant", "constant_with_warmup"
+    ] = "constant_with_warmup",
 ) -> TrainingJob:
     """Rounds of sampling, keeping what is good, and fine-tuning on it.
 
-    Each of num_rounds rounds samples num_generations completions of prompts_per_round prompts (all, where it is left out)
-    with the present model, keeps those with a reward of at least min_reward, of these the top_fraction, at most
-    max_per_prompt of a prompt with the best first, equal ones once; then takes steps_per_round updates of batch_size kept
-    completions. restart: every round trains from the weights of the start with a fresh optimiser (the present model
-    only samples). accumulate: train on what all rounds kept. A round that keeps nothing is an error.
-    rationalise: a prompt that failed is asked again with its answer told, and what passes is learnt as if it had not been
-    told; a text such as "{prompt} (the answer is {answer})", in chats of the last user turn.
+    Each of num_rounds rounds samples num_generations completions of prompts_per_round prompts (all,
+    where it is left out) with the present model, keeps those with a reward of at least min_reward,
+    of these the top_fraction, at most max_per_prompt of a prompt with the best first, equal ones
+    once; then takes steps_per_round updates of batch_size kept completions. restart: every round
+    trains from the weights of the start with a fresh optimiser (the present model only samples).
+    accumulate: train on what all rounds kept. A round that keeps nothing is an error.
+    rationalise: a prompt that failed is asked again with its answer told, and what passes is learnt
+    as if it had not been told; a text such as "{prompt} (the answer is {answer})", in chats of the
+    last user turn.
       rejection-sampling fine-tuning:   num_rounds: 1
       STaR (arXiv 2203.14465):      num_generations: 1, restart: true, rationalise: ...
       ReST-EM (arXiv 2312.06585):   restart: true, max_per_prompt: 10
@@ -65,7 +78,9 @@ def self_training(
     """
     rule = Rule(min_reward, top_fraction, max_per_prompt, distinct)
     rule.check(num_generations)
-    _check(num_rounds=num_rounds, steps_per_round=steps_per_round, prompts_per_round=prompts_per_round)
+    _check(
+        num_rounds=num_rounds, steps_per_round=steps_per_round, prompts_per_round=prompts_per_round
+    )
     made = make_task(run, task)
     sampled = make_sampling(sampling, made)
     prompts = encode_prompts(run, made, sampled)
@@ -73,7 +88,12 @@ def self_training(
     reward_set = make_rewards(run, rewards, made)
     reward_set.self_test(made.examples)
     objective = Objective(
-        losses, accuracy=True, lacks=CREDIT_INPUTS | LABEL_INPUTS | TEACHER_INPUTS | {"reward", "scores", "step", "values"}
+        losses,
+        accuracy=True,
+        lacks=CREDIT_INPUTS
+        | LABEL_INPUTS
+        | TEACHER_INPUTS
+        | {"reward", "scores", "step", "values"},
     )
     steps = run.recipe.max_steps or num_rounds * steps_per_round
     size = min(prompts_per_round or len(prompts), len(prompts))
@@ -87,7 +107,15 @@ def self_training(
 
     def make_source(model: LanguageModel) -> SelfTrainingSource:
         return SelfTrainingSource(
-            make_collector(run, model, prompts, reward_set, sampled, batch_size=size, num_generations=num_generations),
+            make_collector(
+                run,
+                model,
+                prompts,
+                reward_set,
+                sampled,
+                batch_size=size,
+                num_generations=num_generations,
+            ),
             rule,
             batch_size=batch_size,
             steps_per_round=steps_per_round,
@@ -97,25 +125,43 @@ def self_training(
         )
 
     def make_hooks(model: Any, source: Any) -> list[Any]:
-        writer = RolloutWriter(run.folder / "rollouts.jsonl", lambda: source.groups, resume_step=run.resume_step)
+        writer = RolloutWriter(
+            run.folder / "rollouts.jsonl", lambda: source.groups, resume_step=run.resume_step
+        )
         return [writer, *evaluation_hooks(run, model, evaluation, steps)]
 
     def execute() -> None:
         try:
-            model = run.train(make_source, objective, steps=steps, load=load, make_hooks=make_hooks, show=first_rollout)
+            model = run.train(
+                make_source,
+                objective,
+                steps=steps,
+                load=load,
+                make_hooks=make_hooks,
+                show=first_rollout,
+            )
         finally:
             reward_set.close()
         evaluate_model(run, model, evaluation)
 
     facts = [
         ("task", f"{made.name}: {len(prompts)} prompts"),
-        ("a round", f"{num_generations} completions of {size} prompts, at most {sampled.max_tokens} tokens, temperature "
-                    f"{sampled.temperature:g}; then {steps_per_round} updates of {batch_size} kept completions"
-                    + (", from the weights of the start" if restart else "")),
-        ("kept", f"reward at least {min_reward}, top {top_fraction:.0%}, at most {max_per_prompt or 'all'} a prompt"
-                 + (", distinct" if distinct else "") + (", failed prompts once more with the answer" if hints else "")),
+        (
+            "a round",
+            f"{num_generations} completions of {size} prompts, at most {sampled.max_tokens} "
+            "tokens, temperature "
+            f"{sampled.temperature:g}; then {steps_per_round} updates of {batch_size} kept "
+            "completions" + (", from the weights of the start" if restart else ""),
+        ),
+        (
+            "kept",
+            f"reward at least {min_reward}, top {top_fraction:.0%}, at most "
+            f"{max_per_prompt or 'all'} a prompt"
+            + (", distinct" if distinct else "")
+            + (", failed prompts once more with the answer" if hints else ""),
+        ),
         ("steps", f"{steps}, {num_rounds} rounds"),
-    ]  # fmt: skip
+    ]
     return TrainingJob(facts, execute)
 
 
@@ -140,20 +186,30 @@ def _trained_weights(model: LanguageModel) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in model.hf.named_parameters() if p.requires_grad}
 
 
-def _hints(run: Run, task: Task, prompts: Sequence[Prompt], text: str, sampling: Sampling) -> dict[str, tuple[int, ...]]:
+def _hints(
+    run: Run, task: Task, prompts: Sequence[Prompt], text: str, sampling: Sampling
+) -> dict[str, tuple[int, ...]]:
     """Each prompt with its answer told, as token ids, by the example's id."""
     if "{prompt}" not in text or "{answer}" not in text:
-        raise ConfigError(f"rationalise: {text!r} must hold {{prompt}} and {{answer}}, which are filled in for each problem")
+        raise ConfigError(
+            f"rationalise: {text!r} must hold {{prompt}} and {{answer}}, which are filled in for "
+            "each problem"
+        )
     context = context_length(run)
     hints = {}
     for example in (p.example for p in prompts):
         if example.answer is None:
-            raise ConfigError(f"rationalise: example {example.id} of task {task.name} has no answer to tell; leave it out")
+            raise ConfigError(
+                f"rationalise: example {example.id} of task {task.name} has no answer to tell; "
+                "leave it out"
+            )
         ids = encode_prompt(run.tokenizer, _told(example, text), system=task.system)
         if context is not None and len(ids) + sampling.max_tokens > context:
             raise ConfigError(
-                f"rationalise: the prompt of {example.id} with its answer has {len(ids)} tokens, which with "
-                f"sampling.max_tokens {sampling.max_tokens} exceed the model's context of {context}; lower one of them"
+                f"rationalise: the prompt of {example.id} with its answer has {len(ids)} tokens, "
+                "which with "
+                f"sampling.max_tokens {sampling.max_tokens} exceed the model's context of "
+                f"{context}; lower one of them"
             )
         hints[example.id] = tuple(ids)
     return hints
@@ -165,5 +221,11 @@ def _told(example: Example, text: str) -> Text:
 
     if isinstance(example.prompt, str):
         return fill(example.prompt)
-    last = max((i for i, m in enumerate(example.prompt) if m["role"] == "user"), default=len(example.prompt) - 1)
-    return [{**m, "content": fill(str(m["content"]))} if i == last else m for i, m in enumerate(example.prompt)]
+    last = max(
+        (i for i, m in enumerate(example.prompt) if m["role"] == "user"),
+        default=len(example.prompt) - 1,
+    )
+    return [
+        {**m, "content": fill(str(m["content"]))} if i == last else m
+        for i, m in enumerate(example.prompt)
+    ]

@@ -1,4 +1,6 @@
-"""Supervised fine-tuning: also continued and from-scratch pre-training, which are fine-tuning on plain text."""
+"""Supervised fine-tuning: also continued and from-scratch pre-training, which are fine-tuning
+on plain text.
+"""
 
 from __future__ import annotations
 
@@ -47,22 +49,29 @@ def sft(
 ) -> TrainingJob:
     """Supervised fine-tuning on completions, chat turns or plain text.
 
-    The loss is the mean over all trained tokens of a step. Rows come from `data` (a file, folder or hub id), or from the
-    worked examples of a `task`. With eval_data its loss is told before, every eval_every steps, and after. A row, or a
-    message, may have a `weight` that its tokens count with. neftune_noise_alpha puts noise on the embeddings in training
-    (NEFTune, arXiv 2310.05914; 5 is usual).
+    The loss is the mean over all trained tokens of a step. Rows come from `data` (a file, folder or
+    hub id), or from the worked examples of a `task`. With eval_data its loss is told before, every
+    eval_every steps, and after. A row, or a message, may have a `weight` that its tokens count
+    with. neftune_noise_alpha puts noise on the embeddings in training (NEFTune, arXiv 2310.05914; 5
+    is usual).
       Label smoothing:  losses: [{name: label_smoothing, epsilon: 0.1}]      DFT: losses: [dft]
-      Step by step:     data: {path: ..., rationale_weight: 0.5} for rows with a column rationale (arXiv 2305.02301)
+      Step by step:     data: {path: ..., rationale_weight: 0.5} for rows with a column rationale
+                        (arXiv 2305.02301)
     """
     if neftune_noise_alpha < 0:
-        raise ConfigError(f"neftune_noise_alpha: {neftune_noise_alpha} is the size of a noise; 0 or above, 5 is usual")
+        raise ConfigError(
+            f"neftune_noise_alpha: {neftune_noise_alpha} is the size of a noise; 0 or above, 5 is "
+            "usual"
+        )
     context = context_length(run)  # first of all: it also finds out whether there is such a model
     encoded = encode_examples(run, data, task, context)
     source = DataSource(Singles(encoded.sequences), batch_size=batch_size, seed=run.recipe.seed)
     objective = Objective(losses, accuracy=True, lacks=ROLLOUT_INPUTS)
     objective.check_weights(encoded.sequences)
     steps = run.steps_for(source.steps_per_epoch)
-    held_out = encode_examples(run, eval_data, None, context, key="eval_data") if eval_data else None
+    held_out = (
+        encode_examples(run, eval_data, None, context, key="eval_data") if eval_data else None
+    )
 
     def make_source(model: Any) -> DataSource:
         model.neftune_noise_alpha = neftune_noise_alpha
@@ -72,7 +81,9 @@ def sft(
         hooks = evaluation_hooks(run, model, evaluation, steps)
         if held_out is None:
             return hooks
-        hook = measuring_hook(run, steps, lambda: {"eval_loss": held_out_loss(run, model, held_out.sequences)})
+        hook = measuring_hook(
+            run, steps, lambda: {"eval_loss": held_out_loss(run, model, held_out.sequences)}
+        )
         if "eval_loss" in run.first_metrics:
             write(run.console, f"eval_loss before training: {run.first_metrics['eval_loss']:.4f}")
         return [hook, *hooks]
@@ -83,7 +94,9 @@ def sft(
         evaluate_model(run, model, evaluation)
 
     return TrainingJob(
-        _facts(run, encoded, steps, batch_size), execute, lambda num: preview(encoded, run.tokenizer, run.console, num)
+        _facts(run, encoded, steps, batch_size),
+        execute,
+        lambda num: preview(encoded, run.tokenizer, run.console, num),
     )
 
 
@@ -100,20 +113,31 @@ def held_out_loss(run: Run, model: Any, sequences: Sequence[TokenSequence]) -> f
 
 
 def encode_examples(
-    run: Run, data: DataConfig | None, task: Component | None, context: int | None, *, key: str = "data"
+    run: Run,
+    data: DataConfig | None,
+    task: Component | None,
+    context: int | None,
+    *,
+    key: str = "data",
 ) -> Encoded:
     """The training sequences of a recipe: of its rows, or of the worked examples of its task."""
     if (data is None) == (task is None):
-        raise ConfigError(f"{run.recipe.method} needs exactly one of data (rows) and task (whose worked examples are imitated)")
+        raise ConfigError(
+            f"{run.recipe.method} needs exactly one of data (rows) and task (whose worked "
+            "examples are imitated)"
+        )
     if data is None:
         assert task is not None
         made = make_task(run, task)
         items = [
-            Item(e.id, text=e.completion) if e.prompt == "" and isinstance(e.completion, str)
+            Item(e.id, text=e.completion)
+            if e.prompt == "" and isinstance(e.completion, str)
             else Item(e.id, prompt=e.prompt, completion=e.completion)
             for e in made.examples
-        ]  # fmt: skip
-        encoded = Encoded([], RowFormat("task", f"worked examples of {made.name}"), num_rows=len(items))
+        ]
+        encoded = Encoded(
+            [], RowFormat("task", f"worked examples of {made.name}"), num_rows=len(items)
+        )
         limits = Limits(context or sys.maxsize, truncation="drop", max_cut=1.0, context=context)
         for item, sequence in encode_items(items, run.tokenizer):
             # Only a plain text may be split: half a worked example would be another example.
@@ -133,8 +157,10 @@ def _refuse_dropped(run: Run, task: Task, encoded: Encoded, context: int | None)
     share, allowed = encoded.dropped / encoded.num_rows, run.recipe.max_prompts_dropped
     if share > allowed:
         raise DataError(
-            f"task {task.name!r}: {encoded.dropped} of {encoded.num_rows} worked examples exceed the model's context of "
-            f"{context} tokens, more than max_prompts_dropped={allowed:g} allows. Take a model with a longer context, "
+            f"task {task.name!r}: {encoded.dropped} of {encoded.num_rows} worked examples exceed "
+            "the model's context of "
+            f"{context} tokens, more than max_prompts_dropped={allowed:g} allows. Take a model "
+            "with a longer context, "
             f"or set max_prompts_dropped={rounded_up(share)} to drop them"
         )
 
@@ -144,7 +170,11 @@ def _facts(run: Run, encoded: Encoded, steps: int, batch_size: int) -> list[tupl
     return [
         ("format", f"{encoded.form.name} ({encoded.form.reason})"),
         *data_facts(encoded),
-        ("EOS", f"trained at the end of {trained_ends(encoded.sequences, eos):,} of {len(encoded.sequences):,} sequences"),
+        (
+            "EOS",
+            f"trained at the end of {trained_ends(encoded.sequences, eos):,} of "
+            f"{len(encoded.sequences):,} sequences",
+        ),
         ("template", template_fingerprint(run.tokenizer)),
         ("steps", f"{steps} of {batch_size} {'sequences' if encoded.text else 'rows'}"),
-    ]  # fmt: skip
+    ]

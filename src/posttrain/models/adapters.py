@@ -1,4 +1,6 @@
-"""What is trained instead of all weights: adapters through the optional library PEFT, or some of the model's own weights."""
+"""What is trained instead of all weights: adapters through the optional library PEFT, or some
+of the model's own weights.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,17 @@ from posttrain.config import AdapterConfig, LoraConfig
 from posttrain.errors import MissingDependency, ModelError, nearest
 
 STATE_FILE = "adapter_state.safetensors"
-"""Beside an adapter's own files: what training needs to go on, where the library does not keep it."""
+"""Beside an adapter's own files: what training needs to go on, where the library does not keep
+it.
+"""
 
 _VIRTUAL = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
 _TABLES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # what AdaLoRA has learnt of its ranks' importance
-_SCALED = ("k_proj", "v_proj", "down_proj")  # what IA3 scales: keys, values, and what the MLP's last layer takes
+_SCALED = (
+    "k_proj",
+    "v_proj",
+    "down_proj",
+)  # what IA3 scales: keys, values, and what the MLP's last layer takes
 
 
 def adapter_of(path: str) -> dict[str, Any] | None:
@@ -53,7 +61,8 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def refuse_virtual_score(adapter: AdapterConfig | Mapping[str, Any] | None) -> None:
-    """Refuse virtual tokens on a model of scores. adapter: settings, or what a PEFT folder's config says.
+    """Refuse virtual tokens on a model of scores. adapter: settings, or what a PEFT folder's config
+    says.
 
     Raises:
         ModelError: a kind with virtual tokens.
@@ -61,9 +70,16 @@ def refuse_virtual_score(adapter: AdapterConfig | Mapping[str, Any] | None) -> N
     if isinstance(adapter, AdapterConfig):
         kind = adapter.kind if adapter.virtual_tokens else None
     else:
-        kind = adapter["peft_type"] if adapter is not None and adapter.get("peft_type") in _VIRTUAL else None
+        kind = (
+            adapter["peft_type"]
+            if adapter is not None and adapter.get("peft_type") in _VIRTUAL
+            else None
+        )
     if kind is not None:
-        raise ModelError(f"adapter: kind {kind!r} puts tokens before a language model's; a score model takes lora or ia3")
+        raise ModelError(
+            f"adapter: kind {kind!r} puts tokens before a language model's; a score model takes "
+            "lora or ia3"
+        )
 
 
 def add_lora(model: Any, settings: LoraConfig, *, seed: int = 0) -> Any:
@@ -72,7 +88,8 @@ def add_lora(model: Any, settings: LoraConfig, *, seed: int = 0) -> Any:
     Global random state stays as it was.
 
     Raises:
-        MissingDependency: PEFT is not installed. ModelError: a target module does not exist or is the projection.
+        MissingDependency: PEFT is not installed. ModelError: a target module does not exist or is
+        the projection.
     """
     task = _task_type(model)
     _check_targets(model, settings.target_modules, "lora")
@@ -93,34 +110,46 @@ def add_lora(model: Any, settings: LoraConfig, *, seed: int = 0) -> Any:
 
 
 def add_adapter(model: Any, settings: AdapterConfig, *, tokenizer: str = "", seed: int = 0) -> Any:
-    """The model with fresh adapters of another kind, its own weights frozen; for kinds that train some of these, see `freeze`.
+    """The model with fresh adapters of another kind, its own weights frozen; for kinds that train
+    some of these, see `freeze`.
 
     Args:
         tokenizer: where the tokenizer is, which reads init_text.
     Raises:
-        MissingDependency: PEFT is not installed. ModelError: a target module does not exist, or the kind does not fit.
+        MissingDependency: PEFT is not installed. ModelError: a target module does not exist, or the
+        kind does not fit.
     """
     task = _task_type(model)
     if task != "CAUSAL_LM":
         refuse_virtual_score(settings)
     _check_targets(model, settings.target_modules, "adapter")
     make = {"adalora": _adalora, "vera": _vera, "ia3": _ia3}.get(settings.kind)
-    config = make(model, settings, task) if make is not None else _virtual(settings, task, tokenizer)
+    config = (
+        make(model, settings, task) if make is not None else _virtual(settings, task, tokenizer)
+    )
     return _wrapped(model, config, "adapter", seed)
 
 
 def _adalora(model: Any, settings: AdapterConfig, task: str) -> Any:
     r = settings.r or 8
     return _peft().AdaLoraConfig(
-        task_type=task, init_r=r + (r + 1) // 2, target_r=r, lora_alpha=settings.alpha, lora_dropout=settings.dropout,
-        target_modules=_linear(settings), total_step=1 << 30,  # the schedule is set when the run's steps are known
-    )  # fmt: skip
+        task_type=task,
+        init_r=r + (r + 1) // 2,
+        target_r=r,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=_linear(settings),
+        total_step=1 << 30,  # the schedule is set when the run's steps are known
+    )
 
 
 def _vera(model: Any, settings: AdapterConfig, task: str) -> Any:
     return _peft().VeraConfig(
-        task_type=task, r=settings.r or 256, vera_dropout=settings.dropout, target_modules=_linear(settings)
-    )  # fmt: skip
+        task_type=task,
+        r=settings.r or 256,
+        vera_dropout=settings.dropout,
+        target_modules=_linear(settings),
+    )
 
 
 def _ia3(model: Any, settings: AdapterConfig, task: str) -> Any:
@@ -130,7 +159,8 @@ def _ia3(model: Any, settings: AdapterConfig, task: str) -> Any:
         targets = sorted(set(_SCALED) & _linear_names(model))
         if len(targets) < len(_SCALED):
             raise ModelError(
-                f"adapter: {type(model).__name__} has no layers {', '.join(_SCALED)}; name those that yield keys and values "
+                f"adapter: {type(model).__name__} has no layers {', '.join(_SCALED)}; name those "
+                "that yield keys and values "
                 "and the MLP's last one as adapter.target_modules"
             )
     outputs = [t for t in targets if t in ("down_proj", "fc2", "c_proj", "w2", "dense_4h_to_h")]
@@ -142,17 +172,27 @@ def _virtual(settings: AdapterConfig, task: str, tokenizer: str) -> Any:
     if settings.kind == "prefix":
         size = settings.encoder_hidden_size
         return peft.PrefixTuningConfig(
-            task_type=task, num_virtual_tokens=count, prefix_projection=size > 0, encoder_hidden_size=size or None
-        )  # fmt: skip
+            task_type=task,
+            num_virtual_tokens=count,
+            prefix_projection=size > 0,
+            encoder_hidden_size=size or None,
+        )
     if settings.kind == "p_tuning":
         size = settings.encoder_hidden_size or 128
-        return peft.PromptEncoderConfig(task_type=task, num_virtual_tokens=count, encoder_hidden_size=size)
+        return peft.PromptEncoderConfig(
+            task_type=task, num_virtual_tokens=count, encoder_hidden_size=size
+        )
     if settings.init_text is None:
-        return peft.PromptTuningConfig(task_type=task, num_virtual_tokens=count, prompt_tuning_init="SAMPLE_VOCAB")
+        return peft.PromptTuningConfig(
+            task_type=task, num_virtual_tokens=count, prompt_tuning_init="SAMPLE_VOCAB"
+        )
     return peft.PromptTuningConfig(
-        task_type=task, num_virtual_tokens=count, prompt_tuning_init="TEXT", prompt_tuning_init_text=settings.init_text,
+        task_type=task,
+        num_virtual_tokens=count,
+        prompt_tuning_init="TEXT",
+        prompt_tuning_init_text=settings.init_text,
         tokenizer_name_or_path=tokenizer,
-    )  # fmt: skip
+    )
 
 
 def _linear(settings: AdapterConfig) -> Any:
@@ -170,7 +210,8 @@ def _wrapped(model: Any, config: Any, what: str, seed: int) -> Any:
 
 
 def freeze(model: Any, settings: AdapterConfig) -> None:
-    """Leave only some of the model's own weights trainable: all biases, or the last blocks and named parameters.
+    """Leave only some of the model's own weights trainable: all biases, or the last blocks and
+    named parameters.
 
     Raises:
         ModelError: nothing would be trained, or a name that no parameter holds.
@@ -180,15 +221,20 @@ def freeze(model: Any, settings: AdapterConfig) -> None:
         trained = {name for name in names if name.endswith(".bias")}
         if not trained:
             raise ModelError(
-                f"adapter: {type(model).__name__} has no biases, so bitfit trains nothing; take ia3, or lora with a small r"
+                f"adapter: {type(model).__name__} has no biases, so bitfit trains nothing; take "
+                "ia3, or lora with a small r"
             )
     else:
         trained = set()
         for part in settings.modules:
             found = {name for name in names if part in name}
             if not found:
-                known = {piece for name in names for piece in name.split(".") if not piece.isdigit()}
-                raise ModelError(f"adapter.modules: no parameter's name holds {part!r}: {nearest(part, known)}")
+                known = {
+                    piece for name in names for piece in name.split(".") if not piece.isdigit()
+                }
+                raise ModelError(
+                    f"adapter.modules: no parameter's name holds {part!r}: {nearest(part, known)}"
+                )
             trained |= found
         trained |= _of_last_layers(model, names, settings.last_layers)
     for name, parameter in model.named_parameters():
@@ -198,9 +244,14 @@ def freeze(model: Any, settings: AdapterConfig) -> None:
 def _of_last_layers(model: Any, names: list[str], count: int) -> set[str]:
     if not count:
         return set()
-    blocks: Any = next((m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) > 0), None)
+    blocks: Any = next(
+        (m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) > 0), None
+    )
     if blocks is None or count > len(blocks):
-        raise ModelError(f"adapter.last_layers: {count} of {0 if blocks is None else len(blocks)} layers; take at most all")
+        raise ModelError(
+            f"adapter.last_layers: {count} of {0 if blocks is None else len(blocks)} layers; take "
+            "at most all"
+        )
     wanted = {id(p) for block in blocks[len(blocks) - count :] for p in block.parameters()}
     return {name for name in names if id(model.get_parameter(name)) in wanted}
 
@@ -210,14 +261,19 @@ def rate_factors(model: Any, settings: LoraConfig | None) -> dict[torch.nn.Param
     if settings is None or settings.lora_plus_ratio == 1:
         return {}
     named = model.named_parameters()
-    return {p: settings.lora_plus_ratio for name, p in named if p.requires_grad and ("lora_B" in name or "embedding_B" in name)}
+    return {
+        p: settings.lora_plus_ratio
+        for name, p in named
+        if p.requires_grad and ("lora_B" in name or "embedding_B" in name)
+    }
 
 
 class RankUpdates:
-    """What AdaLoRA does beside gradient descent (arXiv 2303.10512): keeps P and Q near orthogonal, and prunes ranks.
+    """What AdaLoRA does beside gradient descent (arXiv 2303.10512): keeps P and Q near orthogonal,
+    and prunes ranks.
 
-    The first tenth of the steps trains all ranks, then their number falls by a cubic law until seven tenths, and the last
-    three tenths train what is left.
+    The first tenth of the steps trains all ranks, then their number falls by a cubic law until
+    seven tenths, and the last three tenths train what is left.
 
     Args:
         weight: of R(P, Q) = mean over the matrices of |P P^T - I|, whose gradient is added.
@@ -231,17 +287,25 @@ class RankUpdates:
 
     def before(self) -> None:
         """Add the penalty's gradient to those of the loss."""
-        matrices = [(n, p) for n, p in self.hf.named_parameters() if p.grad is not None and ("lora_A" in n or "lora_B" in n)]
+        matrices = [
+            (n, p)
+            for n, p in self.hf.named_parameters()
+            if p.grad is not None and ("lora_A" in n or "lora_B" in n)
+        ]
         with torch.enable_grad():
             for name, matrix in matrices:
                 wide = matrix if "lora_A" in name else matrix.T
                 unit = torch.eye(len(wide), device=wide.device, dtype=wide.dtype)
-                (gradient,) = torch.autograd.grad(torch.linalg.matrix_norm(wide @ wide.T - unit), matrix)
+                (gradient,) = torch.autograd.grad(
+                    torch.linalg.matrix_norm(wide @ wide.T - unit), matrix
+                )
                 assert matrix.grad is not None
                 matrix.grad += self.weight / len(matrices) * gradient
 
     def after(self, step: int) -> None:
-        """Judge the ranks by weights and gradients after update number `step` (from 0), and prune."""
+        """Judge the ranks by weights and gradients after update number `step` (from 0), and
+        prune.
+        """
         self.hf.base_model.update_and_allocate(step + 1)
 
 
@@ -251,7 +315,9 @@ def updates_of(hf: Any, steps: int) -> RankUpdates | None:
 
 
 def load_adapter(model: Any, folder: str, *, trainable: bool = True) -> Any:
-    """The model with the adapters of a PEFT folder, as its training left them where the folder tells."""
+    """The model with the adapters of a PEFT folder, as its training left them where the folder
+    tells.
+    """
     peft, state = _peft(), Path(folder) / STATE_FILE
     try:
         config = peft.PeftConfig.from_pretrained(folder)
@@ -262,8 +328,13 @@ def load_adapter(model: Any, folder: str, *, trainable: bool = True) -> Any:
                 trainable = trainable and _name(config) not in _VIRTUAL
                 return peft.PeftModel.from_pretrained(model, folder, is_trainable=trainable)
         config.inference_mode = False
-        # Pruned ranks may come back, so that the matrices have to be whole; and what is loaded needs no text to begin with.
-        kept = {name: getattr(config, name) for name in ("rank_pattern", "prompt_tuning_init") if hasattr(config, name)}
+        # Pruned ranks may come back, so that the matrices have to be whole; and what is loaded
+        # needs no text to begin with.
+        kept = {
+            name: getattr(config, name)
+            for name in ("rank_pattern", "prompt_tuning_init")
+            if hasattr(config, name)
+        }
         for name in kept:
             setattr(config, name, None if name == "rank_pattern" else "RANDOM")
         hf = _wrapped(model, config, "adapter", 0)
@@ -276,7 +347,9 @@ def load_adapter(model: Any, folder: str, *, trainable: bool = True) -> Any:
 
 
 def save_state(hf: Any, folder: str | Path) -> None:
-    """Write what the library's files leave out and training needs: pruned ranks and importances, networks of prompts."""
+    """Write what the library's files leave out and training needs: pruned ranks and
+    importances, networks of prompts.
+    """
     _order_config(Path(folder) / "adapter_config.json")
     kind = _kind(hf)
     if kind != "ADALORA" and kind not in _VIRTUAL:
@@ -284,12 +357,16 @@ def save_state(hf: Any, folder: str | Path) -> None:
     tensors = {f"parameter.{n}": p.detach() for n, p in hf.named_parameters() if p.requires_grad}
     if kind == "ADALORA":
         allocator = hf.base_model.rankallocator
-        tensors |= {f"{table}.{n}": t for table in _TABLES for n, t in getattr(allocator, table).items()}
+        tensors |= {
+            f"{table}.{n}": t for table in _TABLES for n, t in getattr(allocator, table).items()
+        }
     save_file({n: t.contiguous().clone() for n, t in tensors.items()}, Path(folder) / STATE_FILE)
 
 
 def _order_config(file: Path) -> None:
-    """Write an adapter's config anew with keys and names of layers in order: the library writes sets as they come."""
+    """Write an adapter's config anew with keys and names of layers in order: the library writes
+    sets as they come.
+    """
     if file.is_file():
         config = read_json(file)
         sets = ("target_modules", "exclude_modules", "feedforward_modules", "modules_to_save")
@@ -308,7 +385,9 @@ def _load_state(hf: Any, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 class VirtualTokens:
-    """Trained tokens before every sequence: embeddings (prompt and P-tuning), or keys and values of each layer (prefix)."""
+    """Trained tokens before every sequence: embeddings (prompt and P-tuning), or keys and
+    values of each layer (prefix).
+    """
 
     def __init__(self, hf: Any) -> None:
         self._hf = hf
@@ -337,7 +416,9 @@ def virtual_tokens(hf: Any) -> VirtualTokens | None:
 
 def keeps_base(hf: Any) -> bool:
     """Whether the model with its adapters switched off is the model that the run started from."""
-    return bool(_kind(hf)) and getattr(hf.peft_config["default"], "init_lora_weights", None) not in ("pissa", "olora")
+    return bool(_kind(hf)) and getattr(
+        hf.peft_config["default"], "init_lora_weights", None
+    ) not in ("pissa", "olora")
 
 
 def _kind(hf: Any) -> str:
@@ -350,9 +431,17 @@ def _name(config: Any) -> str:
 
 
 def _task_type(model: Any) -> str:
-    """PEFT's name of what the model is for; a fresh score head is then trained in full and saved with the adapters."""
+    """PEFT's name of what the model is for; a fresh score head is then trained in full and
+    saved with the adapters.
+    """
     name = type(model).__name__
-    return "SEQ_CLS" if name.endswith("ForSequenceClassification") else "TOKEN_CLS" if "TokenClass" in name else "CAUSAL_LM"
+    return (
+        "SEQ_CLS"
+        if name.endswith("ForSequenceClassification")
+        else "TOKEN_CLS"
+        if "TokenClass" in name
+        else "CAUSAL_LM"
+    )
 
 
 def _check_targets(model: Any, targets: str | list[str], what: str) -> None:
@@ -363,16 +452,28 @@ def _check_targets(model: Any, targets: str | list[str], what: str) -> None:
     for target in targets:
         last = target.rpartition(".")[2]
         if last not in names:
-            raise ModelError(f"{what}.target_modules: no layer is called {target!r}: {nearest(last, _linear_names(model))}")
-        if any(module is head for name, module in model.named_modules() if name.rpartition(".")[2] == last):
             raise ModelError(
-                f"{what}.target_modules: {target!r} is the vocabulary projection, which cannot carry an adapter here; "
+                f"{what}.target_modules: no layer is called {target!r}: "
+                f"{nearest(last, _linear_names(model))}"
+            )
+        if any(
+            module is head
+            for name, module in model.named_modules()
+            if name.rpartition(".")[2] == last
+        ):
+            raise ModelError(
+                f"{what}.target_modules: {target!r} is the vocabulary projection, which cannot "
+                "carry an adapter here; "
                 f"leave it out or train it in full with lora.modules_to_save"
             )
 
 
 def _linear_names(model: Any) -> set[str]:
-    return {name.rpartition(".")[2] for name, module in model.named_modules() if hasattr(module, "weight") and name}
+    return {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if hasattr(module, "weight") and name
+    }
 
 
 def _peft() -> Any:

@@ -1,11 +1,15 @@
-"""Attention over a token forest, plugged into Hugging Face models as the attention function "posttrain".
+"""Attention over a token forest, plugged into Hugging Face models as the attention function
+"posttrain".
 
-A model whose attention implementation is "posttrain" asks the object passed as the keyword argument `attention_plan` to
-attend; without one it attends as "sdpa" does, with the masks that transformers builds. A plan has
+A model whose attention implementation is "posttrain" asks the object passed as the keyword argument
+`attention_plan` to attend; without one it attends as "sdpa" does, with the masks that transformers
+builds. A plan has
 
-    attend(module, query[B,H,T,D], key, value, *, scaling, sliding_window=None, softcap=None, ...) -> [B,T,H,D]
+    attend(module, query[B,H,T,D], key, value, *, scaling, sliding_window=None, softcap=None, ...)
+    -> [B,T,H,D]
 
-`ForestPlan` is the plan of a forest: one row in which token k is visible to token q iff k <= q < ends[k].
+`ForestPlan` is the plan of a forest: one row in which token k is visible to token q iff k <= q <
+ends[k].
 """
 
 from __future__ import annotations
@@ -56,8 +60,8 @@ class AttentionPlan(Protocol):
 def without_mask(device: torch.device | str | None = None) -> torch.Tensor:
     """The `attention_mask` to pass along with a plan.
 
-    A mask of four dimensions is taken by every transformers model as "already made", so that none is built; the plan
-    ignores it.
+    A mask of four dimensions is taken by every transformers model as "already made", so that none
+    is built; the plan ignores it.
     """
     return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
 
@@ -75,15 +79,26 @@ def posttrain_attention(
 ) -> tuple[torch.Tensor, None]:
     """The function that transformers calls in every attention layer."""
     if attention_plan is not None:
-        return attention_plan.attend(module, query, key, value, scaling=scaling, dropout=dropout, **kwargs), None
+        return attention_plan.attend(
+            module, query, key, value, scaling=scaling, dropout=dropout, **kwargs
+        ), None
     softcap, sinks = kwargs.get("softcap"), kwargs.get("s_aux")
     if softcap is None and sinks is None:
         return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **{**kwargs, "softcap": None}
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=dropout,
+            scaling=scaling,
+            **{**kwargs, "softcap": None},
         )
     if attention_mask is None and query.shape[2] > 1:
         rows, columns = query.shape[2], key.shape[2]
-        attention_mask = torch.ones(rows, columns, dtype=torch.bool, device=query.device).tril(columns - rows)
+        attention_mask = torch.ones(rows, columns, dtype=torch.bool, device=query.device).tril(
+            columns - rows
+        )
     mixed = eager_attention(query, key, value, attention_mask, scaling, softcap, sinks, dropout)
     return mixed.transpose(1, 2).contiguous(), None
 
@@ -98,14 +113,17 @@ def eager_attention(
     sinks: torch.Tensor | None = None,
     dropout: float = 0.0,
 ) -> torch.Tensor:
-    """softmax(cap * tanh(scale * q k / cap)) v with everything spelled out; `sinks` [H] are scores that hold no value.
+    """softmax(cap * tanh(scale * q k / cap)) v with everything spelled out; `sinks` [H] are scores
+    that hold no value.
 
     mask: boolean (True = visible) or additive, broadcast over [B, H, T, S]; None shows everything.
     """
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    scores = (query @ key.transpose(-1, -2)) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    scores = (query @ key.transpose(-1, -2)) * (
+        query.shape[-1] ** -0.5 if scaling is None else scaling
+    )
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     if mask is not None and mask.dtype == torch.bool:
@@ -113,7 +131,9 @@ def eager_attention(
     elif mask is not None:
         scores = scores + mask
     if sinks is not None:
-        scores = torch.cat([scores, sinks.view(1, -1, 1, 1).to(scores.dtype).expand(*scores.shape[:-1], 1)], -1)
+        scores = torch.cat(
+            [scores, sinks.view(1, -1, 1, 1).to(scores.dtype).expand(*scores.shape[:-1], 1)], -1
+        )
     accurate = torch.float64 if scores.dtype == torch.float64 else torch.float32
     weights = softmax(scores, -1, dtype=accurate).to(value.dtype)[..., : key.shape[2]]
     return torch.nn.functional.dropout(weights, dropout) @ value
@@ -124,11 +144,14 @@ class ForestPlan:
 
     Args:
         forest: what will be passed as input_ids[1, N] and position_ids[1, N].
-        keep_kv: store each layer's keys and values, [1, Hkv, N, D], in `kv[layer_idx]` (an engine's prefill).
-        prefix: per layer, keys and values [1, Hkv, n, D] that stand for those of the first n tokens.
+        keep_kv: store each layer's keys and values, [1, Hkv, N, D], in `kv[layer_idx]` (an engine's
+        prefill).
+        prefix: per layer, keys and values [1, Hkv, n, D] that stand for those of the first n
+        tokens.
 
-    Three ways, all exact: on CPU the runs of a forest by the fused kernel, trunk and leaves merged by log-sum-exp; on
-    CUDA FlexAttention; for windows that bite, soft-capping, sinks, dropout and other devices, pieces with masks.
+    Three ways, all exact: on CPU the runs of a forest by the fused kernel, trunk and leaves merged
+    by log-sum-exp; on CUDA FlexAttention; for windows that bite, soft-capping, sinks, dropout and
+    other devices, pieces with masks.
     """
 
     def __init__(
@@ -141,7 +164,9 @@ class ForestPlan:
         self.ends = forest.ends
         self.positions = forest.positions
         self.kv: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self.layers: set[int] = set()  # which layers have asked, and for what windows: for the probe
+        self.layers: set[int] = (
+            set()
+        )  # which layers have asked, and for what windows: for the probe
         self.windows: set[int] = set()
         self._keep_kv = keep_kv
         self._prefix = prefix
@@ -168,11 +193,13 @@ class ForestPlan:
         """query [1, H, N, D], key and value [1, Hkv, N, D] -> [1, N, H, D]."""
         if position_bias is not None:
             raise ModelError(
-                "this model adds a bias by relative position, which is not laid out over a forest; train it unshared"
+                "this model adds a bias by relative position, which is not laid out over a "
+                "forest; train it unshared"
             )
         if query.shape[2] != len(self.ends) or key.shape[2] != len(self.ends):
             raise ModelError(
-                f"{key.shape[2]} keys for a forest of {len(self.ends)} tokens: the model reshapes its rows; train it unshared"
+                f"{key.shape[2]} keys for a forest of {len(self.ends)} tokens: the model reshapes "
+                "its rows; train it unshared"
             )
         layer = int(module.layer_idx)  # type: ignore[arg-type]
         self.layers.add(layer)
@@ -184,7 +211,11 @@ class ForestPlan:
             self.kv[layer] = (key.detach(), value.detach())
         if sliding_window is not None:
             self.windows.add(int(sliding_window))
-        window = int(sliding_window) if sliding_window is not None and self._depth > sliding_window else None
+        window = (
+            int(sliding_window)
+            if sliding_window is not None and self._depth > sliding_window
+            else None
+        )
         scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
         plain = not dropout and s_aux is None and query.shape[-1] == value.shape[-1]
         if plain and query.device.type == "cpu" and window is None and softcap is None:
@@ -209,13 +240,19 @@ class ForestPlan:
             self.kv[layer] = tuple(x.detach().transpose(0, 1)[None] for x in (key, value))  # type: ignore[assignment]
 
     def mask_mod(self, window: int | None) -> Callable[..., torch.Tensor]:
-        """FlexAttention's rule of visibility: (k <= q) & (q < ends[k]), and q - k < window in depth."""
+        """FlexAttention's rule of visibility: (k <= q) & (q < ends[k]), and q - k < window in
+        depth.
+        """
         ends, positions, width = self.ends, self.positions, window or 0
 
-        def visible(b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        def visible(
+            b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, k: torch.Tensor
+        ) -> torch.Tensor:
             return (k <= q) & (q < ends[k])
 
-        def near(b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        def near(
+            b: torch.Tensor, h: torch.Tensor, q: torch.Tensor, k: torch.Tensor
+        ) -> torch.Tensor:
             return visible(b, h, q, k) & (positions[q] - positions[k] < width)
 
         return visible if window is None else near
@@ -225,7 +262,13 @@ class ForestPlan:
         if window not in self._block_masks:
             size = len(self.ends)
             self._block_masks[window] = create_block_mask(
-                self.mask_mod(window), None, None, size, size, device=self.ends.device, BLOCK_SIZE=_FLEX_BLOCK
+                self.mask_mod(window),
+                None,
+                None,
+                size,
+                size,
+                device=self.ends.device,
+                BLOCK_SIZE=_FLEX_BLOCK,
             )
         return self._block_masks[window]
 
@@ -241,7 +284,9 @@ class ForestPlan:
         sinks: torch.Tensor | None,
         dropout: float,
     ) -> torch.Tensor:
-        """The path that can do everything: pieces of queries with the keys they may see, masked by depth."""
+        """The path that can do everything: pieces of queries with the keys they may see, masked
+        by depth.
+        """
         if window not in self._pieces:
             self._pieces[window] = _make_pieces(self.shape, self.positions, window)
         query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))  # [N, H, D]
@@ -249,33 +294,53 @@ class ForestPlan:
         for piece in self._pieces[window]:
             count, rows, columns = piece.mask.shape[0], *piece.mask.shape[2:]
             q = query.index_select(0, piece.queries).unflatten(0, (count, rows)).transpose(1, 2)
-            k, v = (x.index_select(0, piece.keys).unflatten(0, (count, columns)).transpose(1, 2) for x in (key, value))
+            k, v = (
+                x.index_select(0, piece.keys).unflatten(0, (count, columns)).transpose(1, 2)
+                for x in (key, value)
+            )
             if softcap is None and sinks is None:
                 grouped = q.shape[1] != k.shape[1]
-                part = scaled_dot_product_attention(q, k, v, piece.mask, dropout, scale=scale, enable_gqa=grouped)
+                part = scaled_dot_product_attention(
+                    q, k, v, piece.mask, dropout, scale=scale, enable_gqa=grouped
+                )
             else:
                 part = eager_attention(q, k, v, piece.mask, scale, softcap, sinks, dropout)
             mixed.append(part.transpose(1, 2).flatten(0, 1).index_select(0, piece.kept))
-        order = torch.cat([piece.queries.index_select(0, piece.kept) for piece in self._pieces[window]])
+        order = torch.cat(
+            [piece.queries.index_select(0, piece.kept) for piece in self._pieces[window]]
+        )
         flat = torch.cat(mixed)
         return torch.empty_like(flat).index_copy(0, order, flat)[None]
 
 
 class _Piece:
-    """Padded stretches of queries with their keys: queries [R * Lq], keys [R * Lk], mask [R, 1, Lq, Lk], kept rows."""
+    """Padded stretches of queries with their keys: queries [R * Lq], keys [R * Lk], mask [R, 1,
+    Lq, Lk], kept rows.
+    """
 
-    def __init__(self, stretches: list[tuple[int, int, np.ndarray]], positions: np.ndarray, window: int | None) -> None:
+    def __init__(
+        self,
+        stretches: list[tuple[int, int, np.ndarray]],
+        positions: np.ndarray,
+        window: int | None,
+    ) -> None:
         rows = max(stop - start for start, stop, _ in stretches)
         columns = max(len(keys) for _, _, keys in stretches)
-        # Padding repeats the last row, so that no row is without a visible key; padded rows are dropped afterwards.
-        queries = np.stack([np.minimum(np.arange(start, start + rows), stop - 1) for start, stop, _ in stretches])
+        # Padding repeats the last row, so that no row is without a visible key; padded rows are
+        # dropped afterwards.
+        queries = np.stack(
+            [np.minimum(np.arange(start, start + rows), stop - 1) for start, stop, _ in stretches]
+        )
         keys = np.stack([np.pad(k, (0, columns - len(k)), mode="edge") for _, _, k in stretches])
         real = np.arange(columns)[None] < np.array([len(k) for _, _, k in stretches])[:, None]
         distance = positions[queries][:, :, None] - positions[keys][:, None, :]
         mask = (distance >= 0) & real[:, None, :]
         if window is not None:
             mask &= distance < window
-        kept = np.arange(rows)[None] < np.array([stop - start for start, stop, _ in stretches])[:, None]
+        kept = (
+            np.arange(rows)[None]
+            < np.array([stop - start for start, stop, _ in stretches])[:, None]
+        )
         self.queries = torch.from_numpy(queries.reshape(-1))
         self.keys = torch.from_numpy(keys.reshape(-1))
         self.mask = torch.from_numpy(mask[:, None])
@@ -291,7 +356,9 @@ def _make_pieces(shape: ForestShape, depth: torch.Tensor, window: int | None) ->
     positions = depth.cpu().numpy()
     stretches = []
     for run, (start, stop) in enumerate(zip(shape.starts, shape.stops)):
-        path = np.concatenate([np.arange(shape.starts[r], shape.stops[r]) for r in shape.ancestry(run)])
+        path = np.concatenate(
+            [np.arange(shape.starts[r], shape.stops[r]) for r in shape.ancestry(run)]
+        )
         for first in range(start, stop, _QUERY_CHUNK):
             last = min(stop, first + _QUERY_CHUNK)
             keys = path[: len(path) - (stop - last)]

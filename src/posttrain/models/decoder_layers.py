@@ -1,13 +1,16 @@
-"""The parts of Llama-like decoder layers: what code that computes such layers by itself reads them from.
+"""The parts of Llama-like decoder layers: what code that computes such layers by itself reads them
+from.
 
 A layer is of the kind if it is made of nothing but
 
-    x = x + W_o attention(rotate(q), rotate(k), v)      [q; k; v] = W_qkv (rmsnorm(x)) + b, q and k normed or not
+    x = x + W_o attention(rotate(q), rotate(k), v)      [q; k; v] = W_qkv (rmsnorm(x)) + b, q and k
+                                                        normed or not
     x = x + W_down (act(W_gate n) W_up n)               n = rmsnorm(x)
 
-Only classes that are known to compute this are read: many others have parts of the same names and do more with them, some of it
-(factors of far positions, dropout) where no comparison at load time would see it. Whoever reads layers here compares a result
-with the model's own all the same, as a later version of transformers may change them.
+Only classes that are known to compute this are read: many others have parts of the same names and
+do more with them, some of it (factors of far positions, dropout) where no comparison at load time
+would see it. Whoever reads layers here compares a result with the model's own all the same, as a
+later version of transformers may change them.
 """
 
 from __future__ import annotations
@@ -54,8 +57,15 @@ class LayerParts:
 
 
 def read_layers(base: Any) -> list[LayerParts] | None:
-    """The layers of a decoder without its head, None where it is not of the kind or has sliding windows."""
-    if set(dict(base.named_children())) != {"embed_tokens", "layers", "norm", "rotary_emb"} or not _is_known(base, base.norm):
+    """The layers of a decoder without its head, None where it is not of the kind or has sliding
+    windows.
+    """
+    if set(dict(base.named_children())) != {
+        "embed_tokens",
+        "layers",
+        "norm",
+        "rotary_emb",
+    } or not _is_known(base, base.norm):
         return None
     if _has_windows(base.config):
         return None
@@ -69,7 +79,12 @@ def read_layers(base: Any) -> list[LayerParts] | None:
 
 
 def _read_layer(layer: Any) -> LayerParts | None:
-    if set(dict(layer.named_children())) != {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}:
+    if set(dict(layer.named_children())) != {
+        "self_attn",
+        "mlp",
+        "input_layernorm",
+        "post_attention_layernorm",
+    }:
         return None
     attention, mlp = layer.self_attn, layer.mlp
     if not _is_known(layer, attention, mlp, layer.input_layernorm, layer.post_attention_layernorm):
@@ -102,14 +117,22 @@ def _read_layer(layer: Any) -> LayerParts | None:
 
 
 def has_plain_weights(base: Any) -> bool:
-    """Whether all weights are where and as the functions made for such layers expect them: on a CPU, all in float32 or all in
-    bfloat16."""
-    return {(p.dtype, p.device.type) for p in base.parameters()} in ({(torch.float32, "cpu")}, {(torch.bfloat16, "cpu")})
+    """Whether all weights are where and as the functions made for such layers expect them: on a
+    CPU, all in float32 or all in bfloat16."""
+    return {(p.dtype, p.device.type) for p in base.parameters()} in (
+        {(torch.float32, "cpu")},
+        {(torch.bfloat16, "cpu")},
+    )
 
 
 def _is_known(*modules: Any) -> bool:
-    """Whether all are of classes that are known, and none of them runs something else in its place."""
-    return all((type(m).__module__, type(m).__name__) in _KNOWN and "forward" not in vars(m) for m in modules)
+    """Whether all are of classes that are known, and none of them runs something else in its
+    place.
+    """
+    return all(
+        (type(m).__module__, type(m).__name__) in _KNOWN and "forward" not in vars(m)
+        for m in modules
+    )
 
 
 def _has_windows(config: Any) -> bool:

@@ -1,4 +1,6 @@
-"""Weights that are no numbers, found when a model is loaded and not when its first step diverges."""
+"""Weights that are no numbers, found when a model is loaded and not when its first step
+diverges.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from posttrain.errors import ModelError
 
 
 def check_finite(module: Any, path: str) -> None:
-    """Refuse a model with NaN or infinity in a weight. Weights without storage or in few bits are passed over.
+    """Refuse a model with NaN or infinity in a weight. Weights without storage or in few bits are
+    passed over.
 
     Raises:
         ModelError: names the first such tensor.

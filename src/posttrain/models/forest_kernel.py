@@ -1,16 +1,20 @@
 """Exact attention over a forest on CPU: fused kernels over runs, merged by log-sum-exp.
 
-A run is a maximal stretch of equal `ends`: a chain of tokens without branches. All its descendants are the tokens from
-its stop to its end, so the whole of a forest's attention is
+A run is a maximal stretch of equal `ends`: a chain of tokens without branches. All its descendants
+are the tokens from its stop to its end, so the whole of a forest's attention is
 
     (a) every run with itself, causally: runs of like length in padded batches;
-    (b) every run that has descendants, as keys, with those descendants, as queries: two contiguous slices, no mask.
+    (b) every run that has descendants, as keys, with those descendants, as queries: two contiguous
+    slices, no mask.
 
-Parts that share a query are merged by their log-sum-exp, as in ring attention (Liu et al. 2023, arXiv:2310.01889):
+Parts that share a query are merged by their log-sum-exp, as in ring attention (Liu et al. 2023,
+arXiv:2310.01889):
 
-    lse = log(exp(lse_a) + exp(lse_b))      out = out_a * exp(lse_a - lse) + out_b * exp(lse_b - lse)
+    lse = log(exp(lse_a) + exp(lse_b))      out = out_a * exp(lse_a - lse) + out_b * exp(lse_b -
+                                            lse)
 
-The backward pass of a fused kernel needs only (out, lse): given the merged ones, it yields the gradient of its part.
+The backward pass of a fused kernel needs only (out, lse): given the merged ones, it yields the
+gradient of its part.
 """
 
 from __future__ import annotations
@@ -27,19 +31,28 @@ _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.
 
 
 def fused_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, attn_mask: torch.Tensor | None, scale: float
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    attn_mask: torch.Tensor | None,
+    scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention of [B, H, T, D] on CPU and its log-sum-exp [B, H, T], for merging with other keys' by the reader."""
+    """Attention of [B, H, T, D] on CPU and its log-sum-exp [B, H, T], for merging with other
+    keys' by the reader.
+    """
     with kernel_products():
         out, lse = _forward(query, key, value, 0.0, False, attn_mask=attn_mask, scale=scale)
     return out, lse
 
 
-_ALONE = 48  # tokens of a run for which a kernel's start costs less than to gather it and others in a batch
+# tokens of a run for which a kernel's start costs less than to gather it and others in a batch
+_ALONE = 48
 
 
 class _Bucket(NamedTuple):
-    """Runs of like length. rows: flat indices [R * L], padded with a run's last token; row kept[i] is token flat[i].
+    """Runs of like length. rows: flat indices [R * L], padded with a run's last token; row kept[i]
+    is token flat[i].
 
     start: of a run that is alone, which is then a slice and needs no indices; else -1.
     """
@@ -88,7 +101,9 @@ class ForestShape:
 
     @property
     def buckets(self) -> list[_Bucket]:
-        """Long runs alone, others batched by length: at least 3/4 as long as the longest of the batch, unless all are short."""
+        """Long runs alone, others batched by length: at least 3/4 as long as the longest of the
+        batch, unless all are short.
+        """
         if self._buckets is None:
             lengths = np.array(self.stops) - np.array(self.starts)
             order = np.argsort(-lengths, kind="stable")
@@ -97,7 +112,10 @@ class ForestShape:
                 if (
                     groups
                     and lengths[groups[-1][0]] < _ALONE
-                    and (lengths[run] * 4 >= lengths[groups[-1][0]] * 3 or lengths[groups[-1][0]] <= 16)
+                    and (
+                        lengths[run] * 4 >= lengths[groups[-1][0]] * 3
+                        or lengths[groups[-1][0]] <= 16
+                    )
                 ):
                     groups[-1].append(int(run))
                 else:
@@ -128,10 +146,13 @@ class ForestShape:
 def merged_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, shape: ForestShape, scale: float
 ) -> torch.Tensor:
-    """query [1, H, N, D], key and value [1, Hkv, N, D] -> [1, N, H, D], on CPU, in any float type."""
+    """query [1, H, N, D], key and value [1, Hkv, N, D] -> [1, N, H, D], on CPU, in any float
+    type.
+    """
     flat = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
     if query.dtype in (torch.bfloat16, torch.float16):
-        # The fused kernel's backward pass is several times slower in half precision than the conversions are.
+        # The fused kernel's backward pass is several times slower in half precision than the
+        # conversions are.
         flat = (x.float() for x in flat)
     return _MergedAttention.apply(*flat, shape, scale)[None].to(query.dtype)
 
@@ -140,10 +161,14 @@ def merged_attention(
 def attend_runs(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, shape: ForestShape, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """query [N, H, D], key and value [N, Hkv, D] -> what they give, [N, H, D], and its log-sum-exp [N, H]; not in half."""
+    """query [N, H, D], key and value [N, Hkv, D] -> what they give, [N, H, D], and its
+    log-sum-exp [N, H]; not in half.
+    """
     out, lse = torch.empty_like(query), query.new_empty(query.shape[:2])
     for bucket in shape.buckets:
-        part, part_lse = _forward(*(_gather(x, bucket) for x in (query, key, value)), 0.0, True, scale=scale)
+        part, part_lse = _forward(
+            *(_gather(x, bucket) for x in (query, key, value)), 0.0, True, scale=scale
+        )
         _put(out, part, bucket)
         _put(lse, part_lse, bucket)
     for start, stop, end in shape.trunks:
@@ -152,7 +177,9 @@ def attend_runs(
         part, part_lse = part[0].transpose(0, 1), part_lse[0].transpose(0, 1)
         below, below_lse = out[stop:end], lse[stop:end]
         merged = torch.logaddexp(below_lse, part_lse)
-        below.mul_((below_lse - merged).exp_()[..., None]).add_(part * (part_lse - merged).exp_()[..., None])
+        below.mul_((below_lse - merged).exp_()[..., None]).add_(
+            part * (part_lse - merged).exp_()[..., None]
+        )
         below_lse.copy_(merged)
     return out, lse
 
@@ -170,7 +197,8 @@ def attend_runs_backward(
     *,
     into: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The gradients of query, key and value from that of `attend_runs`' first result; out, lse: its results.
+    """The gradients of query, key and value from that of `attend_runs`' first result; out, lse: its
+    results.
 
     into: where the gradients go, new tensors by default.
     """
@@ -195,7 +223,12 @@ class _MergedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, shape: ForestShape, scale: float
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        shape: ForestShape,
+        scale: float,
     ) -> torch.Tensor:
         out, lse = attend_runs(query, key, value, shape, scale)
         ctx.save_for_backward(query, key, value, out, lse)
@@ -206,7 +239,9 @@ class _MergedAttention(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_out: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, out, lse = ctx.saved_tensors
-        grads = attend_runs_backward(grad_out.contiguous(), query, key, value, out, lse, ctx.shape, ctx.scale)
+        grads = attend_runs_backward(
+            grad_out.contiguous(), query, key, value, out, lse, ctx.shape, ctx.scale
+        )
         return *grads, None, None
 
 
@@ -233,4 +268,6 @@ def _put(whole: torch.Tensor, part: torch.Tensor, bucket: _Bucket) -> None:
         whole[bucket.start : bucket.start + bucket.length] = part[0].transpose(0, 1)
         return
     rows = part.transpose(1, 2).flatten(0, 1)
-    whole.index_copy_(0, bucket.flat, rows if bucket.kept is None else rows.index_select(0, bucket.kept))
+    whole.index_copy_(
+        0, bucket.flat, rows if bucket.kept is None else rows.index_select(0, bucket.kept)
+    )

@@ -1,4 +1,6 @@
-"""A Hugging Face model that runs token forests: what language models and models with a score share."""
+"""A Hugging Face model that runs token forests: what language models and models with a score
+share.
+"""
 
 from __future__ import annotations
 
@@ -18,20 +20,28 @@ from posttrain.models.attention import ForestPlan, without_mask
 from posttrain.models.fused_layers import fused_hidden, fusible_layers
 from posttrain.models.products import fast_products, kernel_products, within
 
-BOUNDS = {torch.float64: 1e-9, torch.float32: 1e-4}  # most relative error of a probe; 5e-2 for half precisions
+BOUNDS = {
+    torch.float64: 1e-9,
+    torch.float32: 1e-4,
+}  # most relative error of a probe; 5e-2 for half precisions
 
 
 class ForestModel:
     """A Hugging Face model with its tokenizer, whose trunk runs token forests.
 
     Attributes:
-        hf: the PreTrainedModel, or a PeftModel around it. tokenizer: its tokenizer. device: where it is.
-        shares_trunks: forests run as forests; else as one padded row per sequence, and `why_unshared` tells why.
+        hf: the PreTrainedModel, or a PeftModel around it. tokenizer: its tokenizer. device: where
+        it is.
+        shares_trunks: forests run as forests; else as one padded row per sequence, and
+        `why_unshared` tells why.
         fuses_layers: forests go through `models.fused_layers`, where it can take them.
-        rate_factors: what the learning rate of single parameters is multiplied by, where that is not 1.
+        rate_factors: what the learning rate of single parameters is multiplied by, where that is
+        not 1.
         virtual: trained tokens that stand before every sequence, None without (`models.adapters`).
-        neftune_noise_alpha: how much noise is put on the embeddings in training mode (see `_noise`), 0 = none.
-        context_length: most positions the config allows for a sequence, None where it names no limit.
+        neftune_noise_alpha: how much noise is put on the embeddings in training mode (see
+        `_noise`), 0 = none.
+        context_length: most positions the config allows for a sequence, None where it names no
+        limit.
     """
 
     def __init__(self, hf: Any, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -43,7 +53,9 @@ class ForestModel:
         self.rate_factors: dict[torch.nn.Parameter, float] = {}
         self.virtual: adapters.VirtualTokens | None = None
         self.neftune_noise_alpha = 0.0
-        self._active: Any = hf  # what is run: `hf`, or within a language model's `reference()` its frozen copy
+        self._active: Any = (
+            hf  # what is run: `hf`, or within a language model's `reference()` its frozen copy
+        )
 
     @property
     def device(self) -> torch.device:
@@ -62,7 +74,9 @@ class ForestModel:
         for candidate in (lm.get_decoder(), lm.base_model, getattr(lm, "model", None)):
             if candidate is not None and candidate is not lm:
                 return candidate
-        raise ModelError(f"{type(lm).__name__} has no part that yields hidden states below its last projection")
+        raise ModelError(
+            f"{type(lm).__name__} has no part that yields hidden states below its last projection"
+        )
 
     @property
     def config(self) -> Any:
@@ -88,22 +102,34 @@ class ForestModel:
         rows = forest.unshared()
         hidden = self._row_hidden(rows.ids, rows.mask)
         index = torch.zeros_like(forest.tokens)
-        for row, (last, depth) in enumerate(zip(forest.last.tolist(), forest.positions[forest.last].tolist())):
+        for row, (last, depth) in enumerate(
+            zip(forest.last.tolist(), forest.positions[forest.last].tolist())
+        ):
             path = torch.nonzero(forest.ends[: last + 1] > last)[:, 0]
             index[path] = row * rows.ids.shape[1] + torch.arange(depth + 1, device=index.device)
         return hidden.flatten(0, 1)[index]
 
     def rows_at(self, forest: Forest, *, sources: bool) -> torch.Tensor:
-        """Hidden states [M, D] at the targets' sources (what predicts them), or at the targets themselves."""
+        """Hidden states [M, D] at the targets' sources (what predicts them), or at the targets
+        themselves.
+        """
         if self.shares_trunks:
             index = forest.source if sources else forest.place
             return self._shared_hidden(forest)[0].index_select(0, index)
         rows = forest.unshared()
-        return self._row_hidden(rows.ids, rows.mask).flatten(0, 1).index_select(0, rows.source if sources else rows.place)
+        return (
+            self._row_hidden(rows.ids, rows.mask)
+            .flatten(0, 1)
+            .index_select(0, rows.source if sources else rows.place)
+        )
 
     @within(fast_products)
-    def _shared_hidden(self, forest: Forest, *, keep_kv: bool = False) -> tuple[torch.Tensor, ForestPlan]:
-        """Hidden states [N, D] and the plan that computed them, in which virtual tokens stand before the forest's."""
+    def _shared_hidden(
+        self, forest: Forest, *, keep_kv: bool = False
+    ) -> tuple[torch.Tensor, ForestPlan]:
+        """Hidden states [N, D] and the plan that computed them, in which virtual tokens stand
+        before the forest's.
+        """
         virtual, count = self.virtual, self.num_virtual_tokens
         prefix = virtual.keys_and_values() if virtual is not None else None
         rooted = forest.below(count) if count else forest
@@ -117,7 +143,9 @@ class ForestModel:
             if virtual is not None:
                 embedded = torch.cat([virtual.embeddings().to(embedded.dtype), embedded])
             if layers is not None:
-                return fused_hidden(self.base, layers, embedded, rooted.positions, plan)[count:], plan
+                return fused_hidden(self.base, layers, embedded, rooted.positions, plan)[
+                    count:
+                ], plan
             given = {"inputs_embeds": embedded[None]}
         hidden = self.base(
             **given,
@@ -130,22 +158,26 @@ class ForestModel:
 
     @within(kernel_products)
     def _row_hidden(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        # Padding is on the right, where a causal model cannot see it: no mask, and the fused kernels stay available.
+        # Padding is on the right, where a causal model cannot see it: no mask, and the fused
+        # kernels stay available.
         if mask is None or not self._is_noisy:
             return self.base(input_ids=ids, use_cache=False).last_hidden_state
         embedded = self.pretrained.get_input_embeddings()(ids)
         lengths = mask.sum(1, keepdim=True).expand_as(ids)
-        return self.base(inputs_embeds=embedded + self._noise(embedded, lengths), use_cache=False).last_hidden_state
+        return self.base(
+            inputs_embeds=embedded + self._noise(embedded, lengths), use_cache=False
+        ).last_hidden_state
 
     @property
     def _is_noisy(self) -> bool:
         return self.neftune_noise_alpha > 0 and self._active.training
 
     def _noise(self, embedded: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Uniform in +-alpha / sqrt(L d), for embeddings [..., d] of sequences of L tokens (NEFTune, arXiv 2310.05914).
+        """Uniform in +-alpha / sqrt(L d), for embeddings [..., d] of sequences of L tokens
+        (NEFTune, arXiv 2310.05914).
 
-        Drawn from torch's global generator, as dropout is, so that it follows from the seed and resumes exactly. A token that
-        sequences share takes the longest of them.
+        Drawn from torch's global generator, as dropout is, so that it follows from the seed and
+        resumes exactly. A token that sequences share takes the longest of them.
         """
         width = self.neftune_noise_alpha / (lengths * embedded.shape[-1]).sqrt()
         return (torch.rand_like(embedded) * 2 - 1) * width[..., None].to(embedded.dtype)
@@ -153,8 +185,9 @@ class ForestModel:
     def backward(self, loss: torch.Tensor) -> None:
         """The backward pass of a loss, its products fast where trunks are shared.
 
-        All attention is then by kernels that choose their own products, but for windows that bite: there the kernel's backward
-        pass is slower, and the whole of both passes still faster (0.50 to 0.38 s, windows of 64 in rows of 40 to 500).
+        All attention is then by kernels that choose their own products, but for windows that bite:
+        there the kernel's backward pass is slower, and the whole of both passes still faster (0.50
+        to 0.38 s, windows of 64 in rows of 40 to 500).
         """
         with fast_products() if self._chooses_products else contextlib.nullcontext():
             loss.backward()
@@ -179,7 +212,9 @@ class ForestModel:
     def enable_gradient_checkpointing(self) -> None:
         """Recompute each layer in the backward pass: less memory, about a third more time."""
         lm: Any = self.pretrained
-        enable = getattr(lm, "activation_checkpointing_enable", lm.gradient_checkpointing_enable)  # the newer name first
+        enable = getattr(
+            lm, "activation_checkpointing_enable", lm.gradient_checkpointing_enable
+        )  # the newer name first
         enable({"use_reentrant": False})
 
     def save(self, folder: str | Path) -> None:
@@ -190,11 +225,15 @@ class ForestModel:
         self.tokenizer.save_pretrained(folder)
 
     def save_for_resume(self, folder: str | Path) -> None:
-        """What a checkpoint keeps of the model: what `save` writes, and whatever else it cannot be made from."""
+        """What a checkpoint keeps of the model: what `save` writes, and whatever else it cannot
+        be made from.
+        """
         self.save(folder)
 
     def share_trunks(self) -> None:
-        """Run forests as forests, if a probe finds that this gives what plain forwards give; else say why not."""
+        """Run forests as forests, if a probe finds that this gives what plain forwards give;
+        else say why not.
+        """
         lm = self.pretrained
         before = lm.config._attn_implementation
         self.why_unshared = None
@@ -203,7 +242,9 @@ class ForestModel:
                 lm.set_attn_implementation(attention.NAME)
                 self.why_unshared = self._tried()
                 if self.why_unshared is not None and self.fuses_layers:
-                    self.fuses_layers = False  # the layers may not be of the kind that they seem to be
+                    self.fuses_layers = (
+                        False  # the layers may not be of the kind that they seem to be
+                    )
                     self.why_unshared = self._tried()
             else:
                 self.why_unshared = f"the attention of {type(lm).__name__} cannot be replaced"
@@ -220,7 +261,9 @@ class ForestModel:
     def _tried(self) -> str | None:
         try:
             return self._probe()
-        except Exception as error:  # whatever a foreign architecture raises on a forest is the answer
+        except (
+            Exception
+        ) as error:  # whatever a foreign architecture raises on a forest is the answer
             return _told(error)
 
     def _probe(self) -> str | None:
@@ -239,7 +282,9 @@ class ForestModel:
             alone = torch.cat([self._row_hidden(s.to(self.device)[None])[0] for s in sequences])
         paths = torch.cat([torch.nonzero(forest.ends[: int(x) + 1] > x)[:, 0] for x in forest.last])
         if (passed_by := config.num_hidden_layers - len(plan.layers)) > 0:
-            return f"{passed_by} of its layers do not attend through transformers' attention interface"
+            return (
+                f"{passed_by} of its layers do not attend through transformers' attention interface"
+            )
         if window is not None and "sliding_attention" in layer_types and not plan.windows:
             return "its sliding windows lie in a mask that a forest cannot carry"
         worst, bound = relative_error(together[paths], alone), BOUNDS.get(together.dtype, 5e-2)
@@ -279,7 +324,9 @@ def cuda_devices(device: torch.device) -> list[torch.device]:
 
 
 def _probe_forest(vocab_size: int, trunk: int) -> tuple[Forest, list[torch.Tensor]]:
-    """A trunk with three leaves and a branch below one of them, of arbitrary valid ids; no random state is touched."""
+    """A trunk with three leaves and a branch below one of them, of arbitrary valid ids; no
+    random state is touched.
+    """
     draw = np.random.default_rng(0)
 
     def some(count: int) -> list[int]:

@@ -1,20 +1,23 @@
 """Decoder layers of Llama-like models as one differentiable function each, on a CPU.
 
-Run module by module, a layer is some fifty small passes over its hidden states and as many in the backward pass, each of
-which autograd records, allocates for and starts. Written as one function (equations in `models.decoder_layers`) a layer adds
-into products instead of beside them, works in place, and keeps for the backward pass only
+Run module by module, a layer is some fifty small passes over its hidden states and as many in the
+backward pass, each of which autograd records, allocates for and starts. Written as one function
+(equations in `models.decoder_layers`) a layer adds into products instead of beside them, works in
+place, and keeps for the backward pass only
 
-    n = x / rms(x) of each norm and 1 / rms(x), rotated q and k, v, what attention gave with its log-sum-exp, W_gate n, W_up n.
+    n = x / rms(x) of each norm and 1 / rms(x), rotated q and k, v, what attention gave with its
+    log-sum-exp, W_gate n, W_up n.
 
 With n = x r, r = (mean(x^2) + eps)^-1/2 and y = n w, the gradient of a norm is
 
     dw = sum(dy n)      dx = r (dy w - n mean(dy w n))
 
-and that of a rotation by angles is the rotation by the opposite angles. In bfloat16 the products, the MLP and the hidden states
-between layers are of that type, as in transformers; norms, rotation and attention compute in float32.
+and that of a rotation by angles is the rotation by the opposite angles. In bfloat16 the products,
+the MLP and the hidden states between layers are of that type, as in transformers; norms, rotation
+and attention compute in float32.
 
-Only classes of layers that are known are computed here (`models.decoder_layers`), and the probe at load time
-(`ForestModel.share_trunks`) compares them with the model's own forward pass besides.
+Only classes of layers that are known are computed here (`models.decoder_layers`), and the probe at
+load time (`ForestModel.share_trunks`) compares them with the model's own forward pass besides.
 """
 
 from __future__ import annotations
@@ -31,10 +34,12 @@ from posttrain.models.products import fast_products, wide, within
 
 
 def fusible_layers(base: Any, plan: ForestPlan) -> list[LayerParts] | None:
-    """The layers of a decoder that `fused_hidden` can compute, None where the model has to run by itself.
+    """The layers of a decoder that `fused_hidden` can compute, None where the model has to run by
+    itself.
 
-    That is: not in float32 or bfloat16 on a CPU, layers of another kind, sliding windows, adapters, biases behind attention or
-    in the MLP, hooks, attention dropout, checkpointing, or keys that stand before the forest's.
+    That is: not in float32 or bfloat16 on a CPU, layers of another kind, sliding windows, adapters,
+    biases behind attention or in the MLP, hooks, attention dropout, checkpointing, or keys that
+    stand before the forest's.
     """
     if plan.has_prefix:
         return None
@@ -44,7 +49,9 @@ def fusible_layers(base: Any, plan: ForestPlan) -> list[LayerParts] | None:
     return layers if has_plain_weights(base) else None
 
 
-def fused_hidden(base: Any, layers: list[LayerParts], embedded: Tensor, positions: Tensor, plan: ForestPlan) -> Tensor:
+def fused_hidden(
+    base: Any, layers: list[LayerParts], embedded: Tensor, positions: Tensor, plan: ForestPlan
+) -> Tensor:
     """Last hidden states [N, C] of embedded tokens [N, C] at `positions` [N]."""
     angles = tuple(wide(part[0][:, None]) for part in base.rotary_emb(embedded, positions[None]))
     hidden = embedded
@@ -73,7 +80,9 @@ class _Weights(NamedTuple):
 
 
 class _Facts(NamedTuple):
-    """What a layer needs beside tensors. eps: of the norms of the input, of queries, of keys and of the MLP."""
+    """What a layer needs beside tensors. eps: of the norms of the input, of queries, of keys
+    and of the MLP.
+    """
 
     number: int
     head_dim: int
@@ -119,14 +128,23 @@ def _is_plain(layer: LayerParts) -> bool:
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
 
 
 class _Layer(torch.autograd.Function):
-    """Hidden states [N, C] -> [N, C]. angles: cos and sin, [N, 1, D] each, not in half precision."""
+    """Hidden states [N, C] -> [N, C]. angles: cos and sin, [N, 1, D] each, not in half
+    precision.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, angles: tuple[Tensor, Tensor], facts: _Facts, *weights: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, angles: tuple[Tensor, Tensor], facts: _Facts, *weights: Tensor | None
+    ) -> Tensor:
         w = _Weights(*weights)  # type: ignore[arg-type]
         n1, r1 = _normed(x, facts.eps[0])
         q, k, v = _projected(n1 * w.input_norm, w, facts.head_dim)
@@ -138,7 +156,24 @@ class _Layer(torch.autograd.Function):
         n2, r2 = _normed(x, facts.eps[3])
         inner = n2 * w.mlp_norm
         gate, up = inner @ w.gate.t(), inner @ w.up.t()
-        ctx.save_for_backward(n1, r1, q, k, v, q_normed, q_root, k_normed, k_root, mixed, lse, n2, r2, gate, up, *weights)
+        ctx.save_for_backward(
+            n1,
+            r1,
+            q,
+            k,
+            v,
+            q_normed,
+            q_root,
+            k_normed,
+            k_root,
+            mixed,
+            lse,
+            n2,
+            r2,
+            gate,
+            up,
+            *weights,
+        )
         ctx.angles, ctx.facts = angles, facts
         return x.addmm_(nn.functional.silu(gate).mul_(up), w.down.t())
 
@@ -146,7 +181,24 @@ class _Layer(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     @within(fast_products)
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        n1, r1, q, k, v, q_normed, q_root, k_normed, k_root, mixed, lse, n2, r2, gate, up, *weights = ctx.saved_tensors
+        (
+            n1,
+            r1,
+            q,
+            k,
+            v,
+            q_normed,
+            q_root,
+            k_normed,
+            k_root,
+            mixed,
+            lse,
+            n2,
+            r2,
+            gate,
+            up,
+            *weights,
+        ) = ctx.saved_tensors
         w, wanted = _Weights(*weights), _Weights(*ctx.needs_input_grad[3:])
         shape, scale, depth = ctx.facts.plan.shape, ctx.facts.scale, ctx.facts.head_dim
         found: dict[str, Tensor | None] = {}
@@ -157,7 +209,10 @@ class _Layer(torch.autograd.Function):
         d_up = act.mul_(d_hidden)
         d_gate = torch.ops.aten.silu_backward(d_hidden.mul_(up), gate)
         inner = n2 * w.mlp_norm
-        found["gate"], found["up"] = _outer(wanted.gate, d_gate, inner), _outer(wanted.up, d_up, inner)
+        found["gate"], found["up"] = (
+            _outer(wanted.gate, d_gate, inner),
+            _outer(wanted.up, d_up, inner),
+        )
         d_inner = (d_gate @ w.gate).addmm_(d_up, w.up)
         d_x, found["mlp_norm"] = _norm_backward(d_inner, n2, r2, w.mlp_norm, wanted.mlp_norm)
         d_x += grad
@@ -169,12 +224,20 @@ class _Layer(torch.autograd.Function):
             d_heads = mixed.new_empty(len(mixed), q.shape[1] + 2 * k.shape[1], depth)
             d_q, d_k, d_v = d_heads.split([q.shape[1], k.shape[1], k.shape[1]], 1)
             attend_runs_backward(d_mixed, q, k, v, mixed, lse, shape, scale, into=(d_q, d_k, d_v))
-            found["q_norm"] = _prepared_backward(d_q, q_normed, q_root, w.q_norm, wanted.q_norm, ctx.angles)
-            found["k_norm"] = _prepared_backward(d_k, k_normed, k_root, w.k_norm, wanted.k_norm, ctx.angles)
+            found["q_norm"] = _prepared_backward(
+                d_q, q_normed, q_root, w.q_norm, wanted.q_norm, ctx.angles
+            )
+            found["k_norm"] = _prepared_backward(
+                d_k, k_normed, k_root, w.k_norm, wanted.k_norm, ctx.angles
+            )
             flat = d_heads.flatten(1).to(d_x.dtype)
-            found |= _projected_backward(flat, n1 * w.input_norm if any(wanted[1:4]) else None, w, wanted)
+            found |= _projected_backward(
+                flat, n1 * w.input_norm if any(wanted[1:4]) else None, w, wanted
+            )
             d_inner = flat @ torch.cat([w.q, w.k, w.v])
-            d_first, found["input_norm"] = _norm_backward(d_inner, n1, r1, w.input_norm, wanted.input_norm)
+            d_first, found["input_norm"] = _norm_backward(
+                d_inner, n1, r1, w.input_norm, wanted.input_norm
+            )
             d_first.add_(d_x)
         return d_first, None, None, *(found.get(name) for name in _Weights._fields)
 
@@ -182,15 +245,26 @@ class _Layer(torch.autograd.Function):
 def _projected(x: Tensor, w: _Weights, depth: int) -> tuple[Tensor, Tensor, Tensor]:
     """Queries [N, H, D], keys and values [N, Hkv, D] of [N, C], in at least float32."""
     joined = x @ torch.cat([w.q, w.k, w.v]).t()
-    q, k, v = map(wide, joined.unflatten(1, (-1, depth)).split([len(part) // depth for part in (w.q, w.k, w.v)], 1))
+    q, k, v = map(
+        wide,
+        joined.unflatten(1, (-1, depth)).split([len(part) // depth for part in (w.q, w.k, w.v)], 1),
+    )
     for part, bias in ((q, w.q_bias), (k, w.k_bias), (v, w.v_bias)):
         if bias is not None:
             part += bias.view(-1, depth)
-    return q, k, v.contiguous()  # v is kept for the backward pass: as a view it would keep the others, too
+    return (
+        q,
+        k,
+        v.contiguous(),
+    )  # v is kept for the backward pass: as a view it would keep the others, too
 
 
-def _projected_backward(flat: Tensor, x: Tensor | None, w: _Weights, wanted: _Weights) -> dict[str, Tensor | None]:
-    """Gradients of the weights and biases in `_projected` from that of its results as one, [N, (H + 2 Hkv) D]."""
+def _projected_backward(
+    flat: Tensor, x: Tensor | None, w: _Weights, wanted: _Weights
+) -> dict[str, Tensor | None]:
+    """Gradients of the weights and biases in `_projected` from that of its results as one, [N,
+    (H + 2 Hkv) D].
+    """
     sizes = [len(part) for part in (w.q, w.k, w.v)]
     found: dict[str, Tensor | None] = {}
     if x is not None:
@@ -213,8 +287,12 @@ def _normed(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return (x * root if given is x else given.mul_(root).to(x.dtype)), root
 
 
-def _norm_backward(grad: Tensor, normed: Tensor, root: Tensor, weight: Tensor, wanted: Any) -> tuple[Tensor, Tensor | None]:
-    """Gradients of the input and of the weight of normed * weight; the former is written over a grad [..., C] in float32."""
+def _norm_backward(
+    grad: Tensor, normed: Tensor, root: Tensor, weight: Tensor, wanted: Any
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of the input and of the weight of normed * weight; the former is written over a
+    grad [..., C] in float32.
+    """
     grad, n, weight = wide(grad), wide(normed), weight.to(root.dtype)
     together = grad * n
     d_weight = together.flatten(0, -2).sum(0) if wanted else None
@@ -225,7 +303,9 @@ def _norm_backward(grad: Tensor, normed: Tensor, root: Tensor, weight: Tensor, w
 def _prepared(
     heads: Tensor, weight: Tensor | None, eps: float, angles: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Queries or keys [N, H, D] normed (where there is a weight for it) and rotated; what they were normed to; the root."""
+    """Queries or keys [N, H, D] normed (where there is a weight for it) and rotated; what they
+    were normed to; the root.
+    """
     if weight is None:
         return _rotated(heads, *angles), None, None
     normed, root = _normed(heads, eps)
@@ -233,7 +313,12 @@ def _prepared(
 
 
 def _prepared_backward(
-    grad: Tensor, normed: Tensor | None, root: Tensor | None, weight: Tensor | None, wanted: Any, angles: tuple[Tensor, Tensor]
+    grad: Tensor,
+    normed: Tensor | None,
+    root: Tensor | None,
+    weight: Tensor | None,
+    wanted: Any,
+    angles: tuple[Tensor, Tensor],
 ) -> Tensor | None:
     """The gradient of the weight; that of the input is written over grad [N, H, D]."""
     cos, sin = angles
@@ -248,7 +333,9 @@ def _prepared_backward(
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x cos + [-x2; x1] sin for x = [x1; x2] (Su et al. 2021, arXiv 2104.09864, in transformers' order of dimensions)."""
+    """x cos + [-x2; x1] sin for x = [x1; x2] (Su et al. 2021, arXiv 2104.09864, in
+    transformers' order of dimensions).
+    """
     half = x.shape[-1] // 2
     out = x * cos
     out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)

@@ -16,7 +16,14 @@ from posttrain.data.forest import Forest
 from posttrain.errors import ModelError
 from posttrain.models.adapters import keeps_base, virtual_tokens
 from posttrain.models.attention import ForestPlan
-from posttrain.models.forest_model import BOUNDS, ForestModel, cuda_devices, evaluating, is_peft, relative_error
+from posttrain.models.forest_model import (
+    BOUNDS,
+    ForestModel,
+    cuda_devices,
+    evaluating,
+    is_peft,
+    relative_error,
+)
 from posttrain.models.logprobs import Head, token_logprobs
 from posttrain.models.score_model import ScoreModel
 from posttrain.models.vocabulary import DERIVED, DISTRIBUTIONS, FOREIGN, Vocabulary
@@ -29,11 +36,15 @@ class LanguageModel(ForestModel):
 
     Attributes:
         weights_version: raised by whoever changes the weights; engines key their caches by it.
-        critic: a model of values that is trained beside this one and saved in the folder `critic` of its own, or None.
-        teacher: a frozen language model with the same vocabulary that losses compare this one with, or None.
+        critic: a model of values that is trained beside this one and saved in the folder `critic`
+        of its own, or None.
+        teacher: a frozen language model with the same vocabulary that losses compare this one with,
+        or None.
         foreign: the same with another vocabulary (`models.foreign`), or None.
-        reference_updates: how often the reference has been moved since it was the model of the start.
-        fresh_adapters: whether the adapters, if any, began with the run; where they were trained before, the run starts from
+        reference_updates: how often the reference has been moved since it was the model of the
+        start.
+        fresh_adapters: whether the adapters, if any, began with the run; where they were trained
+        before, the run starts from
             base and adapters together, which is then the reference.
     """
 
@@ -51,52 +62,74 @@ class LanguageModel(ForestModel):
     def head(self) -> Head:
         """The projection to the vocabulary, as it is now."""
         module: Any = self.pretrained.get_output_embeddings()
-        if hasattr(module, "modules_to_save"):  # PEFT trains a copy in full; switched off, the original counts
+        if hasattr(
+            module, "modules_to_save"
+        ):  # PEFT trains a copy in full; switched off, the original counts
             off = module.disable_adapters
-            module = module.original_module if off else module.modules_to_save[module.active_adapters[0]]
+            module = (
+                module.original_module if off else module.modules_to_save[module.active_adapters[0]]
+            )
         config = self.config
-        scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+        scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
+            getattr(config, "logits_scaling", None) or 1.0
+        )
         softcap = getattr(config, "final_logit_softcapping", None)
         return Head(module.weight, getattr(module, "bias", None), softcap, scale)
 
-    def forward(self, forest: Forest, needs: Collection[str] = ("logprobs",), *, temperature: float = 1.0) -> dict[str, Any]:
+    def forward(
+        self, forest: Forest, needs: Collection[str] = ("logprobs",), *, temperature: float = 1.0
+    ) -> dict[str, Any]:
         """What losses ask for, per target.
 
         Args:
             forest: a micro-batch; it is moved to the model's device.
-            needs: of {"logprobs", "entropy", "ref_logprobs", "teacher_logprobs", "values"}, of the whole distributions
-                (see `models.vocabulary`), or anything else, which is somebody else's and ignored. With "entropy_gradient"
-                the entropy carries one.
+            needs: of {"logprobs", "entropy", "ref_logprobs", "teacher_logprobs", "values"}, of the
+            whole distributions
+                (see `models.vocabulary`), or anything else, which is somebody else's and ignored.
+                With "entropy_gradient" the entropy carries one.
             temperature: what logits are divided by, for reference and teacher too.
         Returns:
-            [M] each, float32, nats. What the reference and the teacher say carries no gradient. "correct" (bool) comes with
-            the log-probs: whether the target is the likeliest token. "values" are the critic's, of the state in which each
-            target was chosen. "vocabulary" is a `Vocabulary` over the distributions that were asked for.
+            [M] each, float32, nats. What the reference and the teacher say carries no gradient.
+            "correct" (bool) comes with the log-probs: whether the target is the likeliest token.
+            "values" are the critic's, of the state in which each target was chosen. "vocabulary" is
+            a `Vocabulary` over the distributions that were asked for.
         """
         forest = forest.to(self.device)
         found: dict[str, Any] = {}
-        needs = set(needs) - forest.streams.keys()  # what the batch carries already is not computed again
+        needs = (
+            set(needs) - forest.streams.keys()
+        )  # what the batch carries already is not computed again
         wanted = DISTRIBUTIONS & {name for need in needs for name in DERIVED.get(need, (need,))}
-        hidden: dict[str, tuple[torch.Tensor, Head]] = {}  # of the models whose whole distributions are wanted
+        hidden: dict[
+            str, tuple[torch.Tensor, Head]
+        ] = {}  # of the models whose whole distributions are wanted
         if not {"ref_logprobs", "ref_distribution"}.isdisjoint({*needs, *wanted}):
             with torch.no_grad(), self.reference():
                 rows = hidden["ref_distribution"] = self.rows_at(forest, sources=True), self.head
                 if "ref_logprobs" in needs:
-                    found["ref_logprobs"] = token_logprobs(*rows, forest.target, temperature=temperature).logprobs
+                    found["ref_logprobs"] = token_logprobs(
+                        *rows, forest.target, temperature=temperature
+                    ).logprobs
         if not {"teacher_logprobs", "teacher_distribution"}.isdisjoint({*needs, *wanted}):
             with torch.no_grad():
                 rows = hidden["teacher_distribution"] = self._teacher_rows(forest)
                 if "teacher_logprobs" in needs:
-                    found["teacher_logprobs"] = token_logprobs(*rows, forest.target, temperature=temperature).logprobs
+                    found["teacher_logprobs"] = token_logprobs(
+                        *rows, forest.target, temperature=temperature
+                    ).logprobs
         if FOREIGN in wanted:
             if self.foreign is None:
-                raise ModelError("a loss asks for a teacher with another vocabulary and there is none")
+                raise ModelError(
+                    "a loss asks for a teacher with another vocabulary and there is none"
+                )
             with torch.no_grad():
                 *rows_and_head, found["aligned"] = self.foreign.rows(forest)
             hidden[FOREIGN] = rows_and_head[0], rows_and_head[1]
         if wanted or not {"logprobs", "entropy", "entropy_gradient"}.isdisjoint(needs):
             rows = hidden["distribution"] = self.rows_at(forest, sources=True), self.head
-            entropy: Literal["none", "value", "gradient"] = "value" if "entropy" in needs else "none"
+            entropy: Literal["none", "value", "gradient"] = (
+                "value" if "entropy" in needs else "none"
+            )
             if "entropy_gradient" in needs:
                 entropy = "gradient"
             scores = token_logprobs(*rows, forest.target, temperature=temperature, entropy=entropy)
@@ -104,8 +137,12 @@ class LanguageModel(ForestModel):
             if scores.entropy is not None:
                 found["entropy"] = scores.entropy
         if wanted:
-            vocabulary = found["vocabulary"] = Vocabulary({k: hidden[k] for k in sorted(wanted)}, temperature)
-            found |= {name: vocabulary.derived(name) for name in sorted(DERIVED.keys() & set(needs))}
+            vocabulary = found["vocabulary"] = Vocabulary(
+                {k: hidden[k] for k in sorted(wanted)}, temperature
+            )
+            found |= {
+                name: vocabulary.derived(name) for name in sorted(DERIVED.keys() & set(needs))
+            }
         if "values" in needs:
             if self.critic is None:
                 raise ModelError("a loss asks for values and there is no critic")
@@ -125,7 +162,9 @@ class LanguageModel(ForestModel):
 
     def trainable_parameters(self) -> list[torch.nn.Parameter]:
         """The parameters that require gradients, the critic's included."""
-        return super().trainable_parameters() + (self.critic.trainable_parameters() if self.critic is not None else [])
+        return super().trainable_parameters() + (
+            self.critic.trainable_parameters() if self.critic is not None else []
+        )
 
     def train(self, mode: bool = True) -> LanguageModel:
         """Training mode: dropout on, in the critic too."""
@@ -139,13 +178,16 @@ class LanguageModel(ForestModel):
         return self.train(False)
 
     def save(self, folder: str | Path) -> None:
-        """Write weights, config, tokenizer and chat template; adapters alone in PEFT's format; a critic in `critic/`."""
+        """Write weights, config, tokenizer and chat template; adapters alone in PEFT's format;
+        a critic in `critic/`.
+        """
         super().save(folder)
         if self.critic is not None:
             self.critic.save(Path(folder) / "critic")
 
     def prefill(self, forest: Forest) -> tuple[torch.Tensor, ForestPlan]:
-        """Hidden states [N, D] and a plan whose `kv[layer]` holds each layer's keys and values [1, Hkv, n + N, D].
+        """Hidden states [N, D] and a plan whose `kv[layer]` holds each layer's keys and values [1,
+        Hkv, n + N, D].
 
         The first n are those of virtual tokens, which every sequence sees; most models have none.
 
@@ -153,13 +195,16 @@ class LanguageModel(ForestModel):
             ModelError: the model does not share trunks.
         """
         if not self.shares_trunks:
-            raise ModelError(f"this model cannot run a forest ({self.why_unshared}); give it padded rows")
+            raise ModelError(
+                f"this model cannot run a forest ({self.why_unshared}); give it padded rows"
+            )
         forest = forest.to(self.device)
         return self._shared_hidden(forest, keep_kv=True)
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
-        """Within it the model is its reference: adapters switched off, or the frozen copy; dropout is off.
+        """Within it the model is its reference: adapters switched off, or the frozen copy; dropout
+        is off.
 
         Raises:
             ModelError: full fine-tuning without `enable_reference()`.
@@ -180,7 +225,8 @@ class LanguageModel(ForestModel):
                 self.virtual = virtual
         else:
             raise ModelError(
-                "this model has no reference: call enable_reference() before training (it keeps a frozen copy), "
+                "this model has no reference: call enable_reference() before training (it keeps a "
+                "frozen copy), "
                 "or train adapters, whose base is the reference"
             )
 
@@ -190,23 +236,32 @@ class LanguageModel(ForestModel):
         return self.fresh_adapters and is_peft(self.hf) and keeps_base(self.hf)
 
     def enable_reference(self) -> None:
-        """Keep a frozen copy of the weights as they are now; with fresh adapters nothing is copied, their base serves."""
+        """Keep a frozen copy of the weights as they are now; with fresh adapters nothing is
+        copied, their base serves.
+        """
         if not self.base_is_reference and self._frozen is None:
             self._copy_reference()
 
     def _copy_reference(self) -> None:
         """What lies frozen beneath adapters is shared with the copy."""
-        shared: dict[int, Any] = {id(p): p for p in self.hf.parameters() if is_peft(self.hf) and not p.requires_grad}
+        shared: dict[int, Any] = {
+            id(p): p for p in self.hf.parameters() if is_peft(self.hf) and not p.requires_grad
+        }
         self._frozen = copy.deepcopy(self.hf, shared).eval().requires_grad_(False)
 
     def update_reference(self, mix: float = 1.0) -> None:
-        """Move the reference towards the weights as they are now: ref = mix pi + (1 - mix) ref, parameter by parameter.
+        """Move the reference towards the weights as they are now: ref = mix pi + (1 - mix) ref,
+        parameter by parameter.
 
-        With adapters the base stays shared: what is copied is the adapters, and they can only be taken over whole (mix 1).
+        With adapters the base stays shared: what is copied is the adapters, and they can only be
+        taken over whole (mix 1).
         """
         if self._frozen is None:
             if not is_peft(self.hf) or mix != 1:
-                raise ModelError("only a frozen copy can be mixed: call enable_reference() on a model without adapters first")
+                raise ModelError(
+                    "only a frozen copy can be mixed: call enable_reference() on a model without "
+                    "adapters first"
+                )
             self._copy_reference()
         with torch.no_grad():
             for name, own in self._reference_parameters().items():
@@ -215,14 +270,22 @@ class LanguageModel(ForestModel):
         self.reference_updates += 1
 
     def _reference_parameters(self) -> dict[str, torch.nn.Parameter]:
-        """What of the frozen copy may differ from the model: the counterparts of trained parameters."""
-        return {n: self._frozen.get_parameter(n) for n, p in self.hf.named_parameters() if p.requires_grad}
+        """What of the frozen copy may differ from the model: the counterparts of trained
+        parameters.
+        """
+        return {
+            n: self._frozen.get_parameter(n)
+            for n, p in self.hf.named_parameters()
+            if p.requires_grad
+        }
 
     def save_for_resume(self, folder: str | Path) -> None:
         """What `save` writes, and the reference, where it is no longer the model of the start."""
         super().save_for_resume(folder)
         if self.reference_updates:
-            kept = {name: p.detach().contiguous() for name, p in self._reference_parameters().items()}
+            kept = {
+                name: p.detach().contiguous() for name, p in self._reference_parameters().items()
+            }
             save_file(kept, Path(folder) / REFERENCE)
 
     def load_reference(self, folder: Path) -> None:
@@ -239,7 +302,8 @@ class LanguageModel(ForestModel):
         """Compare the model's own logits with `head` over `hidden`, on a few tokens.
 
         Raises:
-            ModelError: they differ, so the architecture does something between the two that is not known here.
+            ModelError: they differ, so the architecture does something between the two that is not
+            known here.
         """
         ids = torch.arange(min(5, self.config.vocab_size), device=self.device)[None]
         with evaluating(self.hf), torch.no_grad(), torch.random.fork_rng(cuda_devices(self.device)):
@@ -248,6 +312,8 @@ class LanguageModel(ForestModel):
             ours = self.head.logits(hidden)
         if not relative_error(ours, theirs) <= BOUNDS.get(hidden.dtype, 5e-2):
             raise ModelError(
-                f"{type(self.pretrained).__name__} computes its logits in a way that is not known here "
-                f"(a vocabulary projection with bias, scale and soft-cap gives others); it is not supported"
+                f"{type(self.pretrained).__name__} computes its logits in a way that is not known "
+                "here "
+                "(a vocabulary projection with bias, scale and soft-cap gives others); it is not "
+                "supported"
             )

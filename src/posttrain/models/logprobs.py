@@ -3,8 +3,8 @@
     raw = h W^T + b       logits = cap(raw * scale)       z = logits / temperature
     logprob = z[target] - logsumexp(z)       entropy = logsumexp(z) - sum_v softmax(z)_v z_v
 
-Targets are taken in chunks of rows. The backward pass computes each chunk again from the saved log-sum-exp, unless all
-probabilities together are small enough to be kept.
+Targets are taken in chunks of rows. The backward pass computes each chunk again from the saved
+log-sum-exp, unless all probabilities together are small enough to be kept.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _BLOCK_BYTES = 1 << 28  # of a half-precision weight, the part that is held in f
 class Head:
     """The projection to the vocabulary: weight [V, D], bias [V] or None.
 
-    scale: what logits are multiplied by (Cohere's logit_scale, Granite's 1 / logits_scaling). softcap: c of
-    c * tanh(logits / c), applied after the scale (Gemma 2), or None.
+    scale: what logits are multiplied by (Cohere's logit_scale, Granite's 1 / logits_scaling).
+    softcap: c of c * tanh(logits / c), applied after the scale (Gemma 2), or None.
     """
 
     weight: torch.Tensor
@@ -33,14 +33,18 @@ class Head:
     scale: float = 1.0
 
     def widened(self) -> Head:
-        """The same as it is now, the weight in float32 where logits are computed so: for a caller that asks more than once."""
+        """The same as it is now, the weight in float32 where logits are computed so: for a
+        caller that asks more than once.
+        """
         fits = self.weight.device.type == "cpu" and self.weight.numel() * 4 <= _BLOCK_BYTES
         return replace(self, weight=wide(self.weight)) if fits else self
 
     def logits(self, hidden: torch.Tensor, *, by_columns: bool = False) -> torch.Tensor:
-        """Logits [M, V] of hidden [M, D] in float32 (float64 where given), for few rows: an engine's last positions.
+        """Logits [M, V] of hidden [M, D] in float32 (float64 where given), for few rows: an
+        engine's last positions.
 
-        by_columns: for a reader to whom the layout in memory is all one, as V rows of M where that is faster.
+        by_columns: for a reader to whom the layout in memory is all one, as V rows of M where that
+        is faster.
         """
         logits = _project(hidden, self.weight, by_columns)
         if self.bias is not None:
@@ -49,7 +53,9 @@ class Head:
 
 
 class TokenScores(NamedTuple):
-    """Per target [M]: log-probability and entropy (None unless asked for) in nats; whether it is the likeliest token."""
+    """Per target [M]: log-probability and entropy (None unless asked for) in nats; whether it
+    is the likeliest token.
+    """
 
     logprobs: torch.Tensor
     entropy: torch.Tensor | None
@@ -69,12 +75,16 @@ def token_logprobs(
     """Log-probabilities of `target` and, if asked for, the entropies of the distributions.
 
     Args:
-        hidden: [M, D] last hidden states at the positions that predict. head: the vocabulary projection.
+        hidden: [M, D] last hidden states at the positions that predict. head: the vocabulary
+        projection.
         target: int64 [M]. temperature: what logits are divided by, above 0.
         entropy: whether to compute it, and whether it carries a gradient.
-        chunk_bytes: most bytes of one chunk of logits; None: on CPU what stays in its cache (8 MiB) but at least 128 rows,
-            without which the matrix products are slow; 256 MiB elsewhere. Probabilities take as much again.
-        keep_bytes: where all probabilities take no more than this, they are kept for the backward pass instead of being
+        chunk_bytes: most bytes of one chunk of logits; None: on CPU what stays in its cache (8 MiB)
+        but at least 128 rows,
+            without which the matrix products are slow; 256 MiB elsewhere. Probabilities take as
+            much again.
+        keep_bytes: where all probabilities take no more than this, they are kept for the backward
+        pass instead of being
             computed again; None: 256 MiB on CPU, 2 GiB elsewhere.
     Returns:
         float32 (float64 for float64 input), differentiable in hidden, weight and bias.
@@ -95,8 +105,13 @@ def token_logprobs(
 
 
 def _project(hidden: torch.Tensor, weight: torch.Tensor, by_columns: bool = False) -> torch.Tensor:
-    """hidden @ weight.T, accumulated and returned in at least float32; `by_columns`, where it may lie so in memory."""
-    if hidden.device.type == "cuda" and hidden.dtype == weight.dtype in (torch.bfloat16, torch.float16):
+    """hidden @ weight.T, accumulated and returned in at least float32; `by_columns`, where it
+    may lie so in memory.
+    """
+    if hidden.device.type == "cuda" and hidden.dtype == weight.dtype in (
+        torch.bfloat16,
+        torch.float16,
+    ):
         return torch.mm(hidden, weight.t(), out_dtype=torch.float32)
     step = max(1, _BLOCK_BYTES // (4 * weight.shape[1]))
     if len(weight) > step and weight.dtype in (torch.bfloat16, torch.float16):
@@ -127,7 +142,9 @@ def _cap(logits: torch.Tensor, softcap: float | None) -> torch.Tensor:
 
 
 class _Settings(NamedTuple):
-    """rows: of one chunk. keep: whether the probabilities stay for the backward pass, where they suffice for it."""
+    """rows: of one chunk. keep: whether the probabilities stay for the backward pass, where
+    they suffice for it.
+    """
 
     temperature: float
     entropy: str
@@ -152,9 +169,17 @@ class _TokenLogprobs(torch.autograd.Function):
         lse, entropy = torch.empty_like(logprobs), torch.zeros_like(logprobs)
         correct = torch.empty(len(target), dtype=torch.bool, device=hidden.device)
         head = Head(weight, bias, softcap, scale).widened()
-        # With a soft-cap or an entropy that is trained, the backward pass needs the logits themselves.
-        keep = settings.keep and softcap is None and settings.entropy != "gradient" and any(ctx.needs_input_grad)
-        ctx.kind = torch.promote_types(hidden.dtype, weight.dtype)  # of the products in the backward pass
+        # With a soft-cap or an entropy that is trained, the backward pass needs the logits
+        # themselves.
+        keep = (
+            settings.keep
+            and softcap is None
+            and settings.entropy != "gradient"
+            and any(ctx.needs_input_grad)
+        )
+        ctx.kind = torch.promote_types(
+            hidden.dtype, weight.dtype
+        )  # of the products in the backward pass
         kept = hidden.new_empty(len(target), len(weight), dtype=ctx.kind) if keep else None
         for start in range(0, len(target), settings.rows):
             part = slice(start, start + settings.rows)
@@ -165,7 +190,11 @@ class _TokenLogprobs(torch.autograd.Function):
             chosen = z.gather(-1, target[part, None])[:, 0] - largest
             p = torch.softmax(z, -1)
             log_total = -p.amax(-1).log()  # the largest probability is 1 / sum exp(z - largest)
-            correct[part], lse[part], logprobs[part] = chosen >= 0, largest + log_total, chosen - log_total
+            correct[part], lse[part], logprobs[part] = (
+                chosen >= 0,
+                largest + log_total,
+                chosen - log_total,
+            )
             if settings.entropy != "none":
                 entropy[part] = log_total - z.sub_(largest[:, None]).mul_(p).sum(-1)
             if kept is not None:
@@ -180,18 +209,25 @@ class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     @within(fast_products)
-    def backward(ctx: Any, given: torch.Tensor, given_entropy: torch.Tensor, _: None) -> tuple[torch.Tensor | None, ...]:
+    def backward(
+        ctx: Any, given: torch.Tensor, given_entropy: torch.Tensor, _: None
+    ) -> tuple[torch.Tensor | None, ...]:
         hidden, weight, bias, target, logprobs, lse, entropy, kept = ctx.saved_tensors
         (scale, softcap), settings = ctx.head, ctx.settings
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight, dtype=lse.dtype) if ctx.needs_input_grad[1] else None
-        grad_bias = torch.zeros_like(bias, dtype=lse.dtype) if bias is not None and ctx.needs_input_grad[2] else None
+        grad_bias = (
+            torch.zeros_like(bias, dtype=lse.dtype)
+            if bias is not None and ctx.needs_input_grad[2]
+            else None
+        )
         head = Head(weight, bias, softcap, scale)
         head = head if kept is not None else head.widened()
         rows = settings.rows if kept is None else max(1, len(target))
         for start in range(0, len(target), rows):
             part = slice(start, start + rows)
-            # The gradient of row i of the logits is factor[i] times slope[i]; the factor goes to the narrow side of products.
+            # The gradient of row i of the logits is factor[i] times slope[i]; the factor goes to
+            # the narrow side of products.
             factor = given[part] * (-scale / settings.temperature)
             if kept is not None:
                 slope = kept
@@ -201,7 +237,12 @@ class _TokenLogprobs(torch.autograd.Function):
                 z = logits.div_(settings.temperature).sub_(lse[part, None])  # log-softmax
                 if settings.entropy == "gradient":
                     # d entropy / d z = -p (log p + entropy);  d logprob / d z = [v = target] - p
-                    slope = (z + entropy[part, None]).mul_(-given_entropy[part, None]).sub_(given[part, None]).mul_(z.exp_())
+                    slope = (
+                        (z + entropy[part, None])
+                        .mul_(-given_entropy[part, None])
+                        .sub_(given[part, None])
+                        .mul_(z.exp_())
+                    )
                     slope.scatter_add_(-1, target[part, None], given[part, None])
                     factor = torch.full_like(factor, scale / settings.temperature)
                 else:
@@ -224,5 +265,7 @@ class _TokenLogprobs(torch.autograd.Function):
 
 
 def _less_target(p: torch.Tensor, target: torch.Tensor, logprobs: torch.Tensor) -> torch.Tensor:
-    """p - [v = target], written over probabilities p [M, V]; exact to rounding where p is close to 1, as exp(logprobs) - 1."""
+    """p - [v = target], written over probabilities p [M, V]; exact to rounding where p is close
+    to 1, as exp(logprobs) - 1.
+    """
     return p.scatter_(-1, target[:, None], torch.expm1(logprobs)[:, None])

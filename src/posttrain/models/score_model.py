@@ -16,10 +16,13 @@ from posttrain.models.forest_model import ForestModel, evaluating
 
 
 class ScoreModel(ForestModel):
-    """A Hugging Face sequence or token classification model with one label, which runs token forests.
+    """A Hugging Face sequence or token classification model with one label, which runs token
+    forests.
 
-    It is saved in the format that `AutoModelForSequenceClassification` (a score for a whole sequence: reward models) or
-    `AutoModelForTokenClassification` (a score at every token: process reward models, critics) loads.
+    It is saved in the format that `AutoModelForSequenceClassification` (a score for a whole
+    sequence: reward models) or
+    `AutoModelForTokenClassification` (a score at every token: process reward models, critics)
+    loads.
     """
 
     @property
@@ -35,33 +38,49 @@ class ScoreModel(ForestModel):
     def forward(
         self, forest: Forest, needs: Collection[str] = ("scores",), *, temperature: float = 1.0
     ) -> dict[str, torch.Tensor]:
-        """Scores at the targets themselves: {"scores": [M]}, float32; temperature has no meaning here."""
+        """Scores at the targets themselves: {"scores": [M]}, float32; temperature has no
+        meaning here.
+        """
         return {"scores": self._at(forest, sources=False)}
 
     __call__ = forward
 
     def values(self, forest: Forest) -> torch.Tensor:
-        """Values of the states in which the targets were chosen, which end just before them: [M], float32."""
+        """Values of the states in which the targets were chosen, which end just before them:
+        [M], float32.
+        """
         return self._at(forest, sources=True)
 
-    def score(self, trees: Sequence[Sequence[TokenSequence]], max_tokens: int = 16384) -> list[list[np.ndarray]]:
-        """Scores at the targets of each sequence of each tree, float64, without gradient and with dropout off.
+    def score(
+        self, trees: Sequence[Sequence[TokenSequence]], max_tokens: int = 16384
+    ) -> list[list[np.ndarray]]:
+        """Scores at the targets of each sequence of each tree, float64, without gradient and with
+        dropout off.
 
         Args:
-            trees: sequences that share a prompt stand together, so that it is computed once. max_tokens: of a forward pass.
+            trees: sequences that share a prompt stand together, so that it is computed once.
+            max_tokens: of a forward pass.
         """
         numbers = iter(range(sum(map(len, trees))))
-        named = [[replace(s, row=str(next(numbers)), streams={}, values={}) for s in tree] for tree in trees]
+        named = [
+            [replace(s, row=str(next(numbers)), streams={}, values={}) for s in tree]
+            for tree in trees
+        ]
         found: dict[int, np.ndarray] = {}
         with evaluating(self.hf), torch.no_grad():
             for forest in Batch([Tree.build(tree) for tree in named]).split(max_tokens):
                 scores = self.forward(forest)["scores"].double().cpu()
                 counts = torch.bincount(forest.sequence, minlength=forest.num_sequences).tolist()
-                found |= {int(row): part.numpy() for row, part in zip(forest.rows, scores.split(counts), strict=True)}
+                found |= {
+                    int(row): part.numpy()
+                    for row, part in zip(forest.rows, scores.split(counts), strict=True)
+                }
         return [[found[int(s.row)] for s in tree] for tree in named]
 
     def at_ends(self, states: Sequence[Sequence[int]], *, max_tokens: int = 16384) -> list[float]:
-        """The score at the last token of each list of ids, which is a critic's value of that state."""
+        """The score at the last token of each list of ids, which is a critic's value of that
+        state.
+        """
         last = [TokenSequence(np.array(ids), np.arange(len(ids)) == len(ids) - 1) for ids in states]
         return [float(found[0]) for found in self.score([last], max_tokens)[0]] if last else []
 
@@ -69,4 +88,6 @@ class ScoreModel(ForestModel):
         hidden = self.rows_at(forest.to(self.device), sources=sources)
         head = self.score_head
         weight = next(head.parameters())
-        return head(hidden.to(weight.dtype))[:, 0].to(torch.promote_types(hidden.dtype, torch.float32))
+        return head(hidden.to(weight.dtype))[:, 0].to(
+            torch.promote_types(hidden.dtype, torch.float32)
+        )

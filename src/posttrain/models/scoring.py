@@ -22,14 +22,17 @@ def scored(
     max_tokens: int,
     temperature: float = 1.0,
 ) -> Iterator[tuple[TokenSequence, dict[str, np.ndarray]]]:
-    """Each sequence with what the model says of its targets; sequences of a group share their prefix.
+    """Each sequence with what the model says of its targets; sequences of a group share their
+    prefix.
 
     Args:
-        names: of what `LanguageModel.forward` gives per target, such as logprobs and ref_logprobs; a stream that the
+        names: of what `LanguageModel.forward` gives per target, such as logprobs and ref_logprobs;
+        a stream that the
             sequences carry is given back as it is. max_tokens: distinct tokens of a forward pass.
         temperature: what logits are divided by.
     Yields:
-        (sequence, {name: float32 [number of its targets]}), in no particular order. Dropout is off, in a critic too.
+        (sequence, {name: float32 [number of its targets]}), in no particular order. Dropout is off,
+        in a critic too.
     """
     origin: dict[int, TokenSequence] = {}  # of copies that carry no more than is needed here
 
@@ -39,7 +42,9 @@ def scored(
         origin[id(copy)] = sequence
         return copy
 
-    parts = [part for group in groups for part in Tree.build([bare(s) for s in group]).split(max_tokens)]
+    parts = [
+        part for group in groups for part in Tree.build([bare(s) for s in group]).split(max_tokens)
+    ]
     start = 0
     while start < len(parts):
         stop, size = start + 1, parts[start].num_tokens
@@ -49,10 +54,16 @@ def scored(
         forest = Forest.pack(parts[start:stop]).to(model.device)
         critic = contextlib.nullcontext() if model.critic is None else evaluating(model.critic.hf)
         with torch.no_grad(), evaluating(model.hf), critic:
-            found = {**forest.streams, **model.forward(forest, frozenset(names), temperature=temperature)}
+            found = {
+                **forest.streams,
+                **model.forward(forest, frozenset(names), temperature=temperature),
+            }
         numbers = {name: found[name].float().cpu().numpy() for name in names}
         ends = 0
         for sequence in (s for part in parts[start:stop] for s in part.sequences):
             begin, ends = ends, ends + int(sequence.loss_mask.sum())
-            yield origin[id(sequence)], {name: values[begin:ends] for name, values in numbers.items()}
+            yield (
+                origin[id(sequence)],
+                {name: values[begin:ends] for name, values in numbers.items()},
+            )
         start = stop

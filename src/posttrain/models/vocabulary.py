@@ -1,8 +1,9 @@
 """Functions of whole next-token distributions, in bounded memory.
 
-A loss that asks for `distribution` (the trained model's), `ref_distribution` or `teacher_distribution` is given
-log-probabilities [m, V] of a chunk of targets at a time. In the backward pass each chunk is computed again, so that neither
-logits nor probabilities of all targets are ever held.
+A loss that asks for `distribution` (the trained model's), `ref_distribution` or
+`teacher_distribution` is given log-probabilities [m, V] of a chunk of targets at a time. In the
+backward pass each chunk is computed again, so that neither logits nor probabilities of all targets
+are ever held.
 """
 
 from __future__ import annotations
@@ -32,32 +33,49 @@ class Vocabulary:
     """The next-token distributions of M targets under one or several models.
 
     Args:
-        rows: name of a distribution -> (hidden states [M, D] that predict the targets, vocabulary projection).
-        temperature: what logits are divided by. chunk_bytes: most bytes of one chunk of log-probabilities.
+        rows: name of a distribution -> (hidden states [M, D] that predict the targets, vocabulary
+        projection).
+        temperature: what logits are divided by. chunk_bytes: most bytes of one chunk of
+        log-probabilities.
     Raises:
         ModelError: the models' vocabularies differ by more than padding.
     """
 
     def __init__(
-        self, rows: Mapping[str, tuple[Tensor, Head]], temperature: float = 1.0, *, chunk_bytes: int | None = None
+        self,
+        rows: Mapping[str, tuple[Tensor, Head]],
+        temperature: float = 1.0,
+        *,
+        chunk_bytes: int | None = None,
     ) -> None:
         self.rows = dict(rows)
         self.temperature = temperature
-        sizes = {name: head.weight.shape[0] for name, (_, head) in self.rows.items() if name != FOREIGN}
-        # Some model families pad their embeddings to other round sizes; ids beyond the smallest are padding.
+        sizes = {
+            name: head.weight.shape[0] for name, (_, head) in self.rows.items() if name != FOREIGN
+        }
+        # Some model families pad their embeddings to other round sizes; ids beyond the smallest are
+        # padding.
         self.vocab_size = min(sizes.values())
         if max(sizes.values()) - self.vocab_size > 0.02 * self.vocab_size:
-            raise ModelError(f"the vocabularies differ ({sizes}); distributions can be compared over one vocabulary only")
+            raise ModelError(
+                f"the vocabularies differ ({sizes}); distributions can be compared over one "
+                "vocabulary only"
+            )
         hidden, _ = next(iter(self.rows.values()))
         on_cpu = hidden.device.type == "cpu"
         budget = chunk_bytes or (1 << 24 if on_cpu else 1 << 28)
-        self.chunk = max(1, budget // (4 * sum(head.weight.shape[0] for _, head in self.rows.values())))
+        self.chunk = max(
+            1, budget // (4 * sum(head.weight.shape[0] for _, head in self.rows.values()))
+        )
 
-    def apply(self, function: Callable[..., Any], names: Sequence[str], inputs: Mapping[str, Tensor]) -> Any:
+    def apply(
+        self, function: Callable[..., Any], names: Sequence[str], inputs: Mapping[str, Tensor]
+    ) -> Any:
         """Call a loss chunk by chunk and put its results together.
 
         Args:
-            function: takes arrays in the order of `names`: distributions as log-probs [m, V], others as [m].
+            function: takes arrays in the order of `names`: distributions as log-probs [m, V],
+            others as [m].
             inputs: [M] each, of the names that are not distributions.
         Returns:
             what the function returns, over all targets: [M], or ([M], {name: [M]}).
@@ -68,21 +86,30 @@ class Vocabulary:
         def part(start: int, *given: Tensor) -> Any:
             by_name = dict(zip(fixed, given, strict=True))
             stop = min(start + self.chunk, total)
-            return function(*(by_name[n] if n in by_name else self._logprobs(n, start, stop) for n in names))
+            return function(
+                *(by_name[n] if n in by_name else self._logprobs(n, start, stop) for n in names)
+            )
 
         done = []
         for start in range(0, total, self.chunk):
             given = [inputs[n][start : start + self.chunk] for n in fixed]
             if torch.is_grad_enabled():
-                done.append(checkpoint(part, start, *given, use_reentrant=False, preserve_rng_state=False))
+                done.append(
+                    checkpoint(part, start, *given, use_reentrant=False, preserve_rng_state=False)
+                )
             else:
                 done.append(part(start, *given))
         if not done:  # a micro-batch without targets
-            empty = {n: hidden.new_zeros(0, head.weight.shape[0]) for n, (hidden, head) in self.rows.items()}
+            empty = {
+                n: hidden.new_zeros(0, head.weight.shape[0])
+                for n, (hidden, head) in self.rows.items()
+            }
             return function(*(empty[n] if n in empty else inputs[n] for n in names))
         if not isinstance(done[0], tuple):
             return torch.cat(done)
-        return torch.cat([d[0] for d in done]), {k: torch.cat([d[1][k] for d in done]) for k in done[0][1]}
+        return torch.cat([d[0] for d in done]), {
+            k: torch.cat([d[1][k] for d in done]) for k in done[0][1]
+        }
 
     def derived(self, name: str) -> Tensor:
         """Numbers per target [M]: see `DERIVED`; log_collision carries no gradient."""
@@ -107,5 +134,7 @@ def reverse_kl(distribution: Tensor, ref_distribution: Tensor) -> Tensor:
 
 
 def log_collision(distribution: Tensor) -> Tensor:
-    """log sum_v pi_v^2 of log-probs [m, V] -> [m], nats: how likely two draws agree. Without gradient."""
+    """log sum_v pi_v^2 of log-probs [m, V] -> [m], nats: how likely two draws agree. Without
+    gradient.
+    """
     return torch.logsumexp(2 * distribution.detach(), dim=-1)

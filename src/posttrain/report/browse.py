@@ -1,4 +1,6 @@
-"""What the page's browsers hold: sampled groups of the run, and problems with every stage's samples side by side."""
+"""What the page's browsers hold: sampled groups of the run, and problems with every stage's
+samples side by side.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,18 @@ MAX_TEXT = 4000
 MAX_GROUPS = 160
 MAX_PROBLEMS = 40
 
-# Rewards that say whether a completion is right; others (format, length, keywords) only say how good it is.
+# Rewards that say whether a completion is right; others (format, length, keywords) only say how
+# good it is.
 _VERIFIERS = ("task", "exact", "math")
 
 
 def safe_json(values: Any) -> str:
-    """JSON that may stand inside a script element: without "<", no text of it can end that element."""
-    return json.dumps(values, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    """JSON that may stand inside a script element: without "<", no text of it can end that
+    element.
+    """
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace(
+        "<", "\\u003c"
+    )
 
 
 def clip(text: str, limit: int) -> str:
@@ -28,7 +35,10 @@ def clip(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text
     head, tail = limit * 3 // 4, limit // 4
-    return f"{text[:head]}\n[… {len(text) - head - tail:,} characters left out …]\n{text[len(text) - tail :]}"
+    return (
+        f"{text[:head]}\n[… {len(text) - head - tail:,} characters left out "
+        f"…]\n{text[len(text) - tail :]}"
+    )
 
 
 def sampled_groups(groups: Sequence[Group]) -> list[dict[str, Any]]:
@@ -46,8 +56,13 @@ def sampled_groups(groups: Sequence[Group]) -> list[dict[str, Any]]:
 
 
 def marks(group: Group) -> list[str]:
-    """For each completion: "right", "wrong", or, where no reward verifies, "best" for the group's highest reward."""
-    verdicts = [[c.rewards[v] for v in _VERIFIERS if c.rewards.get(v) is not None] for c in group.completions]
+    """For each completion: "right", "wrong", or, where no reward verifies, "best" for the
+    group's highest reward.
+    """
+    verdicts = [
+        [c.rewards[v] for v in _VERIFIERS if c.rewards.get(v) is not None]
+        for c in group.completions
+    ]
     rewards = [c.reward for c in group.completions if c.reward is not None]
     best = max(rewards) if len(set(rewards)) > 1 else None
     out = []
@@ -70,7 +85,9 @@ def _group(group: Group, limit: int) -> dict[str, Any]:
                 "text": clip(c.text, limit),
                 "mark": mark,
                 "reward": number(c.reward),
-                "rewards": {k: number(v) for k, v in c.rewards.items()} if len(c.rewards) > 1 else {},
+                "rewards": {k: number(v) for k, v in c.rewards.items()}
+                if len(c.rewards) > 1
+                else {},
                 "advantage": number(c.advantage),
                 "num_tokens": c.num_tokens,
                 "cut": c.finish_reason == "length",
@@ -82,8 +99,13 @@ def _group(group: Group, limit: int) -> dict[str, Any]:
 
 
 def same_problems(stages: Sequence[tuple[str, Measured]]) -> list[dict[str, Any]]:
-    """Problems that every stage was measured on, with each stage's share of right samples and its first texts."""
-    known = [{(p.id, p.prompt, p.answer): p for p in measured.problems if p.texts} for _, measured in stages]
+    """Problems that every stage was measured on, with each stage's share of right samples and
+    its first texts.
+    """
+    known = [
+        {(p.id, p.prompt, p.answer): p for p in measured.problems if p.texts}
+        for _, measured in stages
+    ]
     common = [name for name in known[0] if all(name in k for k in known)] if known else []
     chosen, limit = spread(common, MAX_PROBLEMS), MAX_TEXT
     while True:
@@ -99,13 +121,17 @@ def same_problems(stages: Sequence[tuple[str, Measured]]) -> list[dict[str, Any]
                 for (stage, measured), k in zip(stages, known, strict=True)
             ]
             first = known[0][name]
-            plain.append({"prompt": clip(first.prompt, limit), "answer": first.answer, "stages": columns})
+            plain.append(
+                {"prompt": clip(first.prompt, limit), "answer": first.answer, "stages": columns}
+            )
         if len(safe_json(plain)) <= MAX_BYTES or (len(chosen) <= 4 and limit <= 250):
             return plain
         limit, chosen = max(limit // 2, 250), spread(chosen, max(4, len(chosen) * 3 // 4))
 
 
 def _texts(problem: Problem, measured: Measured, limit: int) -> list[list[Any]]:
-    """[text, 1 right / 0 wrong / None unknown] of the first samples. A search is right or wrong as a whole."""
+    """[text, 1 right / 0 wrong / None unknown] of the first samples. A search is right or wrong
+    as a whole.
+    """
     verdicts = [None] * len(problem.texts) if measured.search else [int(c) for c in problem.correct]
     return [[clip(t, limit), v] for t, v in zip(problem.texts, verdicts, strict=False)][:3]

@@ -1,4 +1,6 @@
-"""Charts as SVG text. Colours come from CSS variables, so that a chart follows the page it stands in."""
+"""Charts as SVG text. Colours come from CSS variables, so that a chart follows the page it
+stands in.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,24 @@ NUM_COLOURS = 6
 class _Frame:
     """The scales of a chart, its grid and its labels."""
 
-    def __init__(self, xs: Sequence[float], low: float, high: float, *, log2: bool = False, width: int = WIDTH) -> None:
+    def __init__(
+        self,
+        xs: Sequence[float],
+        low: float,
+        high: float,
+        *,
+        log2: bool = False,
+        width: int = WIDTH,
+    ) -> None:
         self._to_x: Callable[[float], float] = math.log2 if log2 else float
         self.low, self.high, self.log2, self.width = low, high, log2, width
         self.first, self.last = self._to_x(min(xs)), self._to_x(max(xs))
 
     def x(self, value: float) -> float:
         span = self.last - self.first
-        return LEFT + ((self._to_x(value) - self.first) / span if span else 0.5) * (self.width - LEFT - RIGHT)
+        return LEFT + ((self._to_x(value) - self.first) / span if span else 0.5) * (
+            self.width - LEFT - RIGHT
+        )
 
     def y(self, value: float) -> float:
         return TOP + (self.high - value) / (self.high - self.low) * (HEIGHT - TOP - BOTTOM)
@@ -43,32 +55,54 @@ class _Frame:
         shapes = []
         for value in ticks(self.low, self.high):
             y = self.y(value)
-            shapes.append(f'<line class="grid" x1="{LEFT}" x2="{self.width - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-            shapes.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{label(value)}</text>')
+            shapes.append(
+                f'<line class="grid" x1="{LEFT}" x2="{self.width - RIGHT}" y1="{y:.1f}" '
+                f'y2="{y:.1f}"/>'
+            )
+            shapes.append(
+                f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{label(value)}</text>'
+            )
         for value in x_ticks:
             x = self.x(value)
             # A label at the right edge would be cut if it were centred.
             anchor = "end" if x > self.width - RIGHT - 14 else "middle"
             at = min(x, self.width - 2) if anchor == "end" else x
-            shapes.append(f'<text x="{at:.1f}" y="{HEIGHT - 7}" text-anchor="{anchor}">{short(value)}</text>')
+            shapes.append(
+                f'<text x="{at:.1f}" y="{HEIGHT - 7}" text-anchor="{anchor}">{short(value)}</text>'
+            )
         return "".join(shapes)
 
 
-def _figure(title: str, frame: _Frame, shapes: str, series: list[tuple[str, list[Point]]], said: str, unit: str) -> str:
-    """A chart with its caption. `series` go to the script for the read-out; `said` is what a screen reader hears."""
+def _figure(
+    title: str,
+    frame: _Frame,
+    shapes: str,
+    series: list[tuple[str, list[Point]]],
+    said: str,
+    unit: str,
+) -> str:
+    """A chart with its caption. `series` go to the script for the read-out; `said` is what a
+    screen reader hears.
+    """
     data = [[name, [[s, float(f"{v:.5g}")] for s, v in points]] for name, points in series]
     packed = escape(json.dumps(data, separators=(",", ":")))
     last = "" if len(series) > 1 else f"last {said_value(series[0][1][-1][1], unit)}"
     legend = ""
     if len(series) > 1:
-        items = "".join(f'<li class="s{i % NUM_COLOURS}">{escape(name)}</li>' for i, (name, _) in enumerate(series))
+        items = "".join(
+            f'<li class="s{i % NUM_COLOURS}">{escape(name)}</li>'
+            for i, (name, _) in enumerate(series)
+        )
         legend = f'<ul class="legend">{items}</ul>'
     return (
-        f'<figure class="chart"><figcaption>{escape(title)}<output data-rest="{escape(last)}">{escape(last)}</output>'
-        f'</figcaption><svg viewBox="0 0 {frame.width} {HEIGHT}" role="img" tabindex="0" aria-label="{escape(said)}" '
+        f'<figure class="chart"><figcaption>{escape(title)}<output '
+        f'data-rest="{escape(last)}">{escape(last)}</output>'
+        f'</figcaption><svg viewBox="0 0 {frame.width} {HEIGHT}" role="img" tabindex="0" '
+        f'aria-label="{escape(said)}" '
         f'data-series="{packed}" data-log="{int(frame.log2)}" data-unit="{unit}" '
         f'data-box="{LEFT},{frame.width - RIGHT}">{shapes}'
-        f'<line class="cursor" y1="{TOP}" y2="{HEIGHT - BOTTOM}" visibility="hidden"/></svg>{legend}</figure>'
+        f'<line class="cursor" y1="{TOP}" y2="{HEIGHT - BOTTOM}" '
+        f'visibility="hidden"/></svg>{legend}</figure>'
     )
 
 
@@ -89,12 +123,17 @@ def curve(
     """A learning curve: the raw values thin, their moving average bold.
 
     Args:
-        points: (step, value), at least one. band: drawn behind the line. gaps: steps whose value was not a number;
-            they are marked at the bottom. unit: "%" for shares. smoothed: False for what has no noise (a schedule).
+        points: (step, value), at least one. band: drawn behind the line. gaps: steps whose value
+        was not a number;
+            they are marked at the bottom. unit: "%" for shares. smoothed: False for what has no
+            noise (a schedule).
     """
     band = spread(band or [], 120)
     shown = thin(points)
-    low, high = padded(min([v for _, v in shown] + [b[1] for b in band]), max([v for _, v in shown] + [b[2] for b in band]))
+    low, high = padded(
+        min([v for _, v in shown] + [b[1] for b in band]),
+        max([v for _, v in shown] + [b[2] for b in band]),
+    )
     span = [s for s, _ in points] + list(gaps)
     frame = _Frame(span, low, high)
     steps = [t for t in ticks(min(span), max(span)) if t == int(t)]
@@ -103,13 +142,22 @@ def curve(
         edge = [(s, hi) for s, _, hi in band] + [(s, lo) for s, lo, _ in reversed(band)]
         shapes.append(frame.path(edge, "band"))
     if len(shown) == 1:
-        shapes.append(f'<circle class="dot" cx="{frame.x(shown[0][0]):.1f}" cy="{frame.y(shown[0][1]):.1f}" r="4"/>')
+        shapes.append(
+            f'<circle class="dot" cx="{frame.x(shown[0][0]):.1f}" cy="{frame.y(shown[0][1]):.1f}" '
+            'r="4"/>'
+        )
     elif not smoothed:
         shapes.append(frame.path(shown, "smooth always"))
     else:
-        shapes += [frame.path(shown, "raw"), frame.path(spread(smooth(points), len(shown)), "smooth")]
+        shapes += [
+            frame.path(shown, "raw"),
+            frame.path(spread(smooth(points), len(shown)), "smooth"),
+        ]
     for step in spread(gaps, MAX_MARKS):
-        shapes.append(f'<line class="gap" x1="{frame.x(step):.1f}" x2="{frame.x(step):.1f}" y1="138" y2="144"/>')
+        shapes.append(
+            f'<line class="gap" x1="{frame.x(step):.1f}" x2="{frame.x(step):.1f}" y1="138" '
+            'y2="144"/>'
+        )
     said = (
         f"{title}: from {said_value(points[0][1], unit)} to {said_value(points[-1][1], unit)}, "
         f"steps {points[0][0]:.0f} to {points[-1][0]:.0f}"
@@ -120,21 +168,35 @@ def curve(
 def several(title: str, series: list[tuple[str, list[Point]]]) -> str:
     """Curves of one quantity for several names, smoothed, with a legend."""
     values = [v for _, points in series for _, v in points]
-    frame = _Frame([s for _, points in series for s, _ in points], *padded(min(values), max(values)))
-    steps = [t for t in ticks(min(p[0][0] for _, p in series), max(p[-1][0] for _, p in series)) if t == int(t)]
+    frame = _Frame(
+        [s for _, points in series for s, _ in points], *padded(min(values), max(values))
+    )
+    steps = [
+        t
+        for t in ticks(min(p[0][0] for _, p in series), max(p[-1][0] for _, p in series))
+        if t == int(t)
+    ]
     shapes = [frame.grid(steps, short)]
     for i, (_, points) in enumerate(series):
         if len(points) == 1:
             x, y = frame.x(points[0][0]), frame.y(points[0][1])
-            shapes.append(f'<circle class="dot s{i % NUM_COLOURS}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
+            shapes.append(
+                f'<circle class="dot s{i % NUM_COLOURS}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>'
+            )
         shapes.append(frame.path(thin(points), f"raw s{i % NUM_COLOURS}"))
         shapes.append(frame.path(spread(smooth(points), 120), f"smooth s{i % NUM_COLOURS}"))
-    said = f"{title}: " + "; ".join(f"{name} from {short(p[0][1])} to {short(p[-1][1])}" for name, p in series)
-    return _figure(title, frame, "".join(shapes), [(name, thin(p, 120)) for name, p in series], said, "")
+    said = f"{title}: " + "; ".join(
+        f"{name} from {short(p[0][1])} to {short(p[-1][1])}" for name, p in series
+    )
+    return _figure(
+        title, frame, "".join(shapes), [(name, thin(p, 120)) for name, p in series], said, ""
+    )
 
 
 def by_samples(title: str, stages: list[tuple[str, dict[int, Interval]]]) -> str:
-    """Accuracy against the number of samples (pass@k, maj@k), on a scale of powers of two, with its intervals."""
+    """Accuracy against the number of samples (pass@k, maj@k), on a scale of powers of two, with
+    its intervals.
+    """
     ks = sorted({k for _, values in stages for k in values})
     high = max(v.high for _, values in stages for v in values.values())
     shown = [float(k) for k in ks]
@@ -144,36 +206,57 @@ def by_samples(title: str, stages: list[tuple[str, dict[int, Interval]]]) -> str
         for k, v in values.items():
             x = frame.x(k)
             ends = f'y1="{frame.y(v.low):.1f}" y2="{frame.y(v.high):.1f}"'
-            shapes.append(f'<line class="range s{i % NUM_COLOURS}" x1="{x:.1f}" x2="{x:.1f}" {ends}/>')
-            shapes.append(f'<circle class="dot s{i % NUM_COLOURS}" cx="{x:.1f}" cy="{frame.y(v.estimate):.1f}" r="2.6"/>')
+            shapes.append(
+                f'<line class="range s{i % NUM_COLOURS}" x1="{x:.1f}" x2="{x:.1f}" {ends}/>'
+            )
+            shapes.append(
+                f'<circle class="dot s{i % NUM_COLOURS}" cx="{x:.1f}" '
+                f'cy="{frame.y(v.estimate):.1f}" r="2.6"/>'
+            )
         points = [(float(k), v.estimate) for k, v in values.items()]
         shapes.append(frame.path(points, f"smooth always s{i % NUM_COLOURS}"))
-    series = [(name, [(float(k), v.estimate) for k, v in values.items()]) for name, values in stages]
+    series = [
+        (name, [(float(k), v.estimate) for k, v in values.items()]) for name, values in stages
+    ]
     said = f"{title}: " + "; ".join(
-        f"{name} from {p[0][1]:.1%} with {p[0][0]:.0f} to {p[-1][1]:.1%} with {p[-1][0]:.0f} samples" for name, p in series
+        f"{name} from {p[0][1]:.1%} with {p[0][0]:.0f} to {p[-1][1]:.1%} with {p[-1][0]:.0f} "
+        "samples"
+        for name, p in series
     )
     return _figure(title, frame, "".join(shapes), series, said, "%")
 
 
 def nice_top(value: float) -> float:
     """The upper edge of a scale of shares that starts at zero."""
-    return next((top for top in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8) if value <= top * 0.97), 1.0)
+    return next(
+        (
+            top
+            for top in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
+            if value <= top * 0.97
+        ),
+        1.0,
+    )
 
 
 def intervals(rows: Sequence[StageRow]) -> str:
     """A dot with its whiskers for each stage, once for wide and once for narrow screens."""
-    return _intervals(rows, 860, stacked=False, name="wide") + _intervals(rows, 340, stacked=True, name="narrow")
+    return _intervals(rows, 860, stacked=False, name="wide") + _intervals(
+        rows, 340, stacked=True, name="narrow"
+    )
 
 
 def picture(title: str, rows: Sequence[StageRow]) -> str:
     """The interval chart as a file of its own.
 
-    It brings its own background, which changes together with its text: readable whatever page it stands on.
+    It brings its own background, which changes together with its text: readable whatever page it
+    stands on.
     """
     return _intervals(rows, 760, stacked=False, name="picture", title=title)
 
 
-def _intervals(rows: Sequence[StageRow], width: int, *, stacked: bool, name: str, title: str = "") -> str:
+def _intervals(
+    rows: Sequence[StageRow], width: int, *, stacked: bool, name: str, title: str = ""
+) -> str:
     """Draw it. stacked: the stage's name above its line instead of left of it."""
     edge = 22 if title else 2
     longest = max((len(r.short_label) for r in rows), default=0)
@@ -192,29 +275,47 @@ def _intervals(rows: Sequence[StageRow], width: int, *, stacked: bool, name: str
         place = f"{x(share):.1f}"
         shapes.append(f'<line class="grid" x1="{place}" x2="{place}" y1="{top}" y2="{base}"/>')
         anchor = "start" if stacked and share == 0 else "middle"
-        shapes.append(f'<text x="{place}" y="{base + 17}" text-anchor="{anchor}">{100 * share:.3g}%</text>')
+        shapes.append(
+            f'<text x="{place}" y="{base + 17}" text-anchor="{anchor}">{100 * share:.3g}%</text>'
+        )
     for i, row in enumerate(rows):
         y = top + line * (i + 0.5) + (9 if stacked else 0)
         low, mid, high = x(row.low), x(row.accuracy), x(row.high)
-        at = f'x="{left:.0f}" y="{y - 13:.1f}"' if stacked else f'x="{left - 16:.0f}" y="{y + 5:.1f}" text-anchor="end"'
+        at = (
+            f'x="{left:.0f}" y="{y - 13:.1f}"'
+            if stacked
+            else f'x="{left - 16:.0f}" y="{y + 5:.1f}" text-anchor="end"'
+        )
         shapes.append(f'<text class="name" {at}>{escape(row.short_label)}</text>')
-        shapes.append(f'<line class="track" x1="{left:.1f}" x2="{mid:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        shapes.append(f'<line class="whisker" x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        shapes.append(
+            f'<line class="track" x1="{left:.1f}" x2="{mid:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        )
+        shapes.append(
+            f'<line class="whisker" x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        )
         for end in (low, high):
-            shapes.append(f'<line class="whisker" x1="{end:.1f}" x2="{end:.1f}" y1="{y - 5:.1f}" y2="{y + 5:.1f}"/>')
+            shapes.append(
+                f'<line class="whisker" x1="{end:.1f}" x2="{end:.1f}" y1="{y - 5:.1f}" '
+                f'y2="{y + 5:.1f}"/>'
+            )
         shapes.append(f'<circle class="dot" cx="{mid:.1f}" cy="{y:.1f}" r="5.5"/>')
-        shapes.append(f'<text class="value" x="{high + 11:.1f}" y="{y + 5:.1f}">{row.accuracy:.1%}</text>')
+        shapes.append(
+            f'<text class="value" x="{high + 11:.1f}" y="{y + 5:.1f}">{row.accuracy:.1%}</text>'
+        )
     said = "; ".join(f"{r.label} {r.accuracy:.1%}, {r.low:.1%} to {r.high:.1%}" for r in rows)
     head = ""
     if title:
         head = (
-            f'{_STANDALONE}<rect class="page" x="1" y="1" width="{width - 2}" height="{height - 2}" rx="10"/>'
+            f'{_STANDALONE}<rect class="page" x="1" y="1" width="{width - 2}" '
+            f'height="{height - 2}" rx="10"/>'
             f'<text class="title" x="{edge}" y="34">{escape(title)}</text>'
         )
     size = f'width="{width}" height="{height}"' if title else ""
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="intervals {name}" viewBox="0 0 {width} {height}" {size} '
-        f'role="img" aria-label="Accuracy with 95% intervals: {escape(said)}">{head}{"".join(shapes)}</svg>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="intervals {name}" viewBox="0 0 {width} '
+        f'{height}" {size} '
+        'role="img" aria-label="Accuracy with 95% intervals: '
+        f'{escape(said)}">{head}{"".join(shapes)}</svg>'
     )
 
 

@@ -1,4 +1,6 @@
-"""report.html: one page that holds everything a run has to show, and needs nothing from anywhere else."""
+"""report.html: one page that holds everything a run has to show, and needs nothing from
+anywhere else.
+"""
 
 from __future__ import annotations
 
@@ -58,12 +60,15 @@ def write_report(folder: Path) -> Path:
     """
     text = page(read_run(folder))
     target = folder / "report.html"
-    write_text_whole(target, text, errors="replace")  # a completion may hold half of a surrogate pair
+    write_text_whole(
+        target, text, errors="replace"
+    )  # a completion may hold half of a surrogate pair
     return target
 
 
 def write_picture(folder: Path, target: Path) -> None:
-    """Write the interval chart of a pipeline's stages as an SVG file, for a README: readable in light and dark.
+    """Write the interval chart of a pipeline's stages as an SVG file, for a README: readable in
+    light and dark.
 
     Raises:
         DataError: the folder holds no run, or a broken file.
@@ -93,9 +98,12 @@ def page(run: RunFolder) -> str:
     sections.append(("Problems", _problems(measured)))
     sections.append(("What went wrong", _failures(everything)))
     sections = [(title, body) for title, body in sections if body]
-    links = "".join(f'<a href="#part-{i}">{escape(title)}</a>' for i, (title, _) in enumerate(sections))
+    links = "".join(
+        f'<a href="#part-{i}">{escape(title)}</a>' for i, (title, _) in enumerate(sections)
+    )
     bodies = "".join(
-        f'<section id="part-{i}"><h2>{escape(title)}</h2>{body}</section>' for i, (title, body) in enumerate(sections)
+        f'<section id="part-{i}"><h2>{escape(title)}</h2>{body}</section>'
+        for i, (title, body) in enumerate(sections)
     )
     style = files("posttrain.report").joinpath("page.css").read_text(encoding="utf-8")
     script = files("posttrain.report").joinpath("page.js").read_text(encoding="utf-8")
@@ -117,7 +125,11 @@ def _head(run: RunFolder, measured: Sequence[tuple[str, Measured]]) -> str:
         one = measured[0][1]
         samples = max(m.num_samples for _, m in measured)
         facts = [one.task, one.problems_text]
-        facts += [f"{samples} sample{'s' * (samples > 1)} each"] if not all(m.search for _, m in measured) else []
+        facts += (
+            [f"{samples} sample{'s' * (samples > 1)} each"]
+            if not all(m.search for _, m in measured)
+            else []
+        )
         facts += [one.strategy] if len(measured) == 1 and one.strategy else []
         if "temperature" in one.sampling:
             facts.append(f"temperature {one.sampling['temperature']:g}")
@@ -133,7 +145,8 @@ def _head(run: RunFolder, measured: Sequence[tuple[str, Measured]]) -> str:
 def _headline(first: StageRow, last: StageRow) -> str:
     return (
         f'<p class="headline"><span><b>{percent(first.accuracy)}</b> {escape(first.stage)}</span>'
-        f'<span><i aria-label="to">→</i> <b>{percent(last.accuracy)}</b> {escape(last.stage)}</span></p>'
+        f'<span><i aria-label="to">→</i> <b>{percent(last.accuracy)}</b> '
+        f"{escape(last.stage)}</span></p>"
     )
 
 
@@ -155,7 +168,8 @@ def _table(head: Sequence[str], rows: Sequence[str], caption: str) -> str:
 def _row(first: str, cells: Sequence[str], classes: Sequence[str] = ()) -> str:
     named = [*classes, *[""] * (len(cells) - len(classes))]
     plain = "".join(
-        f'<td class="{n}">{escape(c)}</td>' if n else f"<td>{escape(c)}</td>" for c, n in zip(cells, named, strict=True)
+        f'<td class="{n}">{escape(c)}</td>' if n else f"<td>{escape(c)}</td>"
+        for c, n in zip(cells, named, strict=True)
     )
     return f'<tr><th scope="row">{escape(first)}</th>{plain}</tr>'
 
@@ -163,36 +177,63 @@ def _row(first: str, cells: Sequence[str], classes: Sequence[str] = ()) -> str:
 def _result(rows: Sequence[StageRow]) -> str:
     passes, votes = best_k([r.pass_at for r in rows]), best_k([r.maj_at for r in rows])
     head = ["stage", "accuracy", "95% interval", "vs above", "p (paired)"]
-    head += [f"pass@{passes}"] * bool(passes) + [f"maj@{votes}"] * bool(votes) + ["tokens per answer", "time"]
+    head += (
+        [f"pass@{passes}"] * bool(passes)
+        + [f"maj@{votes}"] * bool(votes)
+        + ["tokens per answer", "time"]
+    )
     body = []
     for i, row in enumerate(rows):
         gain = row.accuracy - rows[i - 1].accuracy if i else 0.0
         told = row.p_value is not None and row.p_value < SIGNIFICANT and not row.oracle
-        cells = [percent(row.accuracy), interval_text(row), f"{100 * gain:+.1f}" if i else "", p_text(row.p_value)]
+        cells = [
+            percent(row.accuracy),
+            interval_text(row),
+            f"{100 * gain:+.1f}" if i else "",
+            p_text(row.p_value),
+        ]
         cells += [percent(row.pass_at.get(passes))] if passes else []
         cells += [percent(row.maj_at.get(votes))] if votes else []
         cells += [count(row.mean_tokens), time_text(row.seconds)]
-        body.append(_row(row.label, cells, ["strong", "", ("good" if gain > 0 else "bad") if told else ""]))
+        body.append(
+            _row(row.label, cells, ["strong", "", ("good" if gain > 0 else "bad") if told else ""])
+        )
     said = "".join(f"<p>{escape(line)}</p>" for line in [*verdicts(rows), *oracles(rows)])
     said += "".join(f'<p class="dim">{escape(line)}</p>' for line in searches(rows))
     note = (
-        "vs above: points of accuracy, compared on the same problems (paired bootstrap, or McNemar's exact test where each "
-        "problem has one outcome; two-sided). tokens per answer: of one completion, or of all that a search samples for it."
+        "vs above: points of accuracy, compared on the same problems (paired bootstrap, or "
+        "McNemar's exact test where each "
+        "problem has one outcome; two-sided). tokens per answer: of one completion, or of all "
+        "that a search samples for it."
     )
-    chart = f'<figure class="stages"><figcaption>Accuracy with 95% intervals</figcaption>{intervals(rows)}</figure>'
+    chart = (
+        '<figure class="stages"><figcaption>Accuracy with 95% '
+        f"intervals</figcaption>{intervals(rows)}</figure>"
+    )
     return f'{said}{_table(head, body, "Stages")}<p class="dim">{note}</p>{chart}'
 
 
 def _evaluation(evaluation: Measured) -> str:
     rows = [
-        _row(name, [percent(v.estimate), f"{v.low:.1%} to {v.high:.1%}"], ["strong"] * (name == "accuracy"))
-        for name, v in sorted(evaluation.intervals.items(), key=lambda item: item[0].startswith("maj@"))
+        _row(
+            name,
+            [percent(v.estimate), f"{v.low:.1%} to {v.high:.1%}"],
+            ["strong"] * (name == "accuracy"),
+        )
+        for name, v in sorted(
+            evaluation.intervals.items(), key=lambda item: item[0].startswith("maj@")
+        )
     ]
     for name, value in evaluation.numbers.items():
         label = name.replace("_", " ")
         if name == "mean_tokens":
             label = "tokens per problem" if evaluation.search else "tokens per completion"
-        rows.append(_row(label, [percent(value) if name in ("truncated", "unparsed") else f"{value:,.4g}", ""]))
+        rows.append(
+            _row(
+                label,
+                [percent(value) if name in ("truncated", "unparsed") else f"{value:,.4g}", ""],
+            )
+        )
     return _choice(evaluation) + _table(["metric", "value", "95% interval"], rows, "Evaluation")
 
 
@@ -217,7 +258,9 @@ def _more_samples(measured: Sequence[tuple[str, Measured]]) -> str:
         ("pass", "pass@k: any of k samples is right"),
         ("maj", "maj@k: the vote of k samples is right"),
     ):
-        series = [(stage, _from_one(m, m.by_k(name))) for stage, m in measured if len(m.by_k(name)) > 1]
+        series = [
+            (stage, _from_one(m, m.by_k(name))) for stage, m in measured if len(m.by_k(name)) > 1
+        ]
         if series:
             charts.append(by_samples(title, series))
     return f'<div class="charts two">{"".join(charts)}</div>' if charts else ""
@@ -255,21 +298,36 @@ def _training(run: RunFolder, index: int, *, show_recipe: bool) -> str:
     parts.append(f'<div class="charts">{"".join(charts)}</div>')
     if run.rollouts:
         shown = sampled_groups(run.rollouts)
-        note = "" if len(shown) == len(run.rollouts) else f"{len(shown)} of {len(run.rollouts):,} groups, over the whole run"
-        parts.append(f'<h3>Sampled completions <span class="dim">{note}</span></h3>{_browser("rollouts", index, shown)}')
+        note = (
+            ""
+            if len(shown) == len(run.rollouts)
+            else f"{len(shown)} of {len(run.rollouts):,} groups, over the whole run"
+        )
+        parts.append(
+            "<h3>Sampled completions <span "
+            f'class="dim">{note}</span></h3>{_browser("rollouts", index, shown)}'
+        )
     return "".join(parts)
 
 
 def _band(run: RunFolder) -> Band:
     rows = [(r["step"], number(r.get("reward")), number(r.get("reward_std"))) for r in run.metrics]
-    return [(float(s), mean - std, mean + std) for s, mean, std in rows if mean is not None and std is not None]
+    return [
+        (float(s), mean - std, mean + std)
+        for s, mean, std in rows
+        if mean is not None and std is not None
+    ]
 
 
 def _by_function(run: RunFolder) -> list[str]:
     """Rewards by function, where there are several."""
-    keys = sorted({k for row in run.metrics for k in row if k.startswith("rewards/") and k.endswith("/mean")})
+    keys = sorted(
+        {k for row in run.metrics for k in row if k.startswith("rewards/") and k.endswith("/mean")}
+    )
     steps = [row["step"] for row in run.metrics]
-    series = [(k.split("/")[1], finite_points(steps, [row.get(k) for row in run.metrics])) for k in keys]
+    series = [
+        (k.split("/")[1], finite_points(steps, [row.get(k) for row in run.metrics])) for k in keys
+    ]
     series = [(name, points) for name, points in series if points]
     return [several("rewards by function", series)] if len(series) > 1 else []
 
@@ -278,7 +336,8 @@ def _browser(kind: str, index: int, values: object) -> str:
     """Data and an empty place; the script fills it in."""
     name = f"{kind}-{index}"
     return (
-        f'<div class="browser" data-browse="{kind}" data-from="{name}"><noscript>Needs JavaScript.</noscript></div>'
+        f'<div class="browser" data-browse="{kind}" data-from="{name}"><noscript>Needs '
+        "JavaScript.</noscript></div>"
         f'<script type="application/json" id="{name}">{safe_json(values)}</script>'
     )
 
@@ -287,16 +346,23 @@ def _problems(measured: Sequence[tuple[str, Measured]]) -> str:
     problems = same_problems(measured)
     if not problems:
         return ""
-    note = "The same problem, answered by each stage." if len(measured) > 1 else "What the model answered."
+    note = (
+        "The same problem, answered by each stage."
+        if len(measured) > 1
+        else "What the model answered."
+    )
     return f'<p class="dim">{note}</p>{_browser("problems", 0, problems)}'
 
 
 def _failures(runs: Sequence[tuple[str, RunFolder]]) -> str:
     found = [(name, *cells) for name, run in runs for cells in _failures_of(run)]
-    rows = [_row(first, rest) for first, *rest in (found if len(runs) > 1 else [f[1:] for f in found])]
+    rows = [
+        _row(first, rest) for first, *rest in (found if len(runs) > 1 else [f[1:] for f in found])
+    ]
     if not rows:
         return (
-            "<p>Nothing: no row of the data was cut or dropped, no reward failed, no completion was cut off, "
+            "<p>Nothing: no row of the data was cut or dropped, no reward failed, no completion "
+            "was cut off, "
             "every metric was a number.</p>"
         )
     head = ["stage", "what", "how much"] if len(runs) > 1 else ["what", "how much"]
@@ -315,13 +381,27 @@ def _failures_of(run: RunFolder) -> list[tuple[str, str]]:
     if failed:
         found.append(("reward functions that failed", f"{failed:,.0f} completions got no reward"))
     messages = Counter(c.error for g in run.rollouts for c in g.completions if c.error)
-    found += [(f"of these sampled: {error[:200]}", f"{n} times") for error, n in messages.most_common(5)]
-    for key, label in (("completions/clipped_ratio", "cut off at the length limit"), ("frac_reward_zero_std", "")):
+    found += [
+        (f"of these sampled: {error[:200]}", f"{n} times") for error, n in messages.most_common(5)
+    ]
+    for key, label in (
+        ("completions/clipped_ratio", "cut off at the length limit"),
+        ("frac_reward_zero_std", ""),
+    ):
         if mean(key) >= 0.0005:
-            what = f"completions {label}" if label else "groups whose rewards are all equal (nothing to learn from)"
+            what = (
+                f"completions {label}"
+                if label
+                else "groups whose rewards are all equal (nothing to learn from)"
+            )
             found.append((what, f"{mean(key):.1%} in training"))
-    broken = Counter(key for row in run.metrics for key, v in row.items() if number(v) is None and v is not True)
-    found += [(f"{key} was not a number", f"at {n} of {len(run.metrics)} steps") for key, n in broken.most_common(5)]
+    broken = Counter(
+        key for row in run.metrics for key, v in row.items() if number(v) is None and v is not True
+    )
+    found += [
+        (f"{key} was not a number", f"at {n} of {len(run.metrics)} steps")
+        for key, n in broken.most_common(5)
+    ]
     for name, label in (
         ("truncated", "samples cut off at the length limit"),
         ("unparsed", "samples without an answer"),
@@ -331,5 +411,8 @@ def _failures_of(run: RunFolder) -> list[tuple[str, str]]:
             found.append((label, f"{share:.1%} in evaluation"))
     if run.evaluation and run.evaluation.numbers.get("errors"):
         found.append(("verifier errors in evaluation", f"{run.evaluation.numbers['errors']:,.0f}"))
-    found += [(f"{name} ends in a half-written line", "the run was killed while writing") for name in run.cut_off]
+    found += [
+        (f"{name} ends in a half-written line", "the run was killed while writing")
+        for name in run.cut_off
+    ]
     return found

@@ -17,8 +17,15 @@ _PROMPTS = {
 
 
 def data_losses(run: RunFolder) -> list[tuple[str, str]]:
-    """Rows (what, how much) of everything that was cut, dropped or left out; the metrics of step 0 hold it."""
-    counts = {key: value for row in run.metrics for key in row if (value := number(row[key])) is not None and "data/" in key}
+    """Rows (what, how much) of everything that was cut, dropped or left out; the metrics of
+    step 0 hold it.
+    """
+    counts = {
+        key: value
+        for row in run.metrics
+        for key in row
+        if (value := number(row[key])) is not None and "data/" in key
+    }
     losses = []
     for prefix in ("data", "eval_data", "mix_data"):
         rows, tokens = counts.get(f"{prefix}/rows"), counts.get(f"{prefix}/tokens")

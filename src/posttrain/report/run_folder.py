@@ -15,7 +15,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One completion of rollouts.jsonl. reward and rewards: None = no reward applied, or it failed (then `error`)."""
+    """One completion of rollouts.jsonl. reward and rewards: None = no reward applied, or it
+    failed (then `error`).
+    """
 
     text: str
     reward: float | None = None
@@ -48,7 +50,9 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A problem of evaluation.json. correct: 0 or 1 a sample; texts: of the first few samples only."""
+    """A problem of evaluation.json. correct: 0 or 1 a sample; texts: of the first few samples
+    only.
+    """
 
     id: str
     prompt: str
@@ -59,7 +63,8 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """evaluation.json. intervals: accuracy, pass@k, maj@k by name; numbers: the metrics that have no interval.
+    """evaluation.json. intervals: accuracy, pass@k, maj@k by name; numbers: the metrics that have
+    no interval.
 
     num_available: problems that the task has. strategy: the search in words; search_settings,
     scorer: all there is to set. oracle: whether the gold chose.
@@ -89,7 +94,11 @@ class Measured:
 
     def by_k(self, name: str) -> dict[int, Interval]:
         """The intervals of "pass" or "maj" by number of samples, ascending."""
-        found = {int(k.partition("@")[2]): v for k, v in self.intervals.items() if k.startswith(f"{name}@")}
+        found = {
+            int(k.partition("@")[2]): v
+            for k, v in self.intervals.items()
+            if k.startswith(f"{name}@")
+        }
         return dict(sorted(found.items()))
 
 
@@ -119,11 +128,17 @@ class StageRow:
     @property
     def label(self) -> str:
         """The stage's title, which says so where an oracle chose."""
-        return f"{self.stage} (oracle)" if self.oracle and "oracle" not in self.stage.lower() else self.stage
+        return (
+            f"{self.stage} (oracle)"
+            if self.oracle and "oracle" not in self.stage.lower()
+            else self.stage
+        )
 
     @property
     def short_label(self) -> str:
-        """The label in 28 characters: a long title is cut, and never the word that an oracle chose."""
+        """The label in 28 characters: a long title is cut, and never the word that an oracle
+        chose.
+        """
         if len(self.label) <= 28:
             return self.label
         end = self.label.removeprefix(self.stage)
@@ -141,7 +156,9 @@ class Summary:
 
 @dataclass(slots=True)
 class RunFolder:
-    """A run. metrics: one mapping a step. cut_off: files whose last line is half written. stages: of a pipeline."""
+    """A run. metrics: one mapping a step. cut_off: files whose last line is half written.
+    stages: of a pipeline.
+    """
 
     path: Path
     recipe: str = ""
@@ -176,7 +193,9 @@ def read_run(path: Path) -> RunFolder:
         DataError: the folder holds no run, or a file in it is broken (file and line are named).
     """
     if not path.is_dir():
-        raise DataError(f"no run folder {path}; one holds recipe.yaml, metrics.jsonl or evaluation.json")
+        raise DataError(
+            f"no run folder {path}; one holds recipe.yaml, metrics.jsonl or evaluation.json"
+        )
     run = RunFolder(path)
     if (path / "recipe.yaml").is_file():
         run.recipe = _text(path / "recipe.yaml")
@@ -184,16 +203,22 @@ def read_run(path: Path) -> RunFolder:
     run.rollouts = _lines(run, "rollouts.jsonl", _group)
     run.evaluation = _whole(path / "evaluation.json", _measured)
     run.summary = _whole(path / "summary.json", _summary)
-    # Stages in the order they ran (the summary's), then those that have no row: stages without an evaluation.
+    # Stages in the order they ran (the summary's), then those that have no row: stages without an
+    # evaluation.
     named = [row.folder for row in run.summary.rows if row.folder] if run.summary else []
     there = sorted(
         (p for p in path.iterdir() if p.is_dir() and (p / "recipe.yaml").is_file()),
         key=lambda p: (p / "recipe.yaml").stat().st_mtime_ns,
     )
-    order = [*(n for n in named if (path / n).is_dir()), *(p.name for p in there if p.name not in named)]
+    order = [
+        *(n for n in named if (path / n).is_dir()),
+        *(p.name for p in there if p.name not in named),
+    ]
     run.stages = [read_run(path / name) for name in dict.fromkeys(order)]
     if not (run.recipe or run.metrics or run.evaluation or run.summary or run.stages):
-        raise DataError(f"{path} holds no run: none of recipe.yaml, metrics.jsonl, evaluation.json is there")
+        raise DataError(
+            f"{path} holds no run: none of recipe.yaml, metrics.jsonl, evaluation.json is there"
+        )
     return run
 
 
@@ -291,11 +316,19 @@ def _measured(values: dict[str, Any]) -> Measured:
     intervals, numbers = {}, {}
     for name, value in values["metrics"].items():
         if isinstance(value, dict):
-            intervals[name] = Interval(float(value["estimate"]), float(value["low"]), float(value["high"]))
+            intervals[name] = Interval(
+                float(value["estimate"]), float(value["low"]), float(value["high"])
+            )
         elif isinstance(value, int | float):
             numbers[name] = float(value)
     problems = tuple(
-        Problem(str(e["id"]), str(e["prompt"]), _answer(e.get("answer")), tuple(e["correct"]), tuple(e.get("texts") or ()))
+        Problem(
+            str(e["id"]),
+            str(e["prompt"]),
+            _answer(e.get("answer")),
+            tuple(e["correct"]),
+            tuple(e.get("texts") or ()),
+        )
         for e in values.get("examples") or ()
     )
     return Measured(

@@ -17,13 +17,16 @@ def number(value: Any) -> float | None:
 
 def finite_points(steps: Sequence[Any], values: Sequence[Any]) -> list[Point]:
     """Pairs whose value is a finite number."""
-    return [(float(s), float(v)) for s, v in zip(steps, values, strict=True) if number(v) is not None]
+    return [
+        (float(s), float(v)) for s, v in zip(steps, values, strict=True) if number(v) is not None
+    ]
 
 
 def thin(points: list[Point], limit: int = MAX_POINTS) -> list[Point]:
     """At most `limit` of the points: the lowest and the highest of equal stretches, and both ends.
 
-    A spike of one step stays visible, which it would not in means, and every point that is kept is a measured one.
+    A spike of one step stays visible, which it would not in means, and every point that is kept is
+    a measured one.
     """
     if len(points) <= limit:
         return points
@@ -36,7 +39,8 @@ def thin(points: list[Point], limit: int = MAX_POINTS) -> list[Point]:
 
 
 def smooth(points: list[Point], share: float = 0.12) -> list[Point]:
-    """A straight line fitted around each point, through about `share` of all points: no lag behind a trend.
+    """A straight line fitted around each point, through about `share` of all points: no lag behind
+    a trend.
 
     Sums over the window are differences of running sums, so that the cost does not grow with it.
     """
@@ -53,7 +57,9 @@ def smooth(points: list[Point], share: float = 0.12) -> list[Point]:
         mean = (sums[end][0] - sums[start][0]) / n
         covariance = sums[end][1] - sums[start][1] - centre * mean * n
         slope = covariance * 12 / (n * (n * n - 1)) if n > 1 else 0.0
-        out.append((step, min(max(mean + slope * (i - centre), low), high)))  # a share does not fall below 0
+        out.append(
+            (step, min(max(mean + slope * (i - centre), low), high))
+        )  # a share does not fall below 0
     return out
 
 
@@ -67,19 +73,25 @@ def spread(items: Sequence[Any], limit: int) -> list[Any]:
 
 
 def ticks(low: float, high: float, least: int = 3) -> list[float]:
-    """Round numbers within [low, high], 1, 2 or 5 times a power of ten apart: the fewest that are at least `least`."""
+    """Round numbers within [low, high], 1, 2 or 5 times a power of ten apart: the fewest that
+    are at least `least`.
+    """
     if not high > low:
         return [low]
     power = 10.0 ** math.ceil(math.log10(high - low))
     for apart in (m * power / 10**i for i in range(4) for m in (1, 0.5, 0.2)):
         first, last = math.ceil(low / apart - 1e-9), math.floor(high / apart + 1e-9)
         if last - first + 1 >= least:
-            return [round(i * apart, 12) if apart > 1e-9 else i * apart for i in range(first, last + 1)]
+            return [
+                round(i * apart, 12) if apart > 1e-9 else i * apart for i in range(first, last + 1)
+            ]
     return [low, high]
 
 
 def padded(low: float, high: float) -> tuple[float, float]:
-    """A range with a little room around its values; one value alone gets a tenth of itself, zero gets 0 to 1."""
+    """A range with a little room around its values; one value alone gets a tenth of itself,
+    zero gets 0 to 1.
+    """
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         room = abs(low) * 0.1
         return (low - room, high + room) if room else (0.0, 1.0)

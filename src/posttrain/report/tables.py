@@ -17,9 +17,11 @@ SIGNIFICANT = 0.05
 
 
 def print_summary(folder: Path, console: Console) -> None:
-    """Print the stages of a pipeline run with intervals and paired p-values; nothing for other runs.
+    """Print the stages of a pipeline run with intervals and paired p-values; nothing for other
+    runs.
 
-    Fits 80 columns. On a narrower or plain console the same lines are printed without colour and never folded.
+    Fits 80 columns. On a narrower or plain console the same lines are printed without colour and
+    never folded.
 
     Raises:
         DataError: the folder holds no run, or a broken file.
@@ -33,7 +35,9 @@ def print_summary(folder: Path, console: Console) -> None:
 
 
 def summary_table(summary: Summary, width: int = 80) -> Table:
-    """The stages as a rich table; the least telling columns are left out where `width` columns do not hold them all."""
+    """The stages as a rich table; the least telling columns are left out where `width` columns
+    do not hold them all.
+    """
     rows = summary.rows
     passes, votes = best_k([r.pass_at for r in rows]), best_k([r.maj_at for r in rows])
     columns: list[tuple[str, list[str]]] = [
@@ -74,18 +78,29 @@ def verdicts(rows: Sequence[StageRow]) -> list[str]:
     An oracle is no stage that another could be better than: it is left out, and so is what follows
     it.
     """
-    compared = [(a, b) for a, b in pairwise(rows) if b.p_value is not None and not a.oracle and not b.oracle]
+    compared = [
+        (a, b) for a, b in pairwise(rows) if b.p_value is not None and not a.oracle and not b.oracle
+    ]
     whole = len(compared) == len(rows) - 1
-    if whole and compared and all(b.p_value < SIGNIFICANT and b.accuracy > a.accuracy for a, b in compared):  # type: ignore[operator]
+
+    def better(a: StageRow, b: StageRow) -> bool:
+        return b.p_value is not None and b.p_value < SIGNIFICANT and b.accuracy > a.accuracy
+
+    if whole and compared and all(better(a, b) for a, b in compared):
         return ["Every stage is better than the one above it (paired, p < 0.05)."]
     lines = []
     for a, b in compared:
         assert b.p_value is not None
         gained = f"{100 * (b.accuracy - a.accuracy):+.1f} points, p {p_text(b.p_value) or '?'}"
         if b.p_value >= SIGNIFICANT:
-            lines.append(f"{b.stage}: no difference from {a.stage} that these problems can show ({gained}).")
+            lines.append(
+                f"{b.stage}: no difference from {a.stage} that these problems can show ({gained})."
+            )
         else:
-            lines.append(f"{b.stage} is {'better' if b.accuracy > a.accuracy else 'worse'} than {a.stage} ({gained}).")
+            lines.append(
+                f"{b.stage} is {'better' if b.accuracy > a.accuracy else 'worse'} than {a.stage} "
+                f"({gained})."
+            )
     return lines
 
 

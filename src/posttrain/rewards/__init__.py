@@ -1,1 +1,3 @@
-"""Rewards: plain functions with TRL's signature. An exception in one is recorded data, not a crash and not a zero."""
+"""Rewards: plain functions with TRL's signature. An exception in one is recorded data, not a
+crash and not a zero.
+"""

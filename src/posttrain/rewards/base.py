@@ -38,9 +38,9 @@ class RewardSet:
     """The rewards of a recipe.
 
     A reward is called once a step with all completions. Its parameters are filled by name: prompts,
-    completions, completion_ids, answer, examples, task, and any column of the data; `**kwargs` takes
-    all columns. They are copies: what a reward does to them changes nothing. It returns one number
-    or None (not applicable) per completion, or a list of numbers, one for each step of the
+    completions, completion_ids, answer, examples, task, and any column of the data; `**kwargs`
+    takes all columns. They are copies: what a reward does to them changes nothing. It returns one
+    number or None (not applicable) per completion, or a list of numbers, one for each step of the
     completion (a line that is not blank), whose mean counts where a step does not. The reward of a
     rollout is the weighted sum over its numbers, and None where it has none.
 
@@ -75,12 +75,16 @@ class RewardSet:
                 "completions on which a reward may fail"
             )
         if not 0 <= timeout_seconds < math.inf:
-            raise ConfigError(f"reward_timeout_seconds: {timeout_seconds} must be 0 (no limit) or above")
+            raise ConfigError(
+                f"reward_timeout_seconds: {timeout_seconds} must be 0 (no limit) or above"
+            )
         self.task = task
         self.max_failed = max_failed
         self.timeout_seconds = timeout_seconds
         self.failures: dict[str, int] = {}
-        self._scores: dict[str, tuple[int, int]] = {}  # failures and completions that searches asked for
+        self._scores: dict[
+            str, tuple[int, int]
+        ] = {}  # failures and completions that searches asked for
         self.first_traceback: str | None = None
         self._rewards: dict[str, _Reward] = {}
         for name, weight, settings in rewards:
@@ -110,7 +114,9 @@ class RewardSet:
         self._fill([(g.example, r) for g in groups for r in g.rollouts], self._watch)
 
     def _fill(self, pairs: Pairs, watch: Callable[[str, int, int, Sequence[Value]], None]) -> None:
-        """Reward completions; `watch` is called with name, failures, completions, values of each reward."""
+        """Reward completions; `watch` is called with name, failures, completions, values of
+        each reward.
+        """
         for name, reward in self._rewards.items():
             values = self._values(reward, pairs)
             failed = 0
@@ -134,16 +140,20 @@ class RewardSet:
             rollout.reward = sum(numbers) if numbers and rollout.error is None else None
 
     def score(self, example: Example, rollouts: Sequence[Rollout]) -> list[float]:
-        """Rewards of some completions of one prompt, as a search asks for them; -inf where there is none.
+        """Rewards of some completions of one prompt, as a search asks for them; -inf where there is
+        none.
 
         Raises:
-            RewardError: as `reward`, but the share of failures is of all completions asked for so far.
+            RewardError: as `reward`, but the share of failures is of all completions asked for so
+            far.
         """
         self._fill([(example, r) for r in rollouts], self._watch_scores)
         return [-math.inf if r.reward is None else r.reward for r in rollouts]
 
     def _watch_scores(self, name: str, failed: int, total: int, values: Sequence[Value]) -> None:
-        """A search asks for few completions at a time, so the share is of all that it has asked for."""
+        """A search asks for few completions at a time, so the share is of all that it has asked
+        for.
+        """
         failures, asked = self._scores.get(name, (0, 0))
         failures, asked = self._scores[name] = failures + failed, asked + total
         if failed and asked >= _MIN_SCORES:
@@ -158,7 +168,8 @@ class RewardSet:
                 f"reward {name!r} failed on {failed} of {total} completions of a step: {reason}. "
                 f"A run stops where a reward fails on all completions or on more than "
                 f"max_failed_rewards={self.max_failed:g} of them. Mend the function, or let it "
-                "return None where it does not apply. The run goes on from its last checkpoint with "
+                "return None where it does not apply. The run goes on from its last checkpoint "
+                "with "
                 f"`posttrain resume`.{self._detail()}"
             )
 
@@ -186,7 +197,9 @@ class RewardSet:
                 values[i] = rest if isinstance(rest, str) else rest[place]
         return values
 
-    def _attempt(self, reward: _Reward, pairs: Pairs, started: float, total: int) -> list[Value] | str:
+    def _attempt(
+        self, reward: _Reward, pairs: Pairs, started: float, total: int
+    ) -> list[Value] | str:
         """The values of one call, or the text of what it raised."""
         inputs = reward_inputs(reward.function, pairs, self.task)
 
@@ -217,10 +230,10 @@ class RewardSet:
     def self_test(self, examples: Sequence[Example]) -> None:
         """Try every reward on known answers before the first step.
 
-        A reward may carry `known_answers`: (completion, answer, expected) cases, which must come out exactly; or `check`, which
-        is called with its settings where a trial would have to load a model. The reward
-        "task" must give 1 for reference completions and 0 for the empty one. All others are called once, and must return
-        finite numbers.
+        A reward may carry `known_answers`: (completion, answer, expected) cases, which must come
+        out exactly; or `check`, which is called with its settings where a trial would have to load
+        a model. The reward "task" must give 1 for reference completions and 0 for the empty one.
+        All others are called once, and must return finite numbers.
 
         Raises:
             RewardError: names reward, completion, answer and the value it gave.
@@ -237,15 +250,25 @@ class RewardSet:
             ]
             if name == "task" or function.__name__ == "task":
                 known = [e for e in examples[:4] if e.completion is not None]
-                cases += [(e, _flat(e.completion), 1.0) for e in known] + [(e, "", 0.0) for e in examples[:2]]
+                cases += [(e, _flat(e.completion), 1.0) for e in known] + [
+                    (e, "", 0.0) for e in examples[:2]
+                ]
             if not cases:
-                cases = [(e, _flat(e.completion) if e.completion is not None else "a", None) for e in examples[:2]]
-            rollouts = [(e, Rollout(Sample([1], [0.0], [0.0], "stop"), text)) for e, text, _ in cases]
-            for (e, text, expected), value in zip(cases, self._values(reward, rollouts), strict=True):
+                cases = [
+                    (e, _flat(e.completion) if e.completion is not None else "a", None)
+                    for e in examples[:2]
+                ]
+            rollouts = [
+                (e, Rollout(Sample([1], [0.0], [0.0], "stop"), text)) for e, text, _ in cases
+            ]
+            for (e, text, expected), value in zip(
+                cases, self._values(reward, rollouts), strict=True
+            ):
                 if isinstance(value, str) or (expected is not None and value != expected):
                     wanted = "a finite number" if expected is None else f"{expected:g}"
                     raise RewardError(
-                        f"self-test of reward {name!r}: {value} for completion {text!r:.80} with answer {e.answer!r:.40}; "
+                        f"self-test of reward {name!r}: {value} for completion {text!r:.80} with "
+                        f"answer {e.answer!r:.40}; "
                         f"{wanted} was expected.{self._detail()}"
                     )
 

@@ -44,7 +44,9 @@ def last_boxed(text: str) -> str | None:
 
 
 def last_tagged(text: str) -> str | None:
-    """The content of the last <answer>...</answer>, in time linear in the text's length, or None."""
+    """The content of the last <answer>...</answer>, in time linear in the text's length, or
+    None.
+    """
     content, place = None, 0
     while (start := text.find(_OPEN, place)) >= 0:
         start += len(_OPEN)
@@ -56,8 +58,8 @@ def last_tagged(text: str) -> str | None:
 
 
 def extract_answer(text: str, extractor: Extractor) -> str | None:
-    r"""The final answer in a text: the last number, what follows the last "####", the last \boxed{}, the last
-    <answer></answer>, or the whole text."""
+    r"""The final answer in a text: the last number, what follows the last "####", the last
+    \boxed{}, the last <answer></answer>, or the whole text."""
     if extractor == "hash":
         _, mark, tail = text.rpartition("####")
         return tail.strip().split("\n")[0].strip() or None if mark else None
@@ -112,12 +114,22 @@ def same_answer(prediction: str | None, answer: str) -> bool:
 
 
 @rewards.register
-def exact(completions, answer, *, extractor: Literal["last_number", "hash", "boxed", "tag", "whole"] = "last_number"):
-    r"""1 where the final answer equals the column `answer`, else 0; exact rational arithmetic on numbers.
+def exact(
+    completions,
+    answer,
+    *,
+    extractor: Literal["last_number", "hash", "boxed", "tag", "whole"] = "last_number",
+):
+    r"""1 where the final answer equals the column `answer`, else 0; exact rational arithmetic on
+    numbers.
 
-    extractor: where the answer stands: last_number, hash ("#### x"), boxed (\boxed{x}), tag (<answer>x</answer>), whole.
+    extractor: where the answer stands: last_number, hash ("#### x"), boxed (\boxed{x}), tag
+    (<answer>x</answer>), whole.
     """
-    return [float(same_answer(extract_answer(_text(c), extractor), str(a))) for c, a in zip(completions, answer, strict=True)]
+    return [
+        float(same_answer(extract_answer(_text(c), extractor), str(a)))
+        for c, a in zip(completions, answer, strict=True)
+    ]
 
 
 exact.known_answers = [("so it is 1,000.", "1000", 1.0), ("it is 7", "8", 0.0), ("", "8", 0.0)]  # type: ignore[attr-defined]

@@ -43,7 +43,9 @@ def _digits(text: str, place: int) -> float:
 
 
 def _exponent(text: str, place: int) -> float | None:
-    """The value of what follows a "^": a whole number or a power of them; None for anything else."""
+    """The value of what follows a "^": a whole number or a power of them; None for anything
+    else.
+    """
     while place < len(text) and text[place] in " {(":
         place += 1
     base = _WHOLE.match(text, place)

@@ -17,12 +17,17 @@ def _text(completion) -> str:
 
 
 @rewards.register
-def tags(completions, *, names: list[str] = ["think", "answer"], partial: bool = False) -> list[float]:
-    """1 for a completion that is exactly <a>...</a><b>...</b> for the given names in order, white space between aside.
+def tags(
+    completions, *, names: list[str] = ["think", "answer"], partial: bool = False
+) -> list[float]:
+    """1 for a completion that is exactly <a>...</a><b>...</b> for the given names in order, white
+    space between aside.
 
     With partial, each of the opening and closing tags that stands there once gives an equal share.
     """
-    body = r"\s*".join(rf"<{re.escape(n)}>(?:(?!</?{re.escape(n)}>).)*</{re.escape(n)}>" for n in names)
+    body = r"\s*".join(
+        rf"<{re.escape(n)}>(?:(?!</?{re.escape(n)}>).)*</{re.escape(n)}>" for n in names
+    )
     whole = re.compile(rf"\s*{body}\s*", re.DOTALL)
     marks = [m for n in names for m in (f"<{n}>", f"</{n}>")]
     out = []
@@ -36,7 +41,8 @@ def tags(completions, *, names: list[str] = ["think", "answer"], partial: bool =
 
 @rewards.register
 def pattern(completions, *, regex: str, timeout_seconds: float = 2.0) -> list[float | TimeoutError]:
-    """1 where the regular expression matches somewhere in the completion (use ^ and $ to anchor), else 0.
+    """1 where the regular expression matches somewhere in the completion (use ^ and $ to anchor),
+    else 0.
 
     The search runs in a process that can be killed. One that takes longer than timeout_seconds, as
     nested repeats such as (a+)+$ do, is a recorded failure of its completion.
@@ -44,14 +50,18 @@ def pattern(completions, *, regex: str, timeout_seconds: float = 2.0) -> list[fl
     try:
         re.compile(regex, re.DOTALL)
     except (re.error, RecursionError, OverflowError) as error:
-        raise ConfigError(f"rewards: pattern: {regex!r} is not a regular expression: {error}") from error
+        raise ConfigError(
+            f"rewards: pattern: {regex!r} is not a regular expression: {error}"
+        ) from error
     if not 0 < timeout_seconds < math.inf:
         raise ConfigError(f"rewards: pattern: timeout_seconds {timeout_seconds} must be above 0")
     verdicts: list[float | TimeoutError] = []
     for text in map(_text, completions):
         with _lock:
             found = _searcher().ask([regex, text], timeout_seconds)
-        late = TimeoutError(f"the search took longer than {timeout_seconds:g} s; simplify the regex")
+        late = TimeoutError(
+            f"the search took longer than {timeout_seconds:g} s; simplify the regex"
+        )
         verdicts.append(late if found is None else float(found))
     return verdicts
 
@@ -71,7 +81,10 @@ def _searcher() -> Worker:
 @rewards.register
 def keyword(completions, *, words: list[str]) -> list[float]:
     """Share of the words that occur in the completion, whatever their case."""
-    return [sum(w.lower() in text.lower() for w in words) / len(words) for text in map(_text, completions)]
+    return [
+        sum(w.lower() in text.lower() for w in words) / len(words)
+        for text in map(_text, completions)
+    ]
 
 
 @rewards.register
@@ -87,5 +100,9 @@ def overlong(completion_ids, *, max_length: int, buffer: int) -> list[float]:
     0 up to max_length - buffer; then (max_length - buffer - n) / buffer; -1 beyond max_length.
     """
     if not 0 < buffer < max_length:
-        raise ConfigError(f"rewards: overlong: buffer {buffer} must be above 0 and below max_length {max_length}")
-    return [min(0.0, max(-1.0, (max_length - buffer - len(ids)) / buffer)) for ids in completion_ids]
+        raise ConfigError(
+            f"rewards: overlong: buffer {buffer} must be above 0 and below max_length {max_length}"
+        )
+    return [
+        min(0.0, max(-1.0, (max_length - buffer - len(ids)) / buffer)) for ids in completion_ids
+    ]

@@ -67,7 +67,9 @@ def as_completion(prompt: Text, text: str) -> Text:
     return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
 
 
-def reward_inputs(function: Callable[..., Any], pairs: Pairs, task: Task | None = None) -> dict[str, Any]:
+def reward_inputs(
+    function: Callable[..., Any], pairs: Pairs, task: Task | None = None
+) -> dict[str, Any]:
     """The arguments that a reward asks for by name, one value for each completion.
 
     Raises:

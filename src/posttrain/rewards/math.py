@@ -1,4 +1,6 @@
-"""Mathematical equality, judged in processes that can be killed: never on the trainer's own signals or threads."""
+"""Mathematical equality, judged in processes that can be killed: never on the trainer's own
+signals or threads.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ class MathPool:
         self.seconds = seconds
         self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()
         self._workers = [
-            Worker("posttrain.rewards.math_worker", missing=MissingDependency("math-verify", "math"))
+            Worker(
+                "posttrain.rewards.math_worker", missing=MissingDependency("math-verify", "math")
+            )
             for _ in range(num_workers)
         ]
         for worker in self._workers:
@@ -45,7 +49,9 @@ class MathPool:
         self._lock = threading.Lock()
 
     def equal(self, pairs: list[tuple[str, str | None]]) -> list[bool | None]:
-        """For each (gold, prediction) whether they are equal; None where no verdict came in time. None never equals."""
+        """For each (gold, prediction) whether they are equal; None where no verdict came in
+        time. None never equals.
+        """
         return list(self._threads.map(self._equal, pairs))
 
     def _equal(self, pair: tuple[str, str | None]) -> bool | None:
@@ -112,12 +118,17 @@ def settle(gold: str, prediction: str) -> bool | tuple[str, str]:
     return _compared(left, right, *factors)
 
 
-def _compared(left: str, right: str, left_factor: Fraction, right_factor: Fraction) -> bool | tuple[str, str]:
+def _compared(
+    left: str, right: str, left_factor: Fraction, right_factor: Fraction
+) -> bool | tuple[str, str]:
     a, b = (None if "%" in x else parse_number(x) for x in (left, right))
     if a is not None and b is not None:
         return a * left_factor == b * right_factor
     # Decimals stay as written, because math-verify rounds them; it cannot read 1e3.
-    left, right = (str(n) if n is not None and "e" in x.lower() else expand(x) for n, x in ((a, left), (b, right)))
+    left, right = (
+        str(n) if n is not None and "e" in x.lower() else expand(x)
+        for n, x in ((a, left), (b, right))
+    )
     if compact(left) == compact(right) and left_factor == right_factor:
         return True
     return scaled(left, left_factor), scaled(right, right_factor)
@@ -136,18 +147,24 @@ def shared_pool() -> MathPool:
 
 def _prediction(text: str) -> str | None:
     boxed = last_boxed(text)
-    return boxed if boxed is not None else extract_answer(text, "hash") or extract_answer(text, "last_number")
+    return (
+        boxed
+        if boxed is not None
+        else extract_answer(text, "hash") or extract_answer(text, "last_number")
+    )
 
 
 @rewards.register
 def math(completions, answer) -> list[float]:
-    r"""1 where the final answer is mathematically equal to the column `answer`, else 0 (math-verify in killable processes).
+    r"""1 where the final answer is mathematically equal to the column `answer`, else 0 (math-verify
+    in killable processes).
 
-    The final answer is the last \boxed{...}; without one, what follows "####"; without that, the last number. Equal
-    strings and numbers are settled without a parser; expressions too heavy to parse, and verdicts that miss their
-    deadline, are 0. A final period does not count. 8\% is 0.08 and not 8 (rewards `exact` and task gsm8k drop the sign, as
-    answers to word problems do). Two units are compared, also 5 m with 500 cm; a unit of several letters that
-    one side leaves out does not count (a single letter may be a variable).
+    The final answer is the last \boxed{...}; without one, what follows "####"; without that, the
+    last number. Equal strings and numbers are settled without a parser; expressions too heavy to
+    parse, and verdicts that miss their deadline, are 0. A final period does not count. 8\% is 0.08
+    and not 8 (rewards `exact` and task gsm8k drop the sign, as answers to word problems do). Two
+    units are compared, also 5 m with 500 cm; a unit of several letters that one side leaves out
+    does not count (a single letter may be a variable).
     """
     texts: list[Any] = [c if isinstance(c, str) else str(c[-1]["content"]) for c in completions]
     pairs = [(str(a), _prediction(t)) for t, a in zip(texts, answer, strict=True)]

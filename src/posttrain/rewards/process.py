@@ -22,9 +22,11 @@ def _right(line: str) -> float:
 
 @rewards.register
 def arithmetic_steps(completions, task, examples) -> list[list[float]]:
-    """Of a chain of arithmetic, a verified reward for each line: 1 for a line "a+b=c" that is right, else 0.
+    """Of a chain of arithmetic, a verified reward for each line: 1 for a line "a+b=c" that is
+    right, else 0.
 
-    The last line is judged by the task instead: 1 for the right answer. It shows what a process reward model does, exactly.
+    The last line is judged by the task instead: 1 for the right answer. It shows what a process
+    reward model does, exactly.
     """
     out = []
     for completion, example in zip(completions, examples, strict=True):

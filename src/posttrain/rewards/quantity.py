@@ -31,24 +31,49 @@ PERCENT = Unit((), Fraction(1, 100), implied=False)
 
 _BASE: dict[str, tuple[str, int, dict[str, str]]] = {
     # dimension: names, with the factor of each to the base unit
-    "length": ("length", 1, {
-        "1/1000": "mm millimeter millimetre", "1/100": "cm centimeter centimetre",
-        "1": "m meter metre", "1000": "km kilometer kilometre", "0.0254": "in inch inches",
-        "0.3048": "ft foot feet", "0.9144": "yd yard", "1609.344": "mi mile",
-    }),
-    "mass": ("mass", 1, {
-        "1/1000": "mg milligram", "1": "g gram gramme", "1000": "kg kilogram kilo",
-        "1000000": "tonne", "453.59237": "lb lbs pound", "28.349523125": "oz ounce",
-    }),
-    "time": ("time", 1, {
-        "1/1000": "ms millisecond", "1": "s sec second", "60": "min minute",
-        "3600": "h hr hour", "86400": "day", "604800": "week",
-    }),
+    "length": (
+        "length",
+        1,
+        {
+            "1/1000": "mm millimeter millimetre",
+            "1/100": "cm centimeter centimetre",
+            "1": "m meter metre",
+            "1000": "km kilometer kilometre",
+            "0.0254": "in inch inches",
+            "0.3048": "ft foot feet",
+            "0.9144": "yd yard",
+            "1609.344": "mi mile",
+        },
+    ),
+    "mass": (
+        "mass",
+        1,
+        {
+            "1/1000": "mg milligram",
+            "1": "g gram gramme",
+            "1000": "kg kilogram kilo",
+            "1000000": "tonne",
+            "453.59237": "lb lbs pound",
+            "28.349523125": "oz ounce",
+        },
+    ),
+    "time": (
+        "time",
+        1,
+        {
+            "1/1000": "ms millisecond",
+            "1": "s sec second",
+            "60": "min minute",
+            "3600": "h hr hour",
+            "86400": "day",
+            "604800": "week",
+        },
+    ),
     "volume": ("length", 3, {"1/1000000": "ml milliliter millilitre", "1/1000": "l liter litre"}),
     "money": ("dollars", 1, {"1/100": "cent ¢", "1": "dollar usd"}),
     "euros": ("euros", 1, {"1": "€ euro eur"}),
     "angle": ("angle", 1, {"1": "degree deg °"}),
-}  # fmt: skip
+}
 
 
 def _table() -> dict[str, tuple[Dimension, Fraction]]:
@@ -79,7 +104,9 @@ _DEGREES = re.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\}|\{\s*°\s*\}|°)$|(?:\\d
 _TOKEN = re.compile(r"(square|sq|cubic|cu)?\s*([a-z°¢€]+)(?:\^?(-?\d)| (squared|cubed))?")
 _SPACE = re.compile(r"\\[,;:! ]|\\quad|~|[\u00a0\u202f]")
 _END_SPACES = re.compile(r"(?:\\[,;:! ]|\\quad|~|[ \u00a0\u202f])+$")
-_OPERATOR = re.compile(r"(?:[-+*/=^_<>,({\[|&]|\\(?:cdot|times|div|in|leq?|geq?|neq?|lt|gt|pm|mp|cup|cap|to|frac|sqrt))$")
+_OPERATOR = re.compile(
+    r"(?:[-+*/=^_<>,({\[|&]|\\(?:cdot|times|div|in|leq?|geq?|neq?|lt|gt|pm|mp|cup|cap|to|frac|sqrt))$"
+)
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:/\d+)?|[-+]?\.\d+")
 _INNER_PERCENT = re.compile(r"(\d[\d,]*(?:\.\d+)?)\s*\\?%")
 _LOOSE = re.compile(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])")

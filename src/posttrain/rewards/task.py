@@ -8,7 +8,9 @@ from posttrain.types import plain_text
 
 @rewards.register
 def task(completions, examples, task) -> list[float]:
-    """What the recipe's task says: 1 for a right answer, 0 for a wrong one (some tasks give parts)."""
+    """What the recipe's task says: 1 for a right answer, 0 for a wrong one (some tasks give
+    parts).
+    """
     return [
         task.score(plain_text(c) if isinstance(c, str) else str(c[-1]["content"]), e)
         for c, e in zip(completions, examples, strict=True)

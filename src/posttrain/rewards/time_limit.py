@@ -46,7 +46,8 @@ def call_within(
     Args:
         what: names the function in notices, such as "reward 'judge'".
     Raises:
-        TimeLimitExceeded: the time is up. The function has been interrupted, or its thread abandoned.
+        TimeLimitExceeded: the time is up. The function has been interrupted, or its thread
+        abandoned.
     """
     watch = _Watch(what, seconds, notice_seconds)
     main = threading.current_thread() is threading.main_thread()
@@ -127,7 +128,8 @@ def _interruptible(function: Callable[[], T], watch: _Watch) -> T:
             watch.done.set()
     finally:
         watch.done.set()
-        alarms.join()  # no alarm comes after the handler has gone: the signal's default ends the process
+        # no alarm comes after the handler has gone: the signal's default ends the process
+        alarms.join()
         if callable(interrupt) and signal.getsignal(signal.SIGINT) is interrupted:
             signal.signal(signal.SIGINT, interrupt)
         signal.setitimer(signal.ITIMER_VIRTUAL, *timer)

@@ -23,11 +23,14 @@ def read_values(name: str, returned: Any, count: int) -> list[Value]:
     are failures of their completion.
 
     Raises:
-        RewardError: what was returned is no list, or has another length, or holds what is no number.
+        RewardError: what was returned is no list, or has another length, or holds what is no
+        number.
     """
     kind = type(returned).__name__
     if isinstance(returned, Mapping | Set):
-        raise RewardError(f"reward {name!r} returned a {kind}, which gives no order of completions; {_RULE}")
+        raise RewardError(
+            f"reward {name!r} returned a {kind}, which gives no order of completions; {_RULE}"
+        )
     if isinstance(returned, str | bytes | bytearray):
         raise RewardError(f"reward {name!r} returned {shown(returned)}, which is text; {_RULE}")
     if not hasattr(returned, "__iter__") or getattr(returned, "ndim", 1) == 0:
@@ -65,7 +68,9 @@ def _number(name: str, value: Any) -> float | str | None:
     numeric = hasattr(kind, "__float__") or hasattr(kind, "__index__")
     many = getattr(value, "ndim", 0) > 0
     if is_text or not numeric or many:
-        raise RewardError(f"reward {name!r} returned {shown(value)}, which is not a number; {_RULE}")
+        raise RewardError(
+            f"reward {name!r} returned {shown(value)}, which is not a number; {_RULE}"
+        )
     try:
         number = float(value)
     except KeyboardInterrupt:

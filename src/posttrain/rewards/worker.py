@@ -19,7 +19,8 @@ class Worker:
 
     The module prints "ready" as JSON, or "missing" where a library is not installed. After that
     each line of its standard input is a JSON request, each line of its standard output the JSON
-    answer. A request that misses its deadline costs the process its life; the next starts a new one.
+    answer. A request that misses its deadline costs the process its life; the next starts a new
+    one.
 
     Args:
         missing: what is raised where the module says "missing".
@@ -42,7 +43,9 @@ class Worker:
             # A Ctrl-C at the terminal is the parent's affair: it ends this process by its input.
             start_new_session=True,
         )
-        threading.Thread(target=self._read, args=(self._process, self._answers), daemon=True).start()
+        threading.Thread(
+            target=self._read, args=(self._process, self._answers), daemon=True
+        ).start()
         try:
             line = self._answers.get(timeout=_START_SECONDS)
         except queue.Empty:

@@ -17,7 +17,9 @@ from posttrain.types import Example, Request, Rollout, RolloutGroup, Sample, Sam
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """An example with its prompt as token ids. gold: those of its worked completion, where a method needs them."""
+    """An example with its prompt as token ids. gold: those of its worked completion, where a
+    method needs them.
+    """
 
     example: Example
     ids: tuple[int, ...]
@@ -27,15 +29,19 @@ class Prompt:
 class Collector:
     """Samples G completions for each prompt of a step and rewards them.
 
-    What a step samples is a function of (seed, step, weights), so that resuming needs the step alone.
+    What a step samples is a function of (seed, step, weights), so that resuming needs the step
+    alone.
 
     Args:
-        rewards: None leaves completions without. decode: sample -> completion text. batch_size: prompts a step.
+        rewards: None leaves completions without. decode: sample -> completion text. batch_size:
+        prompts a step.
         num_generations: G.
         greedy: also sample and reward one completion of each prompt at temperature 0.
-        given_steps: over how many steps the share of the gold completion that is given with the prompt falls from all but one
+        given_steps: over how many steps the share of the gold completion that is given with the
+        prompt falls from all but one
             token to nothing (MIXER, arXiv 1511.06732); 0 gives none.
-        max_resamples: rounds in which other prompts take the place of those whose rewards tie, which teach nothing (dynamic
+        max_resamples: rounds in which other prompts take the place of those whose rewards tie,
+        which teach nothing (dynamic
             sampling of DAPO, arXiv 2503.14476); 0 keeps them all.
     """
 
@@ -77,7 +83,9 @@ class Collector:
         if not self.max_resamples:
             return groups
         kept = [g for g in groups if _differ(g)]
-        others = np.random.default_rng((self.seed, step, 8)).permutation(np.setdiff1d(np.arange(len(self.prompts)), first))
+        others = np.random.default_rng((self.seed, step, 8)).permutation(
+            np.setdiff1d(np.arange(len(self.prompts)), first)
+        )
         for attempt in range(self.max_resamples):
             chosen = others[attempt * self.batch_size : (attempt + 1) * self.batch_size]
             if len(kept) >= self.batch_size or not len(chosen):
@@ -87,10 +95,14 @@ class Collector:
             kept += [g for g in more if _differ(g)]
         return kept[: self.batch_size]
 
-    def _rewarded(self, step: int, chosen: np.ndarray, entropy: tuple[int, ...]) -> list[RolloutGroup]:
+    def _rewarded(
+        self, step: int, chosen: np.ndarray, entropy: tuple[int, ...]
+    ) -> list[RolloutGroup]:
         prompts = [self.prompts[i] for i in chosen]
         # A seed per step (not per prompt): the engine mixes it with the prompt's place below.
-        seeds = [int(s) for s in np.random.default_rng(entropy).integers(0, 2**62, size=len(prompts))]
+        seeds = [
+            int(s) for s in np.random.default_rng(entropy).integers(0, 2**62, size=len(prompts))
+        ]
         share = max(0.0, 1 - step / self.given_steps) if self.given_steps else 0.0
         groups = self.sample(prompts, seeds, given=share)
         greedy = self.sample(prompts, seeds, greedy=True, given=share) if self.greedy else []
@@ -99,19 +111,36 @@ class Collector:
         return groups
 
     def sample(
-        self, prompts: Sequence[Prompt], seeds: Sequence[int], *, greedy: bool = False, given: float = 0.0
+        self,
+        prompts: Sequence[Prompt],
+        seeds: Sequence[int],
+        *,
+        greedy: bool = False,
+        given: float = 0.0,
     ) -> list[RolloutGroup]:
         """`num_generations` completions of each prompt, or the greedy one, rewarded.
 
         Args:
-            given: the share of the gold completion that is given with the prompt; its last token is left to sample in any case.
+            given: the share of the gold completion that is given with the prompt; its last token is
+            left to sample in any case.
         """
         sampling = dataclasses.replace(self.sampling, temperature=0.0) if greedy else self.sampling
         n = 1 if greedy else self.num_generations
-        begun = [p.gold[: min(int(given * len(p.gold)), len(p.gold) - 1)] if given else () for p in prompts]
-        requests = [Request(p.ids + start, sampling, n=n, seed=s) for p, start, s in zip(prompts, begun, seeds, strict=True)]
+        begun = [
+            p.gold[: min(int(given * len(p.gold)), len(p.gold) - 1)] if given else ()
+            for p in prompts
+        ]
+        requests = [
+            Request(p.ids + start, sampling, n=n, seed=s)
+            for p, start, s in zip(prompts, begun, seeds, strict=True)
+        ]
         groups = [
-            RolloutGroup(p.example, p.ids + start, [Rollout(s, self._text(start, s)) for s in row], num_given=len(start))
+            RolloutGroup(
+                p.example,
+                p.ids + start,
+                [Rollout(s, self._text(start, s)) for s in row],
+                num_given=len(start),
+            )
             for p, start, row in zip(prompts, begun, self.engine.generate(requests), strict=True)
         ]
         if self.rewards is not None:
@@ -120,14 +149,23 @@ class Collector:
 
     def _text(self, start: tuple[int, ...], sample: Sample) -> str:
         """The text of a completion, what was given of it included."""
-        return self.decode(dataclasses.replace(sample, ids=[*start, *sample.ids]) if start else sample)
+        return self.decode(
+            dataclasses.replace(sample, ids=[*start, *sample.ids]) if start else sample
+        )
 
     def metrics(self, groups: Sequence[RolloutGroup], step: int) -> Averages:
         """What there is to tell of a step's rollouts, under TRL's names."""
         averages = Averages()
-        if self.max_resamples:  # rewards are told of all that was sampled, not of what was picked by its rewards
+        if (
+            self.max_resamples
+        ):  # rewards are told of all that was sampled, not of what was picked by its rewards
             left_out = len(self.sampled) - len(groups)
-            averages.update({"sampling/num_groups": float(len(self.sampled)), "sampling/groups_left_out": float(left_out)})
+            averages.update(
+                {
+                    "sampling/num_groups": float(len(self.sampled)),
+                    "sampling/groups_left_out": float(left_out),
+                }
+            )
             groups = self.sampled
         if greedy := [g.greedy_reward for g in groups if g.greedy_reward is not None]:
             averages.add("reward_greedy", sum(greedy), len(greedy))
@@ -163,13 +201,17 @@ class Collector:
 
 
 def trained(prompt_ids: Sequence[int], written: Sequence[int], row: str) -> TokenSequence:
-    """The training sequence of a completion: the sampled ids as they are, never re-tokenised text, all of them trained."""
+    """The training sequence of a completion: the sampled ids as they are, never re-tokenised
+    text, all of them trained.
+    """
     ids = np.array([*prompt_ids, *written], dtype=np.int64)
     return TokenSequence(ids, np.arange(len(ids)) >= len(prompt_ids), row=row)
 
 
 def _deviation(name: str, values: Sequence[float]) -> dict[str, float]:
-    """The Bessel-corrected standard deviation over all completions of the step; nothing where there are fewer than two."""
+    """The Bessel-corrected standard deviation over all completions of the step; nothing where
+    there are fewer than two.
+    """
     return {name: float(np.std(values, ddof=1))} if len(values) > 1 else {}
 
 

@@ -1,4 +1,6 @@
-"""Sequences to learn from a teacher on: of a data set, or sampled by the student or by the teacher."""
+"""Sequences to learn from a teacher on: of a data set, or sampled by the student or by the
+teacher.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +30,16 @@ class Rows(Protocol):
 
 
 class DistillSource:
-    """A share of the steps trains on the student's own completions, the others on data or on the teacher's completions.
+    """A share of the steps trains on the student's own completions, the others on data or on the
+    teacher's completions.
 
-    Which a step is, is drawn from (seed, step), as are its rows, prompts and samples, so that resuming needs the step alone.
+    Which a step is, is drawn from (seed, step), as are its rows, prompts and samples, so that
+    resuming needs the step alone.
 
     Args:
         data: fixed rows; student, teacher: what samples; those that are asked for must be there.
-        lmbda: the share of steps that the student writes. seq_kd: the teacher, not the data, writes the others.
+        lmbda: the share of steps that the student writes. seq_kd: the teacher, not the data, writes
+        the others.
     """
 
     def __init__(
@@ -99,12 +104,16 @@ class DistillSource:
 
 
 def _sequences(group: RolloutGroup, *, own: bool) -> Iterator[TokenSequence]:
-    """The training sequences of a prompt's completions: the sampled ids as they are. own: the student wrote them."""
+    """The training sequences of a prompt's completions: the sampled ids as they are. own: the
+    student wrote them.
+    """
     before = len(group.prompt_ids)
     for rollout in group.rollouts:
         if not rollout.sample.ids:
             continue
         sequence = trained(group.prompt_ids, rollout.sample.ids, group.example.id)
         if own:
-            sequence.streams["engine_logprobs"] = np.array([*[0.0] * before, *rollout.sample.raw_logprobs], dtype=np.float32)
+            sequence.streams["engine_logprobs"] = np.array(
+                [*[0.0] * before, *rollout.sample.raw_logprobs], dtype=np.float32
+            )
         yield sequence

@@ -20,8 +20,9 @@ from posttrain.types import Rollout, RolloutGroup
 class Rule:
     """Which completions are kept.
 
-    min_reward: least reward, None = any. top_fraction: of those, the share with the highest rewards. max_per_prompt: at most
-    so many of a prompt, the best first (1: best of n), None = all. distinct: of equal completions of a prompt one.
+    min_reward: least reward, None = any. top_fraction: of those, the share with the highest
+    rewards. max_per_prompt: at most so many of a prompt, the best first (1: best of n), None = all.
+    distinct: of equal completions of a prompt one.
     """
 
     min_reward: float | None = 1.0
@@ -36,9 +37,14 @@ class Rule:
             ConfigError: names the setting, its value and its rule.
         """
         if not 0 < self.top_fraction <= 1:
-            raise ConfigError(f"top_fraction: {self.top_fraction} must be above 0 and at most 1 (1 keeps all)")
+            raise ConfigError(
+                f"top_fraction: {self.top_fraction} must be above 0 and at most 1 (1 keeps all)"
+            )
         if self.max_per_prompt is not None and self.max_per_prompt < 1:
-            raise ConfigError(f"max_per_prompt: {self.max_per_prompt} must be at least 1; leave it out to keep all")
+            raise ConfigError(
+                f"max_per_prompt: {self.max_per_prompt} must be at least 1; leave it out to keep "
+                "all"
+            )
 
     def check(self, num_generations: int) -> None:
         """Refuse what cannot work, or keeps everything.
@@ -52,18 +58,23 @@ class Rule:
         every = self.max_per_prompt is None or self.max_per_prompt >= num_generations
         if self.min_reward is None and self.top_fraction == 1 and every:
             raise ConfigError(
-                f"nothing is filtered: min_reward is not set, top_fraction is 1 and max_per_prompt {self.max_per_prompt} is no "
-                f"bound for num_generations {num_generations}. A model that imitates all it writes learns nothing; set one"
+                "nothing is filtered: min_reward is not set, top_fraction is 1 and "
+                f"max_per_prompt {self.max_per_prompt} is no "
+                f"bound for num_generations {num_generations}. A model that imitates all it "
+                "writes learns nothing; set one"
             )
 
     def keep(self, groups: Sequence[RolloutGroup]) -> list[list[Rollout]]:
         """The completions of each group that are kept, best first; ties in the order of sampling.
 
-        Empty completions, and those without a reward (not applicable, or the reward failed), never are.
+        Empty completions, and those without a reward (not applicable, or the reward failed), never
+        are.
         """
         found = [self._candidates(group) for group in groups]
         if self.top_fraction < 1:
-            pool = sorted((r.reward for row in found for r in row if r.reward is not None), reverse=True)
+            pool = sorted(
+                (r.reward for row in found for r in row if r.reward is not None), reverse=True
+            )
             room = max(1, round(self.top_fraction * len(pool)))
             least = pool[min(room, len(pool)) - 1] if pool else 0.0
             above = sum(value > least for value in pool)
@@ -92,11 +103,15 @@ class Rule:
 
 
 def _said(rollout: Rollout) -> object:
-    """What tells completions apart: their ids, or their text where whoever wrote them gave no ids; falsy where empty."""
+    """What tells completions apart: their ids, or their text where whoever wrote them gave no
+    ids; falsy where empty.
+    """
     return tuple(rollout.sample.ids) or rollout.text.strip()
 
 
-def filter_metrics(groups: Sequence[RolloutGroup], kept: Sequence[Sequence[Rollout]], rule: Rule) -> dict[str, float]:
+def filter_metrics(
+    groups: Sequence[RolloutGroup], kept: Sequence[Sequence[Rollout]], rule: Rule
+) -> dict[str, float]:
     """What became of sampled completions: shares of those sampled, and of the prompts."""
     rollouts = [r for g in groups for r in g.rollouts]
     num = max(len(rollouts), 1)
@@ -110,7 +125,9 @@ def filter_metrics(groups: Sequence[RolloutGroup], kept: Sequence[Sequence[Rollo
     }
 
 
-def refuse_empty(num_kept: int, rewards: Sequence[float], num_sampled: int, rule: Rule, what: str) -> None:
+def refuse_empty(
+    num_kept: int, rewards: Sequence[float], num_sampled: int, rule: Rule, what: str
+) -> None:
     """Raise where nothing was kept.
 
     Args:
@@ -120,12 +137,18 @@ def refuse_empty(num_kept: int, rewards: Sequence[float], num_sampled: int, rule
     """
     if num_kept:
         return
-    there = f"the rewards reach from {min(rewards):g} to {max(rewards):g}" if rewards else "none has a reward"
+    there = (
+        f"the rewards reach from {min(rewards):g} to {max(rewards):g}"
+        if rewards
+        else "none has a reward"
+    )
     passed = sum(rule.min_reward is None or value >= rule.min_reward for value in rewards)
     least = "" if rule.min_reward is None else f" of at least min_reward {rule.min_reward:g}"
     raise DataError(
-        f"{what}: nothing is kept. {passed} of {num_sampled} completions have a reward{least}, a pass rate of "
-        f"{passed / max(num_sampled, 1):.0%}; {there}. Sample more (num_generations, more prompts), take easier problems, "
+        f"{what}: nothing is kept. {passed} of {num_sampled} completions have a reward{least}, a "
+        "pass rate of "
+        f"{passed / max(num_sampled, 1):.0%}; {there}. Sample more (num_generations, more "
+        "prompts), take easier problems, "
         "fine-tune on worked examples first, or lower min_reward"
     )
 
@@ -133,15 +156,17 @@ def refuse_empty(num_kept: int, rewards: Sequence[float], num_sampled: int, rule
 class SelfTrainingSource:
     """Rounds of: sample, keep by the rule, imitate for `steps_per_round` updates.
 
-    What a round samples is a function of (seed, round, weights); what it kept stands in `state()`, so that a run that
-    stopped within a round goes on exactly.
+    What a round samples is a function of (seed, round, weights); what it kept stands in `state()`,
+    so that a run that stopped within a round goes on exactly.
 
     Args:
         collector: of the prompts of a round. batch_size: completions an update.
-        restart: called after the sampling of every round but the first: brings back the weights and the optimiser of the
+        restart: called after the sampling of every round but the first: brings back the weights and
+        the optimiser of the
             start; None = go on with the model.
         accumulate: train on what all rounds have kept, not the last alone.
-        hints: prompt tokens that hold the answer, by the example's id (see `rationalise` of the method). Prompts of which
+        hints: prompt tokens that hold the answer, by the example's id (see `rationalise` of the
+        method). Prompts of which
             nothing was kept are sampled once more with theirs.
     """
 
@@ -177,10 +202,18 @@ class SelfTrainingSource:
             if self.restart is not None and number > 0:
                 self.restart()
         self._averages.update({"round": float(number + 1)})
-        # Kept completions in an order of their own each time through; the last of a pass may be fewer.
+        # Kept completions in an order of their own each time through; the last of a pass may be
+        # fewer.
         epoch, place = divmod(place, math.ceil(len(self._rows) / self.batch_size))
-        order = np.random.default_rng((self.collector.seed, number, epoch)).permutation(len(self._rows))
-        yield Batch([Tree.build([self._rows[i]]) for i in order[place * self.batch_size : (place + 1) * self.batch_size]])
+        order = np.random.default_rng((self.collector.seed, number, epoch)).permutation(
+            len(self._rows)
+        )
+        yield Batch(
+            [
+                Tree.build([self._rows[i]])
+                for i in order[place * self.batch_size : (place + 1) * self.batch_size]
+            ]
+        )
 
     def updated(self, model: Any) -> None:
         """Tell the engine that the weights have moved."""
@@ -200,7 +233,9 @@ class SelfTrainingSource:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore what `state` gave."""
-        self._rows = [trained(tuple(prompt), written, row) for prompt, written, row in state["rows"]]
+        self._rows = [
+            trained(tuple(prompt), written, row) for prompt, written, row in state["rows"]
+        ]
 
     def _sample(self, number: int) -> None:
         self.groups = self.collector.collect(number)
@@ -218,11 +253,17 @@ class SelfTrainingSource:
             self._rows += [trained(group.prompt_ids, r.sample.ids, group.example.id) for r in row]
 
     def _with_hints(self, kept: list[list[Rollout]], number: int) -> list[list[Rollout]]:
-        """Rationalisation (STaR): a prompt of which nothing was kept is asked again with its answer told."""
+        """Rationalisation (STaR): a prompt of which nothing was kept is asked again with its
+        answer told.
+        """
         assert self.hints is not None
         failed = [i for i, row in enumerate(kept) if not row]
-        prompts = [Prompt(self.groups[i].example, self.hints[self.groups[i].example.id]) for i in failed]
-        seeds = np.random.default_rng((self.collector.seed, number, 11)).integers(0, 2**62, size=len(failed))
+        prompts = [
+            Prompt(self.groups[i].example, self.hints[self.groups[i].example.id]) for i in failed
+        ]
+        seeds = np.random.default_rng((self.collector.seed, number, 11)).integers(
+            0, 2**62, size=len(failed)
+        )
         hinted = self.collector.sample(prompts, [int(s) for s in seeds])
         found = self.rule.keep(hinted)
         self._averages.update({"filter/rationalised": float(sum(map(len, found)))})

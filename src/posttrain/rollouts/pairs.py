@@ -1,4 +1,6 @@
-"""Pairs of completions of which the policy wrote one or both: the source of online DPO and of self-play."""
+"""Pairs of completions of which the policy wrote one or both: the source of online DPO and of
+self-play.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ def as_sequence(group: RolloutGroup, rollout: Rollout, role: str) -> TokenSequen
 
 
 def best_and_worst(group: RolloutGroup) -> Pair | None:
-    """The completions with the highest and the lowest reward, the first of those that tie; None where all rewards are equal.
+    """The completions with the highest and the lowest reward, the first of those that tie; None
+    where all rewards are equal.
 
     Completions without a reward or without a token are left out of the comparison.
     """
@@ -38,7 +41,8 @@ def best_and_worst(group: RolloutGroup) -> Pair | None:
 
 
 def against_data(written: dict[str, TokenSequence]) -> Callable[[RolloutGroup], Pair | None]:
-    """Pairs of the data's completion (chosen) and the first sampled one; None where the two are the same.
+    """Pairs of the data's completion (chosen) and the first sampled one; None where the two are the
+    same.
 
     Args:
         written: example id -> prompt and worked completion.
@@ -56,8 +60,8 @@ def against_data(written: dict[str, TokenSequence]) -> Callable[[RolloutGroup], 
 class PairSource:
     """Samples groups, makes a pair of each that has one, and yields a batch of pairs a step.
 
-    Groups without a pair (ties, equal completions) are skipped, and counted in the metric pairs/skipped; a step in which
-    there is no pair updates nothing.
+    Groups without a pair (ties, equal completions) are skipped, and counted in the metric
+    pairs/skipped; a step in which there is no pair updates nothing.
 
     Args:
         pair: group -> (chosen, rejected), or None. whole: as in `Batch`.
@@ -86,7 +90,9 @@ class PairSource:
             self.groups = self.collector.collect(step)
         self._averages = self.collector.metrics(self.groups, step)
         pairs = [pair for group in self.groups if (pair := self.pair(group)) is not None]
-        self._averages.update({"pairs/skipped": len(self.groups) - len(pairs), "pairs/trained": len(pairs)})
+        self._averages.update(
+            {"pairs/skipped": len(self.groups) - len(pairs), "pairs/trained": len(pairs)}
+        )
         if pairs:
             yield Batch([Tree.build(pair) for pair in pairs], whole=self.whole)
 
@@ -102,4 +108,6 @@ class PairSource:
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """There is none: what is sampled follows from the seed, the step, the weights and the reference."""
+        """There is none: what is sampled follows from the seed, the step, the weights and the
+        reference.
+        """

@@ -23,9 +23,11 @@ class RolloutSource:
     Args:
         credit: from rewards to advantages and the other streams that losses read.
         num_iterations: passes over a step's rollouts. num_minibatches: updates a pass.
-        mask_truncated: leave completions that hit the length limit out of the loss (DAPO's overlong filtering).
+        mask_truncated: leave completions that hit the length limit out of the loss (DAPO's overlong
+        filtering).
         drop_duplicates: of equal completions of a prompt only the first is trained on.
-        skip_idle: spend no forward pass on groups whose advantages are all zero (right when no loss term ignores
+        skip_idle: spend no forward pass on groups whose advantages are all zero (right when no loss
+        term ignores
             advantages).
         whole: what a batch never splits, as in `Batch`.
         mixed: rows that every update also learns from, by losses of given tokens.
@@ -70,11 +72,16 @@ class RolloutSource:
         for iteration in range(self.num_iterations):
             order = np.arange(len(trees))
             if self.num_iterations * self.num_minibatches > 1:
-                order = np.random.default_rng((self.collector.seed, step, iteration)).permutation(len(trees))
+                order = np.random.default_rng((self.collector.seed, step, iteration)).permutation(
+                    len(trees)
+                )
             for chosen in np.array_split(order, self.num_minibatches):
                 part = [trees[i] for i in chosen]
                 if part:
-                    learning = [t.streams["advantages"].any() or _given(t) or not self.skip_idle for t in part]
+                    learning = [
+                        t.streams["advantages"].any() or _given(t) or not self.skip_idle
+                        for t in part
+                    ]
                     active = [t for t, learns in zip(part, learning, strict=True) if learns]
                     idle = [t for t, learns in zip(part, learning, strict=True) if not learns]
                     update = step * self.num_iterations * self.num_minibatches + number
@@ -98,14 +105,27 @@ class RolloutSource:
     def _trees(self) -> list[Tree]:
         """The credited rollouts of the step, one tree a prompt."""
         rows = [
-            [trained(g.prompt_ids, r.sample.ids, g.example.id) if r.sample.ids else None for r in g.rollouts]
+            [
+                trained(g.prompt_ids, r.sample.ids, g.example.id) if r.sample.ids else None
+                for r in g.rollouts
+            ]
             for g in self.groups
         ]
-        measured = measure(self.model, rows, self.credit.measures, self.sampling.temperature or 1.0, self.max_tokens)
-        counted: Nested = [[np.full(len(r.sample.ids), self._counts(r)) for r in g.rollouts] for g in self.groups]
+        measured = measure(
+            self.model,
+            rows,
+            self.credit.measures,
+            self.sampling.temperature or 1.0,
+            self.max_tokens,
+        )
+        counted: Nested = [
+            [np.full(len(r.sample.ids), self._counts(r)) for r in g.rollouts] for g in self.groups
+        ]
         sampled = [[self._engine_logprobs(r.sample) for r in g.rollouts] for g in self.groups]
         known = all(x is not None for row in sampled for x in row)
-        engine = [[np.asarray(x, dtype=np.float64) for x in row] for row in sampled] if known else None
+        engine = (
+            [[np.asarray(x, dtype=np.float64) for x in row] for row in sampled] if known else None
+        )
         streams = self.credit.credit(self.groups, measured, engine, counted)
         if engine is not None:
             streams["engine_logprobs"] = engine
@@ -116,7 +136,8 @@ class RolloutSource:
                 if sequence is not None:
                     for name, nested in streams.items():
                         sequence.streams[name] = _behind(nested[p][g], len(sequence.ids))
-                    # Without targets a completion would seem certain to losses that compare log-probs: it has no reward.
+                    # Without targets a completion would seem certain to losses that compare
+                    # log-probs: it has no reward.
                     reward = rollout.reward if self._counts(rollout) else None
                     sequence.values["reward"] = float("nan") if reward is None else reward
                     sequence.loss_mask &= self._counts(rollout)
@@ -136,10 +157,21 @@ class RolloutSource:
         """Rows of an update, with the streams that rollouts have: all their targets are given."""
         if self.mixed is None:
             return []
-        rows = [s for batch in self.mixed.batches(update) for tree in batch.trees for s in tree.sequences]
+        rows = [
+            s
+            for batch in self.mixed.batches(update)
+            for tree in batch.trees
+            for s in tree.sequences
+        ]
         values = {name: float("nan") for name in like.values}
-        streams = [{name: np.full(len(s.ids), float(name == "given")) for name in like.streams} for s in rows]
-        return [Tree.build([replace(s, streams=x, values=values)]) for s, x in zip(rows, streams, strict=True)]
+        streams = [
+            {name: np.full(len(s.ids), float(name == "given")) for name in like.streams}
+            for s in rows
+        ]
+        return [
+            Tree.build([replace(s, streams=x, values=values)])
+            for s, x in zip(rows, streams, strict=True)
+        ]
 
     def _counts(self, rollout: Rollout) -> bool:
         return not (self.mask_truncated and rollout.sample.finish_reason == "length")
@@ -152,7 +184,9 @@ class RolloutSource:
         return found
 
     def _engine_logprobs(self, sample: Sample) -> list[float] | None:
-        """The sampler's log-probs where they are of the distribution that is trained: softmax(logits / temperature)."""
+        """The sampler's log-probs where they are of the distribution that is trained:
+        softmax(logits / temperature).
+        """
         if self.sampling.temperature in (0.0, 1.0):
             return sample.raw_logprobs
         truncated = self.sampling.top_p < 1 or self.sampling.top_k > 0 or self.sampling.min_p > 0
@@ -160,14 +194,26 @@ class RolloutSource:
 
 
 def measure(
-    model: Any, rows: Sequence[Sequence[TokenSequence | None]], needs: Collection[str], temperature: float, max_tokens: int
+    model: Any,
+    rows: Sequence[Sequence[TokenSequence | None]],
+    needs: Collection[str],
+    temperature: float,
+    max_tokens: int,
 ) -> dict[str, Nested]:
-    """What the model as it is says at the targets of the sequences: name -> [P][G] of arrays [T], dropout off."""
+    """What the model as it is says at the targets of the sequences: name -> [P][G] of arrays
+    [T], dropout off.
+    """
     nothing = np.zeros(0, dtype=np.float32)
-    found: dict[str, Nested] = {name: [[nothing for _ in row] for row in rows] for name in sorted(needs)}
+    found: dict[str, Nested] = {
+        name: [[nothing for _ in row] for row in rows] for name in sorted(needs)
+    }
     place = {id(s): (p, g) for p, row in enumerate(rows) for g, s in enumerate(row)}
     groups = [some for row in rows if (some := [s for s in row if s is not None])]
-    for sequence, numbers in scored(model, groups, needs, max_tokens=max_tokens, temperature=temperature) if needs else ():
+    for sequence, numbers in (
+        scored(model, groups, needs, max_tokens=max_tokens, temperature=temperature)
+        if needs
+        else ()
+    ):
         p, g = place[id(sequence)]
         for name, values in numbers.items():
             found[name][p][g] = values
@@ -180,4 +226,6 @@ def _given(tree: Tree) -> bool:
 
 def _behind(numbers: np.ndarray, length: int) -> np.ndarray:
     """Numbers of the last tokens of a sequence as a stream over all of them."""
-    return np.concatenate([np.zeros(length - len(numbers), dtype=np.float32), np.asarray(numbers, dtype=np.float32)])
+    return np.concatenate(
+        [np.zeros(length - len(numbers), dtype=np.float32), np.asarray(numbers, dtype=np.float32)]
+    )

@@ -13,8 +13,10 @@ from posttrain.types import Example, Request, Sample, Sampling
 class Solution:
     """A completion cut into steps.
 
-    ids: of the completion. ends: index of each step's last token in them. right: what the task says of the whole.
-    shares: step -> share of the continuations from its end that came out right; of the steps that were tried.
+    ids: of the completion. ends: index of each step's last token in them. right: what the task says
+    of the whole.
+    shares: step -> share of the continuations from its end that came out right; of the steps that
+    were tried.
     """
 
     example: Example
@@ -29,12 +31,16 @@ class Solution:
         return (*self.prompt_ids, *self.ids[: self.ends[step] + 1])
 
     def labels(self, *, soft: bool = False) -> list[float]:
-        """A label for each step: whether any continuation came out right, or (soft) the share of those that did.
+        """A label for each step: whether any continuation came out right, or (soft) the share of
+        those that did.
 
-        Where steps were left out by a binary search, those before the first wrong one are right and the others wrong.
+        Where steps were left out by a binary search, those before the first wrong one are right and
+        the others wrong.
         """
         if len(self.shares) == len(self.ends):
-            return [self.shares[i] if soft else float(self.shares[i] > 0) for i in range(len(self.ends))]
+            return [
+                self.shares[i] if soft else float(self.shares[i] > 0) for i in range(len(self.ends))
+            ]
         first = min((i for i, share in self.shares.items() if share == 0), default=len(self.ends))
         return [float(i < first) for i in range(len(self.ends))]
 
@@ -43,7 +49,8 @@ class StepLabeller:
     """Continues solutions from the ends of their steps and keeps what became of it.
 
     Args:
-        judge: (completion text, example) -> reward, 1 for a right one. decode: sample -> text. text_of: ids -> text.
+        judge: (completion text, example) -> reward, 1 for a right one. decode: sample -> text.
+        text_of: ids -> text.
         num_rollouts: continuations of a step. max_tokens: of a whole completion, as the sampling's.
     Attributes:
         num_tokens, num_samples: what all continuations have cost.
@@ -64,7 +71,8 @@ class StepLabeller:
         self.num_tokens = self.num_samples = 0
 
     def every_step(self, solutions: Sequence[Solution]) -> None:
-        """Math-Shepherd (arXiv 2312.08935): num_rollouts continuations from the end of every step but the last.
+        """Math-Shepherd (arXiv 2312.08935): num_rollouts continuations from the end of every step
+        but the last.
 
         The last step's share is that of the whole solution, 1 or 0: nothing is left to continue.
         """
@@ -73,12 +81,16 @@ class StepLabeller:
         self._try([(s, i) for s in solutions for i in range(len(s.ends) - 1)])
 
     def first_wrong_step(self, solutions: Sequence[Solution]) -> None:
-        """OmegaPRM's binary search (arXiv 2406.06592) for the first step from which no continuation comes out right.
+        """OmegaPRM's binary search (arXiv 2406.06592) for the first step from which no continuation
+        comes out right.
 
-        It takes for granted that what follows a wrong step stays wrong, and about log2(steps) rounds; the solutions of a round
-        are continued side by side. A right solution is taken to have no wrong step.
+        It takes for granted that what follows a wrong step stays wrong, and about log2(steps)
+        rounds; the solutions of a round are continued side by side. A right solution is taken to
+        have no wrong step.
         """
-        bounds: list[tuple[Solution, int, int]] = []  # steps below `low` are right, step `high` is wrong
+        bounds: list[
+            tuple[Solution, int, int]
+        ] = []  # steps below `low` are right, step `high` is wrong
         for solution in solutions:
             last = len(solution.ends) - 1
             solution.shares[last] = float(solution.right)
@@ -98,7 +110,9 @@ class StepLabeller:
         for solution, step in places:
             left = max(self.sampling.max_tokens - solution.ends[step] - 1, 1)
             sampling = replace(self.sampling, max_tokens=left)
-            requests.append(Request(solution.prefix(step), sampling, n=self.num_rollouts, seed=self.seed))
+            requests.append(
+                Request(solution.prefix(step), sampling, n=self.num_rollouts, seed=self.seed)
+            )
         for (solution, step), samples in zip(places, self.engine.generate(requests), strict=True):
             self.num_samples += len(samples)
             self.num_tokens += sum(len(s.ids) for s in samples)

@@ -1,11 +1,13 @@
 """What search strategies are given and give back.
 
-A strategy gets all prompts at once, so that an engine can work on them side by side; each prompt keeps its own pool.
-`generate(prompts, n, stop=(), max_tokens=None)` samples n continuations of each prompt of token ids. A candidate's ids put
-behind its prompt are a prompt again, which is how step-wise searches go on. `score(index,
-candidates)` are the scorer's numbers of whole candidates of `prompts[index]`; the index and not the
-prompt says which problem is meant, because two problems may have one prompt. `value(states)` are a
-critic's values of lists of ids, `decode(ids)` is the text of a completion's ids, and
+A strategy gets all prompts at once, so that an engine can work on them side by side; each prompt
+keeps its own pool.
+`generate(prompts, n, stop=(), max_tokens=None)` samples n continuations of each prompt of token
+ids. A candidate's ids put behind its prompt are a prompt again, which is how step-wise searches go
+on. `score(index, candidates)` are the scorer's numbers of whole candidates of `prompts[index]`; the
+index and not the prompt says which problem is meant, because two problems may have one prompt.
+`value(states)` are a critic's values of lists of ids, `decode(ids)` is the text of a completion's
+ids, and
 `extract(text)` its answer.
 
 A strategy that takes `score` needs a scorer by name (`scorer: {name: reward_model, path: FOLDER}`).
@@ -27,9 +29,11 @@ Ids = tuple[int, ...]
 
 @dataclass(slots=True)
 class Candidate:
-    """A sampled continuation. logprob: sum of the raw log-probs of its tokens, nats. ended: it stopped by itself.
+    """A sampled continuation. logprob: sum of the raw log-probs of its tokens, nats. ended: it
+    stopped by itself.
 
-    stop_string: the stop string at which it did, None where it ended with an end token or at the length limit.
+    stop_string: the stop string at which it did, None where it ended with an end token or at the
+    length limit.
     """
 
     ids: Ids
@@ -48,7 +52,8 @@ class Candidate:
 class Selection:
     """What a strategy chose for one prompt.
 
-    text, answer: the chosen one's. index: its place among `candidates`. votes: answer -> weight, where there was a vote.
+    text, answer: the chosen one's. index: its place among `candidates`. votes: answer -> weight,
+    where there was a vote.
     num_tokens: all tokens sampled for this prompt, the discarded ones included.
     """
 
@@ -61,25 +66,40 @@ class Selection:
 
 
 class Generate(Protocol):
-    """The sampling that a strategy may do. sampling: how, and how many tokens a whole completion may have."""
+    """The sampling that a strategy may do. sampling: how, and how many tokens a whole
+    completion may have.
+    """
 
     sampling: Sampling
 
     def __call__(
-        self, prompts: Sequence[Ids], n: int, *, stop: tuple[str, ...] = (), max_tokens: int | Sequence[int] | None = None
+        self,
+        prompts: Sequence[Ids],
+        n: int,
+        *,
+        stop: tuple[str, ...] = (),
+        max_tokens: int | Sequence[int] | None = None,
     ) -> list[list[Candidate]]:
         """n candidates for each prompt. max_tokens: new tokens, one bound or one a prompt."""
         ...
 
 
 class Sampler:
-    """`generate` on an engine. Each call draws from fresh seeds, and the same sequence of calls gives the same samples.
+    """`generate` on an engine. Each call draws from fresh seeds, and the same sequence of calls
+    gives the same samples.
 
     Args:
-        decode: sample -> text. seeds: one per prompt of the first call, so that two models are asked alike.
+        decode: sample -> text. seeds: one per prompt of the first call, so that two models are
+        asked alike.
     """
 
-    def __init__(self, engine: Engine, decode: Callable[[Sample], str], sampling: Sampling, seeds: Sequence[int]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        decode: Callable[[Sample], str],
+        sampling: Sampling,
+        seeds: Sequence[int],
+    ) -> None:
         self.engine = engine
         self.decode = decode
         self.sampling = sampling
@@ -87,11 +107,19 @@ class Sampler:
         self.calls = 0
 
     def __call__(
-        self, prompts: Sequence[Ids], n: int, *, stop: tuple[str, ...] = (), max_tokens: int | Sequence[int] | None = None
+        self,
+        prompts: Sequence[Ids],
+        n: int,
+        *,
+        stop: tuple[str, ...] = (),
+        max_tokens: int | Sequence[int] | None = None,
     ) -> list[list[Candidate]]:
         bounds = max_tokens or self.sampling.max_tokens
         bounds = [bounds] * len(prompts) if isinstance(bounds, int) else bounds
-        sampling = [replace(self.sampling, stop=stop or self.sampling.stop, max_tokens=bound) for bound in bounds]
+        sampling = [
+            replace(self.sampling, stop=stop or self.sampling.stop, max_tokens=bound)
+            for bound in bounds
+        ]
         # A different odd factor per call keeps later calls from repeating earlier draws.
         shift = self.calls * 1_000_003
         self.calls += 1
@@ -103,9 +131,12 @@ class Sampler:
 
     def _candidate(self, sample: Sample) -> Candidate:
         return Candidate(
-            tuple(sample.ids), self.decode(sample), float(sum(sample.raw_logprobs)), sample.finish_reason == "stop",
+            tuple(sample.ids),
+            self.decode(sample),
+            float(sum(sample.raw_logprobs)),
+            sample.finish_reason == "stop",
             sample.stop_string,
-        )  # fmt: skip
+        )
 
 
 def select(

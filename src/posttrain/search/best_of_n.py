@@ -10,8 +10,8 @@ from posttrain.search.base import Selection, select
 def best_of_n(prompts, generate, extract, score, *, num_samples: int = 8) -> list[Selection]:
     """Best-of-N: the sample with the highest score; ties go to the higher log-prob per token.
 
-    The policy it samples from moves by KL(best-of-N || policy) <= log N - (N - 1) / N nats (Beirami et al.,
-    arXiv 2401.01879).
+    The policy it samples from moves by KL(best-of-N || policy) <= log N - (N - 1) / N nats (Beirami
+    et al., arXiv 2401.01879).
     """
     selections = []
     for index, group in enumerate(generate(prompts, num_samples)):

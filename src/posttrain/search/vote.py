@@ -16,17 +16,20 @@ def sample(prompts, generate, extract) -> list[Selection]:
 
 @searches.register
 def majority_vote(prompts, generate, extract, *, num_samples: int = 8) -> list[Selection]:
-    """Self-consistency: the most frequent answer of several samples (Wang et al., arXiv 2203.11171).
+    """Self-consistency: the most frequent answer of several samples (Wang et al., arXiv
+    2203.11171).
 
-    Candidates without an answer do not vote. Ties go to the answer whose best candidate has the highest log-prob per
-    token. The candidate shown is the best of those that gave the answer.
+    Candidates without an answer do not vote. Ties go to the answer whose best candidate has the
+    highest log-prob per token. The candidate shown is the best of those that gave the answer.
     """
     return [_vote(group, [1.0] * len(group), extract) for group in generate(prompts, num_samples)]
 
 
 @searches.register
 def weighted_vote(prompts, generate, extract, score, *, num_samples: int = 8) -> list[Selection]:
-    """Weighted best-of-N: the answer with the largest sum of scores (Li et al., arXiv 2206.02336)."""
+    """Weighted best-of-N: the answer with the largest sum of scores (Li et al., arXiv
+    2206.02336).
+    """
     groups = generate(prompts, num_samples)
     return [_vote(group, score(index, group), extract) for index, group in enumerate(groups)]
 

@@ -21,8 +21,12 @@ Step = tuple[int, str, int, int]
 """Value before, operation, operand, value after."""
 
 
-def draw_problem(draw: random.Random, num_steps: int, max_operand: int, max_value: int) -> tuple[int, list[Step]]:
-    """A start value and `num_steps` operations, applied from left to right, that never leave 0 to `max_value`."""
+def draw_problem(
+    draw: random.Random, num_steps: int, max_operand: int, max_value: int
+) -> tuple[int, list[Step]]:
+    """A start value and `num_steps` operations, applied from left to right, that never leave 0
+    to `max_value`.
+    """
     while True:
         first = value = draw.randint(1, max_operand)
         steps: list[Step] = []
@@ -62,14 +66,16 @@ def extract(completion: str) -> str | None:
 
 
 def score(completion: str, example: Example) -> float:
-    """1 if the text ends in "#### answer" with the right number, else 0. How it got there does not count."""
+    """1 if the text ends in "#### answer" with the right number, else 0. How it got there does
+    not count.
+    """
     return float(extract(completion) == example.answer)
 
 
 Split = Literal["train", "validation", "test"]
 
-# What results were reported on before there was a validation split: the first 300 test problems of these
-# difficulties (num_steps, max_operand, max_value) and seeds. recipes/ evaluates on seed 1.
+# What results were reported on before there was a validation split: the first 300 test problems of
+# these difficulties (num_steps, max_operand, max_value) and seeds. recipes/ evaluates on seed 1.
 _REPORTED_DIFFICULTIES = ((5, 60, 249), (3, 60, 249), (3, 50, 199), (2, 20, 99))
 _REPORTED_SEEDS = (0, 1)
 _NUM_REPORTED = 300
@@ -86,11 +92,13 @@ def held_out(question: str) -> bool:
 
 
 def split_of(question: str) -> Split:
-    """The split of a problem, decided by its own text alone, so that no seed or setting can leak it.
+    """The split of a problem, decided by its own text alone, so that no seed or setting can leak
+    it.
 
-    train: three quarters of all problems. validation: an eighth of the held-out problems (by a second
-    hash), less those that results have been reported on. test: the other held-out problems. The
-    validation split was added later; the exception keeps every reported test problem where it was.
+    train: three quarters of all problems. validation: an eighth of the held-out problems (by a
+    second hash), less those that results have been reported on. test: the other held-out problems.
+    The validation split was added later; the exception keeps every reported test problem where it
+    was.
     """
     if not held_out(question):
         return "train"
@@ -150,27 +158,33 @@ def arithmetic(
 ) -> Task:
     """Chains of +, - and * on whole numbers, worked from left to right, one line a step.
 
-    num_steps, max_operand and max_value (of every result on the way) set the difficulty. split: problems
-    belong to train, validation or test by a hash of their text; tune settings on validation, report test.
-    With num_steps 1 the splits are disjoint as problems, but each is a line of longer worked solutions: what
-    was trained on those, such as the embedded model, has seen them, and its accuracy on them is no test.
-    Prompt "Q: 7+5*3\\nA:", completion " 7+5=12\\n12*3=36\\n#### 36"; the score is 1 for the right number
-    behind "####" at the end, else 0.
+    num_steps, max_operand and max_value (of every result on the way) set the difficulty. split:
+    problems belong to train, validation or test by a hash of their text; tune settings on
+    validation, report test. With num_steps 1 the splits are disjoint as problems, but each is a
+    line of longer worked solutions: what was trained on those, such as the embedded model, has seen
+    them, and its accuracy on them is no test. Prompt "Q: 7+5*3\\nA:", completion "
+    7+5=12\\n12*3=36\\n#### 36"; the score is 1 for the right number behind "####" at the end, else
+    0.
     """
     if num_steps < 1 or max_operand < 2 or max_value < 9:
         raise ConfigError(
-            f"arithmetic: num_steps {num_steps} must be at least 1, max_operand {max_operand} at least 2 and max_value "
+            f"arithmetic: num_steps {num_steps} must be at least 1, max_operand {max_operand} at "
+            "least 2 and max_value "
             f"{max_value} at least 9"
         )
-    problems = _problems(num_steps, max_operand, max_value, split, seed=seed, accept=lambda q: split_of(q) == split)
+    problems = _problems(
+        num_steps, max_operand, max_value, split, seed=seed, accept=lambda q: split_of(q) == split
+    )
     examples = [
         _example(first, steps, f"arithmetic-{split}-{seed}-{number}")
         for number, (first, steps) in zip(range(num_examples), problems, strict=False)
     ]
     if len(examples) < num_examples:
         raise ConfigError(
-            f"arithmetic: there are only {len(examples)} different problems with num_steps {num_steps} and "
-            f"max_operand {max_operand} and max_value {max_value} in split {split}; ask for fewer num_examples "
+            f"arithmetic: there are only {len(examples)} different problems with num_steps "
+            f"{num_steps} and "
+            f"max_operand {max_operand} and max_value {max_value} in split {split}; ask for fewer "
+            "num_examples "
             "or raise the difficulty"
         )
     return Task("arithmetic", examples, score, extract, max_tokens=14 * num_steps + 14)

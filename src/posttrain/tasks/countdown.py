@@ -16,7 +16,8 @@ _LETTERS = frozenset("0123456789+-*/() \t\r\f")
 
 
 def evaluate(expression: str) -> tuple[Fraction, list[int]] | None:
-    """The exact value of an expression of whole numbers, + - * / and parentheses, and the numbers it uses.
+    """The exact value of an expression of whole numbers, + - * / and parentheses, and the numbers
+    it uses.
 
     None for anything else: other operators, names, division by zero, text that is too long.
     """
@@ -54,7 +55,9 @@ def extract(completion: str) -> str | None:
 
 
 def score(completion: str, example: Example) -> float:
-    """1 if the expression reaches the target with the given numbers, each used at most as often as given, else 0."""
+    """1 if the expression reaches the target with the given numbers, each used at most as often
+    as given, else 0.
+    """
     expression = extract(completion)
     found = evaluate(expression) if expression is not None else None
     if found is None:
@@ -66,21 +69,30 @@ def score(completion: str, example: Example) -> float:
 
 
 @tasks.register
-def countdown(*, num_examples: int = 1000, num_numbers: int = 3, max_number: int = 20, seed: int = 0) -> Task:
+def countdown(
+    *, num_examples: int = 1000, num_numbers: int = 3, max_number: int = 20, seed: int = 0
+) -> Task:
     """Combine given numbers with + - * / to reach a target; any right expression counts.
 
-    num_numbers and max_number set the difficulty. Prompt "numbers: 3 7 12 target: 9\\n", completion "12-3*7/7" or so;
-    checked by exact rational arithmetic, numbers that were not given are refused.
+    num_numbers and max_number set the difficulty. Prompt "numbers: 3 7 12 target: 9\\n", completion
+    "12-3*7/7" or so; checked by exact rational arithmetic, numbers that were not given are refused.
     """
     if not 2 <= num_numbers <= 6 or max_number < 2:
-        raise ConfigError(f"countdown: num_numbers {num_numbers} must be 2 to 6 and max_number {max_number} at least 2")
+        raise ConfigError(
+            f"countdown: num_numbers {num_numbers} must be 2 to 6 and max_number {max_number} at "
+            "least 2"
+        )
     draw = random.Random(f"countdown {seed} {num_numbers} {max_number}")
     examples: list[Example] = []
     while len(examples) < num_examples:
         numbers = [draw.randint(1, max_number) for _ in range(num_numbers)]
         expression = str(numbers[0])
         for n in draw.sample(numbers[1:], len(numbers) - 1):
-            expression = f"{expression}{draw.choice('+-')}{n}" if draw.random() < 0.7 else f"({expression})*{n}"
+            expression = (
+                f"{expression}{draw.choice('+-')}{n}"
+                if draw.random() < 0.7
+                else f"({expression})*{n}"
+            )
         found = evaluate(expression)
         if found is None or not 0 < found[0] < 1000:
             continue
@@ -88,5 +100,9 @@ def countdown(*, num_examples: int = 1000, num_numbers: int = 3, max_number: int
         shown = " ".join(map(str, numbers))
         columns = {"numbers": numbers, "target": target}
         name = f"countdown-{seed}-{len(examples)}"
-        examples.append(Example(f"numbers: {shown} target: {target}\n", expression, str(target), columns, id=name))
+        examples.append(
+            Example(
+                f"numbers: {shown} target: {target}\n", expression, str(target), columns, id=name
+            )
+        )
     return Task("countdown", examples, score, extract, stop=("\n",), max_tokens=12 * num_numbers)

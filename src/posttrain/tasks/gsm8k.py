@@ -37,11 +37,13 @@ def gsm8k(
     chat: bool = False,
     max_tokens: int = 300,
 ) -> Task:
-    """GSM8K and anything written like it: columns `question` and `answer`, where the answer ends in "#### number".
+    """GSM8K and anything written like it: columns `question` and `answer`, where the answer ends in
+    "#### number".
 
-    path: a JSONL file (also .gz), a folder with files named by split, or a hub id with its subset. The calculator notes
-    <<1+1=2>> are stripped unless kept. With a seed the rows are shuffled before num_examples are taken. chat: prompts are
-    messages, for instruction-tuned models; else "Question: ...\\nAnswer:".
+    path: a JSONL file (also .gz), a folder with files named by split, or a hub id with its subset.
+    The calculator notes <<1+1=2>> are stripped unless kept. With a seed the rows are shuffled
+    before num_examples are taken. chat: prompts are messages, for instruction-tuned models; else
+    "Question: ...\\nAnswer:".
     """
     rows: list[dict[str, Any]] = load_rows(path, subset=subset, split=split)
     if seed is not None:
@@ -51,15 +53,23 @@ def gsm8k(
         question, answer = row.get("question"), row.get("answer")
         if not isinstance(question, str) or not isinstance(answer, str) or "####" not in answer:
             raise DataError(
-                f"{path}: row {number} is not GSM8K-like: it needs text columns question and answer, ending in '#### number'"
+                f"{path}: row {number} is not GSM8K-like: it needs text columns question and "
+                "answer, ending in '#### number'"
             )
         worked = answer if keep_calculator else _CALCULATOR.sub("", answer)
         gold = extract_answer(worked, "hash")
         instruction = f"{question}\nEnd with the answer behind ####."
-        prompt: Any = [{"role": "user", "content": instruction}] if chat else f"Question: {question}\nAnswer:"
+        prompt: Any = (
+            [{"role": "user", "content": instruction}] if chat else f"Question: {question}\nAnswer:"
+        )
         completion: Any = [{"role": "assistant", "content": worked}] if chat else f" {worked}"
-        examples.append(Example(prompt, completion, gold, {"question": question}, id=f"gsm8k-{split}-{number}"))
+        examples.append(
+            Example(prompt, completion, gold, {"question": question}, id=f"gsm8k-{split}-{number}")
+        )
     for example, row in zip(examples[:20], rows, strict=False):
         if score(row["answer"], example) != 1.0:
-            raise DataError(f"{path}: the answer of {example.id} does not verify against itself: {example.answer!r}")
+            raise DataError(
+                f"{path}: the answer of {example.id} does not verify against itself: "
+                f"{example.answer!r}"
+            )
     return Task("gsm8k", examples, score, extract, max_tokens=max_tokens)

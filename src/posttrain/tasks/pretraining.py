@@ -18,13 +18,17 @@ def _problem(draw: random.Random) -> tuple[int, list[Step]]:
     """A problem of the train split, of any size that the tasks use."""
     while True:
         easy = draw.random() < 0.5
-        first, steps = draw_problem(draw, draw.randint(1, 5), 20 if easy else 50, 99 if easy else 199)
+        first, steps = draw_problem(
+            draw, draw.randint(1, 5), 20 if easy else 50, 99 if easy else 199
+        )
         if not held_out(question_text(first, steps)):
             return first, steps
 
 
 def _slip(draw: random.Random, value: int) -> int:
-    """A wrong result of the kind that people write: off by one, a carry forgotten, digits swapped, a guess."""
+    """A wrong result of the kind that people write: off by one, a carry forgotten, digits
+    swapped, a guess.
+    """
     kind = draw.random()
     if kind < 0.35:
         return max(0, value + draw.choice((-2, -1, 1, 2)))
@@ -36,7 +40,9 @@ def _slip(draw: random.Random, value: int) -> int:
 
 
 def _carried_out(draw: random.Random, first: int, steps: list[Step], slips: float) -> list[Step]:
-    """The steps as a writer who errs with probability `slips` a step would put them down, wrong values carried on."""
+    """The steps as a writer who errs with probability `slips` a step would put them down, wrong
+    values carried on.
+    """
     value = first
     written: list[Step] = []
     for _, operation, operand, _ in steps:
@@ -78,7 +84,8 @@ def _story(draw: random.Random) -> str:
     a, b = draw.randint(2, 60), draw.randint(2, 39)
     return draw.choice(
         (
-            f"{name} has {a} {thing}. {other} gives {name} {b} more. Now {name} has {a + b} {thing}.",
+            f"{name} has {a} {thing}. {other} gives {name} {b} more. Now {name} has {a + b} "
+            f"{thing}.",
             f"{name} had {a + b} {thing} and lost {b} of them. {a} {thing} are left.",
             f"{name} and {other} counted {thing}: {a} and {b}, {a + b} in all.",
         )
@@ -87,7 +94,10 @@ def _story(draw: random.Random) -> str:
 
 def _worded(draw: random.Random, first: int, steps: list[Step]) -> str:
     parts = [f"Start with {first}."]
-    parts += [f"{_WORDS[op].capitalize()} {b}: {c}." for _, op, b, c in _carried_out(draw, first, steps, 0.1)]
+    parts += [
+        f"{_WORDS[op].capitalize()} {b}: {c}."
+        for _, op, b, c in _carried_out(draw, first, steps, 0.1)
+    ]
     return " ".join(parts)
 
 
@@ -117,17 +127,19 @@ def document(draw: random.Random) -> str:
 
 @tasks.register
 def pretraining(*, num_examples: int = 100_000, seed: int = 0) -> Task:
-    """Untidy documents about arithmetic, sorting and counting: what the embedded base model is trained on.
+    """Untidy documents about arithmetic, sorting and counting: what the embedded base model is
+    trained on.
 
-    Solutions come in many shapes, many are wrong, guessed or broken off, so that a model of them can do the task but does
-    so rarely. There is nothing to verify: the score is always 1.
+    Solutions come in many shapes, many are wrong, guessed or broken off, so that a model of them
+    can do the task but does so rarely. There is nothing to verify: the score is always 1.
 
-    No held-out problem of the arithmetic task (`arithmetic.held_out`: its validation and test splits) is ever a
-    question, as a sum or in words. Problems of two or more steps are therefore a fair evaluation of the embedded model.
-    Problems of one step are not, because they are lines of worked solutions: "12*3=36" belongs to that of "7+5*3", and a
-    fifth of these lines are held-out problems. Do not evaluate the embedded model with num_steps 1. Two things remain: a
-    worked solution begins with the lines of its own shorter problems, and a countdown document writes "a+b-c" below its
-    target, which in one of 90 documents is a held-out problem of two steps.
+    No held-out problem of the arithmetic task (`arithmetic.held_out`: its validation and test
+    splits) is ever a question, as a sum or in words. Problems of two or more steps are therefore a
+    fair evaluation of the embedded model. Problems of one step are not, because they are lines of
+    worked solutions: "12*3=36" belongs to that of "7+5*3", and a fifth of these lines are held-out
+    problems. Do not evaluate the embedded model with num_steps 1. Two things remain: a worked
+    solution begins with the lines of its own shorter problems, and a countdown document writes
+    "a+b-c" below its target, which in one of 90 documents is a held-out problem of two steps.
     """
     draw = random.Random(f"pretraining {seed}")
     examples = [Example("", document(draw), id=f"document-{i}") for i in range(num_examples)]

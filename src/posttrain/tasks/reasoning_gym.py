@@ -22,7 +22,21 @@ _CALL = re.compile(r"((?<!\w)[^\W\d]\w*|[)\]}'\"])\s*\(")
 _FUNCTIONS = frozenset(
     {
         *("sin", "cos", "tan", "sec", "csc", "cot", "asin", "acos", "atan", "sinh", "cosh", "tanh"),
-        *("exp", "log", "ln", "sqrt", "Abs", "abs", "Integral", "erf", "erfi", "Si", "Ci", "Ei", "li"),
+        *(
+            "exp",
+            "log",
+            "ln",
+            "sqrt",
+            "Abs",
+            "abs",
+            "Integral",
+            "erf",
+            "erfi",
+            "Si",
+            "Ci",
+            "Ei",
+            "li",
+        ),
     }
 )
 
@@ -52,10 +66,11 @@ def reasoning_gym(
 ) -> Task:
     """A data set of reasoning-gym by name, with its own verifier (arXiv 2505.24760).
 
-    settings go to the generator. Answers stand in <answer></answer>. The library gives part credit to texts that merely
-    hold the right answer; unless partial, only a full score counts, so that it cannot be farmed. Some of its verifiers run
-    answers as Python: there an answer that calls more than sin, sqrt and the like is wrong and is not run. A verdict that takes
-    longer than 2 s is 0, and so is an answer of more than 10,000 characters.
+    settings go to the generator. Answers stand in <answer></answer>. The library gives part credit
+    to texts that merely hold the right answer; unless partial, only a full score counts, so that it
+    cannot be farmed. Some of its verifiers run answers as Python: there an answer that calls more
+    than sin, sqrt and the like is wrong and is not run. A verdict that takes longer than 2 s is 0,
+    and so is an answer of more than 10,000 characters.
     """
     try:
         import reasoning_gym as gym
@@ -63,11 +78,15 @@ def reasoning_gym(
     except ImportError as error:
         raise MissingDependency("reasoning-gym", "gym") from error
     if dataset not in DATASETS:
-        raise ConfigError(f"reasoning_gym: unknown dataset {dataset!r}: {nearest(dataset, DATASETS)}")
+        raise ConfigError(
+            f"reasoning_gym: unknown dataset {dataset!r}: {nearest(dataset, DATASETS)}"
+        )
     try:
         made = gym.create_dataset(dataset, seed=seed, size=num_examples, **settings)
     except (TypeError, ValueError, AssertionError) as error:
-        raise ConfigError(f"reasoning_gym: {dataset} refuses its settings {settings}: {error}") from error
+        raise ConfigError(
+            f"reasoning_gym: {dataset} refuses its settings {settings}: {error}"
+        ) from error
     entries = [made[i] for i in range(num_examples)]
     examples = [
         Example(
@@ -89,7 +108,11 @@ def reasoning_gym(
         entry = entries[example.columns["entry"]]
         try:
             value = float(
-                call_within(lambda: made.score_answer(answer, entry), what=f"the verifier of {dataset}", seconds=_SECONDS)
+                call_within(
+                    lambda: made.score_answer(answer, entry),
+                    what=f"the verifier of {dataset}",
+                    seconds=_SECONDS,
+                )
             )
         except (Exception, SystemExit, TimeLimitExceeded):
             # The library's scorers raise on some malformed answers, which are simply wrong.

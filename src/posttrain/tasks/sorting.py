@@ -21,17 +21,26 @@ def score(completion: str, example: Example) -> float:
 
 
 @tasks.register
-def sorting(*, num_examples: int = 1000, num_numbers: int = 5, max_number: int = 99, seed: int = 0) -> Task:
+def sorting(
+    *, num_examples: int = 1000, num_numbers: int = 5, max_number: int = 99, seed: int = 0
+) -> Task:
     """Sort whole numbers upwards. num_numbers sets the difficulty.
 
     Prompt "sort: 31 4 15\\n", completion "4 15 31"; the score is 1 for the exact list, else 0.
     """
     if num_numbers < 2 or max_number < 1:
-        raise ConfigError(f"sorting: num_numbers {num_numbers} must be at least 2 and max_number {max_number} at least 1")
+        raise ConfigError(
+            f"sorting: num_numbers {num_numbers} must be at least 2 and max_number {max_number} "
+            "at least 1"
+        )
     draw = random.Random(f"sorting {seed} {num_numbers} {max_number}")
     examples = []
     for i in range(num_examples):
         numbers = [draw.randint(0, max_number) for _ in range(num_numbers)]
         answer = " ".join(map(str, sorted(numbers)))
-        examples.append(Example(f"sort: {' '.join(map(str, numbers))}\n", answer, answer, id=f"sorting-{seed}-{i}"))
+        examples.append(
+            Example(
+                f"sort: {' '.join(map(str, numbers))}\n", answer, answer, id=f"sorting-{seed}-{i}"
+            )
+        )
     return Task("sorting", examples, score, extract, stop=("\n",), max_tokens=4 * num_numbers + 4)

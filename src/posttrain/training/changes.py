@@ -4,7 +4,8 @@ free       never touches the weights: cadences, names, reports, what is measured
 rounding   the same result up to the rounding of sums: memory and placement
 content    paths: what lies there decides (see `fingerprint`), not its name
 length     how long to train: free where no step so far would have been another
-accept     honoured from the next step on, if it is named: `posttrain resume RUN KEY=VALUE --accept KEY`
+accept     honoured from the next step on, if it is named: `posttrain resume RUN KEY=VALUE --accept
+           KEY`
 refused    a checkpoint cannot honour it: start a new run from the checkpoint's model
 """
 
@@ -20,33 +21,90 @@ Rule = Literal["free", "rounding", "content", "length", "accept", "refused"]
 
 RULES: dict[Rule, tuple[str, ...]] = {
     "free": (
-        "title", "output", "report_to", "save_every", "save_seconds", "save_final", "save_total_limit",
-        "eval_every", "eval_data", "evaluation", "reward_timeout_seconds", "max_failed_rewards",
+        "title",
+        "output",
+        "report_to",
+        "save_every",
+        "save_seconds",
+        "save_final",
+        "save_total_limit",
+        "eval_every",
+        "eval_data",
+        "evaluation",
+        "reward_timeout_seconds",
+        "max_failed_rewards",
         "measure_tied_groups",
-        "model.trust_remote_code", "model.revision", "teacher.trust_remote_code", "cache_reference",
+        "model.trust_remote_code",
+        "model.revision",
+        "teacher.trust_remote_code",
+        "cache_reference",
     ),
     "rounding": (
-        "max_tokens_per_micro_batch", "model.device", "model.attention", "model.gradient_checkpointing",
-        "teacher.device", "teacher.attention",
+        "max_tokens_per_micro_batch",
+        "model.device",
+        "model.attention",
+        "model.gradient_checkpointing",
+        "teacher.device",
+        "teacher.attention",
     ),
     "content": (
-        "data", "task.path", "plugins", "mix_data", "mix_task", "teacher.path", "teacher.revision", "critic.path",
-        "model.path", "model.tokenizer", "model.chat_template",
+        "data",
+        "task.path",
+        "plugins",
+        "mix_data",
+        "mix_task",
+        "teacher.path",
+        "teacher.revision",
+        "critic.path",
+        "model.path",
+        "model.tokenizer",
+        "model.chat_template",
     ),
     "length": ("max_steps", "num_train_epochs", "num_rounds"),
     "accept": (
-        "learning_rate", "lr_scheduler_type", "warmup_steps", "min_lr_ratio", "weight_decay", "adam_beta1", "adam_beta2",
-        "adam_epsilon", "max_grad_norm", "batch_size", "task", "losses", "rewards", "sampling", "num_generations",
-        "num_iterations", "num_minibatches", "mask_truncated", "max_resamples", "max_prompts_dropped", "drop_duplicates",
-        "critic_learning_rate", "neftune_noise_alpha", "mix_batch_size",
+        "learning_rate",
+        "lr_scheduler_type",
+        "warmup_steps",
+        "min_lr_ratio",
+        "weight_decay",
+        "adam_beta1",
+        "adam_beta2",
+        "adam_epsilon",
+        "max_grad_norm",
+        "batch_size",
+        "task",
+        "losses",
+        "rewards",
+        "sampling",
+        "num_generations",
+        "num_iterations",
+        "num_minibatches",
+        "mask_truncated",
+        "max_resamples",
+        "max_prompts_dropped",
+        "drop_duplicates",
+        "critic_learning_rate",
+        "neftune_noise_alpha",
+        "mix_batch_size",
     ),
-    # Whatever is named nowhere is refused too: method, seed, adapters, precision, and settings that a checkpoint's
-    # state has taken over (a KL weight that follows a target, a round's kept rows).
-    "refused": ("method", "seed", "stages", "model", "model.lora", "model.adapter", "model.dtype", "model.quantization"),
-}  # fmt: skip
+    # Whatever is named nowhere is refused too: method, seed, adapters, precision, and settings that
+    # a checkpoint's state has taken over (a KL weight that follows a target, a round's kept rows).
+    "refused": (
+        "method",
+        "seed",
+        "stages",
+        "model",
+        "model.lora",
+        "model.adapter",
+        "model.dtype",
+        "model.quantization",
+    ),
+}
 
 CONTENTS = ("data", "weights", "plugins")
-"""What is compared by content, and can be accepted by these names. (Another tokenizer is refused.)"""
+"""What is compared by content, and can be accepted by these names. (Another tokenizer is
+refused.)
+"""
 
 
 def rule_of(key: str) -> Rule:
@@ -62,7 +120,9 @@ def rule_of(key: str) -> Rule:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A key whose value differs, or content that does. name: under which it is accepted. reason: why it matters."""
+    """A key whose value differs, or content that does. name: under which it is accepted.
+    reason: why it matters.
+    """
 
     name: str
     rule: Rule
@@ -71,14 +131,18 @@ class Change:
 
 
 def recipe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
-    """The keys that differ between two plain recipes, dotted; an item of a list counts as its list."""
+    """The keys that differ between two plain recipes, dotted; an item of a list counts as its
+    list.
+    """
     old, new = _flat(before), _flat(now)
     changes = []
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
             rule = rule_of(key)
             name = key.split(".")[0] if rule in ("accept", "length") else key
-            changes.append(Change(name, rule, f"{key}: {_shown(old.get(key))} -> {_shown(new.get(key))}"))
+            changes.append(
+                Change(name, rule, f"{key}: {_shown(old.get(key))} -> {_shown(new.get(key))}")
+            )
     return changes
 
 
@@ -91,12 +155,18 @@ def check_accepted(names: Iterable[str]) -> None:
     known = {*RULES["accept"], *RULES["length"], *CONTENTS}
     for name in names:
         if name not in known:
-            raise ConfigError(f"--accept {name}: no change by this name can be accepted: {nearest(name, known)}")
+            raise ConfigError(
+                f"--accept {name}: no change by this name can be accepted: {nearest(name, known)}"
+            )
 
 
 def refusals(changes: Iterable[Change], accepted: Collection[str]) -> list[Change]:
-    """The changes that a resume must not make: those that cannot be honoured, and those that nobody accepted."""
-    return [c for c in changes if c.rule == "refused" or (c.rule == "accept" and c.name not in accepted)]
+    """The changes that a resume must not make: those that cannot be honoured, and those that
+    nobody accepted.
+    """
+    return [
+        c for c in changes if c.rule == "refused" or (c.rule == "accept" and c.name not in accepted)
+    ]
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

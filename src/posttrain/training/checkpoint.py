@@ -1,6 +1,8 @@
-"""Checkpoints: complete or absent, never half written, checked when they are read, and enough for an exact resume.
+"""Checkpoints: complete or absent, never half written, checked when they are read, and enough for
+an exact resume.
 
-checkpoint-<step>/   the model folder as users load it (adapter or full weights, tokenizer, chat template),
+checkpoint-<step>/   the model folder as users load it (adapter or full weights, tokenizer, chat
+                     template),
                      optimizer.pt, rng_state.pth, trainer_state.json (with the digest of every file)
 """
 
@@ -29,12 +31,18 @@ _NAME = re.compile(r"checkpoint-(\d+)$")
 
 
 def save_checkpoint(
-    run_folder: Path, step: int, *, save_model: Callable[[Path], None], optimizer: Any, state: dict[str, Any]
+    run_folder: Path,
+    step: int,
+    *,
+    save_model: Callable[[Path], None],
+    optimizer: Any,
+    state: dict[str, Any],
 ) -> Path:
     """Write `checkpoint-<step>`.
 
     Args:
-        save_model: writes the model's files into a folder. state: JSON values; `read_state` gives them back.
+        save_model: writes the model's files into a folder. state: JSON values; `read_state` gives
+        them back.
     """
     folder = run_folder / f"checkpoint-{step}"
     with written_whole(folder) as partial:
@@ -57,12 +65,18 @@ def read_state(folder: Path) -> dict[str, Any]:
     try:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{folder / STATE} cannot be read ({type(error).__name__}: {error})") from error
+        raise CheckpointError(
+            f"{folder / STATE} cannot be read ({type(error).__name__}: {error})"
+        ) from error
     if not isinstance(state, dict) or not isinstance(state.get("files"), dict):
-        raise CheckpointError(f"{folder / STATE} is damaged: it does not list the checkpoint's files")
+        raise CheckpointError(
+            f"{folder / STATE} is damaged: it does not list the checkpoint's files"
+        )
     digest = state.pop("digest", None)
     if digest != _digest_of_values(state):
-        raise CheckpointError(f"{folder / STATE} is damaged: its digest differs from what was saved")
+        raise CheckpointError(
+            f"{folder / STATE} is damaged: its digest differs from what was saved"
+        )
     files = state.pop("files")
     try:
         now = _digests(folder)
@@ -71,7 +85,9 @@ def read_state(folder: Path) -> dict[str, Any]:
     missing = sorted(files.keys() - now.keys())
     differing = sorted(name for name in files.keys() & now.keys() if files[name] != now[name])
     if missing or differing:
-        what = f"{missing[0]} is missing" if missing else f"{differing[0]} differs from what was saved"
+        what = (
+            f"{missing[0]} is missing" if missing else f"{differing[0]} differs from what was saved"
+        )
         raise CheckpointError(f"{folder} is damaged: {what}")
     return dict(state)
 
@@ -89,14 +105,19 @@ def load_checkpoint(folder: Path, optimizer: Any) -> None:
         raise
     except Exception as error:
         raise CheckpointError(
-            f"{folder} does not fit this run's model and optimiser ({type(error).__name__}: {error}). The checkpoint itself "
+            f"{folder} does not fit this run's model and optimiser ({type(error).__name__}: "
+            f"{error}). The checkpoint itself "
             "is whole: resume with the recipe and the version of posttrain that wrote it"
         ) from error
 
 
 def checkpoints(run_folder: Path) -> list[Path]:
     """Checkpoints of a run, oldest first."""
-    numbered = [(int(match.group(1)), path) for path in run_folder.glob("checkpoint-*") if (match := _NAME.match(path.name))]
+    numbered = [
+        (int(match.group(1)), path)
+        for path in run_folder.glob("checkpoint-*")
+        if (match := _NAME.match(path.name))
+    ]
     return [path for _, path in sorted(numbered) if (path / STATE).exists()]
 
 
@@ -117,7 +138,10 @@ def _digests(folder: Path) -> dict[str, str]:
     """The digest of every file below a folder but the state file, by its path there."""
     paths = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / STATE)
     with ThreadPoolExecutor() as pool:  # hashing releases the interpreter
-        return {p.relative_to(folder).as_posix(): d for p, d in zip(paths, pool.map(file_digest, paths), strict=True)}
+        return {
+            p.relative_to(folder).as_posix(): d
+            for p, d in zip(paths, pool.map(file_digest, paths), strict=True)
+        }
 
 
 def _digest_of_values(values: dict[str, Any]) -> str:
@@ -130,7 +154,13 @@ def _random_state() -> dict[str, Any]:
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "python": [list(part) if isinstance(part, tuple) else part for part in random.getstate()],
-        "numpy": [kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, gauss],
+        "numpy": [
+            kind,
+            torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+            position,
+            has_gauss,
+            gauss,
+        ],
     }
 
 

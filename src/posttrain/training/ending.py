@@ -14,7 +14,9 @@ from rich.console import Console
 from posttrain.terminal import write
 from posttrain.training.loop import State
 
-_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -35,9 +37,11 @@ def closing(hooks: Sequence[Any]) -> Iterator[None]:
 
 @contextmanager
 def stop_on_signal(state: State, console: Console, folder: Path) -> Iterator[None]:
-    """The first SIGINT (Ctrl-C), SIGTERM or SIGHUP ends the run after the step at hand, with a checkpoint.
+    """The first SIGINT (Ctrl-C), SIGTERM or SIGHUP ends the run after the step at hand, with a
+    checkpoint.
 
-    The second ends it at once. A signal that the process was started to ignore (nohup) stays ignored.
+    The second ends it at once. A signal that the process was started to ignore (nohup) stays
+    ignored.
 
     Raises:
         Interrupted: by the second signal; says what is lost.
@@ -49,18 +53,24 @@ def stop_on_signal(state: State, console: Console, folder: Path) -> Iterator[Non
     def handle(number: int, frame: Any) -> None:
         if state.stop:
             raise Interrupted(
-                f"stopped at once, without saving. Done: {state.step} steps; last checkpoint: {state.last_checkpoint}. "
+                f"stopped at once, without saving. Done: {state.step} steps; last checkpoint: "
+                f"{state.last_checkpoint}. "
                 f"Steps after it are lost. Go on with: posttrain resume {folder}"
             )
         state.stop = True
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         # A console whose terminal has gone (SIGHUP) must not keep the run from saving.
         try:
-            write(console, f"\n{name}: finishing this step, then saving; press Ctrl-C again to stop at once")
+            write(
+                console,
+                f"\n{name}: finishing this step, then saving; press Ctrl-C again to stop at once",
+            )
         except OSError:
             console.quiet = True
 
-    before = {n: signal.signal(n, handle) for n in _SIGNALS if signal.getsignal(n) is not signal.SIG_IGN}
+    before = {
+        n: signal.signal(n, handle) for n in _SIGNALS if signal.getsignal(n) is not signal.SIG_IGN
+    }
     try:
         yield
     finally:

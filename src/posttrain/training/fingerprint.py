@@ -1,4 +1,6 @@
-"""Digests of what a run is made from: rows, tokenizer, weights, users' files. A resume compares them."""
+"""Digests of what a run is made from: rows, tokenizer, weights, users' files. A resume compares
+them.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,13 @@ from posttrain.models.load import load_config
 from posttrain.rollouts.collect import Collector, Prompt
 from posttrain.training.checkpoint import file_digest
 
-_MODEL_FILES = ("config.json", "adapter_config.json", "*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
+_MODEL_FILES = (
+    "config.json",
+    "adapter_config.json",
+    "*.safetensors",
+    "pytorch_model*.bin",
+    "adapter_model.bin",
+)
 # Computed by the run itself from rows and reference, and rounded as its micro-batches are.
 _DERIVED = "ref_logprobs"
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -29,17 +37,26 @@ def rows_digest(source: Any) -> dict[str, Any]:
     """Digest of the rows or prompts that a fresh source holds.
 
     Returns:
-        {"count", "ordered", "unordered"}: two sources with equal "unordered" hold the same rows, in whatever order.
+        {"count", "ordered", "unordered"}: two sources with equal "unordered" hold the same rows, in
+        whatever order.
     """
     ordered, total, count = hashlib.blake2b(digest_size=16), 0, 0
     # The mismatched completions of KTO follow from the rows, and hold those of held-out rows too.
-    parts = {k: v for k, v in vars(source).items() if k != "partners"} if hasattr(source, "__dict__") else {}
+    parts = (
+        {k: v for k, v in vars(source).items() if k != "partners"}
+        if hasattr(source, "__dict__")
+        else {}
+    )
     for row in _rows(parts):
         digest = _digest_of_row(row)
         ordered.update(digest)
         total += int.from_bytes(digest, "little")
         count += 1
-    return {"count": count, "ordered": ordered.hexdigest(), "unordered": f"{total % (1 << 128):032x}"}
+    return {
+        "count": count,
+        "ordered": ordered.hexdigest(),
+        "unordered": f"{total % (1 << 128):032x}",
+    }
 
 
 def rows_difference(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
@@ -58,14 +75,20 @@ def tokenizer_digest(tokenizer: Any) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         state = json.loads(backend.to_str())
-        content = {k: v for k, v in state.items() if k not in ("truncation", "padding")}  # settings of the last call
+        content = {
+            k: v for k, v in state.items() if k not in ("truncation", "padding")
+        }  # settings of the last call
     else:
-        content = {"vocab": tokenizer.get_vocab(), "special": {k: str(v) for k, v in tokenizer.special_tokens_map.items()}}
+        content = {
+            "vocab": tokenizer.get_vocab(),
+            "special": {k: str(v) for k, v in tokenizer.special_tokens_map.items()},
+        }
     return _hex(json.dumps(content, sort_keys=True).encode())
 
 
 def weights_digest(place: str, **shared: Any) -> str | None:
-    """Digest of a model's config and weights: of a folder its files', of a hub id its commit; None where unknown.
+    """Digest of a model's config and weights: of a folder its files', of a hub id its commit; None
+    where unknown.
 
     Args:
         shared: revision, trust_remote_code, as in `load_config`.
@@ -92,7 +115,9 @@ def _cached_digest(path: Path) -> str:
 
 
 def _rows(value: Any) -> Iterator[TokenSequence | Prompt]:
-    """Every row below a value, in the order in which containers hold them; models and settings hold none."""
+    """Every row below a value, in the order in which containers hold them; models and settings
+    hold none.
+    """
     if isinstance(value, TokenSequence | Prompt):
         yield value
     elif isinstance(value, DataSource | Collector):
@@ -100,7 +125,9 @@ def _rows(value: Any) -> Iterator[TokenSequence | Prompt]:
     elif isinstance(value, Mapping):
         for part in value.values():
             yield from _rows(part)
-    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):  # also those that lie on disk
+    elif isinstance(value, Sequence) and not isinstance(
+        value, str | bytes
+    ):  # also those that lie on disk
         for part in value:
             if isinstance(part, int | float | str):
                 break  # plain numbers or names: no rows here

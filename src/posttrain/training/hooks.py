@@ -15,27 +15,38 @@ from posttrain.types import RolloutGroup, plain_text
 class Hook(Protocol):
     """Called after each step with the number of steps done and the step's metrics.
 
-    A plain function will do. One that holds something open also has a `close()`, which is called once when training
-    ends, also when it ends by an error.
+    A plain function will do. One that holds something open also has a `close()`, which is called
+    once when training ends, also when it ends by an error.
     """
 
     def __call__(self, step: int, metrics: dict[str, float], /) -> None: ...
 
 
 class _Lines:
-    """A JSON-lines file that grows by whole lines; going on with a run drops the lines past its checkpoint."""
+    """A JSON-lines file that grows by whole lines; going on with a run drops the lines past its
+    checkpoint.
+    """
 
     def __init__(self, path: Path, resume_step: int) -> None:
         if path.exists():
-            # Only "\n" ends a line: str.splitlines would also cut at separators that a completion may hold.
-            lines = path.read_bytes().decode("utf-8", errors="replace").split("\n") if resume_step else []
-            write_text_whole(path, "".join(f"{line}\n" for line in lines if _step_of(line) <= resume_step))
+            # Only "\n" ends a line: str.splitlines would also cut at separators that a completion
+            # may hold.
+            lines = (
+                path.read_bytes().decode("utf-8", errors="replace").split("\n")
+                if resume_step
+                else []
+            )
+            write_text_whole(
+                path, "".join(f"{line}\n" for line in lines if _step_of(line) <= resume_step)
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         # Half of a surrogate pair cannot be encoded; as a backslash escape it is still valid JSON.
         self._file = path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
 
     def write(self, values: dict[str, Any]) -> None:
-        """Add a line; it is with the operating system when this returns, so that a killed process loses none."""
+        """Add a line; it is with the operating system when this returns, so that a killed
+        process loses none.
+        """
         self._file.write(json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n")
         self._file.flush()
 
@@ -76,7 +87,8 @@ class RolloutWriter:
     """rollouts.jsonl: one object a prompt, with its completions, rewards and advantages.
 
     Args:
-        groups: gives the last step's groups. resume_step: as in MetricsWriter. every: steps from one that is written to
+        groups: gives the last step's groups. resume_step: as in MetricsWriter. every: steps from
+        one that is written to
             the next (the first is always written). max_groups: of a step that are kept.
     """
 
@@ -126,7 +138,9 @@ def group_as_json(step: int, group: RolloutGroup) -> dict[str, Any]:
 
 
 def first_rollout(source: Any) -> tuple[str, str, float | None] | None:
-    """Prompt, completion and reward of the first that a source sampled in this step, for the progress display."""
+    """Prompt, completion and reward of the first that a source sampled in this step, for the
+    progress display.
+    """
     if not source.groups:
         return None
     group = source.groups[0]

@@ -14,14 +14,16 @@ from posttrain.models.forest_model import evaluating
 from posttrain.training.objective import Objective
 
 
-def idle_metrics(model: Any, objective: Objective, batch: Batch, totals: Totals, max_tokens: int) -> Averages:
+def idle_metrics(
+    model: Any, objective: Objective, batch: Batch, totals: Totals, max_tokens: int
+) -> Averages:
     """The objective's metrics on the idle trees of a batch, by a forward pass without gradient.
 
-    Entropy, clip ratios and the gap between sampler and trainer are means over all completion tokens
-    of a step, as in TRL; completions whose rewards tie are among them. The pass costs about a third
-    of a training pass over these trees (GRPO on the embedded model on a CPU, 35 % of groups tied:
-    3.5 % of a step). Dropout is off, so that no random number is drawn and the
-    weights do not depend on whether this runs. The loss is left out: these trees add exactly zero.
+    Entropy, clip ratios and the gap between sampler and trainer are means over all completion
+    tokens of a step, as in TRL; completions whose rewards tie are among them. The pass costs about
+    a third of a training pass over these trees (GRPO on the embedded model on a CPU, 35 % of groups
+    tied: 3.5 % of a step). Dropout is off, so that no random number is drawn and the weights do not
+    depend on whether this runs. The loss is left out: these trees add exactly zero.
     """
     averages = Averages()
     trees = [tree for tree in batch.idle if tree.num_targets]

@@ -26,8 +26,9 @@ _held: set[Path] = set()  # by this process, which the system's locks do not kee
 def locked(folder: Path) -> Iterator[None]:
     """Hold the run folder's lock. Folders that it has to make are removed again if they stay empty.
 
-    The lock is the operating system's, on the file `.lock`: it ends with the process, however that ends, so a killed
-    run leaves no lock behind. Where the file system has no locks, the process id in the file decides.
+    The lock is the operating system's, on the file `.lock`: it ends with the process, however that
+    ends, so a killed run leaves no lock behind. Where the file system has no locks, the process id
+    in the file decides.
 
     Raises:
         ConfigError: another process works there; names its id and host.
@@ -71,7 +72,8 @@ def _acquire(folder: Path, path: Path) -> int:
 def _lock(folder: Path, descriptor: int) -> None:
     if fcntl is not None:
         try:
-            # A record lock, which worker processes do not inherit: it ends with this process and not with theirs.
+            # A record lock, which worker processes do not inherit: it ends with this process and
+            # not with theirs.
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except OSError as error:
@@ -111,5 +113,6 @@ def _same_file(path: Path, descriptor: int) -> bool:
 def _refusal(folder: Path, owner: dict[str, Any]) -> ConfigError:
     who = f"process {owner.get('pid', '?')} on host {owner.get('host', '?')}"
     return ConfigError(
-        f"{folder} is in use: {who} works in it. Wait for it or stop it; a run that has ended leaves no lock behind"
+        f"{folder} is in use: {who} works in it. Wait for it or stop it; a run that has ended "
+        "leaves no lock behind"
     )

@@ -1,4 +1,6 @@
-"""The one training loop. SFT, GRPO and every other method are a source, an objective and hooks around it."""
+"""The one training loop. SFT, GRPO and every other method are a source, an objective and hooks
+around it.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ from posttrain.training.optim import Optimizer
 
 @dataclass(slots=True)
 class State:
-    """Where a run stands: steps done, tokens of their sequences, and the last checkpoint that is known to be good."""
+    """Where a run stands: steps done, tokens of their sequences, and the last checkpoint that
+    is known to be good.
+    """
 
     step: int = 0
     num_tokens: int = 0
@@ -41,12 +45,14 @@ def train(
     steps: int,
     max_tokens: int,
 ) -> State:
-    """Run from `state.step` to `steps`; hooks are called with the number of steps done and the step's metrics.
+    """Run from `state.step` to `steps`; hooks are called with the number of steps done and the
+    step's metrics.
 
     Args:
         max_tokens: distinct tokens that a micro-batch may hold. It sets memory, never the result.
     Raises:
-        TrainingDiverged: a loss or gradient is NaN or infinite. The weights are left as they were before that step.
+        TrainingDiverged: a loss or gradient is NaN or infinite. The weights are left as they were
+        before that step.
     """
     for step in range(state.step, steps):
         meter = _Meter(state)
@@ -92,22 +98,29 @@ class _Meter:
         self.of_batch.merge(metrics)
 
     def check(self, batch: Batch, grad_norm: float) -> None:
-        """Count a batch, and refuse to update weights from a loss or gradient that is not finite."""
+        """Count a batch, and refuse to update weights from a loss or gradient that is not
+        finite.
+        """
         bad = [row for loss, rows in self.micros if not math.isfinite(float(loss)) for row in rows]
         if bad or not math.isfinite(grad_norm):
             what = "the loss is NaN or infinite" if bad else f"the gradient norm is {grad_norm}"
             rows = bad or batch.rows
             shown = ", ".join(rows[:8]) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
             raise TrainingDiverged(
-                f"step {self.state.step + 1}: {what}. Rows of the batch: {shown}. Last good checkpoint: "
-                f"{self.state.last_checkpoint}. Lower learning_rate or max_grad_norm, or look at these rows."
+                f"step {self.state.step + 1}: {what}. Rows of the batch: {shown}. Last good "
+                "checkpoint: "
+                f"{self.state.last_checkpoint}. Lower learning_rate or max_grad_norm, or look at "
+                "these rows."
             )
         self.averages.update({"grad_norm": grad_norm})
-        # Shares of a loss add up over the micro-batches of an update; of several updates the mean is told.
+        # Shares of a loss add up over the micro-batches of an update; of several updates the mean
+        # is told.
         self.of_batch.settle()
         self.averages.merge(self.of_batch)
         self.of_batch = Averages()
-        self.state.num_tokens += batch.num_unshared_tokens  # as others count, whatever sharing has spared
+        self.state.num_tokens += (
+            batch.num_unshared_tokens
+        )  # as others count, whatever sharing has spared
         self.micros = []
 
     def finish(self, source: Source, learning_rate: float) -> dict[str, float]:

@@ -14,7 +14,13 @@ from posttrain.averages import Averages
 from posttrain.config import Component
 from posttrain.data.forest import Batch, Forest, TokenSequence
 from posttrain.errors import ConfigError
-from posttrain.losses.inputs import MODEL_INPUTS, SCORE_INPUTS, base_of, policy_weight, sequence_inputs
+from posttrain.losses.inputs import (
+    MODEL_INPUTS,
+    SCORE_INPUTS,
+    base_of,
+    policy_weight,
+    sequence_inputs,
+)
 from posttrain.losses.reduce import Aggregation, Totals, target_weights
 from posttrain.models.vocabulary import DERIVED, DISTRIBUTIONS
 
@@ -39,17 +45,25 @@ class Objective:
     Args:
         components: losses by name with settings, weight and aggregation.
         aggregation: the default average. max_length: tokens, for the aggregation fixed_length.
-        temperature: the policy is softmax(logits / temperature), the distribution that rollouts were sampled from.
-        accuracy: tell the share of targets that are the model's likeliest token, which means something on given text (of a
+        temperature: the policy is softmax(logits / temperature), the distribution that rollouts
+        were sampled from.
+        accuracy: tell the share of targets that are the model's likeliest token, which means
+        something on given text (of a
             pair: on the chosen completion).
-        roles: what the sequences of each tree are, in order, such as ("chosen", "rejected"); () where a tree may hold any.
-        groups: a tree holds the completions of one prompt that are compared with each other, so that it stays whole.
-        tail_weight: of the tokens by which a completion of a pair is longer than the other, in its log-probability (LD-DPO).
-        on_policy_weight: multiply losses of pairs by how likely the policy is to write them (WPO), held constant.
-        measure_idle: metrics of tokens are means over all sampled tokens of a step, those of trees without
-            a gradient included (see `training.idle`). If false they are means over the trees that train,
-            and their names end in "/informative_groups".
-        lacks: inputs that the method's data do not carry; a loss that asks for one is refused here, before weights load.
+        roles: what the sequences of each tree are, in order, such as ("chosen", "rejected"); ()
+        where a tree may hold any.
+        groups: a tree holds the completions of one prompt that are compared with each other, so
+        that it stays whole.
+        tail_weight: of the tokens by which a completion of a pair is longer than the other, in its
+        log-probability (LD-DPO).
+        on_policy_weight: multiply losses of pairs by how likely the policy is to write them (WPO),
+        held constant.
+        measure_idle: metrics of tokens are means over all sampled tokens of a step, those of trees
+        without
+            a gradient included (see `training.idle`). If false they are means over the trees that
+            train, and their names end in "/informative_groups".
+        lacks: inputs that the method's data do not carry; a loss that asks for one is refused here,
+        before weights load.
     """
 
     def __init__(
@@ -72,10 +86,16 @@ class Objective:
         self.terms = [_term(c, aggregation) for c in components]
         lone = [term.name for term in self.terms if term.per == "pair"]
         if lone and "rejected" not in roles:
-            raise ConfigError(f"losses: {lone[0]!r} compares a chosen with a rejected completion; it belongs to method dpo")
+            raise ConfigError(
+                f"losses: {lone[0]!r} compares a chosen with a rejected completion; it belongs to "
+                "method dpo"
+            )
         lone = [term.name for term in self.terms if term.per == "group"]
         if lone and not groups:
-            raise ConfigError(f"losses: {lone[0]!r} compares the completions of a prompt, which this method does not group")
+            raise ConfigError(
+                f"losses: {lone[0]!r} compares the completions of a prompt, which this method "
+                "does not group"
+            )
         self.max_length = max_length
         self.measure_idle = measure_idle
         self.temperature = temperature
@@ -87,12 +107,19 @@ class Objective:
             self._refuse(name)
         asked |= {"logprobs", "log_collision"} if on_policy_weight else set()
         if asked - SCORE_INPUTS & (MODEL_INPUTS | DERIVED.keys() | DISTRIBUTIONS):
-            # Entropy is told in any case; only where a loss trains it does it have to carry a gradient.
-            asked |= {"logprobs", "entropy"} | ({"entropy_gradient"} if "entropy" in asked else set())
+            # Entropy is told in any case; only where a loss trains it does it have to carry a
+            # gradient.
+            asked |= {"logprobs", "entropy"} | (
+                {"entropy_gradient"} if "entropy" in asked else set()
+            )
         self.needs = frozenset(asked)
         per = {term.per for term in self.terms}
         self.whole: Literal["tree", "batch"] | None = (
-            "batch" if "batch" in per else "tree" if roles or groups or per & {"pair", "group"} else None
+            "batch"
+            if "batch" in per
+            else "tree"
+            if roles or groups or per & {"pair", "group"}
+            else None
         )
 
     @property
@@ -103,8 +130,12 @@ class Objective:
 
     @property
     def keeps_zero_advantage(self) -> bool:
-        """Whether a sequence with advantage 0 still has a gradient, by a term that ignores advantages."""
-        return any({"advantages", "given"}.isdisjoint(term.inputs) and term.weight for term in self.terms)
+        """Whether a sequence with advantage 0 still has a gradient, by a term that ignores
+        advantages.
+        """
+        return any(
+            {"advantages", "given"}.isdisjoint(term.inputs) and term.weight for term in self.terms
+        )
 
     def check_weights(self, sequences: Sequence[TokenSequence]) -> None:
         """Refuse rows with weights where a loss has no value a token that they could multiply.
@@ -112,12 +143,18 @@ class Objective:
         Raises:
             ConfigError: names the loss.
         """
-        weighted = (s for s in sequences if "weights" in s.streams and (s.streams["weights"][s.loss_mask] != 1).any())
+        weighted = (
+            s
+            for s in sequences
+            if "weights" in s.streams and (s.streams["weights"][s.loss_mask] != 1).any()
+        )
         wholes = [term for term in self.terms if term.per != "token"]
         if wholes and (found := next(weighted, None)) is not None:
             raise ConfigError(
-                f"losses: {wholes[0].name!r} has one value a {wholes[0].per}, which the weight of row {found.row} (how much "
-                "its tokens count) does not change; leave the column weight out, or take losses of tokens"
+                f"losses: {wholes[0].name!r} has one value a {wholes[0].per}, which the weight of "
+                f"row {found.row} (how much "
+                "its tokens count) does not change; leave the column weight out, or take losses "
+                "of tokens"
             )
 
     def denominators(self, batch: Batch) -> Totals:
@@ -130,7 +167,9 @@ class Objective:
         sampled, given = (_counts(batch, of) for of in (0.0, 1.0))
         return replace(whole, tokens=sampled.tokens, sequences=sampled.sequences, given=given)
 
-    def __call__(self, outputs: Mapping[str, Tensor], micro: Forest, totals: Totals) -> tuple[Tensor, Averages]:
+    def __call__(
+        self, outputs: Mapping[str, Tensor], micro: Forest, totals: Totals
+    ) -> tuple[Tensor, Averages]:
         """The micro-batch's share of the step's loss (shares add up), and its metrics."""
         inputs = self._inputs(outputs, micro)
         metrics = Averages()
@@ -138,11 +177,15 @@ class Objective:
         for term in self.terms:
             values, told = self._values(term, inputs, outputs)
             if term.per == "pair" and self.on_policy_weight:
-                values = values * policy_weight(inputs, micro.sequence, micro.num_sequences, self.roles)
+                values = values * policy_weight(
+                    inputs, micro.sequence, micro.num_sequences, self.roles
+                )
             if term.per == "batch":
                 share = values.sum() / max(values.numel(), 1)
             elif term.per != "token":
-                share = values.sum() / max(totals.sequences if term.per == "sequence" else totals.groups, 1)
+                share = values.sum() / max(
+                    totals.sequences if term.per == "sequence" else totals.groups, 1
+                )
             else:
                 weights = target_weights(
                     term.aggregation,
@@ -167,14 +210,22 @@ class Objective:
             if side in inputs:
                 metrics.add(f"logps/{side}", inputs[side].detach().sum(), inputs[side].numel())
         if self.accuracy and "correct" in outputs:
-            correct = outputs["correct"][micro.sequence % len(self.roles) == 0] if self.roles else outputs["correct"]
+            correct = (
+                outputs["correct"][micro.sequence % len(self.roles) == 0]
+                if self.roles
+                else outputs["correct"]
+            )
             metrics.add("mean_token_accuracy", correct.sum(), correct.numel())
         self._engine_gap(outputs, micro, metrics)
         return loss, metrics if self.measure_idle else metrics.renamed("/informative_groups")
 
     @staticmethod
-    def _values(term: Term, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The term's values and what else it tells; where it asks for whole distributions, chunk by chunk."""
+    def _values(
+        term: Term, inputs: Mapping[str, Any], outputs: Mapping[str, Any]
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The term's values and what else it tells; where it asks for whole distributions,
+        chunk by chunk.
+        """
         if DISTRIBUTIONS.isdisjoint(term.inputs):
             result = term.function(*(inputs[name] for name in term.inputs))
         else:
@@ -192,24 +243,34 @@ class Objective:
             "group": micro.tree,
         }
         if "old_logprobs" in self.needs and "old_logprobs" not in inputs:
-            # No update has happened since the rollouts were sampled, so the current policy is the old one.
+            # No update has happened since the rollouts were sampled, so the current policy is the
+            # old one.
             inputs["old_logprobs"] = outputs["logprobs"].detach()
         asked = {name for term in self.terms for name in term.inputs}
         if asked - inputs.keys() - DISTRIBUTIONS or self.roles:
-            inputs |= sequence_inputs(inputs, micro.sequence, micro.num_sequences, self.roles, self.tail_weight)
+            inputs |= sequence_inputs(
+                inputs, micro.sequence, micro.num_sequences, self.roles, self.tail_weight
+            )
         for name in sorted(asked - inputs.keys() - DISTRIBUTIONS):
             self._refuse(name)
         return inputs
 
     def _refuse(self, name: str) -> None:
-        users = [t.name for t in self.terms if name in {i for n in t.inputs for i in (n, base_of(n, self.roles))}]
-        raise ConfigError(f"losses: {users[0]!r} needs {name!r}, which this method's data do not carry")
+        users = [
+            t.name
+            for t in self.terms
+            if name in {i for n in t.inputs for i in (n, base_of(n, self.roles))}
+        ]
+        raise ConfigError(
+            f"losses: {users[0]!r} needs {name!r}, which this method's data do not carry"
+        )
 
     def _engine_gap(self, outputs: Mapping[str, Tensor], micro: Forest, metrics: Averages) -> None:
-        """How far the sampler's log-probs are from the trainer's at the start of the step (TRL's metric names).
+        """How far the sampler's log-probs are from the trainer's at the start of the step (TRL's
+        metric names).
 
-        0 up to rounding when in step. Of several updates the first one's policy is compared in all of
-        them, so that the change by training is not counted as a difference between engines.
+        0 up to rounding when in step. Of several updates the first one's policy is compared in all
+        of them, so that the change by training is not counted as a difference between engines.
         """
         if "engine_logprobs" not in micro.streams or not micro.num_targets:
             return
@@ -225,13 +286,19 @@ def _counts(batch: Batch, given: float) -> Totals:
     tokens, sequences = 0.0, 0
     for tree in (*batch.trees, *batch.idle):
         own = tree.streams["given"] == given
-        tokens += float(tree.streams["weights"][own].sum()) if "weights" in tree.streams else float(own.sum())
+        tokens += (
+            float(tree.streams["weights"][own].sum())
+            if "weights" in tree.streams
+            else float(own.sum())
+        )
         sequences += len(set(tree.sequence[own].tolist()))
     return Totals(tokens=tokens, sequences=sequences)
 
 
 def _counting(micro: Forest, given: bool) -> Tensor | None:
-    """How much each target counts [M]: its weight where it has one, and 0 if it is given and the loss of the sampled ones."""
+    """How much each target counts [M]: its weight where it has one, and 0 if it is given and
+    the loss of the sampled ones.
+    """
     weights = micro.streams.get("weights")
     if "given" not in micro.streams:
         return weights
@@ -240,7 +307,9 @@ def _counting(micro: Forest, given: bool) -> Tensor | None:
 
 
 def _sampled(numbers: Tensor, micro: Forest) -> Tensor:
-    """Of numbers per target those of sampled ones, where some were given; any others as they are."""
+    """Of numbers per target those of sampled ones, where some were given; any others as they
+    are.
+    """
     given = micro.streams.get("given")
     return numbers if given is None or numbers.shape != given.shape else numbers[given == 0]
 
@@ -258,16 +327,23 @@ def _term(item: Component, default: Aggregation) -> Term:
     entry = registry.losses.entry(item.name)
     function = registry.losses.bind(item.name, item.settings)
     aggregation: Any = item.aggregation or default
-    per: Any = entry.result.removeprefix("Per").lower()  # one of Per: the registry refuses other results
+    per: Any = entry.result.removeprefix(
+        "Per"
+    ).lower()  # one of Per: the registry refuses other results
     if per != "token" and item.aggregation is not None:
-        raise ConfigError(f"losses: {item.name!r} has one value a {per}, whose mean is taken; leave its aggregation out")
+        raise ConfigError(
+            f"losses: {item.name!r} has one value a {per}, whose mean is taken; leave its "
+            "aggregation out"
+        )
     if entry.settings or per == "pair":
         _try_settings(item.name, function, entry.inputs)
     return Term(item.name, function, entry.inputs, per, item.weight, aggregation)
 
 
 def _try_settings(name: str, function: Callable[..., Any], inputs: tuple[str, ...]) -> None:
-    """Call a loss with no numbers, so that it refuses settings that cannot be before weights load."""
+    """Call a loss with no numbers, so that it refuses settings that cannot be before weights
+    load.
+    """
     indices = ("target", "sequence", "group", "step")
     known: dict[str, Any] = {i: torch.zeros(0, dtype=torch.long) for i in indices}
     known |= {"num_sequences": 0, **{d: torch.zeros(0, 2) for d in DISTRIBUTIONS}}
@@ -275,7 +351,9 @@ def _try_settings(name: str, function: Callable[..., Any], inputs: tuple[str, ..
         function(*(known.get(i, torch.zeros(0)) for i in inputs))
     except ValueError as error:
         raise ConfigError(f"losses: {name!r}: {error}") from error
-    except Exception:  # a user's loss may ask for at least one number; if it is wrong, it fails in training
+    except (
+        Exception
+    ):  # a user's loss may ask for at least one number; if it is wrong, it fails in training
         return
 
 

@@ -14,11 +14,15 @@ from posttrain.errors import CheckpointError
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 
 
-def learning_rate_factor(step: int, steps: int, *, schedule: Schedule, warmup_steps: float, min_lr_ratio: float) -> float:
-    """The factor on the peak learning rate at a step: a pure function, so that resuming needs no scheduler state.
+def learning_rate_factor(
+    step: int, steps: int, *, schedule: Schedule, warmup_steps: float, min_lr_ratio: float
+) -> float:
+    """The factor on the peak learning rate at a step: a pure function, so that resuming needs no
+    scheduler state.
 
     Args:
-        step: from 0. steps: of the whole run. warmup_steps: a count, or a share of `steps` when below 1.
+        step: from 0. steps: of the whole run. warmup_steps: a count, or a share of `steps` when
+        below 1.
         min_lr_ratio: where linear and cosine end.
     """
     warmup = round(warmup_steps * steps) if warmup_steps < 1 else int(warmup_steps)
@@ -39,15 +43,18 @@ class Updates(Protocol):
         ...
 
     def after(self, step: int) -> None:
-        """Change the weights after the update of a step (from 0), while gradients are still there."""
+        """Change the weights after the update of a step (from 0), while gradients are still
+        there.
+        """
         ...
 
 
 class Optimizer:
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101) over the trainable parameters of a model.
 
-    Weight decay applies to matrices only, as is usual. bfloat16 parameters are updated through float32 copies: at learning
-    rates of fine-tuning most updates are below bfloat16's resolution and would be lost.
+    Weight decay applies to matrices only, as is usual. bfloat16 parameters are updated through
+    float32 copies: at learning rates of fine-tuning most updates are below bfloat16's resolution
+    and would be lost.
     """
 
     def __init__(
@@ -68,7 +75,8 @@ class Optimizer:
     ) -> None:
         self.parameters = [p for p in parameters if p.requires_grad]
         self.masters = [
-            p.detach().float().clone() if p.dtype in (torch.bfloat16, torch.float16) else p for p in self.parameters
+            p.detach().float().clone() if p.dtype in (torch.bfloat16, torch.float16) else p
+            for p in self.parameters
         ]
         self.updates = updates
         factors = rate_factors or {}
@@ -77,9 +85,15 @@ class Optimizer:
             decay = weight_decay if master.ndim >= 2 else 0.0
             groups.setdefault((factors.get(parameter, 1.0), decay), []).append(master)  # type: ignore[arg-type]
         self.adamw = torch.optim.AdamW(
-            [{"params": some, "weight_decay": decay, "factor": factor} for (factor, decay), some in groups.items()],
-            lr=learning_rate, betas=betas, eps=epsilon, fused=True,
-        )  # fmt: skip
+            [
+                {"params": some, "weight_decay": decay, "factor": factor}
+                for (factor, decay), some in groups.items()
+            ],
+            lr=learning_rate,
+            betas=betas,
+            eps=epsilon,
+            fused=True,
+        )
         self.steps = steps
         self.learning_rate = learning_rate
         self.max_grad_norm = max_grad_norm
@@ -94,7 +108,9 @@ class Optimizer:
         return self.learning_rate * learning_rate_factor(step, self.steps, **self._factor)
 
     def clip_gradients(self) -> float:
-        """Scale the gradients to a norm of at most max_grad_norm (0 = no bound); returns the norm before that."""
+        """Scale the gradients to a norm of at most max_grad_norm (0 = no bound); returns the
+        norm before that.
+        """
         if self.updates is not None:
             self.updates.before()
         with_gradient = [p for p in self.parameters if p.grad is not None]
@@ -108,7 +124,9 @@ class Optimizer:
         return float(norm)
 
     def step(self, step: int, batch: Any = None) -> None:
-        """Update the weights at the learning rate of `step`, and clear the gradients. (The batch is of use to others.)"""
+        """Update the weights at the learning rate of `step`, and clear the gradients. (The
+        batch is of use to others.)
+        """
         for group in self.adamw.param_groups:
             group["lr"] = self.rate(step) * group["factor"]
         for parameter, master in zip(self.parameters, self.masters, strict=True):
@@ -125,7 +143,9 @@ class Optimizer:
                 parameter.grad = None
 
     def _order(self) -> list[int]:
-        """The places in `parameters` of AdamW's parameters, in the order in which it numbers them."""
+        """The places in `parameters` of AdamW's parameters, in the order in which it numbers
+        them.
+        """
         place = {id(m): i for i, m in enumerate(self.masters)}
         return [place[id(m)] for group in self.adamw.param_groups for m in group["params"]]
 
@@ -140,25 +160,39 @@ class Optimizer:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that an exact resume needs."""
-        masters = {i: m for i, (p, m) in enumerate(zip(self.parameters, self.masters, strict=True)) if m is not p}
+        masters = {
+            i: m
+            for i, (p, m) in enumerate(zip(self.parameters, self.masters, strict=True))
+            if m is not p
+        }
         return {"adamw": self.adamw.state_dict(), "order": self._order(), "masters": masters}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore moments, counts and float32 copies; rates, betas, epsilon and decay stay this optimiser's own."""
+        """Restore moments, counts and float32 copies; rates, betas, epsilon and decay stay this
+        optimiser's own.
+        """
         order, saved = self._order(), state["order"]
         if len(order) != len(saved):
-            raise CheckpointError(f"the checkpoint's optimiser has {len(saved)} parameters, this model trains {len(order)}")
-        # Settings decide how parameters are grouped, and AdamW numbers them by group: states go by parameter instead.
+            raise CheckpointError(
+                f"the checkpoint's optimiser has {len(saved)} parameters, this model trains "
+                f"{len(order)}"
+            )
+        # Settings decide how parameters are grouped, and AdamW numbers them by group: states go by
+        # parameter instead.
         place = {parameter: number for number, parameter in enumerate(saved)}
         states = state["adamw"]["state"]
         moved = {i: states[place[p]] for i, p in enumerate(order) if place[p] in states}
-        self.adamw.load_state_dict({"state": moved, "param_groups": self.adamw.state_dict()["param_groups"]})
+        self.adamw.load_state_dict(
+            {"state": moved, "param_groups": self.adamw.state_dict()["param_groups"]}
+        )
         with torch.no_grad():
             for i, master in state["masters"].items():
                 self.masters[i].copy_(master)
 
 
 def _wide_norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
-    """The norm of gradients whose squares overflow float32, which are finite all the same: by float64."""
+    """The norm of gradients whose squares overflow float32, which are finite all the same: by
+    float64.
+    """
     squares = [p.grad.double().square().sum() for p in parameters if p.grad is not None]
     return torch.stack([x.cpu() for x in squares]).sum().sqrt()

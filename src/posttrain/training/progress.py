@@ -1,4 +1,6 @@
-"""A run's progress on the terminal: live where there is one, a line now and then where there is not."""
+"""A run's progress on the terminal: live where there is one, a line now and then where there is
+not.
+"""
 
 from __future__ import annotations
 
@@ -33,14 +35,17 @@ _SHOWN = {
     "learning_rate": "lr",
     "rewards/errors": "reward errors",
 }
-# Steps whose pace the remaining time is judged by: enough to be calm, few enough to follow a change.
+# Steps whose pace the remaining time is judged by: enough to be calm, few enough to follow a
+# change.
 _PACE_STEPS = 30
 _SILENT_SECONDS = 60.0
 _PROMPT_LINES, _COMPLETION_LINES = 3, 6
 
 
 def sparkline(values: list[float], width: int) -> str:
-    """The values as at most `width` block characters, scaled to their own range; longer histories are averaged."""
+    """The values as at most `width` block characters, scaled to their own range; longer
+    histories are averaged.
+    """
     values = [v for v in values if math.isfinite(v)]
     if len(values) < 2 or width < 2:
         return ""
@@ -50,7 +55,9 @@ def sparkline(values: list[float], width: int) -> str:
     low, high = min(means), max(means)
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         return _BLOCKS[0] * size
-    return "".join(_BLOCKS[min(int((v - low) / (high - low) * len(_BLOCKS)), len(_BLOCKS) - 1)] for v in means)
+    return "".join(
+        _BLOCKS[min(int((v - low) / (high - low) * len(_BLOCKS)), len(_BLOCKS) - 1)] for v in means
+    )
 
 
 def duration(seconds: float) -> str:
@@ -63,12 +70,13 @@ def duration(seconds: float) -> str:
 class Progress:
     """A hook and a context manager.
 
-    On a terminal one panel is redrawn in place. Where there is none (a file, CI), with NO_COLOR, on a dumb terminal or
-    one that cannot show Unicode, it prints plain lines: the first step, the last, each tenth of the run, and at least
-    one a minute.
+    On a terminal one panel is redrawn in place. Where there is none (a file, CI), with NO_COLOR, on
+    a dumb terminal or one that cannot show Unicode, it prints plain lines: the first step, the
+    last, each tenth of the run, and at least one a minute.
 
     Args:
-        steps: of the whole run. start: steps that were done before. sampled: a completion to show, or None.
+        steps: of the whole run. start: steps that were done before. sampled: a completion to show,
+        or None.
     """
 
     def __init__(
@@ -119,7 +127,9 @@ class Progress:
                 self.history.setdefault(name, []).append(metrics[name])
         self._pace.append((now, step))
         if self._live is not None and self.sampled is not None:
-            self._shown = self.sampled()  # here and not while drawing, which happens in a thread of its own
+            self._shown = (
+                self.sampled()
+            )  # here and not while drawing, which happens in a thread of its own
         self.step, self.metrics = step, metrics
         due = step in (self.start + 1, self.steps) or step % max(self.steps // 10, 1) == 0
         if self._live is None and (due or now - self._printed >= _SILENT_SECONDS):
@@ -139,7 +149,9 @@ class Progress:
             self._pace[-1] if self._pace else (0.0, 0),
         )
         if after > before and self.step < self.steps:
-            parts.append(f"ETA {duration((last - first) / (after - before) * (self.steps - self.step))}")
+            parts.append(
+                f"ETA {duration((last - first) / (after - before) * (self.steps - self.step))}"
+            )
         speed = self.metrics.get("tokens_per_second", 0.0)
         return [*parts, f"{speed:,.0f} tokens/s"] if speed > 0 and math.isfinite(speed) else parts
 
@@ -151,7 +163,9 @@ class Progress:
     def __rich__(self) -> Panel:
         inner = max(self.console.width - 4, 8)
         share = self.step / self.steps if self.steps else 1.0
-        where = Text(f"step {self.step} of {self.steps}", style="bold").append(f"  {share:.0%}", style="not bold dim")
+        where = Text(f"step {self.step} of {self.steps}", style="bold").append(
+            f"  {share:.0%}", style="not bold dim"
+        )
         times = Text("   ".join(self._times()), style="dim")
         head = Table.grid(expand=True)
         head.add_column(no_wrap=True)
@@ -168,23 +182,39 @@ class Progress:
             parts.append(self._numbers(inner))
         if self._shown is not None:
             parts += self._sample(inner, *self._shown)
-        return Panel(Group(*parts), title=styled(visible(self.title)), title_align="left", border_style="dim", padding=(0, 1))
+        return Panel(
+            Group(*parts),
+            title=styled(visible(self.title)),
+            title_align="left",
+            border_style="dim",
+            padding=(0, 1),
+        )
 
     def _numbers(self, inner: int) -> Table:
         table = Table.grid(padding=(0, 2, 0, 0))
         table.add_column(style="dim", no_wrap=True)
         table.add_column(no_wrap=True, justify="right")
         table.add_column(no_wrap=True, style="cyan")
-        rows = [(name, label, self._value(name, " ± ")) for name, label in _SHOWN.items() if self._telling(name)]
-        widest = max((len(label) for _, label, _ in rows), default=0) + max((len(v) for *_, v in rows), default=0)
+        rows = [
+            (name, label, self._value(name, " ± "))
+            for name, label in _SHOWN.items()
+            if self._telling(name)
+        ]
+        widest = max((len(label) for _, label, _ in rows), default=0) + max(
+            (len(v) for *_, v in rows), default=0
+        )
         for name, label, value in rows:
             value_text = Text(value, style="bold red" if name == "rewards/errors" else "")
-            table.add_row(label, value_text, sparkline(self.history[name], min(inner - widest - 6, 60)))
+            table.add_row(
+                label, value_text, sparkline(self.history[name], min(inner - widest - 6, 60))
+            )
         return table
 
     def _telling(self, name: str) -> bool:
         """Whether a metric is shown: once it was measured; failures only once there are some."""
-        return name in self.history and (name != "rewards/errors" or any(v > 0 for v in self.history[name]))
+        return name in self.history and (
+            name != "rewards/errors" or any(v > 0 for v in self.history[name])
+        )
 
     def _sample(self, inner: int, prompt: str, completion: str, reward: float | None) -> list[Any]:
         told = "no reward" if reward is None else f"reward {short_number(reward)}"
@@ -194,13 +224,20 @@ class Progress:
             *_clipped(completion, inner, _COMPLETION_LINES, ""),
             Text(told, style="green" if reward is not None and reward > 0 else "yellow"),
         ]
-        # The panel grows but never shrinks, so that it does not jump with the length of what is shown.
+        # The panel grows but never shrinks, so that it does not jump with the length of what is
+        # shown.
         self._height = max(self._height, len(lines))
         return lines + [Text("")] * (self._height - len(lines))
 
 
 def _bar(steps: int, done: int, width: int) -> ProgressBar:
-    return ProgressBar(total=max(steps, 1), completed=done, width=width, complete_style="cyan", finished_style="green")
+    return ProgressBar(
+        total=max(steps, 1),
+        completed=done,
+        width=width,
+        complete_style="cyan",
+        finished_style="green",
+    )
 
 
 def short_number(value: float) -> str:
@@ -213,11 +250,15 @@ def short_number(value: float) -> str:
 
 
 def _clipped(text: str, width: int, lines: int, style: str) -> list[Text]:
-    """At most `lines` lines of at most `width` columns; the panel keeps its height whatever the model writes."""
+    """At most `lines` lines of at most `width` columns; the panel keeps its height whatever the
+    model writes.
+    """
     # Far more than fits need not be wrapped at all.
     wrapped = [
         row
-        for line in visible(text[: width * lines * 2].replace("\t", " "), lines=True).strip("\n").split("\n")[: lines + 1]
+        for line in visible(text[: width * lines * 2].replace("\t", " "), lines=True)
+        .strip("\n")
+        .split("\n")[: lines + 1]
         for row in Text(line, style=style).wrap(_PLAIN, width)
     ]
     if len(wrapped) > lines:

@@ -1,7 +1,8 @@
 """Log-probs of a frozen reference, computed once and kept on disk by content.
 
-They depend on the reference's weights and on the token ids alone, so that is what they are filed under: one folder for
-each model, shards of sequences in it. Runs with the same reference and data, or some of it, find them there.
+They depend on the reference's weights and on the token ids alone, so that is what they are filed
+under: one folder for each model, shards of sequences in it. Runs with the same reference and data,
+or some of it, find them there.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def cache_folder() -> Path:
 
 
 def fingerprint(model: LanguageModel) -> str:
-    """A hash of the reference's config and weights: with fresh adapters the base's, else the model's as they are now."""
+    """A hash of the reference's config and weights: with fresh adapters the base's, else the
+    model's as they are now.
+    """
     digest = hashlib.blake2b(digest_size=16)
     config = {k: v for k, v in model.config.to_dict().items() if k not in _VOLATILE}
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
@@ -48,12 +51,18 @@ def fingerprint(model: LanguageModel) -> str:
 
 
 def as_reference(model: LanguageModel) -> AbstractContextManager[None]:
-    """Within it a model that has just been loaded is its reference: without fresh adapters, or simply as it is."""
+    """Within it a model that has just been loaded is its reference: without fresh adapters, or
+    simply as it is.
+    """
     return model.reference() if model.base_is_reference else contextlib.nullcontext()
 
 
 def add_ref_logprobs(
-    model: LanguageModel, groups: Sequence[Sequence[TokenSequence]], *, max_tokens: int, folder: Path | None = None
+    model: LanguageModel,
+    groups: Sequence[Sequence[TokenSequence]],
+    *,
+    max_tokens: int,
+    folder: Path | None = None,
 ) -> tuple[int, int]:
     """Give every sequence the stream "ref_logprobs", under a model that has just been loaded.
 
@@ -88,7 +97,9 @@ def _key(sequence: TokenSequence) -> bytes:
 
 
 def _read(place: Path) -> dict[bytes, np.ndarray]:
-    """All whole shards of a folder. A damaged one is removed with a warning: what it held is computed anew."""
+    """All whole shards of a folder. A damaged one is removed with a warning: what it held is
+    computed anew.
+    """
     cached: dict[bytes, np.ndarray] = {}
     for path in sorted(place.glob("*.safetensors")):
         try:
@@ -101,7 +112,10 @@ def _read(place: Path) -> dict[bytes, np.ndarray]:
             parts = np.split(shard["logprobs"], ends[:-1])
             cached |= {k.tobytes(): part for k, part in zip(shard["keys"], parts, strict=True)}
         except (SafetensorError, OSError, KeyError, ValueError) as error:
-            warnings.warn(f"cached log-probs in {path} are damaged ({error}) and are computed anew", stacklevel=2)
+            warnings.warn(
+                f"cached log-probs in {path} are damaged ({error}) and are computed anew",
+                stacklevel=2,
+            )
             path.unlink(missing_ok=True)
     return cached
 
@@ -109,12 +123,16 @@ def _read(place: Path) -> dict[bytes, np.ndarray]:
 def _digest(shard: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(shard):
-        digest.update(f"{name} {shard[name].shape} {shard[name].dtype}".encode() + shard[name].tobytes())
+        digest.update(
+            f"{name} {shard[name].shape} {shard[name].dtype}".encode() + shard[name].tobytes()
+        )
     return digest.hexdigest()
 
 
 def _write(place: Path, fresh: dict[bytes, np.ndarray]) -> None:
-    """A shard named by what it holds, complete or absent: two runs that write at once write the same or different files."""
+    """A shard named by what it holds, complete or absent: two runs that write at once write the
+    same or different files.
+    """
     place.mkdir(parents=True, exist_ok=True)
     keys = sorted(fresh)
     shard: dict[str, Any] = {

@@ -17,17 +17,23 @@ from posttrain.training.checkpoint import prune_checkpoints, save_checkpoint
 from posttrain.training.loop import State
 
 GROWTH = 10.0
-"""By how much the norm of the trained weights grows in a run that has collapsed: fine-tuning moves it by some percent."""
+"""By how much the norm of the trained weights grows in a run that has collapsed: fine-tuning
+moves it by some percent.
+"""
 
 
 class Saver:
-    """The hook that writes checkpoints: every so many steps, every so many seconds, at the end, and when a run is stopped.
+    """The hook that writes checkpoints: every so many steps, every so many seconds, at the end, and
+    when a run is stopped.
 
-    Saving reads the state and changes nothing of it, so that when it happens has no influence on the result.
+    Saving reads the state and changes nothing of it, so that when it happens has no influence on
+    the result.
 
     Args:
-        steps: of the whole run. every: steps, 0 = off. seconds: since the last save, 0 = off. final: whether to save at
-            the end. limit: checkpoints that are kept; a finished run without `every` keeps the last alone.
+        steps: of the whole run. every: steps, 0 = off. seconds: since the last save, 0 = off.
+        final: whether to save at
+            the end. limit: checkpoints that are kept; a finished run without `every` keeps the last
+            alone.
         facts: JSON values that every state file holds.
     """
 
@@ -46,8 +52,20 @@ class Saver:
         final: bool,
         facts: dict[str, Any],
     ) -> None:
-        self.folder, self.model, self.source, self.optimizer, self.state = folder, model, source, optimizer, state
-        self.steps, self.every, self.seconds, self.limit, self.final = steps, every, seconds, limit, final
+        self.folder, self.model, self.source, self.optimizer, self.state = (
+            folder,
+            model,
+            source,
+            optimizer,
+            state,
+        )
+        self.steps, self.every, self.seconds, self.limit, self.final = (
+            steps,
+            every,
+            seconds,
+            limit,
+            final,
+        )
         self.facts = facts
         self._saved = time.monotonic()
 
@@ -63,7 +81,9 @@ class Saver:
             self.save(step)
 
     def finish(self) -> None:
-        """What is left once the model is saved: nothing, where neither a final state nor regular ones are asked for."""
+        """What is left once the model is saved: nothing, where neither a final state nor
+        regular ones are asked for.
+        """
         if not self.final and not self.every:
             prune_checkpoints(self.folder, 0)
 
@@ -77,7 +97,13 @@ class Saver:
             "steps": self.steps,
             **self.facts,
         }
-        path = save_checkpoint(self.folder, step, save_model=self.model.save_for_resume, optimizer=self.optimizer, state=values)
+        path = save_checkpoint(
+            self.folder,
+            step,
+            save_model=self.model.save_for_resume,
+            optimizer=self.optimizer,
+            state=values,
+        )
         self.state.last_checkpoint = str(path)
         prune_checkpoints(self.folder, 1 if step == self.steps and not self.every else self.limit)
         self._saved = time.monotonic()
@@ -93,11 +119,14 @@ def check_finite(model: ForestModel, state: State) -> None:
     if not bad and _finite_outputs(model):
         return
     names = {id(p): name for name, p in model.hf.named_parameters()}
-    what = f"the weights are NaN or infinite ({names.get(id(bad[0]), 'of the critic')})" if bad else (
-        "the model's outputs are NaN or infinite"
-    )  # fmt: skip
+    what = (
+        f"the weights are NaN or infinite ({names.get(id(bad[0]), 'of the critic')})"
+        if bad
+        else ("the model's outputs are NaN or infinite")
+    )
     raise TrainingDiverged(
-        f"after step {state.step}: {what}, so they are not saved. Last good checkpoint: {state.last_checkpoint}. "
+        f"after step {state.step}: {what}, so they are not saved. Last good checkpoint: "
+        f"{state.last_checkpoint}. "
         "Lower learning_rate or max_grad_norm"
     )
 
@@ -112,14 +141,19 @@ def _finite_outputs(model: ForestModel) -> bool:
 
 def trained_norm(model: ForestModel) -> float:
     """The norm of the trained weights, in float64."""
-    return sum(float(p.detach().double().square().sum()) for p in model.trainable_parameters()) ** 0.5
+    return (
+        sum(float(p.detach().double().square().sum()) for p in model.trainable_parameters()) ** 0.5
+    )
 
 
 def collapse(before: float, now: float) -> str | None:
-    """A warning where the trained weights have grown as they only do in a run that has collapsed."""
+    """A warning where the trained weights have grown as they only do in a run that has
+    collapsed.
+    """
     if before <= 0 or now < GROWTH * before:
         return None
     return (
-        f"the trained weights have grown {now / before:.3g}-fold, as they do when training collapses: look at the loss and "
+        f"the trained weights have grown {now / before:.3g}-fold, as they do when training "
+        "collapses: look at the loss and "
         "at what the model writes before using it, and lower learning_rate"
     )

@@ -1,4 +1,6 @@
-"""Optional experiment trackers. None is used unless the recipe names it, and nothing is sent anywhere otherwise."""
+"""Optional experiment trackers. None is used unless the recipe names it, and nothing is sent
+anywhere otherwise.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,9 @@ class TensorBoard:
 class Service:
     """A tracker with Weights & Biases' interface: init, log, finish.
 
-    The run is named after its folder (and the pipeline's, for a stage) and carries the resolved recipe as its config.
-    Offline mode and the like are read by the library itself from its environment variables.
+    The run is named after its folder (and the pipeline's, for a stage) and carries the resolved
+    recipe as its config. Offline mode and the like are read by the library itself from its
+    environment variables.
     """
 
     def __init__(self, module: Any, folder: Path) -> None:
@@ -82,7 +85,9 @@ def check_trackers(report_to: list[str]) -> None:
     """
     for name in report_to:
         if name not in _TRACKERS and name != "none":
-            raise ConfigError(f"report_to: unknown tracker {name!r}: {nearest(name, [*_TRACKERS, 'none'])}")
+            raise ConfigError(
+                f"report_to: unknown tracker {name!r}: {nearest(name, [*_TRACKERS, 'none'])}"
+            )
         if name != "none" and name not in sys.modules and find_spec(name) is None:
             raise MissingDependency(name, name)
 

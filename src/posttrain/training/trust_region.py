@@ -1,4 +1,6 @@
-"""TRPO's update: the natural gradient, as far as a bound on the KL divergence allows (arXiv 1502.05477)."""
+"""TRPO's update: the natural gradient, as far as a bound on the KL divergence allows (arXiv
+1502.05477).
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,12 @@ from posttrain.training.objective import Objective
 from posttrain.training.optim import Optimizer
 
 
-def conjugate_gradient(product: Callable[[Tensor], Tensor], b: Tensor, num_solves: int, tolerance: float = 1e-10) -> Tensor:
-    """x with product(x) = b for a symmetric positive matrix that is known by its products (Hestenes and Stiefel 1952)."""
+def conjugate_gradient(
+    product: Callable[[Tensor], Tensor], b: Tensor, num_solves: int, tolerance: float = 1e-10
+) -> Tensor:
+    """x with product(x) = b for a symmetric positive matrix that is known by its products
+    (Hestenes and Stiefel 1952).
+    """
     x, residual = torch.zeros_like(b), b.clone()
     direction, square = b.clone(), b.dot(b)
     for _ in range(num_solves):
@@ -34,38 +40,64 @@ def conjugate_gradient(product: Callable[[Tensor], Tensor], b: Tensor, num_solve
 
 
 def check_trusted(config: ModelConfig, place: str) -> None:
-    """Refuse models whose weights the natural gradient cannot move, before they are loaded. place: the model's folder.
+    """Refuse models whose weights the natural gradient cannot move, before they are loaded. place:
+    the model's folder.
 
     Fresh adapters of PEFT are kept in float32 whatever the model's dtype is.
 
     Raises:
-        ConfigError: AdaLoRA, whose ranks AdamW's steps choose; trained weights of less than float32.
+        ConfigError: AdaLoRA, whose ranks AdamW's steps choose; trained weights of less than
+        float32.
     """
     saved = adapter_of(place)
-    kind = config.adapter.kind if config.adapter is not None else str((saved or {}).get("peft_type", "")).lower()
+    kind = (
+        config.adapter.kind
+        if config.adapter is not None
+        else str((saved or {}).get("peft_type", "")).lower()
+    )
     if kind == "adalora":
-        raise ConfigError("trust_region: adalora chooses its ranks by the steps of AdamW; use model.lora, or no trust_region")
-    own = saved is None and config.lora is None and (config.adapter is None or config.adapter.own_weights)
+        raise ConfigError(
+            "trust_region: adalora chooses its ranks by the steps of AdamW; use model.lora, or no "
+            "trust_region"
+        )
+    own = (
+        saved is None
+        and config.lora is None
+        and (config.adapter is None or config.adapter.own_weights)
+    )
     if own and resolved_dtype(config.dtype, config.device) in (torch.bfloat16, torch.float16):
-        raise ConfigError(f"trust_region needs weights in float32; model.dtype is {config.dtype!r}, set model.dtype: float32")
+        raise ConfigError(
+            f"trust_region needs weights in float32; model.dtype is {config.dtype!r}, set "
+            "model.dtype: float32"
+        )
 
 
 class TrustRegion:
     """In place of AdamW for the policy; what else is trained (a critic) is left to AdamW.
 
-    The step is s = sqrt(2 max_kl / g'F^-1 g) F^-1 g downhill, F the Fisher matrix of the next-token distributions at the step's
-    targets, and is shortened until the loss falls and the mean KL(old || new) of those distributions is at most max_kl. If no
-    length will do, the weights stay. F^-1 g comes from conjugate gradients; a product F v is the change of the gradient of KL
-    between theta - e v and theta + e v, divided by 2 e: the backward passes of forest attention and of the vocabulary can be
-    taken once but not differentiated again. Whole distributions [M, V] are held, so it is for small models.
+    The step is s = sqrt(2 max_kl / g'F^-1 g) F^-1 g downhill, F the Fisher matrix of the next-token
+    distributions at the step's targets, and is shortened until the loss falls and the mean KL(old
+    || new) of those distributions is at most max_kl. If no length will do, the weights stay. F^-1 g
+    comes from conjugate gradients; a product F v is the change of the gradient of KL between theta
+    - e v and theta + e v, divided by 2 e: the backward passes of forest attention and of the
+    vocabulary can be taken once but not differentiated again. Whole distributions [M, V] are held,
+    so it is for small models.
 
     Args:
-        model: its policy's parameters are float32 (or float64). objective: its loss is what has to fall; ratios need
-            `old_logprobs` in the batch. rest: AdamW over all parameters, of which the policy's get no gradient by then.
+        model: its policy's parameters are float32 (or float64). objective: its loss is what has to
+        fall; ratios need
+            `old_logprobs` in the batch. rest: AdamW over all parameters, of which the policy's get
+            no gradient by then.
     """
 
     def __init__(
-        self, model: Any, objective: Objective, config: TrustRegionConfig, *, rest: Optimizer, max_tokens: int
+        self,
+        model: Any,
+        objective: Objective,
+        config: TrustRegionConfig,
+        *,
+        rest: Optimizer,
+        max_tokens: int,
     ) -> None:
         self.model = model
         self.objective = objective
@@ -80,7 +112,9 @@ class TrustRegion:
         self.told: dict[str, float] = {}
 
     def clip_gradients(self) -> float:
-        """The norm of the policy's gradient, which is not clipped: the trust region bounds the step."""
+        """The norm of the policy's gradient, which is not clipped: the trust region bounds the
+        step.
+        """
         return float(self._flat_gradient().norm())
 
     def rate(self, step: int) -> float:
@@ -92,7 +126,11 @@ class TrustRegion:
         gradient = self._flat_gradient()
         for p in self.parameters:
             p.grad = None
-        self.told = {"trust_region/kl": 0.0, "trust_region/step": 0.0, "trust_region/improvement": 0.0}
+        self.told = {
+            "trust_region/kl": 0.0,
+            "trust_region/step": 0.0,
+            "trust_region/improvement": 0.0,
+        }
         saved = [p.detach().clone() for p in self.parameters]
         self.model.eval()
         if batch.trees and gradient.any():
@@ -139,12 +177,18 @@ class TrustRegion:
                 kl = float(self._kl(micros, old))
                 improvement = before - self._loss(micros, batch)
             if kl <= c.max_kl and improvement > 0:
-                self.told = {"trust_region/kl": kl, "trust_region/step": share, "trust_region/improvement": improvement}
+                self.told = {
+                    "trust_region/kl": kl,
+                    "trust_region/step": share,
+                    "trust_region/improvement": improvement,
+                }
                 return
         self._move(saved, torch.zeros_like(gradient))
 
     def _flat_gradient(self) -> Tensor:
-        return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self.parameters])
+        return torch.cat(
+            [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self.parameters]
+        )
 
     def _move(self, saved: list[Tensor], change: Tensor) -> None:
         """The weights to what was saved plus a change."""
@@ -180,6 +224,8 @@ class TrustRegion:
         totals = self.objective.denominators(batch)
         total = 0.0
         for micro in micros:
-            outputs = self.model.forward(micro, self.objective.needs, temperature=self.objective.temperature)
+            outputs = self.model.forward(
+                micro, self.objective.needs, temperature=self.objective.temperature
+            )
             total += float(self.objective(outputs, micro, totals)[0])
         return total

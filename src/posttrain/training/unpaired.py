@@ -16,10 +16,14 @@ from posttrain.models.scoring import scored
 _DECAY = 0.9  # of BCO's running means, a step
 
 
-def mismatched(sequences: Sequence[TokenSequence], *, seed: int, max_length: int) -> dict[int, TokenSequence]:
-    """For each sequence its prompt with the completion of another prompt: where KTO measures how far the policy has moved.
+def mismatched(
+    sequences: Sequence[TokenSequence], *, seed: int, max_length: int
+) -> dict[int, TokenSequence]:
+    """For each sequence its prompt with the completion of another prompt: where KTO measures how
+    far the policy has moved.
 
-    The partners are drawn once, by the seed, so that their reference log-probs can be kept. Returns them by `id(sequence)`.
+    The partners are drawn once, by the seed, so that their reference log-probs can be kept. Returns
+    them by `id(sequence)`.
 
     Raises:
         DataError: fewer than two different prompts.
@@ -27,7 +31,10 @@ def mismatched(sequences: Sequence[TokenSequence], *, seed: int, max_length: int
     starts = [int(np.argmax(s.loss_mask)) for s in sequences]
     prompts = [s.ids[:n].tobytes() for s, n in zip(sequences, starts)]
     if len(set(prompts)) < 2:
-        raise DataError("all rows have the same prompt; estimating KL(pi || ref) takes completions of at least two prompts")
+        raise DataError(
+            "all rows have the same prompt; estimating KL(pi || ref) takes completions of at "
+            "least two prompts"
+        )
     order = np.random.default_rng((seed, 3)).permutation(len(sequences))
     found: dict[int, TokenSequence] = {}
     for place, i in enumerate(order):
@@ -35,20 +42,27 @@ def mismatched(sequences: Sequence[TokenSequence], *, seed: int, max_length: int
         j = next(j for j in others if prompts[j] != prompts[i])
         own, other = sequences[i], sequences[j]
         ids = np.concatenate([own.ids[: starts[i]], other.ids[starts[j] :]])[:max_length]
-        mask = np.concatenate([np.zeros(starts[i], dtype=bool), other.loss_mask[starts[j] :]])[:max_length]
-        found[id(own)] = TokenSequence(ids, mask, row=f"{own.row} with the completion of {other.row}")
+        mask = np.concatenate([np.zeros(starts[i], dtype=bool), other.loss_mask[starts[j] :]])[
+            :max_length
+        ]
+        found[id(own)] = TokenSequence(
+            ids, mask, row=f"{own.row} with the completion of {other.row}"
+        )
     return found
 
 
 class UnpairedSource(DataSource):
-    """Single completions, with values that are the same for all of a step, measured before it without a gradient.
+    """Single completions, with values that are the same for all of a step, measured before it
+    without a gradient.
 
-    kl: mean log-ratio of the rows' mismatched sequences (`mismatched`), not below 0: an estimate of KL(pi || ref).
-    shift: the middle between the running means (decay 0.9 a step, kept in checkpoints) of the log-ratios of desirable and
-    undesirable completions.
+    kl: mean log-ratio of the rows' mismatched sequences (`mismatched`), not below 0: an estimate of
+    KL(pi || ref).
+    shift: the middle between the running means (decay 0.9 a step, kept in checkpoints) of the
+    log-ratios of desirable and undesirable completions.
 
     Args:
-        partners: what `mismatched` gave, for these sequences and any that are held out; may be empty where no loss asks for
+        partners: what `mismatched` gave, for these sequences and any that are held out; may be
+        empty where no loss asks for
             kl. wanted: which of "kl" and "shift" the losses ask for.
     """
 
@@ -80,7 +94,12 @@ class UnpairedSource(DataSource):
         """Groups as a batch, with the values of a step; running means stay as they are."""
         values: dict[str, float] = {}
         if "kl" in self.wanted:
-            ratios = [x for _, x in self._log_ratios([self.partners[id(s)] for group in groups for s in group])]
+            ratios = [
+                x
+                for _, x in self._log_ratios(
+                    [self.partners[id(s)] for group in groups for s in group]
+                )
+            ]
             values["kl"] = max(float(np.mean(ratios)), 0.0)
         if "shift" in self.wanted:
             values["shift"] = float(np.mean(list(self._means.values()))) if self._means else 0.0
@@ -94,12 +113,17 @@ class UnpairedSource(DataSource):
             found.setdefault(str(int(sequence.values["label"])), []).append(ratio)
         for label, ratios in sorted(found.items()):
             now = float(np.mean(sorted(ratios)))
-            self._means[label] = _DECAY * self._means[label] + (1 - _DECAY) * now if label in self._means else now
+            self._means[label] = (
+                _DECAY * self._means[label] + (1 - _DECAY) * now if label in self._means else now
+            )
 
     def _log_ratios(self, sequences: list[TokenSequence]) -> list[tuple[TokenSequence, float]]:
         names = ("logprobs", "ref_logprobs")
         found = scored(self.model, [[s] for s in sequences], names, max_tokens=self.max_tokens)
-        return [(s, float(np.sum(n["logprobs"].astype(np.float64) - n["ref_logprobs"]))) for s, n in found]
+        return [
+            (s, float(np.sum(n["logprobs"].astype(np.float64) - n["ref_logprobs"])))
+            for s, n in found
+        ]
 
     def state(self) -> dict[str, Any]:
         return {"means": dict(self._means)}
