@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from posttrain.config import Component
 from posttrain.errors import ConfigError, nearest
 from posttrain.typecheck import check
 
@@ -142,6 +143,20 @@ class Registry:
             else:
                 import_plugin(entry.file)
         return self._functions[name]
+
+    def entry_of(self, component: Component) -> Entry:
+        """The entry of a component, whose function may be given itself."""
+        if component.function is None:
+            return self.entry(component.name)
+        entry = self._runtime_entry(component.function)
+        self._check_entry(entry, {})
+        return entry
+
+    def bind_of(self, component: Component) -> Callable[..., Any]:
+        """The component's function with its settings fixed."""
+        if component.function is None:
+            return self.bind(component.name, component.settings)
+        return functools.partial(component.function, **component.settings)
 
     def check(self, name: str, settings: Mapping[str, Any], where: str) -> dict[str, Any]:
         """Settings with their types checked against the signature; ConfigError names the place,
