@@ -40,8 +40,8 @@ def interrupted(
     run_recipe: Callable[..., Path], after: int, *, message: str | None = None, **raw: Any
 ) -> None:
     """Run until Ctrl-C after a step, which leaves a checkpoint."""
-    from posttrain.methods.run import Interrupted
     from posttrain.training import hooks
+    from posttrain.training.ending import Interrupted
 
     real = hooks.MetricsWriter.__call__
 

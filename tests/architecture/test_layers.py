@@ -16,6 +16,7 @@ SOURCE = Path(__file__).parent.parent.parent / "src" / "posttrain"
 LAYERS = [
     {"cli"},
     {"report"},
+    {"runs"},
     {"methods"},
     {"training", "evaluation"},
     {"rollouts"},
@@ -31,7 +32,7 @@ LAYERS = [
     {"config"},
     {"typecheck"},
     {"files", "yaml_reader"},
-    {"types", "errors", "averages", "memory", "terminal"},
+    {"types", "errors", "averages", "memory", "terminal", "face"},
 ]
 PLACE = {name: i for i, names in enumerate(LAYERS) for name in names}
 

@@ -135,7 +135,7 @@ def test_what_was_stopped_goes_on(
     same bytes.
     """
     from posttrain.methods import ai_feedback, label_steps
-    from posttrain.methods.run import Interrupted
+    from posttrain.training.ending import Interrupted
 
     module: Any = label_steps if method == "label_steps" else ai_feedback
     raw = {

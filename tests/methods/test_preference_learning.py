@@ -47,8 +47,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The embedded model's own evaluation."""
     from rich.console import Console
 
-    from posttrain.methods.run import Run
     from posttrain.recipe import parse_recipe
+    from posttrain.runs import run_of
 
     folder = tmp_path_factory.mktemp("base")
     raw = {
@@ -57,7 +57,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Any:
         "evaluation": EVALUATION,
         "output": str(folder / "run"),
     }
-    Run(
+    run_of(
         parse_recipe(raw, folder), console=Console(file=(folder / "console.txt").open("a"))
     ).execute()
     return read_evaluation(folder / "run")
