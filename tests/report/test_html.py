@@ -17,7 +17,8 @@ import pytest
 
 from posttrain.report.browse import MAX_BYTES, clip, marks
 from posttrain.report.html import write_picture, write_report
-from posttrain.report.run_folder import Completion, Group, read_run
+from posttrain.report.records import Completion, Group
+from posttrain.report.run_folder import read_run
 
 VOID = {"meta", "input", "br", "img", "link"}
 

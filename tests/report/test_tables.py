@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from posttrain.report.run_folder import StageRow
+from posttrain.report.records import StageRow
 from posttrain.report.tables import (
     oracles,
     p_text,

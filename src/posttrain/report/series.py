@@ -88,6 +88,19 @@ def ticks(low: float, high: float, least: int = 3) -> list[float]:
     return [low, high]
 
 
+def log_ticks(low: float, high: float) -> list[float]:
+    """Numbers within [low, high] for a logarithmic scale: powers of ten, thinned where there are
+    more than six; with fewer than three of them also 2 and 5 times a power.
+    """
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    powers = range(first, last + 1)
+    tens = [10.0**p for p in powers if low <= 10.0**p <= high]
+    if len(tens) >= 3:
+        return tens[:: -(-len(tens) // 6)]
+    steps = [m * 10.0**p for p in powers for m in (1, 2, 5)]
+    return [s for s in steps if low <= s <= high] or [low, high]
+
+
 def padded(low: float, high: float) -> tuple[float, float]:
     """A range with a little room around its values; one value alone gets a tenth of itself,
     zero gets 0 to 1.
@@ -113,3 +126,15 @@ def short(value: float) -> str:
         return f"{value:.4g}" if size >= 1000 else f"{value:.3g}"
     digits, exponent = f"{value:.2e}".split("e")
     return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def nice_top(value: float) -> float:
+    """The upper edge of a scale of shares that starts at zero."""
+    return next(
+        (
+            top
+            for top in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
+            if value <= top * 0.97
+        ),
+        1.0,
+    )
