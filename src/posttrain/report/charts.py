@@ -122,20 +122,19 @@ def _figure(
     series: list[tuple[str, list[Point]]],
     spoken: str,
     unit: str,
+    colours: Sequence[str] = (),
 ) -> str:
     """A chart with its caption. series: the numbers for the script's read-out. spoken: the text
-    for a screen reader.
+    for a screen reader. colours: of the legend's entries; without any there is no legend.
     """
     data = [[name, [[s, float(f"{v:.5g}")] for s, v in points]] for name, points in series]
     packed = escape(json.dumps(data, separators=(",", ":")))
     last = "" if len(series) > 1 else f"last {value_text(series[0][1][-1][1], unit)}"
-    legend = ""
-    if len(series) > 1:
-        items = "".join(
-            f'<li class="s{i % NUM_COLOURS}">{escape(name)}</li>'
-            for i, (name, _) in enumerate(series)
-        )
-        legend = f'<ul class="legend">{items}</ul>'
+    items = "".join(
+        f'<li class="{colour}">{escape(name)}</li>'
+        for colour, (name, _) in zip(colours, series, strict=False)
+    )
+    legend = f'<ul class="legend">{items}</ul>' if items else ""
     both = " both" if '<g class="log">' in shapes else ""
     return (
         f'<figure class="chart{both}"><figcaption>{escape(title)}<output '
@@ -205,14 +204,25 @@ def curve(
     return _figure(title, frame, shapes, [(title, shown)], spoken, unit)
 
 
-def several(title: str, series: list[tuple[str, list[Point]]], *, unit: str = "") -> str:
-    """Curves of one quantity for several names, smoothed, with a legend."""
+def several(
+    title: str,
+    series: list[tuple[str, list[Point]]],
+    *,
+    unit: str = "",
+    colours: Sequence[int] | None = None,
+) -> str:
+    """Curves of one quantity for several names, smoothed, with a legend.
+
+    Args:
+        series: name and (step, value) points, at least one. colours: a number for each name, so
+        that a name has one colour on the whole page; left out, their order.
+    """
+    classes = _classes(colours, len(series))
     steps = [s for _, points in series for s, _ in points]
 
     def draw(frame: _Frame) -> str:
         shapes = [frame.grid(_step_ticks(steps), lambda v: value_text(v, unit))]
-        for i, (_, points) in enumerate(series):
-            colour = f"s{i % NUM_COLOURS}"
+        for colour, (_, points) in zip(classes, series, strict=True):
             if len(points) == 1:
                 shapes.append(frame.dot(points[0], f"dot {colour}", 4))
             shapes.append(frame.path(thin(points, 160), f"raw {colour}"))
@@ -225,13 +235,25 @@ def several(title: str, series: list[tuple[str, list[Point]]], *, unit: str = ""
         for name, p in series
     )
     read_out = [(name, thin(points, 120)) for name, points in series]
-    return _figure(title, frame, shapes, read_out, spoken, unit)
+    return _figure(title, frame, shapes, read_out, spoken, unit, classes)
 
 
-def by_samples(title: str, stages: list[tuple[str, dict[int, Interval]]], unit: str = "%") -> str:
+def _classes(colours: Sequence[int] | None, count: int) -> list[str]:
+    """The CSS class of each name's colour."""
+    return [f"s{i % NUM_COLOURS}" for i in (range(count) if colours is None else colours)]
+
+
+def by_samples(
+    title: str,
+    stages: list[tuple[str, dict[int, Interval]]],
+    *,
+    unit: str = "%",
+    colours: Sequence[int] | None = None,
+) -> str:
     """A measure against the number of samples (pass@k, maj@k), on a scale of powers of two, with
-    its intervals.
+    its intervals. colours: as in `several`.
     """
+    classes = _classes(colours, len(stages))
     ks = [float(k) for k in sorted({k for _, values in stages for k in values})]
     lows, highs = zip(*((v.low, v.high) for _, values in stages for v in values.values()))
     if unit == "%":
@@ -241,8 +263,7 @@ def by_samples(title: str, stages: list[tuple[str, dict[int, Interval]]], unit: 
     frame = _Frame(ks, *edges, powers_of_two=True, width=WIDE)
     shapes = [frame.grid(ks, lambda v: value_text(v, unit))]
     series = []
-    for i, (name, values) in enumerate(stages):
-        colour = f"s{i % NUM_COLOURS}"
+    for colour, (name, values) in zip(classes, stages, strict=True):
         for k, v in values.items():
             x = f"{frame.x(k):.1f}"
             ends = f'y1="{frame.y(v.low):.1f}" y2="{frame.y(v.high):.1f}"'
@@ -256,4 +277,4 @@ def by_samples(title: str, stages: list[tuple[str, dict[int, Interval]]], unit: 
         f"{value_text(p[-1][1], unit)} with {p[-1][0]:.0f} samples"
         for name, p in series
     )
-    return _figure(title, frame, "".join(shapes), series, spoken, unit)
+    return _figure(title, frame, "".join(shapes), series, spoken, unit, classes)

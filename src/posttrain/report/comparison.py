@@ -18,6 +18,8 @@ Named = Sequence[tuple[str, RunFolder]]
 
 # Steps whose mean stands for a run's last value: one step of RL is too noisy to compare.
 _LAST_STEPS = 5
+# More differences than these are folded.
+_MAX_DIFFERENCES = 15
 _COMPARED = (
     "reward",
     "rewards/accuracies",
@@ -34,7 +36,7 @@ _COMPARED = (
 
 def compared(runs: Named) -> tuple[str, str, str]:
     """Charts with one line per run, a table of results, and the recipes' differences."""
-    charts = compared_curves([(name, run.metrics) for name, run in runs if run.metrics])
+    charts = compared_curves([(name, run.metrics) for name, run in runs])
     body = f'<div class="charts">{"".join(charts)}</div>' if charts else ""
     return body, _results(runs), _recipes(runs)
 
@@ -85,8 +87,11 @@ def _recipes(runs: Named) -> str:
         texts = [str(values.get(key, "")) for values in plain]
         if len(set(texts)) > 1 and key not in ("output", "title"):
             rows.append(Row(key, texts))
-    body = table(["key", *names], rows, "Differences of the recipes", words=True) if rows else ""
-    body = body or '<p class="dim">The recipes are equal but for their output.</p>'
+    body = '<p class="dim">The recipes differ in nothing but their output.</p>'
+    if rows:
+        body = table(["key", *names], rows, "Differences of the recipes", words=True)
+    if len(rows) > _MAX_DIFFERENCES:
+        body = folded(f"{len(rows)} keys differ", body)
     whole = "".join(
         folded(name, f"<pre tabindex=0>{escape(run.recipe)}</pre>")
         for name, run in runs

@@ -103,13 +103,14 @@ def compared_curves(runs: Sequence[tuple[str, Metrics]]) -> list[str]:
     for entry in CURVES:
         for metric, name in entry.metrics.items():
             title = entry.title if len(entry.metrics) == 1 else f"{entry.title}: {name}"
-            series = [
-                (label, points)
-                for label, metrics in runs
+            numbered = [
+                (number_of_run, (label, points))
+                for number_of_run, (label, metrics) in enumerate(runs)
                 for _, points in _series(metrics, {metric: name})
             ]
-            if series:
-                charts.append(several(title, series, unit=entry.unit))
+            if numbered:
+                colours, series = [i for i, _ in numbered], [line for _, line in numbered]
+                charts.append(several(title, series, unit=entry.unit, colours=colours))
     return charts
 
 

@@ -94,13 +94,15 @@ def page(run: RunFolder) -> str:
 def comparison_page(runs: Sequence[RunFolder]) -> str:
     """The page that compares several runs, as text."""
     named = _named(runs)
-    title = " and ".join(name for name, _ in named)
+    names = [name for name, _ in named]
+    title = " and ".join(names) if len(names) <= 3 else f"Comparison of {len(names)} runs"
     measured = [(name, run.evaluation) for name, run in named if run.evaluation]
     head = f"<header><h1>{escape(title)}</h1></header>"
     charts, result, recipes = compared(named)
+    colours = {name: i for i, name in enumerate(names)}
     sections = [
         ("Runs", result),
-        ("Accuracy by number of samples", sample_curves(measured)),
+        ("Accuracy by number of samples", sample_curves(measured, colours)),
         ("Training", _switches(charts) + charts if charts else ""),
         ("Problems", _problems(measured)),
         ("Recipes", recipes),
@@ -127,9 +129,7 @@ def _named(runs: Sequence[RunFolder]) -> list[tuple[str, RunFolder]]:
 
 def _document(title: str, head: str, sections: Sequence[Section]) -> str:
     shown = [(name, body) for name, body in sections if body]
-    links = "".join(
-        f'<a href="#part-{i}">{escape(name)}</a>' for i, (name, _) in enumerate(shown)
-    )
+    links = "".join(f'<a href="#part-{i}">{escape(name)}</a>' for i, (name, _) in enumerate(shown))
     bodies = "".join(
         f'<section id="part-{i}"><h2>{escape(name)}</h2>{body}</section>'
         for i, (name, body) in enumerate(shown)

@@ -201,8 +201,9 @@ function browseProblems(box, problems) {
   let matching = problems;
   // What the cards below a heading are, and how many of all samples they stand for.
   const fact = s => {
-    if (s.search) return `${s.right ? "right" : "wrong"}; chosen` + (s.candidates ? ` among ${plural(s.candidates, "candidate")}` : "");
     const held = total(s.texts, t => t.count);
+    if (s.search) return `${s.right ? "right" : "wrong"}; chosen` + (!s.candidates ? "" :
+      ` among ${plural(s.candidates, "candidate")}` + (held < s.candidates ? `, ${held} shown` : ""));
     const verdict = s.samples === 1 ? (s.right ? "right" : "wrong") : `${s.right} of ${s.samples} right`;
     return verdict + (held < s.samples ? `; the first ${held} shown` : "");
   };

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from posttrain.report.charts import by_samples
 from posttrain.report.intervals import intervals
@@ -181,8 +181,14 @@ def _best_of(measured: RewardMeasured) -> str:
     )
 
 
-def sample_curves(measured: Sequence[tuple[str, Measured]]) -> str:
-    """pass@k (any of k is right) and maj@k (the vote of k is right), one curve per stage."""
+def sample_curves(
+    measured: Sequence[tuple[str, Measured]], colours: Mapping[str, int] | None = None
+) -> str:
+    """pass@k (any of k is right) and maj@k (the vote of k is right), one curve per stage.
+
+    colours: the number of each stage's colour; left out, the order of `measured`.
+    """
+    numbers = colours or {stage: i for i, (stage, _) in enumerate(measured)}
     charts = []
     for name, title in (
         ("pass", "pass@k: any of k samples is right"),
@@ -194,7 +200,8 @@ def sample_curves(measured: Sequence[tuple[str, Measured]]) -> str:
             if len(m.by_k(name)) > 1
         ]
         if series:
-            charts.append(by_samples(title, series))
+            order = [numbers[stage] for stage, _ in series]
+            charts.append(by_samples(title, series, colours=order))
     return f'<div class="charts two">{"".join(charts)}</div>' if charts else ""
 
 
