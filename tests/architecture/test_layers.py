@@ -15,7 +15,6 @@ SOURCE = Path(__file__).parent.parent.parent / "src" / "posttrain"
 
 LAYERS = [
     {"cli"},
-    {"report"},
     {"methods"},
     {"training", "evaluation"},
     {"rollouts"},
@@ -30,6 +29,7 @@ LAYERS = [
     {"registry"},
     {"config"},
     {"typecheck"},
+    {"report"},
     {"files", "yaml_reader"},
     {"types", "errors", "averages", "memory", "terminal"},
 ]
@@ -45,6 +45,7 @@ OPTIONAL = {
     "tensorboard": "training/tracking.py",
     "wandb": "training/tracking.py",
     "trackio": "training/tracking.py",
+    "IPython": "terminal.py",
 }
 
 

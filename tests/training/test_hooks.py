@@ -12,7 +12,8 @@ from rich.console import Console
 
 from posttrain.errors import ConfigError, MissingDependency
 from posttrain.training.hooks import MetricsWriter, RolloutWriter, finite
-from posttrain.training.progress import Progress, duration, sparkline
+from posttrain.training.panel import sparkline
+from posttrain.training.progress import Progress, duration
 from posttrain.training.tracking import build_trackers
 from posttrain.types import Example, Rollout, RolloutGroup, Sample
 

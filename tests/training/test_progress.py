@@ -11,7 +11,8 @@ from rich.console import Console
 
 from posttrain.terminal import visible
 from posttrain.training import progress as module
-from posttrain.training.progress import Progress, Sampled, duration, short_number, sparkline
+from posttrain.training.panel import Sampled, short_number, sparkline
+from posttrain.training.progress import ItemProgress, Progress, duration
 
 METRICS = {
     "loss": 0.5,
@@ -26,7 +27,7 @@ METRICS = {
 
 
 class Clock:
-    """time.monotonic that moves when told to."""
+    """A clock that tests move by hand."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -37,9 +38,9 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(module, "time", made)
-    return made
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
 
 
 def lines_of(steps: int, clock: Clock, seconds: float, *, start: int = 0) -> list[str]:
@@ -57,7 +58,7 @@ def test_plain_lines_without_a_terminal(clock: Clock) -> None:
     lines = lines_of(100, clock, 2.0)
     assert [line.split()[1] for line in lines] == ["1/100", *(f"{n}0/100" for n in range(1, 11))]
     expected = (
-        "GRPO 50/100  1:40  ETA 1:40  2,134 tokens/s  loss 0.5  reward 0.25 +- 0.125  kl -  "
+        "GRPO 50/100  1:40  ETA 1:40  2,134 tokens/s  reward 0.25 +- 0.125  loss 0.5  kl -  "
         "length 38.2"
     )
     assert lines[5] == f"{expected}  lr 3.00e-05"
@@ -93,12 +94,10 @@ def panel(
 ) -> list[str]:
     console = Console(width=width, file=io.StringIO(), force_terminal=False)
     progress = Progress(60, title="GRPO", console=console, sampled=lambda: sampled)
-    progress._shown = sampled
+    progress._sample = sampled
     for step in range(1, calls + 1):
-        progress.history = {
-            k: [*progress.history.get(k, []), v] for k, v in (metrics or METRICS).items()
-        }
-        progress.step, progress.metrics = step, metrics or METRICS
+        progress.history.add(metrics or METRICS)
+        progress.step = step
     with console.capture() as capture:
         console.print(progress)
     return capture.get().splitlines()
@@ -135,7 +134,7 @@ def test_panel_does_not_shrink() -> None:
     progress = Progress(60, title="GRPO", console=console)
     heights = []
     for text in ("short", "many words " * 100, "short"):
-        progress._shown = ("Q", text, None)
+        progress._sample = ("Q", text, None)
         with console.capture() as capture:
             console.print(progress)
         heights.append(len(capture.get().splitlines()))

@@ -102,7 +102,8 @@ def compared_curves(runs: Sequence[tuple[str, Metrics]]) -> list[str]:
     charts = []
     for entry in CURVES:
         for metric, name in entry.metrics.items():
-            title = entry.title if len(entry.metrics) == 1 else f"{entry.title}: {name}"
+            title = entry.title.partition(" ±")[0]
+            title = title if len(entry.metrics) == 1 else f"{title} ({name})"
             numbered = [
                 (number_of_run, (label, points))
                 for number_of_run, (label, metrics) in enumerate(runs)
@@ -140,7 +141,7 @@ def _single(metrics: Metrics, entry: Curve) -> str:
     gaps = [float(r["step"]) for r in metrics if metric in r and number(r[metric]) is None]
     title = entry.title
     if len(entry.metrics) > 1 and entry.metrics[metric] != "training":
-        title = f"{title}: {entry.metrics[metric]}"
+        title = f"{title} ({entry.metrics[metric]})"
     band = _reward_band(metrics) if metric == "reward" else None
     return curve(title, points, band=band, gaps=gaps, unit=entry.unit, smoothed=entry.smoothed)
 

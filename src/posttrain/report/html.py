@@ -112,19 +112,21 @@ def comparison_page(runs: Sequence[RunFolder]) -> str:
 
 
 def _named(runs: Sequence[RunFolder]) -> list[tuple[str, RunFolder]]:
-    """Runs by name, a pipeline as its stages. The name is the folder's; where two are alike, it
-    is the path.
+    """Runs by name, a pipeline as its stages. The name is the folder's; where two are alike, the
+    parent's name stands before it.
     """
     parts = [
         (f"{run.path.resolve().name}/{part.path.name}" if part is not run else "", part)
         for run in runs
         for part in (run.stages or [run])
     ]
-    short = [name or part.path.resolve().name for name, part in parts]
-    return [
-        (name if short.count(name) == 1 else str(part.path), part)
-        for name, (_, part) in zip(short, parts, strict=True)
-    ]
+    names = [name or part.path.resolve().name for name, part in parts]
+    longer = ["/".join(part.path.resolve().parts[-2:]) for _, part in parts]
+    labels = []
+    for name, long, (_, part) in zip(names, longer, parts, strict=True):
+        label = name if names.count(name) == 1 else long
+        labels.append((label if longer.count(long) == 1 else str(part.path), part))
+    return labels
 
 
 def _document(title: str, head: str, sections: Sequence[Section]) -> str:

@@ -43,9 +43,9 @@ def read_run(path: Path) -> RunFolder:
     if (path / "recipe.yaml").is_file():
         run.recipe = _text(path / "recipe.yaml")
     run.metrics = _lines(run, "metrics.jsonl", _metrics)
-    run.rollouts = _lines(run, "rollouts.jsonl", _group)
+    run.rollouts = _lines(run, "rollouts.jsonl", group_record)
     _read_samples(run)
-    run.evaluation = _whole(path / "evaluation.json", _measured)
+    run.evaluation = _whole(path / "evaluation.json", measured_record)
     run.reward = _whole(path / "reward_evaluation.json", _reward_measured)
     run.summary = _whole(path / "summary.json", _summary)
     run.stages = [read_run(path / name) for name in _stage_names(run)]
@@ -132,7 +132,8 @@ def _answer(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def _group(values: dict[str, Any]) -> Group:
+def group_record(values: dict[str, Any]) -> Group:
+    """A line of rollouts.jsonl as a record."""
     completions = tuple(
         Completion(
             text=str(c["text"]),
@@ -210,7 +211,8 @@ def _interval(value: dict[str, Any]) -> Interval:
     return Interval(float(value["estimate"]), float(value["low"]), float(value["high"]))
 
 
-def _measured(values: dict[str, Any]) -> Measured:
+def measured_record(values: dict[str, Any]) -> Measured:
+    """The values of evaluation.json as a record."""
     intervals, numbers = {}, {}
     for name, value in values["metrics"].items():
         if isinstance(value, dict):
