@@ -60,7 +60,7 @@ def _results(runs: Named) -> str:
         steps = int(run.metrics[-1]["step"]) if run.metrics else 0
         seconds = sum(number(row.get("step_time")) or 0 for row in run.metrics)
         cells += [f"{steps:,}" if steps else "", time_text(seconds) if seconds else ""]
-        rows.append(Row(name, cells, ["strong"]))
+        rows.append(Row(name, cells, ["strong"] if evaluated else []))
     note = f'<p class="dim">Metrics of training: mean over the last {_LAST_STEPS} steps.</p>'
     return table([*head, "steps", "time"], rows, "Runs") + (note if keys else "")
 
