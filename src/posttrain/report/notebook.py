@@ -23,7 +23,7 @@ from posttrain.types import RolloutGroup, plain_text
 
 MAX_GROUPS = 24
 MAX_TEXT = 2000
-MAX_COLUMNS = 8
+MAX_COLUMNS = 6
 # What the script of a report needs and a static chart does not.
 _FOR_SCRIPT = re.compile(r' (?:data-(?:series|log|unit|box|rest)|tabindex)="[^"]*"')
 _MARKS = {
