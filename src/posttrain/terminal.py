@@ -85,7 +85,7 @@ def write_rule(
 
 
 def write_table(console: Console, table: Any) -> None:
-    """Print something that `rich` draws, such as a table with cells made by `styled`."""
+    """Print a `rich` table, whose cells come from `styled`."""
     console.print(table)
 
 

@@ -22,7 +22,7 @@ from posttrain.report.run_folder import read_run
 from posttrain.report.series import number
 from posttrain.report.tables import percent, time_text
 
-# The browser is told to load nothing, whatever the texts of a run hold.
+# The browser loads nothing, whatever the texts of a run hold.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 _LOG_HINT = "Charts with zero or negative values, or with values close together, stay linear."
 

@@ -17,10 +17,9 @@ def intervals(rows: Sequence[StageRow]) -> str:
 
 
 def picture(title: str, rows: Sequence[StageRow]) -> str:
-    """The interval chart as a file of its own.
+    """The interval chart as a separate file.
 
-    It brings its own background, which changes together with its text: readable whatever page it
-    stands on.
+    It has a background, which changes together with the text, so that it is readable on any page.
     """
     return _intervals(rows, 760, stacked=False, name="picture", title=title)
 
@@ -28,7 +27,7 @@ def picture(title: str, rows: Sequence[StageRow]) -> str:
 def _intervals(
     rows: Sequence[StageRow], width: int, *, stacked: bool, name: str, title: str = ""
 ) -> str:
-    """Draw it. stacked: the stage's name above its line instead of left of it."""
+    """The chart. stacked: a stage's name stands above its line instead of left of it."""
     edge = 22 if title else 2
     longest = max((len(r.short_label) for r in rows), default=0)
     left = edge + (7 if stacked else 8.0 * longest + 18)

@@ -65,7 +65,7 @@ def metrics_table(metrics: Metrics, max_rows: int = 12) -> Html:
 
 
 def _column(metric: str) -> str:
-    """The name of a metric as a column's title: short, and still its own name."""
+    """The name of a metric as a column's title: without its group."""
     return metric.removeprefix("completions/").replace("_", " ")
 
 
