@@ -7,6 +7,7 @@ from types import ModuleType
 
 import pytest
 
+from posttrain.cli import main
 from posttrain.errors import DataError
 from posttrain.report.comparison import compared
 from posttrain.report.html import write_report
@@ -60,3 +61,13 @@ def test_one_folder_named_twice_is_one_run(two: list[Path]) -> None:
 def test_a_folder_without_a_run_is_named(two: list[Path], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="missing"):
         write_report([two[0], tmp_path / "missing"])
+
+
+def test_the_command_takes_several_folders(
+    two: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = two[0].parent / "page.html"
+    assert main(["report", *map(str, two), "--output", str(target)]) == 0
+    assert ">low</li>" in target.read_text() and str(target) in capsys.readouterr().out
+    assert main(["report", str(two[0])]) == 0
+    assert (two[0] / "report.html").is_file()

@@ -8,7 +8,10 @@ import json
 import math
 import os
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
 from xml.etree import ElementTree
@@ -268,3 +271,26 @@ def test_the_report_is_not_written_through_a_link(folder: Path, tmp_path: Path) 
     report = write_report(folder)
     assert victim.read_text() == "precious"
     assert not report.is_symlink() and report.read_text().startswith("<!DOCTYPE html>")
+
+
+def test_the_script_parses() -> None:
+    """The script is only run in a browser; a syntax error would leave every browser empty."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed")
+    script = files("posttrain.report").joinpath("page.js").read_text(encoding="utf-8")
+    done = subprocess.run([node, "--check", "-"], input=script, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_all_that_the_script_reads_is_written(folder: Path) -> None:
+    """Names of the data that page.js reads, against those that the page holds."""
+    page = page_of(folder)
+    completion = page.data("rollouts-3")[0]["completions"][0]
+    problem = page.data("problems-0")[0]
+    script = files("posttrain.report").joinpath("page.js").read_text(encoding="utf-8")
+    assert set(re.findall(r"\bc\.(\w+)", script)) <= completion.keys() | {"log", "show", "hide"}
+    assert set(re.findall(r"\bt\.(\w+)", script)) <= {"text", "mark", "count", "chosen"}
+    assert set(re.findall(r"\bg\.(\w+)", script)) <= page.data("rollouts-3")[0].keys()
+    read_of_stage = set(re.findall(r"\bs\.(\w+)", script))
+    assert read_of_stage <= problem["stages"][0].keys() | {"stop"}
