@@ -11,6 +11,8 @@ import pytest
 from posttrain.report.notebook import (
     MAX_GROUPS,
     Html,
+    MetricRows,
+    RolloutGroups,
     curves,
     evaluation_html,
     metrics_table,
@@ -67,3 +69,13 @@ def test_evaluation(fake: ModuleType, search: str | None) -> None:
     html = evaluation_html(fake.evaluation(0.5, search=search))
     checked(html)
     assert "50.0%" in html and ("Search: majority_vote" in html) == (search is not None)
+
+
+def test_lists_render_and_stay_lists(fake: ModuleType) -> None:
+    rows = MetricRows(fake.metrics(3, rl=True))
+    assert rows == fake.metrics(3, rl=True) and rows[-1]["step"] == 3
+    assert rows._repr_html_() == metrics_table(rows) and rows.curves() == curves(rows)
+    groups = RolloutGroups([group("4")])
+    assert groups._repr_html_() == rollouts_html(groups)
+    assert "No completion" in RolloutGroups()._repr_html_()
+    assert "Metrics" in MetricRows()._repr_html_()

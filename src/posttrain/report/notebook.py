@@ -47,6 +47,24 @@ class Html(str):
         return str(self)
 
 
+class MetricRows(list[dict[str, Any]]):
+    """A list of the metrics of each step that a notebook shows as a table."""
+
+    def curves(self) -> Html:
+        """The learning curves."""
+        return curves(self)
+
+    def _repr_html_(self) -> str:
+        return metrics_table(self)
+
+
+class RolloutGroups(list[RolloutGroup]):
+    """A list of rollout groups that a notebook shows as a browser of completions."""
+
+    def _repr_html_(self) -> str:
+        return rollouts_html(self)
+
+
 def metrics_table(metrics: Metrics, max_rows: int = 12) -> Html:
     """A table of the main metrics: one row per step, at most `max_rows`, evenly spread.
 
