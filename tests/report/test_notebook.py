@@ -11,11 +11,11 @@ import pytest
 from posttrain.report.notebook import (
     MAX_GROUPS,
     Html,
-    MetricRows,
-    RolloutGroups,
+    Rollouts,
     curves,
     evaluation_html,
     metrics_table,
+    result_html,
     rollouts_html,
 )
 from posttrain.types import Example, Rollout, RolloutGroup, Sample
@@ -71,11 +71,18 @@ def test_evaluation(fake: ModuleType, search: str | None) -> None:
     assert "50.0%" in html and ("Search: majority_vote" in html) == (search is not None)
 
 
-def test_lists_render_and_stay_lists(fake: ModuleType) -> None:
-    rows = MetricRows(fake.metrics(3, rl=True))
-    assert rows == fake.metrics(3, rl=True) and rows[-1]["step"] == 3
-    assert rows._repr_html_() == metrics_table(rows) and rows.curves() == curves(rows)
-    groups = RolloutGroups([group("4")])
-    assert groups._repr_html_() == rollouts_html(groups)
-    assert "No completion" in RolloutGroups()._repr_html_()
-    assert "Metrics" in MetricRows()._repr_html_()
+def test_a_list_of_rollouts_renders() -> None:
+    groups = Rollouts([group("4")])
+    assert groups._repr_html_() == rollouts_html(groups) and len(groups) == 1
+    assert "No completion" in Rollouts()._repr_html_()
+
+
+def test_a_whole_result_is_one_cell(fake: ModuleType) -> None:
+    html = result_html(
+        fake.metrics(5, rl=True), [fake.group(1, 0)], fake.evaluation(0.5), title="GRPO <1>"
+    )
+    root = checked(html)
+    assert html.count("<style>") == 1 and "GRPO &lt;1&gt;" in html
+    assert [e.text for e in root.iter("summary")][:2] == ["Metrics", "Completions"]
+    alone = result_html(fake.metrics(2, rl=False))
+    assert "Completions" not in checked(alone).itertext() and "50.0%" not in alone

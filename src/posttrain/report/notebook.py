@@ -14,9 +14,9 @@ from typing import Any
 
 from posttrain.report.browse import clip, marks
 from posttrain.report.curves import CURVES, learning_curves
-from posttrain.report.markup import Row, table
+from posttrain.report.markup import Row, folded, table
 from posttrain.report.records import Completion, Group
-from posttrain.report.results import evaluation
+from posttrain.report.results import evaluation as evaluation_table
 from posttrain.report.run_folder import group_record, measured_record
 from posttrain.report.series import number, short, spread
 from posttrain.types import RolloutGroup, plain_text
@@ -47,22 +47,39 @@ class Html(str):
         return str(self)
 
 
-class MetricRows(list[dict[str, Any]]):
-    """A list of the metrics of each step that a notebook shows as a table."""
-
-    def curves(self) -> Html:
-        """The learning curves."""
-        return curves(self)
-
-    def _repr_html_(self) -> str:
-        return metrics_table(self)
-
-
-class RolloutGroups(list[RolloutGroup]):
-    """A list of rollout groups that a notebook shows as a browser of completions."""
+class Rollouts(list[Any]):
+    """A list of rollout groups, or of lines of rollouts.jsonl, that a notebook shows as a browser
+    of completions.
+    """
 
     def _repr_html_(self) -> str:
         return rollouts_html(self)
+
+
+def result_html(
+    metrics: Metrics,
+    rollouts: Iterable[RolloutGroup | Group | Mapping[str, Any]] = (),
+    evaluation: Mapping[str, Any] | None = None,
+    *,
+    title: str = "",
+) -> Html:
+    """A whole training in one cell: its evaluation, its curves, and folded the table of metrics
+    and the completions.
+
+    Args:
+        metrics: one mapping per step with the key "step". rollouts: as in `rollouts_html`.
+        evaluation: as in evaluation.json. title: a line above.
+    """
+    parts = [f"<p><b>{escape(title)}</b></p>"] if title else []
+    if evaluation is not None:
+        parts.append(_evaluation(evaluation))
+    parts.append(_charts(metrics))
+    if metrics:
+        parts.append(folded("Metrics", _table(metrics, 12)))
+    groups = [_record(group) for group in rollouts]
+    if groups:
+        parts.append(folded("Completions", _browser(groups)))
+    return _styled("".join(parts))
 
 
 def metrics_table(metrics: Metrics, max_rows: int = 12) -> Html:
@@ -71,6 +88,10 @@ def metrics_table(metrics: Metrics, max_rows: int = 12) -> Html:
     Args:
         metrics: one mapping per step with the key "step", as in metrics.jsonl.
     """
+    return _styled(_table(metrics, max_rows))
+
+
+def _table(metrics: Metrics, max_rows: int) -> str:
     titles = {metric: _column(metric) for entry in CURVES for metric in entry.metrics}
     names = [n for n in titles if any(number(row.get(n)) is not None for row in metrics)]
     names = names[:MAX_COLUMNS]
@@ -79,7 +100,7 @@ def metrics_table(metrics: Metrics, max_rows: int = 12) -> Html:
         for row in spread(list(metrics), max_rows)
     ]
     head = ["step", *(titles[name] for name in names)]
-    return _styled(table(head, rows, "Metrics"))
+    return table(head, rows, "Metrics")
 
 
 def _column(metric: str) -> str:
@@ -98,10 +119,14 @@ def curves(metrics: Metrics) -> Html:
     Args:
         metrics: one mapping per step with the key "step", as in metrics.jsonl.
     """
+    return _styled(_charts(metrics))
+
+
+def _charts(metrics: Metrics) -> str:
     charts = "".join(learning_curves(metrics))
     if not charts:
-        return _styled("<p>No metric has a number yet.</p>")
-    return _styled(f'<div class="charts">{_FOR_SCRIPT.sub("", charts)}</div>')
+        return "<p>No metric has a number yet.</p>"
+    return f'<div class="charts">{_FOR_SCRIPT.sub("", charts)}</div>'
 
 
 def rollouts_html(groups: Iterable[RolloutGroup | Group | Mapping[str, Any]]) -> Html:
@@ -111,13 +136,16 @@ def rollouts_html(groups: Iterable[RolloutGroup | Group | Mapping[str, Any]]) ->
         groups: rollout groups of a run in memory, or lines of rollouts.jsonl. At most MAX_GROUPS
         are shown, evenly spread.
     """
-    records = [_record(group) for group in groups]
+    return _styled(_browser([_record(group) for group in groups]))
+
+
+def _browser(records: Sequence[Group]) -> str:
     shown = spread(records, MAX_GROUPS)
     note = ""
     if len(shown) < len(records):
         note = f"<p>{len(shown)} of {len(records):,} prompts, spread evenly.</p>"
     folds = "".join(_group(group, opened=i == 0) for i, group in enumerate(shown))
-    return _styled(note + (folds or "<p>No completion was recorded.</p>"))
+    return note + (folds or "<p>No completion was recorded.</p>")
 
 
 def _record(group: RolloutGroup | Group | Mapping[str, Any]) -> Group:
@@ -191,10 +219,14 @@ def evaluation_html(values: Mapping[str, Any]) -> Html:
     Args:
         values: as in evaluation.json (`Evaluation.to_json()`).
     """
+    return _styled(_evaluation(values))
+
+
+def _evaluation(values: Mapping[str, Any]) -> str:
     measured = measured_record(dict(values))
     facts = [measured.task, measured.problems_text]
     facts += [measured.strategy] if measured.strategy else []
-    return _styled(f"<p>{escape(' · '.join(facts))}</p>{evaluation(measured)}")
+    return f"<p>{escape(' · '.join(facts))}</p>{evaluation_table(measured)}"
 
 
 def _styled(inside: str) -> Html:
