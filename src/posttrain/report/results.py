@@ -7,12 +7,7 @@ from collections.abc import Mapping, Sequence
 from posttrain.report.charts import by_samples
 from posttrain.report.intervals import intervals
 from posttrain.report.markup import Row, paragraphs, table
-from posttrain.report.records import (
-    Interval,
-    Measured,
-    RewardMeasured,
-    StageRow,
-)
+from posttrain.report.records import Interval, Measured, RewardMeasured, StageRow
 from posttrain.report.tables import (
     SIGNIFICANT,
     best_k,
@@ -48,6 +43,9 @@ _REWARD_LABELS = {
     "accuracy_rejected_longer": "accuracy where the rejected one is longer",
     "accuracy_rejected_shorter": "accuracy where the rejected one is shorter",
     "best": "accuracy of the highest score",
+    "first_error_error": "first wrong steps named exactly",
+    "first_error_correct": "right solutions without a wrong step",
+    "first_error_f1": "F1 of the two",
 }
 
 
