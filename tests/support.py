@@ -24,9 +24,10 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def told(folder: Path) -> list[dict[str, Any]]:
-    """The metrics of a run, without what a clock says."""
+    """The metrics of a run, without those that depend on the machine."""
+    measured = ("step_time", "tokens_per_second", "memory/peak_mib")
     return [
-        {k: v for k, v in row.items() if k not in ("step_time", "tokens_per_second")}
+        {k: v for k, v in row.items() if k not in measured}
         for row in lines(folder / "metrics.jsonl")
     ]
 

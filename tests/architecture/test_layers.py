@@ -15,7 +15,6 @@ SOURCE = Path(__file__).parent.parent.parent / "src" / "posttrain"
 
 LAYERS = [
     {"cli"},
-    {"report"},
     {"runs"},
     {"methods"},
     {"training", "evaluation"},
@@ -31,6 +30,7 @@ LAYERS = [
     {"registry"},
     {"config"},
     {"typecheck"},
+    {"report"},
     {"files", "yaml_reader"},
     {"types", "errors", "averages", "memory", "terminal", "face"},
 ]
@@ -46,6 +46,7 @@ OPTIONAL = {
     "tensorboard": "training/tracking.py",
     "wandb": "training/tracking.py",
     "trackio": "training/tracking.py",
+    "IPython": "terminal.py",
 }
 
 
