@@ -37,7 +37,7 @@ PLACE = {name: i for i, names in enumerate(LAYERS) for name in names}
 
 # Optional libraries, and the one module that may import each.
 OPTIONAL = {
-    "datasets": "data/rows.py",
+    "datasets": "data/hub.py",
     "openai": "engines/endpoint.py",
     "peft": "models/adapters.py",
     "math_verify": "rewards/math_worker.py",

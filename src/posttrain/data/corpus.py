@@ -13,7 +13,7 @@ import numpy as np
 
 from posttrain.data.encoded import Encoded, Limits
 from posttrain.data.forest import TokenSequence
-from posttrain.data.rows import files_of
+from posttrain.data.row_files import files_of
 from posttrain.data.templates import MARGIN, PART_CHARACTERS, Tokenized, bos_id, part_ids, safe_end
 from posttrain.data.text_files import opened
 from posttrain.memory import without_collection
