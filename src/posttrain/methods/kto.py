@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from posttrain.config import Component, DataConfig, EvaluationConfig
-from posttrain.data.encode import encode_labelled
+from posttrain.data.comparisons import encode_labelled
 from posttrain.data.encoded import Encoded
 from posttrain.data.preview import preview
 from posttrain.errors import ConfigError, DataError

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from posttrain.config import Component, SamplingConfig
-from posttrain.data.scored import PieceTexts, step_ends, step_texts
+from posttrain.data.steps import PieceTexts, step_ends, step_texts
 from posttrain.data.templates import decode_completion
 from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError, DataError

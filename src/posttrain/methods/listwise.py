@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from posttrain.config import Component, DataConfig, EvaluationConfig
-from posttrain.data.encode import encode_lists
+from posttrain.data.comparisons import encode_lists
 from posttrain.data.preview import preview
 from posttrain.data.stream import DataSource
 from posttrain.methods.comparing import (
