@@ -31,7 +31,8 @@ def test_rows_in_memory_and_in_a_file_give_the_same_sequences(
 
     path = write(tmp_path / "rows.jsonl", ROWS)
     one, two = (
-        encode_stream(DataConfig.of(data), tiny_tokenizer, 512, Account()) for data in (ROWS, path)
+        encode_stream(DataConfig.of(data), tiny_tokenizer, 512, account=Account())
+        for data in (ROWS, path)
     )
     assert one.fingerprint() == two.fingerprint() and one.num_rows == 10
 
@@ -40,12 +41,12 @@ def test_pairs_in_memory(tiny_tokenizer: Any) -> None:
     pairs = [{"prompt": "Q", "chosen": " a", "rejected": f" {i}"} for i in range(9)]
     data = DataConfig.of([*pairs, {"prompt": "Q", "chosen": " a", "rejected": ""}])
     account = Account()
-    encoded = encode_data(data, tiny_tokenizer, 512, encode_pairs, account, key="eval_data")
+    encoded = encode_data(data, tiny_tokenizer, 512, encode_pairs, account=account, key="eval_data")
     assert len(encoded.groups) == 9 and account.metrics["eval_data/rows_unusable"] == 1
-    assert "rejected" in account.lost["eval_data lost"]
+    assert "rejected" in account.losses["eval_data lost"]
     strict = DataConfig.of(data, max_unusable=0.0)
     with pytest.raises(DataError, match=r"eval_data\.max_unusable=0 "):
-        encode_data(strict, tiny_tokenizer, 512, encode_pairs, Account(), key="eval_data")
+        encode_data(strict, tiny_tokenizer, 512, encode_pairs, account=Account(), key="eval_data")
 
 
 def test_limits() -> None:
@@ -64,21 +65,21 @@ def task(examples: list[Example]) -> Task:
 
 def test_a_task_of_plain_text_is_counted_in_documents_and_sequences(tiny_tokenizer: Any) -> None:
     texts = [Example("", "a" * n, id=str(n)) for n in (10, 100)]
-    encoded = encode_task(task(texts), tiny_tokenizer, 64, Account())
+    encoded = encode_task(task(texts), tiny_tokenizer, 64, account=Account())
     assert encoded.text and encoded.split == 1
     facts = dict(data_facts(encoded))
     assert "rows" not in facts and "2, in 3 sequences" in facts["documents"]
-    pairs = encode_task(task([Example("Q", " a")]), tiny_tokenizer, 64, Account())
+    pairs = encode_task(task([Example("Q", " a")]), tiny_tokenizer, 64, account=Account())
     assert "documents" not in dict(data_facts(pairs))
 
 
 def test_worked_examples_beyond_the_context_are_dropped_up_to_a_share(tiny_tokenizer: Any) -> None:
     examples = [Example("Q", " a" * (100 if i == 0 else 1), id=str(i)) for i in range(10)]
     account = Account()
-    encoded = encode_task(task(examples), tiny_tokenizer, 64, account)
+    encoded = encode_task(task(examples), tiny_tokenizer, 64, account=account)
     assert encoded.dropped == 1 and account.metrics["data/rows_dropped"] == 1
     with pytest.raises(DataError, match=r"max_prompts_dropped=0\.1$|max_prompts_dropped=0\.1 "):
-        encode_task(task(examples), tiny_tokenizer, 64, Account(), max_dropped=0.05)
+        encode_task(task(examples), tiny_tokenizer, 64, account=Account(), max_dropped=0.05)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from posttrain.data.item import Item
 from posttrain.data.rows import Row, rows_of, stream_of
 from posttrain.data.store import SequenceStore
 from posttrain.errors import ConfigError, DataError
+from posttrain.files import cache_folder
 from posttrain.types import Task
 
 E = TypeVar("E", bound=Encoded)
@@ -77,9 +78,9 @@ def encode_data(
     tokenizer: Any,
     context: int | None,
     encode: Callable[..., E],
-    account: Account,
-    *,
     rows: Sequence[Row] | None = None,
+    *,
+    account: Account,
     resolve: Resolve = str,
     key: str = "data",
 ) -> E:
@@ -88,8 +89,8 @@ def encode_data(
     Args:
         context: tokens that the model allows; None if unknown.
         encode: a function such as `encode_rows`, `encode_pairs` or `encode_scores`.
-        account: where losses are recorded.
         rows: those of `data`, if they have been read already.
+        account: where losses are recorded.
         resolve: makes the path of `data` absolute.
         key: name of `data` in messages and metrics.
     Raises:
@@ -118,22 +119,21 @@ def encode_stream(
     data: DataConfig,
     tokenizer: Any,
     context: int | None,
-    account: Account,
     *,
+    account: Account,
     resolve: Resolve = str,
-    folder: Path | None = None,
     key: str = "data",
 ) -> Encoded:
     """The rows or documents of `data` as sequences to imitate, read one by one in bounded memory.
 
-    Args:
-        folder: where the token ids of data that exceed memory are kept; None is the system's
-            folder of temporary files. The others: as of `encode_data`.
+    Token ids that exceed memory are kept in a file of the cache folder.
+
+    Args: as of `encode_data`.
     Raises:
         ConfigError, DataError: as `encode_data`.
     """
     limits = limits_of(data, context, key)
-    store = SequenceStore(folder)
+    store = SequenceStore(cache_folder() / "tokens")
     files = _text_files(data, resolve)
     with _named(key):
         if files:
@@ -151,8 +151,8 @@ def encode_task(
     task: Task,
     tokenizer: Any,
     context: int | None,
-    account: Account,
     *,
+    account: Account,
     max_dropped: float = 0.1,
     key: str = "data",
 ) -> Encoded:

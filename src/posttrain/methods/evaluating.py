@@ -23,6 +23,7 @@ from posttrain.evaluation.strategy import Strategy
 from posttrain.methods.prompting import encode_prompts, make_sampling, make_task
 from posttrain.methods.run import Run
 from posttrain.models.language_model import LanguageModel
+from posttrain.tasks.answers import refuse_unscored
 from posttrain.terminal import write
 from posttrain.training.checkpoint import write_text_whole
 from posttrain.training.hooks import Hook
@@ -56,6 +57,7 @@ class Measurement:
     def __init__(self, run: Run, config: EvaluationConfig) -> None:
         self.config = config
         self.task = make_task(run, config.task)
+        refuse_unscored(self.task, "an evaluation")
         self.sampling = make_sampling(config.sampling, self.task)
         self.num_available = len(self.task.examples)
         encoded = encode_prompts(

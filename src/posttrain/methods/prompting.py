@@ -19,6 +19,7 @@ from posttrain.models.language_model import LanguageModel
 from posttrain.models.load import Kind, load_config, load_tokenizer
 from posttrain.rewards.base import RewardSet
 from posttrain.rollouts.collect import Collector, Prompt
+from posttrain.tasks.answers import refuse_missing_answers
 from posttrain.types import Sampling, Task
 
 
@@ -55,6 +56,7 @@ def make_task(run: Run, item: Component) -> Task:
 
 def make_rewards(run: Run, rewards: Sequence[Component], task: Task) -> RewardSet:
     """The recipe's rewards, within its limits of time and of failures."""
+    refuse_missing_answers(task, rewards)
     return RewardSet(
         [(c.name, c.weight, c.settings) for c in rewards],
         task=task,

@@ -11,7 +11,6 @@ from posttrain.data.account import Account
 from posttrain.data.encoded import Encoded
 from posttrain.data.training_data import data_facts
 from posttrain.methods.run import Run
-from posttrain.training.reference import cache_folder
 
 __all__ = ["account", "data_facts", "encode_data", "encode_stream", "read_rows"]
 
@@ -38,8 +37,8 @@ def encode_data(
         run.tokenizer,
         context,
         encode,
-        _account_of(run),
-        rows=rows,
+        rows,
+        account=_account_of(run),
         resolve=run.resolve,
         key=key,
     )
@@ -51,9 +50,8 @@ def encode_stream(run: Run, data: DataConfig, context: int | None, *, key: str =
         data,
         run.tokenizer,
         context,
-        _account_of(run),
+        account=_account_of(run),
         resolve=run.resolve,
-        folder=cache_folder() / "tokens",
         key=key,
     )
 
