@@ -194,7 +194,7 @@ class Encoded:
         masked = len(self.masked) / max(self.num_rows, 1)
         if masked > limits.max_masked:
             problems.append(self._masked_text(limits, nothing_left, masked))
-        elif self.lost_share > limits.max_cut:
+        if self.lost_share > limits.max_cut:
             problems.append(
                 f"rows longer than data.max_length={limits.max_length} tokens: "
                 f"{'; '.join(self._too_long())}. That is {self.lost_share:.1%} of the rows or of "
@@ -224,13 +224,15 @@ class Encoded:
 
     def _masked_text(self, limits: Limits, nothing_left: str, share: float) -> str:
         """Why too many rows have nothing to learn."""
-        lost = "; ".join(self._too_long()) or "no row was cut"
+        lost = ""  # a problem of its own where it exceeds max_cut
+        if self.lost_share <= limits.max_cut:
+            cut_text = "; ".join(self._too_long()) or "no row was cut"
+            lost = f"; {cut_text} (data.max_length is {limits.max_length})"
         room = f", {_lower(limits.ways_out())}" if self.truncated else ""
         return (
             f"{len(self.masked)} of {self.num_rows} rows {nothing_left} (first: "
-            f"{self._first_masked()}), more than data.max_masked={limits.max_masked:g} allows; "
-            f"{lost} (data.max_length is {limits.max_length}). Fix these rows{room}, or set "
-            f"data.max_masked={rounded_up(share)}"
+            f"{self._first_masked()}), more than data.max_masked={limits.max_masked:g} allows"
+            f"{lost}. Fix these rows{room}, or set data.max_masked={rounded_up(share)}"
         )
 
     def _first_masked(self) -> str:
