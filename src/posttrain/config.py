@@ -388,6 +388,25 @@ class CreditConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """How much may fail or be left out before a run stops.
+
+    Attributes:
+        max_prompts_dropped: largest share of a task's prompts, or worked examples, that may be
+            dropped because the model's context has no room for them (for a prompt: with its
+            completion).
+        max_failed_rewards: largest share of a step's completions on which one reward may fail.
+            Above it, or where it fails on all, the run stops.
+        reward_timeout_seconds: how long one reward may take for the completions of a step; 0 = no
+            limit.
+    """
+
+    max_prompts_dropped: float = 0.1
+    max_failed_rewards: float = 0.5
+    reward_timeout_seconds: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
 class TrustRegionConfig:
     """TRPO's update in place of AdamW (arXiv 1502.05477).
 

@@ -185,19 +185,19 @@ def parse_recipe(raw: Mapping[str, Any], base: Path = Path()) -> Recipe:
     keys.refuse_unread(raw, entry, ELSEWHERE)
     values: dict[str, Any] = {}
     settings: dict[str, Any] = {}
-    for key in [*fields, *(k for k in entry.settings if k not in fields)]:
+    for key in [*fields, *(k for k in entry.settings if k not in fields and k != "limits")]:
         given = key in raw
         if not given and key not in entry.settings:
             continue
         setting = entry.settings.get(key)
         value = raw[key] if given else (setting.default if setting else None)
-        if not given and value is registry.REQUIRED:
-            raise ConfigError(
-                f"method {entry.name!r} needs the key {key!r} "
-                f"({setting.annotation if setting else ''})"
-            )
-        annotation = str(fields[key].type) if key in fields else setting.annotation  # type: ignore[union-attr]
-        target = values if key in fields else settings
+        if key in fields:
+            annotation, target = str(fields[key].type), values
+        else:
+            assert setting is not None
+            annotation, target = keys.in_yaml(setting.annotation), settings
+        if value is registry.REQUIRED:
+            raise ConfigError(f"method {entry.name!r} needs the key {key!r} ({annotation})")
         target[key] = _value(value, annotation, key)
     recipe = Recipe(**values, settings=settings, base=base)
     _check_components(recipe)

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from posttrain import config
 from posttrain.config import Component
 from posttrain.errors import ConfigError, nearest
 from posttrain.typecheck import check
@@ -33,6 +34,7 @@ from posttrain.typecheck import check
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 REQUIRED: Any = inspect.Parameter.empty
+METHOD = "method"  # all parameters of a method are settings, and keys of a recipe
 _PACKAGE_FOLDER = Path(__file__).parent
 
 
@@ -283,6 +285,14 @@ def _entry_of_function(function: Callable[..., Any], kind: str, file: Path) -> E
         if p.kind is p.KEYWORD_ONLY
     }
     inputs = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
+    if kind == METHOD:
+        named = {
+            p.name: Setting(
+                "Any" if p.annotation is p.empty else _annotation_text(p.annotation), p.default
+            )
+            for p in parameters
+        }
+        keyword, inputs = named, ()
     columns = any(p.kind is p.VAR_KEYWORD for p in parameters)
     returns = inspect.signature(function).return_annotation
     returns = "" if returns is inspect.Signature.empty else _annotation_text(returns)
@@ -340,14 +350,13 @@ def _scan(path: Path, variable: str, kind: str) -> list[Entry]:
         if not any(ast.unparse(d).endswith(f"{variable}.register") for d in node.decorator_list):
             continue
         a = node.args
-        settings = {
-            p.arg: Setting(
-                ast.unparse(p.annotation) if p.annotation else "Any",
-                REQUIRED if d is None else _literal(d),
-            )
-            for p, d in zip(a.kwonlyargs, a.kw_defaults, strict=True)
-        }
-        inputs = tuple(p.arg for p in (*a.posonlyargs, *a.args))
+        settings = {p.arg: _setting(p, d) for p, d in zip(a.kwonlyargs, a.kw_defaults, strict=True)}
+        positional = [*a.posonlyargs, *a.args]
+        inputs = tuple(p.arg for p in positional)
+        if kind == METHOD:
+            defaults = [None] * (len(positional) - len(a.defaults)) + [*a.defaults]
+            settings = {p.arg: _setting(p, d) for p, d in zip(positional, defaults)} | settings
+            inputs = ()
         returns = ast.unparse(node.returns) if node.returns else ""
         doc = ast.get_docstring(node) or ""
         entries.append(
@@ -366,6 +375,11 @@ def _scan(path: Path, variable: str, kind: str) -> list[Entry]:
     return entries
 
 
+def _setting(parameter: ast.arg, default: ast.expr | None) -> Setting:
+    annotation = ast.unparse(parameter.annotation) if parameter.annotation else "Any"
+    return Setting(annotation, REQUIRED if default is None else _literal(default))
+
+
 def _literal(node: ast.expr) -> Any:
     """The value of a default; expressions such as `2 * 3` or `()` are evaluated, anything else
     is shown as written.
@@ -373,7 +387,12 @@ def _literal(node: ast.expr) -> Any:
     try:
         return ast.literal_eval(node)
     except ValueError:
-        return ast.unparse(node)
+        pass
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        section = getattr(config, node.func.id, None)  # such as CreditConfig(whiten=True)
+        if section is not None:
+            return section(**{str(k.arg): _literal(k.value) for k in node.keywords})
+    return ast.unparse(node)
 
 
 def import_plugin(path: Path) -> None:
@@ -422,9 +441,13 @@ _LOSS_RESULTS_FROM = (
     ", or with metrics such as -> tuple[PerToken, Metrics]; import them: from "
     "posttrain.losses.inputs import PerToken, Metrics"
 )
-# A pipeline hands the model on from the stages that return a TrainingJob.
-_METHOD_RESULTS = {"TrainingJob": "trains a model", "Job": "anything else"}
-_METHOD_RESULTS_FROM = "; import it: from posttrain.methods.run import TrainingJob, Job"
+# A pipeline hands the model on from the stages that return a Plan.
+_METHOD_RESULTS = {
+    "Plan": "trains a model",
+    "Job": "samples, labels or measures",
+    "Stages": "runs other recipes",
+}
+_METHOD_RESULTS_FROM = "; import it: from posttrain.training.plan import Plan, Job"
 
 losses = Registry(
     "loss", "losses", "losses", frozenset(_LOSS_INPUTS.split()), _LOSS_RESULTS, _LOSS_RESULTS_FROM
@@ -439,7 +462,7 @@ rewards = Registry("reward", "rewards", "rewards")
 searches = Registry("search strategy", "searches", "search", _SEARCH_INPUTS)
 tasks = Registry("task", "tasks", "tasks", frozenset())
 methods = Registry(
-    "method", "methods", "methods", frozenset({"run"}), _METHOD_RESULTS, _METHOD_RESULTS_FROM
+    "method", "methods", "methods", frozenset(), _METHOD_RESULTS, _METHOD_RESULTS_FROM
 )
 
 REGISTRIES: dict[str, Registry] = {

@@ -135,7 +135,6 @@ def test_paths_and_configurations_are_rows_too(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in ROWS))
     assert rows_of(path) == rows_of(str(path)) == rows_of(DataConfig(str(path))) == ROWS
-    assert rows_of("a.jsonl", resolve=lambda name: str(tmp_path / name)) == ROWS
 
 
 def test_data_sets_of_the_library_are_rows() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ _IN_MEMORY = "the rows"
 
 
 @without_collection()
-def rows_of(data: DataLike, *, resolve: Callable[[str], str] = str) -> list[Row]:
+def rows_of(data: DataLike) -> list[Row]:
     """The rows of anything that holds rows.
 
     >>> rows_of([{"prompt": "2+2?", "answer": "4"}])
@@ -29,14 +29,13 @@ def rows_of(data: DataLike, *, resolve: Callable[[str], str] = str) -> list[Row]
     Args:
         data: a path, the id of a hub data set, a list of dictionaries, a `datasets.Dataset`, an
             `IterableDataset`, or a `DataConfig` of one of these with its split, limit and columns.
-        resolve: makes a path or id of `data` absolute; recipes use it.
     Raises:
         DataError: there is no row, a row is no dictionary, or a file cannot be read; names it.
     """
-    return list(stream_of(data, resolve=resolve))
+    return list(stream_of(data))
 
 
-def stream_of(data: DataLike, *, resolve: Callable[[str], str] = str) -> Iterator[Row]:
+def stream_of(data: DataLike) -> Iterator[Row]:
     """The rows of `rows_of`, read one after the other, so that they may exceed memory.
 
     Raises:
@@ -47,7 +46,7 @@ def stream_of(data: DataLike, *, resolve: Callable[[str], str] = str) -> Iterato
         rows = _rows_in_memory(config.rows, config.split)
         return _selected(rows, _IN_MEMORY, config.limit, config.columns)
     return stream_rows(
-        resolve(config.path),
+        config.path,
         subset=config.subset,
         split=config.split,
         limit=config.limit,

@@ -25,7 +25,6 @@ from posttrain.files import cache_folder
 from posttrain.types import Task
 
 E = TypeVar("E", bound=Encoded)
-Resolve = Callable[[str], str]
 
 _DETECTED_ROWS = 50  # the format is detected by these
 _DOCUMENTS = {"paragraph": "paragraphs between blank lines", "line": "lines", "file": "whole files"}
@@ -60,17 +59,17 @@ def limits_of(data: DataConfig, context: int | None, key: str = "data") -> Limit
     )
 
 
-def read_rows(data: DataConfig, *, resolve: Resolve = str, key: str = "data") -> list[Row]:
+def read_rows(data: DataConfig, *, key: str = "data") -> list[Row]:
     """The rows of `data`.
 
     Args:
-        resolve: makes the path of `data` absolute. key: name of `data` in messages.
+        key: name of `data` in messages.
     Raises:
         ConfigError: `data.document` is set, which is of .txt files that are read as plain text.
         DataError: there are no rows.
     """
     _refuse_document(data, key)
-    return rows_of(data, resolve=resolve)
+    return rows_of(data)
 
 
 def encode_data(
@@ -81,7 +80,6 @@ def encode_data(
     rows: Sequence[Row] | None = None,
     *,
     account: Account,
-    resolve: Resolve = str,
     key: str = "data",
 ) -> E:
     """The rows of `data` as sequences.
@@ -91,7 +89,6 @@ def encode_data(
         encode: a function such as `encode_rows`, `encode_pairs` or `encode_scores`.
         rows: those of `data`, if they have been read already.
         account: where losses are recorded.
-        resolve: makes the path of `data` absolute.
         key: name of `data` in messages and metrics.
     Raises:
         ConfigError: a setting of `data` is out of range.
@@ -99,7 +96,7 @@ def encode_data(
     """
     limits = limits_of(data, context, key)
     if rows is None:
-        rows = read_rows(data, resolve=resolve, key=key)
+        rows = read_rows(data, key=key)
     with _named(key):
         encoded = encode(
             rows,
@@ -121,7 +118,6 @@ def encode_stream(
     context: int | None,
     *,
     account: Account,
-    resolve: Resolve = str,
     key: str = "data",
 ) -> Encoded:
     """The rows or documents of `data` as sequences to imitate, read one by one in bounded memory.
@@ -134,13 +130,13 @@ def encode_stream(
     """
     limits = limits_of(data, context, key)
     store = SequenceStore(cache_folder() / "tokens")
-    files = _text_files(data, resolve)
+    files = _text_files(data)
     with _named(key):
         if files:
             encoded = _encode_files(data, files, tokenizer, limits, store)
         else:
             _refuse_document(data, key)
-            rows = stream_of(data, resolve=resolve)
+            rows = stream_of(data)
             encoded = _encode_rows(data, rows, tokenizer, limits, store)
         encoded.refuse_losses(limits)
     account.add(encoded, key)
@@ -194,11 +190,11 @@ def encode_task(
     return encoded
 
 
-def _text_files(data: DataConfig, resolve: Resolve) -> list[Path]:
+def _text_files(data: DataConfig) -> list[Path]:
     """The .txt files of `data`, where nothing but their text is read."""
     if data.rows is not None or data.columns or data.rationale_weight:
         return []
-    return text_files(Path(resolve(data.path)).expanduser(), data.split)
+    return text_files(Path(data.path).expanduser(), data.split)
 
 
 def _encode_files(
