@@ -29,6 +29,7 @@ LAYERS = [
     {"keys", "limits"},
     {"registry"},
     {"config"},
+    {"data_config"},
     {"typecheck"},
     {"files", "yaml_reader"},
     {"types", "errors", "averages", "memory", "terminal"},

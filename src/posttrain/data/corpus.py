@@ -224,9 +224,9 @@ class _Writer:
             self.encoded.masked.append(self.row)
             return
         sequence = _sequence(self.pending, self.row)
-        for kept in self.encoded.fitted(self.row, [sequence], self.limits, text=True):
-            if kept.loss_mask.any():
-                self.encoded.add(kept)
+        for part in self.encoded.fitted(self.row, [sequence], self.limits, text=True):
+            if part.loss_mask.any():
+                self.encoded.add(part)
             else:
                 self.encoded.masked.append(self.row)
 
