@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from posttrain.data_config import DataConfig as DataConfig
+from posttrain.data_config import DataLike as DataLike
 from posttrain.errors import ConfigError
 
 
@@ -212,68 +214,6 @@ class ModelConfig:
                 f"model.quantization: {self.quantization} weights cannot be trained; set lora: "
                 f"{{r: 16}} beside it"
             )
-
-    @staticmethod
-    def from_short(text: str) -> dict[str, Any]:
-        return {"path": text}
-
-
-@dataclass(frozen=True, slots=True)
-class DataConfig:
-    """Rows to train on: a file, a folder or a hub dataset id.
-
-    columns renames the file's columns, {ours: theirs}. train_on: "auto" trains on the completion or
-    on every assistant turn, and on all of a plain text.
-    document: what one document of a .txt file is: a "paragraph" (the lines between blank lines), a
-    "line", or the whole "file". Tokens never attend across documents. EOS is put at a document's
-    end, and BOS at its start if the tokenizer uses one.
-    max_length: tokens of a training sequence; None is 1024, or the model's context if that is
-    shorter.
-    truncation: what becomes of longer rows. "auto" splits plain text into sequences of max_length,
-    so that every token but a document's first is a target exactly once per epoch, and keeps the
-    start of any other row. "keep_start" and "keep_end" cut, "drop" leaves the row out, "error"
-    refuses it, "split" is for plain text alone. A later part of a document begins with the last
-    token of the part before, as context.
-    max_cut: share of rows that are cut or dropped, or of tokens lost so, above which the run is
-    refused.
-    max_masked: the same for rows without any trained token.
-    rationale_weight: rows with a column rationale are learnt twice, the completion after "[label] "
-    and the prompt, and the rationale after "[rationale] " and the prompt, whose tokens count this
-    much (0: the column is not read). Of the other methods, distill reads it too.
-    """
-
-    path: str
-    subset: str | None = None
-    split: str = "train"
-    limit: int | None = None
-    columns: dict[str, str] = field(default_factory=dict)
-    train_on: Literal["auto", "completion", "all_assistant", "last", "everything"] = "auto"
-    document: Literal["paragraph", "line", "file"] = "paragraph"
-    max_length: int | None = None
-    truncation: Literal["auto", "split", "drop", "keep_start", "keep_end", "error"] = "auto"
-    max_cut: float = 0.1
-    max_masked: float = 0.1
-    rationale_weight: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.max_cut <= 1:
-            raise ConfigError(
-                f"data.max_cut: {self.max_cut} is not a share; it must be from 0 to 1"
-            )
-        if self.rationale_weight < 0:
-            raise ConfigError(
-                f"data.rationale_weight: {self.rationale_weight} is how much a token counts; it "
-                "is not negative"
-            )
-
-    @classmethod
-    def of(cls, data: Any) -> DataConfig:
-        """Rows with the settings of how they are read: a path, a hub id, or rows in memory."""
-        if isinstance(data, cls):
-            return data
-        if isinstance(data, str | Path):
-            return cls(str(data))
-        raise ConfigError(f"data: {type(data).__name__} is neither rows nor a place")
 
     @staticmethod
     def from_short(text: str) -> dict[str, Any]:

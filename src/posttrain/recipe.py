@@ -425,7 +425,7 @@ def _plain(value: Any) -> Any:
         return {
             f.name: _plain(getattr(value, f.name))
             for f in dataclasses.fields(value)
-            if getattr(value, f.name) is not None
+            if getattr(value, f.name) is not None and f.metadata.get("recipe", True)
         }
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]

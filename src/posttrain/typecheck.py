@@ -223,7 +223,9 @@ def build(cls: type, value: Any, where: str, classes: Classes) -> Any:
         value = short(value)
     if not isinstance(value, Mapping):
         raise ConfigError(f"{where}: {shown(value)} is {_kind(value)}, but a mapping is wanted")
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    fields = {
+        f.name: f for f in dataclasses.fields(cls) if f.init and f.metadata.get("recipe", True)
+    }
     for key in value:
         if key not in fields:
             place = f"{where}.{key}" if where else str(key)

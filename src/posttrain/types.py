@@ -141,6 +141,7 @@ class Task:
     answers.
     system: system message, or None. stop: stop strings the task wants. max_tokens: a sensible
     completion length.
+    unscored: why `score` cannot be called, such as rows without an answer; "" where it can.
     """
 
     name: str
@@ -150,3 +151,4 @@ class Task:
     system: str | None = None
     stop: tuple[str, ...] = ()
     max_tokens: int = 256
+    unscored: str = ""

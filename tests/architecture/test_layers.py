@@ -29,6 +29,7 @@ LAYERS = [
     {"keys", "limits"},
     {"registry"},
     {"config"},
+    {"data_config"},
     {"typecheck"},
     {"report"},
     {"files", "yaml_reader"},
@@ -38,7 +39,7 @@ PLACE = {name: i for i, names in enumerate(LAYERS) for name in names}
 
 # Optional libraries, and the one module that may import each.
 OPTIONAL = {
-    "datasets": "data/rows.py",
+    "datasets": "data/hub.py",
     "openai": "engines/endpoint.py",
     "peft": "models/adapters.py",
     "math_verify": "rewards/math_worker.py",

@@ -13,7 +13,8 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
-from posttrain.data.scored import PieceTexts, encode_scores, step_ends, step_texts
+from posttrain.data.scored import encode_scores
+from posttrain.data.steps import PieceTexts, step_ends, step_texts
 from posttrain.errors import ConfigError, ModelError
 from posttrain.models.load import load_model, load_score_model
 from posttrain.rewards.base import RewardSet

@@ -16,6 +16,7 @@ from posttrain.methods.objects import settings_of_task, task_of
 from posttrain.methods.prompts import decoder, encode_prompts, sampling_of
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.spec import ModelSpec
+from posttrain.tasks.answers import refuse_unscored
 from posttrain.terminal import write
 from posttrain.training.plan import Facts
 
@@ -46,6 +47,7 @@ class Measurement:
         self.config = config
         self.strategy = strategy
         self.task = task_of(config.task)
+        refuse_unscored(self.task, "an evaluation")
         self.sampling = sampling_of(config.sampling, self.task)
         self.num_available = len(self.task.examples)
         prompts = encode_prompts(

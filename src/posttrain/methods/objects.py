@@ -16,6 +16,7 @@ from posttrain.errors import ConfigError, DataError, PosttrainError
 from posttrain.models.forest_model import ForestModel
 from posttrain.models.spec import ModelSpec, model_spec
 from posttrain.rewards.base import RewardSet
+from posttrain.tasks.answers import refuse_missing_answers
 from posttrain.types import Task
 
 Rows = DataConfig | str | Path | Iterable[Mapping[str, Any]]
@@ -98,8 +99,10 @@ def settings_of_task(task: TaskLike) -> dict[str, Any]:
 
 def rewards_of(rewards: Rewards, task: Task, limits: Limits) -> RewardSet:
     """The rewards of a run, within its limits of time and failures, tried on known answers."""
+    components = components_of(rewards)
+    refuse_missing_answers(task, components)
     reward_set = RewardSet(
-        [(c.name, c.weight, c.settings) for c in components_of(rewards)],
+        [(c.name, c.weight, c.settings) for c in components],
         task=task,
         max_failed=limits.max_failed_rewards,
         timeout_seconds=limits.reward_timeout_seconds,

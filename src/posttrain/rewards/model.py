@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from posttrain.data.forest import Batch, TokenSequence, Tree
-from posttrain.data.scored import PieceTexts, encode_completions, scored_places
+from posttrain.data.scored import encode_completions
+from posttrain.data.steps import PieceTexts, scored_places
 from posttrain.errors import ConfigError
 from posttrain.models.forest_model import ForestModel, evaluating
 from posttrain.models.language_model import LanguageModel
