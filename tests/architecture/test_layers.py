@@ -31,7 +31,8 @@ LAYERS = [
     {"config"},
     {"typecheck"},
     {"files", "yaml_reader"},
-    {"types", "errors", "averages", "memory", "terminal"},
+    {"types"},
+    {"errors", "averages", "memory", "terminal"},
 ]
 PLACE = {name: i for i, names in enumerate(LAYERS) for name in names}
 

@@ -11,14 +11,9 @@ from posttrain.config import EvaluationConfig
 from posttrain.data.templates import decode_completion
 from posttrain.engines.torch import TorchEngine
 from posttrain.errors import DataError
-from posttrain.evaluation.run import (
-    Evaluation,
-    compare,
-    evaluate,
-    evaluate_search,
-    problems_text,
-    read_evaluation,
-)
+from posttrain.evaluation.comparison import compare
+from posttrain.evaluation.outcomes import Evaluation, problems_text, read_evaluation
+from posttrain.evaluation.samples import measure_samples, measure_search
 from posttrain.evaluation.strategy import Strategy
 from posttrain.methods.prompting import encode_prompts, make_sampling, make_task
 from posttrain.methods.run import Run
@@ -77,7 +72,7 @@ class Measurement:
         engine = TorchEngine(model)
         shared: dict[str, Any] = {"sampling": self.sampling, "seed": self.config.seed}
         if strategy is None:
-            result = evaluate(
+            result = measure_samples(
                 engine,
                 self.prompts,
                 self.task,
@@ -87,7 +82,7 @@ class Measurement:
             )
         else:
             value = model.critic.at_ends if model.critic is not None else None
-            result = evaluate_search(
+            result = measure_search(
                 engine, self.prompts, self.task, decode, strategy, value=value, **shared
             )
         result.num_available = self.num_available
@@ -145,58 +140,12 @@ def evaluate_model(
     write_text_whole(
         run.folder / "evaluation.json", json.dumps({**result.to_json(), "seconds": seconds})
     )
-    interval = result.accuracy()
-    by = f" by {result.strategy}" if result.strategy else ""
-    dropped = result.prompts_dropped
-    write(
-        run.console,
-        f"{result.task}: accuracy {interval.estimate:.1%} (95 % interval {interval.low:.1%} to "
-        f"{interval.high:.1%}) "
-        f"on {result.problems}{by}"
-        + (f"; {dropped} prompts too long for the context dropped" if dropped else ""),
-    )
-    for line in details(result):
+    write(run.console, result.headline())
+    for line in result.details():
         write(run.console, f"  {line}", style="dim")
     if strategy is not None and strategy.oracle:
         write(run.console, strategy.warning(), style="yellow")
     return result
-
-
-def details(result: Evaluation) -> list[str]:
-    """The search with all its settings; pass@k, maj@k, tokens and what did not count."""
-    lines = []
-    if result.search is not None:
-        lines.append(f"search {_with_settings(result.search, result.search_settings)}")
-    if result.scorer is not None:
-        settings = {k: v for k, v in result.scorer.items() if k != "name"}
-        lines[-1] += (
-            f"; scorer {_with_settings(result.scorer['name'], settings)}; oracle: "
-            f"{str(bool(result.oracle)).lower()}"
-        )
-    metrics = result.metrics()
-    parts = [
-        f"{name} {value['estimate']:.1%}"
-        for name, value in metrics.items()
-        if name.startswith(("pass@", "maj@"))
-    ]
-    parts.append(
-        f"{metrics['mean_tokens']:.0f} tokens per {'problem' if result.search else 'completion'}"
-    )
-    parts += [
-        f"{metrics[name]:.1%} {what}"
-        for name, what in (("truncated", "cut off"), ("unparsed", "without an answer"))
-    ]
-    if metrics["errors"]:
-        parts.append(f"{metrics['errors']} failures of the verifier")
-    return [*lines, ", ".join(parts)]
-
-
-def _with_settings(name: str, settings: Mapping[str, Any]) -> str:
-    """A name with its settings: "best_of_n (num_samples 8)"."""
-    text = ", ".join(
-        f"{k} {v!r}" if isinstance(v, str) else f"{k} {v}" for k, v in settings.items()
-    )
-    return f"{name} ({text})" if text else name
 
 
 def summarise(run: Run, stages: Mapping[str, Run], seconds: Mapping[str, float]) -> None:
@@ -231,7 +180,7 @@ def summarise(run: Run, stages: Mapping[str, Run], seconds: Mapping[str, float])
                 "mean_tokens": metrics["mean_tokens"],
                 "seconds": seconds.get(name),
                 "note": evaluation.strategy or "",
-                "search": " ".join(details(evaluation)[:-1]).removeprefix("search "),
+                "search": " ".join(evaluation.details()[:-1]).removeprefix("search "),
                 "search_settings": evaluation.search_settings,
                 "scorer": evaluation.scorer,
                 "oracle": bool(evaluation.oracle),

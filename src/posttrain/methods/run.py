@@ -19,7 +19,7 @@ from posttrain import registry
 from posttrain.config import Recipe
 from posttrain.data.stream import Source
 from posttrain.errors import CheckpointError, ConfigError, RewardError
-from posttrain.evaluation.run import Evaluation
+from posttrain.evaluation.outcomes import Evaluation
 from posttrain.keys import Watch, refuse_unread_fields
 from posttrain.memory import keep_freed_memory
 from posttrain.methods import resume

@@ -10,17 +10,11 @@ import pytest
 from posttrain import registry
 from posttrain.config import Component
 from posttrain.errors import DataError
-from posttrain.evaluation.run import (
-    Evaluation,
-    _Verifier,
-    compare,
-    compare_files,
-    evaluate,
-    evaluate_search,
-    read_evaluation,
-    unlikeness,
-)
+from posttrain.evaluation.comparison import compare, compare_files, unlikeness
+from posttrain.evaluation.outcomes import Evaluation, read_evaluation
+from posttrain.evaluation.samples import measure_samples, measure_search
 from posttrain.evaluation.strategy import make_strategy
+from posttrain.rewards.grader import TaskGrader
 from posttrain.types import Example, Request, Sample, Sampling, Task
 
 
@@ -60,7 +54,7 @@ def decode(sample: Sample) -> str:
 def ask(bonus: float = 0.0, n: int = 40) -> Evaluation:
     made = task()
     prompts = [(e, (i,)) for i, e in enumerate(made.examples, 1)]
-    return evaluate(
+    return measure_samples(
         FakeEngine(bonus), prompts, made, decode, num_samples=n, sampling=Sampling(), seed=3
     )
 
@@ -113,7 +107,7 @@ def test_a_verifier_that_raises_is_counted() -> None:
 
     broken = Task("fake", made.examples, fragile, made.extract)
     prompts = [(e, (i,)) for i, e in enumerate(made.examples, 1)]
-    found = evaluate(
+    found = measure_samples(
         FakeEngine(), prompts, broken, decode, num_samples=8, sampling=Sampling(), seed=0
     )
     assert found.errors > 0 and found.metrics()["errors"] == found.errors
@@ -126,7 +120,7 @@ def search(name: str, n: int, bonus: float = 0.0) -> Evaluation:
     scorer = Component("oracle") if "score" in registry.searches.entry(name).inputs else None
     strategy = make_strategy(Component(name, settings), scorer, oracle=False, task=made)
     assert strategy is not None
-    return evaluate_search(
+    return measure_search(
         FakeEngine(bonus), prompts, made, decode, strategy, sampling=Sampling(), seed=3
     )
 
@@ -238,9 +232,9 @@ def test_a_verifier_that_exits_is_counted_and_ends_nothing() -> None:
         raise SystemExit(0)
 
     task = Task("leaving", [Example("p", None, "1", {}, id="e")], leave, leave)
-    verifier = _Verifier(task)
+    verifier = TaskGrader(task)
     assert (
-        verifier.correct("x", task.examples[0]) == 0
+        verifier.correct(["x"], task.examples[0]) == [0]
         and verifier.answer("x") is None
         and verifier.errors == 2
     )
