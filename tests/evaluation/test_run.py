@@ -120,7 +120,7 @@ def test_a_verdict_that_hangs_is_counted(model: Any) -> None:
     slow = Task("slow", problems.examples, score, problems.extract)
     result = evaluate(model, slow, sampling=SAMPLING, reward_timeout_seconds=0.2)
     assert [o.correct for o in result.outcomes] == [[0], [1]] and result.errors == 1
-    assert "1 failures of the verifier" in str(result)
+    assert "1 failure of the verifier" in str(result)
     with pytest.raises(RewardError, match="reward_timeout_seconds"):
         evaluate(model, slow, num_samples=3, sampling=SAMPLING, reward_timeout_seconds=0.2)
 

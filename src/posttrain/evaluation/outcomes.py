@@ -134,7 +134,7 @@ class Evaluation:
         parts.append(f"{metrics['truncated']:.1%} cut off")
         parts.append(f"{metrics['unparsed']:.1%} without an answer")
         if self.errors:
-            parts.append(f"{self.errors} failures of the verifier")
+            parts.append(f"{self.errors} failure{'s' * (self.errors > 1)} of the verifier")
         return [*lines, ", ".join(parts)]
 
     def headline(self) -> str:
@@ -232,9 +232,11 @@ def _with_settings(name: str, settings: Mapping[str, Any]) -> str:
     return f"{name} ({', '.join(parts)})" if parts else name
 
 
-def problems_text(asked: int, available: int | None) -> str:
+def problems_text(number: int, available: int | None) -> str:
     """A number of problems in words, with the number there is where it is another."""
-    return f"{asked} problems" if available in (None, asked) else f"{asked} of {available} problems"
+    return (
+        f"{number} problems" if available in (None, number) else f"{number} of {available} problems"
+    )
 
 
 def read_evaluation(path: Path) -> Evaluation:

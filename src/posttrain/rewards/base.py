@@ -86,7 +86,7 @@ class RewardSet:
             raise ConfigError("rewards: at least one is needed; see `posttrain ls rewards`")
         self.task = task
         self.grader = Grader(max_failed=max_failed, timeout_seconds=timeout_seconds)
-        # Failures and completions that searches asked for, by reward.
+        # Failures and completions that searches total_scored for, by reward.
         self._scores: dict[str, tuple[int, int]] = {}
         self._models = LoadedModels()
         self._rewards: dict[str, _Reward] = {}
@@ -152,20 +152,17 @@ class RewardSet:
         none.
 
         Raises:
-            RewardError: as `reward`, but the share of failures is of all completions asked for so
-            far.
+            RewardError: as `reward`, but the share of failures is of all completions scored so far.
         """
         self._fill([(example, r) for r in rollouts], self._watch_scores)
         return [-math.inf if r.reward is None else r.reward for r in rollouts]
 
     def _watch_scores(self, name: str, failed: int, total: int, values: Sequence[Value]) -> None:
-        """A search asks for few completions at a time, so the share is of all that it has asked
-        for.
-        """
-        failures, asked = self._scores.get(name, (0, 0))
-        failures, asked = self._scores[name] = failures + failed, asked + total
-        if failed and asked >= _MIN_SCORES:
-            self._watch(name, failures, asked, values)
+        """A search scores few completions at a time, so the share is of all so far."""
+        failures, total_scored = self._scores.get(name, (0, 0))
+        failures, total_scored = self._scores[name] = failures + failed, total_scored + total
+        if failed and total_scored >= _MIN_SCORES:
+            self._watch(name, failures, total_scored, values)
 
     def _watch(self, name: str, failed: int, total: int, values: Sequence[Value]) -> None:
         if not failed:
@@ -234,8 +231,8 @@ class RewardSet:
     def self_test(self, examples: Sequence[Example]) -> None:
         """Try every reward on known answers before the first step.
 
-        A `Reward` is asked to `check` itself. A function may carry `known_answers`: (completion,
-        answer, expected) cases, which must come out exactly. The reward "task" must give 1 for
+        `Reward.check` is called. A function may carry `known_answers`: (completion, answer,
+        expected) cases, which must come out exactly. The reward "task" must give 1 for
         reference completions and 0 for the empty one. All others are called once, and must return
         finite numbers. Rewards that read token ids are tried with one token.
 

@@ -90,22 +90,22 @@ def reward_inputs(
     columns = {name for e, _ in pairs for name in e.columns} - inputs.keys()
     parameters = inspect.signature(function).parameters.values()
     named = {p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
-    asked = set(named)
+    requested = set(named)
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        asked |= columns | inputs.keys() - {"task", "examples"}
+        requested |= columns | inputs.keys() - {"task", "examples"}
         if "completion_ids" not in named and not all(r.has_tokens for _, r in pairs):
-            asked.discard("completion_ids")
+            requested.discard("completion_ids")
     for p in parameters:
         lacks = p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty
         if lacks and p.name not in inputs and p.name not in columns:
-            known = ", ".join(sorted(columns | inputs.keys()))
+            names = ", ".join(sorted(columns | inputs.keys()))
             raise RewardError(
                 f"reward {name or getattr(function, '__name__', '')!r} asks for {p.name!r}, which "
-                f"is neither an input nor a column of the data; there are {known}"
+                f"is neither an input nor a column of the data; there are {names}"
             )
     settings = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
-    values = {name: make() for name, make in inputs.items() if name in asked - settings}
-    for name in sorted(columns & asked - settings):
+    values = {name: make() for name, make in inputs.items() if name in requested - settings}
+    for name in sorted(columns & requested - settings):
         values[name] = [_column(e.columns, name) for e, _ in pairs]
     return values
 

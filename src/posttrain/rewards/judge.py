@@ -79,7 +79,7 @@ class Judge:
         n = len(prompts)
         both = [(p, a, b) for p, a, b in zip(prompts, first, second, strict=True)]
         both += [(p, b, a) for p, a, b in both]
-        asked = [
+        questions = [
             _PAIR.format(
                 instruction=self.instruction,
                 prompt=plain_text(p),
@@ -88,7 +88,7 @@ class Judge:
             )
             for p, a, b in both
         ]
-        table = self._replies(asked, [p for p, _, _ in both], ["A", "B"])
+        table = self._replies(questions, [p for p, _, _ in both], ["A", "B"])
         p_a = np.exp(table[:, 0] - np.logaddexp(table[:, 0], table[:, 1]))
         return [float(x) for x in (1 + (p_a[:n] - p_a[n:])) / 2]
 
@@ -98,7 +98,7 @@ class Judge:
         """Expected rating, sum_k k P(k) over the replies 1 to `levels` (G-Eval, arXiv
         2303.16634).
         """
-        asked = [
+        questions = [
             _RATING.format(
                 instruction=self.instruction,
                 prompt=plain_text(p),
@@ -108,7 +108,7 @@ class Judge:
             for p, c in zip(prompts, completions, strict=True)
         ]
         replies = [str(k) for k in range(1, levels + 1)]
-        probabilities = np.exp(self._replies(asked, list(prompts), replies))
+        probabilities = np.exp(self._replies(questions, list(prompts), replies))
         # A reply that another begins with, such as 1 and 10, has been said only where the other has
         # not.
         for short, reply in enumerate(replies):
@@ -119,10 +119,10 @@ class Judge:
         mean = probabilities @ np.arange(1.0, levels + 1) / probabilities.sum(axis=1)
         return [float(x) for x in mean]
 
-    def _replies(self, asked: list[str], prompts: list[Text], replies: list[str]) -> Numbers:
+    def _replies(self, questions: list[str], prompts: list[Text], replies: list[str]) -> Numbers:
         """Log-probs of each reply to each question: [questions, replies], nats."""
         sequences: list[tuple[list[int], int]] = []
-        for question, prompt in zip(asked, prompts, strict=True):
+        for question, prompt in zip(questions, prompts, strict=True):
             chat = self.chat if self.chat is not None else not isinstance(prompt, str)
             before = encode_prompt(
                 self.tokenizer,
@@ -132,7 +132,7 @@ class Judge:
                 ids = text_ids(self.tokenizer, reply if chat else f" {reply}", start=False)
                 sequences.append(([*before, *ids], len(before)))
         logprobs = [sum(x) for x in self.engine.score(sequences)]
-        return np.array(logprobs, dtype=np.float64).reshape(len(asked), len(replies))
+        return np.array(logprobs, dtype=np.float64).reshape(len(questions), len(replies))
 
 
 class _JudgeReward:

@@ -163,7 +163,7 @@ def _prediction(text: str) -> str | None:
 )
 def math(completions, answer) -> list[float]:
     r"""1 where the final answer is mathematically equal to the column `answer`, else 0 (math-verify
-    in killable processes).
+    in separate processes with a time limit).
 
     The final answer is the last \boxed{...}; without one, what follows "####"; without that, the
     last number. Equal strings and numbers are settled without a parser; expressions too heavy to

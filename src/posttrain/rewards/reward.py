@@ -107,9 +107,9 @@ def bound_reward(component: Component, models: LoadedModels) -> tuple[Callable[.
     Raises:
         ConfigError: no such reward, or a wrong setting.
     """
-    given = component.function
-    if isinstance(given, Reward) and not component.settings:
-        return given, given
+    function = component.function
+    if isinstance(function, Reward) and not component.settings:
+        return function, function
     settings = copied(component.settings)
     bound: Any = registry.rewards.bind_of(
         Component(component.name, settings, function=component.function)
