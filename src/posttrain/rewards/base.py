@@ -86,7 +86,7 @@ class RewardSet:
             raise ConfigError("rewards: at least one is needed; see `posttrain ls rewards`")
         self.task = task
         self.grader = Grader(max_failed=max_failed, timeout_seconds=timeout_seconds)
-        # Failures and completions that searches total_scored for, by reward.
+        # Failed and scored completions of searches, by reward.
         self._scores: dict[str, tuple[int, int]] = {}
         self._models = LoadedModels()
         self._rewards: dict[str, _Reward] = {}
