@@ -282,7 +282,7 @@ def _eval(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from posttrain.evaluation.run import compare_files
+    from posttrain.evaluation.comparison import compare_files
 
     echo(compare_files(Path(options.first), Path(options.second)))
     return 0

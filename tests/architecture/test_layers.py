@@ -33,7 +33,8 @@ LAYERS = [
     {"typecheck"},
     {"report"},
     {"files", "yaml_reader"},
-    {"types", "errors", "averages", "memory", "terminal", "face"},
+    {"types"},
+    {"errors", "averages", "memory", "terminal", "face"},
 ]
 PLACE = {name: i for i, names in enumerate(LAYERS) for name in names}
 

@@ -12,7 +12,7 @@ from support import write
 from posttrain.config import Component
 from posttrain.errors import DataError
 from posttrain.tasks.answers import missing_answers, refuse_missing_answers, refuse_unscored
-from posttrain.tasks.rows import task_of
+from posttrain.tasks.rows import make_task
 from posttrain.types import Example
 
 NONE = [{"prompt": f"Q{i}"} for i in range(4)]
@@ -21,7 +21,7 @@ SOME = [{"prompt": "Q", "answer": "1"}, {"prompt": "Q", "id": "seven"}]
 
 def test_missing_answers_are_counted() -> None:
     assert missing_answers([Example("Q", answer=0)]) == ""
-    text = missing_answers(task_of(SOME).examples)
+    text = missing_answers(make_task(SOME).examples)
     assert "1 of 2 rows" in text and "seven" in text
 
 
@@ -29,7 +29,7 @@ def test_missing_answers_are_counted() -> None:
 def test_what_needs_answers_says_how_many_are_missing(
     rows: list[dict[str, Any]], count: str
 ) -> None:
-    task = task_of(rows)
+    task = make_task(rows)
     with pytest.raises(DataError, match=f"an evaluation .*{count} rows"):
         refuse_unscored(task, "an evaluation")
     for name in ("task", "exact", "math"):
@@ -44,13 +44,13 @@ def test_an_own_reward_may_handle_rows_without_an_answer() -> None:
     def lenient(completions, answer):  # type: ignore[no-untyped-def]
         return [None if a is None else float(a in c) for c, a in zip(completions, answer)]
 
-    refuse_missing_answers(task_of(SOME), [Component.of(lenient)])
+    refuse_missing_answers(make_task(SOME), [Component.of(lenient)])
     with pytest.raises(DataError, match=r"reward 'lenient' .*4 of 4 rows"):
-        refuse_missing_answers(task_of(NONE), [Component.of(lenient)])
+        refuse_missing_answers(make_task(NONE), [Component.of(lenient)])
 
 
 def test_an_own_score_needs_no_answer() -> None:
-    task = task_of(NONE, score=lambda text, example: float(text == example.prompt))
+    task = make_task(NONE, score=lambda text, example: float(text == example.prompt))
     refuse_unscored(task, "an evaluation")
     refuse_missing_answers(task, [Component("task")])
     assert task.score("Q1", task.examples[1]) == 1.0

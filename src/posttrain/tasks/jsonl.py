@@ -6,7 +6,7 @@ from typing import Literal
 
 from posttrain.config import DataConfig
 from posttrain.registry import tasks
-from posttrain.tasks.rows import task_of
+from posttrain.tasks.rows import make_task
 from posttrain.types import Task
 
 
@@ -43,7 +43,7 @@ def jsonl(
         num_examples: largest number of rows.
         max_tokens: tokens per completion, where the sampling does not say.
     """
-    return task_of(
+    return make_task(
         DataConfig(path, split=split, limit=num_examples),
         name="jsonl",
         prompt_column=prompt_column,

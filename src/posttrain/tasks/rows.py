@@ -34,7 +34,7 @@ class Columns:
     completion: str | None = None
 
 
-def task_of(
+def make_task(
     rows: DataLike | Iterable[Example],
     *,
     name: str = "rows",
@@ -54,7 +54,7 @@ def task_of(
     Only a prompt is needed. Without answers and without `score` the task has no verdict: rewards
     that read no answer can train on it, and what needs a verdict refuses it.
 
-    >>> task_of([{"prompt": "2+2="}], score=lambda text, example: float("4" in text)).score(
+    >>> make_task([{"prompt": "2+2="}], score=lambda text, example: float("4" in text)).score(
     ...     "4", Example("2+2=")
     ... )
     1.0
