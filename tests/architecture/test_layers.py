@@ -26,12 +26,14 @@ LAYERS = [
     {"models"},
     {"losses", "advantages", "data"},
     {"recipe"},
-    {"keys", "limits"},
+    {"overrides", "unread_keys", "recipe_paths"},
+    {"recipe_names", "main_loss", "limits"},
+    {"keys"},
     {"registry"},
     {"config"},
     {"typecheck"},
     {"files", "yaml_reader"},
-    {"types", "errors", "averages", "memory", "terminal"},
+    {"types", "errors", "averages", "memory", "terminal", "descriptions"},
 ]
 PLACE = {name: i for i, names in enumerate(LAYERS) for name in names}
 
