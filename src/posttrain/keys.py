@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from posttrain import registry
 from posttrain.config import (
     AdapterConfig,
     Component,

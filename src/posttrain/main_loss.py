@@ -1,6 +1,7 @@
 """The main loss of a method, which is the first of its losses, and its settings as plain keys.
 
-`beta: 0.2` in a recipe of method dpo is `losses: [{name: dpo, beta: 0.2}]`.
+`beta: 0.2` in a recipe of method dpo is `losses: [{name: dpo, beta: 0.2}]`, and TRL's
+`epsilon: 0.2` of method grpo is `losses: [{name: clipped, clip_low: 0.2}]`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from typing import Any
 from posttrain import keys, registry
 from posttrain.errors import ConfigError
 from posttrain.registry import Entry
+
+OTHER_NAMES = {"epsilon": "clip_low", "epsilon_high": "clip_high"}
+"""Names in other trainers of settings of losses."""
 
 
 def main_loss(raw: Mapping[str, Any], entry: Entry) -> str:
@@ -38,15 +42,20 @@ def with_plain_settings(raw: Mapping[str, Any], entry: Entry) -> dict[str, Any]:
     losses = registry.losses.entries() if name else {}
     if name not in losses:
         return dict(raw)
-    moved = {key: raw[key] for key in raw if key in rest and key in losses[name].settings}
-    if not moved:
-        return dict(raw)
+    own = losses[name].settings
     first, *others = _items(raw, entry)
-    settings = dict(first) if isinstance(first, Mapping) else {"name": first}
-    for key in moved.keys() & settings.keys():
-        raise ConfigError(f"{key!r} and {key!r} of the loss {name!r} are the same setting; keep one")
-    plain = {key: value for key, value in raw.items() if key not in moved}
-    return {**plain, "losses": [{**settings, **moved}, *others]}
+    changed = dict(first) if isinstance(first, Mapping) else {"name": first}
+    plain = dict(raw)
+    for key in rest:
+        setting = key if key in own else OTHER_NAMES.get(key, key)
+        if setting not in own:
+            continue
+        if setting in changed:
+            raise ConfigError(
+                f"{key!r} and {setting!r} of the loss {name!r} are the same setting; keep one"
+            )
+        changed[setting] = plain.pop(key)
+    return {**plain, "losses": [changed, *others]} if len(plain) < len(raw) else plain
 
 
 def _items(raw: Mapping[str, Any], entry: Entry) -> list[Any]:

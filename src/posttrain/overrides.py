@@ -1,10 +1,10 @@
 """`key=value` changes of a recipe, before it is parsed. Dotted keys reach inside.
 
-    model.lora.r=8         a key of a section, also where the recipe writes `model: PATH` alone
-    losses.beta=0.2        a setting of the method's main loss, which is the first of its list
-    losses.kl.weight=0.1   an item of a list, by its name or its number
-    advantage.scale=none   a setting of a function that the method names by default
-    lora_r=8               a name of another trainer (see `recipe_names`)
+model.lora.r=8         a key of a section, also where the recipe writes `model: PATH` alone
+losses.beta=0.2        a setting of the method's main loss, which is the first of its list
+losses.kl.weight=0.1   an item of a list, by its name or its number
+advantage.scale=none   a setting of a function that the method names by default
+lora_r=8               a name of another trainer (see `recipe_names`)
 """
 
 from __future__ import annotations

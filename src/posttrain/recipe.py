@@ -22,6 +22,7 @@ from posttrain.overrides import rename
 from posttrain.typecheck import check
 from posttrain.yaml_reader import read_yaml_file
 
+
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe file and apply `key=value` overrides (dotted keys reach inside; values are
     YAML).

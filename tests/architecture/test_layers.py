@@ -31,6 +31,7 @@ LAYERS = [
     {"keys"},
     {"registry"},
     {"config"},
+    {"model_config"},
     {"typecheck"},
     {"files", "yaml_reader"},
     {"types", "errors", "averages", "memory", "terminal", "descriptions"},
