@@ -14,8 +14,6 @@ from collections.abc import Collection
 def descriptions(doc: str, names: Collection[str]) -> dict[str, str]:
     """The meaning of each name that the docstring explains, on one line.
 
-    A name that has no entry of its own is described by the first sentence that mentions it.
-
     Args:
         doc: the docstring. names: fields or settings to look for.
 
@@ -26,16 +24,12 @@ def descriptions(doc: str, names: Collection[str]) -> dict[str, str]:
     if not names:
         return {}
     entries = list(_entry_pattern(names).finditer(text))
-    ends = [match.start() for match in entries[1:]] + [len(text)]
+    ends = [match.start() for match in entries[1:]] + [len(text)] * bool(entries)
     meanings: dict[str, str] = {}
     for match, end in zip(entries, ends, strict=True):
         meaning = _one_line(text[match.end() : end])
         for name in re.split(r"\s*,\s*", match["names"]):
             meanings.setdefault(name, meaning)
-    for name in names:
-        sentence = "" if name in meanings else _sentence_with(name, text)
-        if sentence:
-            meanings[name] = sentence
     return {name: meanings[name] for name in names if meanings.get(name)}
 
 
@@ -67,11 +61,17 @@ def _one_line(text: str) -> str:
     return " ".join(paragraph.split()).rstrip(".")
 
 
+def mentions(doc: str, names: Collection[str]) -> dict[str, str]:
+    """The first sentence that mentions each name, for docstrings without entries."""
+    sentences = {name: _sentence_with(name, _without_indents(doc)) for name in names}
+    return {name: sentence for name, sentence in sentences.items() if sentence}
+
+
 def _sentence_with(name: str, text: str) -> str:
     """The first sentence of the prose that mentions a name, without examples of settings."""
     for paragraph in re.split(r"\n\s*\n", text):
         for sentence in re.split(r"(?<=[.])\s+(?=[A-Z])", " ".join(paragraph.split())):
             mentioned = re.search(rf"(?<![\w.\[{{]){re.escape(name)}\b(?!:)", sentence)
-            if mentioned and len(sentence) < 240 and "{" not in sentence:
+            if mentioned and len(sentence) < 200 and "{" not in sentence:
                 return sentence.rstrip(".")
     return ""

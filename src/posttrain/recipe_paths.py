@@ -82,9 +82,12 @@ class _Paths:
     def of(self, value: Any) -> Any:
         """A value of a recipe with the paths inside it made absolute."""
         if isinstance(value, ModelConfig):
-            fields = {name: getattr(value, name) for name in _MODEL_FIELDS}
-            changed = {name: self.absolute(text) for name, text in fields.items() if text}
-            return dataclasses.replace(value, **{**changed, "path": self.model(value.path)})
+            return dataclasses.replace(
+                value,
+                path=self.model(value.path),
+                tokenizer=self.absolute(value.tokenizer) if value.tokenizer else None,
+                chat_template=self.absolute(value.chat_template) if value.chat_template else None,
+            )
         if isinstance(value, DataConfig):
             return dataclasses.replace(value, path=self.absolute(value.path))
         if isinstance(value, Component):

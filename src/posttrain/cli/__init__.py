@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 
 from posttrain.cli.commands import COMMANDS
-from posttrain.cli.parser import build_parser as build_parser
-from posttrain.cli.parser import command_parser, parse_command, split_command
+from posttrain.cli.parser import command_parser, main_parser, parse_command, split_command
 from posttrain.errors import ConfigError, PosttrainError
 from posttrain.terminal import echo
 
 __all__ = ["build_parser", "main"]
 
 
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the flags before a command; its help lists the commands."""
+    return main_parser(COMMANDS)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status (0 done, 1 failed, 2 wrong input, 130 interrupted)."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = build_parser(COMMANDS)
+    parser = build_parser()
     flags, name, rest = split_command(arguments)
     options = parser.parse_args(flags)
     if name is None:

@@ -6,19 +6,17 @@ import argparse
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from posttrain import registry
 from posttrain.cli import explain, init, runs
 from posttrain.cli import help as pages
+from posttrain.cli.arguments import MODEL, evaluation_recipe, method_recipe, recipe_of
 from posttrain.cli.parser import Command
 from posttrain.config import Recipe
-from posttrain.errors import ConfigError
-from posttrain.recipe import apply_overrides, load_recipe, parse_recipe
+from posttrain.recipe import load_recipe
 from posttrain.registry import Entry
 from posttrain.terminal import echo
 
-_MODEL = 'folder, hub id, folder of a run, or "embedded"'
 _MODES = (
     ("--check", "make every check that needs no weights, then stop"),
     ("--dry-run", "check, show the whole recipe with its defaults, then stop"),
@@ -69,7 +67,7 @@ def _mode_arguments(name: str, parser: argparse.ArgumentParser) -> None:
     parser.usage = (
         f"posttrain {name} RECIPE [key=value ...]\n       posttrain {name} METHOD --model M ..."
     )
-    parser.add_argument("--model", help=_MODEL)
+    parser.add_argument("--model", help=MODEL)
     parser.add_argument("--data", help="rows: a file, a folder or a hub id")
     parser.add_argument("--task", help="task that gives prompts and grades")
     parser.add_argument("--output", help="folder of the run")
@@ -78,31 +76,13 @@ def _mode_arguments(name: str, parser: argparse.ArgumentParser) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    runs.check(_recipe_of_anything(options))
+    runs.check(recipe_of(options))
     return 0
 
 
 def _preview(options: argparse.Namespace) -> int:
-    runs.preview(_recipe_of_anything(options), options.num)
+    runs.preview(recipe_of(options), options.num)
     return 0
-
-
-def _recipe_of_anything(options: argparse.Namespace) -> Recipe:
-    """The recipe of a file, of a run's folder, or of a method's or eval's arguments."""
-    name = options.recipe
-    if name == "eval":
-        return _evaluation_recipe(options)
-    if name in registry.methods.names() and not Path(name).is_file():
-        return _method_recipe(name, options)
-    unused = [f for f in ("model", "data", "task", "output") if getattr(options, f, None)]
-    if unused:
-        flag = unused[0]
-        raise ConfigError(
-            f"--{flag} goes with a method; change a recipe with {flag}={getattr(options, flag)}"
-        )
-    folder = Path(name)
-    path = folder / "recipe.yaml" if (folder / "recipe.yaml").is_file() else folder
-    return load_recipe(path, options.overrides)
 
 
 def _resume_arguments(parser: argparse.ArgumentParser) -> None:
@@ -133,7 +113,7 @@ def _resume(options: argparse.Namespace) -> int:
 
 
 def _method_arguments(entry: Entry, parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", help=_MODEL)
+    parser.add_argument("--model", help=MODEL)
     parser.add_argument("--data", help="rows: a file, a folder or a hub id")
     if "task" in entry.settings:
         parser.add_argument("--task", help="task that gives prompts and grades")
@@ -160,37 +140,7 @@ def _method_page(entry: Entry) -> str:
 
 
 def _method(options: argparse.Namespace) -> int:
-    return _perform(_method_recipe(options.command, options), options)
-
-
-def _method_recipe(name: str, options: argparse.Namespace) -> Recipe:
-    """The recipe that a method's flags and changes stand for."""
-    settings = registry.methods.entry(name).settings
-    raw: dict[str, Any] = {"method": name}
-    for key in ("model", "output"):
-        if getattr(options, key, None):
-            raw[key] = getattr(options, key)
-    if getattr(options, "data", None):
-        raw |= (
-            {"data": options.data}
-            if "data" in settings
-            else {"task": {"name": "jsonl", "path": options.data}}
-        )
-    if getattr(options, "task", None):
-        raw["task"] = options.task
-    raw = apply_overrides(raw, options.overrides)
-    raw.setdefault("output", f"runs/{name}")
-    if "model" not in raw and "endpoint" not in raw:
-        raise ConfigError(f"{name} needs --model: {_MODEL}")
-    if not {"data", "task", "stages"} & raw.keys():
-        both = {"data", "task"} <= settings.keys()
-        need = "--data FILE"
-        if "task" in settings:
-            need = (
-                "--data FILE or --task NAME" if both else "--task NAME, or --data FILE with prompts"
-            )
-        raise ConfigError(f"{name} needs {need}")
-    return parse_recipe(raw)
+    return _perform(method_recipe(options.command, options), options)
 
 
 # -- evaluation
@@ -203,42 +153,14 @@ def _eval_arguments(parser: argparse.ArgumentParser) -> None:
         "temperature=, max_tokens=, search=, scorer= ... `posttrain explain settings "
         "EvaluationConfig` lists the keys of evaluation."
     )
-    parser.add_argument("--model", help=_MODEL)
+    parser.add_argument("--model", help=MODEL)
     parser.add_argument("--task", help="task whose problems are answered")
     parser.add_argument("--output", help="folder for evaluation.json (runs/evaluate)")
     _add_modes(parser, preview=False)
 
 
 def _eval(options: argparse.Namespace) -> int:
-    return _perform(_evaluation_recipe(options), options)
-
-
-def _evaluation_recipe(options: argparse.Namespace) -> Recipe:
-    raw: dict[str, Any] = {"method": "evaluate"}
-    if options.model:
-        raw["model"] = options.model
-    if options.task:
-        raw["evaluation"] = {"task": {"name": options.task}}
-    if options.output:
-        raw["output"] = options.output
-    raw = apply_overrides(raw, [_evaluation_change(text) for text in options.overrides])
-    if "model" not in raw:
-        raise ConfigError(f"eval needs --model: {_MODEL}")
-    if not raw.get("evaluation"):
-        raise ConfigError(
-            f"eval needs --task: one of {', '.join(registry.tasks.names())}; `posttrain ls tasks` "
-            "explains them"
-        )
-    return parse_recipe(raw)
-
-
-def _evaluation_change(text: str) -> str:
-    """`task.KEY=VALUE` and the fields of evaluation need no `evaluation.` before them."""
-    key = text.partition("=")[0].strip()
-    first = key.partition(".")[0]
-    if first in ("task", "num_examples", "num_samples", "sampling", "seed"):
-        return f"evaluation.{text}"
-    return f"evaluation.sampling.{text}" if first in ("max_tokens", "stop") else text
+    return _perform(evaluation_recipe(options), options)
 
 
 def _compare(options: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import textwrap
@@ -114,6 +115,8 @@ def default_text(value: Any) -> str:
         return "..."
     if value is None:
         return "null"
+    if dataclasses.is_dataclass(value):
+        return "{}"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict) and "name" in value:

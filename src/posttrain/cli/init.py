@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -63,8 +65,6 @@ def init(method: str, file: str | None, *, force: bool = False) -> int:
             raise ConfigError(f"{place} exists; choose another FILE, or replace it with --force")
     path.parent.mkdir(parents=True, exist_ok=True)
     if writes_rows:
-        import json
-
         rows = _ROWS[_SAMPLE_OF.get(entry.name, "default")]
         sample.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         echo(f"wrote {sample}: {len(rows)} sample rows; put your own file under data in {path}")
@@ -84,13 +84,15 @@ def recipe_text(entry: Entry, sample: str) -> str:
     lines += [f"# `posttrain {entry.name} --help` explains the keys.", "", f"method: {entry.name}"]
     lines += _required(entry, sample)
     written = {"model.path", "data.path", "task", "evaluation.task", "output"}
+    if keys.trains(entry):
+        written.add("max_steps")
     if entry.name == "pipeline":
         written.add("stages")
     for group, settings in settings_of(entry).items():
         rest = [line for line in settings if line.key not in written]
         if rest:
             lines += ["", f"# -- {group}"]
-            lines += [row for line in _nested(rest) for row in line]
+            lines += [row for line in _nested(rest, sample) for row in line]
     return "\n".join(lines) + "\n"
 
 
@@ -117,20 +119,30 @@ def _required(entry: Entry, sample: str) -> list[str]:
     return lines
 
 
-def _nested(settings: list[SettingLine]) -> list[list[str]]:
+def _needed_field(section: str, sample: str) -> list[str]:
+    """The field that a section written out in keys cannot do without."""
+    fields = {
+        "model": "path: embedded",
+        "data": f"path: {sample}",
+        "evaluation": "task: arithmetic",
+    }
+    return [f"#   {fields[section]}"] if section in fields else []
+
+
+def _nested(settings: list[SettingLine], sample: str) -> list[list[str]]:
     """Comment lines of settings. Fields of a section stand indented under its name."""
     blocks: list[list[str]] = []
     section = ""
     for line in settings:
         head, dot, field = line.key.partition(".")
         if dot and head != section:
-            blocks.append([f"# {head}:"])
+            blocks.append([f"# {head}:", *_needed_field(head, sample)])
         section = head if dot else ""
         indent = "  " if dot else ""
         default = "..." if line.default is REQUIRED else _yaml_text(line.default)
         text = f"# {indent}{field or head}: {default}"
         meaning = first_sentence(line.meaning) or line.type
-        if len(text) + len(meaning) + 4 <= 100 and len(text) < 40:
+        if len(text) <= 40 and len(meaning) <= 56:
             blocks.append([f"{text:<40}  # {meaning}"])
         else:
             comment = textwrap.wrap(meaning, 92)
@@ -140,6 +152,10 @@ def _nested(settings: list[SettingLine]) -> list[list[str]]:
 
 def _yaml_text(value: Any) -> str:
     """A default on one line of YAML."""
+    if dataclasses.is_dataclass(value):
+        return "{}"
     plain = list(value) if isinstance(value, tuple) else value
+    if isinstance(plain, str) and "\n" in plain:
+        return json.dumps(plain)
     text = yaml.safe_dump(plain, default_flow_style=True, width=1000, sort_keys=False).strip()
     return text.removesuffix("\n...").strip()

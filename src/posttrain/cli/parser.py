@@ -76,10 +76,8 @@ class _MainParser(Parser):
         return pages.overview(listed)
 
 
-def build_parser(commands: Mapping[str, Command] | None = None) -> argparse.ArgumentParser:
+def main_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     """The parser of the flags before a command; its help lists the commands."""
-    if commands is None:
-        from posttrain.cli.commands import COMMANDS as commands
     parser = _MainParser("posttrain", add_help=True)
     parser.commands = commands
     parser.add_argument("--version", action="version", version=f"posttrain {__version__}")

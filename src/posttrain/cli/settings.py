@@ -8,7 +8,7 @@ from typing import Any
 
 from posttrain import keys, registry
 from posttrain.config import Recipe
-from posttrain.descriptions import descriptions
+from posttrain.descriptions import descriptions, mentions
 from posttrain.main_loss import main_loss
 from posttrain.registry import REQUIRED, Entry
 
@@ -69,6 +69,9 @@ _GROUP_OF_CLASS = {
     "EvaluationConfig": "evaluation",
 }
 
+_EXPANDED = ("model", "data", "sampling", "credit", "evaluation")
+"""Sections whose fields are listed. Others are one line that names the class to look up."""
+
 TYPES = {"int": "int", "float": "float", "str": "text", "bool": "true/false", "Any": "any"}
 
 
@@ -87,17 +90,14 @@ def settings_of(entry: Entry, losses: Any = None) -> dict[str, list[SettingLine]
         ordered = ["model", *(k for k in ordered if k != "model")]
     meanings = _meanings(entry)
     groups: dict[str, list[SettingLine]] = {name: [] for name in GROUPS}
-    expanded: set[str] = set()
     for key in ordered:
         annotation = keys.annotation_of(key, entry)
         default = _default(key, entry, shared)
         group = _GROUP_OF_KEY.get(key) or _GROUP_OF_CLASS.get(keys.class_name(annotation), "method")
         section = keys.class_name(annotation)
         lines = [SettingLine(key, type_text(annotation), default, meanings.get(key, ""))]
-        if section in keys.CLASSES and section != "Component":
-            if section not in expanded:
-                lines = _section_lines(key, section, default)
-            expanded.add(section)
+        if key in _EXPANDED:
+            lines = _section_lines(key, section, default)
         groups[group] += lines
     groups["loss"] += loss_settings(main_loss(raw, entry))
     return {name: lines for name, lines in groups.items() if lines}
@@ -148,12 +148,9 @@ def _section_lines(key: str, section: str, default: Any) -> list[SettingLine]:
 def _meanings(entry: Entry) -> dict[str, str]:
     """What the method's docstring says of its settings, else what is said of every method's."""
     shared = descriptions(Recipe.__doc__ or "", [f.name for f in dataclasses.fields(Recipe)])
-    return {**_SHARED_MEANINGS, **shared, **_entries_of(entry)}
-
-
-def _entries_of(entry: Entry) -> dict[str, str]:
-    named = [f.name for f in dataclasses.fields(Recipe)]
-    return descriptions(entry.doc, [k for k in entry.settings if k not in named])
+    others = [key for key in entry.settings if key not in shared]
+    prose = mentions(entry.doc, others)
+    return {**prose, **_SHARED_MEANINGS, **shared, **descriptions(entry.doc, others)}
 
 
 # Settings that several methods share and most of their docstrings use without an explanation.
@@ -171,6 +168,13 @@ _SHARED_MEANINGS = {
     "mix_batch_size": "rows of mix_data or mix_task per optimiser step",
     "mix_task": "task whose worked examples are trained on beside the completions",
     "num_rounds": "number of rounds",
+    "mix_data": "rows that are trained on beside the completions",
+    "trust_region": "TRPO's update instead of AdamW's",
+    "teacher": "model to learn from",
+    "critic": "model that the critic starts from; None is a copy of the policy",
+    "judge": "model that compares completions; None is the model itself",
+    "policy": "model whose completions the reward model chooses from",
+    "endpoint": "server that writes the completions instead of the model",
     "step_separator": "text between the steps of a completion",
     "search": "strategy that chooses among completions; `posttrain ls searches` lists them",
     "scorer": "reward that scores candidates for the search, by name",
@@ -189,12 +193,14 @@ def type_text(annotation: str) -> str:
     >>> type_text("list[Component]"), type_text("float | None")
     ('list of names', 'float')
     """
-    parts = [p.strip() for p in annotation.replace("Literal['auto'] | ", "").split(" | ")]
-    parts = [p for p in parts if p != "None"]
-    text = " | ".join(parts)
+    parts = [part.strip() for part in annotation.split(" | ")]
+    parts = [part for part in parts if part != "None"]
+    if len(parts) > 1:
+        return " or ".join(map(type_text, parts))
+    text = parts[0] if parts else ""
     if text.startswith("Literal["):
         choices = text.removeprefix("Literal[").removesuffix("]").replace("'", "").split(", ")
-        return "one of " + ", ".join(choices)
+        return ", ".join(choices) if len(choices) == 1 else "one of " + ", ".join(choices)
     if text.startswith("list["):
         inner = type_text(text.removeprefix("list[").removesuffix("]"))
         return f"list of {inner}s" if inner in ("name", "int", "float") else f"list of {inner}"
@@ -202,4 +208,4 @@ def type_text(annotation: str) -> str:
         return "name"
     if text.startswith("dict["):
         return "mapping"
-    return TYPES.get(text, "section" if text in keys.CLASSES else text)
+    return TYPES.get(text, f"keys of {text}" if text in keys.CLASSES else text)
