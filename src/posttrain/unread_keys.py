@@ -39,7 +39,8 @@ def _message(key: str, raw: Mapping[str, Any], entry: Entry, allowed: set[str]) 
     if losses and key not in _all_keys():
         main = main_loss(raw, entry)
         more = f", and the main loss is {main!r}" if main else "; name one under losses"
-        return f"{unknown}: it is a setting of the losses {', '.join(losses)}{more}"
+        others = f" and {len(losses) - 6} others" if len(losses) > 6 else ""
+        return f"{unknown}: it is a setting of the losses {', '.join(losses[:6])}{others}{more}"
     readers = [name for name, other in _methods().items() if key in keys.keys_read(other)]
     if readers:
         return (

@@ -59,7 +59,7 @@ def init(method: str, file: str | None, *, force: bool = False) -> int:
     entry = registry.methods.entry("evaluate" if method == "eval" else method)
     path = Path(file or f"{entry.name}.yaml")
     sample = path.with_name(f"{path.stem}_sample.jsonl")
-    writes_rows = "data" in entry.settings and "task" not in entry.settings
+    writes_rows = _needs_rows(entry)
     for place in (path, *([sample] if writes_rows else [])):
         if place.exists() and not force:
             raise ConfigError(f"{place} exists; choose another FILE, or replace it with --force")
@@ -73,6 +73,12 @@ def init(method: str, file: str | None, *, force: bool = False) -> int:
     return 0
 
 
+def _needs_rows(entry: Entry) -> bool:
+    """Whether the recipe is written with sample rows: no task can take their place."""
+    both = "task" in entry.settings and entry.name not in _SAMPLE_OF
+    return "data" in entry.settings and not both
+
+
 def recipe_text(entry: Entry, sample: str) -> str:
     """A recipe of a method: required keys, and every other key as a comment with its default.
 
@@ -83,7 +89,8 @@ def recipe_text(entry: Entry, sample: str) -> str:
     lines = [f"# {row}" for row in title]
     lines += [f"# `posttrain {entry.name} --help` explains the keys.", "", f"method: {entry.name}"]
     lines += _required(entry, sample)
-    written = {"model.path", "data.path", "task", "evaluation.task", "output"}
+    written = {"model.path", "data.path", "evaluation.task", "output"}
+    written |= set() if _needs_rows(entry) else {"task"}
     if keys.trains(entry):
         written.add("max_steps")
     if entry.name == "pipeline":
@@ -99,10 +106,10 @@ def recipe_text(entry: Entry, sample: str) -> str:
 def _required(entry: Entry, sample: str) -> list[str]:
     """The keys without which the method does nothing, with values that work at once."""
     lines = ["model: embedded                 # a folder, a hub id, or the small model inside"]
-    if "task" in entry.settings:
+    if "task" in entry.settings and not _needs_rows(entry):
         lines.append("task: arithmetic                # prompts and grades; `posttrain ls tasks`")
         lines.append("# task: {name: jsonl, path: rows.jsonl}    # your own prompts and answers")
-    elif "data" in entry.settings:
+    elif _needs_rows(entry):
         lines.append(f"data: {sample:<26}# your rows: a file, a folder or a hub id")
     if "teacher" in entry.settings:
         lines.append("teacher: embedded               # the model to learn from")
