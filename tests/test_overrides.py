@@ -48,7 +48,7 @@ def test_settings_of_the_main_loss() -> None:
         parse_recipe({**GRPO, "clip_low": 0.1, "losses": [{"name": "clipped", "clip_low": 0.2}]})
 
 
-@pytest.mark.parametrize("change", ["seed", "=1", "seed.x=1", "losses.clipp_low=1"])
+@pytest.mark.parametrize("change", ["seed", "seed.x=1", "losses.clipp_low=1"])
 def test_what_cannot_be_changed(change: str) -> None:
     with pytest.raises(ConfigError, match=change.partition("=")[0]):
         apply_overrides({**GRPO, "seed": 3}, [change])
@@ -56,4 +56,4 @@ def test_what_cannot_be_changed(change: str) -> None:
 
 def test_a_name_that_the_method_does_not_read() -> None:
     with pytest.raises(ConfigError, match="max_length.*sampling.max_tokens"):
-        apply_overrides(GRPO, ["max_steps=1"]) and parse_recipe({**GRPO, "max_length": 5})
+        parse_recipe({**GRPO, "max_length": 5})

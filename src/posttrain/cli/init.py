@@ -110,7 +110,7 @@ def _required(entry: Entry, sample: str) -> list[str]:
         lines.append("task: arithmetic                # prompts and grades; `posttrain ls tasks`")
         lines.append("# task: {name: jsonl, path: rows.jsonl}    # your own prompts and answers")
     elif _needs_rows(entry):
-        lines.append(f"data: {sample:<26}# your rows: a file, a folder or a hub id")
+        lines.append(f"data: {sample:<24}  # your rows: a file, a folder or a hub id")
     if "teacher" in entry.settings:
         lines.append("teacher: embedded               # the model to learn from")
     if entry.name == "evaluate":
