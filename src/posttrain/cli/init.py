@@ -119,7 +119,7 @@ def _required(entry: Entry, sample: str) -> list[str]:
         lines += ["stages:", "  - {name: sft, method: sft, task: arithmetic, max_steps: 50}"]
         lines += ["  - {name: grpo, method: grpo, task: arithmetic, max_steps: 50}"]
     if entry.name == "evaluate_reward":
-        lines[0] = "model: embedded                 # a reward model: folder or hub id"
+        lines[0] = "model: embedded                 # EDIT THIS LINE: the folder of a reward model"
     if keys.trains(entry):
         lines.append("max_steps: 100                  # optimiser steps")
     lines.append(f"output: runs/{entry.name}")
