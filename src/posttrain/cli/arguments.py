@@ -64,6 +64,7 @@ def method_recipe(name: str, options: argparse.Namespace) -> Recipe:
 
 
 def evaluation_recipe(options: argparse.Namespace) -> Recipe:
+    """The recipe that the flags and changes of eval stand for."""
     raw: dict[str, Any] = {"method": "evaluate"}
     if options.model:
         raw["model"] = options.model
