@@ -1,8 +1,8 @@
-"""Which keys of a recipe a method reads: those of its signature, and those that its run reads.
+"""Which keys of a recipe a method reads: those of its signature, and those of every run.
 
-A key that nothing reads is an error. Top-level keys are refused by name; the fields of a `data`
-section are watched while a method prepares its job, so that a field which this method passes over
-is refused as well.
+A key that nothing reads is an error. Top-level keys are refused by name (`unread_keys`). The fields
+of a `data` section are watched while a method prepares its job, and a field that this method does
+not read is refused as well.
 """
 
 from __future__ import annotations
@@ -12,9 +12,20 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from posttrain import registry
-from posttrain.config import DataConfig, EvaluationConfig, ModelConfig, Recipe, SamplingConfig
-from posttrain.errors import ConfigError, nearest
+from posttrain.config import (
+    AdapterConfig,
+    Component,
+    CreditConfig,
+    DataConfig,
+    EndpointConfig,
+    EvaluationConfig,
+    LoraConfig,
+    ModelConfig,
+    Recipe,
+    SamplingConfig,
+    TrustRegionConfig,
+)
+from posttrain.errors import ConfigError
 from posttrain.registry import Entry
 
 OF_EVERY_RUN = ("method", "model", "title", "output", "seed", "plugins")
@@ -62,7 +73,22 @@ IN_YAML = {
 }
 """What a recipe writes for what a method takes: an object's configuration, or its name."""
 
-_SECTIONS = {c.__name__: c for c in (DataConfig, EvaluationConfig, ModelConfig, SamplingConfig)}
+CLASSES: dict[str, Any] = {
+    c.__name__: c
+    for c in (
+        AdapterConfig,
+        Component,
+        CreditConfig,
+        DataConfig,
+        EndpointConfig,
+        EvaluationConfig,
+        LoraConfig,
+        ModelConfig,
+        SamplingConfig,
+        TrustRegionConfig,
+    )
+}
+"""The sections of a recipe, by the name of their class."""
 
 Section = TypeVar("Section")
 
@@ -75,6 +101,35 @@ def trains(entry: Entry) -> bool:
 def measures(entry: Entry) -> bool:
     """Whether a run of the method may be measured on problems: of language models alone."""
     return trains(entry) and entry.name != "reward_model"
+
+
+def annotation_of(key: str, entry: Entry | None) -> str:
+    """The type of a top-level key, as written: "" for a key that the method does not have.
+
+    >>> annotation_of("seed", None)
+    'int'
+    """
+    types = {f.name: str(f.type) for f in dataclasses.fields(Recipe)}
+    if key in types or entry is None or key not in entry.settings:
+        return types.get(key, "")
+    return in_yaml(entry.settings[key].annotation)
+
+
+def field_annotation(annotation: str, field: str) -> str:
+    """The type of a section's field, where `annotation` is the section's type."""
+    section = CLASSES.get(class_name(annotation))
+    if section is None:
+        return ""
+    return {f.name: str(f.type) for f in dataclasses.fields(section)}.get(field, "")
+
+
+def class_name(annotation: str) -> str:
+    """The class that an annotation of a single section names.
+
+    >>> class_name("LoraConfig | None")
+    'LoraConfig'
+    """
+    return annotation.partition(" ")[0]
 
 
 def keys_read(entry: Entry) -> set[str]:
@@ -99,63 +154,6 @@ def in_yaml(annotation: str) -> str:
     """The type of a recipe's value for a method's parameter of some type."""
     first, bar, rest = annotation.partition(" | ")
     return f"{IN_YAML.get(first, first)}{bar}{rest}"
-
-
-def refuse_unread(raw: Mapping[str, Any], entry: Entry, elsewhere: Mapping[str, str]) -> None:
-    """Refuse top-level keys that the method does not read.
-
-    Args:
-        elsewhere: names that have no counterpart, with the way out.
-    Raises:
-        ConfigError: names the key and the nearest right place.
-    """
-    allowed = keys_read(entry)
-    for key in raw:
-        if key in allowed:
-            continue
-        if key in elsewhere:
-            raise ConfigError(f"unknown key {key!r} for method {entry.name!r}: {elsewhere[key]}")
-        place = _stage_places(key, raw) or _section_places(key, entry)
-        if place:
-            raise ConfigError(f"{key}: method {entry.name!r} does not read it; set {place}")
-        readers = [
-            name for name, other in registry.methods.entries().items() if key in keys_read(other)
-        ]
-        if readers:
-            raise ConfigError(
-                f"{key}: method {entry.name!r} does not read it; leave it out. Methods that read "
-                f"it: {', '.join(readers)}"
-            )
-        raise ConfigError(
-            f"unknown key {key!r} for method {entry.name!r}: {nearest(str(key), allowed)}"
-        )
-
-
-def _stage_places(key: str, raw: Mapping[str, Any]) -> str:
-    """The stages of a pipeline that read the key."""
-    stages = [s for s in raw.get("stages") or () if isinstance(s, Mapping)]
-    methods = registry.methods.entries()
-    places = [
-        f"stages.{stage.get('name')}.{key}"
-        for stage in stages
-        if stage.get("method") in methods and key in keys_read(methods[str(stage["method"])])
-    ]
-    return " or ".join(places)
-
-
-def _section_places(key: str, entry: Entry) -> str:
-    """The sections of the method that have a field of this name."""
-    types = {f.name: str(f.type) for f in dataclasses.fields(Recipe)}
-    names = sorted(keys_read(entry) & {*types, *entry.settings})
-    annotations = {
-        name: types.get(name) or in_yaml(entry.settings[name].annotation) for name in names
-    }
-    places = []
-    for name, annotation in annotations.items():
-        section = _SECTIONS.get(annotation.partition(" ")[0])
-        if section is not None and key in {f.name for f in dataclasses.fields(section)}:
-            places.append(f"{name}.{key}")
-    return " or ".join(places)
 
 
 # Numbers that every recipe.yaml of version 0.1.0 holds.

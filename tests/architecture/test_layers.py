@@ -26,15 +26,17 @@ LAYERS = [
     {"models"},
     {"losses", "advantages", "data"},
     {"recipe"},
-    {"keys", "limits"},
+    {"overrides", "unread_keys", "recipe_paths"},
+    {"recipe_names", "main_loss", "limits"},
+    {"keys"},
     {"registry"},
     {"config"},
-    {"data_config"},
+    {"data_config", "model_config"},
     {"typecheck"},
     {"report"},
     {"files", "yaml_reader"},
     {"types"},
-    {"errors", "averages", "memory", "terminal", "face"},
+    {"errors", "averages", "memory", "terminal", "face", "descriptions"},
 ]
 PLACE = {name: i for i, names in enumerate(LAYERS) for name in names}
 
