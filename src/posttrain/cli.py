@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from posttrain import __version__
+from posttrain.entry import Entry, topic_of
 from posttrain.errors import ConfigError, PosttrainError, nearest
 from posttrain.registry import methods
 from posttrain.terminal import echo, visible, write
@@ -312,26 +314,48 @@ def _ls(options: argparse.Namespace) -> int:
         entries = _registry(kind, options.plugin).entries()
         width = max((len(name) for name in entries), default=0)
         echo(f"{kind}")
-        for name, entry in entries.items():
-            echo(f"  {name:<{width}}  {entry.summary}")
+        topics = (
+            _topics(entries.values()) if kind.startswith("loss") else [("", [*entries.values()])]
+        )
+        for topic, members in topics:
+            if topic:
+                echo(f"\n  {topic}")
+            for entry in members:
+                echo(f"  {entry.name:<{width}}  {entry.summary}")
         echo()
     echo("`posttrain explain KIND NAME` shows the equation, the paper and the settings.")
     return 0
 
 
-def _explain(options: argparse.Namespace) -> int:
-    from posttrain.registry import REQUIRED
+def _topics(entries: Iterable[Entry]) -> list[tuple[str, list[Entry]]]:
+    """Entries by the file that holds them; a topic is the first line of the file's docstring."""
+    members: dict[Path, list[Entry]] = {}
+    for entry in entries:
+        members.setdefault(entry.file, []).append(entry)
+    return [(topic_of(file), members[file]) for file in sorted(members)]
 
+
+def _explain(options: argparse.Namespace) -> int:
     registry = _registry(options.kind, options.plugin)
     entry = registry.entry(options.name)
-    echo(f"{registry.kind} {entry.name}   ({entry.file}:{entry.line})\n\n{entry.doc}\n")
-    echo(f"inputs:   {', '.join(entry.inputs) or '(none)'}")
+    echo(f"{registry.kind} {entry.name}   ({entry.place})\n\n{entry.doc}\n")
+    for key, value in entry.declared.items():
+        meaning = registry.declares[key].choices[value] if registry.declares else ""
+        echo(f"{key}: {value}" + (f" ({meaning})" if meaning else ""))
+    if entry.inputs:
+        echo("inputs:")
+    table = registry.inputs if isinstance(registry.inputs, Mapping) else {}
+    names = max((len(name) for name in entry.inputs), default=0)
+    shapes = max((len(table[name].shape) for name in entry.inputs if name in table), default=0)
+    for name in entry.inputs:
+        row = table.get(name)
+        detail = f"{row.shape:<{shapes}}  {row.meaning} (from: {row.producer})" if row else ""
+        echo(f"  {name:<{names}}  {detail}".rstrip())
     if entry.settings:
         echo("settings:")
         width = max(len(name) for name in entry.settings)
         for name, setting in entry.settings.items():
-            default = "required" if setting.default is REQUIRED else f"default {setting.default!r}"
-            echo(f"  {name:<{width}}  {setting.annotation}, {default}")
+            echo(f"  {name:<{width}}  {setting}")
     return 0
 
 

@@ -4,12 +4,27 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from posttrain.errors import ConfigError
+
+Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
+"""How the learning rate changes over a run."""
+
+Aggregation = Literal["token_mean", "sequence_mean", "sequence_sum", "fixed_length"]
+"""How a loss with one value per token is averaged: see `posttrain.losses.reduce`."""
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """The name of a function in messages and metrics; "lambda" for a lambda."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    name = getattr(function, "__name__", type(function).__name__)
+    return str(name).strip("<>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +59,7 @@ class Component:
         if isinstance(value, str):
             return cls(value)
         if callable(value):
-            return cls(getattr(value, "__name__", type(value).__name__), function=value)
+            return cls(name_of(value), function=value)
         if isinstance(value, Mapping) and isinstance(value.get("name"), str):
             settings = {str(k): v for k, v in value.items()}
             name, weight = settings.pop("name"), settings.pop("weight", 1.0)
@@ -418,7 +433,7 @@ class Recipe:
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    lr_scheduler_type: Schedule = "linear"
     warmup_steps: float = 0.0
     min_lr_ratio: float = 0.0
     max_grad_norm: float = 1.0

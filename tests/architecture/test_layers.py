@@ -28,10 +28,12 @@ LAYERS = [
     {"recipe"},
     {"keys", "limits"},
     {"registry"},
+    {"entry"},
     {"config"},
     {"typecheck"},
+    {"annotations"},
     {"files", "yaml_reader"},
-    {"types", "errors", "averages", "memory", "terminal"},
+    {"types", "errors", "averages", "inputs", "memory", "terminal"},
 ]
 PLACE = {name: i for i, names in enumerate(LAYERS) for name in names}
 
@@ -123,7 +125,8 @@ def test_optional_libraries_are_imported_in_one_module(library: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["cli", "recipe", "config", "registry", "types", "errors", "terminal", "yaml_reader"]
+    "module",
+    ["cli", "recipe", "config", "registry", "inputs", "types", "errors", "terminal", "yaml_reader"],
 )
 def test_light_modules_import_nothing_heavy(module: str) -> None:
     heavy = "torch,transformers,datasets,peft,numpy,rich"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from posttrain.losses.exponential import bounded_exp
-from posttrain.losses.inputs import Metrics, PerBatch
+from posttrain.losses.inputs import Metrics
 from posttrain.losses.policy import clipped
 from posttrain.registry import losses
 
@@ -23,13 +23,13 @@ def covariance(logprobs: Tensor, advantages: Tensor) -> Tensor:
     return centred * (advantages - advantages.mean())
 
 
-@losses.register
+@losses.register(per="batch")
 def clip_cov(
-    logprobs,
-    old_logprobs,
-    advantages,
-    sequence,
-    num_sequences,
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    sequence: Tensor,
+    num_sequences: int,
     *,
     ratio: float = 0.0002,
     cov_low: float = 1.0,
@@ -37,7 +37,7 @@ def clip_cov(
     clip_low: float = 0.2,
     clip_high: float | None = None,
     seed: int = 0,
-) -> tuple[PerBatch, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """`clipped`, with the gradient of a few tokens of high covariance cut (Clip-Cov, arXiv
     2505.22617).
 
@@ -67,10 +67,15 @@ def clip_cov(
     }
 
 
-@losses.register
+@losses.register(per="batch")
 def kl_cov(
-    logprobs, old_logprobs, advantages, *, ratio: float = 0.002, kl_weight: float = 1.0
-) -> tuple[PerBatch, Metrics]:
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    *,
+    ratio: float = 0.002,
+    kl_weight: float = 1.0,
+) -> tuple[Tensor, Metrics]:
     """The surrogate r A, with a penalty on the tokens of highest covariance (KL-Cov, arXiv
     2505.22617).
 

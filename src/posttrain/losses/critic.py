@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
-from posttrain.losses.inputs import Metrics, PerToken
+from posttrain.losses.inputs import Metrics
 from posttrain.registry import losses
 
 
-@losses.register
-def value(values, old_values, returns, *, clip: float | None = 0.2) -> tuple[PerToken, Metrics]:
+@losses.register(per="token")
+def value(
+    values: Tensor, old_values: Tensor, returns: Tensor, *, clip: float | None = 0.2
+) -> tuple[Tensor, Metrics]:
     """Squared error of a critic, clipped as PPO's is (arXiv 1707.06347 and its reference
     implementation).
 

@@ -16,20 +16,23 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from posttrain.losses.inputs import Metrics, PerToken
+from posttrain.losses.inputs import Metrics
 from posttrain.losses.reduce import sequence_sum
 from posttrain.registry import losses
 
+Direction = Literal["forward", "reverse"]
+"""Forward is KL(teacher || student), reverse KL(student || teacher)."""
 
-@losses.register
+
+@losses.register(per="token")
 def teacher_kl(
-    distribution,
-    teacher_distribution,
+    distribution: Tensor,
+    teacher_distribution: Tensor,
     *,
-    direction: Literal["forward", "reverse"] = "forward",
+    direction: Direction = "forward",
     temperature: float = 1.0,
     top_k: int = 0,
-) -> tuple[PerToken, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """Word-level distillation: KL(q || p), "forward", which covers the teacher q; KL(p || q),
     "reverse", which seeks its modes.
 
@@ -41,15 +44,15 @@ def teacher_kl(
     return value, _told(teacher_distribution, distribution)
 
 
-@losses.register
+@losses.register(per="token")
 def jsd(
-    distribution,
-    teacher_distribution,
+    distribution: Tensor,
+    teacher_distribution: Tensor,
     *,
     beta: float = 0.5,
     temperature: float = 1.0,
     top_k: int = 0,
-) -> tuple[PerToken, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """Generalised Jensen-Shannon divergence of teacher q and student p (GKD, arXiv 2306.13649).
 
     l_t = beta KL(q || m) + (1 - beta) KL(p || m),  m = beta q + (1 - beta) p; at the ends, where
@@ -73,16 +76,16 @@ def jsd(
     return value, _told(teacher_distribution, distribution)
 
 
-@losses.register
+@losses.register(per="token")
 def skew_kl(
-    distribution,
-    teacher_distribution,
+    distribution: Tensor,
+    teacher_distribution: Tensor,
     *,
     alpha: float = 0.1,
-    direction: Literal["forward", "reverse"] = "forward",
+    direction: Direction = "forward",
     temperature: float = 1.0,
     top_k: int = 0,
-) -> tuple[PerToken, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """Skew KL: the second distribution is mixed with some of the first, so that it is bounded
     (DistiLLM, arXiv 2402.03898).
 
@@ -101,15 +104,15 @@ def skew_kl(
     return _kl(first, second), _told(teacher_distribution, distribution)
 
 
-@losses.register
+@losses.register(per="token")
 def sampled_reverse_kl(
-    logprobs,
-    teacher_logprobs,
-    sequence,
-    num_sequences,
+    logprobs: Tensor,
+    teacher_logprobs: Tensor,
+    sequence: Tensor,
+    num_sequences: int,
     *,
     horizon: Literal["token", "sequence"] = "token",
-) -> tuple[PerToken, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """On-policy distillation by policy gradient, on the tokens that the student sampled; needs no
     whole distribution.
 
@@ -135,8 +138,8 @@ def sampled_reverse_kl(
     return -advantage * logprobs, {"teacher_kl/sampled": -reward}
 
 
-@losses.register
-def uld(distribution, foreign_distribution, aligned) -> PerToken:
+@losses.register(per="token")
+def uld(distribution: Tensor, foreign_distribution: Tensor, aligned: Tensor) -> Tensor:
     """Universal logit distillation: teacher and student may have different tokenizers (arXiv
     2402.12030).
 

@@ -5,14 +5,20 @@ a reward.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from posttrain.losses.exponential import bounded_expm1
 
+Divergence = Literal["reverse_kl", "forward_kl", "js", "alpha"]
+"""What holds the policy to its reference."""
 
-def score(log_ratio: Tensor, divergence: str, alpha: float | None, *, power: int = 1) -> Tensor:
+
+def score(
+    log_ratio: Tensor, divergence: Divergence, alpha: float | None, *, power: int = 1
+) -> Tensor:
     """f'(u) at u = pi / ref = e^log_ratio, up to a constant: what takes the place of a log-ratio
     under a divergence D_f.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
 from posttrain.losses.exponential import bounded_exp
-from posttrain.losses.inputs import Metrics, PerGroup
+from posttrain.losses.inputs import Metrics
 from posttrain.losses.settings import check_positive
 from posttrain.registry import losses
 
@@ -52,10 +52,10 @@ def _best_nll(logprob: Tensor, length: Tensor, reward: Tensor, group: Tensor) ->
     return _per_group(-best * logprob / length, group) / _per_group(best, group)
 
 
-@losses.register
+@losses.register(per="group")
 def plackett_luce_dpo(
-    logprob, ref_logprob, reward, group, *, beta: float = 0.1
-) -> tuple[PerGroup, Metrics]:
+    logprob: Tensor, ref_logprob: Tensor, reward: Tensor, group: Tensor, *, beta: float = 0.1
+) -> tuple[Tensor, Metrics]:
     """DPO of a whole ranking, under the Plackett-Luce model (arXiv 2305.18290, appendix A.3).
 
     l = -sum_i (x_i - log sum_{j: R_j <= R_i} e^x_j),  x = beta (logprob - ref_logprob). For two
@@ -69,8 +69,10 @@ def plackett_luce_dpo(
     return _per_group(total - x, group), _told(x, better)
 
 
-@losses.register
-def lipo(logprob, ref_logprob, reward, group, *, beta: float = 0.1) -> tuple[PerGroup, Metrics]:
+@losses.register(per="group")
+def lipo(
+    logprob: Tensor, ref_logprob: Tensor, reward: Tensor, group: Tensor, *, beta: float = 0.1
+) -> tuple[Tensor, Metrics]:
     """LiPO-lambda: pairs weighted by what swapping them costs in discounted gain (arXiv
     2402.01878).
 
@@ -96,8 +98,10 @@ def lipo(logprob, ref_logprob, reward, group, *, beta: float = 0.1) -> tuple[Per
     return _per_group(torch.zeros_like(x).index_add(0, i, values), group), _told(x, better)
 
 
-@losses.register
-def rrhf(logprob, length, reward, group, *, sft_weight: float = 1.0) -> tuple[PerGroup, Metrics]:
+@losses.register(per="group")
+def rrhf(
+    logprob: Tensor, length: Tensor, reward: Tensor, group: Tensor, *, sft_weight: float = 1.0
+) -> tuple[Tensor, Metrics]:
     """RRHF: rank by mean log-probability, and imitate the best (arXiv 2304.05302).
 
     l = sum_{R_i < R_j} max(0, p_i - p_j) + sft_weight (-p_best),  p = logprob / length.
@@ -111,8 +115,10 @@ def rrhf(logprob, length, reward, group, *, sft_weight: float = 1.0) -> tuple[Pe
     )
 
 
-@losses.register
-def pro(logprob, length, reward, group, *, sft_weight: float = 0.05) -> tuple[PerGroup, Metrics]:
+@losses.register(per="group")
+def pro(
+    logprob: Tensor, length: Tensor, reward: Tensor, group: Tensor, *, sft_weight: float = 0.05
+) -> tuple[Tensor, Metrics]:
     """Preference ranking optimisation: each completion against all worse ones, contrasts scaled by
     rewards (arXiv 2306.17492).
 
@@ -151,8 +157,10 @@ def _group_gap(log_ratio: Tensor, reward: Tensor, group: Tensor) -> tuple[Tensor
     return means[0] - means[1], variances[0] + variances[1]
 
 
-@losses.register
-def mdpo(logprob, ref_logprob, reward, group, *, beta: float = 0.1) -> tuple[PerGroup, Metrics]:
+@losses.register(per="group")
+def mdpo(
+    logprob: Tensor, ref_logprob: Tensor, reward: Tensor, group: Tensor, *, beta: float = 0.1
+) -> tuple[Tensor, Metrics]:
     """Multi-sample DPO: the mean of the better samples against the mean of the worse (arXiv
     2410.12138).
 
@@ -165,10 +173,16 @@ def mdpo(logprob, ref_logprob, reward, group, *, beta: float = 0.1) -> tuple[Per
     return -logsigmoid(beta * h), _told(beta * x, _compared(reward, group)[1])
 
 
-@losses.register
+@losses.register(per="group")
 def mipo(
-    logprob, ref_logprob, reward, group, *, beta: float = 0.1, unbiased: bool = False
-) -> tuple[PerGroup, Metrics]:
+    logprob: Tensor,
+    ref_logprob: Tensor,
+    reward: Tensor,
+    group: Tensor,
+    *,
+    beta: float = 0.1,
+    unbiased: bool = False,
+) -> tuple[Tensor, Metrics]:
     """Multi-sample IPO: the gap between the groups' means is driven to 1/(2 beta) (arXiv
     2410.12138).
 

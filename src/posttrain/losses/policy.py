@@ -14,14 +14,20 @@ import torch
 from torch import Tensor
 
 from posttrain.losses.exponential import bounded_exp
-from posttrain.losses.inputs import Metrics, PerGroup, PerSequence, PerToken
+from posttrain.losses.inputs import Metrics
 from posttrain.losses.reduce import sequence_mean, sequence_sum
 from posttrain.losses.settings import check_positive
 from posttrain.registry import losses
 
+RatioLevel = Literal["token", "sequence", "sequence_token", "sequence_sum"]
+"""Of what pi / pi_old is the ratio: see `log_ratio`."""
+
+Level = Literal["token", "sequence"]
+"""The levels of a ratio that every loss with a level has."""
+
 
 def log_ratio(
-    logprobs: Tensor, old_logprobs: Tensor, sequence: Tensor, num_sequences: int, level: str
+    logprobs: Tensor, old_logprobs: Tensor, sequence: Tensor, num_sequences: int, level: RatioLevel
 ) -> Tensor:
     """log pi/pi_old per target [M].
 
@@ -39,19 +45,19 @@ def log_ratio(
     return mean if level == "sequence" else mean.detach() + logprobs - logprobs.detach()
 
 
-@losses.register
+@losses.register(per="token")
 def clipped(
-    logprobs,
-    old_logprobs,
-    advantages,
-    sequence,
-    num_sequences,
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    sequence: Tensor,
+    num_sequences: int,
     *,
-    level: Literal["token", "sequence", "sequence_token", "sequence_sum"] = "token",
+    level: RatioLevel = "token",
     clip_low: float = 0.2,
     clip_high: float | None = None,
     clip_max: float | None = None,
-) -> tuple[PerToken, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """The clipped surrogate of PPO, used by GRPO, Dr.GRPO, DAPO and (level: sequence) GSPO.
 
     l = -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), r = pi / pi_old per token or per sequence
@@ -76,16 +82,16 @@ def clipped(
     }
 
 
-@losses.register
+@losses.register(per="token")
 def surrogate(
-    logprobs,
-    old_logprobs,
-    advantages,
-    sequence,
-    num_sequences,
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    sequence: Tensor,
+    num_sequences: int,
     *,
-    level: Literal["token", "sequence", "sequence_token", "sequence_sum"] = "token",
-) -> PerToken:
+    level: RatioLevel = "token",
+) -> Tensor:
     """What TRPO maximises, without a clip: l = -r A (arXiv 1502.05477). Keep the step small by
     trust_region.
 
@@ -95,23 +101,23 @@ def surrogate(
     return -ratio * advantages
 
 
-@losses.register
-def reinforce(logprobs, advantages) -> PerToken:
+@losses.register(per="token")
+def reinforce(logprobs: Tensor, advantages: Tensor) -> Tensor:
     """REINFORCE: l_t = -A_t log pi(y_t | x, y_<t) (Williams 1992). All inputs [M] -> [M]."""
     return -advantages * logprobs
 
 
-@losses.register
+@losses.register(per="token")
 def cispo(
-    logprobs,
-    old_logprobs,
-    advantages,
-    sequence,
-    num_sequences,
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    sequence: Tensor,
+    num_sequences: int,
     *,
-    level: Literal["token", "sequence"] = "token",
+    level: Level = "token",
     clip_max: float = 5.0,
-) -> tuple[PerToken, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """Clipped importance weight, not clipped update: every token keeps a gradient (MiniMax-M1,
     arXiv 2506.13585).
 
@@ -123,18 +129,18 @@ def cispo(
     return -ratio.clamp(max=clip_max) * advantages * logprobs, {"cispo_clip_ratio": capped}
 
 
-@losses.register
+@losses.register(per="token")
 def sapo(
-    logprobs,
-    old_logprobs,
-    advantages,
-    sequence,
-    num_sequences,
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    sequence: Tensor,
+    num_sequences: int,
     *,
-    level: Literal["token", "sequence"] = "token",
+    level: Level = "token",
     temperature_positive: float = 1.0,
     temperature_negative: float = 1.05,
-) -> PerToken:
+) -> Tensor:
     """Soft adaptive policy optimisation: a smooth gate where PPO clips (arXiv 2511.20347).
 
     l = -(4 / t) s(t (r - 1)) A, s the logistic function, t = temperature_positive where A > 0, else
@@ -149,19 +155,19 @@ def sapo(
     return -4 / t * (t * (ratio - 1)).sigmoid() * advantages
 
 
-@losses.register
+@losses.register(per="token")
 def vespo(
-    logprobs,
-    old_logprobs,
-    advantages,
-    sequence,
-    num_sequences,
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    sequence: Tensor,
+    num_sequences: int,
     *,
     k_positive: float = 2.0,
     lambda_positive: float = 3.0,
     k_negative: float = 3.0,
     lambda_negative: float = 2.0,
-) -> PerToken:
+) -> Tensor:
     """VESPO: the weight of a whole sequence, reshaped so that it fades on both sides of 1 (arXiv
     2602.10693).
 
@@ -180,10 +186,16 @@ def vespo(
     return -weight * advantages * logprobs
 
 
-@losses.register
+@losses.register(per="sequence")
 def gmpo(
-    logprobs, old_logprobs, advantages, sequence, num_sequences, *, clip: float = 0.4
-) -> tuple[PerSequence, Metrics]:
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    sequence: Tensor,
+    num_sequences: int,
+    *,
+    clip: float = 0.4,
+) -> tuple[Tensor, Metrics]:
     """Geometric-mean policy optimisation (arXiv 2507.20673).
 
     l = -A exp(1/T sum_t d_t),  d_t = log r_t, bounded to at most clip where A > 0 and at least
@@ -201,16 +213,16 @@ def gmpo(
     }
 
 
-@losses.register
+@losses.register(per="token")
 def dppo(
-    logprobs,
-    old_logprobs,
-    advantages,
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
     *,
     divergence: Literal["tv", "kl"] = "tv",
     bound: float = 0.15,
     clip_max: float = 20.0,
-) -> tuple[PerToken, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """Divergence PPO: tokens stop learning once their probability, not its ratio, has moved far
     (arXiv 2602.04879).
 
@@ -232,20 +244,20 @@ def dppo(
     return -weight * advantages * logprobs, {"clip_ratio/region_mean": masked.float()}
 
 
-@losses.register
+@losses.register(per="token")
 def opsm(
-    logprobs,
-    old_logprobs,
-    engine_logprobs,
-    advantages,
-    sequence,
-    num_sequences,
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    engine_logprobs: Tensor,
+    advantages: Tensor,
+    sequence: Tensor,
+    num_sequences: int,
     *,
     threshold: float = 0.5,
-    level: Literal["token", "sequence"] = "token",
+    level: Level = "token",
     clip_low: float = 0.2,
     clip_high: float | None = None,
-) -> tuple[PerToken, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """`clipped` with off-policy sequence masking (DeepSeek-V3.2, arXiv 2512.02556).
 
     Sequences with a negative advantage whose mean log(pi_engine / pi) exceeds threshold, nats a
@@ -267,8 +279,8 @@ def opsm(
     return torch.where(masked, 0.0, loss), {**told, "off_policy_masked": masked.float()}
 
 
-@losses.register
-def mrt(logprob, reward, group, *, alpha: float = 0.005) -> PerGroup:
+@losses.register(per="group")
+def mrt(logprob: Tensor, reward: Tensor, group: Tensor, *, alpha: float = 0.005) -> Tensor:
     """Minimum risk training: the expected cost under the policy renormalised over the sampled
     candidates (arXiv 1512.02433).
 

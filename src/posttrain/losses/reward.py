@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from posttrain.losses.inputs import Metrics, PerGroup, PerPair, PerSequence, PerToken
+from posttrain.losses.inputs import Metrics
 from posttrain.registry import losses
 
 
@@ -26,15 +26,15 @@ def _told(chosen: Tensor, rejected: Tensor) -> Metrics:
     return {**_levels(torch.cat([c, r])), "accuracy": (c > r).to(c.dtype), "margin": c - r}
 
 
-@losses.register
+@losses.register(per="pair")
 def bradley_terry(
-    chosen_score,
-    rejected_score,
-    margin,
+    chosen_score: Tensor,
+    rejected_score: Tensor,
+    margin: Tensor,
     *,
     centring_weight: float = 0.0,
     label_smoothing: float = 0.0,
-) -> tuple[PerPair, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """The likelihood of a preference (Bradley and Terry 1952; InstructGPT, arXiv 2203.02155), the
     loss of reward models.
 
@@ -51,8 +51,10 @@ def bradley_terry(
     )
 
 
-@losses.register
-def soft_bradley_terry(chosen_score, rejected_score, probability) -> tuple[PerPair, Metrics]:
+@losses.register(per="pair")
+def soft_bradley_terry(
+    chosen_score: Tensor, rejected_score: Tensor, probability: Tensor
+) -> tuple[Tensor, Metrics]:
     """Bradley-Terry on a probability instead of a verdict, such as a judge's (RLAIF, arXiv
     2309.00267).
 
@@ -65,8 +67,8 @@ def soft_bradley_terry(chosen_score, rejected_score, probability) -> tuple[PerPa
     )
 
 
-@losses.register
-def plackett_luce(score, reward, group) -> tuple[PerGroup, Metrics]:
+@losses.register(per="group")
+def plackett_luce(score: Tensor, reward: Tensor, group: Tensor) -> tuple[Tensor, Metrics]:
     """The likelihood of a ranking of several completions of a prompt (Plackett 1975; Luce 1959).
 
     l = sum_i ( log sum_{k = i or reward_k < reward_i} e^score_k - score_i ): the best is chosen
@@ -87,14 +89,14 @@ def plackett_luce(score, reward, group) -> tuple[PerGroup, Metrics]:
     return total, {**_levels(score), "accuracy": right}
 
 
-@losses.register
-def regression(score, reward) -> tuple[PerSequence, Metrics]:
+@losses.register(per="sequence")
+def regression(score: Tensor, reward: Tensor) -> tuple[Tensor, Metrics]:
     """Regression of a number that is known for each completion: l = (score - reward)^2."""
     return (score - reward).square(), _levels(score)
 
 
-@losses.register
-def binary(score, label, *, positive_weight: float = 1.0) -> tuple[PerSequence, Metrics]:
+@losses.register(per="sequence")
+def binary(score: Tensor, label: Tensor, *, positive_weight: float = 1.0) -> tuple[Tensor, Metrics]:
     """Is the completion right? Read at its last token alone. label: 1 or 0, or a probability y.
 
     l = -positive_weight y log s(score) - (1 - y) log s(-score).
@@ -102,8 +104,10 @@ def binary(score, label, *, positive_weight: float = 1.0) -> tuple[PerSequence, 
     return _bce(score, label, positive_weight)
 
 
-@losses.register
-def outcome(scores, labels, *, positive_weight: float = 1.0) -> tuple[PerToken, Metrics]:
+@losses.register(per="token")
+def outcome(
+    scores: Tensor, labels: Tensor, *, positive_weight: float = 1.0
+) -> tuple[Tensor, Metrics]:
     """Outcome model: whether the whole completion is right, told at each of its tokens and read at
     the last (arXiv 2110.14168).
 
@@ -112,8 +116,10 @@ def outcome(scores, labels, *, positive_weight: float = 1.0) -> tuple[PerToken, 
     return _bce(scores, labels, positive_weight)
 
 
-@losses.register
-def process(scores, labels, *, positive_weight: float = 1.0) -> tuple[PerToken, Metrics]:
+@losses.register(per="token")
+def process(
+    scores: Tensor, labels: Tensor, *, positive_weight: float = 1.0
+) -> tuple[Tensor, Metrics]:
     """Process model: whether each step is right, told at the step's last token (arXiv 2305.20050;
     2312.08935).
 

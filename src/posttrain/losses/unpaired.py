@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor, where
 from torch.nn.functional import logsigmoid
 
-from posttrain.losses.inputs import Metrics, PerSequence
+from posttrain.losses.inputs import Metrics
 from posttrain.registry import losses
 
 
@@ -21,17 +21,17 @@ def _told(reward: Tensor, label: Tensor) -> Metrics:
     return {"rewards/chosen": reward[label > 0.5], "rewards/rejected": reward[label <= 0.5]}
 
 
-@losses.register
+@losses.register(per="sequence")
 def kto(
-    logprob,
-    ref_logprob,
-    label,
-    kl,
+    logprob: Tensor,
+    ref_logprob: Tensor,
+    label: Tensor,
+    kl: Tensor,
     *,
     beta: float = 0.1,
     desirable_weight: float = 1.0,
     undesirable_weight: float = 1.0,
-) -> tuple[PerSequence, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """Kahneman-Tversky optimisation: gains and losses against a point of reference (arXiv
     2402.01306).
 
@@ -47,10 +47,10 @@ def kto(
     return value, {**_told(beta * x, label), "kl": kl}
 
 
-@losses.register
+@losses.register(per="sequence")
 def apo_zero_unpaired(
-    logprob, ref_logprob, label, *, beta: float = 0.1
-) -> tuple[PerSequence, Metrics]:
+    logprob: Tensor, ref_logprob: Tensor, label: Tensor, *, beta: float = 0.1
+) -> tuple[Tensor, Metrics]:
     """Anchored preference optimisation of single completions (arXiv 2408.06266).
 
     desirable: l = 1 - s(beta x);  undesirable: l = s(beta x).
@@ -59,8 +59,10 @@ def apo_zero_unpaired(
     return where(label > 0.5, (-reward).sigmoid(), reward.sigmoid()), _told(reward, label)
 
 
-@losses.register
-def bco(logprob, ref_logprob, label, shift, *, beta: float = 0.1) -> tuple[PerSequence, Metrics]:
+@losses.register(per="sequence")
+def bco(
+    logprob: Tensor, ref_logprob: Tensor, label: Tensor, shift: Tensor, *, beta: float = 0.1
+) -> tuple[Tensor, Metrics]:
     """Binary classifier optimisation: implied rewards tell desirable from undesirable (arXiv
     2404.04656).
 

@@ -17,7 +17,6 @@ from posttrain.data.forest import Batch, TokenSequence, Tree
 from posttrain.data.templates import template_fingerprint
 from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError, DataError
-from posttrain.losses.inputs import ROLLOUT_INPUTS, SCORE_INPUTS
 from posttrain.methods import rows
 from posttrain.methods.evaluating import measuring_hook
 from posttrain.methods.prompting import context_length
@@ -31,25 +30,6 @@ from posttrain.training.reference import add_ref_logprobs, as_reference, cache_f
 from posttrain.types import Request, Sampling
 
 Groups = list[list[TokenSequence]]
-
-LACKING = (
-    ROLLOUT_INPUTS
-    | SCORE_INPUTS
-    | {
-        "teacher_logprobs",
-        "teacher_distribution",
-        "foreign_distribution",
-        "aligned",
-        "probability",
-        "labels",
-    }
-)
-"""What rows of comparisons and a language model do not have, so that losses which ask for it
-are refused.
-"""
-
-NOT_IN_SAMPLES = LACKING | {"label", "kl", "shift", "reward", "margin"}
-"""What pairs that the policy writes do not carry."""
 
 
 def encode_data(

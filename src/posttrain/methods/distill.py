@@ -16,6 +16,7 @@ from posttrain.data.item import Item
 from posttrain.data.preview import preview
 from posttrain.data.stream import DataSource, Singles
 from posttrain.errors import ConfigError, DataError
+from posttrain.inputs import TEACHER
 from posttrain.methods.evaluating import evaluate_model, evaluation_hooks, measuring_hook
 from posttrain.methods.prompting import (
     context_length,
@@ -77,7 +78,7 @@ def distill(
     """
     context = context_length(run)
     _check(losses, lmbda, seq_kd, sampling, num_generations)
-    objective = Objective(losses, accuracy=lmbda == 0 and not seq_kd)
+    objective = Objective(losses, accuracy=lmbda == 0 and not seq_kd, carries=TEACHER)
     _check_teacher(run, teacher, objective)
     source = encoded = None
     if lmbda < 1 and not seq_kd:

@@ -12,8 +12,8 @@ from posttrain.data.forest import Batch, Tree
 from posttrain.data.preview import preview
 from posttrain.data.stream import DataSource
 from posttrain.errors import ConfigError
+from posttrain.inputs import PAIRS
 from posttrain.methods.comparing import (
-    LACKING,
     ReferencePlan,
     check_carried,
     comparison_facts,
@@ -81,7 +81,7 @@ def dpo(
         accuracy=True,
         tail_weight=tail_weight,
         on_policy_weight=on_policy_weight,
-        lacks=LACKING | {"label", "kl", "shift", "reward"},
+        carries=PAIRS,
     )
     plan = ReferencePlan(cache_reference, reference_every, reference_mix)
     plan.check(run, objective)

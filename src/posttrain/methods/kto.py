@@ -13,8 +13,8 @@ from posttrain.data.encode import encode_labelled
 from posttrain.data.encoded import Encoded
 from posttrain.data.preview import preview
 from posttrain.errors import ConfigError, DataError
+from posttrain.inputs import LABELLED
 from posttrain.methods.comparing import (
-    LACKING,
     ReferencePlan,
     comparison_facts,
     encode_data,
@@ -59,7 +59,7 @@ def kto(
     reference_every, reference_mix: as in dpo.
     """
     encoded = encode_data(run, data, encode_labelled)
-    objective = Objective(losses, accuracy=True, lacks=LACKING | {"reward", "margin"})
+    objective = Objective(losses, accuracy=True, carries=LABELLED)
     plan = ReferencePlan(cache_reference, reference_every, reference_mix)
     plan.check(run, objective)
     warning = _check_labels(encoded, objective)

@@ -8,8 +8,8 @@ from posttrain.config import Component, DataConfig, EvaluationConfig
 from posttrain.data.encode import encode_lists
 from posttrain.data.preview import preview
 from posttrain.data.stream import DataSource
+from posttrain.inputs import LISTS
 from posttrain.methods.comparing import (
-    LACKING,
     ReferencePlan,
     comparison_facts,
     encode_data,
@@ -52,7 +52,7 @@ def listwise(
     cache_reference, reference_every, reference_mix: as in dpo.
     """
     encoded = encode_data(run, data, encode_lists)
-    objective = Objective(losses, groups=True, lacks=LACKING | {"label", "kl", "shift"})
+    objective = Objective(losses, groups=True, carries=LISTS)
     plan = ReferencePlan(cache_reference, reference_every, reference_mix)
     plan.check(run, objective)
     others = encode_data(run, eval_data, encode_lists, key="eval_data") if eval_data else None

@@ -16,7 +16,7 @@ from posttrain.data.item import Item
 from posttrain.data.preview import preview
 from posttrain.data.stream import DataSource
 from posttrain.errors import ConfigError, DataError
-from posttrain.losses.inputs import CREDIT_INPUTS, LABEL_INPUTS, TEACHER_INPUTS
+from posttrain.inputs import OFFLINE_REWARDS
 from posttrain.methods.evaluating import evaluate_model, evaluation_hooks
 from posttrain.methods.prompting import check_critic, context_length
 from posttrain.methods.rows import encode_data
@@ -70,10 +70,7 @@ def offline(
     """
     objective = Objective(
         losses,
-        lacks=(CREDIT_INPUTS - {"advantages", "old_logprobs"})
-        | LABEL_INPUTS
-        | TEACHER_INPUTS
-        | {"scores"},
+        carries=OFFLINE_REWARDS,
     )
     _check(objective, critic, critic_learning_rate, top_fraction)
     if "values" in objective.needs:

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from posttrain.config import Component, EvaluationConfig, SamplingConfig
 from posttrain.errors import ConfigError
-from posttrain.methods.comparing import NOT_IN_SAMPLES, ReferencePlan
+from posttrain.inputs import SAMPLED_PAIRS
+from posttrain.methods.comparing import ReferencePlan
 from posttrain.methods.evaluating import evaluate_model, evaluation_hooks
 from posttrain.methods.prompting import (
     encode_prompts,
@@ -66,7 +67,7 @@ def online_dpo(
     reward_set = make_rewards(run, rewards, made)
     reward_set.self_test(made.examples)
     objective = Objective(
-        losses, roles=("chosen", "rejected"), temperature=sampled.temperature, lacks=NOT_IN_SAMPLES
+        losses, roles=("chosen", "rejected"), temperature=sampled.temperature, carries=SAMPLED_PAIRS
     )
     plan = ReferencePlan(False, reference_every, reference_mix)
     plan.check(run, objective)

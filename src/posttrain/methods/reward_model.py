@@ -17,6 +17,7 @@ from posttrain.data.stream import DataSource
 from posttrain.data.templates import template_fingerprint
 from posttrain.errors import ConfigError
 from posttrain.evaluation.reward_model import flat, measure
+from posttrain.inputs import SCORES
 from posttrain.methods import rows
 from posttrain.methods.evaluating import measuring_hook
 from posttrain.methods.prompting import context_length
@@ -93,7 +94,7 @@ def reward_model(
         run, data, context, kind=kind, every_token=every_token, step_separator=step_separator
     )
     roles = ("chosen", "rejected") if kind == "pairs" else ()
-    objective = Objective(components, roles=roles, groups=kind == "listwise")
+    objective = Objective(components, roles=roles, groups=kind == "listwise", carries=SCORES)
     source = DataSource(
         encoded.trees, batch_size=batch_size, seed=run.recipe.seed, whole=objective.whole
     )
@@ -184,7 +185,7 @@ def _wanted(run: Run, data: DataConfig, losses: list[Component]) -> Kind:
         return kind
     if asked & {"chosen_score", "rejected_score"}:
         return "pairs"
-    if any("PerGroup" in registry.losses.entry(item.name).returns for item in losses):
+    if any(registry.losses.entry_of(item).per == "group" for item in losses):
         return "listwise"
     return "labelled" if asked & {"label", "labels"} else kind
 

@@ -13,7 +13,7 @@ import torch
 from posttrain.config import Component, EvaluationConfig, SamplingConfig
 from posttrain.data.templates import encode_prompt
 from posttrain.errors import ConfigError
-from posttrain.losses.inputs import CREDIT_INPUTS, LABEL_INPUTS, TEACHER_INPUTS
+from posttrain.inputs import IMITATED
 from posttrain.methods.evaluating import evaluate_model, evaluation_hooks
 from posttrain.methods.prompting import (
     context_length,
@@ -90,10 +90,7 @@ def self_training(
     objective = Objective(
         losses,
         accuracy=True,
-        lacks=CREDIT_INPUTS
-        | LABEL_INPUTS
-        | TEACHER_INPUTS
-        | {"reward", "scores", "step", "values"},
+        carries=IMITATED,
     )
     steps = run.recipe.max_steps or num_rounds * steps_per_round
     size = min(prompts_per_round or len(prompts), len(prompts))

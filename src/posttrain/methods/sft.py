@@ -19,7 +19,7 @@ from posttrain.data.preview import preview
 from posttrain.data.stream import DataSource, Singles
 from posttrain.data.templates import template_fingerprint
 from posttrain.errors import ConfigError, DataError
-from posttrain.losses.inputs import ROLLOUT_INPUTS
+from posttrain.inputs import IMITATED
 from posttrain.methods.evaluating import evaluate_model, evaluation_hooks, measuring_hook
 from posttrain.methods.prompting import context_length, make_task
 from posttrain.methods.rows import account, data_facts, encode_stream
@@ -66,7 +66,7 @@ def sft(
     context = context_length(run)  # first of all: it also finds out whether there is such a model
     encoded = encode_examples(run, data, task, context)
     source = DataSource(Singles(encoded.sequences), batch_size=batch_size, seed=run.recipe.seed)
-    objective = Objective(losses, accuracy=True, lacks=ROLLOUT_INPUTS)
+    objective = Objective(losses, accuracy=True, carries=IMITATED)
     objective.check_weights(encoded.sequences)
     steps = run.steps_for(source.steps_per_epoch)
     held_out = (

@@ -10,7 +10,8 @@ from posttrain.data.forest import TokenSequence
 from posttrain.data.item import Item
 from posttrain.data.templates import as_messages
 from posttrain.errors import ConfigError, DataError
-from posttrain.methods.comparing import NOT_IN_SAMPLES, ReferencePlan
+from posttrain.inputs import SAMPLED_PAIRS
+from posttrain.methods.comparing import ReferencePlan
 from posttrain.methods.online_dpo import train_on_pairs
 from posttrain.methods.prompting import (
     encode_prompts,
@@ -57,7 +58,7 @@ def spin(
     written = _written(run, made)
     reward_set = make_rewards(run, rewards, made)
     reward_set.self_test(made.examples)
-    objective = Objective(losses, roles=("chosen", "rejected"), lacks=NOT_IN_SAMPLES)
+    objective = Objective(losses, roles=("chosen", "rejected"), carries=SAMPLED_PAIRS)
     if num_rounds < 1:
         raise ConfigError(f"num_rounds: {num_rounds} must be at least 1")
     if not objective.needs_reference:

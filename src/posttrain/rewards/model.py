@@ -137,7 +137,7 @@ def _check_models(*, path: str | list[str], **_: Any) -> None:
         score_level(place)
 
 
-@rewards.register
+@rewards.register(per="step")
 def process_model(
     prompts,
     completions,
