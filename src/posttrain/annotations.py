@@ -42,7 +42,7 @@ class Opaque(metaclass=_Opaque):
     """Base of types that only the running module knows."""
 
 
-def opaque(name: str) -> type[Opaque]:
+def opaque(name: str) -> Any:
     """A type of which only the name is known."""
     return type.__new__(_Opaque, name, (Opaque,), {})
 
