@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pytest
 
 from posttrain import registry
-from posttrain.config import Component
+from posttrain.component import Component
 from posttrain.errors import ConfigError
 from posttrain.registry import REGISTRIES, Registry, load_plugins
 

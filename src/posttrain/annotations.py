@@ -23,7 +23,7 @@ from posttrain.errors import ConfigError
 PACKAGE_FOLDER = Path(__file__).parent
 
 # Modules of posttrain that may be imported for a type: they import no torch.
-_LIGHT = frozenset({"posttrain", "posttrain.config", "posttrain.types"})
+_LIGHT = frozenset({"posttrain", "posttrain.component", "posttrain.config", "posttrain.types"})
 
 
 class _Opaque(type):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.annotations import Scope, opaque, parse, scope_of, spelled
-from posttrain.config import name_of
+from posttrain.component import name_of
 from posttrain.errors import ConfigError
 
 REQUIRED: Any = inspect.Parameter.empty
@@ -81,8 +81,8 @@ class Entry:
 
     @property
     def summary(self) -> str:
-        """First line of the docstring."""
-        return self.doc.strip().partition("\n")[0]
+        """First sentence of the docstring."""
+        return first_sentence(self.doc)
 
     @property
     def place(self) -> str:
@@ -97,6 +97,13 @@ class Entry:
             settings.append(f"{name}: {spelled(s.hint)}{default}")
         star = ["*", *settings] if settings else []
         return f"{self.name}({', '.join([*self.inputs, *star])})"
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a text, on one line."""
+    paragraph = " ".join(text.strip().partition("\n\n")[0].split())
+    head, stop, _ = paragraph.partition(". ")
+    return head + stop.rstrip()
 
 
 def unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -233,8 +240,7 @@ def _declared_by(
 
 def topic_of(path: Path) -> str:
     """The first sentence of a file's docstring."""
-    doc = " ".join((ast.get_docstring(parse(path)) or path.stem).split())
-    return doc.partition(". ")[0].removesuffix(".")
+    return first_sentence(ast.get_docstring(parse(path)) or path.stem).removesuffix(".")
 
 
 def _setting_in_text(

@@ -34,11 +34,11 @@ def _table(*rows: tuple[str, str, str, str]) -> dict[str, Input]:
 
 
 _MODEL = "model"
-_REFERENCE = "model and its frozen reference"
+_REFERENCE = "frozen reference"
+_BOTH = "model and frozen reference"
 _TEACHER = "teacher"
 _SCORES = "score model"
 _BATCH = "batch"
-_SEQUENCE = "sum over the targets of a sequence"
 _ROLLOUTS = "rollouts"
 _ROWS = "columns of the rows"
 
@@ -50,8 +50,8 @@ LOSS_INPUTS: dict[str, Input] = _table(
     ("old_logprobs", "[M]", "log-probs before the first update of the step", _ROLLOUTS),
     ("engine_logprobs", "[M]", "log-probs that the engine reported when it sampled", _ROLLOUTS),
     ("ref_logprobs", "[M]", "log-probs under the frozen reference", _REFERENCE),
-    ("forward_kl", "[M]", "KL(ref || pi) over the vocabulary, nats, with gradient", _REFERENCE),
-    ("reverse_kl", "[M]", "KL(pi || ref) over the vocabulary, nats, with gradient", _REFERENCE),
+    ("forward_kl", "[M]", "KL(ref || pi) over the vocabulary, nats, with gradient", _BOTH),
+    ("reverse_kl", "[M]", "KL(pi || ref) over the vocabulary, nats, with gradient", _BOTH),
     ("teacher_logprobs", "[M]", "log-probs under the teacher", _TEACHER),
     ("advantages", "[M]", "advantage of each token", "rollouts, or offline rewards"),
     ("scores", "[M]", "logit of the score head at each target, with gradient", _SCORES),
@@ -73,10 +73,10 @@ LOSS_INPUTS: dict[str, Input] = _table(
     ("aligned", "[M]", "1 where the foreign teacher has a token for the target", _TEACHER),
     # -- per sequence
     ("num_sequences", "", "the number S of sequences in the micro-batch", _BATCH),
-    ("logprob", "[S]", "log-prob of the completion, nats, with gradient", _SEQUENCE),
-    ("ref_logprob", "[S]", "log-prob of the completion under the reference", _SEQUENCE),
-    ("old_logprob", "[S]", "log-prob of the completion before the first update", _SEQUENCE),
-    ("engine_logprob", "[S]", "log-prob of the completion that the engine reported", _SEQUENCE),
+    ("logprob", "[S]", "log-prob of the completion, nats, with gradient", _MODEL),
+    ("ref_logprob", "[S]", "log-prob of the completion under the reference", _REFERENCE),
+    ("old_logprob", "[S]", "log-prob of the completion before the first update", _ROLLOUTS),
+    ("engine_logprob", "[S]", "log-prob of the completion that the engine reported", _ROLLOUTS),
     ("length", "[S]", "number of targets", _BATCH),
     ("score", "[S]", "logit of the score head at the last target, with gradient", _SCORES),
     ("reward", "[S]", "reward of the completion", "rollouts, or a column of the rows"),
@@ -85,18 +85,18 @@ LOSS_INPUTS: dict[str, Input] = _table(
     ("kl", "[S]", "estimate of KL(pi || ref) over the step, the same for all", "labelled rows"),
     ("shift", "[S]", "middle of both labels' mean log-ratios, the same for all", "labelled rows"),
     # -- per pair
-    ("chosen", "[Q]", "log-prob of the chosen completion, nats, with gradient", _SEQUENCE),
-    ("ref_chosen", "[Q]", "log-prob of the chosen completion under the reference", _SEQUENCE),
+    ("chosen", "[Q]", "log-prob of the chosen completion, nats, with gradient", _MODEL),
+    ("ref_chosen", "[Q]", "log-prob of the chosen completion under the reference", _REFERENCE),
     ("chosen_length", "[Q]", "number of targets of the chosen completion", _BATCH),
     ("chosen_score", "[Q]", "score of the chosen completion, with gradient", _SCORES),
-    ("chosen_forward_kl", "[Q]", "forward_kl summed over the chosen completion", _SEQUENCE),
-    ("rejected", "[Q]", "log-prob of the rejected completion, nats, with gradient", _SEQUENCE),
-    ("ref_rejected", "[Q]", "log-prob of the rejected completion under the reference", _SEQUENCE),
+    ("chosen_forward_kl", "[Q]", "forward_kl summed over the chosen completion", _BOTH),
+    ("rejected", "[Q]", "log-prob of the rejected completion, nats, with gradient", _MODEL),
+    ("ref_rejected", "[Q]", "log-prob of the rejected completion under the reference", _REFERENCE),
     ("rejected_length", "[Q]", "number of targets of the rejected completion", _BATCH),
     ("rejected_score", "[Q]", "score of the rejected completion, with gradient", _SCORES),
-    ("rejected_forward_kl", "[Q]", "forward_kl summed over the rejected completion", _SEQUENCE),
-    ("gold", "[Q]", "log-prob of the reference text of a triple, with gradient", _SEQUENCE),
-    ("ref_gold", "[Q]", "log-prob of the reference text under the reference", _SEQUENCE),
+    ("rejected_forward_kl", "[Q]", "forward_kl summed over the rejected completion", _BOTH),
+    ("gold", "[Q]", "log-prob of the reference text of a triple, with gradient", _MODEL),
+    ("ref_gold", "[Q]", "log-prob of the reference text under the reference", _REFERENCE),
     ("gold_length", "[Q]", "number of targets of the reference text", _BATCH),
     ("margin", "[Q]", "how far apart the two completions are; 0 where not given", _ROWS),
     ("probability", "[Q]", "probability that the chosen completion is better", _ROWS),

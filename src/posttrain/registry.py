@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 from posttrain.annotations import PACKAGE_FOLDER
-from posttrain.config import Component
+from posttrain.component import Component
 from posttrain.entry import (
     REQUIRED,
     Declaration,
@@ -177,7 +177,7 @@ class Registry:
         return self.bind_of(Component(name, dict(settings or {})))
 
     def add_plugin(self, path: Path) -> None:
-        """Make the functions of a user's file known."""
+        """Add the functions of a user's file."""
         if path not in self._plugins:
             self._plugins.append(path)
 
@@ -219,9 +219,9 @@ class Registry:
         if entry is not None:
             return self._checked(entry, others)
         declared: Mapping[str, Any] = {}
-        for known in (function, unwrapped(function)):
+        for candidate in (function, unwrapped(function)):
             try:
-                declared = declared or self._declared.get(known, {})
+                declared = declared or self._declared.get(candidate, {})
             except TypeError:
                 continue
         return self._checked(entry_of_function(function, self.kind, declared), others)
@@ -356,7 +356,7 @@ REGISTRIES: dict[str, Registry] = {
 
 
 def load_plugins(paths: list[str], base: Path) -> None:
-    """Make user files known to every registry.
+    """Add user files to every registry.
 
     Args:
         paths: as written in the recipe, relative to `base`.

@@ -30,6 +30,7 @@ LAYERS = [
     {"registry"},
     {"entry"},
     {"config"},
+    {"component"},
     {"typecheck"},
     {"annotations"},
     {"files", "yaml_reader"},

@@ -33,11 +33,11 @@ def batch_mean(
 def moving_average(
     rewards: Array, baseline: float, *, decay: float = 0.9
 ) -> tuple[NDArray[np.float64], float]:
-    """REINFORCE with a moving average: A_i = r_i - b;  then b = decay b + (1 - decay) mean of the
-                                                        step.
+    """REINFORCE with a moving average: A_i = r_i - b.
 
-    At first b is the step's own mean; a step without any reward leaves it as it is. b is saved with
-    checkpoints. rewards [P, G], baseline a number -> ([P, G], next baseline).
+    Then b = decay b + (1 - decay) mean of the step. At first b is the step's own mean; a step
+    without any reward leaves it as it is. b is saved with checkpoints. rewards [P, G], baseline a
+    number -> ([P, G], next baseline).
     """
     if np.isnan(rewards).all():
         return np.zeros_like(rewards), baseline

@@ -30,9 +30,10 @@ def gae(
 ) -> PerToken:
     """Generalised advantage estimation (arXiv 1506.02438).
 
-    A_t = sum_l (gamma lam)^l delta_{t+l},  delta_t = r_t + gamma V_{t+1} - V_t, V = 0 after the
-                                            end. lam 1: Monte Carlo return
-    minus value; lam 0: the temporal difference delta.
+    A_t = sum_l (gamma lam)^l delta_{t+l},  delta_t = r_t + gamma V_{t+1} - V_t
+
+    V = 0 after the end. lam 1: Monte Carlo return minus value; lam 0: the temporal difference
+    delta.
     """
 
     def one(rewards: Array, v: Array) -> Array:

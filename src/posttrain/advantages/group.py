@@ -72,9 +72,9 @@ def opo(rewards: Array, lengths: Array) -> NDArray[np.float64]:
     It is optimal where the squared norm of a completion's score function grows as its length L.
     rewards, lengths [P, G] -> [P, G].
     """
-    known = np.where(np.isnan(rewards), 0.0, lengths)
-    baseline = np.sum(known * np.nan_to_num(rewards), axis=1, keepdims=True) / np.maximum(
-        known.sum(axis=1, keepdims=True), 1
+    counted = np.where(np.isnan(rewards), 0.0, lengths)
+    baseline = np.sum(counted * np.nan_to_num(rewards), axis=1, keepdims=True) / np.maximum(
+        counted.sum(axis=1, keepdims=True), 1
     )
     difference = rewards - baseline
     return np.nan_to_num(np.where(np.abs(difference) < 1e-9, 0.0, difference))
@@ -118,14 +118,14 @@ def pass_at_k(rewards: Array, *, k: int = 4) -> NDArray[np.float64]:
     """
     credit = np.zeros_like(rewards)
     for p, row in enumerate(rewards):
-        known = np.flatnonzero(~np.isnan(row))
-        if len(known) < k:
+        rewarded = np.flatnonzero(~np.isnan(row))
+        if len(rewarded) < k:
             continue
-        for i in known:
+        for i in rewarded:
             if k == 1:
                 credit[p, i] = row[i]
                 continue
-            others = np.sort(row[known[known != i]])
+            others = np.sort(row[rewarded[rewarded != i]])
             ranks = np.arange(
                 len(others)
             )  # chance that the highest of k - 1 drawn is the one of this rank

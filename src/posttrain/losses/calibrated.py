@@ -1,4 +1,4 @@
-"""Losses of pairs that hold the reward of each completion, not just the gap between the two.
+"""Losses of pairs that fix the reward of each completion, and not only the gap.
 
 Inputs and symbols as in `preference`.
 """

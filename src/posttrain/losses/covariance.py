@@ -1,5 +1,4 @@
-"""Policy-gradient losses that watch how log-probability and advantage go together over a whole
-step.
+"""Policy-gradient losses that act on the covariance of log-prob and advantage.
 
 A token with a high covariance of the two is one whose update lowers the entropy most. Both losses
 look at all tokens of the step, so that what they do does not depend on micro-batches; their mean is
@@ -45,7 +44,7 @@ def clip_cov(
     (at least one) is drawn and gets no gradient. Where the draw falls depends on seed and on the
     order of the covariances alone. All inputs [M] -> [M].
     """
-    loss, told = clipped(
+    loss, metrics = clipped(
         logprobs,
         old_logprobs,
         advantages,
@@ -61,7 +60,7 @@ def clip_cov(
     cut = torch.zeros_like(cov, dtype=torch.bool)
     cut[candidates[draw[: max(int(ratio * len(cov)), 1)].to(cov.device)]] = True
     return torch.where(cut, 0.0, loss), {
-        **told,
+        **metrics,
         "covariance/cut": cut.float(),
         "covariance/mean": cov,
     }

@@ -49,24 +49,24 @@ def sequence_inputs(
         # Targets of a sequence lie in order, side by side.
         last = (lengths.cumsum(0) - 1).clamp(min=0)
         of_sequence["score"] = inputs["scores"][last] * (lengths > 0)
-    found = {k: v for k, v in of_sequence.items() if k not in inputs}
+    derived = {k: v for k, v in of_sequence.items() if k not in inputs}
     if roles:
         if "forward_kl" in inputs:
             of_sequence["forward_kl"] = sequence_sum(inputs["forward_kl"], sequence, num_sequences)
         for form, whole in OF_ROLE.items():
             if whole in of_sequence:
-                found |= dict(
+                derived |= dict(
                     zip(
                         (form.format(r) for r in roles),
                         of_sequence[whole].view(-1, len(roles)).unbind(1),
                     )
                 )
-        found |= {
+        derived |= {
             k: inputs[k].view(-1, len(roles))[:, 0]
             for k in ("margin", "probability")
             if k in inputs
         }
-    return found
+    return derived
 
 
 def _tail_weights(

@@ -1,4 +1,4 @@
-"""Maximum likelihood and its relatives."""
+"""Losses of likelihood."""
 
 from __future__ import annotations
 

@@ -64,11 +64,11 @@ def _consistency(
     """
     action, first = _actions(sequence, step, level)
     of = sequence[first]
-    own = torch.zeros(len(first), dtype=logprobs.dtype, device=logprobs.device).index_add(
+    ratios = torch.zeros(len(first), dtype=logprobs.dtype, device=logprobs.device).index_add(
         0, action, logprobs - ref_logprobs
     )
-    later = (_sum_to_end(own, of, num_sequences) - own).detach()
-    return values[first] - reward[of] + beta * (own + later), of
+    later = (_sum_to_end(ratios, of, num_sequences) - ratios).detach()
+    return values[first] - reward[of] + beta * (ratios + later), of
 
 
 @losses.register(per="sequence")
@@ -97,8 +97,8 @@ def oreo_policy(
         logprobs, ref_logprobs, values.detach(), reward, step, sequence, num_sequences, level, beta
     )
     log_ratio = sequence_sum((logprobs - ref_logprobs).detach(), sequence, num_sequences)
-    told = {"oreo/implied_reward": beta * log_ratio, "oreo/reward": reward}
-    return sequence_mean(gap.square(), of, num_sequences), told
+    metrics = {"oreo/implied_reward": beta * log_ratio, "oreo/reward": reward}
+    return sequence_mean(gap.square(), of, num_sequences), metrics
 
 
 @losses.register(per="sequence")

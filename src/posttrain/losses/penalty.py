@@ -31,9 +31,10 @@ def kl(
     """Per-token estimate of KL(pi || ref) on tokens that pi sampled (Schulman, "Approximating KL
     divergence", 2020).
 
-    With d = log ref - log pi:  k1 = -d;  k2 = d^2 / 2;  k3 = e^d - d - 1 (unbiased, never negative;
-                                                         GRPO's choice).
-    As a loss, the gradient of k1 is zero on average: use k2 or k3. Inputs [M], nats -> [M], nats.
+    With d = log ref - log pi:  k1 = -d;  k2 = d^2 / 2;  k3 = e^d - d - 1
+
+    k3 is unbiased and never negative: GRPO's choice. As a loss, the gradient of k1 is zero on
+    average: use k2 or k3. Inputs [M], nats -> [M], nats.
     """
     value = kl_estimate(ref_logprobs - logprobs, estimator)
     return value, {"kl": value.detach()}
@@ -53,9 +54,10 @@ def kl_corrected(
     """`kl` with the importance ratio as a weight, which makes its gradient unbiased (DeepSeek-V3.2,
     arXiv 2512.02556).
 
-    l = r k,  r = pi / pi_old with its gradient: the mean of r k over samples of pi_old is the KL
-              divergence of pi itself, and
-    differentiating through r is what makes that hold for the gradient. level as in `clipped`.
+    l = r k,  r = pi / pi_old with its gradient
+
+    The mean of r k over samples of pi_old is the KL divergence of pi itself. Differentiating
+    through r makes that hold for the gradient. level as in `clipped`.
     Inputs [M], nats -> [M], nats.
     """
     log_r = log_ratio(logprobs, old_logprobs, sequence, num_sequences, level)
@@ -85,9 +87,10 @@ def adaptive_entropy(
 ) -> tuple[Tensor, Metrics]:
     """An entropy bonus that is larger where the rewards of a prompt's completions differ less.
 
-    l = -lambda H,  lambda = scale e^(-rate Var R), Var R the variance of the group's rewards
-                    (survey of post-training,
-    arXiv 2503.06072, eq. 22). All inputs [M] -> [M].
+    l = -lambda H,  lambda = scale e^(-rate Var R)
+
+    Var R is the variance of the group's rewards (survey of post-training, arXiv 2503.06072,
+    eq. 22). All inputs [M] -> [M].
     """
     if rate < 0:
         raise ValueError(

@@ -1,5 +1,6 @@
-"""Policy-gradient losses: the ratio level and the clip form; estimators are in `advantages`,
-averages in `reduce`.
+"""Policy-gradient losses.
+
+A loss is a ratio level and a clip form. Estimators are in `advantages`, averages in `reduce`.
 
 Every loss is homogeneous in the advantages, so that a weight on a token (an importance correction,
 a mask) is a factor on its advantage: see `rollouts.credit`.
@@ -171,9 +172,10 @@ def vespo(
     """VESPO: the weight of a whole sequence, reshaped so that it fades on both sides of 1 (arXiv
     2602.10693).
 
-    l = -sg[phi(w)] A log pi,  phi(w) = w^k e^{lambda (1 - w)},  log w = sum over the sequence of
-        log r (each within +-20, the
-    sum within log 1e-8 and 20); (k, lambda) by the sign of A. phi(1) = 1. All inputs [M] -> [M].
+    l = -sg[phi(w)] A log pi,  phi(w) = w^k e^{lambda (1 - w)}
+
+    log w is the sum over the sequence of log r (each within +-20, the sum within log 1e-8 and 20);
+    (k, lambda) by the sign of A. phi(1) = 1. All inputs [M] -> [M].
     """
     total = sequence_sum(
         (logprobs - old_logprobs).detach().clamp(-20, 20), sequence, num_sequences
@@ -198,9 +200,10 @@ def gmpo(
 ) -> tuple[Tensor, Metrics]:
     """Geometric-mean policy optimisation (arXiv 2507.20673).
 
-    l = -A exp(1/T sum_t d_t),  d_t = log r_t, bounded to at most clip where A > 0 and at least
-                                -clip where A < 0: the
-    geometric mean of the clipped ratios, which single outliers move little. A is the sequence's
+    l = -A exp(1/T sum_t d_t),  d_t = log r_t
+
+    d_t is at most clip where A > 0 and at least -clip where A < 0. The geometric mean of the
+    clipped ratios moves little with single outliers. A is the sequence's
     (its mean over tokens). Inputs [M] -> [S].
     """
     sign = torch.where(advantages >= 0, 1.0, -1.0).to(logprobs.dtype)
@@ -226,9 +229,10 @@ def dppo(
     """Divergence PPO: tokens stop learning once their probability, not its ratio, has moved far
     (arXiv 2602.04879).
 
-    l = -sg[m min(r, clip_max)] A log pi;  m = 0 where the update would move further away (A > 0 and
-                                           r > 1, or A < 0 and
-    r < 1) and D > bound, else 1. D of token against rest: tv |pi - pi_old|, or kl
+    l = -sg[m min(r, clip_max)] A log pi
+
+    m = 0 where the update would move further away (A > 0 and r > 1, or A < 0 and r < 1) and
+    D > bound, else 1. D of token against rest: tv |pi - pi_old|, or kl
     KL(Bernoulli(pi_old) || Bernoulli(pi)). All inputs [M] -> [M].
     """
     with torch.no_grad():
@@ -264,7 +268,7 @@ def opsm(
     token, are left out: bad samples that the policy would hardly write any more teach nothing
     stable. All inputs [M] -> [M].
     """
-    loss, told = clipped(
+    loss, metrics = clipped(
         logprobs,
         old_logprobs,
         advantages,
@@ -276,7 +280,7 @@ def opsm(
     )
     drift = sequence_mean((engine_logprobs - logprobs).detach(), sequence, num_sequences)[sequence]
     masked = (advantages < 0) & (drift > threshold)
-    return torch.where(masked, 0.0, loss), {**told, "off_policy_masked": masked.float()}
+    return torch.where(masked, 0.0, loss), {**metrics, "off_policy_masked": masked.float()}
 
 
 @losses.register(per="group")
@@ -284,13 +288,13 @@ def mrt(logprob: Tensor, reward: Tensor, group: Tensor, *, alpha: float = 0.005)
     """Minimum risk training: the expected cost under the policy renormalised over the sampled
     candidates (arXiv 1512.02433).
 
-    l = -sum_i Q_i r_i,  Q_i = p_i^alpha / sum_j p_j^alpha over the completions of the prompt; the
-                         cost is minus the reward.
-    A candidate without a reward (NaN) is left out. The set should hold no duplicates (the method's
-    drop_duplicates). logprob, reward, group [S] -> [Q].
+    l = -sum_i Q_i r_i,  Q_i = p_i^alpha / sum_j p_j^alpha over the completions of the prompt
+
+    The cost is minus the reward. A candidate without a reward (NaN) is left out. The set should
+    hold no duplicates (the method's drop_duplicates). logprob, reward, group [S] -> [Q].
     """
-    known = ~reward.isnan()
-    powers = torch.where(known, alpha * logprob, -torch.inf)
+    rewarded = ~reward.isnan()
+    powers = torch.where(rewarded, alpha * logprob, -torch.inf)
     num_groups = int(group.max()) + 1 if len(group) else 0
     highest = torch.full((num_groups,), -torch.inf, dtype=powers.dtype, device=powers.device)
     highest = highest.scatter_reduce(0, group, powers.detach(), "amax").clamp(min=-1e30)

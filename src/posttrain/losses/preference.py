@@ -1,4 +1,4 @@
-"""Losses of pairs: a chosen and a rejected completion of one prompt.
+"""Losses of pairs: DPO and its relatives, a chosen and a rejected completion of one prompt.
 
 Inputs, each [P], one number a pair, in nats: `chosen`, `rejected`, the log-probabilities of the
 whole completions (sums over their tokens); `ref_chosen`, `ref_rejected`, the same under the frozen
@@ -6,7 +6,7 @@ reference; `chosen_length`, `rejected_length`, tokens;
 `gold`, `gold_length` of a triple's reference text; `margin`, how far apart the data say that the
 two are. Throughout  c = chosen - ref_chosen  and  r = rejected - ref_rejected  are log-ratios, and
 s is the logistic function. Losses that take `divergence` read f(c) and f(r) of `divergence.score`
-instead; the rewards that are told stay beta c, beta r.
+instead; the rewards in the metrics stay beta c, beta r.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from posttrain.registry import losses
 
 
 def reward_metrics(chosen_reward: Tensor, rejected_reward: Tensor) -> Metrics:
-    """What every pair loss tells: implied rewards, their margin, and whether the chosen one is
-    ahead (TRL's names).
+    """Metrics of every loss of pairs, under TRL's names: implied rewards, their margin, and whether
+    the chosen one is ahead.
     """
     c, r = chosen_reward.detach(), rejected_reward.detach()
     return {
@@ -51,12 +51,18 @@ def dpo(
 ) -> tuple[Tensor, Metrics]:
     """Direct preference optimisation (arXiv 2305.18290), also conservative DPO and f-DPO.
 
-    l = -(1 - e) log s(beta D) - e log s(-beta D),  D = f(c) - f(r), e = label_smoothing: the share
-                                                    of labels believed to be
-    the wrong way round. f is of the divergence that holds the policy to its reference (f-DPO, arXiv
-    2309.16240): reverse_kl x, the identity; forward_kl 1 - e^-x; js log 2 + log s(x); alpha
-    (e^((alpha-1) x) - 1) / (alpha - 1), with alpha at most 1, 0.5 if left out; 0 is forward_kl, 1
-    is reverse_kl. Exponentials are bounded beyond e^80. At the start l = log 2.
+    l = -(1 - e) log s(beta D) - e log s(-beta D),  D = f(c) - f(r)
+
+    e = label_smoothing: the share of labels believed to be the wrong way round.
+    f belongs to the divergence that holds the policy to its reference (f-DPO, arXiv 2309.16240):
+
+      reverse_kl:  f(x) = x
+      forward_kl:  f(x) = 1 - e^-x
+      js:          f(x) = log 2 + log s(x)
+      alpha:       f(x) = (e^((alpha-1) x) - 1) / (alpha - 1), alpha at most 1; None is 0.5
+
+    alpha 0 is forward_kl, 1 is reverse_kl. Exponentials are bounded beyond e^80. At the start
+    l = log 2.
     """
     c, r = chosen - ref_chosen, rejected - ref_rejected
     d = beta * (score(c, divergence, alpha) - score(r, divergence, alpha))
@@ -100,7 +106,8 @@ def tdpo(
     """Token-level DPO: sequential KL keeps both completions near the reference at every token
     (arXiv 2404.11999).
 
-    With D(y) = sum_t KL(ref(. | x, y_<t) || pi(. | x, y_<t)) and sg holding its argument constant
+    With D(y) = sum_t KL(ref(. | x, y_<t) || pi(. | x, y_<t)), and sg holding its argument constant:
+
     TDPO1: l = -log s(beta (c - r) - beta (D(rejected) - D(chosen)))
     TDPO2: l = -log s(beta (c - r) - alpha beta (D(rejected) - sg[D(chosen)])).
     """
@@ -109,8 +116,8 @@ def tdpo(
         shift = rejected_forward_kl - chosen_forward_kl
     else:
         shift = alpha * (rejected_forward_kl - chosen_forward_kl.detach())
-    told = {"kl/chosen": chosen_forward_kl.detach(), "kl/rejected": rejected_forward_kl.detach()}
-    return -logsigmoid(beta * (c - r - shift)), reward_metrics(beta * c, beta * r) | told
+    kls = {"kl/chosen": chosen_forward_kl.detach(), "kl/rejected": rejected_forward_kl.detach()}
+    return -logsigmoid(beta * (c - r - shift)), reward_metrics(beta * c, beta * r) | kls
 
 
 @losses.register(per="pair")
@@ -128,8 +135,9 @@ def robust_dpo(
     """DPO that is unbiased when a share e = label_smoothing below one half of the labels is flipped
     (arXiv 2403.00409).
 
-    l = (-(1 - e) log s(beta D) + e log s(-beta D)) / (1 - 2 e),  D = f(c) - f(r), f by divergence
-        as in dpo.
+    l = (-(1 - e) log s(beta D) + e log s(-beta D)) / (1 - 2 e),  D = f(c) - f(r)
+
+    f by divergence as in dpo.
     """
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(
@@ -160,7 +168,7 @@ def dpo_norm(
     """Length-normalised DPO (Tulu 3, arXiv 2411.15124).
 
     l = -log s(beta (f(c) / |chosen| - f(r) / |rejected|)), f by divergence as in dpo. The rewards
-    told are a token's, beta c / |chosen|.
+    in the metrics are per token, beta c / |chosen|.
     """
     c, r = chosen - ref_chosen, rejected - ref_rejected
     d = score(c, divergence, alpha) / chosen_length - score(r, divergence, alpha) / rejected_length
@@ -228,8 +236,8 @@ def ipo(
     code has it.
 
     l = (f(c) / |chosen| - f(r) / |rejected| - 1/(2 beta))^2: the gap is driven to a finite goal
-    instead of to infinity. f by divergence as in dpo. The rewards told are a token's, beta c /
-    |chosen|.
+    instead of to infinity. f by divergence as in dpo. The rewards in the
+    metrics are per token, beta c / |chosen|.
     """
     check_positive(beta=beta)
     c, r = chosen - ref_chosen, rejected - ref_rejected
@@ -275,9 +283,9 @@ def exo(
 ) -> tuple[Tensor, Metrics]:
     """Exact optimisation: reverse KL between the pair's two-way distributions (arXiv 2402.00856).
 
-    l = s(d) (log s(d) - log(1 - e)) + s(-d) (log s(-d) - log e),  d = beta (f(c) - f(r)), f by
-        divergence as in
-    dpo, e = label_smoothing above 0.
+    l = s(d) (log s(d) - log(1 - e)) + s(-d) (log s(-d) - log e),  d = beta (f(c) - f(r))
+
+    f by divergence as in dpo; e = label_smoothing, above 0.
     """
     if not 0 < label_smoothing < 1:
         raise ValueError(
@@ -305,8 +313,9 @@ def discopop(
 ) -> tuple[Tensor, Metrics]:
     """DiscoPOP's log-ratio modulated loss, found by a search over programs (arXiv 2406.08414).
 
-    l = (1 - m) (-log s(d)) + m e^-d,  m = s(d / temperature), d = beta (f(c) - f(r)), f by
-                                       divergence as in dpo.
+    l = (1 - m) (-log s(d)) + m e^-d,  m = s(d / temperature), d = beta (f(c) - f(r))
+
+    f by divergence as in dpo.
     """
     check_positive(temperature=temperature)
     c, r = chosen - ref_chosen, rejected - ref_rejected

@@ -1,5 +1,6 @@
-"""Losses of pairs that need no reference model, and what a triple's third text adds. Inputs as
-in `preference`.
+"""Losses of pairs and triples without a reference model.
+
+Inputs as in `preference`.
 """
 
 from __future__ import annotations
@@ -88,8 +89,9 @@ def orpo(
 ) -> tuple[Tensor, Metrics]:
     """The odds-ratio term of ORPO (arXiv 2403.07691); its authors add chosen_nll with weight 1.
 
-    l = -beta log s(log odds(chosen) - log odds(rejected)),  odds = p / (1 - p), p the geometric
-        mean probability of a token.
+    l = -beta log s(log odds(chosen) - log odds(rejected)),  odds = p / (1 - p)
+
+    p is the geometric mean probability of a token.
     """
     c, r = chosen / chosen_length, rejected / rejected_length
     # log odds = log p - log(1 - p); with p near 1 the difference 1 - p is formed by expm1, which

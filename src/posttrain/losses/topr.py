@@ -24,10 +24,11 @@ def topr(
     """Tapered off-policy REINFORCE: good completions count in full, bad ones by truncated weights
     (arXiv 2503.14286).
 
-    l = -sg[w] A log pi;  w = 1 where A >= 0 (min(r, clip_positive) if that is given), min(r,
-                          clip_negative) where A < 0, r the
-    ratio of the whole sequence's probabilities. What the policy hardly writes any more is pushed
-    down no further. All inputs [M] -> [M].
+    l = -sg[w] A log pi
+
+    w = 1 where A >= 0 (min(r, clip_positive) if that is given), min(r, clip_negative) where A < 0;
+    r is the ratio of the whole sequence's probabilities. What the policy hardly writes any more is
+    pushed down no further. All inputs [M] -> [M].
     """
     ratio = (
         log_ratio(logprobs, old_logprobs, sequence, num_sequences, "sequence_sum")

@@ -26,9 +26,11 @@ def aot(
     """Alignment by optimal transport, paired: margins as a distribution dominate the reference's
     (arXiv 2406.05882).
 
-    With u = sort(chosen - rejected) and v = sort(ref_chosen - ref_rejected) over the step's pairs
-    and d = beta (u - v) l = -(1 - e) log s(d) - e log s(-d), e = label_smoothing; the k-th largest
-    margin is compared with the k-th largest.
+    With u = sort(chosen - rejected) and v = sort(ref_chosen - ref_rejected) over the step's pairs:
+
+    l = -(1 - e) log s(d) - e log s(-d),  d = beta (u - v), e = label_smoothing
+
+    The k-th largest margin is compared with the k-th largest of the reference.
     """
     d = beta * ((chosen - rejected).sort().values - (ref_chosen - ref_rejected).sort().values)
     value = -(1 - label_smoothing) * logsigmoid(d) - label_smoothing * logsigmoid(-d)
@@ -48,8 +50,9 @@ def aot_unpaired(
     """Alignment by optimal transport between all chosen and all rejected, whatever their prompts
     (arXiv 2406.05882).
 
-    l = -(1 - e) log s(d) - e log s(-d),  d = beta (sort(c) - sort(r)) over the step's pairs, e =
-                                          label_smoothing.
+    l = -(1 - e) log s(d) - e log s(-d),  d = beta (sort(c) - sort(r)), e = label_smoothing
+
+    Both are sorted over the step's pairs.
     """
     c, r = beta * (chosen - ref_chosen), beta * (rejected - ref_rejected)
     d = c.sort().values - r.sort().values

@@ -15,7 +15,7 @@ from posttrain.losses.inputs import Metrics
 from posttrain.registry import losses
 
 
-def _told(reward: Tensor, label: Tensor) -> Metrics:
+def _metrics(reward: Tensor, label: Tensor) -> Metrics:
     """The implied rewards of each kind (TRL's names)."""
     reward = reward.detach()
     return {"rewards/chosen": reward[label > 0.5], "rewards/rejected": reward[label <= 0.5]}
@@ -44,7 +44,7 @@ def kto(
     value = where(
         label > 0.5, desirable_weight * (-gain).sigmoid(), undesirable_weight * gain.sigmoid()
     )
-    return value, {**_told(beta * x, label), "kl": kl}
+    return value, {**_metrics(beta * x, label), "kl": kl}
 
 
 @losses.register(per="sequence")
@@ -56,7 +56,7 @@ def apo_zero_unpaired(
     desirable: l = 1 - s(beta x);  undesirable: l = s(beta x).
     """
     reward = beta * (logprob - ref_logprob)
-    return where(label > 0.5, (-reward).sigmoid(), reward.sigmoid()), _told(reward, label)
+    return where(label > 0.5, (-reward).sigmoid(), reward.sigmoid()), _metrics(reward, label)
 
 
 @losses.register(per="sequence")
@@ -66,10 +66,11 @@ def bco(
     """Binary classifier optimisation: implied rewards tell desirable from undesirable (arXiv
     2404.04656).
 
-    desirable: l = -log s(beta (x - shift));  undesirable: l = -log s(-beta (x - shift)), with shift
-                                              the middle between the
-    running means of x over both kinds.
+    desirable:    l = -log s(beta (x - shift))
+    undesirable:  l = -log s(-beta (x - shift))
+
+    shift is the middle between the running means of x over both kinds.
     """
     x = logprob - ref_logprob
-    told = {**_told(beta * x, label), "rewards/shift": beta * shift}
-    return -logsigmoid(where(label > 0.5, beta, -beta) * (x - shift)), told
+    metrics = {**_metrics(beta * x, label), "rewards/shift": beta * shift}
+    return -logsigmoid(where(label > 0.5, beta, -beta) * (x - shift)), metrics
