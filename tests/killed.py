@@ -36,9 +36,9 @@ def run_in_process(
 
 def _run(raw: dict[str, Any], resume: bool, die_at: int | None, count: str) -> None:
     import torch
+    from posttrain.methods.run import Run
     from rich.console import Console
 
-    from posttrain.methods.run import Run
     from posttrain.models.forest_model import ForestModel
     from posttrain.models.language_model import LanguageModel
     from posttrain.recipe import parse_recipe

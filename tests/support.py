@@ -41,6 +41,7 @@ def interrupted(
 ) -> None:
     """Run until Ctrl-C after a step, which leaves a checkpoint."""
     from posttrain.methods.run import Interrupted
+
     from posttrain.training import hooks
 
     real = hooks.MetricsWriter.__call__

@@ -25,10 +25,10 @@ def test_static_signature_equals_runtime_signature() -> None:
         for name, entry in known.entries().items():
             function = known.get(name)
             parameters = inspect.signature(function).parameters
-            keyword = {k: p for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
-            positional = tuple(
-                k for k, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD
-            )
+            # All parameters of a method are settings: keys of a recipe.
+            whole = known is registry.methods
+            keyword = {k: p for k, p in parameters.items() if whole or p.kind is p.KEYWORD_ONLY}
+            positional = tuple(k for k in parameters if k not in keyword)
             assert entry.inputs == positional
             assert set(entry.settings) == set(keyword)
             for key, setting in entry.settings.items():
@@ -214,9 +214,10 @@ def test_any_value_may_be_declared_where_a_registry_has_no_list(tmp_path: Path) 
     known = Registry("method", "methods", "no_such_package")
 
     @known.register(trains=True, group="preference")
-    def mine(run):  # type: ignore[no-untyped-def]
+    def mine(data: str, *, steps: int = 1) -> None:
         """Doc."""
 
+    assert list(known.entry("mine").settings) == ["data", "steps"]
     assert known.entry("mine").declared == {"trains": True, "group": "preference"}
     path = plugin(tmp_path, '@methods.register(trains=True)\ndef other(run):\n    """Doc."""\n')
     known.add_plugin(path)

@@ -175,9 +175,9 @@ def _execute(raw_or_recipe: Any, overrides: list[str], *, checking: bool = False
     else:
         recipe = load_recipe(raw_or_recipe, overrides)
     _quiet_libraries()
-    from posttrain.methods.run import Run
+    from posttrain.runs import run_of
 
-    run = Run(recipe, command=_command_line())
+    run = run_of(recipe, command=_command_line())
     if checking:
         run.check()
         return 0
@@ -220,9 +220,9 @@ def _preview(options: argparse.Namespace) -> int:
 
     recipe = load_recipe(options.recipe, options.overrides)
     _quiet_libraries()
-    from posttrain.methods.run import Run
+    from posttrain.runs import run_of
 
-    Run(recipe, command=_command_line()).preview(options.num)
+    run_of(recipe, command=_command_line()).preview(options.num)
     return 0
 
 
@@ -234,10 +234,10 @@ def _resume(options: argparse.Namespace) -> int:
         raise ConfigError(f"{folder} holds no run (no recipe.yaml)")
     recipe = load_recipe(folder / "recipe.yaml", options.overrides)
     _quiet_libraries()
-    from posttrain.methods.run import Run
+    from posttrain.runs import run_of
 
     recipe.output = str(folder)
-    run = Run(recipe, command=_command_line(), resume=True, accept=options.accept)
+    run = run_of(recipe, command=_command_line(), resume=True, accept=options.accept)
     if run.finished and not options.overrides:
         echo(
             f"{folder} is finished. To train on, raise its length (max_steps=...), or start a new "

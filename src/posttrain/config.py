@@ -229,6 +229,15 @@ class DataConfig:
                 "is not negative"
             )
 
+    @classmethod
+    def of(cls, data: Any) -> DataConfig:
+        """Rows with the settings of how they are read: a path, a hub id, or rows in memory."""
+        if isinstance(data, cls):
+            return data
+        if isinstance(data, str | Path):
+            return cls(str(data))
+        raise ConfigError(f"data: {type(data).__name__} is neither rows nor a place")
+
     @staticmethod
     def from_short(text: str) -> dict[str, Any]:
         return {"path": text}
@@ -302,6 +311,25 @@ class CreditConfig:
     target_entropy: float | None = None
     entropy_weight: float = 0.0
     entropy_change: float = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much may fail or be left out before a run stops.
+
+    Attributes:
+        max_prompts_dropped: largest share of a task's prompts, or worked examples, that may be
+            dropped because the model's context has no room for them (for a prompt: with its
+            completion).
+        max_failed_rewards: largest share of a step's completions on which one reward may fail.
+            Above it, or where it fails on all, the run stops.
+        reward_timeout_seconds: how long one reward may take for the completions of a step; 0 = no
+            limit.
+    """
+
+    max_prompts_dropped: float = 0.1
+    max_failed_rewards: float = 0.5
+    reward_timeout_seconds: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from posttrain import config
 from posttrain.annotations import Scope, opaque, parse, scope_of, spelled
 from posttrain.component import name_of
 from posttrain.errors import ConfigError
 
 REQUIRED: Any = inspect.Parameter.empty
+METHOD = "method"  # all parameters of a method are settings, and keys of a recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ def entry_of_function(
     settings = {
         p.name: _setting(p.annotation, p.default, names)
         for p in parameters
-        if p.kind is p.KEYWORD_ONLY
+        if p.kind is p.KEYWORD_ONLY or kind == METHOD
     }
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     returns = signature.return_annotation
@@ -152,7 +154,7 @@ def entry_of_function(
     return Entry(
         kind,
         name,
-        tuple(p.name for p in parameters if p.kind in positional),
+        tuple(p.name for p in parameters if p.kind in positional and kind != METHOD),
         settings,
         "" if returns is inspect.Signature.empty else spelled(returns),
         inspect.getdoc(plain) or "",
@@ -186,14 +188,19 @@ def _scan(path: Path, variable: str, kind: str, modified: int) -> tuple[Entry, .
         if declared is None:
             continue
         a = node.args
+        positional = [*a.posonlyargs, *a.args]
+        parameters = list(zip(a.kwonlyargs, a.kw_defaults, strict=True))
+        if kind == METHOD:
+            defaults = [None] * (len(positional) - len(a.defaults)) + [*a.defaults]
+            parameters = [*zip(positional, defaults, strict=True), *parameters]
+            positional = []
         settings = {
-            p.arg: _setting_in_text(p.annotation, default, scope)
-            for p, default in zip(a.kwonlyargs, a.kw_defaults, strict=True)
+            p.arg: _setting_in_text(p.annotation, default, scope) for p, default in parameters
         }
         entry = Entry(
             kind,
             node.name,
-            tuple(p.arg for p in (*a.posonlyargs, *a.args)),
+            tuple(p.arg for p in positional),
             settings,
             ast.unparse(node.returns) if node.returns else "",
             ast.get_docstring(node) or "",
@@ -254,8 +261,15 @@ def _setting_in_text(
 
 
 def _literal(node: ast.expr) -> Any:
-    """The value of a default; what is no literal is shown as written."""
+    """The value of a default: a literal, or a section such as CreditConfig(whiten=True). What is
+    neither is shown as written.
+    """
     try:
         return ast.literal_eval(node)
     except ValueError:
-        return ast.unparse(node)
+        pass
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        section = getattr(config, node.func.id, None)
+        if section is not None:
+            return section(**{str(k.arg): _literal(k.value) for k in node.keywords})
+    return ast.unparse(node)

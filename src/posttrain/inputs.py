@@ -192,6 +192,9 @@ IMITATED = frozenset[str]()
 PAIRS = frozenset({"margin"})
 """Carried by rows of a chosen and a rejected completion."""
 
+TRIPLES = PAIRS | {"gold", "ref_gold", "gold_length"}
+"""The same, with a reference text beside the two completions."""
+
 LABELLED = frozenset({"label", "kl", "shift"})
 """Carried by completions that are desirable or not."""
 

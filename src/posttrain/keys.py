@@ -9,16 +9,24 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from posttrain import registry
-from posttrain.config import DataConfig, EvaluationConfig, ModelConfig, Recipe, SamplingConfig
+from posttrain.config import (
+    Component,
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    Recipe,
+    SamplingConfig,
+)
 from posttrain.errors import ConfigError, nearest
-from posttrain.registry import Entry
+from posttrain.registry import Entry, Setting
 
 OF_EVERY_RUN = ("method", "model", "title", "output", "seed", "plugins")
-"""Read by `Run` itself, whatever the method."""
+"""Read by a run itself, whatever the method."""
 
 OF_TRAINING = (
     "max_steps",
@@ -39,7 +47,7 @@ OF_TRAINING = (
     "eval_every",
     "report_to",
 )
-"""Read by `Run.train` and the hooks of a training, so by every method that trains."""
+"""Read by `fit`, so by every method that trains."""
 
 OF_REWARDS = ("reward_timeout_seconds", "max_failed_rewards")
 """Read where rewards are called: by methods with rewards, or with a scorer of a search."""
@@ -50,30 +58,55 @@ OF_PROMPTS = ("max_prompts_dropped",)
 INHERITED = ("evaluation", "report_to")
 """A pipeline hands these to each of its stages that reads them."""
 
-_SECTIONS = {c.__name__: c for c in (DataConfig, EvaluationConfig, ModelConfig, SamplingConfig)}
+IN_YAML: dict[str, Any] = {
+    "Rows": DataConfig,
+    "TaskLike": Component,
+    "ComponentLike": Component,
+    "Losses": list[Component],
+    "Rewards": list[Component],
+    "ModelLike": ModelConfig,
+}
+"""What a recipe writes for what a method takes: an object's configuration, or its name."""
+
+_SECTIONS = (DataConfig, EvaluationConfig, ModelConfig, SamplingConfig)
 
 Section = TypeVar("Section")
 
 
 def trains(entry: Entry) -> bool:
     """Whether a method leaves a trained model."""
-    return entry.returns == "TrainingJob"
+    return entry.returns == "Plan"
+
+
+def measures(entry: Entry) -> bool:
+    """Whether a run of the method may be measured on problems: of language models alone."""
+    return trains(entry) and entry.name != "reward_model"
 
 
 def keys_read(entry: Entry) -> set[str]:
     """The top-level keys that a method reads."""
-    keys = {*OF_EVERY_RUN, *entry.settings}
+    keys = {*OF_EVERY_RUN, *entry.settings} - {"limits"}
     if {"rewards", "scorer"} & entry.settings.keys():
         keys.update(OF_REWARDS)
-    if {"evaluation", "sampling"} & entry.settings.keys():
+    if {"evaluation", "sampling"} & entry.settings.keys() or measures(entry):
         keys.update(OF_PROMPTS)
     if trains(entry):
         keys.update(OF_TRAINING)
+        if measures(entry):
+            keys.add("evaluation")
     elif "stages" in entry.settings:
         keys.update(INHERITED)
     elif "evaluation" in entry.settings:
         keys.discard("seed")  # an evaluation draws by evaluation.seed, the same for every model
     return keys
+
+
+def in_yaml(setting: Setting) -> Any:
+    """The type of a recipe's value for a method's parameter."""
+    name, optional, _ = setting.annotation.partition(" | None")
+    if name not in IN_YAML:
+        return setting.hint
+    return IN_YAML[name] | None if optional else IN_YAML[name]
 
 
 def refuse_unread(raw: Mapping[str, Any], entry: Entry, elsewhere: Mapping[str, str]) -> None:
@@ -120,15 +153,14 @@ def _stage_places(key: str, raw: Mapping[str, Any]) -> str:
 
 def _section_places(key: str, entry: Entry) -> str:
     """The sections of the method that have a field of this name."""
-    types = {f.name: str(f.type) for f in dataclasses.fields(Recipe)}
-    annotations = {
-        name: types.get(name) or entry.settings[name].annotation for name in entry.settings
-    }
+    types = typing.get_type_hints(Recipe)
     places = []
-    for name, annotation in annotations.items():
-        section = _SECTIONS.get(annotation.partition(" ")[0])
-        if section is not None and key in {f.name for f in dataclasses.fields(section)}:
-            places.append(f"{name}.{key}")
+    for name in sorted(keys_read(entry) & {*types, *entry.settings}):
+        hint = types[name] if name in types else in_yaml(entry.settings[name])
+        for section in _SECTIONS:
+            has_key = key in {f.name for f in dataclasses.fields(section)}
+            if has_key and section in (hint, *typing.get_args(hint)):
+                places.append(f"{name}.{key}")
     return " or ".join(places)
 
 
@@ -186,7 +218,7 @@ def refuse_unread_values(recipe: Recipe, entry: Entry) -> None:
         ConfigError: a cadence of measurements of nothing, adapters of a model that is not trained.
     """
     if recipe.eval_every and recipe.eval_data is None and recipe.evaluation is None:
-        ways = [k for k in ("eval_data", "evaluation") if k in entry.settings]
+        ways = [k for k in ("eval_data", "evaluation") if k in keys_read(entry)]
         raise ConfigError(
             f"eval_every: {recipe.eval_every} measures nothing; set {' or '.join(ways)}, or leave "
             "it out"

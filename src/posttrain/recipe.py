@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain import keys, registry
+from posttrain.annotations import spelled
 from posttrain.config import Aggregation, Component, EvaluationConfig, Recipe
 from posttrain.errors import ConfigError, nearest, shown
 from posttrain.limits import check_numbers
@@ -159,19 +160,19 @@ def parse_recipe(raw: Mapping[str, Any], base: Path = Path()) -> Recipe:
     keys.refuse_unread(raw, entry, ELSEWHERE)
     values: dict[str, Any] = {}
     settings: dict[str, Any] = {}
-    for key in [*fields, *(k for k in entry.settings if k not in fields)]:
+    for key in [*fields, *(k for k in entry.settings if k not in fields and k != "limits")]:
         given = key in raw
         if not given and key not in entry.settings:
             continue
         setting = entry.settings.get(key)
         value = raw[key] if given else (setting.default if setting else None)
-        if not given and value is registry.REQUIRED:
-            raise ConfigError(
-                f"method {entry.name!r} needs the key {key!r} "
-                f"({setting.annotation if setting else ''})"
-            )
-        hint = fields[key] if key in fields else entry.settings[key].hint
-        target = values if key in fields else settings
+        if key in fields:
+            hint, target = fields[key], values
+        else:
+            assert setting is not None
+            hint, target = keys.in_yaml(setting), settings
+        if value is registry.REQUIRED:
+            raise ConfigError(f"method {entry.name!r} needs the key {key!r} ({spelled(hint)})")
         target[key] = _value(value, hint, key)
     recipe = Recipe(**values, settings=settings, base=base)
     _check_components(recipe)

@@ -343,7 +343,7 @@ advantages = Registry(
 rewards = Registry("reward", "rewards", "rewards", declares=_REWARD_DECLARES)
 searches = Registry("search strategy", "searches", "search", SEARCH_INPUTS)
 tasks = Registry("task", "tasks", "tasks", ())
-methods = Registry("method", "methods", "methods", ("run",))
+methods = Registry("method", "methods", "methods", ())
 
 REGISTRIES: dict[str, Registry] = {
     "losses": losses,

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from posttrain.methods.run import Run
 
 from posttrain.errors import ConfigError
-from posttrain.methods.run import Run
 from posttrain.recipe import parse_recipe
 from posttrain.report.html import page
 from posttrain.report.run_folder import read_run

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from posttrain.methods.run import Run
 
 from posttrain.errors import ConfigError
-from posttrain.methods.run import Run
 from posttrain.recipe import parse_recipe
 
 PAIRS = [{"prompt": f"{i}:", "chosen": "a" * (i + 1), "rejected": "b"} for i in range(4)]

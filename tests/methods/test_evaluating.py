@@ -79,8 +79,9 @@ def test_a_model_is_measured_while_it_trains(
 def test_fields_of_data_that_a_method_passes_over_are_refused(
     tmp_path: Path, tiny_folder: Path
 ) -> None:
-    from posttrain.errors import ConfigError
     from posttrain.methods.run import Run
+
+    from posttrain.errors import ConfigError
     from posttrain.recipe import parse_recipe
 
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in PAIRS))

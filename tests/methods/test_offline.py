@@ -262,6 +262,7 @@ def test_sampling_writes_rows_that_are_learnt_from(
 
 def test_sampling_goes_on_where_it_stopped(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
     from posttrain.methods.run import Interrupted
+
     from posttrain.rollouts.collect import Collector
 
     whole = run_recipe(**SAMPLE, output=str(tmp_path / "whole"))
@@ -336,6 +337,7 @@ def test_chat_prompts_give_chat_rows(run_recipe: Callable[..., Path], tmp_path: 
 
 def test_a_pipeline_hands_rows_on(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
     from posttrain.methods.run import Run
+
     from posttrain.recipe import parse_recipe
 
     stages = [

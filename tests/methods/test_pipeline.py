@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from killed import run_in_process
+from posttrain.methods.run import Run
 from support import interrupted
 
 from posttrain.errors import CheckpointError
-from posttrain.methods.run import Run
 from posttrain.recipe import load_recipe
 
 Runner = Callable[..., Path]

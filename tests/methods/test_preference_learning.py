@@ -45,9 +45,9 @@ def sampled() -> Any:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The embedded model's own evaluation."""
+    from posttrain.methods.run import Run
     from rich.console import Console
 
-    from posttrain.methods.run import Run
     from posttrain.recipe import parse_recipe
 
     folder = tmp_path_factory.mktemp("base")

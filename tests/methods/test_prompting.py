@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from posttrain.methods.prompting import make_task
 
 from posttrain import registry
 from posttrain.config import Component, Recipe
 from posttrain.errors import ConfigError
-from posttrain.methods.prompting import make_task
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from posttrain.methods.run import Run
 from support import interrupted, lines, told, weights, write
 
 from posttrain.data import store
 from posttrain.data.forest import Batch, Tree
 from posttrain.errors import ConfigError, DataError
-from posttrain.methods.run import Run
 
 LONG = " " + "b" * 60
 SHORT: dict[str, dict[str, Any]] = {

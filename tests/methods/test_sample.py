@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from posttrain.methods.run import Run
+
 from posttrain.recipe import parse_recipe
 
 TASK: dict[str, Any] = {

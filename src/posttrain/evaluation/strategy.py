@@ -134,7 +134,7 @@ def make_strategy(
     scorer: Component | None,
     *,
     oracle: bool,
-    task: Task,
+    task: Task | None,
     limits: Mapping[str, float] | None = None,
 ) -> Strategy | None:
     """The strategy of a recipe, checked before weights are loaded.
@@ -153,6 +153,7 @@ def make_strategy(
                     f"num_samples: 8}}"
                 )
         return None
+    assert task is not None  # a search has one
     entry = registry.searches.entry(search.name)
     settings = {k: s.default for k, s in entry.settings.items()} | search.settings
     for key, value in settings.items():

@@ -4,11 +4,9 @@ teacher's completions.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Literal
-
 from posttrain import registry
-from posttrain.config import Component, DataConfig, EvaluationConfig, ModelConfig, SamplingConfig
+from posttrain.config import Component, Limits, SamplingConfig
+from posttrain.data.account import Account
 from posttrain.data.encoded import Encoded
 from posttrain.data.forest import Batch, Tree
 from posttrain.data.formats import detect_format, normalise
@@ -17,26 +15,35 @@ from posttrain.data.preview import preview
 from posttrain.data.stream import DataSource, Singles
 from posttrain.errors import ConfigError, DataError
 from posttrain.inputs import TEACHER
-from posttrain.methods.evaluating import evaluate_model, evaluation_hooks, measuring_hook
-from posttrain.methods.prompting import (
-    context_length,
+from posttrain.methods.comparisons import held_out_measure, losses_text
+from posttrain.methods.objects import (
+    Losses,
+    ModelLike,
+    Rows,
+    TaskLike,
+    components_of,
+    data_of,
+    model_of,
+    task_of,
+)
+from posttrain.methods.prompts import (
     differing_tokens,
     encode_prompts,
     make_collector,
-    make_sampling,
-    make_task,
+    prompt_steps,
+    sampling_of,
 )
 from posttrain.methods.rows import read_rows
-from posttrain.methods.run import Run, TrainingJob
 from posttrain.methods.sft import encode_examples
-from posttrain.models.foreign import ForeignTeacher
 from posttrain.models.language_model import LanguageModel
-from posttrain.models.load import load_config
+from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
-from posttrain.rollouts.collect import Collector
+from posttrain.rollouts.collect import Collector, Prompt
 from posttrain.rollouts.distill import DistillSource
-from posttrain.training.hooks import Hook, RolloutWriter
-from posttrain.training.objective import Objective, held_out
+from posttrain.training.objective import Objective
+from posttrain.training.optim import Schedule
+from posttrain.training.plan import AdamW, Facts, Learner, Measure, Plan, Work, steps_of
+from posttrain.training.reference_model import Reference
 from posttrain.types import Example, Sampling, Task
 
 _FOREIGN = frozenset({"foreign_distribution", "aligned"})
@@ -45,116 +52,146 @@ _TEACHER = frozenset({"teacher_distribution", "teacher_logprobs"})
 
 @methods.register
 def distill(
-    run,
+    data: Rows | None = None,
     *,
-    teacher: ModelConfig,
-    data: DataConfig | None = None,
-    task: Component | None = None,
-    eval_data: DataConfig | None = None,
-    evaluation: EvaluationConfig | None = None,
-    losses: list[Component] = ("jsd",),  # type: ignore[assignment]
+    teacher: ModelLike,
+    task: TaskLike | None = None,
+    eval_data: Rows | None = None,
+    losses: Losses = ("jsd",),
     lmbda: float = 0.0,
     seq_kd: bool = False,
-    sampling: SamplingConfig = {},  # type: ignore[assignment]
+    sampling: SamplingConfig = SamplingConfig(),
     num_generations: int = 1,
     learning_rate: float = 2e-5,
     batch_size: int = 16,
     num_train_epochs: float = 1.0,
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear",
-) -> TrainingJob:
+    lr_scheduler_type: Schedule = "linear",
+    limits: Limits = Limits(),
+) -> Plan:
     """Distillation from a frozen teacher (Hinton et al., arXiv 1503.02531; on-policy: GKD, arXiv
     2306.13649).
 
     The share lmbda of the steps trains on completions that the student samples, the others on those
-    of `data` or `task`, or with seq_kd on completions that the teacher samples; a step has
+    of `data` or `task`, or with seq_kd on completions that the teacher samples. A step has
     batch_size rows, or num_generations completions of batch_size prompts. The loss is the mean over
-    all trained tokens of a step. teacher_kl/forward and /reverse tell how far the student is from
-    the teacher. With eval_data all of that is told before, every eval_every steps, and after.
+    all trained tokens of a step. The metrics teacher_kl/forward and /reverse are the KL between
+    student and teacher.
       Word-level KD:   losses: [{name: teacher_kl, weight: 0.5}, {name: nll, weight: 0.5}]
       GKD:             losses: [{name: jsd, beta: 0.5}], lmbda: 0.5
       MiniLLM's way:   losses: [{name: sampled_reverse_kl, horizon: sequence}], lmbda: 1
       On-policy:       losses: [{name: teacher_kl, direction: reverse}], lmbda: 1
       A teacher with another tokenizer: losses: [nll, {name: uld, weight: 1.5}]
+
+    Args:
+        data: rows of prompt and completion, or of text.
+        teacher: the model that is imitated.
+        task: its prompts and worked examples, where there are no rows.
+        eval_data: held-out rows; loss and KL are reported before, during and after training.
+        losses: losses that read the teacher, with weights.
+        lmbda: share of the steps on the student's own completions, from 0 to 1.
+        seq_kd: whether the teacher writes the completions of the other steps.
+        sampling: of student and teacher.
+        num_generations: completions per prompt.
+        learning_rate: the largest of the run.
+        batch_size: rows or prompts per step.
+        num_train_epochs: passes over the data, where the number of steps is not set.
+        lr_scheduler_type: how the learning rate changes.
+        limits: how many prompts may be dropped as too long.
     """
-    context = context_length(run)
-    _check(losses, lmbda, seq_kd, sampling, num_generations)
-    objective = Objective(losses, accuracy=lmbda == 0 and not seq_kd, carries=TEACHER)
-    _check_teacher(run, teacher, objective)
-    source = encoded = None
-    if lmbda < 1 and not seq_kd:
-        encoded = encode_examples(run, data, task, context)
-        objective.check_weights(encoded.sequences)
-        source = DataSource(
-            Singles(encoded.sequences),
-            batch_size=batch_size,
-            seed=run.recipe.seed,
-            whole=objective.whole,
-        )
-    prompts, sampled = [], Sampling()
-    if lmbda > 0 or seq_kd:
-        made = _prompt_task(run, data, task)
-        sampled = make_sampling(sampling, made)
-        prompts = encode_prompts(run, made, sampled)
-    per_epoch = (
-        source.steps_per_epoch if source else max(len(prompts) // min(batch_size, len(prompts)), 1)
-    )
-    steps = run.steps_for(per_epoch)
-    others = encode_examples(run, eval_data, None, context, key="eval_data") if eval_data else None
+    settings = dict(locals())
+    items = components_of(losses)
+    _check(items, lmbda, seq_kd, sampling, num_generations)
+    objective = Objective(items, accuracy=lmbda == 0 and not seq_kd, carries=TEACHER)
+    teacher_model = model_of(teacher)
+    assert teacher_model is not None
+    reads_rows, samples = lmbda < 1 and not seq_kd, lmbda > 0 or seq_kd
 
-    def load(weights: Path | None) -> LanguageModel:
-        model = run.load_model(reference=objective.needs_reference, weights=weights)
-        frozen = run.load_frozen(teacher)
-        model.teacher = frozen
-        model.foreign = ForeignTeacher(frozen, run.tokenizer)
-        return model
-
-    def make_source(model: Any) -> DistillSource:
-        def collector(writer: LanguageModel) -> Collector:
-            return make_collector(
-                run,
-                writer,
-                prompts,
-                None,
-                sampled,
-                batch_size=batch_size,
-                num_generations=num_generations,
+    def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
+        spec.context_length()  # first of all: it also finds out whether there is such a model
+        _check_teacher(spec, teacher_model, objective)
+        account = Account()
+        rows = encoded = None
+        if reads_rows:
+            _exactly_one(data, task, "whose worked examples are imitated")
+            encoded = encode_examples(spec, data, task, account, limits)
+            objective.check_weights(encoded.sequences)
+            rows = DataSource(
+                Singles(encoded.sequences), batch_size=batch_size, seed=seed, whole=objective.whole
             )
+        prompts: list[Prompt] = []
+        sampled = Sampling()
+        if samples:
+            prompt_task = _prompt_task(data, task)
+            sampled = sampling_of(sampling, prompt_task)
+            prompts = encode_prompts(spec, prompt_task, sampled, limits=limits, account=account)
+        per_epoch = rows.steps_per_epoch if rows else prompt_steps(prompts, batch_size)
+        number = steps_of(steps, num_train_epochs, per_epoch)
 
-        return DistillSource(
-            data=source,
-            student=collector(model) if lmbda > 0 else None,
-            teacher=collector(model.teacher) if seq_kd and lmbda < 1 else None,
-            lmbda=lmbda,
-            seq_kd=seq_kd,
-            seed=run.recipe.seed,
-            whole=objective.whole,
-        )
-
-    def make_hooks(model: Any, made: Any) -> list[Any]:
-        writer = RolloutWriter(
-            run.folder / "rollouts.jsonl", lambda: made.groups, resume_step=run.resume_step
-        )
-        hooks: list[Hook] = [writer] if prompts else []
-        if others:
-            batch = Batch([Tree.build([s]) for s in others.sequences], whole=objective.whole)
-            hooks.append(
-                measuring_hook(
-                    run,
-                    steps,
-                    lambda: held_out(model, objective, batch, run.micro_batch_tokens(model)),
+        def source(learner: Learner) -> DistillSource:
+            def collector(writer: LanguageModel) -> Collector:
+                return make_collector(
+                    writer,
+                    prompts,
+                    None,
+                    sampled,
+                    batch_size=batch_size,
+                    num_generations=num_generations,
+                    seed=seed,
                 )
+
+            model = learner.model
+            return DistillSource(
+                data=rows,
+                student=collector(model) if lmbda > 0 else None,
+                teacher=collector(model.teacher) if seq_kd and lmbda < 1 else None,
+                lmbda=lmbda,
+                seq_kd=seq_kd,
+                seed=seed,
+                whole=objective.whole,
             )
-        return [*hooks, *evaluation_hooks(run, model, evaluation, steps)]
 
-    def execute() -> None:
-        model = run.train(make_source, objective, steps=steps, load=load, make_hooks=make_hooks)
-        evaluate_model(run, model, evaluation)
+        facts = [("teacher", teacher_model.name), ("losses", losses_text(objective))]
+        facts += _facts(encoded, len(prompts), sampled, lmbda, seq_kd)
+        return Work(
+            steps=number,
+            source=source,
+            facts=[*facts, ("steps", f"{number} of {batch_size}")],
+            account=account,
+            preview=(lambda console, num: preview(encoded, spec.tokenizer, console, num))
+            if encoded
+            else None,
+            measure=_measure(spec, eval_data, objective, account, limits),
+            samples=bool(prompts),
+        )
 
-    facts = _facts(
-        teacher, objective, encoded, len(prompts), sampled, steps, batch_size, lmbda, seq_kd
+    return Plan(
+        method="distill",
+        settings=settings,
+        objective=objective,
+        prepare=prepare,
+        optimizer=AdamW(learning_rate, lr_scheduler_type),
+        reference=Reference(),
+        teacher=teacher_model,
     )
-    show = (lambda num: preview(encoded, run.tokenizer, run.console, num)) if encoded else None
-    return TrainingJob(facts, execute, show)
+
+
+def _exactly_one(data: Rows | None, task: TaskLike | None, why: str) -> None:
+    if (data is None) == (task is None):
+        raise ConfigError(f"distill needs exactly one of data (rows) and task ({why})")
+
+
+def _measure(
+    spec: ModelSpec,
+    eval_data: Rows | None,
+    objective: Objective,
+    account: Account,
+    limits: Limits,
+) -> Measure | None:
+    if eval_data is None:
+        return None
+    held_out = encode_examples(spec, eval_data, None, account, limits, key="eval_data")
+    batch = Batch([Tree.build([s]) for s in held_out.sequences], whole=objective.whole)
+    return held_out_measure(objective, lambda source: batch)
 
 
 def _check(
@@ -200,28 +237,18 @@ def _check(
         )
 
 
-def _check_teacher(run: Run, teacher: ModelConfig, objective: Objective) -> None:
+def _check_teacher(spec: ModelSpec, teacher: ModelSpec, objective: Objective) -> None:
     """The teacher exists and, unless the losses bridge vocabularies, has the student's."""
     if not objective.needs & (_TEACHER | _FOREIGN):
         names = ", ".join(sorted(n for n in registry.losses.names() if _asks(n)))
         raise ConfigError(
             f"losses: none of them asks for a teacher; take one of {names}, or use method sft"
         )
-    where = run.place_of(teacher)
-    shared: dict[str, Any] = {
-        "revision": teacher.revision,
-        "trust_remote_code": teacher.trust_remote_code,
-    }
-    config = load_config(where, **shared)
+    theirs = teacher.settings()
     if not objective.needs & _TEACHER:
         return
-    differing = differing_tokens(run, teacher)
-    own = load_config(
-        run.model_path,
-        revision=run.model_config.revision,
-        trust_remote_code=run.model_config.trust_remote_code,
-    )
-    sizes = [c.get_text_config(decoder=True).vocab_size for c in (own, config)]
+    differing = differing_tokens(spec, teacher)
+    sizes = [c.get_text_config(decoder=True).vocab_size for c in (spec.settings(), theirs)]
     if differing or max(sizes) - min(sizes) > 0.02 * min(sizes):
         what = (
             f"{len(differing)} tokens differ, {differing[0]!r} among them"
@@ -229,7 +256,7 @@ def _check_teacher(run: Run, teacher: ModelConfig, objective: Objective) -> None
             else f"{sizes[1]} against {sizes[0]} rows"
         )
         raise ConfigError(
-            f"teacher: {teacher.path} has another vocabulary than {run.model_config.path} "
+            f"teacher: {teacher.name} has another vocabulary than {spec.name} "
             f"({what}), so their distributions "
             "cannot be compared token by token. Use losses: [nll, {name: uld, weight: 1.5}], "
             "which bridges tokenizers, or let "
@@ -241,16 +268,13 @@ def _asks(name: str) -> bool:
     return not (_TEACHER | _FOREIGN).isdisjoint(registry.losses.entry(name).inputs)
 
 
-def _prompt_task(run: Run, data: DataConfig | None, task: Component | None) -> Task:
-    """The prompts to complete, as a task: those of the recipe's task, or of its rows."""
-    if (data is None) == (task is None):
-        raise ConfigError(
-            "distill needs exactly one of data (rows) and task (whose prompts are completed)"
-        )
+def _prompt_task(data: Rows | None, task: TaskLike | None) -> Task:
+    """The prompts to complete, as a task: those of the task, or of the rows."""
+    _exactly_one(data, task, "whose prompts are completed")
     if task is not None:
-        return make_task(run, task)
+        return task_of(task)
     assert data is not None
-    rows = read_rows(run, data)
+    rows = read_rows(data_of(data))
     form = detect_format(rows)
     examples = [_example(normalise(row, form, str(row.get("id", i)))) for i, row in enumerate(rows)]
     return Task("data", examples, lambda text, example: 0.0, lambda text: None)
@@ -275,36 +299,15 @@ def _example(item: Item) -> Example:
 
 
 def _facts(
-    teacher: ModelConfig,
-    objective: Objective,
-    encoded: Encoded | None,
-    num_prompts: int,
-    sampling: Sampling,
-    steps: int,
-    batch_size: int,
-    lmbda: float,
-    seq_kd: bool,
-) -> list[tuple[str, str]]:
-    facts = [
-        ("teacher", teacher.path),
-        ("losses", ", ".join(f"{t.name} x {t.weight:g}" for t in objective.terms)),
-    ]
+    encoded: Encoded | None, num_prompts: int, sampling: Sampling, lmbda: float, seq_kd: bool
+) -> Facts:
+    facts = []
     if encoded is not None:
-        facts.append(
-            (
-                "rows",
-                f"{len(encoded.sequences)} of {encoded.num_rows}, {encoded.num_trained} trained "
-                "tokens",
-            )
-        )
+        rows = f"{len(encoded.sequences)} of {encoded.num_rows}"
+        facts.append(("rows", f"{rows}, {encoded.num_trained} trained tokens"))
     if num_prompts:
-        facts.append(
-            (
-                "prompts",
-                f"{num_prompts}; at most {sampling.max_tokens} tokens at temperature "
-                f"{sampling.temperature:g}",
-            )
-        )
+        text = f"at most {sampling.max_tokens} tokens at temperature {sampling.temperature:g}"
+        facts.append(("prompts", f"{num_prompts}; {text}"))
     rest = "the teacher" if seq_kd else "the data"
-    facts.append(("written by", f"the student in {lmbda:.0%} of the steps, {rest} in the others"))
-    return [*facts, ("steps", f"{steps} of {batch_size}")]
+    share = f"the student in {lmbda:.0%} of the steps, {rest} in the others"
+    return [*facts, ("written by", share)]

@@ -1,40 +1,47 @@
-"""Learning from pairs of a chosen and a rejected completion: DPO and its kin are losses of this
-one method.
+"""Learning from pairs of a chosen and a rejected completion: DPO and its kin are losses of this one
+method.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
-from posttrain.config import Component, DataConfig, EvaluationConfig
+from rich.console import Console
+
+from posttrain.data.account import Account
 from posttrain.data.encode import encode_pairs
+from posttrain.data.encoded import Encoded
 from posttrain.data.forest import Batch, Tree
 from posttrain.data.preview import preview
 from posttrain.data.stream import DataSource
 from posttrain.errors import ConfigError
-from posttrain.inputs import PAIRS
-from posttrain.methods.comparing import (
-    ReferencePlan,
+from posttrain.inputs import TRIPLES
+from posttrain.methods.comparisons import (
+    Groups,
     check_carried,
     comparison_facts,
     encode_data,
-    held_out_hooks,
+    held_out_measure,
     within_perplexity,
 )
-from posttrain.methods.evaluating import evaluate_model, evaluation_hooks
-from posttrain.methods.run import TrainingJob
+from posttrain.methods.objects import Losses, Rows, components_of, data_of
+from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
 from posttrain.training.objective import Objective
+from posttrain.training.optim import Schedule
+from posttrain.training.plan import AdamW, Measure, Plan, Work, steps_of
+from posttrain.training.reference_model import Reference
+
+ROLES = ("chosen", "rejected")
 
 
 @methods.register
 def dpo(
-    run,
+    data: Rows,
     *,
-    data: DataConfig,
-    eval_data: DataConfig | None = None,
-    evaluation: EvaluationConfig | None = None,
-    losses: list[Component] = ("dpo",),  # type: ignore[assignment]
+    eval_data: Rows | None = None,
+    losses: Losses = ("dpo",),
     cache_reference: bool = False,
     reference_every: int = 0,
     reference_mix: float = 0.6,
@@ -45,92 +52,140 @@ def dpo(
     learning_rate: float = 1e-6,
     batch_size: int = 16,
     num_train_epochs: float = 1.0,
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear",
-) -> TrainingJob:
-    """Preference optimisation on pairs (DPO, arXiv 2305.18290; others by `losses`, weighted mixes
-    too).
+    lr_scheduler_type: Schedule = "linear",
+) -> Plan:
+    """Preference optimisation on pairs (DPO, arXiv 2305.18290); other methods are other losses.
 
-    Each row has a prompt, a chosen and a rejected completion; the two share the prompt's
+    Each row has a prompt, a chosen and a rejected completion. The two share the prompt's
     computation. The reference is the model that the run starts from, frozen: with LoRA the model
-    without its adapters, else a copy; losses without a reference need none. The loss is the mean
-    over the pairs of a step. With eval_data, loss and reward accuracy are told before, every
-    eval_every steps, and after.
-      IPO: losses: [{name: ipo, beta: 0.1}]
-      SimPO: losses: [simpo]
-      CPO: losses: [cpo, chosen_nll]
-      ORPO: losses: [orpo, chosen_nll]          RPO: losses: [dpo, {name: chosen_nll, weight: 1.0}]
-      TDPO: losses: [tdpo]    AOT: losses: [aot]    ODPO: losses: [odpo], with a column margin
-      f-DPO: losses: [{name: dpo, divergence: js}], also of hinge_dpo, ipo, dpo_norm, exo,
-      robust_dpo and discopop
-      TPO: losses: [tpo, gold_nll], with a column reference
-      LD-DPO: tail_weight: 0.5
-      WPO: on_policy_weight: true
-      any of them with any loss of pairs
+    without its adapters, else a copy. Losses without a reference need none. The loss is the mean
+    over the pairs of a step.
+      IPO:      losses: [{name: ipo, beta: 0.1}]
+      SimPO:    losses: [simpo]
+      CPO:      losses: [cpo, chosen_nll]
+      ORPO:     losses: [orpo, chosen_nll]
+      RPO:      losses: [dpo, {name: chosen_nll, weight: 1.0}]
+      TDPO:     losses: [tdpo]
+      AOT:      losses: [aot]
+      ODPO:     losses: [odpo], with a column margin
+      f-DPO:    losses: [{name: dpo, divergence: js}], also of hinge_dpo, ipo, dpo_norm, exo,
+                robust_dpo and discopop
+      TPO:      losses: [tpo, gold_nll], with a column reference
+      LD-DPO:   tail_weight: 0.5, with any loss of pairs
+      WPO:      on_policy_weight: true, with any loss of pairs
       Step-DPO: rows with initial_reason_steps, chosen, rejected (the next step), or with
-      full_chosen, full_rejected
-    cache_reference computes the reference's log-probs once and keeps them in POSTTRAIN_CACHE
-    (~/.cache/posttrain), so that no copy is held. reference_every (0: never) mixes reference_mix of
-    the policy into the reference each so many steps. perplexity_percentile (0: off, 95 is usual)
-    leaves out pairs of which a completion is less likely under the reference than that share of
-    perplexity_samples completions that it writes itself.
+                full_chosen, full_rejected
+
+    Args:
+        data: rows of prompt, chosen and rejected.
+        eval_data: held-out pairs; loss and reward accuracy are reported before, during and after
+            training.
+        losses: losses of pairs, with weights.
+        cache_reference: compute the reference's log-probs once and keep them in POSTTRAIN_CACHE
+            (~/.cache/posttrain), so that no copy of the model is held.
+        reference_every: steps after which the reference moves to reference_mix * policy +
+            (1 - reference_mix) * reference; 0 = never.
+        reference_mix: share of the policy in that.
+        tail_weight: of the tokens by which a completion is longer than the other, from 0 to 1.
+        on_policy_weight: multiply each pair's loss by how likely the policy is to write it.
+        perplexity_percentile: leave out pairs of which a completion is less likely under the
+            reference than this share of its own samples, in per cent (0 = off, 95 is usual).
+        perplexity_samples: number of samples for that.
+        learning_rate: the largest of the run.
+        batch_size: pairs per step.
+        num_train_epochs: passes over the data, where the number of steps is not set.
+        lr_scheduler_type: how the learning rate changes.
     """
-    encoded = encode_data(run, data, encode_pairs)
-    objective = Objective(
-        losses,
-        roles=encoded.roles,
-        accuracy=True,
-        tail_weight=tail_weight,
-        on_policy_weight=on_policy_weight,
-        carries=PAIRS,
+    settings = dict(locals())
+    items = components_of(losses)
+    options: dict[str, Any] = {
+        "accuracy": True,
+        "tail_weight": tail_weight,
+        "on_policy_weight": on_policy_weight,
+        "carries": TRIPLES,
+    }
+    plan_objective = Objective(items, roles=ROLES, **options)
+    reference = Reference(cached=cache_reference, every=reference_every, mix=reference_mix)
+    reference.check(plan_objective)
+    _check(plan_objective, tail_weight, perplexity_percentile, perplexity_samples)
+
+    def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
+        reference.check_model(spec)
+        account = Account()
+        pairs = encode_data(spec, data_of(data), encode_pairs, account=account)
+        # Rows with a third text are triples, whatever the losses read of them.
+        objective = Objective(items, roles=pairs.roles, **options)
+        check_carried(objective, pairs.sequences, pairs.roles)
+        held_out = _held_out(spec, eval_data, objective, pairs, account)
+
+        def work_of(groups: Groups) -> Work:
+            source = DataSource(groups, batch_size=batch_size, seed=seed, whole=objective.whole)
+            number = steps_of(steps, num_train_epochs, source.steps_per_epoch)
+            filtered = ", if the perplexity filter leaves all" if perplexity_percentile else ""
+            what = "triples" if len(pairs.roles) == 3 else "pairs"
+            facts = comparison_facts(spec, pairs, objective, what)
+            return Work(
+                steps=number,
+                source=lambda learner: source,
+                objective=objective,
+                facts=[*facts, ("steps", f"{number} of {batch_size} pairs{filtered}")],
+                account=account,
+                preview=lambda console, num: preview(pairs, spec.tokenizer, console, num),
+                measure=_measure(objective, held_out),
+                compared=[*groups, *(held_out.groups if held_out else [])],
+            )
+
+        def filtered(model: Any, max_tokens: int, console: Console) -> Work:
+            groups, dropped = within_perplexity(
+                model,
+                pairs.groups,
+                perplexity_percentile,
+                perplexity_samples,
+                seed=seed,
+                max_tokens=max_tokens,
+                console=console,
+            )
+            account.metrics["data/perplexity_dropped"] = float(dropped)
+            return work_of(groups)
+
+        work = work_of(pairs.groups)
+        return replace(work, filtered=filtered) if perplexity_percentile else work
+
+    return Plan(
+        method="dpo",
+        settings=settings,
+        objective=plan_objective,
+        prepare=prepare,
+        optimizer=AdamW(learning_rate, lr_scheduler_type),
+        reference=reference,
     )
-    plan = ReferencePlan(cache_reference, reference_every, reference_mix)
-    plan.check(run, objective)
-    check_carried(objective, encoded.sequences, encoded.roles)
-    _check(objective, tail_weight, perplexity_percentile, perplexity_samples)
-    others = encode_data(run, eval_data, encode_pairs, key="eval_data") if eval_data else None
-    if others is not None:
-        check_carried(objective, others.sequences, others.roles, where="eval_data")
-    if others is not None and others.roles != encoded.roles:
+
+
+def _held_out(
+    spec: ModelSpec,
+    eval_data: Rows | None,
+    objective: Objective,
+    pairs: Encoded,
+    account: Account,
+) -> Encoded | None:
+    """The held-out pairs, which must be of the format of those that are trained on."""
+    if eval_data is None:
+        return None
+    held_out = encode_data(spec, data_of(eval_data), encode_pairs, account=account, key="eval_data")
+    check_carried(objective, held_out.sequences, held_out.roles, where="eval_data")
+    if held_out.roles != pairs.roles:
         raise ConfigError(
-            f"eval_data: its rows are of format {others.form.name}, those of data of "
-            f"{encoded.form.name}"
+            f"eval_data: its rows are of format {held_out.form.name}, those of data of "
+            f"{pairs.form.name}"
         )
+    return held_out
 
-    def make(groups: Any) -> tuple[DataSource, int]:
-        source = DataSource(
-            groups, batch_size=batch_size, seed=run.recipe.seed, whole=objective.whole
-        )
-        return source, run.steps_for(source.steps_per_epoch)
 
-    def execute() -> None:
-        groups = encoded.groups
-        if perplexity_percentile:
-            groups = within_perplexity(run, groups, perplexity_percentile, perplexity_samples)
-        source, steps = make(groups)
-        plan.prepare(run, groups, others.groups if others else [])
-        trees = [Tree.build(pair) for pair in others.groups] if others else []
-        batch = (lambda: Batch(trees, whole=objective.whole)) if others else None
-
-        def make_hooks(model: Any, _: Any) -> list[Any]:
-            hooks = [*plan.hooks(model), *held_out_hooks(run, model, objective, batch, steps)]
-            return [*hooks, *evaluation_hooks(run, model, evaluation, steps)]
-
-        model = plan.train(run, lambda _: source, objective, steps=steps, make_hooks=make_hooks)
-        evaluate_model(run, model, evaluation)
-
-    facts = [
-        *comparison_facts(
-            run, encoded, objective, "triples" if len(encoded.roles) == 3 else "pairs"
-        ),
-        (
-            "steps",
-            f"{make(encoded.groups)[1]} of {batch_size} pairs"
-            + (", if the perplexity filter leaves all" if perplexity_percentile else ""),
-        ),
-    ]
-    return TrainingJob(
-        facts, execute, lambda num: preview(encoded, run.tokenizer, run.console, num)
-    )
+def _measure(objective: Objective, held_out: Encoded | None) -> Measure | None:
+    if held_out is None:
+        return None
+    trees = [Tree.build(pair) for pair in held_out.groups]
+    return held_out_measure(objective, lambda source: Batch(trees, whole=objective.whole))
 
 
 def _check(objective: Objective, tail_weight: float, percentile: float, num_samples: int) -> None:

@@ -2,95 +2,117 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import json
+import time
 
-from posttrain.config import Component, EvaluationConfig
+from posttrain.config import Component, ComponentLike, EvaluationConfig, Limits
+from posttrain.data.account import Account
 from posttrain.errors import ConfigError
+from posttrain.evaluation.run import Evaluation
 from posttrain.evaluation.strategy import Strategy, make_strategy
-from posttrain.methods.evaluating import Measurement, evaluate_model
-from posttrain.methods.prompting import reward_limits
-from posttrain.methods.run import Job, Run
+from posttrain.files import write_text_whole
+from posttrain.methods.measurement import Measurement
+from posttrain.methods.objects import reward_limits, task_of
+from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
+from posttrain.training.plan import Job, Place, PreparedJob
 
 
 @methods.register
 def evaluate(
-    run,
-    *,
     evaluation: EvaluationConfig,
-    search: Component | None = None,
-    scorer: Component | None = None,
+    *,
+    search: ComponentLike | None = None,
+    scorer: ComponentLike | None = None,
     oracle: bool = False,
+    limits: Limits = Limits(),
 ) -> Job:
     """Sample completions of a task's problems and report accuracy, pass@k and maj@k with intervals.
 
     With `search` (such as {name: majority_vote, num_samples: 8}) the strategy's choice is measured,
-    and all tokens it samples are counted. A strategy that asks for a score needs a `scorer` by
+    and all tokens that it samples are counted. A strategy that asks for a score needs a `scorer` by
     name: a reward that a deployed system can compute (such as {name: reward_model, path: FOLDER}),
-    or `scorer: oracle`, the task's own verdict. An oracle shows what a perfect scorer would give;
-    no deployed system can reach it, and it is reported as an oracle everywhere. A reward that reads
+    or `scorer: oracle`, the task's own verdict. An oracle shows what a perfect scorer would give.
+    No deployed system can reach it, and it is reported as an oracle everywhere. A reward that reads
     the gold (answer, examples, task, a column of the data) is an oracle too, and is refused without
     `oracle: true`.
+
+    Args:
+        evaluation: the task, the number of problems and samples, and how they are sampled.
+        search: the strategy that chooses among samples; None measures samples alone.
+        scorer: what the strategy chooses by, where it asks for a score.
+        oracle: allow a scorer that reads the gold.
+        limits: how much may fail or be dropped.
     """
-    measurement = Measurement(run, evaluation)
+    settings = dict(locals())
     strategy = make_strategy(
-        search, scorer, oracle=oracle, task=measurement.task, limits=reward_limits(run)
+        None if search is None else Component.of(search),
+        None if scorer is None else Component.of(scorer),
+        oracle=oracle,
+        task=task_of(evaluation.task) if search is not None else None,
+        limits=reward_limits(limits),
     )
     if strategy is not None and evaluation.num_samples != 1:
         raise ConfigError(
             f"evaluation.num_samples: {evaluation.num_samples} is not read under a search, whose "
-            "own setting says how many; "
-            "leave it out"
+            "own setting says how many; leave it out"
         )
-    critic = None if strategy is None else _critic(run, strategy)
-    number = evaluation.num_samples
-    samples = "" if strategy is not None else f", {number} sample{'s' * (number > 1)} each"
-    facts = [
-        ("task", f"{measurement.task.name}: {measurement.problems}{samples}"),
-        (
-            "sampling",
-            f"at most {measurement.sampling.max_tokens} tokens, temperature "
-            f"{measurement.sampling.temperature:g}",
-        ),
-        ("search", str(strategy or "none")),
-    ]
-    if strategy is not None and strategy.oracle:
-        facts.append(("oracle", strategy.warning().partition(": ")[2]))
 
-    def execute() -> None:
-        model = run.load_model()
-        if critic is not None:
-            model.critic = run.load_score_model(per="token", weights=critic)
-        run.open()
-        try:
-            evaluate_model(run, model, evaluation, strategy)
-        finally:
+    def prepare(spec: ModelSpec | None, seed: int) -> PreparedJob:
+        spec = needed(spec)
+        account = Account()
+        measurement = Measurement(
+            spec, evaluation, limits=limits, account=account, strategy=strategy
+        )
+        if strategy is not None:
+            _check_critic(spec, strategy)
+
+        def run(place: Place) -> Evaluation:
+            model = spec.load()
+            if strategy is not None and "value" in strategy.inputs:
+                model.critic = spec.load_critic()
+            place.open()
+            started = time.perf_counter()
+            result = measurement.of(model)
+            values = {**result.to_json(), "seconds": time.perf_counter() - started}
+            write_text_whole(place.path / "evaluation.json", json.dumps(values))
+            measurement.report(result, place.console)
+            return result
+
+        def close() -> None:
             if strategy is not None and strategy.scorer is not None:
                 strategy.scorer.close()
 
-    return Job(facts, execute)
+        return PreparedJob(facts=measurement.facts, run=run, account=account, close=close)
+
+    return Job(method="evaluate", settings=settings, prepare=prepare, leaves="evaluation.json")
 
 
-def _critic(run: Run, strategy: Strategy) -> Path | None:
-    """The folder of the model's critic, where the strategy asks for values.
+def needed(spec: ModelSpec | None) -> ModelSpec:
+    """The model of a job that cannot do without.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if spec is None:
+        raise ConfigError("missing key 'model': a folder, a hub id, or 'embedded'")
+    return spec
+
+
+def _check_critic(spec: ModelSpec, strategy: Strategy) -> None:
+    """Refuse a strategy that asks for values of a model without a critic.
 
     Raises:
         ConfigError: there is none, and no earlier stage trains one.
     """
-    if "value" not in strategy.inputs:
-        return None
-    folder = Path(run.model_path) / "critic"
-    there = (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file()
-    if not (there if run.critic_ahead is None else run.critic_ahead):
-        where = (
-            f"there is no {folder}"
-            if run.critic_ahead is None
-            else "the stage that trains it has no critic"
-        )
-        raise ConfigError(
-            f"search {strategy.name!r} asks for values, and the model {run.model_path} has no "
-            f"critic ({where}). "
-            "Train one with method offline and losses that ask for values, such as oreo_policy "
-            "and oreo_value"
-        )
-    return folder
+    if "value" not in strategy.inputs or spec.has_critic:
+        return
+    ahead = getattr(spec, "critic_ahead", None) is not None
+    where = (
+        "the stage that trains it has no critic" if ahead else f"there is no {spec.place}/critic"
+    )
+    raise ConfigError(
+        f"search {strategy.name!r} asks for values, and the model {spec.place} has no critic "
+        f"({where}). Train one with method offline and losses that ask for values, such as "
+        "oreo_policy and oreo_value"
+    )

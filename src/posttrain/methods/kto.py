@@ -1,106 +1,132 @@
-"""Learning from single completions that are desirable or not: KTO and its kin are losses of
-this one method.
+"""Learning from single completions that are desirable or not: KTO and its kin are losses of this
+one method.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from posttrain.config import Component, DataConfig, EvaluationConfig
+from posttrain.config import Component
+from posttrain.data.account import Account
 from posttrain.data.encode import encode_labelled
 from posttrain.data.encoded import Encoded
 from posttrain.data.preview import preview
 from posttrain.errors import ConfigError, DataError
 from posttrain.inputs import LABELLED
-from posttrain.methods.comparing import (
-    ReferencePlan,
+from posttrain.methods.comparisons import (
     comparison_facts,
     encode_data,
-    held_out_hooks,
+    held_out_measure,
 )
-from posttrain.methods.evaluating import evaluate_model, evaluation_hooks
-from posttrain.methods.run import Run, TrainingJob
+from posttrain.methods.objects import Losses, Rows, components_of, data_of
+from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
-from posttrain.terminal import write
 from posttrain.training.objective import Objective
+from posttrain.training.optim import Schedule
+from posttrain.training.plan import AdamW, Learner, Plan, Work, steps_of
+from posttrain.training.reference_model import Reference
 from posttrain.training.unpaired import UnpairedSource, mismatched
 
 
 @methods.register
 def kto(
-    run,
+    data: Rows,
     *,
-    data: DataConfig,
-    eval_data: DataConfig | None = None,
-    evaluation: EvaluationConfig | None = None,
-    losses: list[Component] = ("kto",),  # type: ignore[assignment]
+    eval_data: Rows | None = None,
+    losses: Losses = ("kto",),
     cache_reference: bool = False,
     reference_every: int = 0,
     reference_mix: float = 0.6,
     learning_rate: float = 1e-6,
     batch_size: int = 32,
     num_train_epochs: float = 1.0,
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear",
-) -> TrainingJob:
+    lr_scheduler_type: Schedule = "linear",
+) -> Plan:
     """Preference optimisation on single completions, each desirable or not (KTO, arXiv 2402.01306).
 
-    Rows {prompt, completion, label}; pairs are taken apart. The reference is the model that the run
-    starts from, frozen. Before each step the log-ratios of the rows' prompts with completions of
-    other prompts (drawn once, by the seed) are measured without a gradient: their mean is KTO's
-    estimate of the KL to the reference. Rows are packed and cut into micro-batches like any others.
-      KTO: losses: [{name: kto, desirable_weight: 1.33}]
-      APO-zero: losses: [apo_zero_unpaired]
-      BCO: losses: [bco]
-    KTO's authors want desirable_weight times the desirable rows to be 1 to 4/3 of the same of the
-    others. With rows of one kind alone KTO still runs, with a warning; BCO, which separates the
-    kinds, is refused. BCO's shift is a running mean, which checkpoints keep. cache_reference,
-    reference_every, reference_mix: as in dpo.
-    """
-    encoded = encode_data(run, data, encode_labelled)
-    objective = Objective(losses, accuracy=True, carries=LABELLED)
-    plan = ReferencePlan(cache_reference, reference_every, reference_mix)
-    plan.check(run, objective)
-    warning = _check_labels(encoded, objective)
-    others = encode_data(run, eval_data, encode_labelled, key="eval_data") if eval_data else None
-    partners = _partners(run, encoded, objective) | (
-        _partners(run, others, objective) if others else {}
-    )
+    Rows have prompt, completion and label; pairs are taken apart. The reference is the model that
+    the run starts from, frozen. Before each step the log-ratios of the rows' prompts with
+    completions of other prompts (drawn once, by the seed) are measured without a gradient. Their
+    mean is KTO's estimate of the KL to the reference.
+      KTO:       losses: [{name: kto, desirable_weight: 1.33}]
+      APO-zero:  losses: [apo_zero_unpaired]
+      BCO:       losses: [bco]
+    KTO's authors want desirable_weight times the number of desirable rows to be 1 to 4/3 of the
+    same of the others. With rows of one kind alone KTO still runs, with a warning. BCO, which
+    separates the kinds, is refused then. BCO's shift is a running mean, which checkpoints keep.
 
-    def make_source(model: Any) -> UnpairedSource:
-        return UnpairedSource(
-            encoded.sequences,
-            partners,
-            model=model,
-            wanted=objective.needs,
-            batch_size=batch_size,
-            seed=run.recipe.seed,
-            max_tokens=run.micro_batch_tokens(model),
+    Args:
+        data: rows of prompt, completion and label.
+        eval_data: held-out rows; loss and rewards are reported before, during and after training.
+        losses: losses of single completions, with weights.
+        cache_reference: compute the reference's log-probs once and keep them on disk.
+        reference_every: steps after which the reference moves; 0 = never.
+        reference_mix: share of the policy in the reference when it moves.
+        learning_rate: the largest of the run.
+        batch_size: completions per step.
+        num_train_epochs: passes over the data, where the number of steps is not set.
+        lr_scheduler_type: how the learning rate changes.
+    """
+    settings = dict(locals())
+    items = components_of(losses)
+    objective = Objective(items, accuracy=True, carries=LABELLED)
+    reference = Reference(cached=cache_reference, every=reference_every, mix=reference_mix)
+    reference.check(objective)
+
+    def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
+        reference.check_model(spec)
+        account = Account()
+        encoded = encode_data(spec, data_of(data), encode_labelled, account=account)
+        warning = _check_labels(encoded, objective)
+        partners = _partners(encoded, objective, seed)
+        held_out: Encoded | None = None
+        if eval_data is not None:
+            held_out = encode_data(
+                spec, data_of(eval_data), encode_labelled, account=account, key="eval_data"
+            )
+            partners |= _partners(held_out, objective, seed)
+
+        def source(learner: Learner) -> UnpairedSource:
+            return UnpairedSource(
+                encoded.sequences,
+                partners,
+                model=learner.model,
+                wanted=objective.needs,
+                batch_size=batch_size,
+                seed=seed,
+                max_tokens=learner.max_tokens,
+            )
+
+        number = steps_of(steps, num_train_epochs, -(-len(encoded.sequences) // batch_size))
+        measure = None
+        if held_out is not None:
+            groups = [[s] for s in held_out.sequences]
+            measure = held_out_measure(objective, lambda source: source.measured(groups))
+        sequences = [*encoded.sequences, *(held_out.sequences if held_out else ())]
+        return Work(
+            steps=number,
+            source=source,
+            facts=[
+                *comparison_facts(spec, encoded, objective, "completions"),
+                ("labels", warning or _balance(encoded, items)),
+                ("steps", f"{number} of {batch_size} completions"),
+            ],
+            notes=(warning,) if warning else (),
+            account=account,
+            preview=lambda console, num: preview(encoded, spec.tokenizer, console, num),
+            measure=measure,
+            compared=[[s] for s in [*sequences, *partners.values()]],
         )
 
-    steps = run.steps_for(-(-len(encoded.sequences) // batch_size))
-
-    def make_hooks(model: Any, source: Any) -> list[Any]:
-        batch = (lambda: source.measured([[s] for s in others.sequences])) if others else None
-        hooks = [*plan.hooks(model), *held_out_hooks(run, model, objective, batch, steps)]
-        return [*hooks, *evaluation_hooks(run, model, evaluation, steps)]
-
-    def execute() -> None:
-        if warning:
-            write(run.console, warning, style="yellow")
-        rows = [*encoded.sequences, *(others.sequences if others else []), *partners.values()]
-        plan.prepare(run, [[s] for s in rows])
-        model = plan.train(run, make_source, objective, steps=steps, make_hooks=make_hooks)
-        evaluate_model(run, model, evaluation)
-
-    facts = [
-        *comparison_facts(run, encoded, objective, "completions"),
-        ("labels", warning or _balance(encoded, losses)),
-        ("steps", f"{steps} of {batch_size} completions"),
-    ]
-    return TrainingJob(
-        facts, execute, lambda num: preview(encoded, run.tokenizer, run.console, num)
+    return Plan(
+        method="kto",
+        settings=settings,
+        objective=objective,
+        prepare=prepare,
+        optimizer=AdamW(learning_rate, lr_scheduler_type),
+        reference=reference,
     )
 
 
@@ -110,15 +136,19 @@ def _counts(encoded: Encoded) -> tuple[int, int]:
 
 
 def _check_labels(encoded: Encoded, objective: Objective) -> str:
-    """A warning where all rows are of one kind; DataError where a loss cannot do with that."""
+    """A warning where all rows are of one kind.
+
+    Raises:
+        DataError: a loss cannot do with one kind.
+    """
     desirable, undesirable = _counts(encoded)
     if desirable and undesirable:
         return ""
     kind = "desirable" if desirable else "undesirable"
     if any("shift" in term.inputs for term in objective.terms):
         raise DataError(
-            f"all {len(encoded.sequences)} rows are {kind}; the loss bco tells the two kinds "
-            "apart and needs both"
+            f"all {len(encoded.sequences)} rows are {kind}; the loss bco tells the two kinds apart "
+            "and needs both"
         )
     return (
         f"all {len(encoded.sequences)} rows are {kind}: what is learnt has no counterweight but "
@@ -131,12 +161,9 @@ def _balance(encoded: Encoded, losses: list[Component]) -> str:
     text = f"{desirable} desirable, {undesirable} undesirable"
     for loss in losses:
         if loss.name == "kto":
-            weights = [
-                loss.settings.get(f"{kind}_weight", 1.0) for kind in ("desirable", "undesirable")
-            ]
-            share = (
-                desirable * weights[0] / (undesirable * weights[1]) if weights[1] else float("inf")
-            )
+            good = loss.settings.get("desirable_weight", 1.0)
+            bad = loss.settings.get("undesirable_weight", 1.0)
+            share = desirable * good / (undesirable * bad) if bad else float("inf")
             text += (
                 f"; weighted {share:.2f} to 1 (1 to 1.33 is advised: desirable_weight, "
                 "undesirable_weight)"
@@ -144,7 +171,7 @@ def _balance(encoded: Encoded, losses: list[Component]) -> str:
     return text
 
 
-def _partners(run: Run, encoded: Encoded, objective: Objective) -> dict[int, Any]:
+def _partners(encoded: Encoded, objective: Objective, seed: int) -> dict[int, Any]:
     """Mismatched sequences, where a loss asks for what is measured on them."""
     if "kl" not in objective.needs:
         return {}
@@ -153,6 +180,4 @@ def _partners(run: Run, encoded: Encoded, objective: Objective) -> dict[int, Any
             "kto needs at least two rows: the KL to the reference is measured on completions of "
             "other prompts"
         )
-    return mismatched(
-        encoded.sequences, seed=run.recipe.seed, max_length=int(encoded.lengths.max())
-    )
+    return mismatched(encoded.sequences, seed=seed, max_length=int(encoded.lengths.max()))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from posttrain.config import Component, DataConfig, EvaluationConfig, ModelConfig
+from posttrain.config import DataConfig
+from posttrain.data.account import Account
 from posttrain.data.encode import encode_rows
 from posttrain.data.encoded import Encoded
 from posttrain.data.forest import TokenSequence
@@ -17,13 +17,15 @@ from posttrain.data.preview import preview
 from posttrain.data.stream import DataSource
 from posttrain.errors import ConfigError, DataError
 from posttrain.inputs import OFFLINE_REWARDS
-from posttrain.methods.evaluating import evaluate_model, evaluation_hooks
-from posttrain.methods.prompting import check_critic, context_length
+from posttrain.methods.comparisons import losses_text
+from posttrain.methods.objects import Losses, ModelLike, Rows, components_of, data_of, model_of
+from posttrain.methods.prompts import check_critic
 from posttrain.methods.rows import encode_data
-from posttrain.methods.run import Run, TrainingJob
-from posttrain.models.language_model import LanguageModel
+from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
 from posttrain.training.objective import Objective
+from posttrain.training.optim import Schedule
+from posttrain.training.plan import AdamW, Critic, Facts, Plan, Work, steps_of
 
 Groups = list[list[TokenSequence]]
 Baseline = Literal["prompt", "data", "none"]
@@ -31,86 +33,90 @@ Baseline = Literal["prompt", "data", "none"]
 
 @methods.register
 def offline(
-    run,
+    data: Rows,
     *,
-    data: DataConfig,
-    evaluation: EvaluationConfig | None = None,
-    losses: list[Component] = (
-        "oreo_policy",
-        "oreo_value",
-        {"name": "reference_kl", "weight": 0.01},
-    ),  # type: ignore[assignment]
-    critic: ModelConfig | None = None,
+    losses: Losses = ("oreo_policy", "oreo_value", {"name": "reference_kl", "weight": 0.01}),
+    critic: ModelLike | None = None,
     critic_learning_rate: float | None = None,
-    baseline: Literal["prompt", "data", "none"] = "prompt",
+    baseline: Baseline = "prompt",
     min_reward: float | None = None,
     top_fraction: float = 1.0,
     step_separator: str = "\n",
     learning_rate: float = 5e-6,
     batch_size: int = 16,
     num_train_epochs: float = 1.0,
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear",
-) -> TrainingJob:
+    lr_scheduler_type: Schedule = "linear",
+) -> Plan:
     """Learning from fixed completions and their rewards; the defaults are OREO (arXiv 2412.16145).
 
     Rows have prompt, completion and reward (method sample writes such rows), or a label that counts
     as 0 or 1. A step takes batch_size prompts with all their completions. Losses that ask for
-    values get a critic: a copy of the model, or of
-    `critic`, with a head that starts at 0, trained in the same steps and saved in model/critic,
-    where the search value_beam finds it. Losses with a reference compare with the model that the
-    run starts from. Only rows with a reward of at least min_reward, and of those the top_fraction
-    with the highest, are trained on.
-      OREO by lines:     losses: [{name: oreo_policy, level: step}, {name: oreo_value, level: step},
-                         ...]
-      DRO:               the same with level: sequence
-      AWR:               losses: [awr] with baseline: prompt or data; with a critic losses:
-                         [awr_critic, value_regression]
+    values get a critic with a head that starts at 0. It is trained in the same steps and saved in
+    model/critic, where the search value_beam finds it. Losses with a reference compare with the
+    model that the run starts from.
+      OREO by lines:                losses: [{name: oreo_policy, level: step},
+                                    {name: oreo_value, level: step}, ...]
+      DRO:                          the same with level: sequence
+      AWR:                          losses: [awr] with baseline: prompt or data; with a critic
+                                    losses: [awr_critic, value_regression]
       reward-weighted regression:   losses: [awr], baseline: none
       filtered behaviour cloning:   losses: [nll], min_reward: 1.0 (or top_fraction: 0.2)
+
+    Args:
+        data: rows of prompt, completion and reward or label.
+        losses: losses of tokens or sequences, with weights.
+        critic: the model that the critic starts from; None is a copy of the trained model.
+        critic_learning_rate: the critic's own; None is learning_rate.
+        baseline: what is subtracted from a reward: the mean of its prompt, of the data, nothing.
+        min_reward: rows with less are not trained on; None = no bound.
+        top_fraction: of the rows that are left, the share with the highest rewards is trained on.
+        step_separator: text whose token ends a step, for losses of steps.
+        learning_rate: the largest of the run.
+        batch_size: prompts per step.
+        num_train_epochs: passes over the data, where the number of steps is not set.
+        lr_scheduler_type: how the learning rate changes.
     """
-    objective = Objective(
-        losses,
-        carries=OFFLINE_REWARDS,
-    )
-    _check(objective, critic, critic_learning_rate, top_fraction)
-    if "values" in objective.needs:
-        check_critic(run, critic)
-    encoded = _encode(run, data)
-    objective.check_weights(encoded.sequences)
-    kept = _kept(encoded, min_reward, top_fraction)
-    groups = _by_prompt(kept)
-    if "advantages" in objective.needs:
-        _add_advantages(_by_prompt(list(encoded.sequences)), baseline)
-    if "step" in objective.needs:
-        _add_steps(kept, run.tokenizer, step_separator)
-    source = DataSource(groups, batch_size=batch_size, seed=run.recipe.seed, whole=objective.whole)
-    steps = run.steps_for(source.steps_per_epoch)
+    settings = dict(locals())
+    objective = Objective(components_of(losses), carries=OFFLINE_REWARDS)
+    critic_model = model_of(critic)
+    _check(objective, critic_model, critic_learning_rate, top_fraction)
+    has_critic = "values" in objective.needs
 
-    def load(last: Path | None) -> LanguageModel:
-        model = run.load_model(reference=objective.needs_reference, weights=last)
-        if "values" in objective.needs:
-            run.add_critic(model, critic, learning_rate=critic_learning_rate, last=last)
-        return model
-
-    def execute() -> None:
-        model = run.train(
-            lambda _: source,
-            objective,
-            steps=steps,
-            load=load,
-            make_hooks=lambda model, _: evaluation_hooks(run, model, evaluation, steps),
+    def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
+        if has_critic:
+            check_critic(spec, critic_model)
+        account = Account()
+        encoded = _encode(spec, data_of(data), account)
+        objective.check_weights(encoded.sequences)
+        rows = _trained_rows(encoded, min_reward, top_fraction)
+        groups = _by_prompt(rows)
+        if "advantages" in objective.needs:
+            _add_advantages(_by_prompt(list(encoded.sequences)), baseline)
+        if "step" in objective.needs:
+            _add_steps(rows, spec.tokenizer, step_separator)
+        source = DataSource(groups, batch_size=batch_size, seed=seed, whole=objective.whole)
+        number = steps_of(steps, num_train_epochs, source.steps_per_epoch)
+        return Work(
+            steps=number,
+            source=lambda learner: source,
+            facts=_facts(encoded, rows, groups, objective, number, batch_size),
+            account=account,
+            preview=lambda console, num: preview(encoded, spec.tokenizer, console, num),
         )
-        evaluate_model(run, model, evaluation)
 
-    facts = _facts(encoded, kept, groups, objective, steps, batch_size)
-    return TrainingJob(
-        facts, execute, lambda num: preview(encoded, run.tokenizer, run.console, num)
+    return Plan(
+        method="offline",
+        settings=settings,
+        objective=objective,
+        prepare=prepare,
+        optimizer=AdamW(learning_rate, lr_scheduler_type),
+        critic=Critic(critic_model, critic_learning_rate, adapters=True) if has_critic else None,
     )
 
 
 def _check(
     objective: Objective,
-    critic: ModelConfig | None,
+    critic: ModelSpec | None,
     critic_learning_rate: float | None,
     top_fraction: float,
 ) -> None:
@@ -128,9 +134,9 @@ def _check(
         )
 
 
-def _encode(run: Run, data: DataConfig) -> Encoded:
+def _encode(spec: ModelSpec, data: DataConfig, account: Account) -> Encoded:
     encode = partial(encode_rows, train_on=data.train_on, values=_reward)
-    return encode_data(run, data, context_length(run), encode)
+    return encode_data(data, spec.tokenizer, spec.context_length(), encode, account=account)
 
 
 def _reward(item: Item) -> dict[str, float]:
@@ -144,7 +150,9 @@ def _reward(item: Item) -> dict[str, float]:
     return {"reward": reward}
 
 
-def _kept(encoded: Encoded, min_reward: float | None, top_fraction: float) -> list[TokenSequence]:
+def _trained_rows(
+    encoded: Encoded, min_reward: float | None, top_fraction: float
+) -> list[TokenSequence]:
     """The rows that are trained on, in their order."""
     rewards = np.array([s.values["reward"] for s in encoded.sequences])
     chosen = (
@@ -210,12 +218,12 @@ def _add_steps(sequences: list[TokenSequence], tokenizer: Any, separator: str) -
 
 def _facts(
     encoded: Encoded,
-    kept: list[TokenSequence],
+    rows: list[TokenSequence],
     groups: Groups,
     objective: Objective,
     steps: int,
     batch_size: int,
-) -> list[tuple[str, str]]:
+) -> Facts:
     rewards = np.array([s.values["reward"] for s in encoded.sequences])
     parts = ["a frozen reference"] * objective.needs_reference + ["a critic"] * (
         "values" in objective.needs
@@ -226,7 +234,7 @@ def _facts(
             "rows",
             f"{encoded.num_rows}, of which {encoded.truncated} cut, {encoded.dropped} dropped as "
             "too long, "
-            f"{len(encoded.masked)} without a trained token; {len(kept)} are trained on",
+            f"{len(encoded.masked)} without a trained token; {len(rows)} are trained on",
         ),
         (
             "prompts",
@@ -239,8 +247,7 @@ def _facts(
         ),
         (
             "losses",
-            ", ".join(f"{t.name} x {t.weight:g}" for t in objective.terms)
-            + (f" (with {' and '.join(parts)})" if parts else ""),
+            losses_text(objective) + (f" (with {' and '.join(parts)})" if parts else ""),
         ),
         ("steps", f"{steps} of {batch_size} prompts with all their completions"),
     ]

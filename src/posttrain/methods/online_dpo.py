@@ -2,137 +2,140 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
-from posttrain.config import Component, EvaluationConfig, SamplingConfig
+from posttrain.config import Limits, SamplingConfig
+from posttrain.data.account import Account
 from posttrain.errors import ConfigError
 from posttrain.inputs import SAMPLED_PAIRS
-from posttrain.methods.comparing import ReferencePlan
-from posttrain.methods.evaluating import evaluate_model, evaluation_hooks
-from posttrain.methods.prompting import (
-    encode_prompts,
-    make_collector,
-    make_rewards,
-    make_sampling,
-    make_task,
+from posttrain.methods.comparisons import losses_text
+from posttrain.methods.objects import (
+    Losses,
+    Rewards,
+    TaskLike,
+    components_of,
+    rewards_of,
+    rewards_text,
+    task_of,
 )
-from posttrain.methods.run import Run, TrainingJob
+from posttrain.methods.prompts import encode_prompts, make_collector, prompt_steps, sampling_of
+from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
-from posttrain.rewards.base import RewardSet
 from posttrain.rollouts.pairs import PairSource, best_and_worst
-from posttrain.training.hooks import RolloutWriter, first_rollout
 from posttrain.training.objective import Objective
+from posttrain.training.optim import Schedule
+from posttrain.training.plan import AdamW, Learner, Plan, Work, steps_of
+from posttrain.training.reference_model import Reference
 
 
 @methods.register
 def online_dpo(
-    run,
+    task: TaskLike,
     *,
-    task: Component,
-    evaluation: EvaluationConfig | None = None,
-    rewards: list[Component] = ("task",),  # type: ignore[assignment]
-    losses: list[Component] = ("dpo",),  # type: ignore[assignment]
+    rewards: Rewards = ("task",),
+    losses: Losses = ("dpo",),
     num_generations: int = 4,
-    sampling: SamplingConfig = {},  # type: ignore[assignment]
+    sampling: SamplingConfig = SamplingConfig(),
     batch_size: int = 16,
     num_train_epochs: float = 1.0,
     reference_every: int = 0,
     reference_mix: float = 1.0,
     learning_rate: float = 1e-6,
-    lr_scheduler_type: Literal[
-        "linear", "cosine", "constant", "constant_with_warmup"
-    ] = "constant_with_warmup",
-) -> TrainingJob:
+    lr_scheduler_type: Schedule = "constant_with_warmup",
+    limits: Limits = Limits(),
+) -> Plan:
     """Online DPO (arXiv 2402.04792): each step samples, rewards, and learns from the best against
-    the worst of a prompt.
+    the worst completion of a prompt.
 
     Each step samples num_generations completions of batch_size prompts with the policy as it is,
     rewards them (the task's verifier, a judge, or any mix of rewards), and takes one update on the
-    pairs of best and worst. Prompts whose rewards all tie are skipped, and counted in
-    pairs/skipped. The reference is the model of the start; with reference_every it becomes the
-    policy of that moment each so many steps: iterative DPO. Any loss of pairs will do.
+    pairs of best and worst. Prompts whose rewards are all equal are skipped, and counted in
+    pairs/skipped. The reference is the model of the start. With reference_every it becomes the
+    policy of that moment each so many steps: iterative DPO.
+
+    Args:
+        task: its prompts, and what the reward "task" asks.
+        rewards: names or functions, with weights.
+        losses: any losses of pairs, with weights.
+        num_generations: completions per prompt, at least 2.
+        sampling: of the completions.
+        batch_size: prompts per step.
+        num_train_epochs: passes over the prompts, where the number of steps is not set.
+        reference_every: steps after which the reference moves; 0 = never.
+        reference_mix: share of the policy in the reference when it moves.
+        learning_rate: the largest of the run.
+        lr_scheduler_type: how the learning rate changes.
+        limits: how much may fail or be dropped.
     """
+    settings = dict(locals())
     if num_generations < 2:
         raise ConfigError(
             f"num_generations: {num_generations} gives no pair; at least 2 (4 or 8 are usual)"
         )
-    made = make_task(run, task)
-    sampled = make_sampling(sampling, made)
-    if sampled.temperature == 0:
+    if sampling.temperature == 0:
         raise ConfigError(
             "sampling.temperature: 0 samples the same completion each time, so that there is no "
             "pair"
         )
-    prompts = encode_prompts(run, made, sampled)
-    reward_set = make_rewards(run, rewards, made)
-    reward_set.self_test(made.examples)
     objective = Objective(
-        losses, roles=("chosen", "rejected"), temperature=sampled.temperature, carries=SAMPLED_PAIRS
+        components_of(losses),
+        roles=("chosen", "rejected"),
+        temperature=sampling.temperature,
+        carries=SAMPLED_PAIRS,
     )
-    plan = ReferencePlan(False, reference_every, reference_mix)
-    plan.check(run, objective)
-    steps = run.steps_for(max(len(prompts) // min(batch_size, len(prompts)), 1))
+    reference = Reference(every=reference_every, mix=reference_mix)
+    reference.check(objective)
+    prompt_task = task_of(task)
+    sampled = sampling_of(sampling, prompt_task)
+    reward_set = rewards_of(rewards, prompt_task, limits)
 
-    def make_source(model: Any) -> PairSource:
-        collector = make_collector(
-            run,
-            model,
-            prompts,
-            reward_set,
-            sampled,
-            batch_size=batch_size,
-            num_generations=num_generations,
+    def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
+        reference.check_model(spec)
+        account = Account()
+        prompts = encode_prompts(spec, prompt_task, sampled, limits=limits, account=account)
+        number = steps_of(steps, num_train_epochs, prompt_steps(prompts, batch_size))
+
+        def source(learner: Learner) -> PairSource:
+            collector = make_collector(
+                learner.model,
+                prompts,
+                reward_set,
+                sampled,
+                batch_size=batch_size,
+                num_generations=num_generations,
+                seed=seed,
+            )
+            return PairSource(collector, best_and_worst, model=learner.model, whole=objective.whole)
+
+        lengths = [len(p.ids) for p in prompts]
+        moves = f", the reference moves every {reference_every}" if reference_every else ""
+        return Work(
+            steps=number,
+            source=source,
+            facts=[
+                (
+                    "task",
+                    f"{prompt_task.name}: {len(prompts)} prompts of {min(lengths)} to "
+                    f"{max(lengths)} tokens",
+                ),
+                ("rewards", rewards_text(rewards)),
+                ("losses", losses_text(objective)),
+                (
+                    "a step",
+                    f"best against worst of {num_generations} completions of {batch_size} "
+                    f"prompts, at most {sampled.max_tokens} tokens, temperature "
+                    f"{sampled.temperature:g}",
+                ),
+                ("steps", f"{number}{moves}"),
+            ],
+            account=account,
+            samples=True,
+            close=reward_set.close,
         )
-        return PairSource(collector, best_and_worst, model=model, whole=objective.whole)
 
-    def execute() -> None:
-        train_on_pairs(run, plan, make_source, objective, reward_set, steps, evaluation)
-
-    facts = [
-        (
-            "task",
-            f"{made.name}: {len(prompts)} prompts of {min(len(p.ids) for p in prompts)} to "
-            f"{max(len(p.ids) for p in prompts)} tokens",
-        ),
-        ("rewards", ", ".join(f"{c.name} x {c.weight:g}" for c in rewards) + " (self-test passed)"),
-        ("losses", ", ".join(f"{t.name} x {t.weight:g}" for t in objective.terms)),
-        (
-            "a step",
-            f"best against worst of {num_generations} completions of {batch_size} prompts, at most "
-            f"{sampled.max_tokens} tokens, temperature {sampled.temperature:g}",
-        ),
-        (
-            "steps",
-            str(steps)
-            + (f", the reference moves every {reference_every}" if reference_every else ""),
-        ),
-    ]
-    return TrainingJob(facts, execute)
-
-
-def train_on_pairs(
-    run: Run,
-    plan: ReferencePlan,
-    make_source: Any,
-    objective: Objective,
-    reward_set: RewardSet,
-    steps: int,
-    evaluation: EvaluationConfig | None,
-) -> None:
-    """Train on a `PairSource`, with its rollouts written down; then evaluate, if the recipe
-    says so.
-    """
-
-    def make_hooks(model: Any, source: Any) -> list[Any]:
-        writer = RolloutWriter(
-            run.folder / "rollouts.jsonl", lambda: source.groups, resume_step=run.resume_step
-        )
-        return [*plan.hooks(model), writer, *evaluation_hooks(run, model, evaluation, steps)]
-
-    try:
-        model = plan.train(
-            run, make_source, objective, steps=steps, make_hooks=make_hooks, show=first_rollout
-        )
-    finally:
-        reward_set.close()
-    evaluate_model(run, model, evaluation)
+    return Plan(
+        method="online_dpo",
+        settings=settings,
+        objective=objective,
+        prepare=prepare,
+        optimizer=AdamW(learning_rate, lr_scheduler_type),
+        reference=reference,
+    )

@@ -1,71 +1,63 @@
-"""What the methods of policy gradients share: from settings to a source, an objective and a
-job. No method is known here.
-"""
+"""What the methods of policy gradients share: from settings to a plan. No method is known here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from posttrain import registry
-from posttrain.config import (
-    Component,
-    CreditConfig,
-    DataConfig,
-    EvaluationConfig,
-    ModelConfig,
-    TrustRegionConfig,
-)
+from posttrain.config import Component, CreditConfig, Limits, SamplingConfig, TrustRegionConfig
+from posttrain.data.account import Account
 from posttrain.data.stream import DataSource, Singles
 from posttrain.errors import ConfigError
 from posttrain.inputs import ROLLOUTS
-from posttrain.methods.evaluating import evaluate_model, evaluation_hooks
-from posttrain.methods.prompting import (
+from posttrain.methods.objects import Rows, TaskLike, rewards_of, rewards_text, task_of
+from posttrain.methods.prompts import (
     check_critic,
-    context_length,
     encode_prompts,
     make_collector,
-    make_rewards,
+    prompt_steps,
+    sampling_of,
     with_gold,
 )
-from posttrain.methods.run import Run, TrainingJob
 from posttrain.methods.sft import encode_examples
-from posttrain.models.language_model import LanguageModel
+from posttrain.models.spec import ModelSpec
 from posttrain.rewards.base import RewardSet
 from posttrain.rollouts.collect import Prompt
 from posttrain.rollouts.credit import Creditor
 from posttrain.rollouts.source import RolloutSource
-from posttrain.training.hooks import RolloutWriter, first_rollout
 from posttrain.training.objective import Objective
-from posttrain.training.trust_region import TrustRegion, check_trusted
+from posttrain.training.plan import AdamW, Critic, Facts, Learner, Plan, Work, steps_of
+from posttrain.training.reference_model import Reference
+from posttrain.training.trust_region import check_trusted
 from posttrain.types import Sampling, Task
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyGradient:
-    """Settings of a policy-gradient method; what each is stands in the methods' own docstrings."""
+    """Settings of a policy-gradient method; the methods' own docstrings say what each is."""
 
     rewards: list[Component]
     losses: list[Component]
     advantage: Component
     credit: CreditConfig
+    sampling: SamplingConfig
     num_generations: int
     batch_size: int
     num_iterations: int
     num_minibatches: int
     mask_truncated: bool
     max_resamples: int
+    num_train_epochs: float
+    limits: Limits
     drop_duplicates: bool = False
     trust_region: TrustRegionConfig | None = None
-    with_critic: bool = False
-    critic: ModelConfig | None = None
-    critic_learning_rate: float | None = None
-    mix_data: DataConfig | None = None
-    mix_task: Component | None = None
+    critic: Critic | None = None
+    mix_data: Rows | None = None
+    mix_task: TaskLike | None = None
     mix_batch_size: int = 8
     given_steps: int = 0
     measure_tied_groups: bool = True
@@ -91,33 +83,23 @@ class PolicyGradient:
         return any(registry.losses.entry_of(c).per == "group" for c in self.losses)
 
 
-def make_job(
-    run: Run,
-    task: Task,
-    sampling: Sampling,
+def policy_gradient_plan(
+    method: str,
+    settings: Mapping[str, Any],
+    task: TaskLike,
     s: PolicyGradient,
-    evaluation: EvaluationConfig | None = None,
-) -> TrainingJob:
-    """Check the settings and prepare a job.
+    optimizer: AdamW,
+) -> Plan:
+    """Check the settings and make the plan.
 
     Raises:
-        ConfigError: a combination that cannot work, before any weights are loaded.
+        ConfigError: a combination that cannot work.
     """
+    prompt_task = task_of(task)
+    sampling = sampling_of(s.sampling, prompt_task)
     check(s, sampling)
-    if s.with_critic:
-        check_critic(run, s.critic)
-    if s.trust_region is not None:
-        check_trusted(run.model_config, run.model_path)
-    prompts = encode_prompts(run, task, sampling)
-    if s.given_steps:
-        prompts = with_gold(run, prompts, task)
-    rows = (
-        encode_examples(run, s.mix_data, s.mix_task, context_length(run), key="mix_data").sequences
-        if s.mixes
-        else []
-    )
-    reward_set = make_rewards(run, s.rewards, task)
-    reward_set.self_test(task.examples)
+    reward_set = rewards_of(s.rewards, prompt_task, s.limits)
+    _check_numbers(s, reward_set)
     objective = Objective(
         s.losses,
         aggregation="sequence_mean",
@@ -127,107 +109,92 @@ def make_job(
         measure_idle=s.measure_tied_groups,
         carries=ROLLOUTS,
     )
-    _check_numbers(s, reward_set)
-    steps = run.steps_for(max(len(prompts) // min(s.batch_size, len(prompts)), 1))
 
-    def load(last: Path | None) -> LanguageModel:
-        model = run.load_model(
-            reference=objective.needs_reference or s.credit.kl_weight > 0, weights=last
-        )
-        if s.with_critic:
-            critic = s.critic or replace(run.model_config, lora=None)
-            run.add_critic(model, critic, learning_rate=s.critic_learning_rate, last=last)
-        return model
+    def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
+        if s.critic is not None:
+            check_critic(spec, s.critic.model)
+        if s.trust_region is not None:
+            check_trusted(spec.config, spec.place)
+        account = Account()
+        prompts = encode_prompts(spec, prompt_task, sampling, limits=s.limits, account=account)
+        if s.given_steps:
+            prompts = with_gold(spec, prompts, prompt_task)
+        mixed = None
+        if s.mixes:
+            rows = encode_examples(
+                spec, s.mix_data, s.mix_task, account, s.limits, key="mix_data"
+            ).sequences
+            mixed = DataSource(Singles(rows), batch_size=s.mix_batch_size, seed=seed)
+        number = steps_of(steps, s.num_train_epochs, prompt_steps(prompts, s.batch_size))
 
-    def make_source(model: Any) -> RolloutSource:
-        collector = make_collector(
-            run,
-            model,
-            prompts,
-            reward_set,
-            sampling,
-            batch_size=s.batch_size,
-            num_generations=s.num_generations,
-            greedy="greedy_rewards" in s.advantage_inputs,
-            max_resamples=s.max_resamples,
-            given_steps=s.given_steps,
-        )
-        credit = Creditor(
-            s.advantage,
-            s.credit,
-            asked=s.loss_inputs,
-            reward_weights=reward_set.weights,
-            token_text=lambda i: model.tokenizer.decode([i], skip_special_tokens=True),
-            keep_old=s.num_iterations * s.num_minibatches > 1 or s.trust_region is not None,
-        )
-        return RolloutSource(
-            collector,
-            model=model,
-            credit=credit,
-            num_iterations=s.num_iterations,
-            num_minibatches=s.num_minibatches,
-            mask_truncated=s.mask_truncated,
-            drop_duplicates=s.drop_duplicates,
-            whole=objective.whole,
-            skip_idle=not objective.keeps_zero_advantage,
-            max_tokens=run.micro_batch_tokens(model),
-            mixed=DataSource(Singles(rows), batch_size=s.mix_batch_size, seed=run.recipe.seed)
-            if rows
-            else None,
+        def source(learner: Learner) -> RolloutSource:
+            return _source(s, learner, prompts, reward_set, sampling, objective, mixed, seed)
+
+        return Work(
+            steps=number,
+            source=source,
+            facts=_facts(prompt_task, prompts, s, objective, sampling, number),
+            account=account,
+            samples=True,
+            close=reward_set.close,
         )
 
-    execute = _execution(run, s, objective, steps, load, make_source, reward_set, evaluation)
-    return TrainingJob(_facts(task, prompts, s, objective, sampling, steps), execute)
+    return Plan(
+        method=method,
+        settings=settings,
+        objective=objective,
+        prepare=prepare,
+        optimizer=optimizer,
+        trust_region=s.trust_region,
+        reference=Reference(needed=s.credit.kl_weight > 0),
+        critic=s.critic,
+    )
 
 
-def _execution(
-    run: Run,
+def _source(
     s: PolicyGradient,
-    objective: Objective,
-    steps: int,
-    load: Callable[[Path | None], LanguageModel],
-    make_source: Callable[[Any], RolloutSource],
+    learner: Learner,
+    prompts: list[Prompt],
     reward_set: RewardSet,
-    evaluation: EvaluationConfig | None,
-) -> Callable[[], None]:
-    region: list[TrustRegion] = []
-
-    def make_optimizer(model: Any, usual: Any) -> Any:
-        if s.trust_region is None:
-            return usual
-        region.append(
-            TrustRegion(
-                model,
-                objective,
-                s.trust_region,
-                rest=usual,
-                max_tokens=run.micro_batch_tokens(model),
-            )
-        )
-        return region[0]
-
-    def make_hooks(model: Any, source: Any) -> list[Any]:
-        writer = RolloutWriter(
-            run.folder / "rollouts.jsonl", lambda: source.groups, resume_step=run.resume_step
-        )
-        return [*(r.tell for r in region), writer, *evaluation_hooks(run, model, evaluation, steps)]
-
-    def execute() -> None:
-        try:
-            model = run.train(
-                make_source,
-                objective,
-                steps=steps,
-                load=load,
-                make_hooks=make_hooks,
-                show=first_rollout,
-                make_optimizer=make_optimizer,
-            )
-        finally:
-            reward_set.close()
-        evaluate_model(run, model, evaluation)
-
-    return execute
+    sampling: Sampling,
+    objective: Objective,
+    mixed: DataSource | None,
+    seed: int,
+) -> RolloutSource:
+    model = learner.model
+    collector = make_collector(
+        model,
+        prompts,
+        reward_set,
+        sampling,
+        batch_size=s.batch_size,
+        num_generations=s.num_generations,
+        seed=seed,
+        greedy="greedy_rewards" in s.advantage_inputs,
+        max_resamples=s.max_resamples,
+        given_steps=s.given_steps,
+    )
+    credit = Creditor(
+        s.advantage,
+        s.credit,
+        asked=s.loss_inputs,
+        reward_weights=reward_set.weights,
+        token_text=lambda i: model.tokenizer.decode([i], skip_special_tokens=True),
+        keep_old=s.num_iterations * s.num_minibatches > 1 or s.trust_region is not None,
+    )
+    return RolloutSource(
+        collector,
+        model=model,
+        credit=credit,
+        num_iterations=s.num_iterations,
+        num_minibatches=s.num_minibatches,
+        mask_truncated=s.mask_truncated,
+        drop_duplicates=s.drop_duplicates,
+        whole=objective.whole,
+        skip_idle=not objective.keeps_zero_advantage,
+        max_tokens=learner.max_tokens,
+        mixed=mixed,
+    )
 
 
 def _facts(
@@ -237,31 +204,28 @@ def _facts(
     objective: Objective,
     sampling: Sampling,
     steps: int,
-) -> list[tuple[str, str]]:
+) -> Facts:
     lengths = [len(p.ids) for p in prompts]
     completions = s.batch_size * s.num_generations
-    update = (
-        "AdamW" if s.trust_region is None else f"trust region of {s.trust_region.max_kl:g} nats"
+    update = "AdamW"
+    if s.trust_region is not None:
+        update = f"trust region of {s.trust_region.max_kl:g} nats"
+    losses = ", ".join(
+        f"{t.name} ({t.aggregation if t.per == 'token' else t.per}) x {t.weight:g}"
+        for t in objective.terms
     )
     return [
-        ("task", f"{task.name}: {len(prompts)} prompts of {min(lengths)} to {max(lengths)} tokens"),
         (
-            "rewards",
-            ", ".join(f"{c.name} x {c.weight:g}" for c in s.rewards) + " (self-test passed)",
+            "task",
+            f"{task.name}: {len(prompts)} prompts of {min(lengths)} to {max(lengths)} tokens",
         ),
-        ("advantage", s.advantage.name + (" (with a critic)" if s.with_critic else "")),
-        (
-            "losses",
-            ", ".join(
-                f"{t.name} ({t.aggregation if t.per == 'token' else t.per}) x {t.weight:g}"
-                for t in objective.terms
-            ),
-        ),
+        ("rewards", rewards_text(s.rewards)),
+        ("advantage", s.advantage.name + (" (with a critic)" if s.critic is not None else "")),
+        ("losses", losses),
         (
             "a step",
             f"{completions} completions of at most {sampling.max_tokens} tokens, temperature "
-            f"{sampling.temperature:g}, "
-            f"{s.num_iterations * s.num_minibatches} updates by {update}",
+            f"{sampling.temperature:g}, {s.num_iterations * s.num_minibatches} updates by {update}",
         ),
         ("steps", str(steps)),
     ]
@@ -302,7 +266,6 @@ def check(s: PolicyGradient, sampling: Sampling) -> None:
     _check_critic(s)
     _check_credit(s, sampling)
     _check_given(s)
-    registry.advantages.check_of(s.advantage, "advantage")
     per_token = "token_rewards" in s.advantage_inputs
     for item in s.losses:
         level = item.settings.get("level", "token")
@@ -310,8 +273,9 @@ def check(s: PolicyGradient, sampling: Sampling) -> None:
         if per_token and reads_advantages and level in ("sequence", "sequence_sum"):
             raise ConfigError(
                 f"losses: {item.name!r} with level {level} gives a sequence one ratio, but "
-                f"{s.advantage.name!r} gives each token its own advantage; use level: "
-                "sequence_token, where the loss has it, or token"
+                f"{s.advantage.name!r} gives each "
+                "token its own advantage; use level: sequence_token, where the loss has it, or "
+                "token"
             )
 
 
@@ -331,29 +295,29 @@ def _check_trust_region(c: TrustRegionConfig) -> None:
 
 
 def _check_critic(s: PolicyGradient) -> None:
-    if s.critic_learning_rate is not None and s.critic_learning_rate <= 0:
+    rate = s.critic.learning_rate if s.critic is not None else None
+    if rate is not None and rate <= 0:
         raise ConfigError(
-            f"critic_learning_rate: {s.critic_learning_rate} must be above 0; leave it out to "
-            "take the policy's"
+            f"critic_learning_rate: {rate} must be above 0; leave it out to take the policy's"
         )
     asking = "values" in s.advantage_inputs
-    if asking and not s.with_critic:
+    if asking and s.critic is None:
         raise ConfigError(
             f"advantage: {s.advantage.name!r} needs a critic; use method ppo, or an estimator "
             "that compares rewards"
         )
     trained = "values" in s.loss_inputs
-    if trained and not s.with_critic:
+    if trained and s.critic is None:
         (name, *_) = _reading("values", s)
         raise ConfigError(
             f"losses: {name!r} trains a critic, which this method has not; use method ppo"
         )
-    if s.with_critic and not asking:
+    if s.critic is not None and not asking:
         raise ConfigError(
             f"advantage: {s.advantage.name!r} makes no use of the critic; use one that reads "
             f"values ({_estimators('values')}), or method grpo"
         )
-    if s.with_critic and not trained:
+    if s.critic is not None and not trained:
         raise ConfigError(
             f"losses: nothing trains the critic; add a loss that reads values, with weight 0.5: "
             f"{_readers('returns')}"

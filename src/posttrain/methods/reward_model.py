@@ -1,5 +1,5 @@
-"""Models of scores: reward models on preferences or rankings, outcome models and process models
-on labels.
+"""Models of scores: reward models on preferences or rankings, outcome models and process models on
+labels.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from posttrain import registry
 from posttrain.config import Component, DataConfig
+from posttrain.data.account import Account
 from posttrain.data.forest import Batch, Tree
 from posttrain.data.formats import detect_format
 from posttrain.data.preview import preview
@@ -19,13 +20,15 @@ from posttrain.errors import ConfigError
 from posttrain.evaluation.reward_model import flat, measure
 from posttrain.inputs import SCORES
 from posttrain.methods import rows
-from posttrain.methods.evaluating import measuring_hook
-from posttrain.methods.prompting import context_length
-from posttrain.methods.run import Run, TrainingJob
+from posttrain.methods.comparisons import losses_text
+from posttrain.methods.objects import Losses, Rows, components_of, data_of
 from posttrain.models.load import separate_padding
 from posttrain.models.score_model import ScoreModel
+from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
 from posttrain.training.objective import Objective, held_out
+from posttrain.training.optim import Schedule
+from posttrain.training.plan import AdamW, Facts, Plan, Work, steps_of
 
 DEFAULT_LOSS: dict[Kind, str] = {
     "pairs": "bradley_terry",
@@ -53,146 +56,154 @@ _CARRIED: dict[Kind, set[str]] = {
 
 @methods.register
 def reward_model(
-    run,
+    data: Rows,
     *,
-    data: DataConfig,
-    eval_data: DataConfig | None = None,
-    losses: list[Component] = (),  # type: ignore[assignment]
+    eval_data: Rows | None = None,
+    losses: Losses = (),
     step_separator: str = "\n",
     learning_rate: float = 1e-5,
     batch_size: int = 16,
     num_train_epochs: float = 1.0,
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear",
-) -> TrainingJob:
-    """Train a model whose head gives one number: a reward model, an outcome model or a process
-    model.
+    lr_scheduler_type: Schedule = "linear",
+) -> Plan:
+    """Train a model whose head gives one number: a reward, outcome or process model.
 
     The rows' format decides the loss where none is named:
-      prompt, chosen, rejected (margin, probability)   bradley_terry   scored at the last token
-      prompt, completions, rewards (or ranks)          plackett_luce   scored at the last token
-      prompt, completion, reward                       regression      scored at the last token (or
-          any other loss: the
-                                                       completions of a prompt are then compared, or
-                                                       0 and 1 are labels)
-      prompt, completion, label                        outcome         scored at every token
-          (losses: [binary]: the last)
-      prompt, completions, labels                      process         scored at the last token of
-          each step
+      prompt, chosen, rejected (margin, probability)
+          bradley_terry, scored at the last token
+      prompt, completions, rewards (or ranks)
+          plackett_luce, scored at the last token
+      prompt, completion, reward
+          regression, scored at the last token (or any other loss: the completions of a prompt are
+          then compared, or 0 and 1 are labels)
+      prompt, completion, label
+          outcome, scored at every token (losses: [binary]: at the last)
+      prompt, completions, labels
+          process, scored at the last token of each step
     The folder model/ loads with AutoModelForSequenceClassification where the last token is scored,
-    else with AutoModelForTokenClassification. The head starts at 0. With eval_data its loss,
-    accuracy, calibration and the like are told before, every eval_every steps, and after.
+    else with AutoModelForTokenClassification. The head starts at 0.
+
+    Args:
+        data: rows in one of the formats above.
+        eval_data: held-out rows; loss, accuracy and calibration are reported before, during and
+            after training.
+        losses: losses of scores, with weights; none takes that of the rows' format.
+        step_separator: text between the steps of a completion.
+        learning_rate: the largest of the run.
+        batch_size: rows per step.
+        num_train_epochs: passes over the data, where the number of steps is not set.
+        lr_scheduler_type: how the learning rate changes.
     """
-    context = context_length(run, "sequence_score")
-    separate_padding(run.tokenizer)  # as it will be saved
-    kind = _wanted(run, data, losses)
-    components = losses or [Component(DEFAULT_LOSS[kind])]
-    _check(components, kind)
-    every_token = kind == "labelled" and any(
-        "labels" in registry.losses.entry(c.name).inputs for c in components
-    )
-    encoded = encode_data(
-        run, data, context, kind=kind, every_token=every_token, step_separator=step_separator
-    )
+    settings = dict(locals())
+    train_data = data_of(data)
+    items = components_of(losses)
+    kind = _kind(train_data, items)
+    items = items or [Component(DEFAULT_LOSS[kind])]
+    _check(items, kind)
+    asked = {name for item in items for name in registry.losses.entry_of(item).inputs}
+    every_token = kind == "labelled" and "labels" in asked
+    per: Literal["sequence", "token"] = "sequence"
+    if every_token or kind == "process":
+        per = "token"
     roles = ("chosen", "rejected") if kind == "pairs" else ()
-    objective = Objective(components, roles=roles, groups=kind == "listwise", carries=SCORES)
-    source = DataSource(
-        encoded.trees, batch_size=batch_size, seed=run.recipe.seed, whole=objective.whole
-    )
-    steps = run.steps_for(source.steps_per_epoch)
-    per: Literal["sequence", "token"] = "token" if every_token or kind == "process" else "sequence"
-    others = None
-    if eval_data is not None:
-        others = encode_data(
-            run,
-            eval_data,
-            context,
-            kind=kind,
-            every_token=every_token,
-            step_separator=step_separator,
-            key="eval_data",
-        )
-        if others.kind != kind:
-            raise ConfigError(
-                f"eval_data: rows of format {others.form.name}, but data are of format "
-                f"{encoded.form.name}"
-            )
+    objective = Objective(items, roles=roles, groups=kind == "listwise", carries=SCORES)
 
-    def make_hooks(model: Any, _: Any) -> list[Any]:
-        if others is None:
-            return []
-        return [
-            measuring_hook(
-                run,
-                steps,
-                lambda: _evaluated(model, objective, others, run.micro_batch_tokens(model)),
-            )
-        ]
+    def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
+        account = Account()
+        separate_padding(spec.tokenizer)  # as it will be saved
+        options: dict[str, Any] = {
+            "kind": kind,
+            "every_token": every_token,
+            "step_separator": step_separator,
+            "account": account,
+        }
+        encoded = encode_scored(spec, train_data, **options)
+        source = DataSource(encoded.trees, batch_size=batch_size, seed=seed, whole=objective.whole)
+        number = steps_of(steps, num_train_epochs, source.steps_per_epoch)
+        held_out_rows = None
+        if eval_data is not None:
+            held_out_rows = encode_scored(spec, data_of(eval_data), key="eval_data", **options)
+            if held_out_rows.kind != kind:
+                raise ConfigError(
+                    f"eval_data: rows of format {held_out_rows.form.name}, but data are of format "
+                    f"{encoded.form.name}"
+                )
 
-    def execute() -> None:
-        run.train(
-            lambda _: source,
-            objective,
-            steps=steps,
-            load=lambda last: run.load_score_model(per=per, weights=last),
-            make_hooks=make_hooks,
+        def measure_rows(model: Any, source: Any, max_tokens: int) -> dict[str, float]:
+            assert held_out_rows is not None
+            return _evaluated(model, objective, held_out_rows, max_tokens)
+
+        return Work(
+            steps=number,
+            source=lambda learner: source,
+            facts=_facts(spec, encoded, objective, number, batch_size),
+            account=account,
+            preview=lambda console, num: preview(encoded, spec.tokenizer, console, num),
+            measure=measure_rows if held_out_rows is not None else None,
         )
 
-    facts = _facts(run, encoded, objective, steps, batch_size)
-    return TrainingJob(
-        facts, execute, lambda num: preview(encoded, run.tokenizer, run.console, num)
+    return Plan(
+        method="reward_model",
+        settings=settings,
+        objective=objective,
+        prepare=prepare,
+        optimizer=AdamW(learning_rate, lr_scheduler_type),
+        scores=per,
     )
 
 
-def read_rows(run: Run, data: DataConfig) -> list[dict[str, Any]]:
-    """The rows of a recipe's data."""
+def read_rows(data: DataConfig) -> list[dict[str, Any]]:
+    """The rows that are scored."""
     if data.train_on != "auto":
         raise ConfigError(
             f"data.train_on: {data.train_on!r}; what is scored follows from the rows' format, so "
             "leave it out"
         )
-    return rows.read_rows(run, data)
+    return rows.read_rows(data)
 
 
-def encode_data(
-    run: Run,
+def encode_scored(
+    spec: ModelSpec,
     data: DataConfig,
-    context: int | None,
     *,
     kind: Kind,
+    account: Account,
     every_token: bool = False,
     step_separator: str = "\n",
     key: str = "data",
 ) -> EncodedScores:
-    """The rows of a recipe's data as sequences that are scored. kind: what rewarded rows are
-    taken for.
-    """
+    """Rows as sequences that are scored. kind: what rewarded rows are taken for."""
     if not step_separator:
         raise ConfigError(
             "step_separator: it is empty; name the text between steps, such as a line break"
         )
-    examples = read_rows(run, data)
+    examples = read_rows(data)
     if kind_of(detect_format(examples)) == "rewarded":
         examples = reshaped(examples, kind)
     encode = partial(encode_scores, every_token=every_token, separator=step_separator)
-    return rows.encode_data(run, data, context, encode, examples, key=key)
+    context = spec.context_length("sequence_score")
+    return rows.encode_data(
+        data, spec.tokenizer, context, encode, examples, account=account, key=key
+    )
 
 
-def _wanted(run: Run, data: DataConfig, losses: list[Component]) -> Kind:
+def _kind(data: DataConfig, losses: list[Component]) -> Kind:
     """The kind of the rows; of rewarded rows what the losses make of them."""
-    kind = kind_of(detect_format(read_rows(run, data)))
-    asked = {name for item in losses for name in registry.losses.entry(item.name).inputs}
+    kind = kind_of(detect_format(read_rows(data)))
+    entries = [registry.losses.entry_of(item) for item in losses]
+    asked = {name for entry in entries for name in entry.inputs}
     if kind != "rewarded" or not losses:
         return kind
     if asked & {"chosen_score", "rejected_score"}:
         return "pairs"
-    if any(registry.losses.entry_of(item).per == "group" for item in losses):
+    if any(entry.per == "group" for entry in entries):
         return "listwise"
     return "labelled" if asked & {"label", "labels"} else kind
 
 
 def _check(components: list[Component], kind: Kind) -> None:
     for item in components:
-        for name in registry.losses.entry(item.name).inputs:
+        for name in registry.losses.entry_of(item).inputs:
             if name not in _ALWAYS | _CARRIED[kind]:
                 raise ConfigError(
                     f"losses: {item.name!r} needs {name!r}, which a score model on these rows "
@@ -204,7 +215,7 @@ def _check(components: list[Component], kind: Kind) -> None:
 def _evaluated(
     model: ScoreModel, objective: Objective, encoded: EncodedScores, max_tokens: int
 ) -> dict[str, float]:
-    """Loss and everything else there is to tell of held-out rows, as "eval_NAME"."""
+    """Loss and everything else known of held-out rows, as "eval_NAME"."""
     batch = Batch([Tree.build(tree) for tree in encoded.trees], whole=objective.whole)
     loss = held_out(model, objective, batch, max_tokens)
     measured = measure(encoded.kind, encoded.trees, model.score(encoded.trees, max_tokens))
@@ -212,8 +223,8 @@ def _evaluated(
 
 
 def _facts(
-    run: Run, encoded: EncodedScores, objective: Objective, steps: int, batch_size: int
-) -> list[tuple[str, str]]:
+    spec: ModelSpec, encoded: EncodedScores, objective: Objective, steps: int, batch_size: int
+) -> Facts:
     lengths = encoded.lengths
     distinct = sum(Tree.build(tree).num_tokens for tree in encoded.trees)
     where = (
@@ -238,7 +249,7 @@ def _facts(
             f"{int(lengths.sum())}, of which {distinct} distinct; longest completion with prompt "
             f"{int(lengths.max())}",
         ),
-        ("losses", ", ".join(f"{t.name} x {t.weight:g}" for t in objective.terms)),
-        ("template", template_fingerprint(run.tokenizer)),
+        ("losses", losses_text(objective)),
+        ("template", template_fingerprint(spec.tokenizer)),
         ("steps", f"{steps} of {batch_size} rows"),
     ]

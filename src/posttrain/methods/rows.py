@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from posttrain.config import DataConfig
+from posttrain.data.account import Account
 from posttrain.data.corpus import encode_documents, read_parts, text_files
 from posttrain.data.encode import encode_into
 from posttrain.data.encoded import Encoded, Limits
@@ -20,7 +21,6 @@ from posttrain.data.formats import RowFormat, format_to_imitate, to_imitate
 from posttrain.data.rows import load_rows, stream_rows
 from posttrain.data.store import SequenceStore
 from posttrain.errors import ConfigError, DataError
-from posttrain.methods.run import Run
 from posttrain.training.reference import cache_folder
 
 E = TypeVar("E", bound=Encoded)
@@ -45,11 +45,11 @@ def limits_of(data: DataConfig, context: int | None, key: str) -> Limits:
     return Limits(max_length, data.truncation, data.max_masked, data.max_cut, context)
 
 
-def read_rows(run: Run, data: DataConfig, *, key: str = "data") -> list[dict[str, Any]]:
+def read_rows(data: DataConfig, *, key: str = "data") -> list[dict[str, Any]]:
     """The rows of a recipe's data."""
     _refuse_document(data, key)
     return load_rows(
-        run.resolve(data.path),
+        data.path,
         subset=data.subset,
         split=data.split,
         limit=data.limit,
@@ -58,12 +58,13 @@ def read_rows(run: Run, data: DataConfig, *, key: str = "data") -> list[dict[str
 
 
 def encode_data(
-    run: Run,
     data: DataConfig,
+    tokenizer: Any,
     context: int | None,
     encode: Callable[..., E],
     rows: list[dict[str, Any]] | None = None,
     *,
+    account: Account,
     key: str = "data",
 ) -> E:
     """The rows of a recipe's data as sequences, by one of the functions of `data.encode` and
@@ -78,22 +79,24 @@ def encode_data(
         much lost.
     """
     limits = limits_of(data, context, key)
-    rows = read_rows(run, data, key=key) if rows is None else rows
+    rows = read_rows(data, key=key) if rows is None else rows
     with _named(key):
         encoded = encode(
             rows,
-            run.tokenizer,
+            tokenizer,
             max_length=limits.max_length,
             truncation=limits.truncation,
             max_masked=limits.max_masked,
             max_cut=limits.max_cut,
             context=context,
         )
-    account(run, encoded, key)
+    note_losses(account, encoded, key)
     return encoded
 
 
-def encode_stream(run: Run, data: DataConfig, context: int | None, *, key: str = "data") -> Encoded:
+def encode_stream(
+    data: DataConfig, tokenizer: Any, context: int | None, *, account: Account, key: str = "data"
+) -> Encoded:
     """The rows or documents of a recipe's data as sequences to imitate, read one by one in bounded
     memory.
 
@@ -102,41 +105,41 @@ def encode_stream(run: Run, data: DataConfig, context: int | None, *, key: str =
     """
     limits = limits_of(data, context, key)
     store = SequenceStore(cache_folder() / "tokens")
-    files = [] if data.columns or data.rationale_weight else _text_files(run, data)
+    files = [] if data.columns or data.rationale_weight else _text_files(data)
     with _named(key):
         if files:
-            encoded = _encode_files(run, data, files, limits, store)
+            encoded = _encode_files(tokenizer, data, files, limits, store)
         else:
-            encoded = _encode_rows(run, data, limits, store, key)
+            encoded = _encode_rows(tokenizer, data, limits, store, key)
         encoded.refuse_losses(limits)
-    account(run, encoded, key)
+    note_losses(account, encoded, key)
     return encoded
 
 
 _FILES = {"paragraph": "paragraphs between blank lines", "line": "lines", "file": "whole files"}
 
 
-def _text_files(run: Run, data: DataConfig) -> list[Path]:
-    return text_files(Path(run.resolve(data.path)).expanduser(), data.split)
+def _text_files(data: DataConfig) -> list[Path]:
+    return text_files(Path(data.path).expanduser(), data.split)
 
 
 def _encode_files(
-    run: Run, data: DataConfig, files: list[Path], limits: Limits, store: SequenceStore
+    tokenizer: Any, data: DataConfig, files: list[Path], limits: Limits, store: SequenceStore
 ) -> Encoded:
     encoded = Encoded(store, RowFormat("text", f"{_FILES[data.document]} of .txt files"), text=True)
     parts = (part for file in files for part in read_parts(file, data.document))
-    encode_documents(encoded, parts, run.tokenizer, limits, limit=data.limit)
+    encode_documents(encoded, parts, tokenizer, limits, limit=data.limit)
     if not encoded.num_rows:
         raise DataError(f"{data.path} holds no text")
     return encoded
 
 
 def _encode_rows(
-    run: Run, data: DataConfig, limits: Limits, store: SequenceStore, key: str
+    tokenizer: Any, data: DataConfig, limits: Limits, store: SequenceStore, key: str
 ) -> Encoded:
     _refuse_document(data, key)
     rows = stream_rows(
-        run.resolve(data.path),
+        data.path,
         subset=data.subset,
         split=data.split,
         limit=data.limit,
@@ -159,7 +162,7 @@ def _encode_rows(
     encode_into(
         encoded,
         imitated(),
-        run.tokenizer,
+        tokenizer,
         limits,
         train_on=data.train_on,
         rationale_weight=data.rationale_weight,
@@ -176,13 +179,13 @@ def _encode_rows(
     return encoded
 
 
-def account(run: Run, encoded: Encoded, key: str) -> None:
+def note_losses(account: Account, encoded: Encoded, key: str) -> None:
     """Put on record what was lost: shown by a check and when the run starts, and written to its
     metrics.
     """
-    run.first_metrics |= encoded.lost_metrics(key)
+    account.metrics |= encoded.lost_metrics(key)
     if text := encoded.lost_text():
-        run.lost[f"{key} lost"] = text
+        account.losses[f"{key} lost"] = text
 
 
 @contextlib.contextmanager

@@ -12,127 +12,156 @@ from typing import Any
 import numpy as np
 
 from posttrain import registry
-from posttrain.config import Component, EndpointConfig, SamplingConfig
+from posttrain.config import Component, EndpointConfig, Limits, SamplingConfig
+from posttrain.data.account import Account
 from posttrain.data.templates import as_messages
 from posttrain.engines.endpoint import Endpoint
 from posttrain.errors import ConfigError
 from posttrain.evaluation.strategy import gold_rewards
-from posttrain.methods.parts import make_parts, remove_parts
-from posttrain.methods.prompting import (
-    encode_prompts,
-    make_collector,
-    make_rewards,
-    make_sampling,
-    make_task,
+from posttrain.files import write_text_whole
+from posttrain.methods.evaluate import needed
+from posttrain.methods.objects import (
+    Rewards,
+    TaskLike,
+    components_of,
+    rewards_of,
+    rewards_text,
+    task_of,
 )
-from posttrain.methods.run import SAMPLES, Job, Run
+from posttrain.methods.parts import make_parts, remove_parts
+from posttrain.methods.prompts import encode_prompts, make_collector, sampling_of
+from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
 from posttrain.rewards.base import RewardSet
 from posttrain.rollouts.collect import Prompt
 from posttrain.rollouts.filter import Rule, filter_metrics, refuse_empty
 from posttrain.terminal import write
-from posttrain.training.checkpoint import write_text_whole
 from posttrain.training.hooks import MetricsWriter
+from posttrain.training.plan import Job, Place, PreparedJob, check_positive
 from posttrain.types import Rollout, RolloutGroup, Sample, Sampling, Task
+
+SAMPLES = "samples.jsonl"
+"""The rows that a job of sampling or labelling writes."""
+
+Row = dict[str, Any]
 
 
 @methods.register
 def sample(
-    run,
+    task: TaskLike,
     *,
-    task: Component,
-    rewards: list[Component] = ("task",),  # type: ignore[assignment]
+    rewards: Rewards = ("task",),
     num_generations: int = 8,
     min_reward: float | None = None,
     top_fraction: float = 1.0,
     max_per_prompt: int | None = None,
     distinct: bool = False,
     keep_truncated: bool = False,
-    sampling: SamplingConfig = {},  # type: ignore[assignment]
+    sampling: SamplingConfig = SamplingConfig(),
     endpoint: EndpointConfig | None = None,
     batch_size: int = 64,
+    limits: Limits = Limits(),
 ) -> Job:
     """Sample num_generations completions of every prompt of a task, reward them, and write
     samples.jsonl.
 
     A row has prompt, completion, reward, answer and id: what methods offline and sft read. All are
-    kept, unless min_reward (rejection sampling), top_fraction (of each batch), max_per_prompt (best
-    first) or distinct say otherwise; where the rewards that choose read the gold, the rows are
-    reported as an oracle's choice. Completions without a reward, because it failed or does not
-    apply, are left out and counted, and so are those cut at the length limit unless keep_truncated.
-    batch_size prompts are sampled at a time and kept on disk, so that an interrupted run goes on
-    there; samples.jsonl itself appears when it is whole. With `endpoint` a model behind an
-    OpenAI-compatible server writes instead of the recipe's, which may then be left out: the teacher
-    of sequence-level distillation (arXiv 1606.07947), whose text method sft learns.
+    written, unless min_reward (rejection sampling), top_fraction, max_per_prompt or distinct say
+    otherwise. Where the rewards that choose read the gold, the rows are reported as an oracle's
+    choice. Completions without a reward, because it failed or does not apply, are left out and
+    counted. An interrupted run goes on after the last batch of prompts; samples.jsonl itself
+    appears when it is whole.
+
+    Args:
+        task: its prompts, and what the reward "task" asks.
+        rewards: names or functions, with weights.
+        num_generations: completions per prompt.
+        min_reward: the least reward of a row; None = no bound.
+        top_fraction: share of each batch's rows with the highest rewards.
+        max_per_prompt: rows per prompt, the best first; None = all.
+        distinct: write equal completions of a prompt once.
+        keep_truncated: whether completions that hit the length limit are written.
+        sampling: of the completions.
+        endpoint: a model behind an OpenAI-compatible server that writes in the model's place: the
+            teacher of sequence-level distillation (arXiv 1606.07947).
+        batch_size: prompts that are sampled at a time and saved as a part.
+        limits: how much may fail or be dropped.
     """
-    if num_generations < 1:
-        raise ConfigError(f"num_generations: {num_generations} must be at least 1")
+    settings = dict(locals())
+    check_positive(num_generations=num_generations)
     rule = Rule(min_reward, top_fraction, max_per_prompt, distinct)
     rule.check_range()
+    items = components_of(rewards)
     chooses = min_reward is not None or top_fraction < 1 or max_per_prompt is not None
-    gold = gold_rewards(rewards) if chooses else []
-    made = make_task(run, task)
-    sampled = make_sampling(sampling, made)
+    gold = gold_rewards(items) if chooses else []
     if endpoint is not None:
-        _refuse_token_rewards(rewards)
-        prompts = [Prompt(e, ()) for e in made.examples]
-    else:
-        prompts = encode_prompts(run, made, sampled)
+        _refuse_token_rewards(items)
+    prompt_task = task_of(task)
+    sampled = sampling_of(sampling, prompt_task)
     server = None if endpoint is None else Endpoint(endpoint)
-    reward_set = make_rewards(run, rewards, made)
-    reward_set.self_test(made.examples)
-    facts = [
-        ("task", f"{made.name}: {len(prompts)} prompts"),
-        ("rewards", ", ".join(f"{c.name} x {c.weight:g}" for c in rewards) + " (self-test passed)"),
-        ("writer", run.model_path if endpoint is None else f"{endpoint.model} at {endpoint.url}"),
-        (
-            "sampling",
-            f"{num_generations} completions each of at most {sampled.max_tokens} tokens, "
-            "temperature "
-            f"{sampled.temperature:g}",
-        ),
-        (
-            "kept",
-            f"{'any reward' if min_reward is None else f'reward at least {min_reward:g}'}, top "
-            f"{top_fraction:.0%} of "
-            f"{batch_size} prompts, at most {max_per_prompt or 'all'} a "
-            f"prompt{', distinct' if distinct else ''}"
-            + (f"; an oracle's choice, by {', '.join(gold)}" if gold else ""),
-        ),
-    ]
+    reward_set = rewards_of(items, prompt_task, limits)
 
-    def execute() -> None:
-        started = time.perf_counter()
+    def prepare(spec: ModelSpec | None, seed: int) -> PreparedJob:
+        account = Account()
         if server is not None:
-            ask = _asking(server, made, reward_set, sampled, num_generations)
+            prompts = [Prompt(e, ()) for e in prompt_task.examples]
         else:
-            ask = make_collector(
-                run,
-                run.load_model(),
-                prompts,
-                reward_set,
-                sampled,
-                batch_size=batch_size,
-                num_generations=num_generations,
-            ).sample
-        run.open()
+            spec = needed(spec)
+            prompts = encode_prompts(spec, prompt_task, sampled, limits=limits, account=account)
 
-        def part(some: Sequence[Prompt], number: int) -> dict[str, Any]:
-            seeds = np.random.default_rng((run.recipe.seed, number, 13)).integers(
-                0, 2**62, size=len(some)
-            )
-            return _part(made, ask(some, [int(s) for s in seeds]), rule, keep_truncated)
+        def run(place: Place) -> list[Row]:
+            started = time.perf_counter()
+            if server is not None:
+                ask = _asking(server, prompt_task, reward_set, sampled, num_generations)
+            else:
+                ask = make_collector(
+                    needed(spec).load(),
+                    prompts,
+                    reward_set,
+                    sampled,
+                    batch_size=batch_size,
+                    num_generations=num_generations,
+                    seed=seed,
+                ).sample
+            place.open()
 
-        try:
-            parts = make_parts(run, prompts, batch_size, part)
-        finally:
-            reward_set.close()
-        _finish(run, parts, rule, time.perf_counter() - started)
-        if gold:
-            text = "chose the rows by the gold answer; they teach, and are no result of the model"
-            write(run.console, f"oracle: {', '.join(gold)} {text}")
+            def part(some: Sequence[Prompt], number: int) -> Row:
+                draw = np.random.default_rng((seed, number, 13))
+                seeds = [int(s) for s in draw.integers(0, 2**62, size=len(some))]
+                return _part(prompt_task, ask(some, seeds), rule, keep_truncated)
 
-    return Job(facts, execute)
+            parts = make_parts(place.path, prompts, batch_size, part)
+            rows = _finish(place, parts, rule, account, time.perf_counter() - started)
+            if gold:
+                text = "chose the rows by the gold answer; they teach, and are no result of the "
+                write(place.console, f"oracle: {', '.join(gold)} {text}model")
+            return rows
+
+        writer = needed(spec).place if endpoint is None else f"{endpoint.model} at {endpoint.url}"
+        least = "any reward" if min_reward is None else f"reward at least {min_reward:g}"
+        return PreparedJob(
+            facts=[
+                ("task", f"{prompt_task.name}: {len(prompts)} prompts"),
+                ("rewards", rewards_text(items)),
+                ("writer", writer),
+                (
+                    "sampling",
+                    f"{num_generations} completions each of at most {sampled.max_tokens} tokens, "
+                    f"temperature {sampled.temperature:g}",
+                ),
+                (
+                    "selected",
+                    f"{least}, top {top_fraction:.0%} of {batch_size} prompts, at most "
+                    f"{max_per_prompt or 'all'} per prompt{', distinct' if distinct else ''}"
+                    + (f"; an oracle's choice, by {', '.join(gold)}" if gold else ""),
+                ),
+            ],
+            run=run,
+            account=account,
+            close=reward_set.close,
+        )
+
+    return Job(method="sample", settings=settings, prepare=prepare, leaves=SAMPLES)
 
 
 def _asking(
@@ -158,10 +187,7 @@ def _asking(
 
 def _refuse_token_rewards(rewards: Sequence[Component]) -> None:
     for reward in rewards:
-        if (
-            reward.name in registry.rewards.names()
-            and "completion_ids" in registry.rewards.entry(reward.name).inputs
-        ):
+        if "completion_ids" in registry.rewards.entry_of(reward).inputs:
             raise ConfigError(
                 f"rewards: {reward.name} reads token ids and an endpoint gives text alone; leave "
                 "it out, or sample from a model"
@@ -206,8 +232,10 @@ def _row(task: Task, group: RolloutGroup, rollout: Rollout) -> dict[str, Any]:
     }
 
 
-def _finish(run: Run, read: list[dict[str, Any]], rule: Rule, seconds: float) -> None:
-    """samples.jsonl from its parts, and what there is to tell of it."""
+def _finish(
+    place: Place, read: list[Row], rule: Rule, account: Account, seconds: float
+) -> list[Row]:
+    """samples.jsonl from its parts, and its metrics; returns the rows."""
     rows = [row for part in read for row in part["rows"] if _filled(row)]
     count = sum(part["count"] for part in read)
     rewards = [value for part in read for value in part["rewards"]]
@@ -220,9 +248,9 @@ def _finish(run: Run, read: list[dict[str, Any]], rule: Rule, seconds: float) ->
         f"sampling ({truncated} of {count} were cut at the length limit)",
     )
     write_text_whole(
-        run.folder / SAMPLES, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        place.path / SAMPLES, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     )
-    remove_parts(run)
+    remove_parts(place.path)
     shares = {
         k: sum(p["shares"][k] * p["count"] for p in read) / max(count, 1)
         for k in read[0]["shares"]
@@ -237,16 +265,17 @@ def _finish(run: Run, read: list[dict[str, Any]], rule: Rule, seconds: float) ->
         "rewards/errors": float(sum(part["errors"] for part in read)),
         "step_time": seconds,
     }
-    writer = MetricsWriter(run.folder / "metrics.jsonl")
-    writer(1, {**metrics, **run.first_metrics})
+    writer = MetricsWriter(place.path / "metrics.jsonl")
+    writer(1, {**metrics, **account.metrics})
     writer.close()
     write(
-        run.console,
-        f"{len(rows)} of {count} completions written to {run.folder / SAMPLES}: mean reward "
+        place.console,
+        f"{len(rows)} of {count} completions written to {place.path / SAMPLES}: mean reward "
         f"{metrics['reward']:.3f}, "
         f"{truncated} not ended, {metrics['rewards/errors']:.0f} rewards failed, "
         f"{metrics['prompts/refused']:.0f} prompts refused",
     )
+    return rows
 
 
 def _filled(row: dict[str, Any]) -> bool:

@@ -242,6 +242,11 @@ class LanguageModel(ForestModel):
         if not self.base_is_reference and self._frozen is None:
             self._copy_reference()
 
+    def drop_reference(self) -> None:
+        """Forget the frozen copy: the next reference is of the weights as they are then."""
+        self._frozen = None
+        self.reference_updates = 0
+
     def _copy_reference(self) -> None:
         """What lies frozen beneath adapters is shared with the copy."""
         shared: dict[int, Any] = {

@@ -5,20 +5,17 @@ Nothing here trains.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from posttrain import __version__
-from posttrain.config import ModelConfig, Recipe
 from posttrain.data.templates import template_fingerprint
 from posttrain.errors import CheckpointError
 from posttrain.files import move
-from posttrain.methods.models import RunModels
-from posttrain.recipe import recipe_as_dict
+from posttrain.models.spec import LoadedModel, ModelSpec
 from posttrain.training import checkpoint
 from posttrain.training.changes import Change, recipe_changes, refusals
 from posttrain.training.fingerprint import (
@@ -26,8 +23,13 @@ from posttrain.training.fingerprint import (
     rows_digest,
     tokenizer_digest,
     weights_digest,
+    weights_of_model,
 )
-from posttrain.training.optim import learning_rate_factor
+from posttrain.training.optim import Schedule, learning_rate_factor
+from posttrain.yaml_reader import read_yaml_file
+
+IN_PYTHON = "in_python"
+"""Key of the recipe of a run that was started in Python, by objects that YAML cannot name."""
 
 DONE = ("model", "evaluation.json")
 """What a finished run has and an unfinished one has not."""
@@ -116,32 +118,29 @@ def find_start(folder: Path) -> Start:
 
 def recorded_recipe(folder: Path) -> dict[str, Any]:
     """The recipe that a run's folder holds, as plain values."""
-    from posttrain.recipe import load_recipe
+    from posttrain.recipe import load_recipe, recipe_as_dict
 
-    return recipe_as_dict(load_recipe(folder / "recipe.yaml"))
-
-
-def plain_recipe(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as JSON values."""
-    plain: dict[str, Any] = json.loads(json.dumps(recipe_as_dict(recipe), default=str))
-    return plain
+    path = folder / "recipe.yaml"
+    raw = read_yaml_file(path)
+    if isinstance(raw, dict) and IN_PYTHON in raw:
+        return raw
+    return recipe_as_dict(load_recipe(path))
 
 
-def contents(run: RunModels, source: Any) -> dict[str, Any]:
-    """Digests of what a run is made from, and the versions that it runs with."""
-    models: dict[str, ModelConfig] = {"model": run.model_config}
-    models |= {k: v for k, v in run.recipe.settings.items() if isinstance(v, ModelConfig)}
-    plugins = [(run.recipe.base / p).resolve() for p in run.recipe.plugins]
+def contents(
+    models: Mapping[str, ModelSpec], tokenizer: Any, plugins: Sequence[Path], source: Any
+) -> dict[str, Any]:
+    """Digests of what a run is made from, and the versions that it runs with.
+
+    Args:
+        models: the one that is trained ("model") and those that help ("teacher", "critic").
+        plugins: files of the user's functions. source: a fresh source of batches.
+    """
     return {
         "rows": rows_digest(source),
-        "tokenizer": tokenizer_digest(run.tokenizer),
-        "template": template_fingerprint(run.tokenizer),
-        "weights": {
-            name: weights_digest(
-                run.place_of(c), revision=c.revision, trust_remote_code=c.trust_remote_code
-            )
-            for name, c in models.items()
-        },
+        "tokenizer": tokenizer_digest(tokenizer),
+        "template": template_fingerprint(tokenizer),
+        "weights": {name: _weights(spec) for name, spec in models.items()},
         "plugins": {
             _plugin_name(i, path): checkpoint.file_digest(path) for i, path in enumerate(plugins)
         },
@@ -151,6 +150,17 @@ def contents(run: RunModels, source: Any) -> dict[str, Any]:
             "threads": torch.get_num_threads(),
         },
     }
+
+
+def _weights(spec: ModelSpec) -> str | None:
+    """Digest of the weights that a run starts from."""
+    if isinstance(spec, LoadedModel):
+        return weights_of_model(spec.model)
+    return weights_digest(
+        spec.place,
+        revision=spec.config.revision,
+        trust_remote_code=spec.config.trust_remote_code,
+    )
 
 
 def _plugin_name(index: int, path: Path) -> str:
@@ -197,13 +207,18 @@ def content_changes(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Pa
 
 
 def length_change(
-    start: Start, recipe: Recipe, steps: int, reasons: Sequence[str], changes: Sequence[Change]
+    start: Start,
+    schedule: Mapping[str, Any],
+    steps: int,
+    reasons: Sequence[str],
 ) -> Change | None:
     """The change of a run's length, where steps that are done would have been others in a run of
     the new length.
 
     Args:
+        schedule: lr_scheduler_type, warmup_steps and min_lr_ratio.
         reasons: of the method or its adapters, why the number of steps matters.
+
     Raises:
         CheckpointError: the new length is below the steps that are done.
     """
@@ -211,27 +226,28 @@ def length_change(
     if steps < start.step:
         raise CheckpointError(
             f"max_steps: {steps} is below the {start.step} steps that {start.checkpoint} has "
-            "done; raise it. "
-            "Nothing was changed"
+            "done; raise it. Nothing was changed"
         )
     if steps == before:
         return None
-    settings: dict[str, Any] = {
-        "schedule": recipe.lr_scheduler_type,
-        "warmup_steps": recipe.warmup_steps,
-        "min_lr_ratio": recipe.min_lr_ratio,
-    }
-    rates = [
-        [learning_rate_factor(s, n, **settings) for s in range(start.step)] for n in (before, steps)
-    ]
+    name, warmup = str(schedule["lr_scheduler_type"]), float(schedule["warmup_steps"])
+    before_rates, rates = (
+        [
+            learning_rate_factor(
+                step,
+                length,
+                schedule=cast(Schedule, name),
+                warmup_steps=warmup,
+                min_lr_ratio=float(schedule["min_lr_ratio"]),
+            )
+            for step in range(start.step)
+        ]
+        for length in (before, steps)
+    )
     why = list(reasons)
-    if rates[0] != rates[1]:
-        share = 0 < recipe.warmup_steps < 1
-        what = (
-            "warmup_steps is a share of them"
-            if share
-            else f"lr_scheduler_type is {recipe.lr_scheduler_type}"
-        )
+    if before_rates != rates:
+        share = 0 < warmup < 1
+        what = "warmup_steps is a share of them" if share else f"lr_scheduler_type is {name}"
         why.insert(
             0,
             f"the learning rates of the steps done would have been others: {what}; constant rates "
@@ -239,8 +255,8 @@ def length_change(
         )
     if not why:
         return None
-    name = next((c.name for c in changes if c.rule == "length"), "max_steps")
-    return Change(name, "accept", f"steps: {before} -> {steps}", "; ".join(why))
+    key = next((c.name for c in start.changes if c.rule == "length"), "max_steps")
+    return Change(key, "accept", f"steps: {before} -> {steps}", "; ".join(why))
 
 
 def announced(start: Start, steps: int) -> list[str]:
@@ -311,9 +327,32 @@ def _free(path: Path) -> Path:
     return next(p for p in candidates if not p.exists())
 
 
-def changes_since(start: Start, recipe: Recipe) -> list[Change]:
+def changes_since(start: Start, record: Mapping[str, Any]) -> list[Change]:
     """The keys that differ from the checkpoint's recipe, or from the folder's where there is no
-    checkpoint.
+    checkpoint. record: the recipe of now, as plain values.
     """
     before = start.saved.get("recipe") or recorded_recipe(start.folder)
-    return recipe_changes(before, plain_recipe(recipe))
+    return recipe_changes(before, record)
+
+
+def refuse_late_changes(start: Start, steps: int) -> None:
+    """Refuse changes of a run whose training is done, where they would need training.
+
+    Raises:
+        CheckpointError: lists the changes that would do nothing.
+    """
+    late = [c for c in start.changes if c.rule not in ("free", "rounding", "content")]
+    longer = [c for c in late if c.rule == "length"]
+    if not late or (start.checkpoint is not None and late == longer):
+        return
+    where = (
+        "no checkpoint is left to train on from"
+        if start.checkpoint is None
+        else f"all {steps} steps are done"
+    )
+    texts = [*(c.text for c in late), *(reason for _, reason in start.damaged)]
+    lines = "".join(f"\n  {text}" for text in texts)
+    raise CheckpointError(
+        f"{start.folder} is trained to its end and {where}; these changes would do nothing:{lines}"
+        f"\nRaise max_steps, or start a new run from model.path={start.folder / 'model'}"
+    )

@@ -1,0 +1,205 @@
+"""One execution of a recipe: its checks, its preview, its training or its job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from posttrain import keys, registry
+from posttrain.config import Recipe
+from posttrain.data.account import Account
+from posttrain.errors import ConfigError
+from posttrain.methods.measurement import Measurement
+from posttrain.recipe import recipe_as_dict
+from posttrain.runs.calls import Call
+from posttrain.terminal import styled, write
+from posttrain.training.changes import Change
+from posttrain.training.fit import Fit
+from posttrain.training.folder import RunFolder
+from posttrain.training.lock import locked
+from posttrain.training.plan import Facts, Job, Plan, PreparedJob, Preview
+
+SAMPLES = "samples.jsonl"
+
+
+class RecipeRun:
+    """One execution of a recipe.
+
+    Args:
+        recipe: what is run.
+        command: the command line, for the report.
+        resume: go on from the last checkpoint.
+        accept: names of changes since the checkpoint that a resume may make
+            (see `training.changes`).
+        console: where to print.
+        critic_ahead: whether an earlier stage, which has not run, will leave a critic.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        command: str = "",
+        resume: bool = False,
+        accept: Collection[str] = (),
+        console: Console | None = None,
+        critic_ahead: bool | None = None,
+    ) -> None:
+        self.recipe = recipe
+        self.console = console or Console()
+        self.call = Call(recipe, notice=self._notice, critic_ahead=critic_ahead)
+        self.run_folder = RunFolder(
+            Path(recipe.output or f"runs/{recipe.method}"),
+            recipe_as_dict(recipe),
+            command=command,
+            resume=resume,
+            accept=accept,
+            plugins=self.call.plugins,
+            console=self.console,
+            seed=recipe.seed,
+        )
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.run_folder.path
+
+    def prepared(self) -> Prepared:
+        """Everything that can be checked without weights, checked."""
+        made = self.call.make()
+        if isinstance(made, Plan):
+            prepared: Prepared = PreparedTraining(self, made)
+        else:
+            prepared = PreparedWork(self, made)
+        self.call.refuse_unread()
+        return prepared
+
+    def execute(self) -> Path:
+        """Prepare and run; returns the run's folder.
+
+        Raises:
+            ConfigError: the folder already holds a run, or another process works in it.
+        """
+        self.run_folder.refuse_existing()
+        with locked(self.folder):
+            self.run_folder.refuse_existing()
+            self.prepared().execute()
+        return self.folder
+
+    def check(self) -> None:
+        """Prepare only, and show what is there."""
+        facts = self.prepared().facts
+        width = max(len(name) for name, _ in facts)
+        for name, value in facts:
+            write(self.console, "  ", styled(f"{name:<{width}}", "bold"), f"  {value}")
+        write(self.console, "\nevery check that needs no weights has passed", style="green")
+
+    def preview(self, num: int) -> None:
+        """Show what is trained on."""
+        preview = self.prepared().preview
+        if preview is None:
+            raise ConfigError(
+                f"method {self.recipe.method!r} trains on no fixed rows, so there is nothing to "
+                "preview"
+            )
+        preview(self.console, num)
+
+    @property
+    def trains(self) -> bool:
+        """Whether the run leaves a trained model."""
+        return keys.trains(registry.methods.entry(self.recipe.method))
+
+    @property
+    def finished(self) -> bool:
+        """Whether this run has ended: all that it leaves is there. Training on moves that aside
+        first.
+        """
+        if (self.folder / SAMPLES).exists():
+            return True
+        evaluated = self.recipe.evaluation is not None
+        files = ["model"] if self.trains or not evaluated else []
+        files += ["evaluation.json"] if evaluated else []
+        return all((self.folder / name).exists() for name in files)
+
+    def changes(self) -> list[Change]:
+        """The keys that differ from the recipe that the folder holds."""
+        return self.run_folder.changes()
+
+    def _notice(self, text: str) -> None:
+        write(self.console, text, style="yellow")
+
+
+class Prepared:
+    """A run that is checked and may be executed.
+
+    Attributes:
+        facts: what a check shows. preview: prints rows as they are trained on, None without rows.
+    """
+
+    facts: Facts
+    preview: Preview | None = None
+    execute: Callable[[], Any]
+
+
+class PreparedTraining(Prepared):
+    """A training that is checked."""
+
+    def __init__(self, run: RecipeRun, plan: Plan) -> None:
+        recipe, call = run.recipe, run.call
+        spec = call.trained_model
+        work = plan.prepare(spec, recipe.seed, recipe.max_steps)
+        self.facts = list(work.facts)
+        evaluation = None
+        if recipe.evaluation is not None:
+            # What is measured in the end is made now: its mistakes come to light before training.
+            config = call.evaluation_of(recipe.evaluation)
+            evaluation = Measurement(spec, config, limits=call.limits, account=work.account)
+            every = f", every {recipe.eval_every} steps and in the end" if recipe.eval_every else ""
+            self.facts.append(("evaluation", evaluation.facts[0][1] + every))
+        self.facts += work.account.losses.items()
+        self.preview = work.preview
+        self.work = work
+        fit = Fit(
+            spec,
+            plan,
+            call.training,
+            folder=run.run_folder,
+            steps=recipe.max_steps,
+            seed=recipe.seed,
+            evaluation=evaluation,
+            console=run.console,
+            title=recipe.title,
+            work=work,
+        )
+        self.execute = fit.run_in_folder
+
+
+class PreparedWork(Prepared):
+    """A job that is checked."""
+
+    def __init__(self, run: RecipeRun, job: Job) -> None:
+        prepared: PreparedJob = job.prepare(run.call.model, run.recipe.seed)
+        self.run, self.prepared = run, prepared
+        self.facts = [*prepared.facts, *prepared.account.losses.items()]
+        self.execute = self._execute
+
+    def _execute(self) -> Any:
+        run, folder = self.run, self.run.run_folder
+        _report_losses(run, self.prepared.account)
+        if folder.resume:
+            folder.refuse_other_recipe()
+            if run.finished:
+                write(run.console, f"{folder.path} is finished")
+                return None
+        try:
+            return self.prepared.run(folder)
+        finally:
+            self.prepared.close()
+
+
+def _report_losses(run: RecipeRun, account: Account) -> None:
+    for name, text in account.losses.items():
+        write(run.console, f"{name}: {text}", style="yellow")

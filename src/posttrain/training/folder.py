@@ -1,0 +1,133 @@
+"""A run's folder: its recipe, and whether what it holds may be gone on with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from posttrain.errors import CheckpointError, ConfigError
+from posttrain.terminal import visible, write
+from posttrain.training import checkpoint, resume
+from posttrain.training.changes import Change, check_accepted, recipe_changes
+
+
+class RunFolder:
+    """The folder that a run writes to.
+
+    Args:
+        path: the folder. record: the run's recipe as plain values.
+        command: what started the run; the first line of recipe.yaml.
+        resume: go on with what the folder holds.
+        accept: names of changes since the checkpoint that a resume may make
+            (see `training.changes`).
+        plugins: files of the user's functions.
+        before_open: is called just before the first write; a pipeline opens its own folder then.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        record: Mapping[str, Any],
+        *,
+        command: str = "",
+        resume: bool = False,
+        accept: Collection[str] = (),
+        plugins: Sequence[Path] = (),
+        console: Console | None = None,
+        seed: int = 0,
+    ) -> None:
+        check_accepted(accept)
+        self.path = path
+        self.record = plain(record)
+        self.command = command
+        self.resume = resume
+        self.accept = accept
+        self.plugins = plugins
+        self.console = console or Console()
+        self.seed = seed
+        self.before_open: Callable[[], None] = lambda: None
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run has been started here."""
+        return (self.path / "recipe.yaml").exists()
+
+    def refuse_existing(self) -> None:
+        """Refuse to start a run where there is one.
+
+        Raises:
+            ConfigError: the folder holds a run that is not resumed.
+        """
+        if not self.resume and self.holds_run:
+            raise ConfigError(
+                f"output: {self.path} already holds a run. Go on with it by `posttrain resume "
+                f"{self.path}` (in Python: resume=True), choose another output, or remove the "
+                "folder"
+            )
+
+    def open(self) -> None:
+        """Make the folder with the resolved recipe in it."""
+        self.refuse_existing()
+        self.before_open()
+        self.path.mkdir(parents=True, exist_ok=True)
+        checkpoint.remove_partial(self.path)
+        values = {**self.record, "output": str(self.path)}
+        if self.plugins:
+            values["plugins"] = [str(p) for p in self.plugins]
+        text = f"# {visible(self.command)}\n{yaml.safe_dump(values, sort_keys=False)}"
+        checkpoint.write_text_whole(self.path / "recipe.yaml", text)
+
+    def changes(self) -> list[Change]:
+        """The keys that differ from the recipe that the folder holds."""
+        before = resume.recorded_recipe(self.path)
+        return [c for c in recipe_changes(before, self.record) if c.name != "output"]
+
+    def refuse_other_recipe(self) -> None:
+        """Refuse to go on with another recipe where rows are made part by part, or measured.
+
+        Raises:
+            CheckpointError: lists the keys that differ.
+        """
+        # Content is not fingerprinted here, so another path may mean other rows or another model.
+        refused = [
+            c for c in self.changes() if c.rule not in ("free", "rounding") and c.name != "plugins"
+        ]
+        measured = [c for c in self.changes() if c.name.startswith("evaluation")]
+        if refused or measured:
+            lines = "".join(f"\n  {c.text}" for c in refused or measured)
+            raise CheckpointError(
+                f"{self.path} was begun with another recipe, and what is there would not fit the "
+                f"rest:{lines}\nStart a new run with another output=..."
+            )
+
+    def start(self) -> resume.Start:
+        """Where to start from, with changes of the recipe that need no weights refused already.
+
+        Raises:
+            CheckpointError: there is no run, no readable checkpoint, or a change is refused.
+        """
+        if not self.resume:
+            return resume.Start(self.path)
+        if not self.holds_run:
+            raise CheckpointError(f"{self.path} holds no run; start it anew")
+        start = resume.find_start(self.path)
+        if start.checkpoint is not None or start.has_model:
+            start.changes = resume.changes_since(start, self.record)
+            start.refuse(self.accept)
+        return start
+
+    def write(self, *lines: str, style: str = "") -> None:
+        """Print lines."""
+        for line in lines:
+            write(self.console, line, style=style)
+
+
+def plain(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe as JSON values."""
+    values: dict[str, Any] = json.loads(json.dumps(record, default=str))
+    return values

@@ -1,0 +1,79 @@
+"""Measurements of a model while it is trained: held-out data, and an evaluation on problems."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+
+from posttrain.training.checkpoint import write_text_whole
+from posttrain.training.folder import RunFolder
+from posttrain.training.hooks import Hook
+
+
+class HeldOut:
+    """The hook that measures held-out data: every so many steps, and after the last.
+
+    Args:
+        measure: gives the metrics of the model as it is.
+        steps: of the whole run. every: steps between measurements, 0 = only before and after.
+    """
+
+    def __init__(self, measure: Callable[[], dict[str, float]], steps: int, every: int) -> None:
+        self.measure, self.steps, self.every = measure, steps, every
+
+    def measure_into(self, metrics: dict[str, float]) -> None:
+        """Measure now, as before the first step."""
+        metrics.update(self.measure())
+
+    def __call__(self, step: int, metrics: dict[str, float]) -> None:
+        if step == self.steps or (self.every and step % self.every == 0):
+            self.measure_into(metrics)
+
+
+class Measured:
+    """An evaluation of the model that is trained, and its last result.
+
+    Args:
+        evaluation: measures a model: `of(model)` and `report(evaluation, console)`.
+    """
+
+    def __init__(self, evaluation: Any) -> None:
+        self.evaluation = evaluation
+        self._last: tuple[Any, float] | None = None  # after the last step, with its seconds
+
+    def hook(self, model: Any, steps: int, every: int) -> Hook:
+        """Metrics evaluation/accuracy, evaluation/mean_tokens and evaluation/truncated, every so
+        many steps.
+        """
+
+        def measure(step: int, metrics: dict[str, float]) -> None:
+            if step % every:
+                return
+            started = time.perf_counter()
+            result = self.evaluation.of(model)
+            if step == steps:
+                self._last = result, time.perf_counter() - started
+            values = result.metrics()
+            metrics["evaluation/accuracy"] = values["accuracy"]["estimate"]
+            for name in ("mean_tokens", "truncated"):
+                metrics[f"evaluation/{name}"] = values[name]
+
+        return measure
+
+    def after_training(self, model: Any, folder: RunFolder | None, console: Console) -> Any:
+        """The evaluation of the trained model, printed, and written to evaluation.json."""
+        if self._last is None:
+            started = time.perf_counter()
+            result = self.evaluation.of(model)
+            seconds = time.perf_counter() - started
+        else:
+            result, seconds = self._last
+        if folder is not None:
+            values = {**result.to_json(), "seconds": seconds}
+            write_text_whole(folder.path / "evaluation.json", json.dumps(values))
+        self.evaluation.report(result, console)
+        return result

@@ -1,0 +1,48 @@
+"""`perform` does a job: sampling, labelling or measuring with a model that is not trained."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from posttrain.config import ModelConfig
+from posttrain.models.forest_model import ForestModel
+from posttrain.models.spec import ModelSpec, model_spec
+from posttrain.training.folder import RunFolder
+from posttrain.training.plan import Job
+
+
+def perform(
+    model: ModelSpec | ForestModel | ModelConfig | str | Path | None,
+    job: Job,
+    *,
+    output: str | Path | None = None,
+    seed: int = 0,
+    console: Console | None = None,
+) -> Any:
+    """Do a job with a model and return its result.
+
+    Args:
+        model: a loaded model, a folder, a hub id, "embedded"; None where the job brings its own.
+        output: the folder of its files; None keeps the result in memory alone.
+        seed: of what is sampled.
+
+    Raises:
+        ConfigError, DataError: found before any weights are loaded.
+    """
+    console = console or Console()
+    spec = None if model is None else model_spec(model, seed=seed)
+    prepared = job.prepare(spec, seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(output) if output is not None else Path(scratch) / "job"
+        folder = RunFolder(
+            place, {"method": job.method, "in_python": True}, console=console, seed=seed
+        )
+        folder.refuse_existing()
+        try:
+            return prepared.run(folder)
+        finally:
+            prepared.close()

@@ -1,0 +1,210 @@
+"""A plan says what `fit` trains, and a job what `perform` does. Both are data that a method makes.
+
+A method is a function from objects (rows, a task, rewards, other models) to a `Plan`. Making it
+checks everything that needs no model. `prepare` checks and encodes for one model, still without
+weights, and gives the `Work`. Only `fit` loads weights and trains.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from rich.console import Console
+from torch import Tensor
+
+from posttrain.config import TrustRegionConfig
+from posttrain.data.account import Account
+from posttrain.data.forest import TokenSequence
+from posttrain.data.stream import Source
+from posttrain.errors import ConfigError
+from posttrain.models.spec import ModelSpec
+from posttrain.training.objective import Objective
+from posttrain.training.optim import Schedule
+from posttrain.training.reference_model import Reference
+
+Facts = list[tuple[str, str]]
+"""Name and value of what a check shows."""
+
+Preview = Callable[[Console, int], None]
+"""Prints a number of rows as they are trained on."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdamW:
+    """The part of the optimiser that a method chooses; the rest are settings of `fit`.
+
+    Attributes:
+        learning_rate: the largest of the run.
+        lr_scheduler_type: how it changes over the run.
+    """
+
+    learning_rate: float
+    lr_scheduler_type: Schedule = "linear"
+
+
+@dataclass(frozen=True, slots=True)
+class Critic:
+    """A model of values that is trained beside the policy.
+
+    Attributes:
+        model: what it starts from; None is the policy's model.
+        learning_rate: None takes the policy's.
+        adapters: whether it has the policy's LoRA, where `model` is None.
+    """
+
+    model: ModelSpec | None = None
+    learning_rate: float | None = None
+    adapters: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Learner:
+    """The model that is trained, as a source gets it.
+
+    Attributes:
+        model: with its weights. optimizer: what updates them.
+        max_tokens: distinct tokens that one forward pass may hold.
+        start_weights: gives a copy of the trained weights as they were at the start of the run.
+    """
+
+    model: Any
+    optimizer: Any
+    max_tokens: int
+    start_weights: Callable[[], dict[str, Tensor]]
+
+
+Measure = Callable[[Any, Source, int], dict[str, float]]
+"""(model, source, max_tokens) -> metrics of held-out data."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """A plan for one model, encoded and checked, before any weights are loaded.
+
+    Attributes:
+        steps: optimiser steps of the run.
+        source: makes the source of batches for a model with weights.
+        objective: where the rows decide what is compared; None is the plan's.
+        facts: what a check shows. notes: warnings that are printed when the training starts.
+        account: what of the data is lost, and metrics of that at step 0.
+        measure: metrics of held-out data, taken before, during and after the training.
+        compared: all sequences whose reference log-probs are read, where they are cached.
+        filtered: makes the work anew from what a model says of the data, before training; None
+            where the data stay as they are.
+        by_steps: why the steps done depend on the number of steps, "" where they do not.
+        samples: whether the source has `groups` of sampled completions.
+        close: releases what rewards hold.
+    """
+
+    steps: int
+    source: Callable[[Learner], Source]
+    facts: Facts
+    objective: Objective | None = None
+    notes: tuple[str, ...] = ()
+    account: Account = field(default_factory=Account)
+    preview: Preview | None = None
+    measure: Measure | None = None
+    compared: Sequence[Sequence[TokenSequence]] = ()
+    filtered: Callable[[Any, int, Console], Work] | None = None
+    by_steps: str = ""
+    samples: bool = False
+    close: Callable[[], None] = lambda: None
+
+
+Prepare = Callable[[ModelSpec, int, int | None], Work]
+"""(model, seed, steps or None for the plan's own number) -> work."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is trained and how. A method makes it; `fit` runs it.
+
+    Attributes:
+        method: the method's name. settings: what it was called with.
+        objective: what is minimised. prepare: from a model to the work.
+        optimizer: the learning rate and its schedule. trust_region: TRPO's step in AdamW's place.
+        reference: the frozen model that losses compare with. teacher: the model that is imitated.
+        critic: the model of values. scores: at each "token" or at the end of a "sequence", where a
+            score model is trained; None trains a language model.
+        noise: size of the noise on embeddings in training (NEFTune).
+    """
+
+    method: str
+    objective: Objective
+    prepare: Prepare
+    optimizer: AdamW
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    trust_region: TrustRegionConfig | None = None
+    reference: Reference = field(default_factory=Reference)
+    teacher: ModelSpec | None = None
+    critic: Critic | None = None
+    scores: Literal["token", "sequence"] | None = None
+    noise: float = 0.0
+
+
+class Place(Protocol):
+    """Where a job writes, and where it prints."""
+
+    path: Path
+    console: Console
+    seed: int
+
+    def open(self) -> None:
+        """Make the folder, once the first result is at hand."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedJob:
+    """A job for one model, checked, before any weights are loaded.
+
+    Attributes:
+        run: does the work and returns its result.
+        facts, account, close: as in `Work`.
+    """
+
+    facts: Facts
+    run: Callable[[Place], Any]
+    account: Account = field(default_factory=Account)
+    close: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Work of a model that trains nothing: sampling, labelling, measuring.
+
+    Attributes:
+        method: the method's name. settings: what it was called with.
+        prepare: (model, seed) -> the job for that model. `model` is None where none is named.
+        leaves: the file that a finished run of the job has.
+    """
+
+    method: str
+    prepare: Callable[[ModelSpec | None, int], PreparedJob]
+    leaves: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def steps_of(steps: int | None, num_train_epochs: float, steps_per_epoch: int) -> int:
+    """The number of steps: as asked for, or as many as the epochs take."""
+    return steps or max(1, math.ceil(num_train_epochs * steps_per_epoch))
+
+
+def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a method as its plan keeps them: `locals()` at its first line."""
+    return dict(values)
+
+
+def check_positive(**counts: int | None) -> None:
+    """Refuse counts below 1.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"{name}: {value} must be at least 1")

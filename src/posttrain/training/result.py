@@ -1,0 +1,117 @@
+"""What `fit` gives back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+from posttrain.training.hooks import group_as_json
+
+MAX_GROUPS = 4
+"""Prompts per step whose completions are kept."""
+
+
+class Metrics(Sequence[dict[str, float]]):
+    """The metrics of a run: one dict per step, or one column by its name.
+
+    >>> metrics = Metrics([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}])
+    >>> metrics["loss"]
+    [2.0, 1.5]
+    >>> metrics[-1]["step"]
+    2
+    """
+
+    def __init__(self, rows: Iterable[dict[str, float]] = ()) -> None:
+        self.rows = list(rows)
+
+    @overload
+    def __getitem__(self, key: int) -> dict[str, float]: ...
+    @overload
+    def __getitem__(self, key: slice) -> list[dict[str, float]]: ...
+    @overload
+    def __getitem__(self, key: str) -> list[float]: ...
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, str):
+            return [row[key] for row in self.rows if key in row]
+        return self.rows[key]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[dict[str, float]]:
+        return iter(self.rows)
+
+    def names(self) -> list[str]:
+        """The columns, in the order in which they first occur."""
+        return list(dict.fromkeys(name for row in self.rows for name in row))
+
+
+class Record:
+    """The hook that keeps metrics and completions in memory.
+
+    Args:
+        source: where `groups` of completions come from; None where none are sampled.
+    """
+
+    def __init__(self, source: Any = None) -> None:
+        self.source = source
+        self.metrics: list[dict[str, float]] = []
+        self.rollouts: list[dict[str, Any]] = []
+
+    def __call__(self, step: int, metrics: dict[str, float]) -> None:
+        self.metrics.append({"step": step, **metrics})
+        if self.source is not None:
+            groups = self.source.groups[:MAX_GROUPS]
+            self.rollouts += [group_as_json(step, group) for group in groups]
+
+
+class Result:
+    """What a training leaves.
+
+    Attributes:
+        metrics: one dict per step, step 0 included where something was measured before training.
+        rollouts: sampled completions with their rewards, one dict per prompt of a step (see
+            rollouts.jsonl); empty for methods that sample none.
+        folder: where the run was written, None where it was not.
+        evaluation: the measurement after the last step, None where none was asked for.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        metrics: Iterable[dict[str, float]] = (),
+        rollouts: Iterable[dict[str, Any]] = (),
+        folder: Path | None = None,
+        evaluation: Any = None,
+        load: Callable[[], Any] | None = None,
+    ) -> None:
+        self._model = model
+        self._load = load
+        self.metrics = Metrics(metrics)
+        self.rollouts = list(rollouts)
+        self.folder = folder
+        self.evaluation = evaluation
+
+    @property
+    def model(self) -> Any:
+        """The trained model. That of a run which was finished before is loaded when it is read."""
+        if self._model is None and self._load is not None:
+            self._model = self._load()
+        return self._model
+
+    def __repr__(self) -> str:
+        steps = int(self.metrics[-1]["step"]) if self.metrics else 0
+        place = f", folder={str(self.folder)!r}" if self.folder else ""
+        return f"Result({steps} steps{place})"
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file; none where there is no file."""
+    if not path.is_file():
+        return []
+    # Only "\n" ends a line: a completion may hold other separators.
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line]

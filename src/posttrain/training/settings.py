@@ -1,0 +1,59 @@
+"""The settings of a training that no method chooses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from posttrain.errors import ConfigError, nearest
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSettings:
+    """How a plan is trained, saved and measured. Cadences (`*_every`) are in steps, 0 = off.
+
+    Attributes:
+        max_tokens_per_micro_batch: distinct tokens that one forward pass holds. It sets the memory
+            and never the result. None is 2,048 on a CPU and 16,384 elsewhere.
+        weight_decay: of AdamW, on matrices only.
+        adam_beta1, adam_beta2, adam_epsilon: AdamW's moments and the term below its root.
+        warmup_steps: steps of rising learning rate; below 1 a share of all steps.
+        min_lr_ratio: share of the learning rate at which linear and cosine schedules end.
+        max_grad_norm: largest norm of the gradient; 0 = no bound.
+        save_every: steps between checkpoints.
+        save_seconds: a checkpoint is also written when so many seconds have passed since the last.
+        save_final: whether the end of the run is saved as a checkpoint, to train on from.
+        save_total_limit: checkpoints that are kept, the newest ones.
+        eval_every: steps between measurements of held-out data and of the evaluation.
+        report_to: trackers that get the metrics: tensorboard, wandb, trackio.
+    """
+
+    max_tokens_per_micro_batch: int | None = None
+    weight_decay: float = 0.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    warmup_steps: float = 0.0
+    min_lr_ratio: float = 0.0
+    max_grad_norm: float = 1.0
+    save_every: int = 0
+    save_seconds: float = 600.0
+    save_final: bool = True
+    save_total_limit: int = 2
+    eval_every: int = 0
+    report_to: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> TrainingSettings:
+        """Settings by name.
+
+        Raises:
+            ConfigError: there is no setting of a name; it names the nearest.
+        """
+        names = [f.name for f in dataclasses.fields(cls)]
+        for name in options:
+            if name not in names:
+                raise ConfigError(f"fit has no setting {name!r}: {nearest(name, names)}")
+        return cls(**options)
