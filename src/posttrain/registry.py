@@ -256,11 +256,13 @@ class Registry:
                 )
         for key, declaration in self.declares.items():
             if declaration.default is REQUIRED and key not in entry.declared:
-                example = next(iter(declaration.choices))
+                lines = [
+                    f"@{self.variable}.register({key}={value!r}) ({meaning})"
+                    for value, meaning in declaration.choices.items()
+                ]
                 raise ConfigError(
-                    f"{entry.place}: {self.kind} {entry.name!r} does not declare {key}. Write "
-                    f"@{self.variable}.register({key}={example!r}) above it, or another: "
-                    f"{self._shown_choices()}"
+                    f"{entry.place}: {self.kind} {entry.name!r} does not declare {key}. Write one "
+                    f"of these above it: {', '.join(lines)}"
                 )
         defaults = {key: declaration.default for key, declaration in self.declares.items()}
         return replace(entry, declared={**defaults, **entry.declared})
