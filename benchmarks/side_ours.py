@@ -56,20 +56,20 @@ def train(workload: Workload, folder: Path, setting: dict[str, Any], weights: Pa
     from rich.console import Console
 
     from posttrain.engines.torch import TorchEngine
-    from posttrain.methods import run as runs
     from posttrain.recipe import parse_recipe
     from posttrain.registry import rewards
-    from posttrain.training import hooks
+    from posttrain.runs import run_of
+    from posttrain.training import fit, hooks
 
     def number(completions):  # type: ignore[no-untyped-def]
         """A number from the words written."""
         return [score(c) for c in completions]
 
     rewards.register(number)
-    run = runs.Run(parse_recipe(recipe(workload, folder, setting)), console=Console(stderr=True))
+    run = run_of(parse_recipe(recipe(workload, folder, setting)), console=Console(stderr=True))
     clock = Clock(workload)
     shown: dict[str, float] = {}
-    write, loop = hooks.MetricsWriter.__call__, runs.train
+    write, loop = hooks.MetricsWriter.__call__, fit.train
 
     def ticking(self: Any, step: int, metrics: dict[str, float]) -> None:
         write(self, step, metrics)
@@ -82,7 +82,7 @@ def train(workload: Workload, folder: Path, setting: dict[str, Any], weights: Pa
         return loop(*args, **kwargs)
 
     hooks.MetricsWriter.__call__ = ticking  # type: ignore[method-assign]
-    runs.train = beginning  # type: ignore[assignment]
+    fit.train = beginning  # type: ignore[assignment]
     TorchEngine.generate = clock.sampled(TorchEngine.generate)  # type: ignore[method-assign]
     output = run.execute()
     result = clock.result()

@@ -93,6 +93,7 @@ def run_recipe(tmp_path: Path, tiny_folder: Path) -> Callable[..., Path]:
         from rich.console import Console
 
         from posttrain.recipe import parse_recipe
+        from posttrain.runs import run_of
 
         raw = {
             "model": {"path": str(tiny_folder), "dtype": "float32"},
@@ -100,7 +101,7 @@ def run_recipe(tmp_path: Path, tiny_folder: Path) -> Callable[..., Path]:
             **raw,
         }
         console = Console(file=(tmp_path / "console.txt").open("a"), width=100)
-        return Run(
+        return run_of(
             parse_recipe(raw, tmp_path), resume=resume, accept=accept, console=console
         ).execute()
 

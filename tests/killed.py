@@ -24,9 +24,7 @@ def run_in_process(
             that lived.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["posttrain.methods.grpo", "posttrain.methods.evaluating", "peft"]
-    )
+    context.set_forkserver_preload(["posttrain.methods.grpo", "posttrain.runs.recipe_run", "peft"])
     process = context.Process(target=_run, args=(raw, resume, die_at, str(count)))
     process.start()
     process.join(120)
@@ -42,6 +40,7 @@ def _run(raw: dict[str, Any], resume: bool, die_at: int | None, count: str) -> N
     from posttrain.models.forest_model import ForestModel
     from posttrain.models.language_model import LanguageModel
     from posttrain.recipe import parse_recipe
+    from posttrain.runs import run_of
 
     torch.set_num_threads(1)
     events = 0
@@ -67,5 +66,5 @@ def _run(raw: dict[str, Any], resume: bool, die_at: int | None, count: str) -> N
     LanguageModel.forward = counted(LanguageModel.forward)  # type: ignore[method-assign]
     sys.addaudithook(audit)
     with Path(os.devnull).open("w") as nowhere:
-        Run(parse_recipe(raw), resume=resume, console=Console(file=nowhere)).execute()
+        run_of(parse_recipe(raw), resume=resume, console=Console(file=nowhere)).execute()
     Path(count).write_text(str(events))

@@ -24,9 +24,10 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def told(folder: Path) -> list[dict[str, Any]]:
-    """The metrics of a run, without what a clock says."""
+    """The metrics of a run, without those that depend on the machine."""
+    measured = ("step_time", "tokens_per_second", "memory/peak_mib")
     return [
-        {k: v for k, v in row.items() if k not in ("step_time", "tokens_per_second")}
+        {k: v for k, v in row.items() if k not in measured}
         for row in lines(folder / "metrics.jsonl")
     ]
 
@@ -40,9 +41,8 @@ def interrupted(
     run_recipe: Callable[..., Path], after: int, *, message: str | None = None, **raw: Any
 ) -> None:
     """Run until Ctrl-C after a step, which leaves a checkpoint."""
-    from posttrain.methods.run import Interrupted
-
     from posttrain.training import hooks
+    from posttrain.training.ending import Interrupted
 
     real = hooks.MetricsWriter.__call__
 

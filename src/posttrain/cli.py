@@ -116,8 +116,9 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command("compare", "compare two evaluations of the same problems, paired")
     sub.add_argument("first", help="run folder or evaluation.json")
     sub.add_argument("second", help="run folder or evaluation.json")
-    sub = command("report", "write report.html of a run")
-    sub.add_argument("run", help="the run's folder")
+    sub = command("report", "write report.html of a run, or a page that compares several runs")
+    sub.add_argument("run", nargs="+", help="the folder of a run, or of several to compare")
+    sub.add_argument("--output", help="file to write (default: report.html in the run's folder)")
     sub = command("ls", "list what can be named in a recipe")
     sub.add_argument(
         "kind", nargs="?", help="losses, advantages, rewards, searches, tasks or methods"
@@ -292,7 +293,8 @@ def _compare(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     from posttrain.report.html import write_report
 
-    echo(f"wrote {write_report(Path(options.run))}")
+    target = Path(options.output) if options.output else None
+    echo(f"wrote {write_report([Path(run) for run in options.run], target)}")
     return 0
 
 

@@ -1,16 +1,17 @@
-"""Text of users on a terminal: never read as markup, never able to move the cursor or change
-colours.
+"""Output on a terminal or in a notebook.
 
 Everything that is printed goes through this module. Paths, titles, names of columns, models and
-rewards, prompts and completions come from files that others may have written. A square bracket in
-one is no style of `rich`, and an escape character in one is no command to the terminal. `rich` is
-imported when a console is used, so that this module stays light.
+rewards, prompts and completions come from files that others may have written. So text is never
+read as `rich` markup (square brackets stay brackets), and never sent as a command to the terminal
+(an escape character becomes a visible sign). `rich` is imported when a console is used, so that
+this module stays light.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+import time
 import unicodedata
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -28,7 +29,7 @@ _PLAIN = re.compile(r"[ -~]*")
 
 
 def visible(text: object, *, lines: bool = False) -> str:
-    """`str(text)` with a visible sign for each character that a terminal would obey or hide.
+    """`str(text)` with a visible sign for each character that a terminal would execute or hide.
 
     ASCII control characters become their Unicode pictures (escape is ␛), others their escape
     sequence (\\u202e).
@@ -84,8 +85,51 @@ def write_rule(
 
 
 def write_table(console: Console, table: Any) -> None:
-    """Print something that `rich` draws, such as a table with cells made by `styled`."""
+    """Print a `rich` table, whose cells come from `styled`."""
     console.print(table)
+
+
+def is_live(console: Console) -> bool:
+    """Whether lines can be redrawn in place: a terminal with colours and Unicode."""
+    redraws = console.is_terminal and not console.is_dumb_terminal and not console.is_jupyter
+    return redraws and not console.no_color and console.encoding.lower().startswith("utf")
+
+
+class NotebookLine:
+    """A line below a notebook's cell that is replaced by the next one.
+
+    Updates closer together than a quarter of a second are skipped, but for the last.
+    """
+
+    SECONDS = 0.25
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+        self._updated = 0.0
+
+    def update(self, text: str, *, last: bool = False) -> None:
+        """Show `text` in place of the line before. last: never skip it."""
+        now = time.monotonic()
+        if self._handle is not None and not last and now - self._updated < self.SECONDS:
+            return
+        self._updated = now
+        from IPython.display import display
+
+        line = _PlainLine(visible(text))
+        if self._handle is None:
+            self._handle = display(line, display_id=True)
+        else:
+            self._handle.update(line)
+
+
+class _PlainLine:
+    """Text that a notebook shows as it is, without quotes."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
 
 
 def echo(text: object = "", *, error: bool = False) -> None:

@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parent.parent.parent / "src" / "posttrain"
 
 LAYERS = [
     {"cli"},
-    {"report"},
+    {"runs"},
     {"methods"},
     {"training", "evaluation"},
     {"rollouts"},
@@ -32,9 +32,10 @@ LAYERS = [
     {"config"},
     {"component"},
     {"typecheck"},
+    {"report"},
     {"annotations"},
     {"files", "yaml_reader"},
-    {"types", "errors", "averages", "inputs", "memory", "terminal"},
+    {"types", "errors", "averages", "inputs", "memory", "terminal", "face"},
 ]
 PLACE = {name: i for i, names in enumerate(LAYERS) for name in names}
 
@@ -48,6 +49,7 @@ OPTIONAL = {
     "tensorboard": "training/tracking.py",
     "wandb": "training/tracking.py",
     "trackio": "training/tracking.py",
+    "IPython": "terminal.py",
 }
 
 

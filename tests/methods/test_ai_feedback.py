@@ -134,9 +134,8 @@ def test_what_was_stopped_goes_on(
     """Stopped in the second of three parts: the first is not made again, and the rows are the
     same bytes.
     """
-    from posttrain.methods.run import Interrupted
-
     from posttrain.methods import ai_feedback, label_steps
+    from posttrain.training.ending import Interrupted
 
     module: Any = label_steps if method == "label_steps" else ai_feedback
     raw = {

@@ -17,6 +17,7 @@ from posttrain.recipe import parse_recipe
 from posttrain.report.html import page
 from posttrain.report.run_folder import read_run
 from posttrain.report.tables import oracles, searches, verdicts
+from posttrain.runs import run_of
 
 TASK: dict[str, Any] = {
     "name": "arithmetic",
@@ -35,7 +36,7 @@ def console(tmp_path: Path) -> str:
 
 def job(tmp_path: Path, **raw: Any) -> Any:
     """What a check does: everything but loading weights."""
-    return Run(parse_recipe({"output": str(tmp_path / "run"), **raw}, tmp_path)).job()
+    return run_of(parse_recipe({"output": str(tmp_path / "run"), **raw}, tmp_path)).prepared()
 
 
 def test_an_oracle_is_recorded_and_shown(run_recipe: Callable[..., Path], tmp_path: Path) -> None:

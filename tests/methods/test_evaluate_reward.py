@@ -12,6 +12,7 @@ from posttrain.methods.run import Run
 
 from posttrain.errors import ConfigError
 from posttrain.recipe import parse_recipe
+from posttrain.runs import run_of
 
 PAIRS = [{"prompt": f"{i}:", "chosen": "a" * (i + 1), "rejected": "b"} for i in range(4)]
 TASK: dict[str, Any] = {
@@ -35,7 +36,7 @@ def test_settings_of_a_half_that_is_left_out_are_refused(
     def refused(message: str, **raw: Any) -> None:
         raw = {"method": "evaluate_reward", "model": model, "output": str(tmp_path / "no"), **raw}
         with pytest.raises(ConfigError, match=message):
-            Run(parse_recipe(raw, tmp_path)).job()
+            run_of(parse_recipe(raw, tmp_path)).prepared()
 
     rows: dict[str, Any] = {"data": "pairs.jsonl"}
     best = {"task": TASK, "policy": str(tiny_folder), "sampling": {"max_tokens": 4}}

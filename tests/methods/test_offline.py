@@ -261,9 +261,8 @@ def test_sampling_writes_rows_that_are_learnt_from(
 
 
 def test_sampling_goes_on_where_it_stopped(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
-    from posttrain.methods.run import Interrupted
-
     from posttrain.rollouts.collect import Collector
+    from posttrain.training.ending import Interrupted
 
     whole = run_recipe(**SAMPLE, output=str(tmp_path / "whole"))
     drawn = Collector.sample
@@ -336,9 +335,8 @@ def test_chat_prompts_give_chat_rows(run_recipe: Callable[..., Path], tmp_path: 
 
 
 def test_a_pipeline_hands_rows_on(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
-    from posttrain.methods.run import Run
-
     from posttrain.recipe import parse_recipe
+    from posttrain.runs import run_of
 
     stages = [
         {"name": "draw", **SAMPLE},
@@ -367,7 +365,8 @@ def test_a_pipeline_hands_rows_on(run_recipe: Callable[..., Path], tmp_path: Pat
         "output": str(tmp_path / "other"),
     }
     assert any(
-        name.strip() == "waits for" for name, _ in Run(parse_recipe(raw, tmp_path)).job().facts
+        name.strip() == "waits for"
+        for name, _ in run_of(parse_recipe(raw, tmp_path)).prepared().facts
     )
 
 

@@ -37,10 +37,10 @@ PPO: dict[str, Any] = {"method": "ppo", **SHORT, "num_generations": 2}
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_named_points_pass_every_check_that_needs_no_weights(path: Path, tmp_path: Path) -> None:
-    from posttrain.methods.run import Run
+    from posttrain.runs import run_of
 
     recipe = load_recipe(path, [f"output={tmp_path / 'run'}", "task.num_examples=40"])
-    facts = dict(Run(recipe).job().facts)
+    facts = dict(run_of(recipe).prepared().facts)
     assert int(facts["steps"]) <= 30
     text = path.read_text()
     assert text.startswith("# ") and f"posttrain run recipes/policy_gradient/{path.name}" in text
@@ -152,10 +152,12 @@ def test_named_points_pass_every_check_that_needs_no_weights(path: Path, tmp_pat
     ],
 )
 def test_combinations_that_make_no_sense(raw: dict[str, Any], message: str, tmp_path: Path) -> None:
-    from posttrain.methods.run import Run
+    from posttrain.runs import run_of
 
     with pytest.raises(ConfigError, match=message):
-        Run(parse_recipe({"model": "embedded", "output": str(tmp_path / "run"), **raw})).job()
+        run_of(
+            parse_recipe({"model": "embedded", "output": str(tmp_path / "run"), **raw})
+        ).prepared()
     assert not (tmp_path / "run").exists()
 
 
@@ -169,19 +171,19 @@ PTX: dict[str, Any] = {
 
 
 def test_a_critic_has_no_virtual_tokens(tmp_path: Path, tiny_folder: Path) -> None:
-    from posttrain.methods.run import Run
+    from posttrain.runs import run_of
 
     prompted = {"path": str(tiny_folder), "adapter": {"kind": "prompt", "num_virtual_tokens": 2}}
     raw = {**PPO, "output": str(tmp_path / "run")}
     for critic in ({}, {"critic": prompted}):
         with pytest.raises(ModelError, match="'prompt' puts tokens before a language model's"):
-            Run(
+            run_of(
                 parse_recipe({**raw, "model": str(tiny_folder) if critic else prompted, **critic})
-            ).job()
+            ).prepared()
 
 
 def test_a_critic_of_another_family_is_refused(tmp_path: Path, tiny_folder: Path) -> None:
-    from posttrain.methods.run import Run
+    from posttrain.runs import run_of
 
     other = tmp_path / "other"
     shutil.copytree(tiny_folder, other)
@@ -189,7 +191,7 @@ def test_a_critic_of_another_family_is_refused(tmp_path: Path, tiny_folder: Path
     file.write_text(file.read_text().replace('"A":', '"\u00c3\u0084":'))
     raw = {**PPO, "model": str(tiny_folder), "critic": str(other), "output": str(tmp_path / "run")}
     with pytest.raises(ConfigError, match="critic: .* has another tokenizer .*2 tokens differ"):
-        Run(parse_recipe(raw)).job()
+        run_of(parse_recipe(raw)).prepared()
 
 
 STATEFUL: dict[str, Any] = {

@@ -49,6 +49,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from rich.console import Console
 
     from posttrain.recipe import parse_recipe
+    from posttrain.runs import run_of
 
     folder = tmp_path_factory.mktemp("base")
     raw = {
@@ -57,7 +58,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Any:
         "evaluation": EVALUATION,
         "output": str(folder / "run"),
     }
-    Run(
+    run_of(
         parse_recipe(raw, folder), console=Console(file=(folder / "console.txt").open("a"))
     ).execute()
     return read_evaluation(folder / "run")

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from posttrain.methods.run import Run
 from support import interrupted, lines, told, weights, write
 
 from posttrain.data import store
 from posttrain.data.forest import Batch, Tree
 from posttrain.errors import ConfigError, DataError
+from posttrain.runs import run_of
 
 LONG = " " + "b" * 60
 SHORT: dict[str, dict[str, Any]] = {
@@ -63,7 +63,7 @@ def checked(tmp_path: Path, tiny_folder: Path, **raw: Any) -> str:
         },
         tmp_path,
     )
-    Run(recipe, console=Console(file=out, width=500)).check()
+    run_of(recipe, console=Console(file=out, width=500)).check()
     return out.getvalue()
 
 

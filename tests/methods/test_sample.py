@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from posttrain.methods.run import Run
 
 from posttrain.recipe import parse_recipe
+from posttrain.runs import run_of
 
 TASK: dict[str, Any] = {
     "name": "arithmetic",
@@ -44,7 +44,9 @@ def test_rows_that_the_gold_chose_are_reported(
 ) -> None:
     raw = {**RAW, "keep_truncated": True, **change}
     facts = dict(
-        Run(parse_recipe({**raw, "model": str(tiny_folder), "output": "x"}, tmp_path)).job().facts
+        run_of(parse_recipe({**raw, "model": str(tiny_folder), "output": "x"}, tmp_path))
+        .prepared()
+        .facts
     )
     assert ("an oracle's choice, by" in facts["kept"]) == chosen
     run_recipe(**raw)

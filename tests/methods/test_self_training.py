@@ -67,6 +67,7 @@ def test_a_restarted_round_is_a_run_of_its_own(
     from posttrain.config import Component
     from posttrain.recipe import parse_recipe
     from posttrain.rollouts import filter as module
+    from posttrain.runs import run_of
     from posttrain.training.objective import Objective
 
     batches: list[Any] = []
@@ -82,7 +83,7 @@ def test_a_restarted_round_is_a_run_of_its_own(
         raw = {**RAW, "restart": True, "lr_scheduler_type": "constant"}
         folder = run_recipe(**raw, output=str(tmp_path / "rounds"))
 
-    run = Run(
+    run = run_of(
         parse_recipe(
             {**raw, "model": json_model(folder), "output": str(tmp_path / "other")}, tmp_path
         )

@@ -12,10 +12,10 @@ from support import write
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from posttrain.engines.torch import TorchEngine
-from posttrain.methods import run
 from posttrain.models import products
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.products import fast_products, kernel_products, linear, wide
+from posttrain.training import fit
 from posttrain.training.loop import train
 from posttrain.types import Request, Sampling
 
@@ -176,7 +176,7 @@ def test_products_of_a_run_are_fast_and_those_within_attention_kernels_are_not(
         with seen:
             return train(*given, **named)
 
-    monkeypatch.setattr(run, "train", watched)
+    monkeypatch.setattr(fit, "train", watched)
     model = {"path": str(tiny_folder), "dtype": "float32", **settings}
     run_recipe(method="sft", data=data, max_steps=1, batch_size=2, model=model)
     assert seen.precisions("mm", "addmm", "addmm_") == of_layers

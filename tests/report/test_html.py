@@ -8,7 +8,10 @@ import json
 import math
 import os
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
 from xml.etree import ElementTree
@@ -17,7 +20,8 @@ import pytest
 
 from posttrain.report.browse import MAX_BYTES, clip, marks
 from posttrain.report.html import write_picture, write_report
-from posttrain.report.run_folder import Completion, Group, read_run
+from posttrain.report.records import Completion, Group
+from posttrain.report.run_folder import read_run
 
 VOID = {"meta", "input", "br", "img", "link"}
 
@@ -88,11 +92,11 @@ def test_self_contained_and_small(folder: Path) -> None:
 def test_table_says_what_the_summary_says(folder: Path) -> None:
     page = page_of(folder)
     rows = json.loads((folder / "summary.json").read_text())["rows"]
-    assert page.rows[0][:5] == ["stage", "accuracy", "95% interval", "vs above", "p (paired)"]
-    for found, row in zip(page.rows[1:5], rows, strict=True):
-        assert found[0] == row["stage"]
-        assert found[1] == f"{row['accuracy']:.1%}"
-        assert found[2] == f"{row['low']:.1%} to {row['high']:.1%}"
+    assert page.rows[0][:5] == ["stage", "accuracy", "95% interval", "change", "p (paired)"]
+    for cells, row in zip(page.rows[1:5], rows, strict=True):
+        assert cells[0] == row["stage"]
+        assert cells[1] == f"{row['accuracy']:.1%}"
+        assert cells[2] == f"{row['low']:.1%} to {row['high']:.1%}"
     assert [r[3] for r in page.rows[1:5]] == ["", "+15.3", "+26.3", "+12.6"]
     assert [r[4] for r in page.rows[1:5]] == ["", "< 0.001", "< 0.001", "0.012"]
     assert page.rows[1][5] == f"{rows[0]['pass@k']['16']:.1%}"
@@ -157,10 +161,10 @@ def test_problems_side_by_side(folder: Path) -> None:
     ]
     source = json.loads((folder / "sft" / "evaluation.json").read_text())["examples"][0]
     assert problems[0]["stages"][1]["right"] == sum(source["correct"])
-    assert [v for _, v in problems[0]["stages"][1]["texts"]] == source["correct"][:3]
-    assert all(
-        v is None for _, v in problems[0]["stages"][3]["texts"]
-    )  # voters are not right or wrong alone
+    texts = problems[0]["stages"][1]["texts"]
+    assert sum(t["count"] for t in texts if t["mark"] == "right") == sum(source["correct"][:4])
+    # Under a search the choice alone is right or wrong; equal candidates are listed once.
+    assert [(t["chosen"], t["count"]) for t in problems[0]["stages"][3]["texts"]] == [(True, 3)]
 
 
 def test_failures_are_listed(tmp_path: Path, fake: ModuleType) -> None:
@@ -170,11 +174,11 @@ def test_failures_are_listed(tmp_path: Path, fake: ModuleType) -> None:
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 61, "lo')
     fake.write_lines(tmp_path / "rollouts.jsonl", [fake.group(1, 0)])
-    found = {row[0]: row[1] for row in page_of(tmp_path).rows if len(row) == 2}
-    assert found["reward functions that failed"] == "2 completions got no reward"
-    assert found["of these sampled: task: ZeroDivisionError: <b>x</b>"] == "1 times"
-    assert found["loss was not a number"] == "at 1 of 60 steps"
-    assert found["metrics.jsonl ends in a half-written line"] == "the run was killed while writing"
+    listed = {row[0]: row[1] for row in page_of(tmp_path).rows if len(row) == 2}
+    assert listed["reward functions that failed"] == "2 completions got no reward"
+    assert listed["among the logged completions: task: ZeroDivisionError: <b>x</b>"] == "once"
+    assert listed["loss was not a number"] == "at 1 of 60 steps"
+    assert listed["metrics.jsonl ends in a half-written line"] == "the run was killed while writing"
 
 
 @pytest.mark.parametrize("steps", [1, 2])
@@ -267,3 +271,26 @@ def test_the_report_is_not_written_through_a_link(folder: Path, tmp_path: Path) 
     report = write_report(folder)
     assert victim.read_text() == "precious"
     assert not report.is_symlink() and report.read_text().startswith("<!DOCTYPE html>")
+
+
+def test_the_script_parses() -> None:
+    """The script is only run in a browser; a syntax error would leave every browser empty."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed")
+    script = files("posttrain.report").joinpath("page.js").read_text(encoding="utf-8")
+    done = subprocess.run([node, "--check", "-"], input=script, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_all_that_the_script_reads_is_written(folder: Path) -> None:
+    """Names of the data that page.js reads, against those that the page holds."""
+    page = page_of(folder)
+    completion = page.data("rollouts-3")[0]["completions"][0]
+    problem = page.data("problems-0")[0]
+    script = files("posttrain.report").joinpath("page.js").read_text(encoding="utf-8")
+    assert set(re.findall(r"\bc\.(\w+)", script)) <= completion.keys() | {"log", "show", "hide"}
+    assert set(re.findall(r"\bt\.(\w+)", script)) <= {"text", "mark", "count", "chosen"}
+    assert set(re.findall(r"\bg\.(\w+)", script)) <= page.data("rollouts-3")[0].keys()
+    read_of_stage = set(re.findall(r"\bs\.(\w+)", script))
+    assert read_of_stage <= problem["stages"][0].keys() | {"stop"}

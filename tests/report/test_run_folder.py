@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 
 from posttrain.errors import DataError
+from posttrain.report import run_folder
 from posttrain.report.run_folder import read_run
 
 
@@ -105,3 +106,32 @@ def test_a_summary_as_the_contract_has_it(tmp_path: Path) -> None:
     run = read_run(tmp_path)
     assert run.summary is not None
     assert run.summary.rows[0].seconds is None
+
+
+def test_samples_are_grouped_by_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        {"prompt": "2+2", "completion": "4", "reward": 1.0, "answer": "4", "id": "a"},
+        {"prompt": "2+2", "completion": "5", "reward": 0.0, "answer": "4", "id": "a"},
+        {
+            "prompt": [{"role": "user", "content": "hi"}],
+            "chosen": [{"role": "assistant", "content": "hello"}],
+            "rejected": "no",
+        },
+        {"prompt": "other formats are skipped", "label": True},
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "samples.jsonl").write_text(text)
+    first, second = read_run(tmp_path).samples
+    assert [(c.text, c.reward) for c in first.completions] == [("4", 1.0), ("5", 0.0)]
+    assert (first.step, first.answer, second.prompt) == (None, "4", "user: hi")
+    roles = [(c.role, c.text) for c in second.completions]
+    assert roles == [("chosen", "assistant: hello"), ("rejected", "no")]
+    monkeypatch.setattr(run_folder, "MAX_SAMPLE_ROWS", 1)
+    run = read_run(tmp_path)
+    assert (len(run.samples), run.num_samples) == (1, 4)
+
+
+def test_a_broken_row_of_samples_is_named(tmp_path: Path) -> None:
+    (tmp_path / "samples.jsonl").write_text('{"prompt": "a", "completion": "b"}\nrubbish\n')
+    with pytest.raises(DataError, match=r"samples.jsonl:2"):
+        read_run(tmp_path)

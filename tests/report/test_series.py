@@ -7,7 +7,16 @@ from itertools import pairwise
 
 import pytest
 
-from posttrain.report.series import finite_points, padded, short, smooth, spread, thin, ticks
+from posttrain.report.series import (
+    finite_points,
+    log_ticks,
+    padded,
+    short,
+    smooth,
+    spread,
+    thin,
+    ticks,
+)
 
 
 def test_finite_points() -> None:
@@ -17,12 +26,12 @@ def test_finite_points() -> None:
 def test_thinning_keeps_measured_points_ends_and_spikes() -> None:
     points = [(float(i), math.sin(i)) for i in range(3000)]
     points[1234] = (1234.0, 99.0)
-    kept = thin(points, 240)
-    assert len(kept) <= 240
-    assert set(kept) <= set(points)
-    assert (kept[0], kept[-1]) == (points[0], points[-1])
-    assert (1234.0, 99.0) in kept
-    assert kept == sorted(kept)
+    thinned = thin(points, 240)
+    assert len(thinned) <= 240
+    assert set(thinned) <= set(points)
+    assert (thinned[0], thinned[-1]) == (points[0], points[-1])
+    assert (1234.0, 99.0) in thinned
+    assert thinned == sorted(thinned)
     assert thin(points[:240], 240) == points[:240]
 
 
@@ -49,10 +58,10 @@ def test_spread() -> None:
     ("low", "high"), [(0, 1), (-0.05, 0.05), (0.17, 0.19), (0, 3e-5), (1, 3000), (1800, 2211)]
 )
 def test_ticks_are_few_round_and_inside(low: float, high: float) -> None:
-    found = ticks(low, high)
-    assert 3 <= len(found) <= 7
-    assert all(low - 1e-12 <= t <= high + 1e-12 for t in found)
-    gaps = {round((b - a) / (found[1] - found[0]), 6) for a, b in pairwise(found)}
+    values = ticks(low, high)
+    assert 3 <= len(values) <= 7
+    assert all(low - 1e-12 <= t <= high + 1e-12 for t in values)
+    gaps = {round((b - a) / (values[1] - values[0]), 6) for a, b in pairwise(values)}
     assert gaps == {1.0}
 
 
@@ -79,3 +88,16 @@ def test_short() -> None:
         "-0.05",
         "60k",
     ]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.5, 200.0, [1.0, 10.0, 100.0]),
+        (0.9, 4.0, [1.0, 2.0]),
+        (1.1, 1.9, [1.1, 1.9]),
+        (1e-7, 1.0, [1e-7, 1e-5, 1e-3, 1e-1]),
+    ],
+)
+def test_log_ticks(low: float, high: float, expected: list[float]) -> None:
+    assert log_ticks(low, high) == pytest.approx(expected)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from posttrain.report.run_folder import StageRow
+from posttrain.report.records import StageRow
 from posttrain.report.tables import (
     oracles,
     p_text,
@@ -40,8 +40,8 @@ def test_fits_and_keeps_the_numbers(folder: Path, width: int) -> None:
         assert "14.1% to 20.1%" in table[1]
         assert "< 0.001" in table[2]
     if width >= 80:
-        assert all(name in table[0] for name in ("p vs above", "pass@16", "tokens", "time"))
-    assert lines[6] == "Every stage is better than the one above it (paired, p < 0.05)."
+        assert all(name in table[0] for name in ("p (paired)", "pass@16", "tokens", "time"))
+    assert lines[6] == "Every stage is better than the previous one (paired, p < 0.05)."
 
 
 def test_nothing_for_a_run_without_stages(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_verdicts_do_not_flatter() -> None:
     ]
     assert verdicts(rows) == [
         "SFT is worse than base (-20.0 points, p < 0.001).",
-        "GRPO: no difference from SFT that these problems can show (+2.0 points, p 0.400).",
+        "GRPO is not significantly different from SFT (+2.0 points, p = 0.400).",
     ]
     assert verdicts(rows[:1]) == []
 

@@ -11,8 +11,9 @@ import pytest
 from rich.console import Console
 
 from posttrain.errors import ConfigError, MissingDependency
-from posttrain.training.hooks import MetricsWriter, RolloutWriter, finite
-from posttrain.training.progress import Progress, duration, sparkline
+from posttrain.training.hooks import MetricsWriter, RolloutWriter, add_peak_memory, finite
+from posttrain.training.panel import sparkline
+from posttrain.training.progress import Progress, duration
 from posttrain.training.tracking import build_trackers
 from posttrain.types import Example, Rollout, RolloutGroup, Sample
 
@@ -208,3 +209,16 @@ def test_any_text_survives_a_resume(tmp_path: Path, text: str) -> None:
 
 def test_finite() -> None:
     assert [finite(v) for v in (1, None, math.nan, -math.inf)] == [1.0, None, None, None]
+
+
+def test_peak_memory_grows_with_what_is_held() -> None:
+    pytest.importorskip("resource")
+    before: dict[str, float] = {"loss": 1.0}
+    add_peak_memory(1, before)
+    held = bytearray(200 * 2**20)
+    held[:: 2**12] = b"x" * len(held[:: 2**12])
+    after: dict[str, float] = {}
+    add_peak_memory(2, after)
+    assert before["loss"] == 1.0 and before["memory/peak_mib"] > 10
+    assert after["memory/peak_mib"] >= before["memory/peak_mib"]
+    assert after["memory/peak_mib"] >= len(held) / 2**20

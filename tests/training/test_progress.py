@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import math
+import sys
+from types import ModuleType
+from typing import Any
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from posttrain.terminal import visible
 from posttrain.training import progress as module
-from posttrain.training.progress import Progress, Sampled, duration, short_number, sparkline
+from posttrain.training.panel import Sampled
+from posttrain.training.progress import ItemProgress, Progress, duration
 
 METRICS = {
     "loss": 0.5,
@@ -26,7 +29,7 @@ METRICS = {
 
 
 class Clock:
-    """time.monotonic that moves when told to."""
+    """A clock that tests move by hand."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -37,9 +40,9 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(module, "time", made)
-    return made
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
 
 
 def lines_of(steps: int, clock: Clock, seconds: float, *, start: int = 0) -> list[str]:
@@ -57,7 +60,7 @@ def test_plain_lines_without_a_terminal(clock: Clock) -> None:
     lines = lines_of(100, clock, 2.0)
     assert [line.split()[1] for line in lines] == ["1/100", *(f"{n}0/100" for n in range(1, 11))]
     expected = (
-        "GRPO 50/100  1:40  ETA 1:40  2,134 tokens/s  loss 0.5  reward 0.25 +- 0.125  kl -  "
+        "GRPO 50/100  1:40  ETA 1:40  2,134 tokens/s  reward 0.25 +- 0.125  loss 0.5  kl -  "
         "length 38.2"
     )
     assert lines[5] == f"{expected}  lr 3.00e-05"
@@ -93,12 +96,10 @@ def panel(
 ) -> list[str]:
     console = Console(width=width, file=io.StringIO(), force_terminal=False)
     progress = Progress(60, title="GRPO", console=console, sampled=lambda: sampled)
-    progress._shown = sampled
+    progress._sample = sampled
     for step in range(1, calls + 1):
-        progress.history = {
-            k: [*progress.history.get(k, []), v] for k, v in (metrics or METRICS).items()
-        }
-        progress.step, progress.metrics = step, metrics or METRICS
+        progress.history.add(metrics or METRICS)
+        progress.step = step
     with console.capture() as capture:
         console.print(progress)
     return capture.get().splitlines()
@@ -135,7 +136,7 @@ def test_panel_does_not_shrink() -> None:
     progress = Progress(60, title="GRPO", console=console)
     heights = []
     for text in ("short", "many words " * 100, "short"):
-        progress._shown = ("Q", text, None)
+        progress._sample = ("Q", text, None)
         with console.capture() as capture:
             console.print(progress)
         heights.append(len(capture.get().splitlines()))
@@ -161,22 +162,82 @@ def test_live_display_samples_and_stops() -> None:
         assert file.getvalue().count("\x1b[?25l") == file.getvalue().count("\x1b[?25h") == 1
 
 
-def test_sparkline() -> None:
-    assert sparkline([0.0, 1.0], 10) == "▁█"
-    assert sparkline([1.0, 1.0, 1.0], 10) == "▁▁▁"
-    assert sparkline([math.nan, 1.0], 10) == ""
-    assert len(sparkline([float(i) for i in range(1000)], 12)) == 12
-    assert sparkline([float(i) for i in range(8)], 8) == "▁▂▃▄▅▆▇█"
-
-
-def test_small_texts() -> None:
+def test_durations() -> None:
     assert [duration(s) for s in (0, 61.9, 3600)] == ["0:00", "1:01", "1:00:00"]
-    assert [short_number(v) for v in (0, 0.12345, 38.25, 123456.0, 3e-5, math.nan)] == [
-        "0",
-        "0.123",
-        "38.2",
-        "1.23e+05",
-        "3.00e-05",
-        "-",
-    ]
-    assert visible("a\x1b[0m\n\x7f", lines=True) == "a␛[0m\n␡"
+
+
+def test_preference_metrics_are_shown() -> None:
+    names = ("accuracies", "margins", "chosen", "rejected")
+    text = "\n".join(panel(80, metrics={f"rewards/{n}": 0.25 for n in names} | {"loss": 0.6}))
+    for label in ("accuracy", "margin", "chosen reward", "rejected reward", "loss"):
+        assert label in text
+    assert text.index("accuracy") < text.index("loss")
+
+
+def items(total: int, calls: list[int], clock: Clock, **console: Any) -> str:
+    file = io.StringIO()
+    with ItemProgress(
+        total, title="evaluation", console=Console(file=file, width=60, **console)
+    ) as progress:
+        for done in calls:
+            clock.now += 2
+            progress(done)
+    return file.getvalue()
+
+
+def test_items_print_a_line_per_tenth(clock: Clock) -> None:
+    lines = items(300, list(range(1, 301)), clock).splitlines()
+    assert len(lines) == 10
+    assert lines[3] == "evaluation 120/300 problems  4:00  ETA 6:00"
+    assert lines[-1] == "evaluation 300/300 problems  10:00"
+
+
+def test_items_may_end_in_any_order(clock: Clock) -> None:
+    lines = items(10, [4, 2, 4, 20], clock).splitlines()
+    assert [line.split()[1] for line in lines] == ["4/10", "10/10"]
+
+
+def test_items_on_a_terminal_leave_nothing_behind(clock: Clock) -> None:
+    terminal = {"force_terminal": True, "_environ": {"TERM": "xterm-256color"}}
+    text = items(10, [3, 10], clock, **terminal)
+    if Console(file=io.StringIO()).encoding.startswith("utf"):
+        assert "10/10 problems" in text and "━" in text
+    for width in (20, 60):
+        progress = ItemProgress(300, title="evaluation", console=Console(width=width))
+        progress(150)
+        assert cell_len(progress.__rich__().plain) <= width
+
+
+@pytest.fixture
+def notebook(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a notebook's cell shows after each update; IPython itself is not needed."""
+    shown: list[str] = []
+
+    class Handle:
+        def update(self, value: object) -> None:
+            shown[-1] = repr(value)
+
+    def display(value: object, *, display_id: bool) -> Handle:
+        shown.append(repr(value))
+        return Handle()
+
+    fake: Any = ModuleType("IPython.display")
+    fake.display = display
+    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", fake)
+    return shown
+
+
+def test_a_notebook_shows_one_updating_line(notebook: list[str]) -> None:
+    console = Console(file=io.StringIO(), width=80)
+    console.is_jupyter = True
+    with Progress(30, title="GRPO", console=console) as progress:
+        for step in range(1, 31):
+            progress(step, METRICS)
+    with ItemProgress(9, title="evaluation", console=console) as counted:
+        for done in range(1, 10):
+            counted(done)
+    assert len(notebook) == 2
+    assert notebook[0].startswith("GRPO 30/30") and "reward 0.25" in notebook[0]
+    assert notebook[1].startswith("evaluation 9/9 problems")
+    assert console.file.getvalue() == ""  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from posttrain.config import ModelConfig
+from posttrain.config import AdapterConfig, LoraConfig, ModelConfig
 from posttrain.errors import ConfigError
 from posttrain.models.adapters import adapter_of, rate_factors, refuse_virtual_score
 from posttrain.models.forest_model import ForestModel
@@ -335,3 +335,52 @@ def model_spec(
         f"model: {type(model).__name__} is no model; give a loaded model, a folder, a hub id, or "
         "'embedded'"
     )
+
+
+def load(
+    model: str | Path,
+    *,
+    lora: LoraConfig | None = None,
+    adapter: AdapterConfig | str | None = None,
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    device: str = "auto",
+    tokenizer: str | None = None,
+    chat_template: str | None = None,
+    revision: str | None = None,
+    quantization: Literal["none", "nf4", "int8"] = "none",
+    attention: Literal["auto", "forest", "unshared"] = "auto",
+    init: Literal["pretrained", "random"] = "pretrained",
+    gradient_checkpointing: bool = False,
+    trust_remote_code: bool = False,
+    seed: int = 0,
+) -> LanguageModel:
+    """Load a language model.
+
+    Args:
+        model: a folder, a hub id, or "embedded" for the small model that ships with the package.
+        lora, adapter: what is trained in place of all weights.
+        dtype: "auto" is float32 on a CPU and bfloat16 on a GPU.
+        device: "auto" is the GPU where there is one.
+        seed: of fresh weights and adapters.
+        tokenizer, chat_template, revision, quantization, attention, init, gradient_checkpointing,
+            trust_remote_code: see `ModelConfig`.
+
+    Raises:
+        ModelError: there is no such model, or it cannot be used as asked.
+    """
+    config = ModelConfig(
+        str(Path(model).expanduser()),
+        lora=lora,
+        adapter=AdapterConfig(adapter) if isinstance(adapter, str) else adapter,  # type: ignore[arg-type]
+        dtype=dtype,
+        device=device,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+        revision=revision,
+        quantization=quantization,
+        attention=attention,
+        init=init,
+        gradient_checkpointing=gradient_checkpointing,
+        trust_remote_code=trust_remote_code,
+    )
+    return NamedModel(config, seed=seed).load()

@@ -1,1 +1,1 @@
-"""What a run shows: report.html, the table of its stages, the picture of the README."""
+"""What a run shows: report.html, the table of its stages, cells of a notebook."""

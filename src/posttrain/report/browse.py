@@ -1,14 +1,14 @@
-"""What the page's browsers hold: sampled groups of the run, and problems with every stage's
-samples side by side.
+"""Data of the page's two browsers: the completions of a run by prompt, and problems with the
+samples of every stage side by side.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
-from posttrain.report.run_folder import Group, Measured, Problem
+from posttrain.report.markup import safe_json
+from posttrain.report.records import Completion, Group, Measured, Problem
 from posttrain.report.series import number, spread
 
 MAX_BYTES = 160_000
@@ -16,18 +16,8 @@ MAX_TEXT = 4000
 MAX_GROUPS = 160
 MAX_PROBLEMS = 40
 
-# Rewards that say whether a completion is right; others (format, length, keywords) only say how
-# good it is.
+# Rewards that say whether a completion is right. Others (format, length) only say how good it is.
 _VERIFIERS = ("task", "exact", "math")
-
-
-def safe_json(values: Any) -> str:
-    """JSON that may stand inside a script element: without "<", no text of it can end that
-    element.
-    """
-    return json.dumps(values, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace(
-        "<", "\\u003c"
-    )
 
 
 def clip(text: str, limit: int) -> str:
@@ -41,97 +31,140 @@ def clip(text: str, limit: int) -> str:
     )
 
 
-def sampled_groups(groups: Sequence[Group]) -> list[dict[str, Any]]:
+def browsable_groups(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """Groups for the page: evenly spread over the run and clipped until they fit MAX_BYTES."""
-    kept, limit = spread(groups, MAX_GROUPS), MAX_TEXT
+    shown, limit = spread(groups, MAX_GROUPS), MAX_TEXT
     while True:
-        plain = [_group(g, limit) for g in kept]
-        if len(safe_json(plain)) <= MAX_BYTES or (len(kept) <= 4 and limit <= 250):
-            return plain
-        # Few groups with their whole texts tell less than many with clipped ones, down to a point.
-        if limit > 1000 or len(kept) <= 24:
+        values = [_group_values(g, limit) for g in shown]
+        if len(safe_json(values)) <= MAX_BYTES or (len(shown) <= 4 and limit <= 250):
+            return values
+        # Many groups with clipped texts show more than a few with whole texts, down to a point.
+        if limit > 1000 or len(shown) <= 24:
             limit = max(limit // 2, 250)
-        if len(kept) > 4:
-            kept = spread(kept, max(4, len(kept) * 3 // 4))
+        if len(shown) > 4:
+            shown = spread(shown, max(4, len(shown) * 3 // 4))
 
 
 def marks(group: Group) -> list[str]:
-    """For each completion: "right", "wrong", or, where no reward verifies, "best" for the
-    group's highest reward.
+    """A mark for each completion: "right" or "wrong" by a reward that verifies. Where no reward
+    does, "best" for the group's highest reward, "" for the others.
     """
-    verdicts = [
-        [c.rewards[v] for v in _VERIFIERS if c.rewards.get(v) is not None]
-        for c in group.completions
-    ]
     rewards = [c.reward for c in group.completions if c.reward is not None]
     best = max(rewards) if len(set(rewards)) > 1 else None
-    out = []
-    for completion, verdict in zip(group.completions, verdicts, strict=True):
-        if verdict:
-            out.append("right" if all((v or 0) >= 1 for v in verdict) else "wrong")
+    return [_mark(c, best) for c in group.completions]
+
+
+def _mark(completion: Completion, best: float | None) -> str:
+    if completion.role:
+        return completion.role
+    verdicts = [v for name in _VERIFIERS if (v := completion.rewards.get(name)) is not None]
+    if verdicts:
+        return "right" if all(v >= 1 for v in verdicts) else "wrong"
+    return "best" if best is not None and completion.reward == best else ""
+
+
+def _group_values(group: Group, limit: int) -> dict[str, Any]:
+    """A group as the script reads it. Equal completions are one entry with a count."""
+    entries: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for completion, mark in zip(group.completions, marks(group), strict=True):
+        rewards = tuple(completion.rewards.items())
+        same = (completion.text, mark, completion.reward, rewards, completion.finish_reason)
+        entry = entries.get((*same, completion.error))
+        if entry is None:
+            entries[(*same, completion.error)] = _entry(completion, mark, limit)
         else:
-            out.append("best" if best is not None and completion.reward == best else "")
-    return out
-
-
-def _group(group: Group, limit: int) -> dict[str, Any]:
+            entry["count"] += 1
     return {
         "step": group.step,
         "id": group.id,
         "prompt": clip(group.prompt, limit),
         "answer": group.answer,
-        "completions": [
-            {
-                "text": clip(c.text, limit),
-                "mark": mark,
-                "reward": number(c.reward),
-                "rewards": {k: number(v) for k, v in c.rewards.items()}
-                if len(c.rewards) > 1
-                else {},
-                "advantage": number(c.advantage),
-                "num_tokens": c.num_tokens,
-                "cut": c.finish_reason == "length",
-                "error": c.error,
-            }
-            for c, mark in zip(group.completions, marks(group), strict=True)
-        ],
+        "num_completions": len(group.completions),
+        "completions": list(entries.values()),
+    }
+
+
+def _entry(completion: Completion, mark: str, limit: int) -> dict[str, Any]:
+    rewards = {k: number(v) for k, v in completion.rewards.items()}
+    return {
+        "text": clip(completion.text, limit),
+        "count": 1,
+        "mark": mark,
+        "reward": number(completion.reward),
+        "rewards": rewards if len(rewards) > 1 else {},
+        "advantage": number(completion.advantage),
+        "num_tokens": completion.num_tokens,
+        "num_characters": len(completion.text),
+        "stop": completion.finish_reason,
+        "error": completion.error,
     }
 
 
 def same_problems(stages: Sequence[tuple[str, Measured]]) -> list[dict[str, Any]]:
-    """Problems that every stage was measured on, with each stage's share of right samples and
-    its first texts.
-    """
-    known = [
+    """Problems that every stage was measured on, with each stage's verdicts and first texts."""
+    problems = [
         {(p.id, p.prompt, p.answer): p for p in measured.problems if p.texts}
         for _, measured in stages
     ]
-    common = [name for name in known[0] if all(name in k for k in known)] if known else []
-    chosen, limit = spread(common, MAX_PROBLEMS), MAX_TEXT
+    shared = [key for key in problems[0] if all(key in p for p in problems)] if problems else []
+    shown, limit = spread(shared, MAX_PROBLEMS), MAX_TEXT
     while True:
-        plain = []
-        for name in chosen:
+        values = []
+        for key in shown:
             columns = [
-                {
-                    "stage": stage,
-                    "right": sum(k[name].correct),
-                    "samples": len(k[name].correct),
-                    "texts": _texts(k[name], measured, limit),
-                }
-                for (stage, measured), k in zip(stages, known, strict=True)
+                _stage_values(stage, measured, by_key[key], limit)
+                for (stage, measured), by_key in zip(stages, problems, strict=True)
             ]
-            first = known[0][name]
-            plain.append(
-                {"prompt": clip(first.prompt, limit), "answer": first.answer, "stages": columns}
-            )
-        if len(safe_json(plain)) <= MAX_BYTES or (len(chosen) <= 4 and limit <= 250):
-            return plain
-        limit, chosen = max(limit // 2, 250), spread(chosen, max(4, len(chosen) * 3 // 4))
+            _, prompt, answer = key
+            values.append({"prompt": clip(prompt, limit), "answer": answer, "stages": columns})
+        if len(safe_json(values)) <= MAX_BYTES or (len(shown) <= 4 and limit <= 250):
+            return values
+        limit, shown = max(limit // 2, 250), spread(shown, max(4, len(shown) * 3 // 4))
 
 
-def _texts(problem: Problem, measured: Measured, limit: int) -> list[list[Any]]:
-    """[text, 1 right / 0 wrong / None unknown] of the first samples. A search is right or wrong
-    as a whole.
+def _stage_values(stage: str, measured: Measured, problem: Problem, limit: int) -> dict[str, Any]:
+    """One stage's outcome on a problem.
+
+    right, samples: of all its samples (1 under a search). candidates: what a search chose among,
+    None where it is not known or there is no search. texts: those that the file holds.
     """
-    verdicts = [None] * len(problem.texts) if measured.search else [int(c) for c in problem.correct]
-    return [[clip(t, limit), v] for t, v in zip(problem.texts, verdicts, strict=False)][:3]
+    candidates = measured.search_settings.get("num_samples") if measured.search else None
+    texts = _chosen_texts(problem) if measured.search else _sampled_texts(problem)
+    return {
+        "stage": stage,
+        "right": sum(problem.correct),
+        "samples": len(problem.correct),
+        "search": measured.search is not None,
+        "candidates": candidates if isinstance(candidates, int) else None,
+        "texts": [{**text, "text": clip(text["text"], limit)} for text in texts],
+    }
+
+
+def _sampled_texts(problem: Problem) -> list[dict[str, Any]]:
+    """The texts with their verdicts; equal ones are one entry with a count."""
+    counts: dict[tuple[str, int], int] = {}
+    for text, correct in zip(problem.texts, problem.correct, strict=False):
+        counts[text, int(correct)] = counts.get((text, int(correct)), 0) + 1
+    return [
+        {"text": text, "mark": "right" if correct else "wrong", "count": count}
+        for (text, correct), count in counts.items()
+    ]
+
+
+def _chosen_texts(problem: Problem) -> list[dict[str, Any]]:
+    """What a search chose, then the candidates that the file holds; equal ones once.
+
+    Only the choice has a verdict. Where it is among the first candidates its count is theirs.
+    """
+    choice, *candidates = problem.texts
+    verdict = "right" if sum(problem.correct) else "wrong"
+    counts = {choice: 0} | {text: candidates.count(text) for text in candidates}
+    return [
+        {
+            "text": text,
+            "mark": verdict if text == choice else "",
+            "count": max(count, 1),
+            "chosen": text == choice,
+        }
+        for text, count in counts.items()
+    ]

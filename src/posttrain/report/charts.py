@@ -1,5 +1,7 @@
-"""Charts as SVG text. Colours come from CSS variables, so that a chart follows the page it
-stands in.
+"""Charts as SVG text. Colours come from CSS variables, so that a chart follows its page.
+
+A chart of positive numbers that span a factor of three or more holds two drawings, one with a
+linear and one with a logarithmic vertical axis; the page's switch shows one of them.
 """
 
 from __future__ import annotations
@@ -9,8 +11,18 @@ import math
 from collections.abc import Callable, Sequence
 from html import escape
 
-from posttrain.report.run_folder import Interval, StageRow
-from posttrain.report.series import Point, padded, short, smooth, spread, thin, ticks
+from posttrain.report.records import Interval
+from posttrain.report.series import (
+    Point,
+    log_ticks,
+    nice_top,
+    padded,
+    short,
+    smooth,
+    spread,
+    thin,
+    ticks,
+)
 
 Band = list[tuple[float, float, float]]
 """(step, low, high) for each step."""
@@ -19,10 +31,16 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 340, 168, 48, 12, 10, 24
 WIDE = 430
 MAX_MARKS = 40
 NUM_COLOURS = 6
+_LEAST_FOR_LOG = 3.0
 
 
 class _Frame:
-    """The scales of a chart, its grid and its labels."""
+    """The scales of a chart, its grid and its labels.
+
+    Args:
+        xs: all steps. low, high: the edges of the vertical axis. powers_of_two: the horizontal
+        axis is logarithmic (numbers of samples). log: the vertical axis is.
+    """
 
     def __init__(
         self,
@@ -30,30 +48,40 @@ class _Frame:
         low: float,
         high: float,
         *,
-        log2: bool = False,
+        powers_of_two: bool = False,
+        log: bool = False,
         width: int = WIDTH,
     ) -> None:
-        self._to_x: Callable[[float], float] = math.log2 if log2 else float
-        self.low, self.high, self.log2, self.width = low, high, log2, width
+        self._to_x: Callable[[float], float] = math.log2 if powers_of_two else float
+        self._to_y: Callable[[float], float] = math.log10 if log else float
+        self.low, self.high, self.log, self.width = low, high, log, width
+        self.powers_of_two = powers_of_two
         self.first, self.last = self._to_x(min(xs)), self._to_x(max(xs))
 
     def x(self, value: float) -> float:
         span = self.last - self.first
-        return LEFT + ((self._to_x(value) - self.first) / span if span else 0.5) * (
-            self.width - LEFT - RIGHT
-        )
+        share = (self._to_x(value) - self.first) / span if span else 0.5
+        return LEFT + share * (self.width - LEFT - RIGHT)
 
     def y(self, value: float) -> float:
-        return TOP + (self.high - value) / (self.high - self.low) * (HEIGHT - TOP - BOTTOM)
+        # The low edge of a band may lie below zero, where a logarithm is not defined.
+        inside = max(value, self.low) if self.log else value
+        low, high = self._to_y(self.low), self._to_y(self.high)
+        return TOP + (high - self._to_y(inside)) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
     def path(self, points: Sequence[Point], name: str) -> str:
         places = " ".join(f"{self.x(s):.1f},{self.y(v):.1f}" for s, v in points)
         return f'<polyline class="{name}" points="{places}"/>'
 
+    def dot(self, point: Point, name: str, radius: float) -> str:
+        x, y = self.x(point[0]), self.y(point[1])
+        return f'<circle class="{name}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}"/>'
+
     def grid(self, x_ticks: Sequence[float], label: Callable[[float], str]) -> str:
         """Horizontal lines with their values, and the steps along the bottom."""
         shapes = []
-        for value in ticks(self.low, self.high):
+        values = log_ticks(self.low, self.high) if self.log else ticks(self.low, self.high)
+        for value in values:
             y = self.y(value)
             shapes.append(
                 f'<line class="grid" x1="{LEFT}" x2="{self.width - RIGHT}" y1="{y:.1f}" '
@@ -73,42 +101,60 @@ class _Frame:
         return "".join(shapes)
 
 
+def _drawings(
+    xs: Sequence[float], values: Sequence[float], draw: Callable[[_Frame], str]
+) -> tuple[_Frame, str]:
+    """The chart with a linear axis and, where all values are positive and far enough apart, with
+    a logarithmic one.
+    """
+    frame = _Frame(xs, *padded(min(values), max(values)))
+    linear = draw(frame)
+    if min(values) <= 0 or max(values) < _LEAST_FOR_LOG * min(values):
+        return frame, linear
+    log = draw(_Frame(xs, min(values) / 1.1, max(values) * 1.1, log=True))
+    return frame, f'<g class="linear">{linear}</g><g class="log">{log}</g>'
+
+
 def _figure(
     title: str,
     frame: _Frame,
     shapes: str,
     series: list[tuple[str, list[Point]]],
-    said: str,
+    spoken: str,
     unit: str,
+    colours: Sequence[str] = (),
 ) -> str:
-    """A chart with its caption. `series` go to the script for the read-out; `said` is what a
-    screen reader hears.
+    """A chart with its caption. series: the numbers for the script's read-out. spoken: the text
+    for a screen reader. colours: of the legend's entries; without any there is no legend.
     """
     data = [[name, [[s, float(f"{v:.5g}")] for s, v in points]] for name, points in series]
     packed = escape(json.dumps(data, separators=(",", ":")))
-    last = "" if len(series) > 1 else f"last {said_value(series[0][1][-1][1], unit)}"
-    legend = ""
-    if len(series) > 1:
-        items = "".join(
-            f'<li class="s{i % NUM_COLOURS}">{escape(name)}</li>'
-            for i, (name, _) in enumerate(series)
-        )
-        legend = f'<ul class="legend">{items}</ul>'
+    last = "" if len(series) > 1 else f"last {value_text(series[0][1][-1][1], unit)}"
+    items = "".join(
+        f'<li class="{colour}">{escape(name)}</li>'
+        for colour, (name, _) in zip(colours, series, strict=False)
+    )
+    legend = f'<ul class="legend">{items}</ul>' if items else ""
+    both = " both" if '<g class="log">' in shapes else ""
     return (
-        f'<figure class="chart"><figcaption>{escape(title)}<output '
+        f'<figure class="chart{both}"><figcaption>{escape(title)}<output '
         f'data-rest="{escape(last)}">{escape(last)}</output>'
         f'</figcaption><svg viewBox="0 0 {frame.width} {HEIGHT}" role="img" tabindex="0" '
-        f'aria-label="{escape(said)}" '
-        f'data-series="{packed}" data-log="{int(frame.log2)}" data-unit="{unit}" '
+        f'aria-label="{escape(spoken)}" '
+        f'data-series="{packed}" data-log="{int(frame.powers_of_two)}" data-unit="{unit}" '
         f'data-box="{LEFT},{frame.width - RIGHT}">{shapes}'
         f'<line class="cursor" y1="{TOP}" y2="{HEIGHT - BOTTOM}" '
         f'visibility="hidden"/></svg>{legend}</figure>'
     )
 
 
-def said_value(value: float, unit: str) -> str:
+def value_text(value: float, unit: str) -> str:
     """A value with its unit: "%" shows shares in percent."""
     return f"{100 * value:.3g}%" if unit == "%" else short(value)
+
+
+def _step_ticks(steps: Sequence[float]) -> list[float]:
+    return [t for t in ticks(min(steps), max(steps)) if t == int(t)]
 
 
 def curve(
@@ -119,211 +165,116 @@ def curve(
     gaps: Sequence[float] = (),
     unit: str = "",
     smoothed: bool = True,
+    limit: int = 240,
 ) -> str:
     """A learning curve: the raw values thin, their moving average bold.
 
     Args:
         points: (step, value), at least one. band: drawn behind the line. gaps: steps whose value
-        was not a number;
-            they are marked at the bottom. unit: "%" for shares. smoothed: False for what has no
-            noise (a schedule).
+        was not a number; they are marked at the bottom. unit: "%" for shares.
+        smoothed: False for what has no noise (a schedule). limit: points that are drawn.
     """
     band = spread(band or [], 120)
-    shown = thin(points)
-    low, high = padded(
-        min([v for _, v in shown] + [b[1] for b in band]),
-        max([v for _, v in shown] + [b[2] for b in band]),
-    )
-    span = [s for s, _ in points] + list(gaps)
-    frame = _Frame(span, low, high)
-    steps = [t for t in ticks(min(span), max(span)) if t == int(t)]
-    shapes = [frame.grid(steps, lambda v: said_value(v, unit))]
-    if len(band) > 1:
-        edge = [(s, hi) for s, _, hi in band] + [(s, lo) for s, lo, _ in reversed(band)]
-        shapes.append(frame.path(edge, "band"))
-    if len(shown) == 1:
-        shapes.append(
-            f'<circle class="dot" cx="{frame.x(shown[0][0]):.1f}" cy="{frame.y(shown[0][1]):.1f}" '
-            'r="4"/>'
-        )
-    elif not smoothed:
-        shapes.append(frame.path(shown, "smooth always"))
-    else:
-        shapes += [
-            frame.path(shown, "raw"),
-            frame.path(spread(smooth(points), len(shown)), "smooth"),
-        ]
-    for step in spread(gaps, MAX_MARKS):
-        shapes.append(
-            f'<line class="gap" x1="{frame.x(step):.1f}" x2="{frame.x(step):.1f}" y1="138" '
-            'y2="144"/>'
-        )
-    said = (
-        f"{title}: from {said_value(points[0][1], unit)} to {said_value(points[-1][1], unit)}, "
+    shown = thin(points, limit)
+    steps = [s for s, _ in points] + list(gaps)
+
+    def draw(frame: _Frame) -> str:
+        shapes = [frame.grid(_step_ticks(steps), lambda v: value_text(v, unit))]
+        if len(band) > 1:
+            edge = [(s, hi) for s, _, hi in band] + [(s, lo) for s, lo, _ in reversed(band)]
+            shapes.append(frame.path(edge, "band"))
+        if len(shown) == 1:
+            shapes.append(frame.dot(shown[0], "dot", 4))
+        elif not smoothed:
+            shapes.append(frame.path(shown, "smooth always"))
+        else:
+            average = spread(smooth(points), len(shown))
+            shapes += [frame.path(shown, "raw"), frame.path(average, "smooth")]
+        for step in spread(gaps, MAX_MARKS):
+            x = f"{frame.x(step):.1f}"
+            shapes.append(f'<line class="gap" x1="{x}" x2="{x}" y1="138" y2="144"/>')
+        return "".join(shapes)
+
+    values = [v for _, v in shown] + [edge for _, *edges in band for edge in edges]
+    frame, shapes = _drawings(steps, values, draw)
+    spoken = (
+        f"{title}: from {value_text(points[0][1], unit)} to {value_text(points[-1][1], unit)}, "
         f"steps {points[0][0]:.0f} to {points[-1][0]:.0f}"
     )
-    return _figure(title, frame, "".join(shapes), [(title, shown)], said, unit)
+    return _figure(title, frame, shapes, [(title, shown)], spoken, unit)
 
 
-def several(title: str, series: list[tuple[str, list[Point]]]) -> str:
-    """Curves of one quantity for several names, smoothed, with a legend."""
-    values = [v for _, points in series for _, v in points]
-    frame = _Frame(
-        [s for _, points in series for s, _ in points], *padded(min(values), max(values))
-    )
-    steps = [
-        t
-        for t in ticks(min(p[0][0] for _, p in series), max(p[-1][0] for _, p in series))
-        if t == int(t)
-    ]
-    shapes = [frame.grid(steps, short)]
-    for i, (_, points) in enumerate(series):
-        if len(points) == 1:
-            x, y = frame.x(points[0][0]), frame.y(points[0][1])
-            shapes.append(
-                f'<circle class="dot s{i % NUM_COLOURS}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>'
-            )
-        shapes.append(frame.path(thin(points), f"raw s{i % NUM_COLOURS}"))
-        shapes.append(frame.path(spread(smooth(points), 120), f"smooth s{i % NUM_COLOURS}"))
-    said = f"{title}: " + "; ".join(
-        f"{name} from {short(p[0][1])} to {short(p[-1][1])}" for name, p in series
-    )
-    return _figure(
-        title, frame, "".join(shapes), [(name, thin(p, 120)) for name, p in series], said, ""
-    )
+def several(
+    title: str,
+    series: list[tuple[str, list[Point]]],
+    *,
+    unit: str = "",
+    colours: Sequence[int] | None = None,
+) -> str:
+    """Curves of one quantity for several names, smoothed, with a legend.
 
-
-def by_samples(title: str, stages: list[tuple[str, dict[int, Interval]]]) -> str:
-    """Accuracy against the number of samples (pass@k, maj@k), on a scale of powers of two, with
-    its intervals.
+    Args:
+        series: name and (step, value) points, at least one. colours: a number for each name, so
+        that a name has one colour on the whole page; left out, their order.
     """
-    ks = sorted({k for _, values in stages for k in values})
-    high = max(v.high for _, values in stages for v in values.values())
-    shown = [float(k) for k in ks]
-    frame = _Frame(shown, 0.0, nice_top(high), log2=True, width=WIDE)
-    shapes = [frame.grid(shown, lambda v: said_value(v, "%"))]
-    for i, (_, values) in enumerate(stages):
-        for k, v in values.items():
-            x = frame.x(k)
-            ends = f'y1="{frame.y(v.low):.1f}" y2="{frame.y(v.high):.1f}"'
-            shapes.append(
-                f'<line class="range s{i % NUM_COLOURS}" x1="{x:.1f}" x2="{x:.1f}" {ends}/>'
-            )
-            shapes.append(
-                f'<circle class="dot s{i % NUM_COLOURS}" cx="{x:.1f}" '
-                f'cy="{frame.y(v.estimate):.1f}" r="2.6"/>'
-            )
-        points = [(float(k), v.estimate) for k, v in values.items()]
-        shapes.append(frame.path(points, f"smooth always s{i % NUM_COLOURS}"))
-    series = [
-        (name, [(float(k), v.estimate) for k, v in values.items()]) for name, values in stages
-    ]
-    said = f"{title}: " + "; ".join(
-        f"{name} from {p[0][1]:.1%} with {p[0][0]:.0f} to {p[-1][1]:.1%} with {p[-1][0]:.0f} "
-        "samples"
+    classes = _classes(colours, len(series))
+    steps = [s for _, points in series for s, _ in points]
+
+    def draw(frame: _Frame) -> str:
+        shapes = [frame.grid(_step_ticks(steps), lambda v: value_text(v, unit))]
+        for colour, (_, points) in zip(classes, series, strict=True):
+            if len(points) == 1:
+                shapes.append(frame.dot(points[0], f"dot {colour}", 4))
+            shapes.append(frame.path(thin(points, 160), f"raw {colour}"))
+            shapes.append(frame.path(spread(smooth(points), 120), f"smooth {colour}"))
+        return "".join(shapes)
+
+    frame, shapes = _drawings(steps, [v for _, points in series for _, v in points], draw)
+    spoken = f"{title}: " + "; ".join(
+        f"{name} from {value_text(p[0][1], unit)} to {value_text(p[-1][1], unit)}"
         for name, p in series
     )
-    return _figure(title, frame, "".join(shapes), series, said, "%")
+    read_out = [(name, thin(points, 120)) for name, points in series]
+    return _figure(title, frame, shapes, read_out, spoken, unit, classes)
 
 
-def nice_top(value: float) -> float:
-    """The upper edge of a scale of shares that starts at zero."""
-    return next(
-        (
-            top
-            for top in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
-            if value <= top * 0.97
-        ),
-        1.0,
-    )
+def _classes(colours: Sequence[int] | None, count: int) -> list[str]:
+    """The CSS class of each name's colour."""
+    return [f"s{i % NUM_COLOURS}" for i in (range(count) if colours is None else colours)]
 
 
-def intervals(rows: Sequence[StageRow]) -> str:
-    """A dot with its whiskers for each stage, once for wide and once for narrow screens."""
-    return _intervals(rows, 860, stacked=False, name="wide") + _intervals(
-        rows, 340, stacked=True, name="narrow"
-    )
-
-
-def picture(title: str, rows: Sequence[StageRow]) -> str:
-    """The interval chart as a file of its own.
-
-    It brings its own background, which changes together with its text: readable whatever page it
-    stands on.
-    """
-    return _intervals(rows, 760, stacked=False, name="picture", title=title)
-
-
-def _intervals(
-    rows: Sequence[StageRow], width: int, *, stacked: bool, name: str, title: str = ""
+def by_samples(
+    title: str,
+    stages: list[tuple[str, dict[int, Interval]]],
+    *,
+    unit: str = "%",
+    colours: Sequence[int] | None = None,
 ) -> str:
-    """Draw it. stacked: the stage's name above its line instead of left of it."""
-    edge = 22 if title else 2
-    longest = max((len(r.short_label) for r in rows), default=0)
-    left = edge + (7 if stacked else 8.0 * longest + 18)
-    right, line = 62 + (edge - 2), 50 if stacked else 38
-    top = 58 if title else 6
-    height = top + line * len(rows) + 28 + (12 if title else 0)
-    scale = nice_top(max((r.high for r in rows), default=1.0))
-    base = top + line * len(rows) + 4
-    shapes = []
-
-    def x(share: float) -> float:
-        return left + min(max(share, 0), 1) / scale * (width - left - right)
-
-    for share in ticks(0, scale, 3 if stacked else 4):
-        place = f"{x(share):.1f}"
-        shapes.append(f'<line class="grid" x1="{place}" x2="{place}" y1="{top}" y2="{base}"/>')
-        anchor = "start" if stacked and share == 0 else "middle"
-        shapes.append(
-            f'<text x="{place}" y="{base + 17}" text-anchor="{anchor}">{100 * share:.3g}%</text>'
-        )
-    for i, row in enumerate(rows):
-        y = top + line * (i + 0.5) + (9 if stacked else 0)
-        low, mid, high = x(row.low), x(row.accuracy), x(row.high)
-        at = (
-            f'x="{left:.0f}" y="{y - 13:.1f}"'
-            if stacked
-            else f'x="{left - 16:.0f}" y="{y + 5:.1f}" text-anchor="end"'
-        )
-        shapes.append(f'<text class="name" {at}>{escape(row.short_label)}</text>')
-        shapes.append(
-            f'<line class="track" x1="{left:.1f}" x2="{mid:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        )
-        shapes.append(
-            f'<line class="whisker" x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        )
-        for end in (low, high):
-            shapes.append(
-                f'<line class="whisker" x1="{end:.1f}" x2="{end:.1f}" y1="{y - 5:.1f}" '
-                f'y2="{y + 5:.1f}"/>'
-            )
-        shapes.append(f'<circle class="dot" cx="{mid:.1f}" cy="{y:.1f}" r="5.5"/>')
-        shapes.append(
-            f'<text class="value" x="{high + 11:.1f}" y="{y + 5:.1f}">{row.accuracy:.1%}</text>'
-        )
-    said = "; ".join(f"{r.label} {r.accuracy:.1%}, {r.low:.1%} to {r.high:.1%}" for r in rows)
-    head = ""
-    if title:
-        head = (
-            f'{_STANDALONE}<rect class="page" x="1" y="1" width="{width - 2}" '
-            f'height="{height - 2}" rx="10"/>'
-            f'<text class="title" x="{edge}" y="34">{escape(title)}</text>'
-        )
-    size = f'width="{width}" height="{height}"' if title else ""
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="intervals {name}" viewBox="0 0 {width} '
-        f'{height}" {size} '
-        'role="img" aria-label="Accuracy with 95% intervals: '
-        f'{escape(said)}">{head}{"".join(shapes)}</svg>'
+    """A measure against the number of samples (pass@k, maj@k), on a scale of powers of two, with
+    its intervals. colours: as in `several`.
+    """
+    classes = _classes(colours, len(stages))
+    ks = [float(k) for k in sorted({k for _, values in stages for k in values})]
+    lows, highs = zip(*((v.low, v.high) for _, values in stages for v in values.values()))
+    if unit == "%":
+        edges = (0.0, nice_top(max(highs)))
+    else:
+        edges = padded(min(lows), max(highs))
+    frame = _Frame(ks, *edges, powers_of_two=True, width=WIDE)
+    shapes = [frame.grid(ks, lambda v: value_text(v, unit))]
+    series = []
+    for colour, (name, values) in zip(classes, stages, strict=True):
+        for k, v in values.items():
+            x = f"{frame.x(k):.1f}"
+            ends = f'y1="{frame.y(v.low):.1f}" y2="{frame.y(v.high):.1f}"'
+            shapes.append(f'<line class="range {colour}" x1="{x}" x2="{x}" {ends}/>')
+            shapes.append(frame.dot((k, v.estimate), f"dot {colour}", 2.6))
+        points = [(float(k), v.estimate) for k, v in values.items()]
+        shapes.append(frame.path(points, f"smooth always {colour}"))
+        series.append((name, points))
+    spoken = f"{title}: " + "; ".join(
+        f"{name} from {value_text(p[0][1], unit)} with {p[0][0]:.0f} to "
+        f"{value_text(p[-1][1], unit)} with {p[-1][0]:.0f} samples"
+        for name, p in series
     )
-
-
-_STANDALONE = (
-    "<style>text{font:13px system-ui,-apple-system,'Segoe UI',sans-serif;fill:#59636e}"
-    ".name,.value{font-size:15px;fill:#1f2328}.value{font-weight:600}.title{font-size:16px;font-weight:600;fill:#1f2328}"
-    ".page{fill:#fff;stroke:#d1d9e0}.grid{stroke:#d1d9e0}.track{stroke:#0969da;stroke-opacity:.18;stroke-width:3}"
-    ".whisker{stroke:#0969da;stroke-width:2.5;stroke-linecap:round}.dot{fill:#0969da}"
-    "@media(prefers-color-scheme:dark){text{fill:#9198a1}.name,.value,.title{fill:#e6edf3}.page{fill:#0d1117;stroke:#30363d}"
-    ".grid{stroke:#30363d}.track,.whisker{stroke:#4493f8}.dot{fill:#4493f8}}</style>"
-)
+    return _figure(title, frame, "".join(shapes), series, spoken, unit, classes)

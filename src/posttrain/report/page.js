@@ -1,10 +1,10 @@
 "use strict";
 const $all = (query, from = document) => [...from.querySelectorAll(query)];
 const element = (tag, name, ...inside) => {
-  const made = document.createElement(tag);
-  if (name) made.className = name;
-  made.append(...inside.filter(x => x !== null && x !== undefined && x !== ""));
-  return made;
+  const node = document.createElement(tag);
+  if (name) node.className = name;
+  node.append(...inside.filter(x => x !== null && x !== undefined && x !== ""));
+  return node;
 };
 const short = (v, unit) => {
   if (v === null || v === undefined) return "none";
@@ -59,15 +59,16 @@ for (const section of $all("section")) {
       together(chart, chart.steps[Math.min(Math.max(i, 0), chart.steps.length - 1)]);
     });
   }
-  for (const box of $all("[data-smoothing]", section))
-    box.addEventListener("change", () => section.classList.toggle("unsmoothed", !box.checked));
+  for (const box of $all("[data-switch]", section))
+    box.addEventListener("change", () => section.classList.toggle(box.dataset.switch, box.checked));
+  for (const box of $all("[data-switch]", section)) section.classList.toggle(box.dataset.switch, box.checked);
 }
 
 // Every text of a run reaches the page as a text node, never as markup.
 const block = text => { const pre = element("pre", "", text); pre.tabIndex = 0; return pre; };
-const asked = (prompt, answer) => element("div", "prompt", element("pre", "", prompt),
+const question = (prompt, answer) => element("div", "prompt", element("pre", "", prompt),
   answer === null ? null : element("p", "dim", "gold answer ", element("b", "", answer)));
-const words = { right: "✓ right", wrong: "✗ wrong", best: "★ best of its group" };
+const words = { right: "✓ right", wrong: "✗ wrong", best: "★ best of its group", chosen: "✓ chosen", rejected: "✗ rejected" };
 const labelled = (text, control, name) => element("label", name, text, control);
 const options = (select, texts) => select.replaceChildren(...texts.map((text, i) => {
   const option = element("option", "", text);
@@ -75,38 +76,88 @@ const options = (select, texts) => select.replaceChildren(...texts.map((text, i)
   return option;
 }));
 const line = text => { const flat = text.replace(/\s+/g, " ").trim(); return flat.length > 70 ? flat.slice(0, 69) + "…" : flat; };
+const select = (label, texts, act, name) => {
+  const control = element("select");
+  options(control, texts);
+  control.addEventListener("change", act);
+  return [control, labelled(label, control, name)];
+};
+const input = (label, type, act, name) => {
+  const control = element("input");
+  control.type = type;
+  if (type === "number") control.step = "any";
+  control.addEventListener("input", act);
+  return [control, labelled(label, control, name)];
+};
 const mover = (text, label, act) => {
   const button = element("button", "", text);
   button.type = "button"; button.setAttribute("aria-label", label); button.addEventListener("click", act);
   return button;
 };
+const plural = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
+const total = (list, count) => list.reduce((sum, x) => sum + count(x), 0);
+const copies = c => c.count > 1 ? element("span", "copies", `× ${c.count}`) : null;
 
-const card = c => {
-  const head = element("header", "", c.mark ? element("span", "mark", words[c.mark]) : null,
-    element("span", "", "reward ", element("b", "", short(c.reward))),
+const card = (c, prompt) => {
+  const head = element("header", "", c.mark ? element("span", "mark", words[c.mark]) : null, copies(c),
+    c.reward === null && (c.mark === "chosen" || c.mark === "rejected") ? null : element("span", "", "reward ", element("b", "", short(c.reward))),
     c.advantage === null ? null : element("span", "", `advantage ${c.advantage > 0 ? "+" : ""}${short(c.advantage)}`),
-    c.num_tokens === null ? null : element("span", "", `${c.num_tokens} tokens`),
+    c.num_tokens === null ? null : element("span", "", plural(c.num_tokens, "token")),
     ...Object.entries(c.rewards).map(([name, v]) => element("span", "", `${name} ${short(v)}`)),
-    c.cut ? element("span", "flag", "cut off") : null, c.error ? element("span", "flag", c.error) : null);
-  return element("article", `card ${c.mark}`, head, block(c.text));
+    c.stop === "length" ? element("span", "flag", "cut off") : null, c.error ? element("span", "flag", c.error) : null);
+  return element("article", `card ${c.mark}`, prompt ? element("p", "dim of", prompt) : null, head, block(c.text));
 };
 
+const none = v => v === null || v === undefined;
+const size = c => none(c.num_tokens) ? c.num_characters : c.num_tokens;
+const by = (value, sign) => (a, b) => none(value(a)) - none(value(b)) || sign * (value(a) - value(b));
+const ORDERS = {
+  "highest reward first": by(c => c.reward, -1), "lowest reward first": by(c => c.reward, 1),
+  "longest first": by(size, -1), "shortest first": by(size, 1),
+  "stop reason": (a, b) => (a.stop || "").localeCompare(b.stop || ""), "as sampled": () => 0,
+};
+const MAX_CARDS = 60;
+
 function browseGroups(box, groups) {
+  const stepped = groups.some(g => g.step !== null);
   const steps = [...new Set(groups.map(g => g.step))];
-  const stepper = element("select"), prompter = element("select"), view = element("div");
+  const everyone = groups.flatMap(g => g.completions);
+  const stops = [...new Set(everyone.map(c => c.stop).filter(s => s))].sort();
+  const kinds = Object.keys(words).filter(mark => everyone.some(c => c.mark === mark));
+  const view = element("div");
   view.setAttribute("aria-live", "polite");
   const of = () => groups.filter(g => g.step === steps[stepper.selectedIndex]);
+  const passes = c =>
+    (!finder.value || c.text.toLowerCase().includes(finder.value.toLowerCase())) &&
+    (!stopper.selectedIndex || c.stop === stops[stopper.selectedIndex - 1]) &&
+    (!marker.selectedIndex || c.mark === kinds[marker.selectedIndex - 1]) &&
+    (least.value === "" || (c.reward !== null && c.reward >= +least.value)) &&
+    (most.value === "" || (c.reward !== null && c.reward <= +most.value));
+  const summary = group => {
+    const all = group.completions, n = group.num_completions;
+    const verified = all.filter(c => c.mark === "right" || c.mark === "wrong");
+    const right = total(all.filter(c => c.mark === "right"), c => c.count);
+    const rewarded = all.filter(c => c.reward !== null), m = total(rewarded, c => c.count);
+    const facts = [plural(n, "completion") + (all.length < n ? `, ${all.length} different` : "")];
+    if (verified.length) facts.push(`${right} of ${total(verified, c => c.count)} right`);
+    if (m) facts.push(`mean reward ${short(total(rewarded, c => c.count * c.reward) / m)}`);
+    return facts;
+  };
   const show = () => {
-    const group = of()[prompter.selectedIndex];
-    const right = group.completions.filter(c => c.mark === "right").length, n = group.completions.length;
-    const verified = group.completions.some(c => c.mark === "right" || c.mark === "wrong");
-    const rewards = group.completions.map(c => c.reward).filter(r => r !== null);
-    const mean = rewards.length ? rewards.reduce((a, b) => a + b, 0) / rewards.length : null;
-    const sorted = [...group.completions].sort((a, b) => (b.reward ?? -1e9) - (a.reward ?? -1e9));
-    const fact = `${verified ? `${right} of ${n} right, ` : ""}mean reward ${short(mean)}; highest reward first`;
-    view.replaceChildren(asked(group.prompt, group.answer), element("p", "dim", fact), element("div", "cards", ...sorted.map(card)));
-    back.disabled = !stepper.selectedIndex && !prompter.selectedIndex;
-    on.disabled = stepper.selectedIndex === steps.length - 1 && prompter.selectedIndex === prompter.length - 1;
+    const group = of()[prompter.selectedIndex], whole = scope.selectedIndex === 1;
+    const pool = whole ? groups : [group];
+    const cards = pool.flatMap(g => g.completions.filter(passes).map(c => [c, g])).sort((a, b) => Object.values(ORDERS)[order.selectedIndex](a[0], b[0]));
+    const among = total(pool, g => g.num_completions), shown = cards.slice(0, MAX_CARDS);
+    const matches = total(cards, x => x[0].count), drawn = total(shown, x => x[0].count);
+    const facts = whole ? [`${plural(pool.length, "prompt")}, ${plural(among, "completion")}`] : summary(group);
+    if (matches < among) facts.push(`${plural(matches, "match", "matches")}`);
+    if (drawn < matches) facts.push(`the first ${drawn} shown`);
+    const from = g => (stepped ? `step ${g.step} · ` : "") + line(g.prompt);
+    view.replaceChildren(...whole ? [] : [question(group.prompt, group.answer)], element("p", "dim", facts.join(" · ")),
+      element("div", "cards", ...shown.map(([c, g]) => card(c, whole ? from(g) : null))));
+    back.disabled = whole || !stepper.selectedIndex && !prompter.selectedIndex;
+    on.disabled = whole || stepper.selectedIndex === steps.length - 1 && prompter.selectedIndex === prompter.length - 1;
+    stepper.disabled = prompter.disabled = whole;
   };
   const fill = (last = false) => {
     options(prompter, of().map(g => line(g.prompt)));
@@ -119,37 +170,68 @@ function browseGroups(box, groups) {
     else { stepper.selectedIndex += by; fill(by < 0); }
   };
   const back = mover("← previous", "previous prompt", () => move(-1)), on = mover("next →", "next prompt", () => move(1));
-  options(stepper, steps.map(s => `step ${s}`));
+  const [stepper, stepLabel] = select("step", steps.map(s => `step ${s}`), () => fill());
+  const [prompter, promptLabel] = select("prompt", [], show, "wide");
+  const [scope, scopeLabel] = select("show", ["this prompt", `all ${groups.length} prompts`], show);
+  const [order, orderLabel] = select("sort by", Object.keys(ORDERS), show);
+  const [finder, findLabel] = input("text contains", "search", show, "wide");
+  const [stopper, stopLabel] = select("stop reason", ["any", ...stops], show);
+  const [marker, markLabel] = select("verdict", ["any", ...kinds], show);
+  const [least, leastLabel] = input("reward from", "number", show, "small"), [most, mostLabel] = input("to", "number", show, "small");
   stepper.selectedIndex = steps.length - 1;
-  stepper.addEventListener("change", () => fill());
-  prompter.addEventListener("change", show);
-  box.append(element("div", "picker", labelled("step", stepper), labelled("prompt", prompter, "wide"), back, on), view);
+  box.append(element("div", "picker", stepped ? stepLabel : null, promptLabel, back, on),
+    element("div", "picker filters", scopeLabel, orderLabel, findLabel, stops.length > 1 ? stopLabel : null,
+      kinds.length > 1 ? markLabel : null, everyone.some(c => c.reward !== null) ? leastLabel : null, everyone.some(c => c.reward !== null) ? mostLabel : null), view);
   fill();
 }
 
 function browseProblems(box, problems) {
-  const chooser = element("select"), view = element("div");
+  const view = element("div");
   view.setAttribute("aria-live", "polite");
+  const share = s => s.right / s.samples, last = p => p.stages[p.stages.length - 1];
+  const KINDS = {
+    "all problems": () => true,
+    "never right at the end": p => last(p).right === 0,
+    "always right at the end": p => last(p).right === last(p).samples,
+    ...problems[0].stages.length > 1 ? {
+      "better at the end": p => share(last(p)) > share(p.stages[0]),
+      "worse at the end": p => share(last(p)) < share(p.stages[0]),
+    } : {},
+  };
+  let matching = problems;
+  // What the cards below a heading are, and how many of all samples they stand for.
+  const fact = s => {
+    const held = total(s.texts, t => t.count);
+    if (s.search) return `${s.right ? "right" : "wrong"}; chosen` + (!s.candidates ? "" :
+      ` among ${plural(s.candidates, "candidate")}` + (held < s.candidates ? `, ${held} shown` : ""));
+    const verdict = s.samples === 1 ? (s.right ? "right" : "wrong") : `${s.right} of ${s.samples} right`;
+    return verdict + (held < s.samples ? `; the first ${held} shown` : "");
+  };
+  const sample = t => element("article", `card ${t.mark}${t.chosen ? " choice" : ""}`,
+    element("header", "", t.chosen ? element("span", "pick", "★ chosen") : null, t.mark ? element("span", "mark", words[t.mark]) : element("span", "", "candidate"), copies(t)),
+    block(t.text));
   const show = () => {
-    const problem = problems[chooser.selectedIndex];
-    const columns = problem.stages.map(s => {
-      const fact = s.samples === 1 ? (s.right ? "right" : "wrong") : `${s.right} of ${s.samples} right`;
-      const cards = s.texts.map(([text, right]) => {
-        const mark = right === null ? "" : right ? "right" : "wrong";
-        return element("article", `card ${mark}`, mark ? element("header", "", element("span", "mark", words[mark])) : null, block(text));
-      });
-      return element("div", "", element("h4", "", s.stage, element("span", "dim", fact)), ...cards);
-    });
-    view.replaceChildren(asked(problem.prompt, problem.answer), element("div", "columns", ...columns));
-    back.disabled = !chooser.selectedIndex;
-    on.disabled = chooser.selectedIndex === problems.length - 1;
+    const problem = matching[chooser.selectedIndex];
+    back.disabled = chooser.selectedIndex <= 0;
+    on.disabled = chooser.selectedIndex >= matching.length - 1;
+    if (!problem) { view.replaceChildren(element("p", "dim", "No problem matches.")); return; }
+    const columns = problem.stages.map(s => element("div", "", element("h4", "", s.stage, element("span", "dim", fact(s))), ...s.texts.map(sample)));
+    view.replaceChildren(question(problem.prompt, problem.answer), element("div", "columns", ...columns));
+  };
+  const fill = () => {
+    const text = finder.value.toLowerCase(), holds = x => x.toLowerCase().includes(text);
+    matching = problems.filter(p => Object.values(KINDS)[kind.selectedIndex](p) &&
+      (!text || holds(p.prompt) || p.stages.some(s => s.texts.some(t => holds(t.text)))));
+    options(chooser, matching.map(p => `${problems.indexOf(p) + 1}. ${line(p.prompt)}`));
+    show();
   };
   const move = by => { chooser.selectedIndex += by; show(); };
   const back = mover("← previous", "previous problem", () => move(-1)), on = mover("next →", "next problem", () => move(1));
-  options(chooser, problems.map((p, i) => `${i + 1}. ${line(p.prompt)}`));
-  chooser.addEventListener("change", show);
-  box.append(element("div", "picker", labelled("problem", chooser, "wide"), back, on), view);
-  show();
+  const [chooser, chooseLabel] = select("problem", [], show, "wide");
+  const [kind, kindLabel] = select("show", Object.keys(KINDS), () => fill());
+  const [finder, findLabel] = input("text contains", "search", () => fill(), "wide");
+  box.append(element("div", "picker", chooseLabel, back, on), element("div", "picker filters", kindLabel, findLabel), view);
+  fill();
 }
 
 for (const box of $all("[data-browse]")) {

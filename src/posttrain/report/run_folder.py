@@ -1,193 +1,36 @@
-"""Reading a run's folder: whatever is there, also of a run that was cut off."""
+"""Reading a run's folder: every file that is there, also of a run that was cut off."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 from posttrain.errors import DataError
+from posttrain.report.records import (
+    BestOf,
+    Completion,
+    Group,
+    Interval,
+    Measured,
+    Problem,
+    RewardMeasured,
+    RunFolder,
+    StageRow,
+    Summary,
+)
+from posttrain.types import Text, plain_text
 
 T = TypeVar("T")
 
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """One completion of rollouts.jsonl. reward and rewards: None = no reward applied, or it
-    failed (then `error`).
-    """
-
-    text: str
-    reward: float | None = None
-    rewards: Mapping[str, float | None] = field(default_factory=dict)
-    advantage: float | None = None
-    num_tokens: int | None = None
-    finish_reason: str | None = None
-    error: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """One line of rollouts.jsonl: the completions of a prompt at a step."""
-
-    step: int
-    id: str
-    prompt: str
-    answer: str | None
-    completions: tuple[Completion, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """An estimate with its 95 % interval."""
-
-    estimate: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A problem of evaluation.json. correct: 0 or 1 a sample; texts: of the first few samples
-    only.
-    """
-
-    id: str
-    prompt: str
-    answer: str | None
-    correct: tuple[int, ...]
-    texts: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """evaluation.json. intervals: accuracy, pass@k, maj@k by name; numbers: the metrics that have
-    no interval.
-
-    num_available: problems that the task has. strategy: the search in words; search_settings,
-    scorer: all there is to set. oracle: whether the gold chose.
-    """
-
-    task: str
-    num_examples: int
-    num_samples: int
-    intervals: Mapping[str, Interval]
-    numbers: Mapping[str, float]
-    problems: tuple[Problem, ...]
-    search: str | None = None
-    sampling: Mapping[str, Any] = field(default_factory=dict)
-    seed: int | None = None
-    prompts_dropped: int = 0
-    num_available: int | None = None
-    strategy: str = ""
-    search_settings: Mapping[str, Any] = field(default_factory=dict)
-    scorer: Mapping[str, Any] | None = None
-    oracle: bool = False
-
-    @property
-    def problems_text(self) -> str:
-        """How many problems were asked: "200 of 300 problems"."""
-        some = self.num_available is not None and self.num_available != self.num_examples
-        return f"{self.num_examples:,}{f' of {self.num_available:,}' if some else ''} problems"
-
-    def by_k(self, name: str) -> dict[int, Interval]:
-        """The intervals of "pass" or "maj" by number of samples, ascending."""
-        found = {
-            int(k.partition("@")[2]): v
-            for k, v in self.intervals.items()
-            if k.startswith(f"{name}@")
-        }
-        return dict(sorted(found.items()))
-
-
-@dataclass(frozen=True, slots=True)
-class StageRow:
-    """A row of summary.json.
-
-    p_value: paired against the row above, None for the first. note: the search in words; search:
-    with all its settings. oracle: whether the gold chose. num_samples: among how many.
-    """
-
-    stage: str
-    accuracy: float
-    low: float
-    high: float
-    p_value: float | None = None
-    pass_at: Mapping[int, float] = field(default_factory=dict)
-    maj_at: Mapping[int, float] = field(default_factory=dict)
-    mean_tokens: float | None = None
-    seconds: float | None = None
-    note: str = ""
-    folder: str = ""
-    search: str = ""
-    oracle: bool = False
-    num_samples: int | None = None
-
-    @property
-    def label(self) -> str:
-        """The stage's title, which says so where an oracle chose."""
-        return (
-            f"{self.stage} (oracle)"
-            if self.oracle and "oracle" not in self.stage.lower()
-            else self.stage
-        )
-
-    @property
-    def short_label(self) -> str:
-        """The label in 28 characters: a long title is cut, and never the word that an oracle
-        chose.
-        """
-        if len(self.label) <= 28:
-            return self.label
-        end = self.label.removeprefix(self.stage)
-        return f"{self.stage[: 27 - len(end)]}…{end}"
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """summary.json: the table of a pipeline's stages."""
-
-    title: str
-    command: str
-    rows: tuple[StageRow, ...]
-
-
-@dataclass(slots=True)
-class RunFolder:
-    """A run. metrics: one mapping a step. cut_off: files whose last line is half written.
-    stages: of a pipeline.
-    """
-
-    path: Path
-    recipe: str = ""
-    metrics: list[dict[str, Any]] = field(default_factory=list)
-    rollouts: list[Group] = field(default_factory=list)
-    evaluation: Measured | None = None
-    summary: Summary | None = None
-    stages: list[RunFolder] = field(default_factory=list)
-    cut_off: list[str] = field(default_factory=list)
-
-    @property
-    def command(self) -> str:
-        """The command line that made the run, which the recipe's first line holds."""
-        first = self.recipe.split("\n", 1)[0]
-        return first.removeprefix("#").strip() if first.startswith("#") else ""
-
-    @property
-    def title(self) -> str:
-        """The pipeline's title, else the recipe's, else the folder's name."""
-        if self.summary:
-            return self.summary.title
-        for line in self.recipe.splitlines():
-            if line.startswith("title:"):
-                return line.removeprefix("title:").strip().strip("'\"") or self.path.name
-        return self.path.resolve().name
+MAX_SAMPLE_ROWS = 4000
+"""Rows of samples.jsonl that are read: a page shows far fewer."""
 
 
 def read_run(path: Path) -> RunFolder:
-    """Read a run folder; files that are not there are left empty.
+    """Read a run folder; absent files leave their fields empty.
 
     Raises:
         DataError: the folder holds no run, or a file in it is broken (file and line are named).
@@ -200,26 +43,29 @@ def read_run(path: Path) -> RunFolder:
     if (path / "recipe.yaml").is_file():
         run.recipe = _text(path / "recipe.yaml")
     run.metrics = _lines(run, "metrics.jsonl", _metrics)
-    run.rollouts = _lines(run, "rollouts.jsonl", _group)
-    run.evaluation = _whole(path / "evaluation.json", _measured)
+    run.rollouts = _lines(run, "rollouts.jsonl", group_record)
+    _read_samples(run)
+    run.evaluation = _whole(path / "evaluation.json", measured_record)
+    run.reward = _whole(path / "reward_evaluation.json", _reward_measured)
     run.summary = _whole(path / "summary.json", _summary)
-    # Stages in the order they ran (the summary's), then those that have no row: stages without an
-    # evaluation.
-    named = [row.folder for row in run.summary.rows if row.folder] if run.summary else []
-    there = sorted(
-        (p for p in path.iterdir() if p.is_dir() and (p / "recipe.yaml").is_file()),
-        key=lambda p: (p / "recipe.yaml").stat().st_mtime_ns,
-    )
-    order = [
-        *(n for n in named if (path / n).is_dir()),
-        *(p.name for p in there if p.name not in named),
-    ]
-    run.stages = [read_run(path / name) for name in dict.fromkeys(order)]
-    if not (run.recipe or run.metrics or run.evaluation or run.summary or run.stages):
+    run.stages = [read_run(path / name) for name in _stage_names(run)]
+    parts = (run.recipe, run.metrics, run.evaluation, run.reward, run.samples, run.summary)
+    if not any(parts) and not run.stages:
         raise DataError(
             f"{path} holds no run: none of recipe.yaml, metrics.jsonl, evaluation.json is there"
         )
     return run
+
+
+def _stage_names(run: RunFolder) -> list[str]:
+    """Folders of stages in the order they ran (the summary's), then stages without an
+    evaluation, which have no row in the summary.
+    """
+    rows = run.summary.rows if run.summary else ()
+    in_summary = [row.folder for row in rows if row.folder and (run.path / row.folder).is_dir()]
+    folders = [p for p in run.path.iterdir() if p.is_dir() and (p / "recipe.yaml").is_file()]
+    by_age = sorted(folders, key=lambda p: (p / "recipe.yaml").stat().st_mtime_ns)
+    return list(dict.fromkeys([*in_summary, *(p.name for p in by_age)]))
 
 
 def _text(path: Path) -> str:
@@ -236,7 +82,7 @@ def _whole(path: Path, make: Callable[[dict[str, Any]], T]) -> T | None:
         values = json.loads(_text(path))
     except ValueError as error:
         raise DataError(f"{path} is not valid JSON: {error}") from error
-    return _made(str(path), values, make)
+    return _record(str(path), values, make)
 
 
 def _lines(run: RunFolder, name: str, make: Callable[[dict[str, Any]], T]) -> list[T]:
@@ -244,7 +90,8 @@ def _lines(run: RunFolder, name: str, make: Callable[[dict[str, Any]], T]) -> li
     if not path.is_file():
         return []
     # Only "\n" ends a line: str.splitlines would also cut at separators that a completion may hold.
-    lines = _text_to_last_character(path).split("\n")
+    # The last character of a killed run's file may be cut in the middle of its bytes.
+    lines = path.read_bytes().decode("utf-8", errors="replace").split("\n")
     while lines and not lines[-1].strip():
         lines.pop()
     rows = []
@@ -256,16 +103,11 @@ def _lines(run: RunFolder, name: str, make: Callable[[dict[str, Any]], T]) -> li
                 run.cut_off.append(name)  # a killed run may leave its last line half written
                 break
             raise DataError(f"{path}:{number}: not valid JSON: {error}") from error
-        rows.append(_made(f"{path}:{number}", values, make))
+        rows.append(_record(f"{path}:{number}", values, make))
     return rows
 
 
-def _text_to_last_character(path: Path) -> str:
-    """Text of a file whose last character may be cut in the middle of its bytes."""
-    return path.read_bytes().decode("utf-8", errors="replace")
-
-
-def _made(place: str, values: Any, make: Callable[[dict[str, Any]], T]) -> T:
+def _record(place: str, values: Any, make: Callable[[dict[str, Any]], T]) -> T:
     if not isinstance(values, dict):
         raise DataError(f"{place}: an object is expected, not {type(values).__name__}")
     try:
@@ -290,7 +132,8 @@ def _answer(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def _group(values: dict[str, Any]) -> Group:
+def group_record(values: dict[str, Any]) -> Group:
+    """A line of rollouts.jsonl as a record."""
     completions = tuple(
         Completion(
             text=str(c["text"]),
@@ -312,13 +155,68 @@ def _group(values: dict[str, Any]) -> Group:
     )
 
 
-def _measured(values: dict[str, Any]) -> Measured:
+def _read_samples(run: RunFolder) -> None:
+    """The first rows of samples.jsonl, those of one prompt as one group."""
+    path = run.path / "samples.jsonl"
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        lines = [line.decode("utf-8", errors="replace") for line in islice(file, MAX_SAMPLE_ROWS)]
+        run.num_samples = len(lines) + sum(1 for _ in file)
+    groups = [group for number, line in enumerate(lines, 1) for group in _row(path, number, line)]
+    for key, same in groupby(groups, key=lambda g: (g.id, g.prompt, g.answer)):
+        completions = tuple(c for group in same for c in group.completions)
+        run.samples.append(Group(None, *key, completions))
+
+
+def _row(path: Path, number: int, line: str) -> Iterator[Group]:
+    """A row of samples.jsonl as a group: one completion, or a chosen and a rejected one. Rows of
+    other formats are skipped.
+    """
+    try:
+        values = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{path}:{number}: not valid JSON: {error}") from error
+    if not isinstance(values, dict) or "prompt" not in values:
+        return
+    roles = [name for name in ("completion", "chosen", "rejected") if _is_text(values.get(name))]
+    if roles and _is_text(values["prompt"]):
+        yield _record(f"{path}:{number}", values, lambda row: _sample_group(row, roles))
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is a text or a list of messages."""
+    return isinstance(value, str) or (
+        isinstance(value, list) and all(isinstance(m, dict) and "role" in m for m in value)
+    )
+
+
+def _sample_group(row: dict[str, Any], roles: Sequence[str]) -> Group:
+    def text(value: Text) -> str:
+        return plain_text(value)
+
+    completions = tuple(
+        Completion(
+            text(row[role]),
+            reward=_optional(row.get("reward")),
+            role="" if role == "completion" else role,
+        )
+        for role in roles
+    )
+    answer = _answer(row.get("answer"))
+    return Group(None, str(row.get("id", "")), text(row["prompt"]), answer, completions)
+
+
+def _interval(value: dict[str, Any]) -> Interval:
+    return Interval(float(value["estimate"]), float(value["low"]), float(value["high"]))
+
+
+def measured_record(values: dict[str, Any]) -> Measured:
+    """The values of evaluation.json as a record."""
     intervals, numbers = {}, {}
     for name, value in values["metrics"].items():
         if isinstance(value, dict):
-            intervals[name] = Interval(
-                float(value["estimate"]), float(value["low"]), float(value["high"])
-            )
+            intervals[name] = _interval(value)
         elif isinstance(value, int | float):
             numbers[name] = float(value)
     problems = tuple(
@@ -347,6 +245,39 @@ def _measured(values: dict[str, Any]) -> Measured:
         scorer=values.get("scorer"),
         oracle=bool(values.get("oracle")),
         prompts_dropped=int(values.get("prompts_dropped") or 0),
+    )
+
+
+def _reward_measured(values: dict[str, Any]) -> RewardMeasured:
+    on_rows, best_of = dict(values.get("data") or {}), values.get("best_of") or {}
+    rows, name = on_rows.pop("rows", 0), on_rows.pop("format", "")
+    measures: dict[str, Interval | float] = {}
+    for key, value in on_rows.items():
+        if isinstance(value, dict) and value["estimate"] is not None:
+            measures[key] = _interval(value)
+        elif isinstance(value, int | float):  # null: not defined for these rows
+            measures[key] = float(value)
+    curve = tuple(
+        BestOf(
+            int(point["n"]),
+            Interval(float(point["gold"]), float(point["low"]), float(point["high"])),
+            float(point["ceiling"]),
+            float(point["kl"]),
+            float(point["score"]),
+        )
+        for point in best_of.get("curve") or ()
+    )
+    gain = best_of.get("gain")
+    return RewardMeasured(
+        int(rows),
+        str(name),
+        measures,
+        int(best_of.get("problems") or 0),
+        int(best_of.get("left_out") or 0),
+        int(best_of.get("num_samples") or 0),
+        curve,
+        _interval(gain) if gain else None,
+        _optional(gain.get("p_value")) if gain else None,
     )
 
 

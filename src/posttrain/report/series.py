@@ -1,4 +1,4 @@
-"""The numbers of a chart before they are drawn: which points, how smoothed, on which scale."""
+"""Numbers of a chart before it is drawn: thinned, smoothed, with the ticks of its axes."""
 
 from __future__ import annotations
 
@@ -25,22 +25,24 @@ def finite_points(steps: Sequence[Any], values: Sequence[Any]) -> list[Point]:
 def thin(points: list[Point], limit: int = MAX_POINTS) -> list[Point]:
     """At most `limit` of the points: the lowest and the highest of equal stretches, and both ends.
 
-    A spike of one step stays visible, which it would not in means, and every point that is kept is
+    A spike of one step stays visible, which it would not in means, and every point that is left is
     a measured one.
     """
     if len(points) <= limit:
         return points
     stretches = max((limit - 2) // 2, 1)
-    inner, kept = range(1, len(points) - 1), {0, len(points) - 1}
+    inner, indices = range(1, len(points) - 1), {0, len(points) - 1}
     for i in range(stretches):
         part = inner[i * len(inner) // stretches : (i + 1) * len(inner) // stretches]
-        kept |= {min(part, key=lambda j: points[j][1]), max(part, key=lambda j: points[j][1])}
-    return [points[j] for j in sorted(kept)]
+        lowest = min(part, key=lambda j: points[j][1])
+        highest = max(part, key=lambda j: points[j][1])
+        indices |= {lowest, highest}
+    return [points[j] for j in sorted(indices)]
 
 
 def smooth(points: list[Point], share: float = 0.12) -> list[Point]:
-    """A straight line fitted around each point, through about `share` of all points: no lag behind
-    a trend.
+    """A straight line fitted around each point, through about `share` of all points, so that a
+    trend is followed without lag.
 
     Sums over the window are differences of running sums, so that the cost does not grow with it.
     """
@@ -57,9 +59,8 @@ def smooth(points: list[Point], share: float = 0.12) -> list[Point]:
         mean = (sums[end][0] - sums[start][0]) / n
         covariance = sums[end][1] - sums[start][1] - centre * mean * n
         slope = covariance * 12 / (n * (n * n - 1)) if n > 1 else 0.0
-        out.append(
-            (step, min(max(mean + slope * (i - centre), low), high))
-        )  # a share does not fall below 0
+        # Within the range of the values: a share must not fall below 0.
+        out.append((step, min(max(mean + slope * (i - centre), low), high)))
     return out
 
 
@@ -73,8 +74,8 @@ def spread(items: Sequence[Any], limit: int) -> list[Any]:
 
 
 def ticks(low: float, high: float, least: int = 3) -> list[float]:
-    """Round numbers within [low, high], 1, 2 or 5 times a power of ten apart: the fewest that
-    are at least `least`.
+    """Round numbers within [low, high], 1, 2 or 5 times a power of ten apart: as few as possible,
+    but at least `least`.
     """
     if not high > low:
         return [low]
@@ -88,9 +89,22 @@ def ticks(low: float, high: float, least: int = 3) -> list[float]:
     return [low, high]
 
 
+def log_ticks(low: float, high: float) -> list[float]:
+    """Numbers within [low, high] for a logarithmic scale: powers of ten, thinned where there are
+    more than six; with fewer than three of them also 2 and 5 times a power.
+    """
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    powers = range(first, last + 1)
+    tens = [10.0**p for p in powers if low <= 10.0**p <= high]
+    if len(tens) >= 3:
+        return tens[:: -(-len(tens) // 6)]
+    steps = [m * 10.0**p for p in powers for m in (1, 2, 5)]
+    return [s for s in steps if low <= s <= high] or [low, high]
+
+
 def padded(low: float, high: float) -> tuple[float, float]:
-    """A range with a little room around its values; one value alone gets a tenth of itself,
-    zero gets 0 to 1.
+    """A range with some room around its values: a tenth of the value around a single one, and
+    0 to 1 around zero.
     """
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         room = abs(low) * 0.1
@@ -101,7 +115,7 @@ def padded(low: float, high: float) -> tuple[float, float]:
 
 
 def short(value: float) -> str:
-    """A number in few characters."""
+    """A number in few characters: 12.5k, 0.123, 3e-5."""
     size = abs(value)
     if size < 1e-12:
         return "0"
@@ -113,3 +127,15 @@ def short(value: float) -> str:
         return f"{value:.4g}" if size >= 1000 else f"{value:.3g}"
     digits, exponent = f"{value:.2e}".split("e")
     return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def nice_top(value: float) -> float:
+    """The upper edge of a scale of shares that starts at zero."""
+    return next(
+        (
+            top
+            for top in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
+            if value <= top * 0.97
+        ),
+        1.0,
+    )

@@ -10,10 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from posttrain.report.run_folder import StageRow, Summary, read_run
+from posttrain.report.records import StageRow, Summary
+from posttrain.report.run_folder import read_run
 from posttrain.terminal import styled, visible, write, write_table
 
 SIGNIFICANT = 0.05
+_MAX_STAGE = 28
+_P_VALUE = "p (paired)"
 
 
 def print_summary(folder: Path, console: Console) -> None:
@@ -35,73 +38,80 @@ def print_summary(folder: Path, console: Console) -> None:
 
 
 def summary_table(summary: Summary, width: int = 80) -> Table:
-    """The stages as a rich table; the least telling columns are left out where `width` columns
-    do not hold them all.
+    """The stages as a rich table. Where `width` does not hold all columns, the least important
+    ones are left out.
     """
     rows = summary.rows
-    passes, votes = best_k([r.pass_at for r in rows]), best_k([r.maj_at for r in rows])
-    columns: list[tuple[str, list[str]]] = [
-        ("accuracy", [percent(r.accuracy) for r in rows]),
-        ("95% interval", [interval_text(r) for r in rows]),
-        ("p vs above", [p_text(r.p_value) for r in rows]),
-    ]
-    if passes:
-        columns.append((f"pass@{passes}", [percent(r.pass_at.get(passes)) for r in rows]))
-    columns.append(("tokens", [count(r.mean_tokens) for r in rows]))
-    columns.append(("time", [time_text(r.seconds) for r in rows]))
-    if votes:
-        columns.insert(4, (f"maj@{votes}", [percent(r.maj_at.get(votes)) for r in rows]))
-    dispensable = [f"maj@{votes}", "time", "tokens", f"pass@{passes}", "p vs above", "95% interval"]
-    stage = min(max((len(r.label) for r in rows), default=0), 28)
-
-    def needed() -> int:
-        return stage + 2 + sum(max(len(name), *map(len, cells)) + 2 for name, cells in columns)
-
-    while needed() > width and any(name in dispensable for name, _ in columns):
-        out = next(d for d in dispensable if any(d == name for name, _ in columns))
-        columns = [c for c in columns if c[0] != out]
+    columns = _fitting(_columns(rows), rows, width)
     table = Table(box=None, padding=(0, 1), header_style="bold", pad_edge=False)
-    table.add_column("stage", overflow="ellipsis", no_wrap=True, max_width=28)
-    for name, _ in columns:
+    table.add_column("stage", overflow="ellipsis", no_wrap=True, max_width=_MAX_STAGE)
+    for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     for i, row in enumerate(rows):
-        cells = [Text(cells[i]) for _, cells in columns]
+        cells = [Text(column[i]) for column in columns.values()]
         if row.p_value is not None and row.p_value < SIGNIFICANT and not row.oracle:
             cells[0].stylize("green" if row.accuracy > rows[i - 1].accuracy else "red")
         table.add_row(styled(visible(row.short_label)), *cells)
     return table
 
 
-def verdicts(rows: Sequence[StageRow]) -> list[str]:
-    """In words: which stage is better than the one above it, which is worse, which cannot be told.
+def _columns(rows: Sequence[StageRow]) -> dict[str, list[str]]:
+    """All columns after the stage, by name, in the order of the table."""
+    passes, votes = best_k([r.pass_at for r in rows]), best_k([r.maj_at for r in rows])
+    columns = {
+        "accuracy": [percent(r.accuracy) for r in rows],
+        "95% interval": [interval_text(r) for r in rows],
+        _P_VALUE: [p_text(r.p_value) for r in rows],
+    }
+    if passes:
+        columns[f"pass@{passes}"] = [percent(r.pass_at.get(passes)) for r in rows]
+    if votes:
+        columns[f"maj@{votes}"] = [percent(r.maj_at.get(votes)) for r in rows]
+    columns["tokens"] = [count(r.mean_tokens) for r in rows]
+    columns["time"] = [time_text(r.seconds) for r in rows]
+    return columns
 
-    An oracle is no stage that another could be better than: it is left out, and so is what follows
-    it.
+
+def _fitting(
+    columns: dict[str, list[str]], rows: Sequence[StageRow], width: int
+) -> dict[str, list[str]]:
+    """The columns that fit beside the stages' names; accuracy always stays."""
+    stage = min(max((len(r.label) for r in rows), default=0), _MAX_STAGE) + 2
+    sizes = {name: max(len(name), *map(len, cells)) + 2 for name, cells in columns.items()}
+    votes = [name for name in columns if name.startswith("maj@")]
+    passes = [name for name in columns if name.startswith("pass@")]
+    for name in [*votes, "time", "tokens", *passes, _P_VALUE, "95% interval"]:
+        if stage + sum(sizes.values()) <= width:
+            break
+        del sizes[name]
+    return {name: cells for name, cells in columns.items() if name in sizes}
+
+
+def verdicts(rows: Sequence[StageRow]) -> list[str]:
+    """In words: whether each stage is better or worse than the previous one, or not significantly
+    different.
+
+    An oracle is not a result that another stage could improve on: it is left out, and so is the
+    comparison of the stage after it.
     """
     compared = [
         (a, b) for a, b in pairwise(rows) if b.p_value is not None and not a.oracle and not b.oracle
     ]
-    whole = len(compared) == len(rows) - 1
+    if compared and len(compared) == len(rows) - 1 and all(_better(a, b) for a, b in compared):
+        return ["Every stage is better than the previous one (paired, p < 0.05)."]
+    return [_verdict(a, b) for a, b in compared]
 
-    def better(a: StageRow, b: StageRow) -> bool:
-        return b.p_value is not None and b.p_value < SIGNIFICANT and b.accuracy > a.accuracy
 
-    if whole and compared and all(better(a, b) for a, b in compared):
-        return ["Every stage is better than the one above it (paired, p < 0.05)."]
-    lines = []
-    for a, b in compared:
-        assert b.p_value is not None
-        gained = f"{100 * (b.accuracy - a.accuracy):+.1f} points, p {p_text(b.p_value) or '?'}"
-        if b.p_value >= SIGNIFICANT:
-            lines.append(
-                f"{b.stage}: no difference from {a.stage} that these problems can show ({gained})."
-            )
-        else:
-            lines.append(
-                f"{b.stage} is {'better' if b.accuracy > a.accuracy else 'worse'} than {a.stage} "
-                f"({gained})."
-            )
-    return lines
+def _better(a: StageRow, b: StageRow) -> bool:
+    return b.p_value is not None and b.p_value < SIGNIFICANT and b.accuracy > a.accuracy
+
+
+def _verdict(a: StageRow, b: StageRow) -> str:
+    p = p_text(b.p_value)
+    change = f"{100 * (b.accuracy - a.accuracy):+.1f} points, p {p if p[:1] == '<' else f'= {p}'}"
+    if b.p_value is None or b.p_value >= SIGNIFICANT:
+        return f"{b.stage} is not significantly different from {a.stage} ({change})."
+    return f"{b.stage} is {'better' if _better(a, b) else 'worse'} than {a.stage} ({change})."
 
 
 def searches(rows: Sequence[StageRow]) -> list[str]:
@@ -110,7 +120,7 @@ def searches(rows: Sequence[StageRow]) -> list[str]:
 
 
 def oracles(rows: Sequence[StageRow]) -> list[str]:
-    """A line for each stage at which the gold chose."""
+    """A line for each stage at which the gold answer chose."""
     return [oracle_text(row.label, row.num_samples) for row in rows if row.oracle]
 
 
@@ -127,7 +137,7 @@ def best_k(columns: Sequence[Mapping[int, float]]) -> int | None:
 
 
 def percent(value: float | None) -> str:
-    """A share in percent, or nothing."""
+    """A share in percent; empty for None."""
     return "" if value is None else f"{value:.1%}"
 
 
@@ -137,12 +147,12 @@ def interval_text(row: StageRow) -> str:
 
 
 def count(value: float | None) -> str:
-    """A mean number of tokens, or nothing."""
+    """A mean number of tokens; empty for None."""
     return "" if value is None else f"{value:,.0f}"
 
 
 def time_text(seconds: float | None) -> str:
-    """Seconds as people say them, or nothing."""
+    """A duration in seconds, minutes or hours; empty for None."""
     if seconds is None:
         return ""
     if seconds < 90:
@@ -152,7 +162,7 @@ def time_text(seconds: float | None) -> str:
 
 
 def p_text(value: float | None) -> str:
-    """A p-value as people write it."""
+    """A p-value with three digits, or "< 0.001"; empty for None."""
     if value is None:
         return ""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -12,15 +12,17 @@ from posttrain import keys, registry
 from posttrain.config import Recipe
 from posttrain.data.account import Account
 from posttrain.errors import ConfigError
+from posttrain.memory import keep_freed_memory
 from posttrain.methods.measurement import Measurement
 from posttrain.recipe import recipe_as_dict
 from posttrain.runs.calls import Call
-from posttrain.terminal import styled, write
+from posttrain.terminal import write
 from posttrain.training.changes import Change
 from posttrain.training.fit import Fit
 from posttrain.training.folder import RunFolder
 from posttrain.training.lock import locked
 from posttrain.training.plan import Facts, Job, Plan, PreparedJob, Preview
+from posttrain.training.review import write_facts
 
 SAMPLES = "samples.jsonl"
 
@@ -91,10 +93,7 @@ class RecipeRun:
 
     def check(self) -> None:
         """Prepare only, and show what is there."""
-        facts = self.prepared().facts
-        width = max(len(name) for name, _ in facts)
-        for name, value in facts:
-            write(self.console, "  ", styled(f"{name:<{width}}", "bold"), f"  {value}")
+        write_facts(self.console, self.prepared().facts)
         write(self.console, "\nevery check that needs no weights has passed", style="green")
 
     def preview(self, num: int) -> None:
@@ -102,8 +101,7 @@ class RecipeRun:
         preview = self.prepared().preview
         if preview is None:
             raise ConfigError(
-                f"method {self.recipe.method!r} trains on no fixed rows, so there is nothing to "
-                "preview"
+                f"{self.recipe.method} samples its own completions; there is nothing to preview"
             )
         preview(self.console, num)
 
@@ -174,7 +172,12 @@ class PreparedTraining(Prepared):
             title=recipe.title,
             work=work,
         )
-        self.execute = fit.run_in_folder
+        self.fit = fit
+        self.execute = self._execute
+
+    def _execute(self) -> Any:
+        keep_freed_memory()
+        return self.fit.run_in_folder()
 
 
 class PreparedWork(Prepared):

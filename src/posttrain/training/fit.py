@@ -23,7 +23,13 @@ from posttrain.models.spec import ModelSpec, model_spec
 from posttrain.training import checkpoint, resume
 from posttrain.training.ending import Interrupted, closing, stop_on_signal
 from posttrain.training.folder import RunFolder
-from posttrain.training.hooks import Hook, MetricsWriter, RolloutWriter, first_rollout
+from posttrain.training.hooks import (
+    Hook,
+    MetricsWriter,
+    RolloutWriter,
+    add_peak_memory,
+    first_rollout,
+)
 from posttrain.training.lock import locked
 from posttrain.training.loop import State, train
 from posttrain.training.measurement import HeldOut, Measured
@@ -378,7 +384,7 @@ class Fit:
             hooks.append(hook)
         if self.measured is not None and every:
             hooks.append(self.measured.hook(model, steps, every))
-        hooks += [*self.hooks]
+        hooks += [add_peak_memory, *self.hooks]
         if self.folder is not None:
             hooks += build_trackers(list(self.settings.report_to), self.folder.path)
             writer = MetricsWriter(self.folder.path / "metrics.jsonl", resume_step=state.step)

@@ -1,12 +1,15 @@
-"""What is written down after each step."""
+"""Hooks: functions called after each training step. These write its metrics and rollouts."""
 
 from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
+
+import torch
 
 from posttrain.training.checkpoint import write_text_whole
 from posttrain.types import RolloutGroup, plain_text
@@ -15,15 +18,15 @@ from posttrain.types import RolloutGroup, plain_text
 class Hook(Protocol):
     """Called after each step with the number of steps done and the step's metrics.
 
-    A plain function will do. One that holds something open also has a `close()`, which is called
-    once when training ends, also when it ends by an error.
+    A plain function is a hook. One that holds a file open also has a `close()`, which is called
+    once when training ends, also when it ends with an error.
     """
 
     def __call__(self, step: int, metrics: dict[str, float], /) -> None: ...
 
 
 class _Lines:
-    """A JSON-lines file that grows by whole lines; going on with a run drops the lines past its
+    """A JSON-lines file that grows by whole lines. A resumed run drops the lines after its
     checkpoint.
     """
 
@@ -44,9 +47,7 @@ class _Lines:
         self._file = path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
 
     def write(self, values: dict[str, Any]) -> None:
-        """Add a line; it is with the operating system when this returns, so that a killed
-        process loses none.
-        """
+        """Add a line and flush it, so that a killed process loses none."""
         self._file.write(json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n")
         self._file.flush()
 
@@ -58,19 +59,19 @@ def _step_of(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
-        return math.inf  # a line that a killed run left half written
+        return math.inf  # a killed run left this line half written
 
 
 def finite(value: float | None) -> float | None:
-    """NaN and infinity have no place in JSON: they become null."""
+    """The value as a float; None for NaN and infinity, which JSON cannot hold."""
     return float(value) if value is not None and math.isfinite(value) else None
 
 
 class MetricsWriter:
-    """metrics.jsonl: one object a step.
+    """metrics.jsonl: one object per step.
 
     Args:
-        resume_step: lines past this step are dropped first; 0 starts the file anew.
+        resume_step: lines after this step are dropped first; 0 starts a new file.
     """
 
     def __init__(self, path: Path, *, resume_step: int = 0) -> None:
@@ -84,12 +85,12 @@ class MetricsWriter:
 
 
 class RolloutWriter:
-    """rollouts.jsonl: one object a prompt, with its completions, rewards and advantages.
+    """rollouts.jsonl: one object per prompt, with its completions, rewards and advantages.
 
     Args:
-        groups: gives the last step's groups. resume_step: as in MetricsWriter. every: steps from
-        one that is written to
-            the next (the first is always written). max_groups: of a step that are kept.
+        groups: returns the groups of the last step. resume_step: as in MetricsWriter.
+        every: steps between two that are written; the first step is always written.
+        max_groups: groups written per step.
     """
 
     def __init__(
@@ -138,10 +139,35 @@ def group_as_json(step: int, group: RolloutGroup) -> dict[str, Any]:
 
 
 def first_rollout(source: Any) -> tuple[str, str, float | None] | None:
-    """Prompt, completion and reward of the first that a source sampled in this step, for the
-    progress display.
+    """Prompt, completion and reward of the first rollout of this step, for the progress display;
+    None where the source sampled nothing.
     """
     if not source.groups:
         return None
     group = source.groups[0]
     return plain_text(group.example.prompt), group.rollouts[0].text, group.rollouts[0].reward
+
+
+def add_peak_memory(step: int, metrics: dict[str, float]) -> None:
+    """A hook that adds memory/peak_mib: the largest memory in use so far, in MiB.
+
+    With CUDA it is the memory that torch has allocated on all devices together, else the resident
+    memory of the process, which counts the libraries and the data too. It only reads counters, in
+    about a microsecond. Where the system has no such counter, nothing is added.
+    """
+    peak = _peak_memory()
+    if peak is not None:
+        metrics["memory/peak_mib"] = peak / 2**20
+
+
+def _peak_memory() -> float | None:
+    """Bytes."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        devices = range(torch.cuda.device_count())
+        return float(sum(torch.cuda.max_memory_allocated(device) for device in devices))
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak if sys.platform == "darwin" else peak * 1024)  # Linux counts in KiB

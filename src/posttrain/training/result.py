@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+from posttrain.report.notebook import Rollouts, metrics_table, result_html
 from posttrain.training.hooks import group_as_json
 
 MAX_GROUPS = 4
@@ -42,6 +43,10 @@ class Metrics(Sequence[dict[str, float]]):
 
     def __iter__(self) -> Iterator[dict[str, float]]:
         return iter(self.rows)
+
+    def _repr_html_(self) -> str:
+        """A table in a notebook's cell."""
+        return str(metrics_table(self.rows))
 
     def names(self) -> list[str]:
         """The columns, in the order in which they first occur."""
@@ -91,7 +96,7 @@ class Result:
         self._model = model
         self._load = load
         self.metrics = Metrics(metrics)
-        self.rollouts = list(rollouts)
+        self.rollouts = Rollouts(rollouts)
         self.folder = folder
         self.evaluation = evaluation
 
@@ -101,6 +106,11 @@ class Result:
         if self._model is None and self._load is not None:
             self._model = self._load()
         return self._model
+
+    def _repr_html_(self) -> str:
+        """Curves, metrics and completions in a notebook's cell."""
+        evaluation = self.evaluation.to_json() if self.evaluation is not None else None
+        return str(result_html(self.metrics, self.rollouts, evaluation, title=repr(self)))
 
     def __repr__(self) -> str:
         steps = int(self.metrics[-1]["step"]) if self.metrics else 0

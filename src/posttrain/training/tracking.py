@@ -1,5 +1,5 @@
-"""Optional experiment trackers. None is used unless the recipe names it, and nothing is sent
-anywhere otherwise.
+"""Optional experiment trackers. None is used unless the recipe names it; otherwise nothing leaves
+the machine.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class TensorBoard:
 
     def __init__(self, folder: Path) -> None:
         try:
-            import tensorboard  # noqa: F401 (torch's writer fails late without it)
+            import tensorboard  # noqa: F401 (without it torch's writer fails only when it writes)
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise MissingDependency("tensorboard", "tensorboard") from error
@@ -38,9 +38,9 @@ class TensorBoard:
 class Service:
     """A tracker with Weights & Biases' interface: init, log, finish.
 
-    The run is named after its folder (and the pipeline's, for a stage) and carries the resolved
-    recipe as its config. Offline mode and the like are read by the library itself from its
-    environment variables.
+    The run is named after its folder (for a stage of a pipeline PIPELINE/STAGE). Its config is the
+    resolved recipe. The library reads its own environment variables, such as those for offline
+    mode.
     """
 
     def __init__(self, module: Any, folder: Path) -> None:
@@ -78,10 +78,10 @@ _TRACKERS: dict[str, Any] = {"tensorboard": TensorBoard, "wandb": _wandb, "track
 
 
 def check_trackers(report_to: list[str]) -> None:
-    """That every tracker exists and has its library, which is not imported yet.
+    """Check that every tracker exists and that its library is installed, without importing it.
 
     Raises:
-        ConfigError: an unknown name. MissingDependency: its library is not installed.
+        ConfigError: a name is unknown. MissingDependency: a library is not installed.
     """
     for name in report_to:
         if name not in _TRACKERS and name != "none":
@@ -93,7 +93,7 @@ def check_trackers(report_to: list[str]) -> None:
 
 
 def build_trackers(report_to: list[str], folder: Path) -> list[Hook]:
-    """The trackers that a recipe's report_to names, each once; "none" names none.
+    """The trackers named in report_to, each once; "none" stands for no tracker.
 
     Raises:
         ConfigError, MissingDependency: see `check_trackers`.

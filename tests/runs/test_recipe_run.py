@@ -79,19 +79,18 @@ def test_a_model_is_measured_while_it_trains(
 def test_fields_of_data_that_a_method_passes_over_are_refused(
     tmp_path: Path, tiny_folder: Path
 ) -> None:
-    from posttrain.methods.run import Run
-
     from posttrain.errors import ConfigError
     from posttrain.recipe import parse_recipe
+    from posttrain.runs import run_of
 
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in PAIRS))
 
     def job(**raw: Any) -> Any:
-        return Run(
+        return run_of(
             parse_recipe(
                 {"model": str(tiny_folder), "output": str(tmp_path / "run"), **raw}, tmp_path
             )
-        ).job()
+        ).prepared()
 
     data = {"path": "pairs.jsonl", "rationale_weight": 0.5}
     for method in ("dpo", "reward_model"):

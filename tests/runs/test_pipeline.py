@@ -15,6 +15,7 @@ from support import interrupted
 
 from posttrain.errors import CheckpointError
 from posttrain.recipe import load_recipe
+from posttrain.runs import run_of
 
 Runner = Callable[..., Path]
 TASK = {"name": "arithmetic", "num_examples": 8, "num_steps": 1}
@@ -92,7 +93,7 @@ def test_the_last_stage_is_extended_and_counts_as_unfinished_meanwhile(
     folder = run_recipe(**stages(), output=output)
     before = files(folder / "one")
     seconds = [row["seconds"] for row in json.loads((folder / "summary.json").read_text())["rows"]]
-    assert Run(load_recipe(folder / "recipe.yaml"), resume=True).finished
+    assert run_of(load_recipe(folder / "recipe.yaml"), resume=True).finished
     interrupted(
         lambda **raw: run_recipe(**raw, resume=True),
         5,
@@ -100,7 +101,7 @@ def test_the_last_stage_is_extended_and_counts_as_unfinished_meanwhile(
         **stages(second=6),
         output=output,
     )
-    assert not Run(load_recipe(folder / "recipe.yaml"), resume=True).finished
+    assert not run_of(load_recipe(folder / "recipe.yaml"), resume=True).finished
     run_recipe(**stages(second=6), output=output, resume=True)
     whole = run_recipe(**stages(second=6), output=str(tmp_path / "whole"))
     assert files(folder / "two" / "model") == files(whole / "two" / "model")

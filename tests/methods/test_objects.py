@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-from posttrain.methods.prompting import make_task
 
 from posttrain import registry
-from posttrain.config import Component, Recipe
+from posttrain.config import Component
 from posttrain.errors import ConfigError
+from posttrain.methods.objects import task_of
 
 
 @pytest.fixture
@@ -22,11 +21,7 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("by zero"), SystemExit(0)])
-def test_a_task_that_raises_is_an_error(
-    register: Any, error: BaseException, tmp_path: Path
-) -> None:
-    from posttrain.methods.run import Run
-
+def test_a_task_that_raises_is_an_error(register: Any, error: BaseException) -> None:
     @register
     def broken_task():
         """Raises."""
@@ -37,10 +32,9 @@ def test_a_task_that_raises_is_an_error(
         """Returns rows."""
         return [{"prompt": "p"}]
 
-    run = Run(Recipe("grpo", output=str(tmp_path / "run")))
     with pytest.raises(ConfigError, match=f"task 'broken_task' raised {type(error).__name__}"):
-        make_task(run, Component("broken_task"))
+        task_of(Component("broken_task"))
     with pytest.raises(
-        ConfigError, match="task 'listing' returned list, but a posttrain.types.Task is wanted"
+        ConfigError, match="task 'listing' returned list; it must return a posttrain.types.Task"
     ):
-        make_task(run, Component("listing"))
+        task_of(Component("listing"))

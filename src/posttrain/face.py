@@ -1,0 +1,154 @@
+"""The public names of the package, and where each is defined. Nothing here imports PyTorch."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+NAMES: dict[str, str] = {
+    # models, training, measuring
+    "load": "posttrain.models.spec",
+    "fit": "posttrain.training.fit",
+    "check": "posttrain.training.review",
+    "preview": "posttrain.training.review",
+    "Plan": "posttrain.training.plan",
+    "Result": "posttrain.training.result",
+    "Metrics": "posttrain.training.result",
+    "evaluate": "posttrain.evaluation.run",
+    "compare": "posttrain.evaluation.run",
+    "Evaluation": "posttrain.evaluation.run",
+    # methods that train: each gives a plan
+    "sft": "posttrain.methods.sft",
+    "dpo": "posttrain.methods.dpo",
+    "kto": "posttrain.methods.kto",
+    "listwise": "posttrain.methods.listwise",
+    "reward_model": "posttrain.methods.reward_model",
+    "grpo": "posttrain.methods.grpo",
+    "ppo": "posttrain.methods.ppo",
+    "online_dpo": "posttrain.methods.online_dpo",
+    "spin": "posttrain.methods.spin",
+    "self_training": "posttrain.methods.self_training",
+    "offline": "posttrain.methods.offline",
+    "distill": "posttrain.methods.distill",
+    # values
+    "Task": "posttrain.types",
+    "Example": "posttrain.types",
+    "Sampling": "posttrain.config.SamplingConfig",
+    "LoRA": "posttrain.config.LoraConfig",
+    "Adapter": "posttrain.config.AdapterConfig",
+    "Model": "posttrain.config.ModelConfig",
+    "Data": "posttrain.config.DataConfig",
+    "Credit": "posttrain.config.CreditConfig",
+    "TrustRegion": "posttrain.config.TrustRegionConfig",
+    "Limits": "posttrain.config",
+    "PosttrainError": "posttrain.errors",
+}
+"""Public name -> module, or module and name where the names differ."""
+
+JOBS: dict[str, str] = {
+    "sample": "posttrain.methods.sample",
+    "label_preferences": "posttrain.methods.ai_feedback",
+    "critique_revise": "posttrain.methods.ai_feedback",
+    "label_steps": "posttrain.methods.label_steps",
+    "evaluate_reward": "posttrain.methods.evaluate_reward",
+}
+"""Functions of a model that train nothing: each does a job and gives back its result."""
+
+KINDS: dict[str, str] = {
+    "loss": "losses",
+    "advantage": "advantages",
+    "reward": "rewards",
+    "task": "tasks",
+}
+"""Groups of registered functions: pt.reward.exact is one, @pt.reward adds one."""
+
+SEARCHES = ("majority_vote", "weighted_vote", "best_of_n", "value_beam")
+"""Strategies of test-time search, as functions of their settings."""
+
+
+class Registered:
+    """The registered functions of one kind, by name; called, a decorator that registers.
+
+    pt.reward.length
+    @pt.reward
+    def short(completions): ...
+    """
+
+    def __init__(self, kind: str, registry: str) -> None:
+        self._kind, self._registry = kind, registry
+
+    @property
+    def _functions(self) -> Any:
+        return getattr(importlib.import_module("posttrain.registry"), self._registry)
+
+    def __call__(self, function: Callable[..., Any] | None = None, **declared: Any) -> Any:
+        register = self._functions.register
+        if function is None:
+            return functools.partial(register, **declared) if declared else register
+        return register(function, **declared)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        names = self._functions.names()
+        if name not in names:
+            nearest = importlib.import_module("posttrain.errors").nearest
+            raise AttributeError(f"there is no {self._kind} {name!r}: {nearest(name, names)}")
+        return self._functions.get(name)
+
+    def __dir__(self) -> list[str]:
+        return list(self._functions.names())
+
+    def __repr__(self) -> str:
+        return f"<registered {self._registry}: {', '.join(self._functions.names())}>"
+
+
+def public(name: str) -> Any:
+    """The object of a public name.
+
+    Raises:
+        AttributeError: there is none.
+    """
+    if name in NAMES:
+        place, _, last = NAMES[name].rpartition(".")
+        if last[0].isupper():
+            return getattr(importlib.import_module(place), last)
+        return getattr(importlib.import_module(NAMES[name]), name)
+    if name in JOBS:
+        return _job(getattr(importlib.import_module(JOBS[name]), name))
+    if name in KINDS:
+        return Registered(name, KINDS[name])
+    if name in SEARCHES:
+        return importlib.import_module("posttrain.search.strategy").bound(name)
+    raise AttributeError(f"module 'posttrain' has no attribute {name!r}")
+
+
+def _job(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that makes a job, as a function that does it."""
+
+    @functools.wraps(method)
+    def do(
+        model: Any,
+        *arguments: Any,
+        output: Any = None,
+        seed: int = 0,
+        console: Any = None,
+        **settings: Any,
+    ) -> Any:
+        perform = importlib.import_module("posttrain.training.perform").perform
+        job = method(*arguments, **settings)
+        return perform(model, job, output=output, seed=seed, console=console)
+
+    do.__doc__ = (
+        f"{method.__doc__}\n    The first argument is the model: loaded, a folder, a hub id, or "
+        '"embedded". `output`\n    is a folder for the result\'s files, `seed` that of what is '
+        "sampled. The result is returned.\n"
+    )
+    return do
+
+
+def names() -> list[str]:
+    """All public names."""
+    return [*NAMES, *JOBS, *KINDS, *SEARCHES]

@@ -1,0 +1,60 @@
+"""What a plan would train on, shown before anything is trained. No weights are loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from posttrain.config import ModelConfig
+from posttrain.errors import ConfigError
+from posttrain.models.forest_model import ForestModel
+from posttrain.models.spec import ModelSpec, model_spec
+from posttrain.terminal import styled, write
+from posttrain.training.plan import Facts, Plan
+
+
+def check(
+    model: ModelSpec | ForestModel | ModelConfig | str | Path,
+    plan: Plan,
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+    console: Console | None = None,
+) -> dict[str, str]:
+    """Check a plan for a model, show what it would do, and return that by name.
+
+    Raises:
+        ConfigError, DataError: what `fit` would refuse.
+    """
+    work = plan.prepare(model_spec(model, seed=seed), seed, steps)
+    facts = [*work.facts, *work.account.losses.items()]
+    write_facts(console or Console(), facts)
+    return dict(facts)
+
+
+def preview(
+    model: ModelSpec | ForestModel | ModelConfig | str | Path,
+    plan: Plan,
+    num: int = 3,
+    *,
+    seed: int = 0,
+    console: Console | None = None,
+) -> None:
+    """Show rows as they are trained on, token by token.
+
+    Raises:
+        ConfigError: the method samples its own completions.
+    """
+    work = plan.prepare(model_spec(model, seed=seed), seed, None)
+    show = work.preview
+    if show is None:
+        raise ConfigError(f"{plan.method} samples its own completions; there is nothing to preview")
+    show(console or Console(), num)
+
+
+def write_facts(console: Console, facts: Facts) -> None:
+    """Names and values in two columns."""
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
+        write(console, "  ", styled(f"{name:<{width}}", "bold"), f"  {value}")
