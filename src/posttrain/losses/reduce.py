@@ -8,12 +8,11 @@ spread over ranks.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Aggregation = Literal["token_mean", "sequence_mean", "sequence_sum", "fixed_length"]
+from posttrain.config import Aggregation
 
 
 @dataclass(frozen=True, slots=True)

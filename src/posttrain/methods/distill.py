@@ -15,6 +15,7 @@ from posttrain.data.preview import preview
 from posttrain.data.stream import DataSource, Singles
 from posttrain.data.training_data import read_rows
 from posttrain.errors import ConfigError, DataError
+from posttrain.inputs import TEACHER
 from posttrain.methods.comparisons import held_out_measure, losses_text
 from posttrain.methods.objects import (
     Losses,
@@ -100,7 +101,7 @@ def distill(
     settings = dict(locals())
     items = components_of(losses)
     _check(items, lmbda, seq_kd, sampling, num_generations)
-    objective = Objective(items, accuracy=lmbda == 0 and not seq_kd)
+    objective = Objective(items, accuracy=lmbda == 0 and not seq_kd, carries=TEACHER)
     teacher_model = model_of(teacher)
     assert teacher_model is not None
     reads_rows, samples = lmbda < 1 and not seq_kd, lmbda > 0 or seq_kd

@@ -17,8 +17,8 @@ from posttrain.data.preview import preview
 from posttrain.data.stream import DataSource
 from posttrain.data.training_data import steps_text
 from posttrain.errors import ConfigError
+from posttrain.inputs import TRIPLES
 from posttrain.methods.comparisons import (
-    LACKING,
     Groups,
     check_carried,
     comparison_facts,
@@ -103,7 +103,7 @@ def dpo(
         "accuracy": True,
         "tail_weight": tail_weight,
         "on_policy_weight": on_policy_weight,
-        "lacks": LACKING | {"label", "kl", "shift", "reward"},
+        "carries": TRIPLES,
     }
     plan_objective = Objective(items, roles=ROLES, **options)
     reference = Reference(cached=cache_reference, every=reference_every, mix=reference_mix)

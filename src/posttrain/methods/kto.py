@@ -15,8 +15,8 @@ from posttrain.data.encoded import Encoded
 from posttrain.data.preview import preview
 from posttrain.data.training_data import steps_text
 from posttrain.errors import ConfigError, DataError
+from posttrain.inputs import LABELLED
 from posttrain.methods.comparisons import (
-    LACKING,
     comparison_facts,
     encode_data,
     held_out_measure,
@@ -72,7 +72,7 @@ def kto(
     """
     settings = dict(locals())
     items = components_of(losses)
-    objective = Objective(items, accuracy=True, lacks=LACKING | {"reward", "margin"})
+    objective = Objective(items, accuracy=True, carries=LABELLED)
     reference = Reference(cached=cache_reference, every=reference_every, mix=reference_mix)
     reference.check(objective)
 

@@ -7,8 +7,8 @@ from posttrain.data.comparisons import encode_lists
 from posttrain.data.preview import preview
 from posttrain.data.stream import DataSource
 from posttrain.data.training_data import steps_text
+from posttrain.inputs import LISTS
 from posttrain.methods.comparisons import (
-    LACKING,
     comparison_facts,
     encode_data,
     held_out_measure,
@@ -62,9 +62,7 @@ def listwise(
         lr_scheduler_type: how the learning rate changes.
     """
     settings = dict(locals())
-    objective = Objective(
-        components_of(losses), groups=True, lacks=LACKING | {"label", "kl", "shift"}
-    )
+    objective = Objective(components_of(losses), groups=True, carries=LISTS)
     reference = Reference(cached=cache_reference, every=reference_every, mix=reference_mix)
     reference.check(objective)
 

@@ -17,7 +17,7 @@ from posttrain.data.preview import preview
 from posttrain.data.stream import DataSource
 from posttrain.data.training_data import encode_data, steps_text
 from posttrain.errors import ConfigError, DataError
-from posttrain.losses.inputs import CREDIT_INPUTS, LABEL_INPUTS, TEACHER_INPUTS
+from posttrain.inputs import OFFLINE_REWARDS
 from posttrain.methods.comparisons import losses_text
 from posttrain.methods.objects import Losses, ModelLike, Rows, components_of, data_of, model_of
 from posttrain.methods.prompts import check_critic
@@ -29,8 +29,6 @@ from posttrain.training.plan import AdamW, Critic, Facts, Plan, Work, steps_of
 
 Groups = list[list[TokenSequence]]
 Baseline = Literal["prompt", "data", "none"]
-
-_LACKING = (CREDIT_INPUTS - {"advantages", "old_logprobs"}) | LABEL_INPUTS | TEACHER_INPUTS
 
 
 @methods.register
@@ -79,7 +77,7 @@ def offline(
         lr_scheduler_type: how the learning rate changes.
     """
     settings = dict(locals())
-    objective = Objective(components_of(losses), lacks=_LACKING | {"scores"})
+    objective = Objective(components_of(losses), carries=OFFLINE_REWARDS)
     critic_model = model_of(critic)
     _check(objective, critic_model, critic_learning_rate, top_fraction)
     has_critic = "values" in objective.needs

@@ -5,7 +5,8 @@ from __future__ import annotations
 from posttrain.config import Limits, SamplingConfig
 from posttrain.data.account import Account
 from posttrain.errors import ConfigError
-from posttrain.methods.comparisons import NOT_IN_SAMPLES, losses_text
+from posttrain.inputs import SAMPLED_PAIRS
+from posttrain.methods.comparisons import losses_text
 from posttrain.methods.objects import (
     Losses,
     Rewards,
@@ -78,7 +79,7 @@ def online_dpo(
         components_of(losses),
         roles=("chosen", "rejected"),
         temperature=sampling.temperature,
-        lacks=NOT_IN_SAMPLES,
+        carries=SAMPLED_PAIRS,
     )
     reference = Reference(every=reference_every, mix=reference_mix)
     reference.check(objective)

@@ -13,7 +13,7 @@ from posttrain.config import Component, CreditConfig, Limits, SamplingConfig, Tr
 from posttrain.data.account import Account
 from posttrain.data.stream import DataSource, Singles
 from posttrain.errors import ConfigError
-from posttrain.losses.inputs import LABEL_INPUTS, TEACHER_INPUTS
+from posttrain.inputs import ROLLOUTS
 from posttrain.methods.objects import Rows, TaskLike, rewards_of, rewards_text, task_of
 from posttrain.methods.prompts import (
     check_critic,
@@ -80,7 +80,7 @@ class PolicyGradient:
     @property
     def compares_groups(self) -> bool:
         """Whether a loss compares the completions of a prompt."""
-        return any(registry.losses.entry_of(c).result == "PerGroup" for c in self.losses)
+        return any(registry.losses.entry_of(c).per == "group" for c in self.losses)
 
 
 def policy_gradient_plan(
@@ -107,7 +107,7 @@ def policy_gradient_plan(
         temperature=sampling.temperature,
         groups=s.compares_groups,
         measure_idle=s.measure_tied_groups,
-        lacks=LABEL_INPUTS | TEACHER_INPUTS | {"step", "scores"},
+        carries=ROLLOUTS,
     )
 
     def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
@@ -269,15 +269,13 @@ def check(s: PolicyGradient, sampling: Sampling) -> None:
     per_token = "token_rewards" in s.advantage_inputs
     for item in s.losses:
         level = item.settings.get("level", "token")
-        if (
-            per_token
-            and level in ("sequence", "sequence_sum")
-            and item.name not in ("kl_corrected",)
-        ):
+        reads_advantages = "advantages" in registry.losses.entry_of(item).inputs
+        if per_token and reads_advantages and level in ("sequence", "sequence_sum"):
             raise ConfigError(
                 f"losses: {item.name!r} with level {level} gives a sequence one ratio, but "
                 f"{s.advantage.name!r} gives each "
-                "token its own advantage; use level: sequence_token (of clipped) or token"
+                "token its own advantage; use level: sequence_token, where the loss has it, or "
+                "token"
             )
 
 
@@ -310,16 +308,20 @@ def _check_critic(s: PolicyGradient) -> None:
         )
     trained = "values" in s.loss_inputs
     if trained and s.critic is None:
+        (name, *_) = _reading("values", s)
         raise ConfigError(
-            "losses: 'value' trains a critic, which this method has not; use method ppo"
+            f"losses: {name!r} trains a critic, which this method has not; use method ppo"
         )
     if s.critic is not None and not asking:
         raise ConfigError(
-            f"advantage: {s.advantage.name!r} makes no use of the critic; use gae or n_step, or "
-            "method grpo"
+            f"advantage: {s.advantage.name!r} makes no use of the critic; use one that reads "
+            f"values ({_estimators('values')}), or method grpo"
         )
     if s.critic is not None and not trained:
-        raise ConfigError("losses: nothing trains the critic; add {name: value, weight: 0.5}")
+        raise ConfigError(
+            f"losses: nothing trains the critic; add a loss that reads values, with weight 0.5: "
+            f"{_readers('returns')}"
+        )
 
 
 def _check_credit(s: PolicyGradient, sampling: Sampling) -> None:
@@ -329,22 +331,17 @@ def _check_credit(s: PolicyGradient, sampling: Sampling) -> None:
             "credit: kl_weight must not be negative, and kl_target above 0 with a kl_weight to "
             "start from"
         )
-    if c.kl_weight and s.advantage.name == "group_process":
+    estimator = registry.advantages.entry_of(s.advantage)
+    if c.kl_weight and not estimator.declared["kl_in_reward"]:
         raise ConfigError(
-            "credit.kl_weight: group_process normalises the rewards of steps, among which KL is "
-            "none; add {name: kl} to losses"
+            f"credit.kl_weight: advantage {s.advantage.name!r} cannot be combined with KL in the "
+            "reward; take KL as a loss instead, see `posttrain ls losses`"
         )
-    if c.kl_weight and "reward_table" in s.advantage_inputs:
+    steps = [r.name for r in s.rewards if registry.rewards.entry_of(r).per == "step"]
+    if estimator.declared["step_rewards"] and not steps:
         raise ConfigError(
-            "credit.kl_weight: gdpo normalises each reward function, among which KL is none; add "
-            "{name: kl} to losses"
-        )
-    steps = [r.name for r in s.rewards if "list[list[" in registry.rewards.entry_of(r).returns]
-    if s.advantage.name == "group_process" and not steps:
-        raise ConfigError(
-            "advantage: group_process needs a reward that judges steps: process_model (a trained "
-            "process model), "
-            "arithmetic_steps, or one of your own that is declared -> list[list[float]]"
+            f"advantage: {s.advantage.name!r} needs a reward per step: {_step_rewards()}, or one "
+            'of your own under @rewards.register(per="step")'
         )
     if not 0 < c.top_entropy <= 1:
         raise ConfigError(
@@ -358,9 +355,8 @@ def _check_credit(s: PolicyGradient, sampling: Sampling) -> None:
         )
     if c.reward_clip is not None and (steps or "reward_table" in s.advantage_inputs):
         raise ConfigError(
-            "credit.reward_clip bounds the reward of a whole completion; rewards of steps, and "
-            "gdpo's of each function, are "
-            "taken as they are, so leave it out"
+            "credit.reward_clip bounds the reward of a whole completion; rewards of steps and "
+            "of single reward functions are taken as they are, so leave it out"
         )
     if c.reward_clip is not None and (
         len(c.reward_clip) != 2 or c.reward_clip[0] >= c.reward_clip[1]
@@ -368,8 +364,8 @@ def _check_credit(s: PolicyGradient, sampling: Sampling) -> None:
         raise ConfigError(f"credit.reward_clip: {c.reward_clip} must be [low, high]")
     if ("entropy_weight" in s.loss_inputs) != (c.target_entropy is not None):
         raise ConfigError(
-            "credit.target_entropy and the loss weighted_entropy belong together; give both or "
-            "neither"
+            "credit.target_entropy and a loss that reads entropy_weight belong together; give "
+            f"both or neither. Such losses: {_readers('entropy_weight')}"
         )
     truncated = sampling.top_p < 1 or sampling.top_k > 0 or sampling.min_p > 0
     if (
@@ -391,12 +387,11 @@ def _check_given(s: PolicyGradient) -> None:
     gives = s.mixes or s.given_steps > 0
     if gives != ("given" in s.loss_inputs):
         raise ConfigError(
-            "the loss given_nll learns given tokens: rows beside the rollouts (mix_data, "
-            "mix_task), or the beginnings of "
-            "worked completions (given_steps); give a source of them and {name: given_nll, "
-            "weight: ...}, or neither"
+            f"losses that read `given` ({_readers('given')}) learn given tokens: rows beside the "
+            "rollouts (mix_data, mix_task), or the beginnings of worked completions "
+            "(given_steps); give a source of them and such a loss, or neither"
         )
-    coarse = [c.name for c in s.losses if registry.losses.entry_of(c).result != "PerToken"]
+    coarse = [c.name for c in s.losses if registry.losses.entry_of(c).per != "token"]
     if gives and coarse:
         raise ConfigError(
             f"losses: {coarse[0]!r} has no value a token, so that given tokens cannot be told "
@@ -404,8 +399,8 @@ def _check_given(s: PolicyGradient) -> None:
         )
     if gives and s.trust_region is not None:
         raise ConfigError(
-            "trust_region: its step is of the surrogate alone; leave out given_nll, or the trust "
-            "region"
+            "trust_region: its step is of the surrogate alone; leave out the given tokens, or the "
+            "trust region"
         )
 
 
@@ -436,6 +431,25 @@ def _check_numbers(s: PolicyGradient, rewards: RewardSet) -> None:
         )
         raise ConfigError(
             f"num_generations: {why}: one success would have advantage 0 by {s.advantage.name!r} "
-            f"{s.advantage.settings or ''}; 8 or 16 are usual, and batch_mean or greedy_baseline "
-            "do with 1"
+            f"{s.advantage.settings or ''}; 8 or 16 are usual"
         )
+
+
+def _reading(name: str, s: PolicyGradient) -> list[str]:
+    """Losses of the recipe that read an input."""
+    return [c.name for c in s.losses if name in registry.losses.entry_of(c).inputs]
+
+
+def _readers(name: str) -> str:
+    """Registered losses that read an input, for messages."""
+    return ", ".join(n for n, e in registry.losses.entries().items() if name in e.inputs)
+
+
+def _estimators(name: str) -> str:
+    """Registered advantages that read an input, for messages."""
+    return ", ".join(n for n, e in registry.advantages.entries().items() if name in e.inputs)
+
+
+def _step_rewards() -> str:
+    """Registered rewards that judge steps, for messages."""
+    return ", ".join(n for n, e in registry.rewards.entries().items() if e.per == "step")

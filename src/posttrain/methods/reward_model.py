@@ -20,6 +20,7 @@ from posttrain.data.templates import template_fingerprint
 from posttrain.data.training_data import steps_text
 from posttrain.errors import ConfigError
 from posttrain.evaluation.reward_model import flat, measure
+from posttrain.inputs import SCORES
 from posttrain.methods.comparisons import losses_text
 from posttrain.methods.objects import Losses, Rows, components_of, data_of
 from posttrain.models.load import separate_padding
@@ -106,7 +107,7 @@ def reward_model(
     if every_token or kind == "process":
         per = "token"
     roles = ("chosen", "rejected") if kind == "pairs" else ()
-    objective = Objective(items, roles=roles, groups=kind == "listwise")
+    objective = Objective(items, roles=roles, groups=kind == "listwise", carries=SCORES)
 
     def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
         account = Account()
@@ -196,7 +197,7 @@ def _kind(data: DataConfig, losses: list[Component]) -> Kind:
         return kind
     if asked & {"chosen_score", "rejected_score"}:
         return "pairs"
-    if any("PerGroup" in entry.returns for entry in entries):
+    if any(entry.per == "group" for entry in entries):
         return "listwise"
     return "labelled" if asked & {"label", "labels"} else kind
 

@@ -12,7 +12,7 @@ from posttrain.config import Limits, SamplingConfig
 from posttrain.data.account import Account
 from posttrain.data.templates import encode_prompt
 from posttrain.errors import ConfigError
-from posttrain.losses.inputs import CREDIT_INPUTS, LABEL_INPUTS, TEACHER_INPUTS
+from posttrain.inputs import IMITATED
 from posttrain.methods.objects import (
     Losses,
     Rewards,
@@ -30,8 +30,6 @@ from posttrain.training.objective import Objective
 from posttrain.training.optim import Schedule
 from posttrain.training.plan import AdamW, Learner, Plan, Work, check_positive
 from posttrain.types import Example, Sampling, Task, Text
-
-_LACKING = CREDIT_INPUTS | LABEL_INPUTS | TEACHER_INPUTS | {"reward", "scores", "step", "values"}
 
 
 @methods.register
@@ -101,7 +99,7 @@ def self_training(
     check_positive(
         num_rounds=num_rounds, steps_per_round=steps_per_round, prompts_per_round=prompts_per_round
     )
-    objective = Objective(components_of(losses), accuracy=True, lacks=_LACKING)
+    objective = Objective(components_of(losses), accuracy=True, carries=IMITATED)
     prompt_task = task_of(task)
     sampled = sampling_of(sampling, prompt_task)
     reward_set = rewards_of(rewards, prompt_task, limits)

@@ -16,7 +16,7 @@ from posttrain.data.stream import DataSource, Singles
 from posttrain.data.templates import template_fingerprint
 from posttrain.data.training_data import data_facts, encode_stream, encode_task, steps_text
 from posttrain.errors import ConfigError
-from posttrain.losses.inputs import ROLLOUT_INPUTS
+from posttrain.inputs import IMITATED
 from posttrain.methods.objects import Losses, Rows, TaskLike, components_of, data_of, task_of
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
@@ -74,7 +74,7 @@ def sft(
         raise ConfigError(
             "sft needs exactly one of data (rows) and task (whose worked examples are imitated)"
         )
-    objective = Objective(components_of(losses), accuracy=True, lacks=ROLLOUT_INPUTS)
+    objective = Objective(components_of(losses), accuracy=True, carries=IMITATED)
 
     def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
         account = Account()

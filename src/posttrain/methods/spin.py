@@ -11,7 +11,8 @@ from posttrain.data.forest import TokenSequence
 from posttrain.data.item import Item
 from posttrain.data.templates import as_messages
 from posttrain.errors import ConfigError, DataError
-from posttrain.methods.comparisons import NOT_IN_SAMPLES, losses_text
+from posttrain.inputs import SAMPLED_PAIRS
+from posttrain.methods.comparisons import losses_text
 from posttrain.methods.objects import (
     Losses,
     Rewards,
@@ -68,7 +69,9 @@ def spin(
     settings = dict(locals())
     if num_rounds < 1:
         raise ConfigError(f"num_rounds: {num_rounds} must be at least 1")
-    objective = Objective(components_of(losses), roles=("chosen", "rejected"), lacks=NOT_IN_SAMPLES)
+    objective = Objective(
+        components_of(losses), roles=("chosen", "rejected"), carries=SAMPLED_PAIRS
+    )
     if not objective.needs_reference:
         raise ConfigError(
             "losses: self-play compares with the opponent, so a loss with a reference is needed, "

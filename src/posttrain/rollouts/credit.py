@@ -43,8 +43,8 @@ class Creditor:
         token_text: Callable[[int], str],
         keep_old: bool = False,
     ) -> None:
-        self.inputs = registry.advantages.entry(advantage.name).inputs
-        self.function = registry.advantages.bind(advantage.name, advantage.settings)
+        self.inputs = registry.advantages.entry_of(advantage).inputs
+        self.function = registry.advantages.bind_of(advantage)
         self.config = config
         self.asked = asked
         self.reward_weights = reward_weights

@@ -14,13 +14,8 @@ from posttrain.averages import Averages
 from posttrain.config import Component
 from posttrain.data.forest import Batch, Forest, TokenSequence
 from posttrain.errors import ConfigError
-from posttrain.losses.inputs import (
-    MODEL_INPUTS,
-    SCORE_INPUTS,
-    base_of,
-    policy_weight,
-    sequence_inputs,
-)
+from posttrain.inputs import LANGUAGE_MODEL, LOSS_INPUTS, TEACHER, base_of, missing_inputs
+from posttrain.losses.inputs import policy_weight, sequence_inputs
 from posttrain.losses.reduce import Aggregation, Totals, target_weights
 from posttrain.models.vocabulary import DERIVED, DISTRIBUTIONS
 
@@ -62,8 +57,8 @@ class Objective:
         without
             a gradient included (see `training.idle`). If false they are means over the trees that
             train, and their names end in "/informative_groups".
-        lacks: inputs that the method's data do not carry; a loss that asks for one is refused here,
-        before weights load.
+        carries: inputs that the source carries (see `posttrain.inputs`); a loss that asks for
+        another is refused here, before weights load. None: it is refused in the first step.
     """
 
     def __init__(
@@ -79,7 +74,7 @@ class Objective:
         tail_weight: float = 1.0,
         on_policy_weight: bool = False,
         measure_idle: bool = True,
-        lacks: frozenset[str] = frozenset(),
+        carries: frozenset[str] | None = None,
     ) -> None:
         if not components:
             raise ConfigError("losses: at least one loss is needed; see `posttrain ls losses`")
@@ -102,11 +97,11 @@ class Objective:
         self.accuracy, self.roles = accuracy, roles
         self.tail_weight, self.on_policy_weight = tail_weight, on_policy_weight
         asked = {name for term in self.terms for name in term.inputs}
-        asked |= {base for name in asked for base in (base_of(name, roles),) if base}
-        for name in sorted(asked & lacks):
+        for name in missing_inputs(asked, carries, roles) if carries is not None else ():
             self._refuse(name)
+        asked |= {base for name in asked for base in (base_of(name, roles),) if base}
         asked |= {"logprobs", "log_collision"} if on_policy_weight else set()
-        if asked - SCORE_INPUTS & (MODEL_INPUTS | DERIVED.keys() | DISTRIBUTIONS):
+        if asked & (LANGUAGE_MODEL | TEACHER):
             # Entropy is told in any case; only where a loss trains it does it have to carry a
             # gradient.
             asked |= {"logprobs", "entropy"} | (
@@ -256,13 +251,11 @@ class Objective:
         return inputs
 
     def _refuse(self, name: str) -> None:
-        users = [
-            t.name
-            for t in self.terms
-            if name in {i for n in t.inputs for i in (n, base_of(n, self.roles))}
-        ]
+        users = [term.name for term in self.terms if name in term.inputs]
+        described = LOSS_INPUTS[name]
         raise ConfigError(
-            f"losses: {users[0]!r} needs {name!r}, which this method's data do not carry"
+            f"losses: {users[0]!r} needs {name!r}, which this method's data do not carry "
+            f"({described.meaning}; produced by: {described.producer})"
         )
 
     def _engine_gap(self, outputs: Mapping[str, Tensor], micro: Forest, metrics: Averages) -> None:
@@ -324,12 +317,10 @@ def _tell(metrics: Averages, name: str, numbers: Tensor) -> None:
 
 
 def _term(item: Component, default: Aggregation) -> Term:
-    entry = registry.losses.entry(item.name)
-    function = registry.losses.bind(item.name, item.settings)
+    entry = registry.losses.entry_of(item)
+    function = registry.losses.bind_of(item)
     aggregation: Any = item.aggregation or default
-    per: Any = entry.result.removeprefix(
-        "Per"
-    ).lower()  # one of Per: the registry refuses other results
+    per: Per = entry.per
     if per != "token" and item.aggregation is not None:
         raise ConfigError(
             f"losses: {item.name!r} has one value a {per}, whose mean is taken; leave its "

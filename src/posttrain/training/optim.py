@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from posttrain.config import Schedule
 from posttrain.errors import CheckpointError
-
-Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 
 
 def learning_rate_factor(
