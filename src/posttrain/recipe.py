@@ -330,7 +330,7 @@ def _value(value: Any, annotation: str, where: str) -> Any:
 
 def component(value: Any, where: str) -> Component:
     """`name` or `{name, weight, **settings}` -> Component; of a loss, `aggregation` says how it
-    is averaged.
+    is averaged, and `on` over which targets.
     """
     if isinstance(value, Component):
         return value
@@ -340,7 +340,8 @@ def component(value: Any, where: str) -> Component:
         raise ConfigError(
             f"{where}: {value!r} needs a name: write a name, or {{name: ..., setting: value}}"
         )
-    own = ("name", "weight", "aggregation") if where.startswith("losses") else ("name", "weight")
+    of_losses = ("aggregation", "on") if where.startswith("losses") else ()
+    own = ("name", "weight", *of_losses)
     rest = {str(k): v for k, v in value.items() if k not in own}
     weight = check(value.get("weight", 1.0), "float", f"{where}.weight")
     aggregation = value.get("aggregation") if "aggregation" in own else None
@@ -350,7 +351,10 @@ def component(value: Any, where: str) -> Component:
             "Literal['token_mean', 'sequence_mean', 'sequence_sum', 'fixed_length']",
             f"{where}.aggregation",
         )
-    return Component(value["name"], rest, weight, aggregation)
+    on = value.get("on") if "on" in own else None
+    if on is not None:
+        check(on, "str", f"{where}.on")
+    return Component(value["name"], rest, weight, aggregation, on=on)
 
 
 def _resolve_aliases(raw: dict[str, Any]) -> dict[str, Any]:
@@ -420,6 +424,8 @@ def _plain(value: Any) -> Any:
         extra: dict[str, Any] = {"weight": value.weight} if value.weight != 1.0 else {}
         if value.aggregation is not None:
             extra["aggregation"] = value.aggregation
+        if value.on is not None:
+            extra["on"] = value.on
         return {"name": value.name, **extra, **value.settings}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {

@@ -21,7 +21,7 @@ import torch
 
 from posttrain.data.tree import TokenSequence as TokenSequence
 from posttrain.data.tree import Tree as Tree
-from posttrain.data.tree import absent, names_of
+from posttrain.data.tree import names_of
 from posttrain.errors import DataError
 
 

@@ -7,7 +7,7 @@ declared number there (`absent`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -94,6 +94,17 @@ class TokenSequence:
                 f"{where}: the first token counts as a target, but nothing predicts it; set "
                 "loss_mask[0] = False"
             )
+
+
+def marked(sequence: TokenSequence, name: str) -> TokenSequence:
+    """A copy whose targets a loss can name: it has the stream `name`, 1 everywhere.
+
+    >>> row = TokenSequence(np.array([5, 6]), np.array([False, True]))
+    >>> marked(row, "texts").streams["texts"].tolist()
+    [1.0, 1.0]
+    """
+    ones = np.ones(len(sequence.ids), dtype=np.float32)
+    return replace(sequence, streams={**sequence.streams, name: ones})
 
 
 @dataclass(slots=True)
