@@ -384,8 +384,16 @@ def _has(node: Any, place: str) -> bool:
 
 def _check_components(recipe: Recipe) -> None:
     """Every named function exists and takes the settings it is given."""
+    for item in recipe.penalties:
+        if not item.weight >= 0:
+            raise ConfigError(f"penalties: the weight {item.weight} of {item.name!r} is below 0")
+    if recipe.penalties and recipe.settings.get("trust_region") is not None:
+        raise ConfigError(
+            "penalties: trust_region bounds its step by the surrogate alone; leave out one of both"
+        )
     for where, known, items in (
         ("losses", registry.losses, recipe.losses),
+        ("penalties", registry.penalties, recipe.penalties),
         ("rewards", registry.rewards, recipe.rewards),
         ("task", registry.tasks, [recipe.task] if recipe.task else []),
         ("evaluation.task", registry.tasks, [recipe.evaluation.task] if recipe.evaluation else []),
@@ -394,7 +402,7 @@ def _check_components(recipe: Recipe) -> None:
     ):
         for item in items:
             known.check(item.name, item.settings, where)
-            if item.weight != 1.0 and where not in ("losses", "rewards"):
+            if item.weight != 1.0 and where not in ("losses", "penalties", "rewards"):
                 raise ConfigError(
                     f"{where}: weight belongs to losses and rewards; nothing weighs "
                     f"{item.name!r}, so leave it out"

@@ -442,8 +442,12 @@ methods = Registry(
     "method", "methods", "methods", frozenset({"run"}), _METHOD_RESULTS, _METHOD_RESULTS_FROM
 )
 
+# What each of these is: `posttrain.penalties`.
+penalties = Registry("penalty", "penalties", "penalties", frozenset({"parameter", "start"}))
+
 REGISTRIES: dict[str, Registry] = {
     "losses": losses,
+    "penalties": penalties,
     "advantages": advantages,
     "rewards": rewards,
     "searches": searches,

@@ -24,7 +24,7 @@ LAYERS = [
     {"rewards"},
     {"engines"},
     {"models"},
-    {"losses", "advantages", "data"},
+    {"losses", "advantages", "penalties", "data"},
     {"recipe"},
     {"keys", "limits"},
     {"registry"},

@@ -292,7 +292,9 @@ def test_zero_advantage_has_no_gradient_and_counts() -> None:
     totals = objective.denominators(Batch(active, idle))
     assert totals == objective.denominators(Batch(trees))
     assert not gradients[1].any() and not gradients[3].any()
-    assert [objective.learns(t) for t in trees] == [bool(t.streams["advantages"].any()) for t in trees]
+    assert [objective.learns(t) for t in trees] == [
+        bool(t.streams["advantages"].any()) for t in trees
+    ]
     assert all(make("kl", {}, "token_mean").learns(t) for t in trees)
 
 

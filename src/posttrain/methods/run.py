@@ -41,6 +41,7 @@ from posttrain.training.lock import locked
 from posttrain.training.loop import State, train
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Optimizer
+from posttrain.training.penalties import Penalties
 from posttrain.training.progress import Progress
 from posttrain.training.saving import Saver, check_finite, collapse, trained_norm
 from posttrain.training.tracking import build_trackers, check_trackers
@@ -466,6 +467,7 @@ class Run(RunModels):
             max_grad_norm=r.max_grad_norm,
             rate_factors=model.rate_factors,
             updates=updates_of(model.hf, steps),
+            penalties=Penalties(r.penalties, model.hf.named_parameters()) if r.penalties else None,
         )
 
     def steps_for(self, steps_per_epoch: int) -> int:
