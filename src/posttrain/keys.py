@@ -37,6 +37,7 @@ OF_TRAINING = (
     "max_steps",
     "max_tokens_per_micro_batch",
     "learning_rate",
+    "penalties",
     "weight_decay",
     "adam_beta1",
     "adam_beta2",

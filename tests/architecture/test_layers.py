@@ -24,7 +24,7 @@ LAYERS = [
     {"rewards"},
     {"engines"},
     {"models"},
-    {"losses", "advantages", "data"},
+    {"losses", "advantages", "penalties", "data"},
     {"recipe"},
     {"overrides", "unread_keys", "recipe_paths"},
     {"recipe_names", "main_loss", "limits"},
