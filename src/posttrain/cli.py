@@ -184,6 +184,9 @@ def _execute(raw_or_recipe: Any, overrides: list[str], *, checking: bool = False
 
 def _finish(run: Any) -> int:
     """Execute a run, then write its report and say where everything is."""
+    from posttrain import kernels
+
+    kernels.setup()  # this process is the command's own, so its switches may be set
     run.execute()
     return _write_report(run)
 

@@ -24,6 +24,7 @@ LAYERS = [
     {"rewards"},
     {"engines"},
     {"models"},
+    {"kernels"},
     {"losses", "advantages", "data"},
     {"recipe"},
     {"keys", "limits"},

@@ -16,8 +16,8 @@ from torch.nn.attention.flex_attention import create_mask, flex_attention
 
 from posttrain.data.forest import Batch, Forest, TokenSequence, Tree
 from posttrain.errors import ModelError
+from posttrain.kernels.forest_cpu import ForestShape, merged_attention
 from posttrain.models.attention import ForestPlan, eager_attention, soft_capping, without_mask
-from posttrain.models.forest_kernel import ForestShape, merged_attention
 from posttrain.models.language_model import LanguageModel
 
 from .conftest import ARCHITECTURES, plain_logprobs, tiny_hf

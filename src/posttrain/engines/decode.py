@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from posttrain.models.forest_kernel import fused_attention
-from posttrain.models.products import kernel_products
+from posttrain.kernels.forest_cpu import fused_attention
+from posttrain.kernels.products import kernel_products
 
 KeyValues = list[tuple[Tensor, Tensor]]
 """Per layer, keys and values [Hkv, L, D] of one prompt."""
@@ -277,7 +277,7 @@ class DecodePlan:
 
     def _as_kept(self, layer: int, *given: Tensor) -> tuple[Tensor, ...]:
         """Tensors in the type of the prompts' keys, which need not be the model's
-        (`models.fused_layers`).
+        (`kernels.fused`).
         """
         return tuple(x.to(self._prompts[layer][0].dtype) for x in given)
 

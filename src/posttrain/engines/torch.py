@@ -15,13 +15,18 @@ from torch import Tensor
 
 from posttrain.data.forest import Batch, Forest, TokenSequence, Tree
 from posttrain.engines.base import check_requests
-from posttrain.engines.columns import ColumnDecoder
 from posttrain.engines.decode import KeyValues
-from posttrain.engines.graphs import CudaRecorder, StepGraphs
 from posttrain.engines.schedule import Row, Schedule
-from posttrain.engines.stepping import CacheStepper, ForestStepper, Stepper
+from posttrain.engines.stepping import (
+    CacheStepper,
+    ForestStepper,
+    Stepper,
+    matching_decoder,
+)
 from posttrain.engines.stops import Stops, token_texts
 from posttrain.errors import ConfigError
+from posttrain.kernels.columns import ColumnDecoder, weights_state
+from posttrain.kernels.graphs import CudaRecorder, StepGraphs
 from posttrain.models.forest_model import evaluating
 from posttrain.models.language_model import LanguageModel
 from posttrain.types import Request, Sample
@@ -54,7 +59,7 @@ class TorchEngine:
         cache_tokens: prompt tokens whose keys and values are kept for later calls (0 = none), for
         searches that come back
             to a prompt while the weights stand still.
-        graphs: repeats decoding steps from recordings (`engines.graphs`); None = never, auto = on
+        graphs: repeats decoding steps from recordings (`kernels.graphs`); None = never, auto = on
         CUDA.
 
     Raises:
@@ -204,9 +209,9 @@ class TorchEngine:
 
     def _column_decoder(self) -> ColumnDecoder | None:
         """The decoder in columns of the weights as they are now, where the model has one."""
-        state = [self.weights_version, *ColumnDecoder.state(self.model)]
+        state = [self.weights_version, *weights_state(self.model.pretrained)]
         if state != self._columns[0]:
-            self._columns = (state, ColumnDecoder.of(self.model))
+            self._columns = (state, matching_decoder(self.model))
         return self._columns[1]
 
     def _computed(self, tokens: int) -> None:

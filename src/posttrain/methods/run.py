@@ -21,7 +21,6 @@ from posttrain.data.stream import Source
 from posttrain.errors import CheckpointError, ConfigError, RewardError
 from posttrain.evaluation.run import Evaluation
 from posttrain.keys import Watch, refuse_unread_fields
-from posttrain.memory import keep_freed_memory
 from posttrain.methods import resume
 from posttrain.methods.job import Job as Job
 from posttrain.methods.job import TrainingJob as TrainingJob
@@ -266,8 +265,6 @@ class Run(RunModels):
         if start.has_model and start.saved.get("steps", steps) == steps:
             return self._trained_model(start, steps, load)
         model = load(start.checkpoint)
-        if model.device.type == "cpu":
-            keep_freed_memory()
         _seed_everything(self.recipe.seed)
         source = make_source(model)
         usual = self._optimizer(model, steps)

@@ -28,8 +28,8 @@ from transformers.masking_utils import sdpa_mask
 
 from posttrain.data.forest import Forest
 from posttrain.errors import ModelError
-from posttrain.models.forest_kernel import ForestShape, merged_attention
-from posttrain.models.products import kernel_products, within
+from posttrain.kernels.forest_cpu import ForestShape, merged_attention
+from posttrain.kernels.products import kernel_products, within
 
 NAME = "posttrain"
 

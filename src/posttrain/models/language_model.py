@@ -14,18 +14,14 @@ from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.forest import Forest
 from posttrain.errors import ModelError
-from posttrain.models.adapters import keeps_base, virtual_tokens
+from posttrain.kernels.agreement import bound_of, relative_error
+from posttrain.models.adapters import keeps_base
 from posttrain.models.attention import ForestPlan
-from posttrain.models.forest_model import (
-    BOUNDS,
-    ForestModel,
-    cuda_devices,
-    evaluating,
-    is_peft,
-    relative_error,
-)
+from posttrain.models.forest_model import ForestModel, cuda_devices, evaluating
 from posttrain.models.logprobs import Head, token_logprobs
+from posttrain.models.peft_kind import is_peft
 from posttrain.models.score_model import ScoreModel
+from posttrain.models.virtual_tokens import virtual_tokens
 from posttrain.models.vocabulary import DERIVED, DISTRIBUTIONS, FOREIGN, Vocabulary
 
 REFERENCE = "reference.safetensors"
@@ -157,7 +153,7 @@ class LanguageModel(ForestModel):
         return self.teacher.rows_at(forest.to(self.teacher.device), sources=True), self.teacher.head
 
     @property
-    def _chooses_products(self) -> bool:
+    def _accelerates_backward(self) -> bool:
         return self.shares_trunks and (self.critic is None or self.critic.shares_trunks)
 
     def trainable_parameters(self) -> list[torch.nn.Parameter]:
@@ -264,9 +260,9 @@ class LanguageModel(ForestModel):
                 )
             self._copy_reference()
         with torch.no_grad():
-            for name, own in self._reference_parameters().items():
-                now = self.hf.get_parameter(name)
-                own.copy_(now) if mix == 1 else own.lerp_(now, mix)
+            for name, reference in self._reference_parameters().items():
+                current = self.hf.get_parameter(name)
+                reference.copy_(current) if mix == 1 else reference.lerp_(current, mix)
         self.reference_updates += 1
 
     def _reference_parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -283,10 +279,10 @@ class LanguageModel(ForestModel):
         """What `save` writes, and the reference, where it is no longer the model of the start."""
         super().save_for_resume(folder)
         if self.reference_updates:
-            kept = {
+            tensors = {
                 name: p.detach().contiguous() for name, p in self._reference_parameters().items()
             }
-            save_file(kept, Path(folder) / REFERENCE)
+            save_file(tensors, Path(folder) / REFERENCE)
 
     def load_reference(self, folder: Path) -> None:
         """Take the reference that `save_for_resume` wrote, where it wrote one."""
@@ -295,8 +291,8 @@ class LanguageModel(ForestModel):
         self.update_reference()  # so that there is a copy, with adapters too
         saved = load_file(folder / REFERENCE)
         with torch.no_grad():
-            for name, own in self._reference_parameters().items():
-                own.copy_(saved[name])
+            for name, reference in self._reference_parameters().items():
+                reference.copy_(saved[name])
 
     def check_head(self) -> None:
         """Compare the model's own logits with `head` over `hidden`, on a few tokens.
@@ -310,7 +306,7 @@ class LanguageModel(ForestModel):
             theirs = self.pretrained(input_ids=ids, use_cache=False).logits[0]
             hidden = self._row_hidden(ids)[0]
             ours = self.head.logits(hidden)
-        if not relative_error(ours, theirs) <= BOUNDS.get(hidden.dtype, 5e-2):
+        if not relative_error(ours, theirs) <= bound_of(hidden.dtype):
             raise ModelError(
                 f"{type(self.pretrained).__name__} computes its logits in a way that is not known "
                 "here "

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from posttrain.models.products import fast_products, linear, wide, within
+from posttrain.kernels.products import fast_products, linear, wide, within
 
 _BLOCK_BYTES = 1 << 28  # of a half-precision weight, the part that is held in float32 at a time
 

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from posttrain.models.products import kernel_products, within
+from posttrain.kernels.products import kernel_products, within
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
@@ -38,8 +38,8 @@ def fused_attention(
     attn_mask: torch.Tensor | None,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention of [B, H, T, D] on CPU and its log-sum-exp [B, H, T], for merging with other
-    keys' by the reader.
+    """Attention of [B, H, T, D] on CPU and its log-sum-exp [B, H, T], with which the caller can
+    merge it with attention over other keys.
     """
     with kernel_products():
         out, lse = _forward(query, key, value, 0.0, False, attn_mask=attn_mask, scale=scale)
