@@ -132,7 +132,6 @@ def test_training_and_sampling_in_two_threads_give_what_they_give_alone(
     before = allowed()
     expected_weights = trained(llama_like("qwen3"))
     expected_numbers = sampled(llama_like("llama"))
-    learner, sampler = llama_like("qwen3"), llama_like("llama")
     together = threading.Barrier(2)
 
     def at_once(function: Callable[[LanguageModel], Any], model: LanguageModel) -> Any:

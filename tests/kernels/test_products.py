@@ -12,7 +12,7 @@ from support import write
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from posttrain.engines.torch import TorchEngine
-from posttrain.kernels import accelerated, products, setup
+from posttrain.kernels import computing, products, setup
 from posttrain.kernels.products import fast_products, kernel_products, linear, wide
 from posttrain.methods import run
 from posttrain.models.language_model import LanguageModel
@@ -121,7 +121,7 @@ def test_families_and_what_they_are_known_for(
     family: int, everywhere: bool, head: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(products, "_family", lambda: family)
-    with fast_products(), fast_products(of_head=True), accelerated():
+    with fast_products(), fast_products(of_head=True), computing():
         assert allowed() == "none"  # a library leaves the switch alone until it is asked
     asked()
     with fast_products():

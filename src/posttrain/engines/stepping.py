@@ -13,7 +13,7 @@ from torch import Tensor
 from posttrain.data.forest import Forest, TokenSequence, Tree
 from posttrain.engines.decode import DecodePlan, KeyValues
 from posttrain.engines.steady_plan import SteadyPlan
-from posttrain.kernels import accelerated
+from posttrain.kernels import computing
 from posttrain.kernels.agreement import agrees
 from posttrain.kernels.columns import ColumnDecoder, column_decoder
 from posttrain.kernels.graphs import StepGraphs
@@ -141,7 +141,7 @@ def _matches(decoder: ColumnDecoder, model: LanguageModel) -> bool:
     return True
 
 
-@accelerated()
+@computing()
 def model_step(base: Any, tokens: Tensor, plan: DecodePlan) -> Tensor:
     """A decoding step by the model itself: last hidden states [R, C] of one new token per row,
     tokens [R].
@@ -190,7 +190,8 @@ class CacheStepper:
             if stop < len(prompts) and prompts[stop] == prompts[start]:
                 continue
             batch = torch.tensor(prompts[start:stop], device=self.model.device)
-            out = self.model.pretrained(input_ids=batch, use_cache=True)
+            with computing(accelerated=False):
+                out = self.model.pretrained(input_ids=batch, use_cache=True)
             self._count(batch.numel())
             lines = torch.arange(start, stop, device=batch.device) + self._rows
             name = "cache_params" if "cache_params" in out else "past_key_values"
@@ -208,9 +209,10 @@ class CacheStepper:
             is_alive = group.lines >= 0
             # A dropped row needs some token to run along with; any will do.
             newest = torch.where(is_alive, tokens[group.lines.clamp_min(0)], 0)
-            out = self.model.pretrained(
-                input_ids=newest[:, None], use_cache=True, **{group.name: group.state}
-            )
+            with computing(accelerated=False):
+                out = self.model.pretrained(
+                    input_ids=newest[:, None], use_cache=True, **{group.name: group.state}
+                )
             group.state, group.left = out[group.name], group.left - 1
             logits[group.lines[is_alive]] = out.logits[is_alive, -1].float()
         return logits

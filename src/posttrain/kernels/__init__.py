@@ -3,7 +3,7 @@ that a model's own modules compute, and is compared with it before it is used.
 
     setup           the process-wide switches, chosen once; all off by default
     for_model       the fast trunk of a decoder, or None
-    accelerated     the scope of a trunk's passes, in which products may use the faster library
+    computing       the scope of a model's forward or backward pass
 
 Modules: `process` (switches), `products` (float32 matrix products on a CPU), `layer` (the record of
 a Llama-like layer), `fused` (a layer as one differentiable function), `columns` (a decoding step),
@@ -21,13 +21,13 @@ from torch import Tensor
 
 from posttrain.kernels.fused import ForestAttention, fused_trunk
 from posttrain.kernels.process import Switches, reset, setup, switches
-from posttrain.kernels.products import fast_products
+from posttrain.kernels.products import fast_products, kernel_products
 
 __all__ = [
     "ForestAttention",
     "Switches",
     "Trunk",
-    "accelerated",
+    "computing",
     "for_model",
     "reset",
     "setup",
@@ -55,12 +55,16 @@ def for_model(base: Any, plan: ForestAttention) -> Trunk | None:
 
 
 @contextlib.contextmanager
-def accelerated() -> Iterator[None]:
-    """The scope of a trunk's forward or backward pass, also as a decorator.
+def computing(*, accelerated: bool = True) -> Iterator[None]:
+    """The scope of a model's forward or backward pass, also as a decorator.
 
-    Within, matrix products use the faster library if `setup` has asked for it. Keep code of users
-    outside: PyTorch's older switch, `torch.get_float32_matmul_precision`, may refuse to answer
-    within.
+    If `setup` has asked for fast products, matrix products within use the faster library, and one
+    thread computes at a time. Else it does nothing. Keep code of users outside: PyTorch's older
+    switch, `torch.get_float32_matmul_precision`, may refuse to answer within.
+
+    Args:
+        accelerated: False for passes that are not faster by it, such as attention by transformers'
+        own functions; products are then PyTorch's own choice.
     """
-    with fast_products():
+    with fast_products() if accelerated else kernel_products():
         yield

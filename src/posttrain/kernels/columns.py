@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from posttrain.kernels.layer import Layer, Weights, has_plain_weights, read_layers
-from posttrain.kernels.products import fast_products, wide, within
+from posttrain.kernels.products import fast_products, kernel_products, wide, within
 
 # Joined weights are a second copy of most of a model, and large products gain little.
 _MAX_BYTES = 1 << 30
@@ -92,6 +92,7 @@ class ColumnDecoder:
         return _normed(x, norm.variance_epsilon, norm.weight[:, None]).t()
 
 
+@within(kernel_products)
 def column_decoder(base: Any) -> ColumnDecoder | None:
     """The decoder of a model with the weights as they are now, to be compared with the model's own
     step before it is used.

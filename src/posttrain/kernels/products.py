@@ -8,8 +8,11 @@ half as wide, it is faster only with the shapes of a head.
 PyTorch chooses the library by a switch of the whole process, so this module touches it only where
 `kernels.setup` has asked for that. Even then the switch is set for the length of a scope, for two
 reasons: fused attention kernels are slower with it, and user code between scopes has to find it as
-it was (`torch.get_float32_matmul_precision` refuses to answer while it is set). One lock makes the
-scopes of several threads follow each other, so that no thread computes under another's switch.
+it was (`torch.get_float32_matmul_precision` refuses to answer while it is set).
+
+Threads read the same switch. So every pass of a model is within a scope, also one that wants
+PyTorch's own choice, and one lock makes the scopes of several threads follow each other. Code of a
+user in another thread is in no scope and may be multiplied by either library in the meantime.
 """
 
 from __future__ import annotations
@@ -41,10 +44,13 @@ def fast_products(*, of_head: bool = False) -> AbstractContextManager[None]:
     """Within, products of float32 matrices are oneDNN's, where that is asked for and faster.
 
     That is on AMD processors of family 26 (Zen 5) and above, and with the shapes of a head
-    (`of_head`) on Zen 4. Elsewhere, and without `kernels.setup`, nothing changes.
+    (`of_head`) on Zen 4, where other products stay PyTorch's own choice. On other processors, and
+    without `kernels.setup`, nothing changes.
     """
-    least = _ZEN_4 if of_head else _ZEN_5
-    return _Precision("bf16") if _chosen_family() >= least else nullcontext()
+    family = _chosen_family()
+    if family < _ZEN_4:
+        return nullcontext()
+    return _Precision("bf16" if of_head or family >= _ZEN_5 else "none")
 
 
 def kernel_products() -> AbstractContextManager[None]:
@@ -53,7 +59,7 @@ def kernel_products() -> AbstractContextManager[None]:
     For fused attention kernels: they ask for many small products, each of which oneDNN would
     prepare anew (five times as slow).
     """
-    return _Precision("none") if _chosen_family() else nullcontext()
+    return _Precision("none") if _chosen_family() >= _ZEN_4 else nullcontext()
 
 
 def within(

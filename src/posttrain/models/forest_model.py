@@ -137,7 +137,7 @@ class ForestModel:
             .index_select(0, rows.source if sources else rows.place)
         )
 
-    @kernels.accelerated()
+    @kernels.computing()
     def _shared_hidden(
         self, forest: Forest, *, keep_kv: bool = False
     ) -> tuple[torch.Tensor, ForestPlan]:
@@ -171,6 +171,7 @@ class ForestModel:
         )
         return outputs.last_hidden_state[0]
 
+    @kernels.computing(accelerated=False)
     def _row_hidden(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Last hidden states [B, T, D] of padded rows; without a mask nothing transforms the
         embeddings.
@@ -207,7 +208,7 @@ class ForestModel:
         that bite. There the kernel's backward pass is slower, and the whole of both passes still
         faster (0.50 to 0.38 s, windows of 64 in rows of 40 to 500).
         """
-        with kernels.accelerated() if self._accelerates_backward else contextlib.nullcontext():
+        with kernels.computing(accelerated=self._accelerates_backward):
             loss.backward()
 
     @property

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
+from posttrain import kernels
 from posttrain.data.forest import Forest
 from posttrain.errors import ModelError
 from posttrain.kernels.agreement import bound_of, relative_error
@@ -303,7 +304,8 @@ class LanguageModel(ForestModel):
         """
         ids = torch.arange(min(5, self.config.vocab_size), device=self.device)[None]
         with evaluating(self.hf), torch.no_grad(), torch.random.fork_rng(cuda_devices(self.device)):
-            theirs = self.pretrained(input_ids=ids, use_cache=False).logits[0]
+            with kernels.computing(accelerated=False):
+                theirs = self.pretrained(input_ids=ids, use_cache=False).logits[0]
             hidden = self._row_hidden(ids)[0]
             ours = self.head.logits(hidden)
         if not relative_error(ours, theirs) <= bound_of(hidden.dtype):

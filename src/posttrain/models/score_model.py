@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from posttrain import kernels
 from posttrain.data.forest import Batch, Forest, TokenSequence, Tree
 from posttrain.errors import ModelError
 from posttrain.models.forest_model import ForestModel, evaluating
@@ -88,6 +89,6 @@ class ScoreModel(ForestModel):
         hidden = self.rows_at(forest.to(self.device), sources=sources)
         head = self.score_head
         weight = next(head.parameters())
-        return head(hidden.to(weight.dtype))[:, 0].to(
-            torch.promote_types(hidden.dtype, torch.float32)
-        )
+        with kernels.computing(accelerated=False):
+            scores = head(hidden.to(weight.dtype))[:, 0]
+        return scores.to(torch.promote_types(hidden.dtype, torch.float32))
