@@ -16,6 +16,8 @@ import ctypes
 import sys
 from dataclasses import dataclass
 
+import torch
+
 from posttrain import memory
 
 _MMAP_MAX, _TRIM_THRESHOLD = -4, -1  # of malloc.h
@@ -50,8 +52,6 @@ def setup(
         The switches that are on. fast_products may be on and have no effect, as the processor
         decides (`kernels.products`).
     """
-    import torch  # late: `memory` and the command line work without it
-
     global _switches
     on_gpu = torch.cuda.is_available()
     _switches = Switches(

@@ -45,8 +45,8 @@ def load_tokenizer(
 
 def tokenizer_source(path: str, base: str, tokenizer: str | None) -> str:
     """Adapters saved with a tokenizer bring their own; else the base model's."""
-    own = path if (Path(path) / "tokenizer_config.json").is_file() else base
-    return tokenizer or own
+    source = path if (Path(path) / "tokenizer_config.json").is_file() else base
+    return tokenizer or source
 
 
 def separate_padding(tokenizer: PreTrainedTokenizerBase) -> None:
