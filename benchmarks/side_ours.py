@@ -132,6 +132,9 @@ def tokenise(workload: Workload, folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    from posttrain import kernels
+
+    kernels.setup()  # as the command line does
     chosen, place, how, kept = arguments()
     if chosen.kind == "sample":
         sample(chosen, place, how)

@@ -11,6 +11,7 @@ NAMES: dict[str, str] = {
     # models, training, measuring
     "load": "posttrain.models.spec",
     "fit": "posttrain.training.fit",
+    "setup": "posttrain.kernels",
     "check": "posttrain.training.review",
     "preview": "posttrain.training.review",
     "loss_of": "posttrain.training.inspection.compute_loss",

@@ -24,6 +24,7 @@ LAYERS = [
     {"rewards"},
     {"engines"},
     {"models"},
+    {"kernels"},
     {"losses", "advantages", "penalties", "data"},
     {"recipe"},
     {"overrides", "unread_keys", "recipe_paths"},

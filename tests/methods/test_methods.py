@@ -22,7 +22,7 @@ from posttrain.errors import (
     TemplateError,
     TrainingDiverged,
 )
-from posttrain.models import products
+from posttrain.kernels import products, setup
 from posttrain.recipe import parse_recipe
 
 TASK = {"name": "arithmetic", "num_examples": 24, "num_steps": 1}
@@ -491,6 +491,7 @@ def test_a_reward_does_not_run_among_switches_that_are_not_its_own(
     products do on some processors.
     """
     monkeypatch.setattr(products, "_family", lambda: 26)
+    setup()
     forget_plugins(monkeypatch)
     body = (
         "    import torch\n    assert torch.get_float32_matmul_precision()\n    return "

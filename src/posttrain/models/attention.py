@@ -28,8 +28,8 @@ from transformers.masking_utils import sdpa_mask
 
 from posttrain.data.forest import Forest
 from posttrain.errors import ModelError
-from posttrain.models.forest_kernel import ForestShape, merged_attention
-from posttrain.models.products import kernel_products, within
+from posttrain.kernels.forest_cpu import ForestShape, merged_attention
+from posttrain.kernels.products import kernel_products, within
 
 NAME = "posttrain"
 
@@ -164,9 +164,8 @@ class ForestPlan:
         self.ends = forest.ends
         self.positions = forest.positions
         self.kv: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self.layers: set[int] = (
-            set()
-        )  # which layers have asked, and for what windows: for the probe
+        # Which layers have attended, and with which windows: for the probe.
+        self.layers: set[int] = set()
         self.windows: set[int] = set()
         self._keep_kv = keep_kv
         self._prefix = prefix
@@ -305,9 +304,9 @@ class ForestPlan:
                 )
             else:
                 part = eager_attention(q, k, v, piece.mask, scale, softcap, sinks, dropout)
-            mixed.append(part.transpose(1, 2).flatten(0, 1).index_select(0, piece.kept))
+            mixed.append(part.transpose(1, 2).flatten(0, 1).index_select(0, piece.real_rows))
         order = torch.cat(
-            [piece.queries.index_select(0, piece.kept) for piece in self._pieces[window]]
+            [piece.queries.index_select(0, piece.real_rows) for piece in self._pieces[window]]
         )
         flat = torch.cat(mixed)
         return torch.empty_like(flat).index_copy(0, order, flat)[None]
@@ -315,7 +314,7 @@ class ForestPlan:
 
 class _Piece:
     """Padded stretches of queries with their keys: queries [R * Lq], keys [R * Lk], mask [R, 1,
-    Lq, Lk], kept rows.
+    Lq, Lk], real rows (not padding).
     """
 
     def __init__(
@@ -337,14 +336,14 @@ class _Piece:
         mask = (distance >= 0) & real[:, None, :]
         if window is not None:
             mask &= distance < window
-        kept = (
+        real_rows = (
             np.arange(rows)[None]
             < np.array([stop - start for start, stop, _ in stretches])[:, None]
         )
         self.queries = torch.from_numpy(queries.reshape(-1))
         self.keys = torch.from_numpy(keys.reshape(-1))
         self.mask = torch.from_numpy(mask[:, None])
-        self.kept = torch.from_numpy(np.flatnonzero(kept))
+        self.real_rows = torch.from_numpy(np.flatnonzero(real_rows))
 
     def to(self, device: torch.device) -> _Piece:
         for name, tensor in vars(self).items():

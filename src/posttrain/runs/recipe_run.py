@@ -12,7 +12,6 @@ from posttrain import keys, registry
 from posttrain.config import Recipe
 from posttrain.data.account import Account
 from posttrain.errors import ConfigError
-from posttrain.memory import keep_freed_memory
 from posttrain.methods.measurement import Measuring
 from posttrain.recipe import recipe_as_dict
 from posttrain.runs.calls import Call
@@ -172,12 +171,7 @@ class PreparedTraining(Prepared):
             title=recipe.title,
             work=work,
         )
-        self.fit = fit
-        self.execute = self._execute
-
-    def _execute(self) -> Any:
-        keep_freed_memory()
-        return self.fit.run_in_folder()
+        self.execute = fit.run_in_folder
 
 
 class PreparedWork(Prepared):

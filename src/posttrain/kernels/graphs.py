@@ -4,10 +4,10 @@ A step of a small model on a GPU takes longer to start, operator by operator, th
 CUDA graph starts all of them at once, but repeats exactly what was recorded: the same operators on
 the same memory. So a step that is to be recorded
 
-    reads lengths, places and tokens from tensors, and no number that the host knows and that
-    changes from step to step, writes each row's keys and values where `written` [R] says, into
-    buffers that stay where they are, attends over W columns of them, a multiple of 64, and hides
-    what a row has not come to.
+  * reads lengths, places and tokens from tensors, and no number that the host knows and that
+    changes from step to step;
+  * writes each row's keys and values where `written` [R] says, into buffers that stay in place;
+  * attends over W columns of them, a multiple of 64, and hides those that a row has not written.
 
 Rows that come or leave and a W that has become too small make a new recording necessary. It costs
 some steps, so that it is made once the same rows have run for a few; and the first one is compared
@@ -18,14 +18,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from posttrain.engines.decode import DecodePlan, KeyValues
-from posttrain.models.forest_model import BOUNDS, relative_error
+from posttrain.kernels.agreement import bound_of, relative_error
 
-_WIDTH = 64  # columns by which a recorded step is too wide at most
 _PAYS = 4  # steps of the same rows after which a recording, which costs some steps itself, is made
 _COMPARED = 16  # rows whose logits are compared: all of them in float64 would be gigabytes
 
@@ -35,37 +34,22 @@ that the repetition fills.
 """
 
 
-class SteadyPlan(DecodePlan):
-    """A plan whose steps are the same operators on the same memory as long as `shape` is the
-    same.
+class Recordable(Protocol):
+    """The attention of a decoding step that can be recorded.
+
+    shape: as long as it is equal, a step is the same operators on the same memory. dtype: of keys
+    and values.
     """
 
-    _step = _WIDTH
-
-    def __init__(self, prompts: list[KeyValues], prompt_of: Tensor, capacity: Tensor) -> None:
-        self._arranged = 0
-        super().__init__(prompts, prompt_of, capacity)
-        self._has_kernel = False
+    @property
+    def shape(self) -> tuple[int, int]: ...
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """How often rows have come or left; columns attended to."""
-        return self._arranged, self._width
+    def dtype(self) -> torch.dtype: ...
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of keys and values."""
-        return self._prompts[0][0].dtype
-
-    def _arrange(self) -> None:
-        super()._arrange()
-        self._arranged += 1
-
-    def _measure(self) -> None:
-        super()._measure()
-        self._level = (
-            False  # whether rows have written equally much is not to be known by a recording
-        )
+    def forget_masks(self) -> None:
+        """Make what rows must not see anew when it is next needed."""
+        ...
 
 
 class StepGraphs:
@@ -86,12 +70,12 @@ class StepGraphs:
 
     def release(self) -> None:
         """Forget the recording and the memory that it holds."""
-        self._of: tuple[SteadyPlan, tuple[int, int]] | None = None
+        self._of: tuple[Recordable, tuple[int, int]] | None = None
         self._steps = 0
         self._replay: Callable[[], None] | None = None
-        self._tokens = self._found = torch.empty(0)
+        self._tokens = self._output = torch.empty(0)
 
-    def step(self, compute: Callable[[Tensor], Tensor], tokens: Tensor, plan: SteadyPlan) -> Tensor:
+    def step(self, compute: Callable[[Tensor], Tensor], tokens: Tensor, plan: Recordable) -> Tensor:
         """compute(tokens [R]), logits [R, V], which the next step may write over. It reads `tokens`
         and `plan`, and writes to the plan's buffers alone."""
         if self.why_not is not None:
@@ -109,33 +93,27 @@ class StepGraphs:
         self._tokens.copy_(tokens)
         self._replay()
         self.replayed += 1
-        return self._found
+        return self._output
 
     def _recording(
-        self, compute: Callable[[Tensor], Tensor], tokens: Tensor, plan: SteadyPlan
+        self, compute: Callable[[Tensor], Tensor], tokens: Tensor, plan: Recordable
     ) -> Tensor:
         self._tokens = tokens.clone()
         expected = compute(self._tokens) if not self.recorded else None
         plan.forget_masks()  # they are part of what is recorded
         try:
-            replay, found = self._record(lambda: compute(self._tokens))
+            replay, output = self._record(lambda: compute(self._tokens))
             if expected is not None:
-                found[:_COMPARED] = (
-                    torch.nan
-                )  # so that a recording that computes nothing is found out
+                # NaN, so that a recording that computes nothing does not pass.
+                output[:_COMPARED] = torch.nan
             replay()
-            bound = BOUNDS.get(plan.dtype, 5e-2)
-            if (
-                expected is not None
-                and not relative_error(found[:_COMPARED], expected[:_COMPARED]) <= bound
-            ):
-                self.why_not = "a recorded step gives other logits than the step itself"
-        except (
-            Exception
-        ) as error:  # whatever a foreign model does that cannot be recorded is the answer
-            cause = (
-                error.__context__ or error
-            )  # the end of a recording complains of what went wrong within it
+            if expected is not None:
+                error = relative_error(output[:_COMPARED], expected[:_COMPARED])
+                if not error <= bound_of(plan.dtype):
+                    self.why_not = "a recorded step gives other logits than the step itself"
+        except Exception as failure:  # a foreign model may do anything that cannot be recorded
+            # The end of a recording complains about what went wrong within it.
+            cause = failure.__context__ or failure
             self.why_not = f"{type(cause).__name__}: {str(cause).partition(chr(10))[0]}"
         plan.forget_masks()  # these lie in the recording's memory
         if self.why_not is not None:
@@ -145,9 +123,9 @@ class StepGraphs:
             )
             self.release()
             return compute(tokens)
-        self._replay, self._found = replay, found
+        self._replay, self._output = replay, output
         self.recorded += 1
-        return found
+        return output
 
 
 class CudaRecorder:
@@ -167,9 +145,8 @@ class CudaRecorder:
             graph = torch.cuda.CUDAGraph()
             try:
                 with torch.cuda.graph(graph, stream=self._stream):
-                    found = work()
+                    output = work()
             finally:
-                torch.cuda.set_stream(
-                    current
-                )  # a recording that fails leaves its own stream behind
-        return graph.replay, found
+                # A recording that fails leaves its own stream behind.
+                torch.cuda.set_stream(current)
+        return graph.replay, output

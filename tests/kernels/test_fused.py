@@ -12,10 +12,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from posttrain.data.forest import Forest, TokenSequence, Tree
-from posttrain.models import fused_layers
+from posttrain.kernels import fused
+from posttrain.kernels.fused import FusedTrunk, fused_trunk
+from posttrain.kernels.layer import read_layers
 from posttrain.models.attention import ForestPlan
-from posttrain.models.decoder_layers import read_layers
-from posttrain.models.fused_layers import fused_hidden, fusible_layers
 from posttrain.models.language_model import LanguageModel
 
 Build = Callable[[str], LanguageModel]
@@ -48,13 +48,13 @@ def run(model: LanguageModel) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
 def fused_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The layers that are computed as one function from now on, by number."""
     calls: list[int] = []
-    apply = fused_layers._Layer.apply
+    apply = fused._FusedLayer.apply
 
     def noted(*given: Any) -> Any:
-        calls.append(given[2].number)
+        calls.append(given[1].layer.number)
         return apply(*given)
 
-    monkeypatch.setattr(fused_layers._Layer, "apply", noted)
+    monkeypatch.setattr(fused._FusedLayer, "apply", noted)
     return calls
 
 
@@ -66,7 +66,7 @@ def test_states_and_gradients_are_the_model_s_own(
     calls = fused_calls(monkeypatch)
     hidden, grads = run(model)
     assert calls == [0, 1, 2]
-    model.fuses_layers = False
+    model.uses_kernels = False
     expected, expected_grads = run(model)
     assert calls == [0, 1, 2]
     torch.testing.assert_close(hidden, expected, rtol=1e-5, atol=2e-5)
@@ -111,7 +111,7 @@ def test_gradients_agree_with_finite_differences(llama_like: Build, family: str)
     base.norm = torch.nn.Identity()  # transformers' norm rounds to float32
 
     def value() -> torch.Tensor:
-        hidden = fused_hidden(base, layers, embedded, trees.positions, ForestPlan(trees))
+        hidden = FusedTrunk(base, layers)(embedded, trees.positions, ForestPlan(trees))
         return (
             hidden * torch.linspace(-1, 1, hidden.numel(), dtype=torch.float64).view_as(hidden)
         ).sum()
@@ -147,7 +147,7 @@ def test_bfloat16_is_as_near_to_exact_as_the_model_s_own_modules(
     calls = fused_calls(monkeypatch)
     hidden, grads = run(model)
     assert calls == [0, 1, 2] and hidden.dtype == torch.bfloat16
-    model.fuses_layers = False
+    model.uses_kernels = False
     theirs, their_grads = run(model)
     model.hf.double()
     exact, exact_grads = run(model)
@@ -214,22 +214,22 @@ def test_it_steps_aside_for_what_it_does_not_compute(llama_like: Build) -> None:
     model = llama_like("llama")
     base: Any = model.hf.model
     plan = ForestPlan(forest())
-    assert fusible_layers(base, plan) is not None
+    assert fused_trunk(base, plan) is not None
     model.train()
-    assert fusible_layers(base, plan) is not None
+    assert fused_trunk(base, plan) is not None
     base.layers[1].gradient_checkpointing = True
-    assert fusible_layers(base, plan) is None
+    assert fused_trunk(base, plan) is None
     base.layers[1].gradient_checkpointing = False
     base.layers[1].self_attn.attention_dropout = 0.1
-    assert fusible_layers(base, plan) is None
+    assert fused_trunk(base, plan) is None
     base.layers[1].self_attn.attention_dropout = 0.0
     hook = base.layers[2].mlp.register_forward_hook(lambda *given: None)
-    assert fusible_layers(base, plan) is None
+    assert fused_trunk(base, plan) is None
     hook.remove()
-    assert fusible_layers(base, plan) is not None
+    assert fused_trunk(base, plan) is not None
     get_peft_model(model.hf, LoraConfig(target_modules=["q_proj"], r=2))
-    assert fusible_layers(base, plan) is None
-    assert fusible_layers(llama_like("llama").hf.half().model, plan) is None
+    assert fused_trunk(base, plan) is None
+    assert fused_trunk(llama_like("llama").hf.half().model, plan) is None
     mixed = llama_like("llama").hf.bfloat16().model
     mixed.norm.float()
-    assert fusible_layers(mixed, plan) is None
+    assert fused_trunk(mixed, plan) is None

@@ -11,9 +11,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from posttrain.data.forest import Forest, TokenSequence, Tree
-from posttrain.engines.columns import ColumnDecoder, model_step
+from posttrain.engines import torch as engine_module
 from posttrain.engines.decode import DecodePlan
+from posttrain.engines.stepping import matching_decoder, model_step
 from posttrain.engines.torch import TorchEngine
+from posttrain.kernels.columns import ColumnDecoder
 from posttrain.models.language_model import LanguageModel
 from posttrain.types import Request, Sampling
 
@@ -33,7 +35,7 @@ def plan_of(model: LanguageModel, prompts: list[list[int]], prompt_of: list[int]
 def test_it_gives_what_the_model_gives(llama_like: Build, family: str) -> None:
     """Prompts of unequal length, rows that leave on the way."""
     model = llama_like(family)
-    decoder = ColumnDecoder.of(model)
+    decoder = matching_decoder(model)
     assert decoder is not None
     with torch.no_grad():
         plans = [plan_of(model, [[3, 5, 7, 9], [4, 6]], [0, 0, 1, 1, 1]) for _ in range(2)]
@@ -54,13 +56,13 @@ def test_it_gives_what_the_model_gives(llama_like: Build, family: str) -> None:
 
 @pytest.mark.parametrize("family", ["windows", "gemma2", "granite", "ministral3", "output bias"])
 def test_other_models_run_their_own_step(llama_like: Build, family: str) -> None:
-    assert ColumnDecoder.of(llama_like(family)) is None
+    assert matching_decoder(llama_like(family)) is None
 
 
 def test_float16_runs_its_own_step(llama_like: Build) -> None:
     model = llama_like("llama")
     model.hf.half()
-    assert ColumnDecoder.of(model) is None
+    assert matching_decoder(model) is None
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
@@ -69,7 +71,7 @@ def test_bfloat16_gives_the_log_probs_of_the_trainer_more_closely_than_the_model
 ) -> None:
     model = llama_like(family)
     model.hf.bfloat16()
-    assert ColumnDecoder.of(model) is not None
+    assert matching_decoder(model) is not None
     request = Request((3, 5, 7, 2, 8), Sampling(max_tokens=24), n=8, seed=0)
 
     def gaps() -> torch.Tensor:
@@ -81,7 +83,7 @@ def test_bfloat16_gives_the_log_probs_of_the_trainer_more_closely_than_the_model
         return told - torch.tensor([x for one in scored for x in one])
 
     ours = gaps()
-    monkeypatch.setattr(ColumnDecoder, "of", lambda model: None)
+    monkeypatch.setattr(engine_module, "matching_decoder", lambda model: None)
     own = gaps()
     assert len(ours) > 50
     assert ours.square().mean().sqrt() < 0.05 and ours.square().mean() < own.square().mean()
@@ -130,7 +132,7 @@ def test_adapters_of_low_rank_are_added_to_the_weights_and_followed_when_they_ar
     model = adapted(llama_like("llama"))
     engine = TorchEngine(model)
     request = Request((3, 5, 7), Sampling(max_tokens=6), n=1, seed=0)
-    assert ColumnDecoder.of(model) is not None
+    assert matching_decoder(model) is not None
     for _ in range(2):
         ((sample,),) = engine.generate([request])
         scored = engine.score([((3, 5, 7, *sample.ids), 3)])[0]
@@ -141,15 +143,15 @@ def test_adapters_of_low_rank_are_added_to_the_weights_and_followed_when_they_ar
 
 
 def test_adapters_that_are_more_than_a_sum_run_the_model_s_own_step(llama_like: Build) -> None:
-    assert ColumnDecoder.of(adapted(llama_like("llama"), use_dora=True)) is None
+    assert matching_decoder(adapted(llama_like("llama"), use_dora=True)) is None
 
 
 def test_adapters_in_half_precision_are_not_rounded_into_the_weights(llama_like: Build) -> None:
     model = adapted(llama_like("llama"))
     model.hf.bfloat16()
-    assert ColumnDecoder.of(model) is None
+    assert matching_decoder(model) is None
     model.hf.base_model.disable_adapter_layers()
-    assert ColumnDecoder.of(model) is not None
+    assert matching_decoder(model) is not None
 
 
 def test_weights_that_change_in_place_are_read_again(llama_like: Build) -> None:

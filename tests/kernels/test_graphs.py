@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from posttrain.engines.graphs import StepGraphs
 from posttrain.engines.stops import Stops
 from posttrain.engines.torch import TorchEngine
+from posttrain.kernels.graphs import StepGraphs
 from posttrain.models.language_model import LanguageModel
 from posttrain.types import Request, Sample, Sampling
 

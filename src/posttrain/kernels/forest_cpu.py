@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from posttrain.models.products import kernel_products, within
+from posttrain.kernels.products import kernel_products, within
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
@@ -38,8 +38,8 @@ def fused_attention(
     attn_mask: torch.Tensor | None,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention of [B, H, T, D] on CPU and its log-sum-exp [B, H, T], for merging with other
-    keys' by the reader.
+    """Attention of [B, H, T, D] on CPU and its log-sum-exp [B, H, T], with which the caller can
+    merge it with attention over other keys.
     """
     with kernel_products():
         out, lse = _forward(query, key, value, 0.0, False, attn_mask=attn_mask, scale=scale)
@@ -51,7 +51,7 @@ _ALONE = 48
 
 
 class _Bucket(NamedTuple):
-    """Runs of like length. rows: flat indices [R * L], padded with a run's last token; row kept[i]
+    """Runs of like length. rows: flat indices [R * L], padded with a run's last token; row real[i]
     is token flat[i].
 
     start: of a run that is alone, which is then a slice and needs no indices; else -1.
@@ -61,7 +61,7 @@ class _Bucket(NamedTuple):
     length: int
     start: int
     rows: torch.Tensor
-    kept: torch.Tensor | None
+    real: torch.Tensor | None
     flat: torch.Tensor
 
 
@@ -130,15 +130,15 @@ class ForestShape:
             return _Bucket(1, length, self.starts[runs[0]], none, None, none)
         step = np.arange(length)
         rows = np.array(self.starts)[runs, None] + np.minimum(step, lengths[runs, None] - 1)
-        kept = np.flatnonzero(step < lengths[runs, None])
-        flat = torch.from_numpy(rows.reshape(-1)[kept]).to(self._device)
-        full = len(kept) == rows.size
+        real = np.flatnonzero(step < lengths[runs, None])
+        flat = torch.from_numpy(rows.reshape(-1)[real]).to(self._device)
+        full = len(real) == rows.size
         return _Bucket(
             len(runs),
             length,
             -1,
             torch.from_numpy(rows.reshape(-1)).to(self._device),
-            None if full else torch.from_numpy(kept).to(self._device),
+            None if full else torch.from_numpy(real).to(self._device),
             flat,
         )
 
@@ -204,15 +204,15 @@ def attend_runs_backward(
     """
     grads = into or (torch.empty_like(query), torch.empty_like(key), torch.empty_like(value))
     for bucket in shape.buckets:
-        given = _gather(grad_out, bucket, blank=True)
+        grad_part = _gather(grad_out, bucket, blank=True)
         q, k, v, o, part_lse = (_gather(x, bucket) for x in (query, key, value, out, lse))
-        parts = _backward(given, q, k, v, o, part_lse, 0.0, True, scale=scale)
+        parts = _backward(grad_part, q, k, v, o, part_lse, 0.0, True, scale=scale)
         for grad, part in zip(grads, parts):
             _put(grad, part, bucket)
     for start, stop, end in shape.trunks:
-        given, q, o, part_lse = (_slice(x, stop, end) for x in (grad_out, query, out, lse))
+        grad_part, q, o, part_lse = (_slice(x, stop, end) for x in (grad_out, query, out, lse))
         k, v = _slice(key, start, stop), _slice(value, start, stop)
-        parts = _backward(given, q, k, v, o, part_lse, 0.0, False, scale=scale)
+        parts = _backward(grad_part, q, k, v, o, part_lse, 0.0, False, scale=scale)
         for grad, part, (a, b) in zip(grads, parts, [(stop, end), (start, stop), (start, stop)]):
             grad[a:b] += part[0].transpose(0, 1)
     return grads
@@ -254,9 +254,9 @@ def _gather(x: torch.Tensor, bucket: _Bucket, blank: bool = False) -> torch.Tens
     """[N, H, ...] -> [R, H, L, ...]; `blank` puts zeros where there is padding."""
     if bucket.start >= 0:
         return _slice(x, bucket.start, bucket.start + bucket.length)
-    if blank and bucket.kept is not None:
+    if blank and bucket.real is not None:
         rows = x.new_zeros(bucket.runs * bucket.length, *x.shape[1:])
-        rows.index_copy_(0, bucket.kept, x.index_select(0, bucket.flat))
+        rows.index_copy_(0, bucket.real, x.index_select(0, bucket.flat))
     else:
         rows = x.index_select(0, bucket.rows)
     return rows.unflatten(0, (bucket.runs, bucket.length)).transpose(1, 2)
@@ -269,5 +269,5 @@ def _put(whole: torch.Tensor, part: torch.Tensor, bucket: _Bucket) -> None:
         return
     rows = part.transpose(1, 2).flatten(0, 1)
     whole.index_copy_(
-        0, bucket.flat, rows if bucket.kept is None else rows.index_select(0, bucket.kept)
+        0, bucket.flat, rows if bucket.real is None else rows.index_select(0, bucket.real)
     )

@@ -12,9 +12,9 @@ from support import write
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from posttrain.engines.torch import TorchEngine
-from posttrain.models import products
+from posttrain.kernels import computing, products, setup
+from posttrain.kernels.products import fast_products, kernel_products, linear, wide
 from posttrain.models.language_model import LanguageModel
-from posttrain.models.products import fast_products, kernel_products, linear, wide
 from posttrain.training import fit
 from posttrain.training.loop import train
 from posttrain.types import Request, Sampling
@@ -22,6 +22,11 @@ from posttrain.types import Request, Sampling
 Build = Callable[[str], LanguageModel]
 
 ZEN_5 = "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 26\nmodel\t\t: 2\n"
+
+
+def asked() -> None:
+    """What the command line asks for, as far as products go."""
+    setup(keep_freed_memory=False, pause_collection=False)
 
 
 def allowed() -> str:
@@ -48,6 +53,7 @@ def zen_5(monkeypatch: pytest.MonkeyPatch) -> None:
     if not products._keeps_float32():
         pytest.skip("this processor would round products to bfloat16")
     monkeypatch.setattr(products, "_family", lambda: 26)
+    asked()
 
 
 @pytest.mark.parametrize(
@@ -115,6 +121,9 @@ def test_families_and_what_they_are_known_for(
     family: int, everywhere: bool, head: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(products, "_family", lambda: family)
+    with fast_products(), fast_products(of_head=True), computing():
+        assert allowed() == "none"  # a library leaves the switch alone until it is asked
+    asked()
     with fast_products():
         assert (allowed() == "bf16") == everywhere
     with fast_products(of_head=True):

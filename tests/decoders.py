@@ -1,9 +1,9 @@
+"""Small random language models of several kinds, without ids that end a text."""
+
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import pytest
 import torch
 from transformers import (
     Gemma2Config,
@@ -31,13 +31,8 @@ SIZES: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="session")
-def decoder() -> Callable[[str], LanguageModel]:
-    """A small random language model of a kind, without ids that end a text."""
-    return _build
-
-
-def _build(kind: str) -> LanguageModel:
+def build(kind: str) -> LanguageModel:
+    """llama, qwen3, gemma2, gpt2 or mamba, its trunks shared where it can."""
     torch.manual_seed(0)
     models: dict[str, Any] = {
         "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
