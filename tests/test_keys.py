@@ -49,7 +49,7 @@ PIPELINE: dict[str, Any] = {
             "task: method 'evaluate' does not read it; set evaluation.task",
         ),
         (
-            {**EVALUATE, "temperature": 0.5},
+            {**EVALUATE, "sampling": {"temperature": 0.5}},
             "sampling: method 'evaluate' does not read it; set evaluation.sampling",
         ),
         ({**EVALUATE, "seed": 1}, "seed: method 'evaluate' does not read it; set evaluation.seed"),

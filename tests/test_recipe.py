@@ -64,9 +64,9 @@ def test_round_trip_through_yaml() -> None:
         ({"rewards": [{"weight": 1.0}]}, "needs a name"),
         (
             {"gradient_accumulation_steps": 4},
-            "micro-batches follow from max_tokens_per_micro_batch",
+            "gradient_accumulation_steps.*max_tokens_per_micro_batch",
         ),
-        ({"beta": 0.04}, "add {name: kl"),
+        ({"beta": 0.04}, "beta.*{name: kl"),
         ({"sampling": {"top_p": 0.0}}, "out of range"),
         ({"method": "grp"}, "unknown method 'grp': did you mean 'grpo'"),
         ({"task": {"name": "arithmetc"}}, "unknown task 'arithmetc': did you mean 'arithmetic'"),
@@ -158,7 +158,7 @@ def test_names_of_other_trainers() -> None:
     assert recipe.model.lora is not None and recipe.model.lora.r == 8
     assert recipe.data is not None and recipe.data.max_length == 64
     assert (recipe.output, recipe.batch_size) == ("out", 4)
-    with pytest.raises(ConfigError, match="say the same; keep one"):
+    with pytest.raises(ConfigError, match="'model_name_or_path' and 'model.path'.*keep one"):
         parse_recipe(
             {"method": "sft", "model": {"path": "a"}, "model_name_or_path": "b", "data": "d"}
         )

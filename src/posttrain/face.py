@@ -16,9 +16,9 @@ NAMES: dict[str, str] = {
     "Plan": "posttrain.training.plan",
     "Result": "posttrain.training.result",
     "Metrics": "posttrain.training.result",
-    "evaluate": "posttrain.evaluation.run",
-    "compare": "posttrain.evaluation.run",
-    "Evaluation": "posttrain.evaluation.run",
+    "evaluate": "posttrain.methods.measurement",
+    "compare": "posttrain.evaluation.comparison",
+    "Evaluation": "posttrain.evaluation.outcomes",
     # methods that train: each gives a plan
     "sft": "posttrain.methods.sft",
     "dpo": "posttrain.methods.dpo",
@@ -33,6 +33,7 @@ NAMES: dict[str, str] = {
     "offline": "posttrain.methods.offline",
     "distill": "posttrain.methods.distill",
     # values
+    "make_task": "posttrain.tasks.rows",
     "Task": "posttrain.types",
     "Example": "posttrain.types",
     "Sampling": "posttrain.config.SamplingConfig",

@@ -25,6 +25,11 @@ _WRITE_FAILURES = (
 )
 
 
+def cache_folder() -> Path:
+    """The folder of cached data: POSTTRAIN_CACHE of the environment, or ~/.cache/posttrain."""
+    return Path(os.environ.get("POSTTRAIN_CACHE") or "~/.cache/posttrain").expanduser()
+
+
 @contextlib.contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
     """Write a folder under a temporary name and rename it when it is complete.

@@ -1,8 +1,8 @@
-"""Which keys of a recipe a method reads: those of its signature, and those that its run reads.
+"""Which keys of a recipe a method reads: those of its signature, and those of every run.
 
-A key that nothing reads is an error. Top-level keys are refused by name; the fields of a `data`
-section are watched while a method prepares its job, so that a field which this method passes over
-is refused as well.
+A key that nothing reads is an error. Top-level keys are refused by name (`unread_keys`). The fields
+of a `data` section are watched while a method prepares its job, and a field that this method does
+not read is refused as well.
 """
 
 from __future__ import annotations
@@ -13,16 +13,21 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from posttrain import registry
+from posttrain.annotations import spelled
 from posttrain.config import (
+    AdapterConfig,
     Component,
+    CreditConfig,
     DataConfig,
+    EndpointConfig,
     EvaluationConfig,
+    LoraConfig,
     ModelConfig,
     Recipe,
     SamplingConfig,
+    TrustRegionConfig,
 )
-from posttrain.errors import ConfigError, nearest
+from posttrain.errors import ConfigError
 from posttrain.registry import Entry, Setting
 
 OF_EVERY_RUN = ("method", "model", "title", "output", "seed", "plugins")
@@ -68,7 +73,22 @@ IN_YAML: dict[str, Any] = {
 }
 """What a recipe writes for what a method takes: an object's configuration, or its name."""
 
-_SECTIONS = (DataConfig, EvaluationConfig, ModelConfig, SamplingConfig)
+CLASSES: dict[str, Any] = {
+    c.__name__: c
+    for c in (
+        AdapterConfig,
+        Component,
+        CreditConfig,
+        DataConfig,
+        EndpointConfig,
+        EvaluationConfig,
+        LoraConfig,
+        ModelConfig,
+        SamplingConfig,
+        TrustRegionConfig,
+    )
+}
+"""The sections of a recipe, by the name of their class."""
 
 Section = TypeVar("Section")
 
@@ -81,6 +101,38 @@ def trains(entry: Entry) -> bool:
 def measures(entry: Entry) -> bool:
     """Whether a run of the method may be measured on problems: of language models alone."""
     return trains(entry) and entry.name != "reward_model"
+
+
+def annotation_of(key: str, entry: Entry | None) -> str:
+    """The type of a top-level key, as written: "" for a key that the method does not have.
+
+    >>> annotation_of("seed", None)
+    'int'
+    """
+    types = typing.get_type_hints(Recipe)
+    if key in types:
+        return spelled(types[key])
+    if entry is None or key not in entry.settings:
+        return ""
+    return spelled(in_yaml(entry.settings[key]))
+
+
+def field_annotation(annotation: str, field: str) -> str:
+    """The type of a section's field, where `annotation` is the section's type."""
+    section = CLASSES.get(class_name(annotation))
+    if section is None:
+        return ""
+    types = typing.get_type_hints(section)
+    return spelled(types[field]) if field in types else ""
+
+
+def class_name(annotation: str) -> str:
+    """The class that an annotation of a single section names.
+
+    >>> class_name("LoraConfig | None")
+    'LoraConfig'
+    """
+    return annotation.partition(" ")[0]
 
 
 def keys_read(entry: Entry) -> set[str]:
@@ -107,61 +159,6 @@ def in_yaml(setting: Setting) -> Any:
     if name not in IN_YAML:
         return setting.hint
     return IN_YAML[name] | None if optional else IN_YAML[name]
-
-
-def refuse_unread(raw: Mapping[str, Any], entry: Entry, elsewhere: Mapping[str, str]) -> None:
-    """Refuse top-level keys that the method does not read.
-
-    Args:
-        elsewhere: names that have no counterpart, with the way out.
-    Raises:
-        ConfigError: names the key and the nearest right place.
-    """
-    allowed = keys_read(entry)
-    for key in raw:
-        if key in allowed:
-            continue
-        if key in elsewhere:
-            raise ConfigError(f"unknown key {key!r} for method {entry.name!r}: {elsewhere[key]}")
-        place = _stage_places(key, raw) or _section_places(key, entry)
-        if place:
-            raise ConfigError(f"{key}: method {entry.name!r} does not read it; set {place}")
-        readers = [
-            name for name, other in registry.methods.entries().items() if key in keys_read(other)
-        ]
-        if readers:
-            raise ConfigError(
-                f"{key}: method {entry.name!r} does not read it; leave it out. Methods that read "
-                f"it: {', '.join(readers)}"
-            )
-        raise ConfigError(
-            f"unknown key {key!r} for method {entry.name!r}: {nearest(str(key), allowed)}"
-        )
-
-
-def _stage_places(key: str, raw: Mapping[str, Any]) -> str:
-    """The stages of a pipeline that read the key."""
-    stages = [s for s in raw.get("stages") or () if isinstance(s, Mapping)]
-    methods = registry.methods.entries()
-    places = [
-        f"stages.{stage.get('name')}.{key}"
-        for stage in stages
-        if stage.get("method") in methods and key in keys_read(methods[str(stage["method"])])
-    ]
-    return " or ".join(places)
-
-
-def _section_places(key: str, entry: Entry) -> str:
-    """The sections of the method that have a field of this name."""
-    types = typing.get_type_hints(Recipe)
-    places = []
-    for name in sorted(keys_read(entry) & {*types, *entry.settings}):
-        hint = types[name] if name in types else in_yaml(entry.settings[name])
-        for section in _SECTIONS:
-            has_key = key in {f.name for f in dataclasses.fields(section)}
-            if has_key and section in (hint, *typing.get_args(hint)):
-                places.append(f"{name}.{key}")
-    return " or ".join(places)
 
 
 # Numbers that every recipe.yaml of version 0.1.0 holds.

@@ -13,68 +13,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from posttrain import keys, registry
+from posttrain import keys, main_loss, registry, unread_keys
 from posttrain.annotations import spelled
 from posttrain.config import Aggregation, Component, EvaluationConfig, Recipe
-from posttrain.errors import ConfigError, nearest, shown
+from posttrain.errors import ConfigError, nearest
 from posttrain.limits import check_numbers
+from posttrain.overrides import apply_overrides as apply_overrides
+from posttrain.overrides import rename
 from posttrain.typecheck import check
-from posttrain.yaml_reader import read_yaml, read_yaml_file
-
-# Names that users of other trainers know, and where they live here.
-ALIASES = {
-    "model_name_or_path": "model.path",
-    "torch_dtype": "model.dtype",
-    "gradient_checkpointing": "model.gradient_checkpointing",
-    "chat_template_path": "model.chat_template",
-    "lora_r": "model.lora.r",
-    "lora_alpha": "model.lora.alpha",
-    "lora_dropout": "model.lora.dropout",
-    "lora_target_modules": "model.lora.target_modules",
-    "use_dora": "model.lora.use_dora",
-    "teacher_model_name_or_path": "teacher.path",
-    "dataset_name": "data.path",
-    "dataset_config": "data.subset",
-    "dataset_train_split": "data.split",
-    "max_length": "data.max_length",
-    "output_dir": "output",
-    "per_device_train_batch_size": "batch_size",
-    "save_steps": "save_every",
-    "eval_steps": "eval_every",
-    "max_completion_length": "sampling.max_tokens",
-    "temperature": "sampling.temperature",
-    "top_p": "sampling.top_p",
-    "top_k": "sampling.top_k",
-    "min_p": "sampling.min_p",
-    "lr": "learning_rate",
-}
-
-# Names that have no counterpart, with the reason and the way out.
-ELSEWHERE = {
-    "gradient_accumulation_steps": "micro-batches follow from max_tokens_per_micro_batch; "
-    "batch_size is the whole step",
-    "packing": "rows are always packed, without attending to one another",
-    "padding_free": "there never is padding",
-    "bf16": "set model.dtype: bfloat16",
-    "fp16": "set model.dtype: bfloat16",
-    "use_cpu": "set model.device: cpu",
-    "use_peft": "set model.lora: {r: 16}",
-    "load_in_4bit": "set model.quantization: nf4",
-    "load_in_8bit": "set model.quantization: int8",
-    "label_smoothing_factor": "set losses: [{name: label_smoothing, epsilon: 0.1}]",
-    "reward_weights": "write the weight beside each reward: {name: ..., weight: ...}",
-    "reward_funcs": "list them under rewards",
-    "loss_type": "list losses under losses: [{name: ...}]; see `posttrain ls losses`",
-    "epsilon": "set clip_low of the loss: losses: [{name: clipped, clip_low: 0.2}]",
-    "epsilon_high": "set clip_high of the loss: losses: [{name: clipped, clip_high: 0.28}]",
-    "scale_rewards": "set scale of the advantage: advantage: {name: group_mean, scale: group}",
-    "beta": "add {name: kl, weight: ...} to losses",
-    "warmup_ratio": "set warmup_steps to a share below 1",
-    "logging_steps": "every step is logged",
-    "resume_from_checkpoint": "run `posttrain resume RUN`",
-    "push_to_hub": "the folder RUN/model is a complete Hugging Face model; upload it with "
-    "huggingface-cli",
-}
+from posttrain.yaml_reader import read_yaml_file
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -94,50 +41,6 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     return parse_recipe(apply_overrides(raw, overrides), path.parent)
 
 
-def apply_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """A copy of `raw` with dotted `key=value` texts set."""
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"override {shown(text)} is not of the form key=value")
-        parsed = read_yaml(value, f"override {shown(text)}") if value else None
-        raw = _set(raw, ALIASES.get(key.strip(), key.strip()).split("."), parsed, key)
-    return raw
-
-
-def _set(node: Any, keys: list[str], value: Any, whole: str) -> Any:
-    """`node` with the value at the dotted place replaced; list items are reached by number or
-    by their name.
-    """
-    if not keys:
-        return value
-    head, rest = keys[0], keys[1:]
-    if isinstance(node, list):
-        names = [item.get("name") if isinstance(item, dict) else item for item in node]
-        if head.isdigit() and int(head) < len(node):
-            place = int(head)
-        elif head in names:
-            place = names.index(head)
-        else:
-            raise ConfigError(
-                f"override {whole}: no item {head!r}: {nearest(head, [str(n) for n in names])}"
-            )
-        return [
-            _set(item, rest, value, whole) if i == place else item for i, item in enumerate(node)
-        ]
-    if isinstance(node, str):  # the short form of a section: a path or a name
-        node = {
-            (
-                "path" if whole.startswith(("model", "data", "eval_data", "teacher")) else "name"
-            ): node
-        }
-    if not isinstance(node, dict):
-        if node is not None:
-            raise ConfigError(f"override {whole}: {node!r} has no keys")
-        node = {}
-    return {**node, head: _set(node.get(head), rest, value, whole)}
-
-
 def parse_recipe(raw: Mapping[str, Any], base: Path = Path()) -> Recipe:
     """A checked recipe from plain values.
 
@@ -147,7 +50,6 @@ def parse_recipe(raw: Mapping[str, Any], base: Path = Path()) -> Recipe:
     Raises:
         ConfigError: unknown key, wrong type, unknown name, or a combination that cannot work.
     """
-    raw = _resolve_aliases(dict(raw))
     if "method" not in raw:
         raise ConfigError(
             f"missing key 'method'; choose one of {', '.join(registry.methods.names())}"
@@ -156,8 +58,10 @@ def parse_recipe(raw: Mapping[str, Any], base: Path = Path()) -> Recipe:
     entry = registry.methods.entry(check(raw["method"], str, "method"))
     hints = typing.get_type_hints(Recipe)
     fields = {name: hint for name, hint in hints.items() if name not in ("settings", "base")}
+    raw = rename(raw, entry)
     raw = keys.without_old_defaults(raw, entry)
-    keys.refuse_unread(raw, entry, ELSEWHERE)
+    raw = main_loss.with_plain_settings(raw, entry)
+    unread_keys.refuse_unread(raw, entry)
     values: dict[str, Any] = {}
     settings: dict[str, Any] = {}
     for key in [*fields, *(k for k in entry.settings if k not in fields and k != "limits")]:
@@ -323,31 +227,6 @@ def component(value: Any, where: str) -> Component:
     return Component(value["name"], rest, weight, aggregation)
 
 
-def _resolve_aliases(raw: dict[str, Any]) -> dict[str, Any]:
-    for alias, place in ALIASES.items():
-        if alias not in raw:
-            continue
-        value = raw.pop(alias)
-        head = place.split(".")[0]
-        if place in raw or (isinstance(raw.get(head), dict) and _has(raw, place)):
-            raise ConfigError(f"{alias!r} and {place!r} say the same; keep one")
-        raw = _set(
-            raw,
-            place.split("."),
-            value,
-            alias if head not in ("model", "data", "teacher") else place,
-        )
-    return raw
-
-
-def _has(node: Any, place: str) -> bool:
-    for key in place.split("."):
-        if not isinstance(node, dict) or key not in node:
-            return False
-        node = node[key]
-    return True
-
-
 def _check_components(recipe: Recipe) -> None:
     """Every named function exists and takes the settings it is given."""
     for where, known, items in (
@@ -395,7 +274,7 @@ def _plain(value: Any) -> Any:
         return {
             f.name: _plain(getattr(value, f.name))
             for f in dataclasses.fields(value)
-            if getattr(value, f.name) is not None
+            if getattr(value, f.name) is not None and f.metadata.get("recipe", True)
         }
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]

@@ -193,7 +193,11 @@ def _check_container(value: Any, hint: Any, where: str) -> Any:
 @functools.cache
 def _fields(cls: type) -> dict[str, tuple[dataclasses.Field[Any], Any]]:
     hints = typing.get_type_hints(cls)
-    return {f.name: (f, hints[f.name]) for f in dataclasses.fields(cls) if f.init}
+    return {
+        f.name: (f, hints[f.name])
+        for f in dataclasses.fields(cls)
+        if f.init and f.metadata.get("recipe", True)  # others are set in Python alone
+    }
 
 
 def build(cls: type, value: Any, where: str) -> Any:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from posttrain.errors import DataError
+
 Message = dict[str, Any]
 """One chat turn: {"role": ..., "content": ...} and whatever else the template reads
 (tool_calls, ...).
@@ -96,21 +98,56 @@ class Sample:
 
 @dataclass(slots=True)
 class Rollout:
-    """One completion with its credit. rewards: by reward function, None = not applicable; reward:
-    the weighted sum.
+    """One completion with its rewards and its advantage.
 
-    step_rewards: of rewards that judge each step of a completion, one number a step; `rewards` has
-    their mean.
-    advantage: the mean over its tokens where those differ.
+    `Rollout(sample, text)` holds a completion that an engine sampled; `Rollout.of_text(text)` one
+    of which the text alone is known, such as that of a server. Rewards that read token ids cannot
+    be asked about the latter.
+
+    rewards: by reward function, None = not applicable. reward: the weighted sum.
+    step_rewards: of rewards that judge each step of a completion, one number per step; `rewards`
+    has their mean.
+    advantage: the mean over its tokens where those differ. error: why there is no reward.
+    text_finish_reason: of a completion without tokens; a sample has its own.
     """
 
-    sample: Sample
+    _sample: Sample | None
     text: str
     rewards: dict[str, float | None] = field(default_factory=dict)
     reward: float | None = None
     advantage: float = 0.0
     error: str | None = None
     step_rewards: dict[str, list[float]] = field(default_factory=dict)
+    text_finish_reason: FinishReason = "stop"
+
+    @classmethod
+    def of_text(cls, text: str, finish_reason: FinishReason = "stop") -> Rollout:
+        """A completion of which only the text is known."""
+        return cls(None, text, text_finish_reason=finish_reason)
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether the token ids are known."""
+        return self._sample is not None
+
+    @property
+    def sample(self) -> Sample:
+        """The sampled tokens.
+
+        Raises:
+            DataError: only the text is known.
+        """
+        if self._sample is None:
+            raise DataError(
+                f"the completion {self.text!r:.40} is text without token ids; sample it with an "
+                "engine to train on it or to ask rewards that read completion_ids"
+            )
+        return self._sample
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """ "stop", or "length" for a completion that was cut."""
+        return self.text_finish_reason if self._sample is None else self._sample.finish_reason
 
 
 @dataclass(slots=True)
@@ -141,6 +178,7 @@ class Task:
     answers.
     system: system message, or None. stop: stop strings the task wants. max_tokens: a sensible
     completion length.
+    unscored: why `score` cannot be called, such as rows without an answer; "" where it can.
     """
 
     name: str
@@ -150,3 +188,4 @@ class Task:
     system: str | None = None
     stop: tuple[str, ...] = ()
     max_tokens: int = 256
+    unscored: str = ""

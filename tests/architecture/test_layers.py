@@ -26,22 +26,26 @@ LAYERS = [
     {"models"},
     {"losses", "advantages", "data"},
     {"recipe"},
-    {"keys", "limits"},
+    {"overrides", "unread_keys", "recipe_paths"},
+    {"recipe_names", "main_loss", "limits"},
+    {"keys"},
     {"registry"},
     {"entry"},
     {"config"},
     {"component"},
+    {"data_config", "model_config"},
     {"typecheck"},
     {"report"},
     {"annotations"},
     {"files", "yaml_reader"},
-    {"types", "errors", "averages", "inputs", "memory", "terminal", "face"},
+    {"types"},
+    {"errors", "averages", "inputs", "memory", "terminal", "face", "descriptions"},
 ]
 PLACE = {name: i for i, names in enumerate(LAYERS) for name in names}
 
 # Optional libraries, and the one module that may import each.
 OPTIONAL = {
-    "datasets": "data/rows.py",
+    "datasets": "data/hub.py",
     "openai": "engines/endpoint.py",
     "peft": "models/adapters.py",
     "math_verify": "rewards/math_worker.py",

@@ -108,7 +108,7 @@ def test_value_and_gradient(
     assert_agree: Any,
     tiny_tokenizer: Any,
 ) -> None:
-    from posttrain.data.encode import encode_pairs
+    from posttrain.data.comparisons import encode_pairs
     from posttrain.data.forest import Batch, Tree
     from posttrain.recipe import component
     from posttrain.training.objective import Objective

@@ -123,7 +123,7 @@ def compare(
     """compare(our losses, TRL's settings, metrics, rows, objective's settings): both sides
     agree.
     """
-    from posttrain.data.encode import encode_pairs
+    from posttrain.data.comparisons import encode_pairs
     from posttrain.data.forest import Batch, Tree
     from posttrain.recipe import component
     from posttrain.training.objective import Objective

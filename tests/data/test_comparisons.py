@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from posttrain.data.encode import encode_labelled, encode_lists, encode_pairs
+from posttrain.data.comparisons import encode_labelled, encode_lists, encode_pairs
 from posttrain.data.scored import encode_scores
 from posttrain.errors import DataError
 
@@ -139,7 +139,7 @@ def test_labels_from_single_rows_and_from_pairs(tiny_tokenizer: Any) -> None:
     ] and not pair.groups
     with pytest.raises(DataError, match="label is 'maybe'"):
         encode_labelled([{**single[0], "label": "maybe"}], tiny_tokenizer)
-    with pytest.raises(DataError, match="wanted are the columns prompt, completion and label"):
+    with pytest.raises(DataError, match="prompt, completion and label"):
         encode_labelled([{"prompt": "Q", "completion": " a"}], tiny_tokenizer)
 
 

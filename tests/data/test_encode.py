@@ -77,7 +77,7 @@ def test_what_is_trained_by_format(tiny_tokenizer: Any) -> None:
         ),
         (
             {"prompt": "a", "completions": ["b"], "labels": [True]},
-            "format stepwise .*judge of steps",
+            "format stepwise .*method reward_model",
         ),
         ({"prompt": "a", "reward_model": {"ground_truth": "b"}}, "format verl .*method grpo"),
         ({"prompt": "a", "answer": "b"}, "format prompt-only .*method grpo"),

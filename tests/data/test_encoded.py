@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from posttrain.data.encode import encode_labelled, encode_lists, encode_pairs, encode_rows
+from posttrain.data.comparisons import encode_labelled, encode_lists, encode_pairs
+from posttrain.data.encode import encode_rows
 from posttrain.data.encoded import Encoded, Limits, cut, split
 from posttrain.data.forest import TokenSequence
 from posttrain.data.formats import RowFormat
@@ -159,3 +160,56 @@ def test_every_encoder_counts_and_refuses_alike(tiny_tokenizer: Any, name: str) 
         kept.fingerprint()
         != encode([row] * 4, tiny_tokenizer, max_length=21, max_cut=1.0).fingerprint()
     )
+
+
+BROKEN: dict[str, dict[str, Any]] = {
+    "rows": {"completion": ""},
+    "messages": {"messages": [{"role": "user", "content": "Q"}]},
+    "pairs": {"rejected": ""},
+    "labelled": {"label": "perhaps"},
+    "lists": {"scores": [1]},
+    "scored pairs": {"chosen": " "},
+    "rewarded": {"reward": None},
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_unusable_rows_are_skipped_up_to_a_share_and_shown_all_at_once(
+    tiny_tokenizer: Any, name: str
+) -> None:
+    encode, row = ROWS[name]
+    rows = [{**row, "id": f"r{i}"} for i in range(20)]
+    for i in (3, 11):
+        rows[i] = {**rows[i], **BROKEN[name]}
+    encoded = encode(rows, tiny_tokenizer)
+    assert (encoded.num_rows, encoded.num_unusable, len(encoded.reasons)) == (20, 2, 2)
+    usable = encode([r for i, r in enumerate(rows) if i not in (3, 11)], tiny_tokenizer)
+    assert encoded.fingerprint() == usable.fingerprint()
+    assert "r3" in encoded.lost_text() and "r11" in encoded.lost_text()
+    assert encoded.lost_metrics("data")["data/rows_unusable"] == 2
+    rows[12] = {**rows[12], **BROKEN[name]}
+    with pytest.raises(DataError, match=r"3 of 20 rows .*r3.*r11.*r12.*data\.max_unusable=0\.1 "):
+        encode(rows, tiny_tokenizer)
+    assert encode(rows, tiny_tokenizer, max_unusable=0.15).num_unusable == 3
+
+
+def test_no_more_than_five_reasons_are_shown(tiny_tokenizer: Any) -> None:
+    rows: list[dict[str, Any]] = [{"prompt": "Q", "completion": " a"}]
+    rows += [{"prompt": "Q", "completion": "", "note": "x" * 1000}] * 1000
+    with pytest.raises(DataError, match=r"1,000 of 1,001 rows") as caught:
+        encode_rows(rows, tiny_tokenizer)
+    assert str(caught.value).count("is empty") == 5 and len(str(caught.value)) < 500
+
+
+def test_several_kinds_of_losses_are_one_error(tiny_tokenizer: Any) -> None:
+    good = {"prompt": "Q", "chosen": " a", "rejected": " b"}
+    rows = [good] * 4 + [{**good, "rejected": ""}] * 2 + [{**good, "rejected": " a"}] * 2
+    with pytest.raises(DataError, match=r"2 of 8 rows.*max_unusable.*2 of 8 rows.*max_masked"):
+        encode_pairs(rows, tiny_tokenizer)
+
+
+def test_a_row_of_ten_megabytes_is_not_cut_silently(tiny_tokenizer: Any) -> None:
+    rows = [{"prompt": "Q", "completion": " a"}] * 99
+    rows.append({"prompt": "Q", "completion": " b" * 500_000})
+    with pytest.raises(DataError, match=r"1 of 100 rows cut.*data\.max_cut=0\.1"):
+        encode_rows(rows, tiny_tokenizer)

@@ -180,7 +180,7 @@ def test_wrong_rows_are_named(row: dict[str, Any], message: str) -> None:
 def test_unknown_columns_list_what_is_accepted() -> None:
     with pytest.raises(
         DataError,
-        match=r"no known format has the columns input, target.*prompt-completion: completion, "
+        match=r"no format has the columns input, target.*prompt-completion: completion, "
         r"prompt.*data.columns",
     ):
         detect_format([{"input": "a", "target": "b"}])

@@ -7,9 +7,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from posttrain.data.conversations import encode_messages
 from posttrain.data.templates import (
     decode_completion,
-    encode_messages,
     encode_pair,
     encode_prompt,
     encode_text,

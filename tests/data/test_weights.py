@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from posttrain.data.encode import encode_labelled, encode_lists, encode_pairs, encode_rows
+from posttrain.data.comparisons import encode_labelled, encode_lists, encode_pairs
+from posttrain.data.encode import encode_rows
 from posttrain.data.scored import encode_scores, reshaped
 from posttrain.errors import ConfigError, DataError
 

@@ -407,7 +407,8 @@ def test_oreo_raises_accuracy(run_recipe: Callable[..., Path], tmp_path: Path) -
     """From rollouts of the embedded model alone, against that model on the same held-out
     problems, paired (seed 0).
     """
-    from posttrain.evaluation.run import compare, read_evaluation
+    from posttrain.evaluation.comparison import compare
+    from posttrain.evaluation.outcomes import read_evaluation
 
     problem = {"name": "arithmetic", "num_steps": 2, "max_operand": 60, "max_value": 249}
     folder = run_recipe(

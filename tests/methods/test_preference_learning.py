@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from posttrain.evaluation.run import compare, read_evaluation
+from posttrain.evaluation.comparison import compare
+from posttrain.evaluation.outcomes import read_evaluation
 from posttrain.recipe import load_recipe
 
 FOLDER = Path(__file__).parent.parent.parent / "recipes" / "preference"

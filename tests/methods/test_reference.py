@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from support import stopped_and_resumed, told, weights, write
 
 from posttrain.config import AdapterConfig, LoraConfig
-from posttrain.data.encode import encode_pairs
+from posttrain.data.comparisons import encode_pairs
 from posttrain.data.forest import Forest, Tree
 from posttrain.errors import ConfigError, DataError, ModelError
 from posttrain.models.load import load_model

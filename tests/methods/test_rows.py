@@ -314,7 +314,7 @@ def test_long_prompts_are_dropped_counted_and_bounded(
 def test_an_evaluation_meets_only_the_prompts_it_asks(
     run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path
 ) -> None:
-    from posttrain.evaluation.run import read_evaluation
+    from posttrain.evaluation.outcomes import read_evaluation
     from posttrain.report.html import write_report
 
     rows = [

@@ -12,7 +12,7 @@ import pytest
 import torch
 from support import stopped_and_resumed, told, weights, write
 
-from posttrain.data.encode import encode_labelled
+from posttrain.data.comparisons import encode_labelled
 from posttrain.errors import ConfigError, DataError
 from posttrain.models.load import load_model
 from posttrain.training.unpaired import UnpairedSource, mismatched

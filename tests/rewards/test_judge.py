@@ -98,7 +98,6 @@ def test_as_rewards(tiny_folder: Path) -> None:
     voice = Judge(TorchEngine(model), model.tokenizer)
     p = voice.prefer(["q", "q"], ["a", "a"], ["b", "c"])
     assert won[0] == pytest.approx(sum(p) / 2, abs=1e-6)
-    judge.close()  # type: ignore[attr-defined]
 
 
 def test_what_is_refused_before_weights_load(tmp_path: Path, tiny_folder: Path) -> None:

@@ -13,15 +13,15 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
-from posttrain.data.scored import PieceTexts, encode_scores, step_ends, step_texts
+from posttrain.data.scored import encode_scores
+from posttrain.data.steps import PieceTexts, step_ends, step_texts
 from posttrain.errors import ConfigError, ModelError
 from posttrain.models.load import load_model, load_score_model
 from posttrain.rewards.base import RewardSet
+from posttrain.rewards.implicit import implicit_reward, implicit_step_rewards
 from posttrain.rewards.model import (
     RewardModel,
     combined,
-    implicit_reward,
-    implicit_step_rewards,
     process_model,
     reward_model,
 )
@@ -116,7 +116,6 @@ def test_scores_are_those_of_transformers(folders: dict[str, Path], tiny_tokeniz
             PROMPTS, COMPLETIONS, path=str(folders["token"]), aggregation=aggregation, device="cpu"
         )
         assert found == pytest.approx([reduce(x) for x in steps], abs=1e-5)
-    reward_model.close()  # type: ignore[attr-defined]
 
 
 def test_several_models(folders: dict[str, Path]) -> None:
@@ -213,7 +212,7 @@ def test_what_is_refused_before_weights_load(
         "reward_model",
         path=[str(folders["sequence"]), str(tmp_path / "none")],
     )
-    refused(ConfigError, "empty list", "reward_model", path=[])
+    refused(ConfigError, "reward_model: set path", "reward_model", path=[])
     several = AutoModelForSequenceClassification.from_pretrained(tiny_folder, num_labels=3)
     several.save_pretrained(tmp_path / "three")
     refused(ModelError, "has 3 labels", "reward_model", path=str(tmp_path / "three"))

@@ -10,7 +10,7 @@ import pytest
 
 from posttrain.data.templates import decode_completion, encode_prompt
 from posttrain.engines.torch import TorchEngine
-from posttrain.evaluation.run import evaluate
+from posttrain.evaluation.samples import measure_samples
 from posttrain.models.load import load_model
 from posttrain.registry import tasks
 from posttrain.types import Sampling
@@ -45,7 +45,7 @@ def test_more_samples_find_far_more_than_one() -> None:
     )
     prompts = [(e, tuple(encode_prompt(model.tokenizer, e.prompt))) for e in task.examples]
     sampling = Sampling(max_tokens=task.max_tokens)
-    found = evaluate(
+    found = measure_samples(
         TorchEngine(model),
         prompts,
         task,

@@ -13,7 +13,7 @@ import numpy as np
 
 from posttrain.data.encoded import Encoded, Limits
 from posttrain.data.forest import TokenSequence
-from posttrain.data.rows import files_of
+from posttrain.data.row_files import files_of
 from posttrain.data.templates import MARGIN, PART_CHARACTERS, Tokenized, bos_id, part_ids, safe_end
 from posttrain.data.text_files import opened
 from posttrain.memory import without_collection
@@ -224,9 +224,9 @@ class _Writer:
             self.encoded.masked.append(self.row)
             return
         sequence = _sequence(self.pending, self.row)
-        for kept in self.encoded.fitted(self.row, [sequence], self.limits, text=True):
-            if kept.loss_mask.any():
-                self.encoded.add(kept)
+        for part in self.encoded.fitted(self.row, [sequence], self.limits, text=True):
+            if part.loss_mask.any():
+                self.encoded.add(part)
             else:
                 self.encoded.masked.append(self.row)
 

@@ -17,14 +17,22 @@ Row = Mapping[str, Any]
 class Item:
     """A row in one shape. Which fields are set depends on the format.
 
-    text: plain text. prompt, completion: text or messages. chosen, rejected: completions. label:
-    desirable or not.
-    prefix: steps that chosen and rejected go on from. reference: the third text of a triple.
-    completions, rewards: of a listwise row, higher is better. steps, step_labels: of a stepwise
-    row, labels from 0 to 1. reward: of a rewarded row, None where it has none. tools: JSON schemas.
-    answer: the gold answer. margin: of a preference. probability: that the chosen completion is the
-    better one.
-    columns: everything else, by name. row: name for messages.
+    Attributes:
+        row: name of the row, for messages.
+        text: plain text.
+        prompt, completion: text or messages.
+        chosen, rejected: completions of a preference.
+        label: whether the completion is desirable.
+        reward: of a rewarded row; None if it has none.
+        prefix: steps that chosen and rejected continue.
+        reference: the third text of a triple.
+        steps, step_labels: of a stepwise row; labels are from 0 to 1.
+        tools: JSON schemas.
+        answer: the gold answer.
+        margin: of a preference.
+        columns: every other column, by name.
+        completions, rewards: of a listwise row; higher is better.
+        probability: that chosen is better than rejected.
     """
 
     row: str
@@ -64,7 +72,11 @@ _ROLES = {
 
 
 def text_of(row: Row, column: str, name: str, *, empty: bool = False) -> str:
-    """The text of a column, which must be there and (unless empty) say something."""
+    """The text of a column.
+
+    Raises:
+        DataError: the column is missing, is no text, or is blank (unless `empty`).
+    """
     value = row.get(column)
     if not isinstance(value, str):
         kind = "missing" if value is None else f"{type(value).__name__}, not text"
@@ -84,8 +96,12 @@ def text_or_messages(row: Row, column: str, name: str) -> Text:
 
 
 def messages_of(value: Any, column: str, name: str) -> list[Message]:
-    """Messages with roles and contents as chat templates know them, from those of any of the
-    known formats.
+    """Messages with the keys role and content, as chat templates read them.
+
+    Args:
+        value: messages {role, content} or {from, value}, with the roles of any format.
+    Raises:
+        DataError: the value is no list of messages; names the message.
     """
     if not isinstance(value, list) or not value:
         raise DataError(
@@ -107,18 +123,18 @@ def messages_of(value: Any, column: str, name: str) -> list[Message]:
             )
         content = message.get("content", message.get("value"))
         # Message lists that went through Arrow carry every key of every message, as None.
-        kept = {
+        others = {
             k: v
             for k, v in message.items()
             if k not in ("role", "from", "content", "value") and v is not None
         }
-        made: Message = {"role": role, "content": "" if content is None else content, **kept}
+        shaped: Message = {"role": role, "content": "" if content is None else content, **others}
         if raw_role == "function_call":
-            made = {"role": role, "content": "", "tool_calls": _calls(content, name)}
-        if content is None and "tool_calls" not in made:
+            shaped = {"role": role, "content": "", "tool_calls": _calls(content, name)}
+        if content is None and "tool_calls" not in shaped:
             raise DataError(f"row {name}: {column}[{number}] has no content")
-        _check_message(made, f"row {name}: {column}[{number}]")
-        out.append(made)
+        _check_message(shaped, f"row {name}: {column}[{number}]")
+        out.append(shaped)
     return out
 
 

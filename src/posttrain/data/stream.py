@@ -14,18 +14,18 @@ from posttrain.errors import DataError
 
 
 class Source(Protocol):
-    """Yields the batches of a step, one optimiser update each, and hears of the update."""
+    """Yields the batches of a step; each batch is one optimiser update."""
 
     def batches(self, step: int) -> Iterator[Batch]:
         """The batches of this step; a pure function of the step, the seed and `state()`."""
         ...
 
     def updated(self, model: Any) -> None:
-        """The weights have moved: bring them to the engine."""
+        """Called after an update, so that the engine can take the new weights."""
         ...
 
     def metrics(self) -> Averages:
-        """What there is to tell of the last step's batches."""
+        """Metrics of the last step's batches."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -33,12 +33,12 @@ class Source(Protocol):
         ...
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Restore what `state` gave."""
+        """Restore what `state` returned."""
         ...
 
 
 class Singles(Sequence[Sequence[TokenSequence]]):
-    """Each sequence as a group of its own, made when it is asked for."""
+    """Each sequence as a group of one, built when it is read."""
 
     def __init__(self, sequences: Sequence[TokenSequence]) -> None:
         self._sequences = sequences

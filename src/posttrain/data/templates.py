@@ -1,9 +1,6 @@
-"""Where chat text meets tokens, and nowhere else.
+"""From text and chat messages to token ids and back.
 
-Which tokens are trained is decided by position in the rendered conversation, never by token id: the
-conversation is rendered up to and after each trained turn, the renderings are checked to be
-prefixes of one another, and the characters in between are the turn. So any Jinja template works,
-whatever its end-of-turn or padding tokens are.
+`conversations` marks the turns of a conversation that are trained.
 """
 
 from __future__ import annotations
@@ -31,9 +28,7 @@ MARGIN = 64
 
 
 def template_fingerprint(tokenizer: Any) -> str:
-    """A short hash of everything that turns conversations into ids: template, special tokens,
-    size of the vocabulary.
-    """
+    """A short hash of template, special tokens and vocabulary size, which decide the ids."""
     if tokenizer is None:
         return "none"
     parts = [
@@ -52,8 +47,11 @@ def bos_id(tokenizer: Any) -> int | None:
 
 
 class Tokenized(NamedTuple):
-    """Ids of many plain texts, made at once, which is several times as fast as one by one; and
-    the BOS to put first.
+    """Ids of many plain texts, tokenised together, which is several times as fast.
+
+    Attributes:
+        ids: without special tokens, by text.
+        bos: the BOS that begins a sequence, or None.
     """
 
     ids: dict[str, list[int]]
@@ -69,8 +67,8 @@ class Tokenized(NamedTuple):
             if len(text) > 2 * PART_CHARACTERS
         }
         distinct = [text for text in distinct if text not in long]
-        found = _fast_ids(tokenizer, distinct)
-        return cls({**dict(zip(distinct, found, strict=True)), **long}, bos_id(tokenizer))
+        ids = dict(zip(distinct, _fast_ids(tokenizer, distinct), strict=True))
+        return cls({**ids, **long}, bos_id(tokenizer))
 
 
 def long_text_ids(tokenizer: Any, text: str) -> list[int]:
@@ -93,12 +91,10 @@ def long_text_ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def safe_end(tokenizer: Any, text: str, near: int) -> int:
-    """Where to end a part of a longer text, at or before `near`: a border of tokens, if one is
-    close.
+    """Where to end a part of a longer text, at or before `near`: between two tokens, if possible.
 
-    Best is white space after a word, which tokens do not reach over in any usual tokenizer: the ids
-    of the parts are then those of the whole. Where there is none, another border of tokens is
-    taken.
+    White space after a word comes first: tokens do not cross it in any usual tokenizer, so the ids
+    of the parts are those of the whole. Without white space it is another place between two tokens.
     """
     places = range(min(near, len(text)), max(near - 4096, 0), -1)
     spaces = (
@@ -148,22 +144,18 @@ def _fast_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
 
 
 def text_ids(
-    tokenizer: Any, text: str, *, start: bool, known: Tokenized | None = None
+    tokenizer: Any, text: str, *, start: bool, cached: Tokenized | None = None
 ) -> list[int]:
-    """Ids of plain text; at the start of a sequence with BOS once, if the tokenizer uses one."""
-    known = known or Tokenized.of(tokenizer, [text])
-    ids = known.ids[text]
-    return (
-        [known.bos, *ids]
-        if start and known.bos is not None and ids[:1] != [known.bos]
-        else list(ids)
-    )
+    """Ids of plain text. start: it begins a sequence, with BOS once if the tokenizer uses one."""
+    cached = cached or Tokenized.of(tokenizer, [text])
+    ids = cached.ids[text]
+    if start and cached.bos is not None and ids[:1] != [cached.bos]:
+        return [cached.bos, *ids]
+    return list(ids)
 
 
 def as_messages(prompt: Text, system: str | None) -> Text:
-    """The prompt with its system message: as messages, or in front of plain text where there is
-    no template.
-    """
+    """The prompt with its system message; before plain text, with a blank line between them."""
     if system is None:
         return prompt
     if isinstance(prompt, str):
@@ -178,12 +170,12 @@ def as_messages(prompt: Text, system: str | None) -> Text:
 def encode_prompt(
     tokenizer: Any, prompt: Text, *, system: str | None = None, tools: list[Any] | None = None
 ) -> list[int]:
-    """Ids of a prompt, ready to be continued: messages with the template's generation prompt, text
-    as it is.
+    """Ids of a prompt that a model continues: text as it is, messages with the template's
+    generation prompt.
 
     Raises:
-        TemplateError: messages, but the tokenizer has no chat template. DataError: the prompt has
-        no tokens.
+        TemplateError: the prompt is messages and the tokenizer has no chat template.
+        DataError: the prompt has no tokens.
     """
     prompt = as_messages(prompt, system)
     if isinstance(prompt, str):
@@ -208,14 +200,13 @@ def render(
     """A conversation as the template writes it.
 
     Raises:
-        TemplateError: there is no template, or it refuses the conversation (names its own words).
+        TemplateError: there is no template, or it refuses the conversation; quotes its words.
     """
     if not tokenizer.chat_template:
         raise TemplateError(
             "the rows are chat messages but the tokenizer has no chat template. Set "
-            "model.chat_template to a Jinja file, "
-            "take the tokenizer of an instruction-tuned model (model.tokenizer), or use plain "
-            "prompt and completion text"
+            "model.chat_template to a Jinja file, take the tokenizer of an instruction-tuned model "
+            "(model.tokenizer), or use plain prompt and completion text"
         )
     try:
         with bounded_rendering():
@@ -237,16 +228,16 @@ def render(
     if len(text) > MAX_LINE:
         raise TemplateError(
             f"the chat template writes {len(text):,} characters for one conversation; at most "
-            f"{MAX_LINE:,} may be"
+            f"{MAX_LINE:,} are allowed. Set model.chat_template to another"
         )
     return str(text)
 
 
 def encode_text(
-    tokenizer: Any, text: str, *, row: str = "", known: Tokenized | None = None
+    tokenizer: Any, text: str, *, row: str = "", cached: Tokenized | None = None
 ) -> TokenSequence:
-    """Plain text, all of it trained, EOS at its end included."""
-    ids = text_ids(tokenizer, text, start=True, known=known)
+    """Plain text, of which every token but the first is trained, EOS included."""
+    ids = text_ids(tokenizer, text, start=True, cached=cached)
     if tokenizer.eos_token_id is not None and ids[-1:] != [tokenizer.eos_token_id]:
         ids.append(tokenizer.eos_token_id)
     return TokenSequence(np.array(ids), np.arange(len(ids)) > 0, row=row)
@@ -259,17 +250,17 @@ def encode_pair(
     *,
     everything: bool = False,
     row: str = "",
-    known: Tokenized | None = None,
+    cached: Tokenized | None = None,
 ) -> TokenSequence:
-    """A prompt and a completion of plain text; the completion and the EOS behind it are trained.
+    """A prompt and a completion of plain text; the completion and its EOS are trained.
 
-    The two are tokenised apart, as they are when the model is asked, so that no token reaches over
-    the border.
+    The two are tokenised apart, as they are when the model samples, so that no token crosses the
+    border. everything: the prompt is trained too.
     """
-    known = known or Tokenized.of(tokenizer, [prompt, completion])
-    before = text_ids(tokenizer, prompt, start=True, known=known)
-    after = text_ids(tokenizer, completion, start=False, known=known)
-    eos = tokenizer.eos_token_id  # which the tokenizer looks up anew whenever it is asked
+    cached = cached or Tokenized.of(tokenizer, [prompt, completion])
+    before = text_ids(tokenizer, prompt, start=True, cached=cached)
+    after = text_ids(tokenizer, completion, start=False, cached=cached)
+    eos = tokenizer.eos_token_id  # read once: the tokenizer searches for it at every access
     if eos is not None and after[-1:] != [eos]:
         after.append(eos)
     ids = np.array([*before, *after])
@@ -281,8 +272,8 @@ def encode_pair(
 def encode_step(
     tokenizer: Any, prompt: Text, prefix: str, step: str, *, row: str = ""
 ) -> TokenSequence:
-    """One step of a solution, trained, after a prompt and the steps before it; no EOS, as the
-    solution may go on.
+    """One step of a solution, trained, after a prompt and the steps before it. It has no EOS,
+    because the solution may go on.
     """
     before = [
         *encode_prompt(tokenizer, prompt),
@@ -290,159 +281,6 @@ def encode_step(
     ]
     ids = np.array([*before, *text_ids(tokenizer, step, start=False)])
     return TokenSequence(ids, np.arange(len(ids)) >= len(before), row=row)
-
-
-def encode_messages(
-    tokenizer: Any,
-    messages: Sequence[Message],
-    *,
-    tools: list[Any] | None = None,
-    train_on: TrainOn = "all_assistant",
-    row: str = "",
-) -> TokenSequence:
-    """A conversation, with the turns that are trained marked.
-
-    A message may say `train: false` to be left out, or `weight: 0.5` to count less (stream
-    "weights").
-
-    Args:
-        train_on: "all_assistant", "last" (the last assistant turn), or "everything".
-    Raises:
-        TemplateError: the template rewrites earlier turns, so that a turn has no place of its own;
-        shows where.
-    """
-    plain = [{k: v for k, v in m.items() if k not in ("train", "weight")} for m in messages]
-    full = render(tokenizer, plain, tools=tools)
-    turns = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
-    turns = {"everything": [], "last": turns[-1:]}.get(train_on, turns)
-    turns = [
-        i for i in turns if messages[i].get("train") is not False and messages[i].get("weight") != 0
-    ]
-    spans = [_turn_span(tokenizer, plain, i, full, tools, row) for i in turns]
-    ids, offsets = _with_offsets(tokenizer, full, [first for first, _ in spans])
-    if not ids:
-        raise TemplateError(
-            f"row {row}: the chat template writes nothing for the conversation; set "
-            "model.chat_template to another"
-        )
-    mask = np.full(len(ids), train_on == "everything")
-    weights = np.ones(len(ids), dtype=np.float32)
-    for i, (first, stop) in zip(turns, spans, strict=True):
-        if not isinstance(weight := messages[i].get("weight", 1.0), int | float) or weight < 0:
-            raise DataError(
-                f"row {row}: message {i} has the weight {weight!r}; it says how much its tokens "
-                "count, 0 or above"
-            )
-        inside = (
-            (offsets[:, 0] >= first) & (offsets[:, 1] <= stop) & (offsets[:, 1] > offsets[:, 0])
-        )
-        mask |= inside
-        weights[inside] = float(weight)
-    mask[0] = False
-    weighted = any("weight" in m for m in messages)
-    return TokenSequence(np.array(ids), mask, {"weights": weights} if weighted else {}, row=row)
-
-
-def _turn_span(
-    tokenizer: Any, messages: list[Message], i: int, full: str, tools: list[Any] | None, row: str
-) -> tuple[int, int]:
-    """Characters [first, stop) of the rendered conversation that turn i wrote, its terminator
-    included.
-    """
-    before = (
-        render(tokenizer, messages[:i], tools=tools, generation=True)
-        if i
-        else _opening(tokenizer, messages, tools)
-    )
-    through = render(tokenizer, messages[: i + 1], tools=tools)
-    _check_prefix(
-        before,
-        through,
-        f"the conversation before turn {i}",
-        f"the conversation through turn {i}",
-        row,
-    )
-    _check_prefix(
-        through, full, f"the conversation through turn {i}", "the whole conversation", row
-    )
-    # White space that the template puts after its terminator belongs to nobody: the model has
-    # stopped before it.
-    written = through[len(before) :]
-    _check_calls(messages[i], written, f"row {row}: turn {i}")
-    kept = written.rstrip() if _ends_in_terminator(tokenizer, written.rstrip()) else written
-    return len(before), len(before) + len(kept)
-
-
-def _opening(tokenizer: Any, messages: list[Message], tools: list[Any] | None) -> str:
-    """What stands before an assistant turn that opens the conversation."""
-    through = render(tokenizer, messages[:1], tools=tools)
-    content = messages[0].get("content")
-    place = through.find(content) if isinstance(content, str) and content else 0
-    return through[: max(place, 0)]
-
-
-def _ends_in_terminator(tokenizer: Any, text: str) -> bool:
-    return any(text.endswith(str(token)) for token in tokenizer.all_special_tokens)
-
-
-def _check_calls(message: Message, written: str, where: str) -> None:
-    names = [
-        str(call.get("function", call).get("name")) for call in message.get("tool_calls") or []
-    ]
-    lost = [name for name in names if name not in written]
-    if lost:
-        raise TemplateError(
-            f"{where} calls the tool {lost[0]!r}, but the chat template writes the turn without "
-            f"it: {written!r:.80}. "
-            "Set model.chat_template to a template that writes tool calls"
-        )
-
-
-def _check_prefix(shorter: str, longer: str, what: str, of: str, row: str) -> None:
-    if longer.startswith(shorter):
-        return
-    place = next(
-        (k for k, (a, b) in enumerate(zip(shorter, longer, strict=False)) if a != b),
-        min(len(shorter), len(longer)),
-    )
-    window = slice(max(place - 30, 0), place + 40)
-    raise TemplateError(
-        f"row {row}: this chat template rewrites earlier turns, so what is trained cannot be told "
-        "by position. "
-        f"{what} differs from {of} at character {place}:\n  {shorter[window]!r}\n  "
-        f"{longer[window]!r}\n"
-        "Train on the last turn alone (data.train_on: last), or set model.chat_template to a "
-        "template that only appends"
-    )
-
-
-def _with_offsets(
-    tokenizer: Any, text: str, borders: Sequence[int]
-) -> tuple[list[int], np.ndarray]:
-    """Ids and the characters [first, stop) of each.
-
-    Where a token would reach over a border (the start of a trained turn), the text is tokenised
-    apart there, as it is when the model is asked to continue the prompt.
-    """
-    if not tokenizer.is_fast:
-        raise TemplateError(
-            "chat messages need a fast tokenizer, which tells where each token stands in the text"
-        )
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids, offsets = (
-        list(encoded["input_ids"]),
-        np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2),
-    )
-    crossed = next((b for b in borders if ((offsets[:, 0] < b) & (b < offsets[:, 1])).any()), None)
-    if crossed is None:
-        return ids, offsets
-    before, before_offsets = _with_offsets(
-        tokenizer, text[:crossed], [b for b in borders if b < crossed]
-    )
-    after, after_offsets = _with_offsets(
-        tokenizer, text[crossed:], [b - crossed for b in borders if b > crossed]
-    )
-    return before + after, np.concatenate([before_offsets, after_offsets + crossed])
 
 
 def decode_completion(tokenizer: Any, sample: Sample) -> str:

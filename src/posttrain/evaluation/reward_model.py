@@ -107,8 +107,8 @@ def epic_distance(first: ArrayLike, second: ArrayLike, gamma: float = 1.0) -> fl
         canonical.append(
             (shaped if table.ndim == 2 else shaped + gamma * (mean - mean.mean())).ravel()
         )
-    found = correlation(*canonical)
-    return found if math.isnan(found) else math.sqrt(max(0.0, 1 - found) / 2)
+    agreement = correlation(*canonical)
+    return agreement if math.isnan(agreement) else math.sqrt(max(0.0, 1 - agreement) / 2)
 
 
 def kl_best_of(n: int) -> float:
@@ -169,15 +169,17 @@ def first_error(step_scores: ArrayLike, threshold: float = 0.5) -> int | None:
     return int(wrong[0]) if len(wrong) else None
 
 
-def error_location(found: Sequence[int | None], truth: Sequence[int | None]) -> dict[str, float]:
+def error_location(
+    first_errors: Sequence[int | None], truth: Sequence[int | None]
+) -> dict[str, float]:
     """ProcessBench's measure (arXiv 2412.06559): how often the first error is found where it is,
     and right solutions pass.
 
     error: share of the wrong solutions whose first error is named exactly. correct: share of the
     right ones called so. f1: their harmonic mean; NaN where one kind is missing.
     """
-    wrong = [f == t for f, t in zip(found, truth, strict=True) if t is not None]
-    right = [f is None for f, t in zip(found, truth, strict=True) if t is None]
+    wrong = [f == t for f, t in zip(first_errors, truth, strict=True) if t is not None]
+    right = [f is None for f, t in zip(first_errors, truth, strict=True) if t is None]
     error, correct = (float(np.mean(x)) if x else math.nan for x in (wrong, right))
     total = error + correct
     return {
@@ -203,7 +205,7 @@ def measure(
     if kind == "process":
         return _process(trees, scores)
     flat = np.array([x for tree in last for x in tree])
-    found: dict[str, Any] = {
+    shared: dict[str, Any] = {
         "length_correlation": correlation(flat, [n for tree in trees for n in _lengths(tree)])
     }
     if kind == "labelled":
@@ -215,7 +217,7 @@ def measure(
             "auc": auc(flat, labels),
             "ece": calibration_error(p, labels),
             "brier": brier(p, labels),
-            **found,
+            **shared,
         }
     rewards = [[s.values["reward"] for s in tree] for tree in trees]
     if kind == "rewarded":
@@ -223,7 +225,7 @@ def measure(
         return {
             "mse": float(np.mean((flat - truth) ** 2)),
             "correlation": correlation(flat, truth),
-            **found,
+            **shared,
         }
     ordered = [_ordered(x, y) for x, y in zip(last, rewards, strict=True)]
     top = [
@@ -232,7 +234,7 @@ def measure(
     return {
         "accuracy": asdict(mean_interval(ordered)),
         "best": asdict(mean_interval(np.array(top, dtype=float))),
-        **found,
+        **shared,
     }
 
 

@@ -10,13 +10,13 @@ import torch
 from rich.console import Console
 
 from posttrain.config import DataConfig
+from posttrain.data import training_data
 from posttrain.data.account import Account
 from posttrain.data.encoded import Encoded
 from posttrain.data.forest import TokenSequence, Tree
 from posttrain.data.templates import template_fingerprint
 from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError, DataError
-from posttrain.methods import rows
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.spec import ModelSpec
 from posttrain.terminal import write
@@ -45,7 +45,7 @@ def encode_data(
         raise ConfigError(
             f"{key}.train_on: {data.train_on!r}; whole completions are compared, so leave it out"
         )
-    return rows.encode_data(
+    return training_data.encode_data(
         data, spec.tokenizer, spec.context_length(), encode, account=account, key=key
     )
 

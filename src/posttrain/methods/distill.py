@@ -13,6 +13,7 @@ from posttrain.data.formats import detect_format, normalise
 from posttrain.data.item import Item
 from posttrain.data.preview import preview
 from posttrain.data.stream import DataSource, Singles
+from posttrain.data.training_data import read_rows
 from posttrain.errors import ConfigError, DataError
 from posttrain.inputs import TEACHER
 from posttrain.methods.comparisons import held_out_measure, losses_text
@@ -33,7 +34,6 @@ from posttrain.methods.prompts import (
     prompt_steps,
     sampling_of,
 )
-from posttrain.methods.rows import read_rows
 from posttrain.methods.sft import encode_examples
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.spec import ModelSpec

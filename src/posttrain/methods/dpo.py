@@ -10,11 +10,12 @@ from typing import Any
 from rich.console import Console
 
 from posttrain.data.account import Account
-from posttrain.data.encode import encode_pairs
+from posttrain.data.comparisons import encode_pairs
 from posttrain.data.encoded import Encoded
 from posttrain.data.forest import Batch, Tree
 from posttrain.data.preview import preview
 from posttrain.data.stream import DataSource
+from posttrain.data.training_data import steps_text
 from posttrain.errors import ConfigError
 from posttrain.inputs import TRIPLES
 from posttrain.methods.comparisons import (
@@ -124,11 +125,12 @@ def dpo(
             filtered = ", if the perplexity filter leaves all" if perplexity_percentile else ""
             what = "triples" if len(pairs.roles) == 3 else "pairs"
             facts = comparison_facts(spec, pairs, objective, what)
+            shown_steps = steps_text(number, batch_size, len(groups), "pairs")
             return Work(
                 steps=number,
                 source=lambda learner: source,
                 objective=objective,
-                facts=[*facts, ("steps", f"{number} of {batch_size} pairs{filtered}")],
+                facts=[*facts, ("steps", shown_steps + filtered)],
                 account=account,
                 preview=lambda console, num: preview(pairs, spec.tokenizer, console, num),
                 measure=_measure(objective, held_out),

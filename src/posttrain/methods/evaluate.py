@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 
-from posttrain.config import Component, ComponentLike, EvaluationConfig, Limits
+from posttrain.config import ComponentLike, EvaluationConfig, Limits
 from posttrain.data.account import Account
 from posttrain.errors import ConfigError
-from posttrain.evaluation.run import Evaluation
-from posttrain.evaluation.strategy import Strategy, make_strategy
-from posttrain.files import write_text_whole
-from posttrain.methods.measurement import Measurement
-from posttrain.methods.objects import reward_limits, task_of
+from posttrain.evaluation.outcomes import Evaluation
+from posttrain.methods.measurement import Measuring, check_critic
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
 from posttrain.training.plan import Job, Place, PreparedJob
@@ -45,27 +41,22 @@ def evaluate(
         limits: how much may fail or be dropped.
     """
     settings = dict(locals())
-    strategy = make_strategy(
-        None if search is None else Component.of(search),
-        None if scorer is None else Component.of(scorer),
-        oracle=oracle,
-        task=task_of(evaluation.task) if search is not None else None,
-        limits=reward_limits(limits),
-    )
-    if strategy is not None and evaluation.num_samples != 1:
-        raise ConfigError(
-            f"evaluation.num_samples: {evaluation.num_samples} is not read under a search, whose "
-            "own setting says how many; leave it out"
-        )
 
     def prepare(spec: ModelSpec | None, seed: int) -> PreparedJob:
         spec = needed(spec)
         account = Account()
-        measurement = Measurement(
-            spec, evaluation, limits=limits, account=account, strategy=strategy
+        measuring = Measuring(
+            spec,
+            evaluation,
+            limits=limits,
+            account=account,
+            search=search,
+            scorer=scorer,
+            oracle=oracle,
         )
+        strategy = measuring.strategy
         if strategy is not None:
-            _check_critic(spec, strategy)
+            check_critic(spec, strategy)
 
         def run(place: Place) -> Evaluation:
             model = spec.load()
@@ -73,17 +64,14 @@ def evaluate(
                 model.critic = spec.load_critic()
             place.open()
             started = time.perf_counter()
-            result = measurement.of(model)
-            values = {**result.to_json(), "seconds": time.perf_counter() - started}
-            write_text_whole(place.path / "evaluation.json", json.dumps(values))
-            measurement.report(result, place.console)
+            measuring.console = place.console
+            result = measuring.of(model)
+            seconds = time.perf_counter() - started
+            result.save(place.path / "evaluation.json", seconds=seconds)
+            measuring.report(result, place.console)
             return result
 
-        def close() -> None:
-            if strategy is not None and strategy.scorer is not None:
-                strategy.scorer.close()
-
-        return PreparedJob(facts=measurement.facts, run=run, account=account, close=close)
+        return PreparedJob(facts=measuring.facts, run=run, account=account, close=measuring.close)
 
     return Job(method="evaluate", settings=settings, prepare=prepare, leaves="evaluation.json")
 
@@ -97,22 +85,3 @@ def needed(spec: ModelSpec | None) -> ModelSpec:
     if spec is None:
         raise ConfigError("missing key 'model': a folder, a hub id, or 'embedded'")
     return spec
-
-
-def _check_critic(spec: ModelSpec, strategy: Strategy) -> None:
-    """Refuse a strategy that asks for values of a model without a critic.
-
-    Raises:
-        ConfigError: there is none, and no earlier stage trains one.
-    """
-    if "value" not in strategy.inputs or spec.has_critic:
-        return
-    ahead = getattr(spec, "critic_ahead", None) is not None
-    where = (
-        "the stage that trains it has no critic" if ahead else f"there is no {spec.place}/critic"
-    )
-    raise ConfigError(
-        f"search {strategy.name!r} asks for values, and the model {spec.place} has no critic "
-        f"({where}). Train one with method offline and losses that ask for values, such as "
-        "oreo_policy and oreo_value"
-    )

@@ -10,9 +10,10 @@ import numpy as np
 
 from posttrain.config import Component
 from posttrain.data.account import Account
-from posttrain.data.encode import encode_labelled
+from posttrain.data.comparisons import encode_labelled
 from posttrain.data.encoded import Encoded
 from posttrain.data.preview import preview
+from posttrain.data.training_data import steps_text
 from posttrain.errors import ConfigError, DataError
 from posttrain.inputs import LABELLED
 from posttrain.methods.comparisons import (
@@ -111,7 +112,7 @@ def kto(
             facts=[
                 *comparison_facts(spec, encoded, objective, "completions"),
                 ("labels", warning or _balance(encoded, items)),
-                ("steps", f"{number} of {batch_size} completions"),
+                ("steps", steps_text(number, batch_size, len(encoded.sequences), "completions")),
             ],
             notes=(warning,) if warning else (),
             account=account,

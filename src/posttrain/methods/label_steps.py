@@ -13,7 +13,7 @@ import numpy as np
 
 from posttrain.config import Limits, SamplingConfig
 from posttrain.data.account import Account
-from posttrain.data.scored import PieceTexts, step_ends, step_texts
+from posttrain.data.steps import PieceTexts, step_ends, step_texts
 from posttrain.data.templates import decode_completion
 from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError, DataError

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from posttrain.data.account import Account
-from posttrain.data.encode import encode_lists
+from posttrain.data.comparisons import encode_lists
 from posttrain.data.preview import preview
 from posttrain.data.stream import DataSource
+from posttrain.data.training_data import steps_text
 from posttrain.inputs import LISTS
 from posttrain.methods.comparisons import (
     comparison_facts,
@@ -86,7 +87,8 @@ def listwise(
                 *comparison_facts(spec, encoded, objective, "lists"),
                 (
                     "steps",
-                    f"{number} of {batch_size} lists of {min(sizes)} to {max(sizes)} completions",
+                    steps_text(number, batch_size, len(sizes), "lists")
+                    + f" of {min(sizes)} to {max(sizes)} completions",
                 ),
             ],
             account=account,

@@ -1,37 +1,38 @@
-"""The problems of an evaluation, encoded for a model, and what is printed of the outcome."""
+"""Measuring a model on a task, by objects or by names."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 
-from posttrain.config import EvaluationConfig, Limits
+from posttrain.config import Component, ComponentLike, EvaluationConfig, Limits, SamplingConfig
 from posttrain.data.account import Account
-from posttrain.engines.torch import TorchEngine
-from posttrain.evaluation.run import Evaluation, evaluate, evaluate_search, problems_text
-from posttrain.evaluation.strategy import Strategy
-from posttrain.methods.objects import settings_of_task, task_of
-from posttrain.methods.prompts import decoder, encode_prompts, sampling_of
+from posttrain.errors import ConfigError
+from posttrain.evaluation.outcomes import Evaluation
+from posttrain.evaluation.run import Measurement, prepare
+from posttrain.methods.objects import ModelLike, TaskLike, settings_of_task, task_of
+from posttrain.methods.prompts import sampling_of
 from posttrain.models.language_model import LanguageModel
-from posttrain.models.spec import ModelSpec
+from posttrain.models.spec import ModelSpec, model_spec
+from posttrain.search.strategy import Strategy
+from posttrain.tasks.answers import refuse_unscored
 from posttrain.terminal import write
 from posttrain.training.plan import Facts
+from posttrain.training.progress import ItemProgress
+from posttrain.types import Sampling
 
 EVALUATED = "evaluation prompts"
 """What the prompts of an evaluation are called where their losses are reported."""
 
 
-class Measurement:
-    """The problems of an evaluation, encoded, and how completions of them are sampled.
-
-    Only the first num_examples problems are encoded, so that a prompt that is not asked cannot stop
-    an evaluation.
+class Measuring:
+    """An evaluation that is prepared for a model, and how its outcome is printed.
 
     Args:
         spec: the model that is measured, before its weights are loaded.
-        strategy: a search whose choice is measured; None samples completions.
+        search, scorer, oracle: as `evaluate` takes them.
+        console: where progress is shown; None shows none.
     """
 
     def __init__(
@@ -41,121 +42,161 @@ class Measurement:
         *,
         limits: Limits,
         account: Account,
-        strategy: Strategy | None = None,
+        search: ComponentLike | Strategy | None = None,
+        scorer: ComponentLike | None = None,
+        oracle: bool = False,
+        console: Console | None = None,
     ) -> None:
-        self.config = config
-        self.strategy = strategy
-        self.task = task_of(config.task)
-        self.sampling = sampling_of(config.sampling, self.task)
-        self.num_available = len(self.task.examples)
-        prompts = encode_prompts(
-            spec,
-            self.task,
-            self.sampling,
-            limits=limits,
-            account=account,
+        task = task_of(config.task)
+        refuse_unscored(task, "an evaluation")
+        sampling = sampling_of(config.sampling, task)
+        self.console = console
+        self.measurement: Measurement = prepare(
+            task,
+            spec.tokenizer,
+            spec.context_length(),
+            search=search,
+            scorer=scorer,
+            oracle=oracle,
             num_examples=config.num_examples,
-            what=EVALUATED,
+            num_samples=config.num_samples,
+            sampling=sampling,
+            seed=config.seed,
+            max_prompts_dropped=limits.max_prompts_dropped,
+            max_failed_rewards=limits.max_failed_rewards,
+            reward_timeout_seconds=limits.reward_timeout_seconds,
+            task_settings=settings_of_task(config.task),
         )
-        self.prompts = [(p.example, p.ids) for p in prompts]
-
-    @property
-    def problems(self) -> str:
-        """How many problems are asked: "200 of 300 problems"."""
-        return problems_text(len(self.prompts), self.num_available)
+        _note_dropped(self.measurement, account, spec)
 
     @property
     def facts(self) -> Facts:
         """What a check shows."""
-        number = self.config.num_samples
-        samples = f", {number} sample{'s' * (number > 1)} each" if self.strategy is None else ""
-        sampling = self.sampling
-        facts = [
-            ("task", f"{self.task.name}: {self.problems}{samples}"),
-            (
-                "sampling",
-                f"at most {sampling.max_tokens} tokens, temperature {sampling.temperature:g}",
-            ),
-            ("search", str(self.strategy or "none")),
-        ]
-        if self.strategy is not None and self.strategy.oracle:
-            facts.append(("oracle", self.strategy.warning().partition(": ")[2]))
-        return facts
+        return self.measurement.facts
+
+    @property
+    def strategy(self) -> Strategy | None:
+        """The search whose choices are measured."""
+        return self.measurement.strategy
 
     def of(self, model: LanguageModel) -> Evaluation:
         """Outcomes of a model, alone or under the search."""
-        engine, decode = TorchEngine(model), decoder(model)
-        options: dict[str, Any] = {"sampling": self.sampling, "seed": self.config.seed}
-        if self.strategy is None:
-            result = evaluate(
-                engine,
-                self.prompts,
-                self.task,
-                decode,
-                num_samples=self.config.num_samples,
-                **options,
-            )
-        else:
-            value = model.critic.at_ends if model.critic is not None else None
-            result = evaluate_search(
-                engine, self.prompts, self.task, decode, self.strategy, value=value, **options
-            )
-        result.num_available = self.num_available
-        result.prompts_dropped = min(self.config.num_examples, self.num_available) - len(
-            self.prompts
-        )
-        result.task_settings = settings_of_task(self.config.task)
-        return result
+        if self.console is None:
+            return self.measurement.of(model)
+        number = len(self.measurement.problems.fitting)
+        with ItemProgress(
+            number, title=self.measurement.task.name, console=self.console
+        ) as progress:
+            return self.measurement.of(model, progress=lambda done, total: progress(done))
 
     def report(self, result: Evaluation, console: Console) -> None:
         """Print the accuracy with its interval, and what belongs to it."""
-        interval = result.accuracy()
-        by = f" by {result.strategy}" if result.strategy else ""
-        dropped = result.prompts_dropped
-        lost = f"; {dropped} prompts too long for the context dropped" if dropped else ""
-        write(
-            console,
-            f"{result.task}: accuracy {interval.estimate:.1%} (95 % interval {interval.low:.1%} to "
-            f"{interval.high:.1%}) on {result.problems}{by}{lost}",
-        )
-        for line in details(result):
+        write(console, result.headline())
+        for line in result.details():
             write(console, f"  {line}", style="dim")
-        if self.strategy is not None and self.strategy.oracle:
-            write(console, self.strategy.warning(), style="yellow")
+        if warning := result.warning():
+            write(console, warning, style="yellow")
+
+    def close(self) -> None:
+        """Release what a scorer holds."""
+        self.measurement.close()
 
 
-def details(result: Evaluation) -> list[str]:
-    """The search with all its settings; pass@k, maj@k, tokens and what did not count."""
-    lines = []
-    if result.search is not None:
-        lines.append(f"search {_with_settings(result.search, result.search_settings)}")
-    if result.scorer is not None:
-        settings = {k: v for k, v in result.scorer.items() if k != "name"}
-        lines[-1] += (
-            f"; scorer {_with_settings(result.scorer['name'], settings)}; oracle: "
-            f"{str(bool(result.oracle)).lower()}"
-        )
-    metrics = result.metrics()
-    parts = [
-        f"{name} {value['estimate']:.1%}"
-        for name, value in metrics.items()
-        if name.startswith(("pass@", "maj@"))
-    ]
-    parts.append(
-        f"{metrics['mean_tokens']:.0f} tokens per {'problem' if result.search else 'completion'}"
+def _note_dropped(measurement: Measurement, account: Account, spec: ModelSpec) -> None:
+    dropped, fitting = measurement.problems.dropped, measurement.problems.fitting
+    if not dropped:
+        return
+    longest, ids = max(dropped, key=lambda problem: len(problem[1]))
+    account.losses[f"{EVALUATED} lost"] = (
+        f"{len(dropped):,} of {len(dropped) + len(fitting):,} dropped: with "
+        f"{measurement.sampling.max_tokens} new tokens they exceed the model's context of "
+        f"{spec.context_length()} (the longest, {longest.id}, has {len(ids):,} tokens)"
     )
-    parts += [
-        f"{metrics[name]:.1%} {what}"
-        for name, what in (("truncated", "cut off"), ("unparsed", "without an answer"))
-    ]
-    if metrics["errors"]:
-        parts.append(f"{metrics['errors']} failures of the verifier")
-    return [*lines, ", ".join(parts)]
+    name = EVALUATED.replace(" ", "_")
+    account.metrics[f"data/{name}_dropped"] = float(len(dropped))
 
 
-def _with_settings(name: str, settings: Mapping[str, Any]) -> str:
-    """A name with its settings: "best_of_n (num_samples 8)"."""
-    text = ", ".join(
-        f"{k} {v!r}" if isinstance(v, str) else f"{k} {v}" for k, v in settings.items()
+def evaluate(
+    model: ModelLike,
+    task: TaskLike,
+    *,
+    search: ComponentLike | Strategy | None = None,
+    scorer: ComponentLike | None = None,
+    oracle: bool = False,
+    num_examples: int = 200,
+    num_samples: int = 1,
+    sampling: SamplingConfig | Sampling | None = None,
+    seed: int = 1234,
+    limits: Limits = Limits(),
+    console: Console | None = None,
+) -> Evaluation:
+    """Measure a model on a task.
+
+        print(pt.evaluate(model, task, num_samples=4))
+        print(pt.evaluate(model, task, search=pt.majority_vote(num_samples=8)))
+
+    Args:
+        model: a loaded model, a folder, a hub id, "embedded".
+        task: a task, rows with answers, or the name of a task.
+        search: a strategy whose choices are measured; None measures samples alone.
+        scorer: what the search chooses by, where it asks for a score: a reward, or "oracle", the
+            task's own verdict, which no deployed system has.
+        oracle: permits a scorer that reads the gold, and reports it.
+        num_examples: the first so many problems are asked.
+        num_samples: completions of each problem; not read under a search.
+        sampling: of the completions; None is temperature 1 with the task's length.
+        seed: of the samples. It is the same for every model, so that models are asked with the
+            same random numbers.
+        limits: how much may fail or be dropped.
+        console: where progress is shown; None shows none.
+
+    Returns:
+        accuracy with its interval, pass@k, maj@k, tokens per problem, and each problem's outcome.
+
+    Raises:
+        ConfigError, DataError: what cannot be measured, before any weights are loaded.
+    """
+    spec = model_spec(model)
+    options: dict[str, Any] = {"sampling": sampling} if sampling is not None else {}
+    problems = task_of(task)
+    item = Component(problems.name, settings_of_task(task), function=lambda **settings: problems)
+    config = EvaluationConfig(
+        item, num_examples=num_examples, num_samples=num_samples, seed=seed, **options
     )
-    return f"{name} ({text})" if text else name
+    measuring = Measuring(
+        spec,
+        config,
+        limits=limits,
+        account=Account(),
+        search=search,
+        scorer=scorer,
+        oracle=oracle,
+        console=console,
+    )
+    try:
+        loaded = spec.load()
+        if measuring.strategy is not None and "value" in measuring.strategy.inputs:
+            check_critic(spec, measuring.strategy)
+            loaded.critic = spec.load_critic()
+        return measuring.of(loaded)
+    finally:
+        measuring.close()
+
+
+def check_critic(spec: ModelSpec, strategy: Strategy) -> None:
+    """Refuse a strategy that asks for values of a model without a critic.
+
+    Raises:
+        ConfigError: there is none, and no earlier stage trains one.
+    """
+    if "value" not in strategy.inputs or spec.has_critic:
+        return
+    ahead = getattr(spec, "critic_ahead", None) is not None
+    where = (
+        "the stage that trains it has no critic" if ahead else f"there is no {spec.place}/critic"
+    )
+    raise ConfigError(
+        f"search {strategy.name!r} asks for values, and the model {spec.place} has no critic "
+        f"({where}). Train one with method offline and losses that ask for values, such as "
+        "oreo_policy and oreo_value"
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from posttrain import registry
 from posttrain.config import Component, ComponentLike, DataConfig, Limits, ModelConfig
@@ -16,13 +16,22 @@ from posttrain.errors import ConfigError, DataError, PosttrainError
 from posttrain.models.forest_model import ForestModel
 from posttrain.models.spec import ModelSpec, model_spec
 from posttrain.rewards.base import RewardSet
-from posttrain.types import Task
+from posttrain.tasks.answers import refuse_missing_answers
+from posttrain.tasks.rows import make_task
+from posttrain.types import Example, Task
 
 Rows = DataConfig | str | Path | Iterable[Mapping[str, Any]]
 """Rows: dicts in memory, a `datasets.Dataset`, a file, a folder or a hub id."""
 
-TaskLike = Task | Component | str | Mapping[str, Any] | Callable[[], Task]
-"""A task, a function that makes one, or the name of a registered one with its settings."""
+TaskLike = (
+    Task
+    | Component
+    | str
+    | Mapping[str, Any]
+    | Callable[[], Task]
+    | Sequence[Mapping[str, Any] | Example]
+)
+"""A task, rows or examples, a function that makes a task, or the name of a registered one."""
 
 Losses = ComponentLike | Sequence[ComponentLike]
 Rewards = ComponentLike | Sequence[ComponentLike]
@@ -62,6 +71,8 @@ def task_of(task: TaskLike) -> Task:
     """
     if isinstance(task, Task):
         name, made = task.name, task
+    elif isinstance(task, Sequence) and not isinstance(task, str):
+        name, made = "rows", make_task(cast(Any, task))
     else:
         item = Component.of(task)
         name, made = item.name, _call(item)
@@ -93,27 +104,23 @@ def _call(item: Component) -> Any:
 
 def settings_of_task(task: TaskLike) -> dict[str, Any]:
     """The settings by which a task was named; none of a task that is an object."""
-    return {} if isinstance(task, Task) else dict(Component.of(task).settings)
+    if isinstance(task, str | Mapping | Component):
+        return dict(Component.of(task).settings)
+    return {}
 
 
 def rewards_of(rewards: Rewards, task: Task, limits: Limits) -> RewardSet:
     """The rewards of a run, within its limits of time and failures, tried on known answers."""
+    components = components_of(rewards)
+    refuse_missing_answers(task, components)
     reward_set = RewardSet(
-        [(c.name, c.weight, c.settings) for c in components_of(rewards)],
+        components,
         task=task,
         max_failed=limits.max_failed_rewards,
         timeout_seconds=limits.reward_timeout_seconds,
     )
     reward_set.self_test(task.examples)
     return reward_set
-
-
-def reward_limits(limits: Limits) -> dict[str, float]:
-    """The limits as `RewardSet` takes them."""
-    return {
-        "max_failed": limits.max_failed_rewards,
-        "timeout_seconds": limits.reward_timeout_seconds,
-    }
 
 
 def rewards_text(rewards: Rewards) -> str:

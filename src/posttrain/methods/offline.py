@@ -15,12 +15,12 @@ from posttrain.data.forest import TokenSequence
 from posttrain.data.item import Item
 from posttrain.data.preview import preview
 from posttrain.data.stream import DataSource
+from posttrain.data.training_data import encode_data, steps_text
 from posttrain.errors import ConfigError, DataError
 from posttrain.inputs import OFFLINE_REWARDS
 from posttrain.methods.comparisons import losses_text
 from posttrain.methods.objects import Losses, ModelLike, Rows, components_of, data_of, model_of
 from posttrain.methods.prompts import check_critic
-from posttrain.methods.rows import encode_data
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
 from posttrain.training.objective import Objective
@@ -249,5 +249,8 @@ def _facts(
             "losses",
             losses_text(objective) + (f" (with {' and '.join(parts)})" if parts else ""),
         ),
-        ("steps", f"{steps} of {batch_size} prompts with all their completions"),
+        (
+            "steps",
+            steps_text(steps, batch_size, len(groups), "prompts") + " with all their completions",
+        ),
     ]

@@ -89,7 +89,9 @@ def _refuse_dropped(
 ) -> None:
     """Refuse to drop more prompts than allowed; the way out depends on what is too long."""
     share = len(dropped) / len(prompts)
-    if share <= allowed and len(dropped) < len(prompts):
+    # Of a few prompts one may always be dropped, unless none may.
+    num_allowed = max(allowed * len(prompts), 1 if allowed else 0)
+    if len(dropped) <= num_allowed and len(dropped) < len(prompts):
         return
     accept = ""
     if len(dropped) < len(prompts):

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from posttrain import registry
 from posttrain.config import Component, DataConfig
+from posttrain.data import training_data
 from posttrain.data.account import Account
 from posttrain.data.forest import Batch, Tree
 from posttrain.data.formats import detect_format
@@ -16,10 +17,10 @@ from posttrain.data.preview import preview
 from posttrain.data.scored import EncodedScores, Kind, encode_scores, kind_of, reshaped
 from posttrain.data.stream import DataSource
 from posttrain.data.templates import template_fingerprint
+from posttrain.data.training_data import steps_text
 from posttrain.errors import ConfigError
 from posttrain.evaluation.reward_model import flat, measure
 from posttrain.inputs import SCORES
-from posttrain.methods import rows
 from posttrain.methods.comparisons import losses_text
 from posttrain.methods.objects import Losses, Rows, components_of, data_of
 from posttrain.models.load import separate_padding
@@ -159,7 +160,7 @@ def read_rows(data: DataConfig) -> list[dict[str, Any]]:
             f"data.train_on: {data.train_on!r}; what is scored follows from the rows' format, so "
             "leave it out"
         )
-    return rows.read_rows(data)
+    return training_data.read_rows(data)
 
 
 def encode_scored(
@@ -182,7 +183,7 @@ def encode_scored(
         examples = reshaped(examples, kind)
     encode = partial(encode_scores, every_token=every_token, separator=step_separator)
     context = spec.context_length("sequence_score")
-    return rows.encode_data(
+    return training_data.encode_data(
         data, spec.tokenizer, context, encode, examples, account=account, key=key
     )
 
@@ -251,5 +252,5 @@ def _facts(
         ),
         ("losses", losses_text(objective)),
         ("template", template_fingerprint(spec.tokenizer)),
-        ("steps", f"{steps} of {batch_size} rows"),
+        ("steps", steps_text(steps, batch_size, len(encoded.trees), "rows")),
     ]

@@ -38,7 +38,7 @@ from posttrain.rollouts.filter import Rule, filter_metrics, refuse_empty
 from posttrain.terminal import write
 from posttrain.training.hooks import MetricsWriter
 from posttrain.training.plan import Job, Place, PreparedJob, check_positive
-from posttrain.types import Rollout, RolloutGroup, Sample, Sampling, Task
+from posttrain.types import Rollout, RolloutGroup, Sampling, Task
 
 SAMPLES = "samples.jsonl"
 """The rows that a job of sampling or labelling writes."""
@@ -172,9 +172,7 @@ def _asking(
     def write(prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[RolloutGroup]:
         texts = [as_messages(p.example.prompt, task.system) for p in prompts]
         groups = [
-            RolloutGroup(
-                p.example, (), [Rollout(Sample([], [], [], w.finish_reason), w.text) for w in row]
-            )
+            RolloutGroup(p.example, (), [Rollout.of_text(w.text, w.finish_reason) for w in row])
             for p, row in zip(
                 prompts, server.complete(texts, sampling, n=n, seeds=seeds), strict=True
             )
@@ -202,7 +200,7 @@ def _part(
         RolloutGroup(
             g.example,
             g.prompt_ids,
-            [r for r in g.rollouts if keep_truncated or r.sample.finish_reason == "stop"],
+            [r for r in g.rollouts if keep_truncated or r.finish_reason == "stop"],
         )
         for g in groups
     ]
@@ -214,7 +212,7 @@ def _part(
         "count": len(rollouts),
         "rewards": rewards,
         "refused": sum(not g.rollouts for g in groups),
-        "truncated": sum(r.sample.finish_reason == "length" for r in rollouts),
+        "truncated": sum(r.finish_reason == "length" for r in rollouts),
         "errors": sum(r.error is not None for r in rollouts),
         "shares": filter_metrics(groups, kept, rule),
     }

@@ -4,32 +4,25 @@ plain text.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from posttrain.config import Limits
 from posttrain.data.account import Account
-from posttrain.data.encode import encode_items
-from posttrain.data.encoded import Encoded, rounded_up, trained_ends
-from posttrain.data.encoded import Limits as LengthLimits
+from posttrain.data.encoded import Encoded, trained_ends
 from posttrain.data.forest import Batch, TokenSequence, Tree
-from posttrain.data.formats import RowFormat
-from posttrain.data.item import Item
 from posttrain.data.preview import preview
 from posttrain.data.stream import DataSource, Singles
 from posttrain.data.templates import template_fingerprint
-from posttrain.errors import ConfigError, DataError
+from posttrain.data.training_data import data_facts, encode_stream, encode_task, steps_text
+from posttrain.errors import ConfigError
 from posttrain.inputs import IMITATED
 from posttrain.methods.objects import Losses, Rows, TaskLike, components_of, data_of, task_of
-from posttrain.methods.rows import data_facts, encode_stream, note_losses
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
 from posttrain.training.objective import Objective, mean_loss
 from posttrain.training.optim import Schedule
 from posttrain.training.plan import AdamW, Facts, Plan, Work, steps_of
-from posttrain.types import Task
 
 _EVALUATED = 4096  # held-out sequences that are in memory at a time
 
@@ -148,38 +141,15 @@ def encode_examples(
     if data is not None:
         return encode_stream(data_of(data), spec.tokenizer, context, account=account, key=key)
     assert task is not None
-    return _encode_task(spec, task_of(task), context, account, limits, key)
-
-
-def _encode_task(
-    spec: ModelSpec, task: Task, context: int | None, account: Account, limits: Limits, key: str
-) -> Encoded:
-    items = [
-        Item(e.id, text=e.completion)
-        if e.prompt == "" and isinstance(e.completion, str)
-        else Item(e.id, prompt=e.prompt, completion=e.completion)
-        for e in task.examples
-    ]
-    form = RowFormat("task", f"worked examples of {task.name}")
-    encoded = Encoded([], form, num_rows=len(items))
-    lengths = LengthLimits(context or sys.maxsize, truncation="drop", max_cut=1.0, context=context)
-    for item, sequence in encode_items(items, spec.tokenizer):
-        # Only a plain text may be split: half a worked example would be another example.
-        is_text = item.text is not None
-        fitted = replace(lengths, truncation="split") if is_text else lengths
-        for part in encoded.fitted(item.row, [sequence], fitted, text=is_text):
-            encoded.add(part)
-    encoded.refuse_losses(lengths)
-    share, allowed = encoded.dropped / encoded.num_rows, limits.max_prompts_dropped
-    if share > allowed:
-        raise DataError(
-            f"task {task.name!r}: {encoded.dropped} of {encoded.num_rows} worked examples exceed "
-            f"the model's context of {context} tokens, more than max_prompts_dropped={allowed:g} "
-            "allows. Take a model with a longer context, or set "
-            f"max_prompts_dropped={rounded_up(share)} to drop them"
-        )
-    note_losses(account, encoded, key)
-    return encoded
+    max_dropped = limits.max_prompts_dropped
+    return encode_task(
+        task_of(task),
+        spec.tokenizer,
+        context,
+        account=account,
+        max_dropped=max_dropped,
+        key=key,
+    )
 
 
 def _facts(spec: ModelSpec, encoded: Encoded, steps: int, batch_size: int) -> Facts:
@@ -190,5 +160,5 @@ def _facts(spec: ModelSpec, encoded: Encoded, steps: int, batch_size: int) -> Fa
         *data_facts(encoded),
         ("EOS", f"trained at the end of {ends:,} of {len(encoded.sequences):,} sequences"),
         ("template", template_fingerprint(spec.tokenizer)),
-        ("steps", f"{steps} of {batch_size} {unit}"),
+        ("steps", steps_text(steps, batch_size, len(encoded.sequences), unit)),
     ]

@@ -6,43 +6,56 @@ import asyncio
 import inspect
 import math
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from posttrain import registry
-from posttrain.errors import ConfigError, PosttrainError, RewardError
-from posttrain.rewards.inputs import Pairs, as_completion, copied, reward_inputs
-from posttrain.rewards.time_limit import TimeLimitExceeded, call_within
-from posttrain.rewards.values import Value, described, read_values
+from posttrain.config import ComponentLike
+from posttrain.errors import ConfigError, RewardError
+from posttrain.rewards.grader import Failure, Grader
+from posttrain.rewards.inputs import Pairs, as_completion, reward_inputs
+from posttrain.rewards.reward import (
+    FunctionReward,
+    LoadedModels,
+    Reward,
+    bound_reward,
+    reward_component,
+    unique_name,
+)
+from posttrain.rewards.values import Value, read_values
 from posttrain.types import Example, Rollout, RolloutGroup, Sample, Task, Text
 
-__all__ = ["RewardSet", "as_completion"]
+__all__ = ["RewardLike", "RewardSet", "as_completion"]
 
-Settings = dict[str, Any]
+RewardLike = ComponentLike | tuple[str, float, dict[str, Any]]
+"""A name, a function, a `Reward`, {name: ..., weight: ..., setting: value}, or a `Component`."""
+
 _MIN_SCORES = 32  # completions of a search before a share of failures is judged
 
 
 @dataclass(frozen=True, slots=True)
 class _Reward:
-    """A reward function under its name in metrics, with its settings bound."""
+    """A reward under its name in metrics. signature: what its inputs are read from."""
 
     name: str
     weight: float
-    bound: Callable[..., Any]
-    function: Callable[..., Any]
+    reward: Reward
+    signature: Callable[..., Any]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.reward.settings if isinstance(self.reward, FunctionReward) else {}
 
 
 class RewardSet:
-    """The rewards of a recipe.
+    """Rewards whose weighted sum is the reward of a completion.
 
-    A reward is called once a step with all completions. Its parameters are filled by name: prompts,
-    completions, completion_ids, answer, examples, task, and any column of the data; `**kwargs`
-    takes all columns. They are copies: what a reward does to them changes nothing. It returns one
-    number or None (not applicable) per completion, or a list of numbers, one for each step of the
-    completion (a line that is not blank), whose mean counts where a step does not. The reward of a
-    rollout is the weighted sum over its numbers, and None where it has none.
+    A reward is called once per step with all completions. Its parameters are filled by name:
+    prompts, completions, completion_ids, answer, examples, task, and any column of the data;
+    `**kwargs` takes all columns. They are copies: what a reward does to them changes nothing. It
+    returns one number or None (not applicable) per completion, or a list of numbers, one for each
+    step of the completion (a line that is not blank), whose mean counts where a step does not. The
+    reward of a rollout is the weighted sum over its numbers, and None where it has none.
 
     A failure is recorded: the rollout has an `error` and no reward, and no baseline counts it. A
     completion fails where its value is not finite, cannot be converted, or is an exception. Where
@@ -52,16 +65,18 @@ class RewardSet:
     with n completions is called n + 2 times.
 
     Args:
-        rewards: (name, weight, settings). task: what the reward "task" asks.
-        max_failed: the largest share of a step's completions on which one reward may fail. Above
-            it, or where a reward fails on all completions, the run stops.
+        rewards: names of registered rewards, functions, lambdas, `Reward` objects, or components
+            with settings and a weight. In metrics lambdas are called lambda_1, lambda_2, ...
+        task: what the reward "task" asks.
+        max_failed: largest share of a step's completions on which one reward may fail. Above it,
+            or where a reward fails on all completions, the run stops.
         timeout_seconds: how long one reward may take for the completions of a step, repeated calls
             included; 0 = no limit.
     """
 
     def __init__(
         self,
-        rewards: Sequence[tuple[str, float, Settings]],
+        rewards: Sequence[RewardLike],
         *,
         task: Task | None = None,
         max_failed: float = 0.5,
@@ -69,30 +84,19 @@ class RewardSet:
     ) -> None:
         if not rewards:
             raise ConfigError("rewards: at least one is needed; see `posttrain ls rewards`")
-        if not 0 <= max_failed <= 1:
-            raise ConfigError(
-                f"max_failed_rewards: {max_failed} must be between 0 and 1, the largest share of "
-                "completions on which a reward may fail"
-            )
-        if not 0 <= timeout_seconds < math.inf:
-            raise ConfigError(
-                f"reward_timeout_seconds: {timeout_seconds} must be 0 (no limit) or above"
-            )
         self.task = task
-        self.max_failed = max_failed
-        self.timeout_seconds = timeout_seconds
-        self.failures: dict[str, int] = {}
-        self._scores: dict[
-            str, tuple[int, int]
-        ] = {}  # failures and completions that searches asked for
-        self.first_traceback: str | None = None
+        self.grader = Grader(max_failed=max_failed, timeout_seconds=timeout_seconds)
+        # Failed and scored completions of searches, by reward.
+        self._scores: dict[str, tuple[int, int]] = {}
+        self._models = LoadedModels()
         self._rewards: dict[str, _Reward] = {}
-        for name, weight, settings in rewards:
-            if name == "task" and task is None:
+        for value in rewards:
+            component = reward_component(value)
+            if component.name == "task" and component.function is None and task is None:
                 raise ConfigError("rewards: 'task' needs a task; name one, or use another reward")
-            unique = name if name not in self._rewards else f"{name}_{len(self._rewards)}"
-            bound = registry.rewards.bind(name, copied(settings))
-            self._rewards[unique] = _Reward(unique, weight, bound, registry.rewards.get(name))
+            name = unique_name(component.name, self._rewards)
+            signature, reward = bound_reward(component, self._models)
+            self._rewards[name] = _Reward(name, component.weight, reward, signature)
 
     @property
     def names(self) -> list[str]:
@@ -103,6 +107,11 @@ class RewardSet:
     def weights(self) -> dict[str, float]:
         """Weight of each reward in the sum."""
         return {reward.name: reward.weight for reward in self._rewards.values()}
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """Failed completions of each reward."""
+        return self.grader.failures
 
     def reward(self, groups: Sequence[RolloutGroup]) -> None:
         """Fill `rewards`, `reward` and `error` of every rollout.
@@ -130,8 +139,7 @@ class RewardSet:
                     rollout.rewards[name] = sum(value) / len(value) if value else 0.0
                 else:
                     rollout.rewards[name] = value
-            if failed:
-                self.failures[name] = self.failures.get(name, 0) + failed
+            self.grader.count(name, failed)
             watch(name, failed, len(pairs), values)
         for _, rollout in pairs:
             # Without a failed reward the sum would be of other rewards, so there is none.
@@ -144,37 +152,34 @@ class RewardSet:
         none.
 
         Raises:
-            RewardError: as `reward`, but the share of failures is of all completions asked for so
-            far.
+            RewardError: as `reward`, but the share of failures is of all completions scored so far.
         """
         self._fill([(example, r) for r in rollouts], self._watch_scores)
         return [-math.inf if r.reward is None else r.reward for r in rollouts]
 
     def _watch_scores(self, name: str, failed: int, total: int, values: Sequence[Value]) -> None:
-        """A search asks for few completions at a time, so the share is of all that it has asked
-        for.
-        """
-        failures, asked = self._scores.get(name, (0, 0))
-        failures, asked = self._scores[name] = failures + failed, asked + total
-        if failed and asked >= _MIN_SCORES:
-            self._watch(name, failures, asked, values)
+        """A search scores few completions at a time, so the share is of all so far."""
+        failures, total_scored = self._scores.get(name, (0, 0))
+        failures, total_scored = self._scores[name] = failures + failed, total_scored + total
+        if failed and total_scored >= _MIN_SCORES:
+            self._watch(name, failures, total_scored, values)
 
     def _watch(self, name: str, failed: int, total: int, values: Sequence[Value]) -> None:
         if not failed:
             return
-        if failed == total or failed > self.max_failed * total:
+        if failed == total or failed > self.grader.max_failed * total:
             reason = next(v for v in values if isinstance(v, str))
             raise RewardError(
                 f"reward {name!r} failed on {failed} of {total} completions of a step: {reason}. "
                 f"A run stops where a reward fails on all completions or on more than "
-                f"max_failed_rewards={self.max_failed:g} of them. Mend the function, or let it "
-                "return None where it does not apply. The run goes on from its last checkpoint "
-                "with "
-                f"`posttrain resume`.{self._detail()}"
+                f"max_failed_rewards={self.grader.max_failed:g} of them. Mend the function, or let "
+                "it return None where it does not apply. The run goes on from its last checkpoint "
+                f"with `posttrain resume`.{self._detail()}"
             )
 
     def _detail(self) -> str:
-        return f"\n{self.first_traceback}" if self.first_traceback else ""
+        text = self.grader.first_traceback
+        return f"\n{text}" if text else ""
 
     def _values(self, reward: _Reward, pairs: Pairs) -> list[Value]:
         """One value per completion; a text says why there is none."""
@@ -201,83 +206,88 @@ class RewardSet:
         self, reward: _Reward, pairs: Pairs, started: float, total: int
     ) -> list[Value] | str:
         """The values of one call, or the text of what it raised."""
-        inputs = reward_inputs(reward.function, pairs, self.task)
+        inputs = reward_inputs(reward.signature, pairs, self.task, name=reward.name)
 
         def call() -> list[Value]:
-            returned = reward.bound(**inputs)
+            returned = reward.reward(**inputs)
             if inspect.isawaitable(returned):
                 returned = asyncio.run(_awaited(returned))
             return read_values(reward.name, returned, len(pairs))
 
-        elapsed = time.monotonic() - started
-        limit = max(self.timeout_seconds - elapsed, 0.01) if self.timeout_seconds else 0.0
-        try:
-            return call_within(call, what=f"reward {reward.name!r}", seconds=limit)
-        except (KeyboardInterrupt, PosttrainError):
-            raise
-        except TimeLimitExceeded:
+        limit = self.grader.timeout_seconds
+        left = max(limit - (time.monotonic() - started), 0.01) if limit else 0.0
+        outcome = self.grader.attempt(f"reward {reward.name!r}", call, seconds=left)
+        if not isinstance(outcome, Failure):
+            return outcome
+        if outcome.timed_out:
             raise RewardError(
-                f"reward {reward.name!r} took longer than {self.timeout_seconds:g} s for {total} "
-                "completions. Give what it waits for a time limit of its own, make it faster, or "
-                "raise reward_timeout_seconds (0 = no limit). The run goes on from its last "
-                "checkpoint with `posttrain resume`."
-            ) from None
-        except BaseException as error:  # also SystemExit: a reward does not end a run
-            if self.first_traceback is None:
-                self.first_traceback = traceback.format_exc(limit=-3)
-            return described(error)
+                f"reward {reward.name!r} took longer than {limit:g} s for {total} completions. "
+                "Give what it waits for a time limit of its own, make it faster, or raise "
+                "reward_timeout_seconds (0 = no limit). The run goes on from its last checkpoint "
+                "with `posttrain resume`."
+            )
+        return outcome.reason
 
     def self_test(self, examples: Sequence[Example]) -> None:
         """Try every reward on known answers before the first step.
 
-        A reward may carry `known_answers`: (completion, answer, expected) cases, which must come
-        out exactly; or `check`, which is called with its settings where a trial would have to load
-        a model. The reward "task" must give 1 for reference completions and 0 for the empty one.
-        All others are called once, and must return finite numbers.
+        `Reward.check` is called. A function may carry `known_answers`: (completion, answer,
+        expected) cases, which must come out exactly. The reward "task" must give 1 for
+        reference completions and 0 for the empty one. All others are called once, and must return
+        finite numbers. Rewards that read token ids are tried with one token.
 
         Raises:
             RewardError: names reward, completion, answer and the value it gave.
         """
-        for name, reward in self._rewards.items():
-            bound, function = reward.bound, reward.function
-            if (check := getattr(function, "check", None)) is not None:
-                check(**bound.keywords)  # type: ignore[attr-defined]
-                continue
-            cases = [
-                (Example("", answer=answer), text, expected)
-                for text, answer, expected in getattr(function, "known_answers", ())
-                if not bound.keywords  # type: ignore[attr-defined]  # settings may change what is right
-            ]
-            if name == "task" or function.__name__ == "task":
-                known = [e for e in examples[:4] if e.completion is not None]
-                cases += [(e, _flat(e.completion), 1.0) for e in known] + [
-                    (e, "", 0.0) for e in examples[:2]
-                ]
-            if not cases:
-                cases = [
-                    (e, _flat(e.completion) if e.completion is not None else "a", None)
-                    for e in examples[:2]
-                ]
-            rollouts = [
-                (e, Rollout(Sample([1], [0.0], [0.0], "stop"), text)) for e, text, _ in cases
-            ]
-            for (e, text, expected), value in zip(
-                cases, self._values(reward, rollouts), strict=True
-            ):
-                if isinstance(value, str) or (expected is not None and value != expected):
-                    wanted = "a finite number" if expected is None else f"{expected:g}"
-                    raise RewardError(
-                        f"self-test of reward {name!r}: {value} for completion {text!r:.80} with "
-                        f"answer {e.answer!r:.40}; "
-                        f"{wanted} was expected.{self._detail()}"
-                    )
+        for reward in self._rewards.values():
+            reward.reward.check()
+            if isinstance(reward.reward, FunctionReward):
+                self._try(reward, _cases(reward, examples))
+
+    def _try(self, reward: _Reward, cases: list[_Case]) -> None:
+        pairs = [(e, _trial(reward, text)) for e, text, _ in cases]
+        values = self._values(reward, pairs)
+        for (e, text, expected), value in zip(cases, values, strict=True):
+            if isinstance(value, str) or (expected is not None and value != expected):
+                right = "a finite number" if expected is None else f"{expected:g}"
+                raise RewardError(
+                    f"self-test of reward {reward.name!r}: {value} for completion {text!r:.80} "
+                    f"with answer {e.answer!r:.40}; {right} was expected.{self._detail()}"
+                )
 
     def close(self) -> None:
-        """Release what rewards hold, such as worker processes."""
+        """Release what rewards hold, such as models and worker processes."""
         for reward in self._rewards.values():
-            release = getattr(reward.function, "close", None)
-            if release is not None:
-                release()
+            reward.reward.close()
+        self._models.close()
+
+
+def _trial(reward: _Reward, text: str) -> Rollout:
+    """A completion to try a reward on; one token stands for all where it reads token ids."""
+    if "completion_ids" in inspect.signature(reward.signature).parameters:
+        return Rollout(Sample([1], [0.0], [0.0], "stop"), text)
+    return Rollout.of_text(text)
+
+
+_Case = tuple[Example, str, float | None]
+"""An example, a completion, and the value that a reward must give (None: any number)."""
+
+
+def _cases(reward: _Reward, examples: Sequence[Example]) -> list[_Case]:
+    """What a plain function is tried on."""
+    cases: list[_Case] = []
+    if not reward.settings:  # settings may change what is right
+        for text, answer, expected in getattr(reward.signature, "known_answers", ()):
+            cases.append((Example("", answer=answer), text, expected))
+    if reward.name == "task" or getattr(reward.signature, "__name__", "") == "task":
+        worked = [e for e in examples[:4] if e.completion is not None]
+        cases += [(e, _flat(e.completion), 1.0) for e in worked]
+        cases += [(e, "", 0.0) for e in examples[:2]]
+    if cases:
+        return cases
+    return [
+        (e, _flat(e.completion) if e.completion is not None else "a", None) for e in examples[:2]
+    ]
 
 
 async def _awaited(value: Any) -> Any:

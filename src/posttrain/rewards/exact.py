@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import Literal
 
 from posttrain.registry import rewards
+from posttrain.rewards.reward import known_answers
 
 Extractor = Literal["last_number", "hash", "boxed", "tag", "whole"]
 
@@ -114,6 +115,7 @@ def same_answer(prediction: str | None, answer: str) -> bool:
 
 
 @rewards.register
+@known_answers(("so it is 1,000.", "1000", 1.0), ("it is 7", "8", 0.0), ("", "8", 0.0))
 def exact(
     completions,
     answer,
@@ -130,9 +132,6 @@ def exact(
         float(same_answer(extract_answer(_text(c), extractor), str(a)))
         for c, a in zip(completions, answer, strict=True)
     ]
-
-
-exact.known_answers = [("so it is 1,000.", "1000", 1.0), ("it is 7", "8", 0.0), ("", "8", 0.0)]  # type: ignore[attr-defined]
 
 
 def _text(completion) -> str:

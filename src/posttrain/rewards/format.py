@@ -58,11 +58,11 @@ def pattern(completions, *, regex: str, timeout_seconds: float = 2.0) -> list[fl
     verdicts: list[float | TimeoutError] = []
     for text in map(_text, completions):
         with _lock:
-            found = _searcher().ask([regex, text], timeout_seconds)
+            matches = _searcher().ask([regex, text], timeout_seconds)
         late = TimeoutError(
             f"the search took longer than {timeout_seconds:g} s; simplify the regex"
         )
-        verdicts.append(late if found is None else float(found))
+        verdicts.append(late if matches is None else float(matches))
     return verdicts
 
 

@@ -68,12 +68,13 @@ def as_completion(prompt: Text, text: str) -> Text:
 
 
 def reward_inputs(
-    function: Callable[..., Any], pairs: Pairs, task: Task | None = None
+    function: Callable[..., Any], pairs: Pairs, task: Task | None = None, *, name: str = ""
 ) -> dict[str, Any]:
     """The arguments that a reward asks for by name, one value for each completion.
 
     Raises:
         RewardError: a parameter without a default is neither an input nor a column of the data.
+        DataError: it asks for token ids of completions of which only the text is known.
     """
     inputs: dict[str, Callable[[], Any]] = {
         "prompts": lambda: [copied(e.prompt) for e, _ in pairs],
@@ -88,19 +89,23 @@ def reward_inputs(
     }
     columns = {name for e, _ in pairs for name in e.columns} - inputs.keys()
     parameters = inspect.signature(function).parameters.values()
-    asked = {p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
+    named = {p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
+    requested = set(named)
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        asked |= columns | inputs.keys() - {"task", "examples"}
+        requested |= columns | inputs.keys() - {"task", "examples"}
+        if "completion_ids" not in named and not all(r.has_tokens for _, r in pairs):
+            requested.discard("completion_ids")
     for p in parameters:
         lacks = p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty
         if lacks and p.name not in inputs and p.name not in columns:
+            names = ", ".join(sorted(columns | inputs.keys()))
             raise RewardError(
-                f"reward {function.__name__!r} asks for {p.name!r}, which is neither an input nor "
-                f"a column of the data; there are {', '.join(sorted(columns | inputs.keys()))}"
+                f"reward {name or getattr(function, '__name__', '')!r} asks for {p.name!r}, which "
+                f"is neither an input nor a column of the data; there are {names}"
             )
     settings = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
-    values = {name: make() for name, make in inputs.items() if name in asked - settings}
-    for name in sorted(columns & asked - settings):
+    values = {name: make() for name, make in inputs.items() if name in requested - settings}
+    for name in sorted(columns & requested - settings):
         values[name] = [_column(e.columns, name) for e, _ in pairs]
     return values
 

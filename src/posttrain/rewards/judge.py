@@ -14,6 +14,7 @@ from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError
 from posttrain.models.load import load_config, load_model
 from posttrain.registry import rewards
+from posttrain.rewards.reward import LoadedModels, made_by
 from posttrain.types import Text, plain_text
 
 Numbers = NDArray[np.float64]
@@ -78,7 +79,7 @@ class Judge:
         n = len(prompts)
         both = [(p, a, b) for p, a, b in zip(prompts, first, second, strict=True)]
         both += [(p, b, a) for p, a, b in both]
-        asked = [
+        questions = [
             _PAIR.format(
                 instruction=self.instruction,
                 prompt=plain_text(p),
@@ -87,7 +88,7 @@ class Judge:
             )
             for p, a, b in both
         ]
-        table = self._replies(asked, [p for p, _, _ in both], ["A", "B"])
+        table = self._replies(questions, [p for p, _, _ in both], ["A", "B"])
         p_a = np.exp(table[:, 0] - np.logaddexp(table[:, 0], table[:, 1]))
         return [float(x) for x in (1 + (p_a[:n] - p_a[n:])) / 2]
 
@@ -97,7 +98,7 @@ class Judge:
         """Expected rating, sum_k k P(k) over the replies 1 to `levels` (G-Eval, arXiv
         2303.16634).
         """
-        asked = [
+        questions = [
             _RATING.format(
                 instruction=self.instruction,
                 prompt=plain_text(p),
@@ -107,7 +108,7 @@ class Judge:
             for p, c in zip(prompts, completions, strict=True)
         ]
         replies = [str(k) for k in range(1, levels + 1)]
-        probabilities = np.exp(self._replies(asked, list(prompts), replies))
+        probabilities = np.exp(self._replies(questions, list(prompts), replies))
         # A reply that another begins with, such as 1 and 10, has been said only where the other has
         # not.
         for short, reply in enumerate(replies):
@@ -118,10 +119,10 @@ class Judge:
         mean = probabilities @ np.arange(1.0, levels + 1) / probabilities.sum(axis=1)
         return [float(x) for x in mean]
 
-    def _replies(self, asked: list[str], prompts: list[Text], replies: list[str]) -> Numbers:
+    def _replies(self, questions: list[str], prompts: list[Text], replies: list[str]) -> Numbers:
         """Log-probs of each reply to each question: [questions, replies], nats."""
         sequences: list[tuple[list[int], int]] = []
-        for question, prompt in zip(asked, prompts, strict=True):
+        for question, prompt in zip(questions, prompts, strict=True):
             chat = self.chat if self.chat is not None else not isinstance(prompt, str)
             before = encode_prompt(
                 self.tokenizer,
@@ -130,84 +131,182 @@ class Judge:
             for reply in replies:
                 ids = text_ids(self.tokenizer, reply if chat else f" {reply}", start=False)
                 sequences.append(([*before, *ids], len(before)))
-        found = [sum(x) for x in self.engine.score(sequences)]
-        return np.array(found, dtype=np.float64).reshape(len(asked), len(replies))
+        logprobs = [sum(x) for x in self.engine.score(sequences)]
+        return np.array(logprobs, dtype=np.float64).reshape(len(questions), len(replies))
+
+
+class _JudgeReward:
+    """A judge with its settings: a `Reward` that holds its engine.
+
+    Args:
+        engine: samples and scores with the judge's model, in place of one that is loaded from
+            `path`. Its tokenizer is that of its model, or `tokenizer`.
+    """
+
+    name = "judge"
+
+    def __init__(
+        self,
+        models: LoadedModels,
+        *,
+        path: str | None = None,
+        engine: Any = None,
+        tokenizer: Any = None,
+        instruction: str | None = None,
+        chat: bool | None = None,
+        device: str = "auto",
+    ) -> None:
+        self.models, self.path, self.device = models, path, device
+        self.engine, self.tokenizer = engine, tokenizer
+        self.instruction, self.chat = instruction, chat
+
+    def judge(self) -> Judge:
+        """The judge, loaded at its first use."""
+        self._check_source()
+        engine = self.engine or self.models.get(("judge", str(self.path), self.device), self._load)
+        tokenizer = self.tokenizer or engine.model.tokenizer
+        return Judge(engine, tokenizer, instruction=self.instruction, chat=self.chat)
+
+    def check(self) -> None:
+        """See `Reward.check`."""
+        self._check_source()
+        if self.path is not None:
+            load_config(self.path)
+
+    def close(self) -> None:
+        """Nothing: the engine belongs to the set of rewards, or to the caller."""
+
+    def _check_source(self) -> None:
+        if (self.path is None) == (self.engine is None):
+            raise ConfigError(
+                f"rewards: {self.name}: set path to a folder or hub id, or engine to an engine of "
+                "the judge's model, and not both"
+            )
+        if self.engine is None:
+            return
+        if not callable(getattr(self.engine, "score", None)):
+            raise ConfigError(
+                f"rewards: {self.name}: engine is {type(self.engine).__name__}, which scores no "
+                "tokens. A folder or hub id is the setting path"
+            )
+        if self.tokenizer is None and not hasattr(self.engine, "model"):
+            raise ConfigError(
+                f"rewards: {self.name}: the engine {type(self.engine).__name__} has no model to "
+                "take a tokenizer from; set tokenizer"
+            )
+
+    def _load(self) -> TorchEngine:
+        model = load_model(str(self.path), device=self.device)
+        model.hf.requires_grad_(False)
+        return TorchEngine(model)
+
+
+class RatingReward(_JudgeReward):
+    """The reward `judge` with its settings."""
+
+    def __init__(self, models: LoadedModels, *, levels: int = 10, **settings: Any) -> None:
+        super().__init__(models, **settings)
+        self.levels = levels
+
+    def __call__(self, prompts: Sequence[Text], completions: Sequence[Text]) -> list[float]:
+        """The rating of each completion."""
+        return self.judge().rate(prompts, completions, self.levels)
+
+    def check(self) -> None:
+        """See `Reward.check`."""
+        super().check()
+        if self.levels < 2:
+            raise ConfigError(f"rewards: judge: levels {self.levels} must be at least 2")
+
+
+class WinRateReward(_JudgeReward):
+    """The reward `judge_win_rate` with its settings."""
+
+    name = "judge_win_rate"
+
+    def __call__(self, prompts: Sequence[Text], completions: Sequence[Text]) -> list[float | None]:
+        """The win rate of each completion; None for the only one of its prompt."""
+        pairs = [
+            (i, j)
+            for i in range(len(prompts))
+            for j in range(i + 1, len(prompts))
+            if all(prompts[i] == prompts[k] for k in range(i + 1, j + 1))
+        ]
+        probabilities = self.judge().prefer(
+            [prompts[i] for i, _ in pairs],
+            [completions[i] for i, _ in pairs],
+            [completions[j] for _, j in pairs],
+        )
+        wins: list[list[float]] = [[] for _ in prompts]
+        for (i, j), p in zip(pairs, probabilities, strict=True):
+            wins[i].append(p)
+            wins[j].append(1 - p)
+        return [sum(x) / len(x) if x else None for x in wins]
 
 
 @rewards.register
+@made_by(RatingReward)
 def judge(
     prompts,
     completions,
     *,
-    path: str,
+    path: str | None = None,
+    engine: Any = None,
+    tokenizer: Any = None,
     levels: int = 10,
     instruction: str | None = None,
     chat: bool | None = None,
     device: str = "auto",
 ) -> list[float]:
-    """How good a language model finds a completion, from 1 to levels: the expected value of its
-    rating (d-RLAIF, 2309.00267).
+    """The rating that a language model gives a completion, from 1 to levels: its expected value
+    (d-RLAIF, arXiv 2309.00267).
 
-    path: folder or hub id of the judge. instruction: what it is told that good means. chat: ask in
-    a chat turn (left out: where the prompts are chat messages).
+    path: folder or hub id of the judge. engine: an engine of the judge's model in its place (in
+    Python), with `tokenizer` where the engine has none. instruction: the grading criteria in the
+    prompt. chat: ask in a chat turn (left out: where the prompts are chat messages).
     """
-    return _judge(path, device, instruction, chat).rate(prompts, completions, levels)
+    reward = RatingReward(
+        LoadedModels(),
+        path=path,
+        engine=engine,
+        tokenizer=tokenizer,
+        levels=levels,
+        instruction=instruction,
+        chat=chat,
+        device=device,
+    )
+    return reward(prompts, completions)
 
 
 @rewards.register
+@made_by(WinRateReward)
 def judge_win_rate(
     prompts,
     completions,
     *,
-    path: str,
+    path: str | None = None,
+    engine: Any = None,
+    tokenizer: Any = None,
     instruction: str | None = None,
     chat: bool | None = None,
     device: str = "auto",
 ) -> list[float | None]:
     """Mean probability that a judge prefers a completion to the others of its prompt, both orders
-    asked; None for a lone one.
+    asked; None for the only one of its prompt.
 
-    Completions of a prompt stand side by side. The mean over them is 1/2. path, instruction, chat:
-    as of reward judge.
+    Completions of a prompt stand side by side. The mean over them is 1/2. path, engine, tokenizer,
+    instruction, chat: as of reward judge.
     """
-    pairs = [
-        (i, j)
-        for i in range(len(prompts))
-        for j in range(i + 1, len(prompts))
-        if all(prompts[i] == prompts[k] for k in range(i + 1, j + 1))
-    ]
-    asked = _judge(path, device, instruction, chat).prefer(
-        [prompts[i] for i, _ in pairs],
-        [completions[i] for i, _ in pairs],
-        [completions[j] for _, j in pairs],
+    reward = WinRateReward(
+        LoadedModels(),
+        path=path,
+        engine=engine,
+        tokenizer=tokenizer,
+        instruction=instruction,
+        chat=chat,
+        device=device,
     )
-    won: list[list[float]] = [[] for _ in prompts]
-    for (i, j), p in zip(pairs, asked, strict=True):
-        won[i].append(p)
-        won[j].append(1 - p)
-    return [sum(x) / len(x) if x else None for x in won]
-
-
-_judges: dict[tuple[str, str], TorchEngine] = {}
-
-
-def _judge(path: str, device: str, instruction: str | None, chat: bool | None) -> Judge:
-    if (path, device) not in _judges:
-        model = load_model(path, device=device)
-        model.hf.requires_grad_(False)
-        _judges[path, device] = TorchEngine(model)
-    engine = _judges[path, device]
-    return Judge(engine, engine.model.tokenizer, instruction=instruction, chat=chat)
-
-
-def _check(*, path: str, levels: int = 10, **_: Any) -> None:
-    load_config(path)
-    if levels < 2:
-        raise ConfigError(f"rewards: judge: levels {levels} must be at least 2")
-
-
-judge.check = judge_win_rate.check = _check  # type: ignore[attr-defined]
-judge.close = judge_win_rate.close = _judges.clear  # type: ignore[attr-defined]
+    return reward(prompts, completions)
 
 
 def _content(completion: Text) -> str:

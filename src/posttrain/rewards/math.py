@@ -18,6 +18,7 @@ from posttrain.registry import rewards
 from posttrain.rewards.exact import extract_answer, last_boxed, parse_number
 from posttrain.rewards.expression_cost import too_heavy
 from posttrain.rewards.quantity import clean, compact, expand, scaled, split_unit
+from posttrain.rewards.reward import known_answers
 from posttrain.rewards.worker import Worker
 
 _MAX_CACHED = 50_000
@@ -155,9 +156,14 @@ def _prediction(text: str) -> str | None:
 
 
 @rewards.register
+@known_answers(
+    (r"thus \boxed{\frac{1}{2}}", "0.5", 1.0),
+    (r"thus \boxed{3}", "4", 0.0),
+    ("", "4", 0.0),
+)
 def math(completions, answer) -> list[float]:
     r"""1 where the final answer is mathematically equal to the column `answer`, else 0 (math-verify
-    in killable processes).
+    in separate processes with a time limit).
 
     The final answer is the last \boxed{...}; without one, what follows "####"; without that, the
     last number. Equal strings and numbers are settled without a parser; expressions too heavy to
@@ -169,10 +175,3 @@ def math(completions, answer) -> list[float]:
     texts: list[Any] = [c if isinstance(c, str) else str(c[-1]["content"]) for c in completions]
     pairs = [(str(a), _prediction(t)) for t, a in zip(texts, answer, strict=True)]
     return [float(verdict is True) for verdict in shared_pool().equal(pairs)]
-
-
-math.known_answers = [  # type: ignore[attr-defined]
-    (r"thus \boxed{\frac{1}{2}}", "0.5", 1.0),
-    (r"thus \boxed{3}", "4", 0.0),
-    ("", "4", 0.0),
-]

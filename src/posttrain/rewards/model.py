@@ -1,31 +1,30 @@
-"""Rewards that a model gives: trained scores, alone or several together, and those that a
-policy implies.
-"""
+"""Rewards that trained models give: scores of whole completions or of steps, of one or several."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from posttrain.data.forest import Batch, TokenSequence, Tree
-from posttrain.data.scored import PieceTexts, encode_completions, scored_places
+from posttrain.data.forest import TokenSequence
+from posttrain.data.scored import encode_completions
+from posttrain.data.steps import PieceTexts, scored_places
 from posttrain.errors import ConfigError
-from posttrain.models.forest_model import ForestModel, evaluating
-from posttrain.models.language_model import LanguageModel
-from posttrain.models.load import load_config, load_model, load_score_model, score_level
+from posttrain.models.load import load_score_model, score_level
 from posttrain.models.score_model import ScoreModel
 from posttrain.registry import rewards
+from posttrain.rewards.reward import LoadedModels, made_by
 from posttrain.types import Text
 
 Numbers = NDArray[np.float64]
 MAX_TOKENS = 8192  # of a forward pass
 
-_loaded: dict[tuple[str, ...], Any] = {}
+Level = Literal["sequence", "token"]
+Aggregation = Literal["last", "min", "prod", "mean"]
+Ensemble = Literal["mean", "min", "uncertainty"]
 
 
 class RewardModel:
@@ -42,15 +41,15 @@ class RewardModel:
         self,
         model: ScoreModel,
         *,
-        level: Literal["sequence", "token"],
-        aggregation: Literal["last", "min", "prod", "mean"] = "last",
+        level: Level,
+        aggregation: Aggregation = "last",
         separator: str | None = "\n",
     ) -> None:
         self.model, self.level, self.aggregation = model, level, aggregation
         self.separator = separator if level == "token" else None
 
     def __call__(self, prompts: Sequence[Text], completions: Sequence[Text]) -> list[float]:
-        """One number a completion."""
+        """One number per completion."""
         return [self._aggregated(x) for x in self.scores(prompts, completions)]
 
     def scores(self, prompts: Sequence[Text], completions: Sequence[Text]) -> list[Numbers]:
@@ -60,19 +59,15 @@ class RewardModel:
         for s in sequences:
             s.loss_mask = np.isin(np.arange(len(s.ids)), scored_places(s, self.separator, texts))
         limit = self.model.context_length
-        kept = [
-            [s for s in tree if limit is None or len(s.ids) <= limit]
-            for tree in _trees(prompts, sequences)
-        ]
-        kept = [tree for tree in kept if tree]
-        found = dict(
-            zip(
-                (s.row for tree in kept for s in tree),
-                (x for tree in self.model.score(kept, MAX_TOKENS) for x in tree),
-                strict=True,
-            )
-        )
-        return [found.get(s.row, np.array([math.nan])) for s in sequences]
+        trees = []
+        for tree in prompt_trees(prompts, sequences):
+            fitting = [s for s in tree if limit is None or len(s.ids) <= limit]
+            if fitting:
+                trees.append(fitting)
+        by_row: dict[str, Numbers] = {}
+        for tree, scores in zip(trees, self.model.score(trees, MAX_TOKENS), strict=True):
+            by_row |= {s.row: x for s, x in zip(tree, scores, strict=True)}
+        return [by_row.get(s.row, np.array([math.nan])) for s in sequences]
 
     def _aggregated(self, scores: Numbers) -> float:
         if self.level == "sequence":
@@ -83,66 +78,190 @@ class RewardModel:
         )
 
 
+class _ScoreModels:
+    """Score models by place or as objects, loaded at their first use."""
+
+    def __init__(
+        self, reward: str, models: LoadedModels, path: Any, model: Any, device: str
+    ) -> None:
+        self.reward, self.models, self.device = reward, models, device
+        self.places: list[str] = [path] if isinstance(path, str) else list(path or ())
+        objects = model if isinstance(model, list | tuple) else [model]
+        self.objects = [m for m in objects if m is not None]
+
+    def check(self) -> None:
+        """Refuse places and objects that give no score, without reading weights."""
+        if bool(self.places) == bool(self.objects):
+            raise ConfigError(
+                f"rewards: {self.reward}: set path to at least one folder or hub id, or model to a "
+                "loaded ScoreModel, and not both"
+            )
+        for model in self.objects:
+            if not isinstance(model, ScoreModel):
+                raise ConfigError(
+                    f"rewards: {self.reward}: model is {type(model).__name__}; it must be a loaded "
+                    "ScoreModel. A folder or hub id is the setting path"
+                )
+        for place in self.places:
+            score_level(place)
+
+    def __call__(self) -> list[tuple[ScoreModel, Level]]:
+        self.check()
+        models = [(m, level_of(m)) for m in self.objects]
+        for place in self.places:
+            level = score_level(place)
+            key = ("score", place, self.device)
+            models.append((self.models.get(key, self._loader(place, level)), level))
+        return models
+
+    def _loader(self, place: str, level: Level) -> Any:
+        def load() -> ScoreModel:
+            model = load_score_model(place, per=level, device=self.device)
+            model.hf.requires_grad_(False)
+            return model
+
+        return load
+
+
+def level_of(model: ScoreModel) -> Level:
+    """Whether a loaded model has one score per sequence or one per token."""
+    per_token = type(model.pretrained).__name__.endswith("TokenClassification")
+    return "token" if per_token else "sequence"
+
+
+class ModelReward:
+    """The reward `reward_model` with its settings: a `Reward` that holds its models."""
+
+    def __init__(
+        self,
+        models: LoadedModels,
+        *,
+        path: str | list[str] | None = None,
+        model: Any = None,
+        aggregation: Aggregation = "last",
+        step_separator: str = "\n",
+        ensemble: Ensemble = "mean",
+        uncertainty_weight: float = 1.0,
+        device: str = "auto",
+    ) -> None:
+        self.models = _ScoreModels("reward_model", models, path, model, device)
+        self.aggregation, self.separator = aggregation, step_separator
+        self.ensemble, self.uncertainty_weight = ensemble, uncertainty_weight
+
+    def __call__(self, prompts: Sequence[Text], completions: Sequence[Text]) -> list[float]:
+        """One number per completion."""
+        rows = []
+        for model, level in self.models():
+            score = RewardModel(
+                model, level=level, aggregation=self.aggregation, separator=self.separator
+            )
+            rows.append(score(prompts, completions))
+        return [float(x) for x in combined(np.array(rows), self.ensemble, self.uncertainty_weight)]
+
+    def check(self) -> None:
+        """See `Reward.check`."""
+        self.models.check()
+
+    def close(self) -> None:
+        """Nothing: the models belong to the set of rewards, or to the caller."""
+
+
+class ProcessReward:
+    """The reward `process_model` with its settings: a `Reward` that holds its model."""
+
+    def __init__(
+        self,
+        models: LoadedModels,
+        *,
+        path: str | None = None,
+        model: Any = None,
+        device: str = "auto",
+    ) -> None:
+        self.models = _ScoreModels("process_model", models, path, model, device)
+
+    def __call__(
+        self, prompts: Sequence[Text], completions: Sequence[Text]
+    ) -> list[list[float] | None]:
+        """One number per step of each completion; None where the context cannot hold it."""
+        self.check()
+        ((model, level),) = self.models()
+        all_scores = RewardModel(model, level=level).scores(prompts, completions)
+        steps: list[list[float] | None] = []
+        for text, scores in zip(completions, all_scores, strict=True):
+            content = text if isinstance(text, str) else str(text[-1]["content"])
+            if np.isnan(scores).any():
+                steps.append(None)
+            else:
+                probabilities = np.exp(-np.logaddexp(0, -scores))
+                steps.append(probabilities.tolist() if content.strip() else [])
+        return steps
+
+    def check(self) -> None:
+        """See `Reward.check`."""
+        self.models.check()
+        names: list[tuple[str, Level]] = [(p, score_level(p)) for p in self.models.places]
+        names += [("model", level_of(m)) for m in self.models.objects]
+        if len(names) > 1:
+            raise ConfigError("rewards: process_model: name one model, not several")
+        if names[0][1] != "token":
+            raise ConfigError(
+                f"rewards: process_model: {names[0][0]} has one score for a whole sequence; name a "
+                "process model, which has a score at every token, or take the reward reward_model"
+            )
+
+    def close(self) -> None:
+        """Nothing: the model belongs to the set of rewards, or to the caller."""
+
+
 @rewards.register
+@made_by(ModelReward)
 def reward_model(
     prompts,
     completions,
     *,
-    path: str | list[str],
+    path: str | list[str] | None = None,
+    model: Any = None,
     aggregation: Literal["last", "min", "prod", "mean"] = "last",
     step_separator: str = "\n",
     ensemble: Literal["mean", "min", "uncertainty"] = "mean",
     uncertainty_weight: float = 1.0,
     device: str = "auto",
 ) -> list[float]:
-    """The score of a trained reward model, outcome model or process model; of several, what they
-    agree on.
+    """The score of a trained reward model, outcome model or process model; of several, combined.
+
+    A score of a whole sequence is given as it is. Scores of steps become the probability that the
+    steps are right, aggregated: last (of the final step, arXiv 2408.03314), min, prod (arXiv
+    2305.20050) or mean.
 
     path: a folder or hub id that transformers loads for sequence or token classification with one
-    label; or several. A score of a whole sequence is given as it is; of steps the probability that
-    they are right, aggregated: last (of the final step, arXiv 2408.03314), min, prod (arXiv
-    2305.20050) or mean. step_separator: what ends a step. Several models: mean, min (worst case),
-    or uncertainty: mean - uncertainty_weight * standard deviation (arXiv 2310.02743), which are
-    harder to exploit.
+    label; or several. model: a loaded ScoreModel in its place, or several (in Python).
+    step_separator: what ends a step. ensemble, of several models: mean, min (worst case), or
+    uncertainty: mean - uncertainty_weight * standard deviation (arXiv 2310.02743); the latter two
+    are harder to exploit.
+
+    Called by hand with `path`, the function loads the models at each call.
     """
-    models = [_score_model(p, device) for p in _listed(path)]
-    table = np.array(
-        [
-            RewardModel(m, level=level, aggregation=aggregation, separator=step_separator)(
-                prompts, completions
-            )
-            for m, level in models
-        ]
+    reward = ModelReward(
+        LoadedModels(),
+        path=path,
+        model=model,
+        aggregation=aggregation,
+        step_separator=step_separator,
+        ensemble=ensemble,
+        uncertainty_weight=uncertainty_weight,
+        device=device,
     )
-    return [float(x) for x in combined(table, ensemble, uncertainty_weight)]
-
-
-def combined(
-    table: Numbers, ensemble: Literal["mean", "min", "uncertainty"], uncertainty_weight: float = 1.0
-) -> Numbers:
-    """Scores of several models, [models, completions] -> [completions]."""
-    if ensemble == "min":
-        return np.asarray(table.min(axis=0))
-    mean = np.asarray(table.mean(axis=0))
-    return mean if ensemble == "mean" else mean - uncertainty_weight * table.std(axis=0)
-
-
-def _check_models(*, path: str | list[str], **_: Any) -> None:
-    """What can be told of reward models before their weights are read."""
-    if not _listed(path):
-        raise ConfigError(
-            "rewards: reward_model: path is an empty list; name at least one folder or hub id"
-        )
-    for place in _listed(path):
-        score_level(place)
+    return reward(prompts, completions)
 
 
 @rewards.register(per="step")
+@made_by(ProcessReward)
 def process_model(
     prompts,
     completions,
     *,
-    path: str,
+    path: str | None = None,
+    model: Any = None,
     device: str = "auto",
 ) -> list[list[float] | None]:
     """The probability that each step is right, by a trained process reward model (arXiv
@@ -150,157 +269,29 @@ def process_model(
 
     p_t = 1 / (1 + e^-score) at the last token of each step, one number per line that is not blank:
     what advantages of steps, such as group_process and reward_to_go, read (reward_model aggregates
-    them to one number). A completion that the model's context cannot hold has no reward. path: a
-    folder or hub id that transformers loads for token classification with one label, such as the
-    result of method reward_model on step labels, which ends steps at line breaks too.
+    them to one number). A completion that the model's context cannot hold has no reward.
+
+    path: a folder or hub id that transformers loads for token classification with one label, such
+    as the result of method reward_model on step labels, which ends steps at line breaks too.
+    model: a loaded ScoreModel in its place (in Python).
     """
-    model, level = _score_model(path, device)
-    steps: list[list[float] | None] = []
-    for text, scores in zip(
-        completions, RewardModel(model, level=level).scores(prompts, completions), strict=True
-    ):
-        content = text if isinstance(text, str) else str(text[-1]["content"])
-        if np.isnan(scores).any():
-            steps.append(None)
-        else:
-            probabilities = np.exp(-np.logaddexp(0, -scores))
-            steps.append(probabilities.tolist() if content.strip() else [])
-    return steps
-
-
-def _check_process_model(*, path: str, **_: Any) -> None:
-    if score_level(path) != "token":
-        raise ConfigError(
-            f"rewards: process_model: {path} has one score for a whole sequence; name a process "
-            "model, which has a "
-            "score at every token, or take the reward reward_model"
-        )
-
-
-@rewards.register
-def implicit_reward(
-    prompts,
-    completions,
-    *,
-    path: str,
-    ref_path: str,
-    beta: float = 0.1,
-    aggregation: Literal["sum", "last", "min", "mean"] = "sum",
-    step_separator: str = "\n",
-    device: str = "auto",
-) -> list[float]:
-    """The reward that a policy implies over its reference: beta log pi(y | x) / ref(y | x) (arXiv
-    2305.18290).
-
-    The policy may be one trained with DPO, or on outcomes alone, which makes it a process model too
-    (arXiv 2412.01981): with q_t = sum_{i <= t} beta log pi / ref, a step's reward is q at its end
-    minus q at its start. aggregation: sum of the steps (the whole completion's reward), last, min
-    or mean. path, ref_path: language models with one vocabulary.
-    """
-    steps = implicit_step_rewards(
-        _language_model(path, device),
-        _language_model(ref_path, device),
-        prompts,
-        completions,
-        beta=beta,
-        separator=step_separator,
+    return ProcessReward(LoadedModels(), path=path, model=model, device=device)(
+        prompts, completions
     )
-    choose: dict[str, Callable[[Numbers], Any]] = {
-        "sum": np.sum,
-        "last": lambda x: x[-1],
-        "min": np.min,
-        "mean": np.mean,
-    }
-    return [float(choose[aggregation](x)) for x in steps]
 
 
-def implicit_step_rewards(
-    policy: LanguageModel,
-    reference: LanguageModel,
-    prompts: Sequence[Text],
-    completions: Sequence[Text],
-    *,
-    beta: float,
-    separator: str,
-) -> list[Numbers]:
-    """q_t - q_{t-1} of each step of each completion, which sum to beta log pi(y | x) / ref(y | x),
-    nats.
-
-    A completion that the context of either model cannot hold has one step, NaN.
-    """
-    texts = PieceTexts(policy.tokenizer)
-    sequences = encode_completions(prompts, completions, policy.tokenizer)
-    limit = min(
-        (m.context_length for m in (policy, reference) if m.context_length is not None),
-        default=math.inf,
-    )
-    trees = [[s for s in tree if len(s.ids) <= limit] for tree in _trees(prompts, sequences)]
-    trees = [tree for tree in trees if tree]
-    ours, theirs = (_logprobs(model, trees) for model in (policy, reference))
-    found = []
-    for sequence in sequences:
-        if sequence.row not in ours:
-            found.append(np.array([math.nan]))
-            continue
-        a, b = ours[sequence.row], theirs[sequence.row]
-        q = np.concatenate([[0.0], beta * np.cumsum(a - b)])
-        tokens = np.flatnonzero(sequence.loss_mask)
-        ends = np.searchsorted(tokens, scored_places(sequence, separator, texts), side="right")
-        ends[-1] = len(tokens)  # what follows the last step, such as EOS, is its own
-        found.append(np.diff(q[[0, *ends]]))
-    return found
+def combined(table: Numbers, ensemble: Ensemble, uncertainty_weight: float = 1.0) -> Numbers:
+    """Scores of several models, [models, completions] -> [completions]."""
+    if ensemble == "min":
+        return np.asarray(table.min(axis=0))
+    mean = np.asarray(table.mean(axis=0))
+    return mean if ensemble == "mean" else mean - uncertainty_weight * table.std(axis=0)
 
 
-def _check_policy(*, path: str, ref_path: str, **_: Any) -> None:
-    vocabularies = [
-        load_config(p).get_text_config(decoder=True).vocab_size for p in (path, ref_path)
-    ]
-    if vocabularies[0] != vocabularies[1]:
-        raise ConfigError(
-            f"rewards: implicit_reward: {path} has {vocabularies[0]} tokens and {ref_path} "
-            f"{vocabularies[1]}; a policy and its "
-            "reference have one vocabulary"
-        )
-
-
-reward_model.check = _check_models  # type: ignore[attr-defined]
-reward_model.close = _loaded.clear  # type: ignore[attr-defined]
-process_model.check = _check_process_model  # type: ignore[attr-defined]
-process_model.close = _loaded.clear  # type: ignore[attr-defined]
-implicit_reward.check = _check_policy  # type: ignore[attr-defined]
-implicit_reward.close = _loaded.clear  # type: ignore[attr-defined]
-
-
-def _listed(path: str | list[str]) -> list[str]:
-    return [path] if isinstance(path, str) else list(path)
-
-
-def _score_model(path: str, device: str) -> tuple[ScoreModel, Literal["sequence", "token"]]:
-    level = score_level(path)
-    return _kept(
-        ("score", path, device), lambda: load_score_model(path, per=level, device=device)
-    ), level
-
-
-def _language_model(path: str, device: str) -> LanguageModel:
-    found: LanguageModel = _kept(
-        ("language", path, device), lambda: load_model(path, device=device)
-    )
-    return found
-
-
-def _kept(key: tuple[str, ...], load: Callable[[], ForestModel]) -> Any:
-    """A model that is loaded once, at its first use, and frozen."""
-    if key not in _loaded:
-        _loaded[key] = load()
-        _loaded[key].hf.requires_grad_(False)
-    return _loaded[key]
-
-
-def _trees(
+def prompt_trees(
     prompts: Sequence[Text], sequences: Sequence[TokenSequence]
 ) -> list[list[TokenSequence]]:
-    """Sequences of equal prompts that stand side by side, together."""
+    """Sequences grouped by prompt, where equal prompts stand side by side."""
     trees: list[list[TokenSequence]] = []
     for number, sequence in enumerate(sequences):
         if number and prompts[number] == prompts[number - 1]:
@@ -308,19 +299,3 @@ def _trees(
         else:
             trees.append([sequence])
     return trees
-
-
-def _logprobs(model: LanguageModel, trees: Sequence[Sequence[TokenSequence]]) -> dict[str, Numbers]:
-    """Log-probs of the targets of each sequence, by its row."""
-    found: dict[str, Numbers] = {}
-    if not trees:
-        return found
-    with evaluating(model.hf), torch.no_grad():
-        for forest in Batch([Tree.build(tree) for tree in trees]).split(MAX_TOKENS):
-            logprobs = model.forward(forest, frozenset({"logprobs"}))["logprobs"].double().cpu()
-            counts = torch.bincount(forest.sequence, minlength=forest.num_sequences).tolist()
-            found |= {
-                row: part.numpy()
-                for row, part in zip(forest.rows, logprobs.split(counts), strict=True)
-            }
-    return found

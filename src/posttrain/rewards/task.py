@@ -1,4 +1,4 @@
-"""The verdict of the recipe's own task."""
+"""The task's own verdict as a reward."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from posttrain.types import plain_text
 
 @rewards.register
 def task(completions, examples, task) -> list[float]:
-    """What the recipe's task says: 1 for a right answer, 0 for a wrong one (some tasks give
-    parts).
+    """The grade by the task: 1 for a right answer, 0 for a wrong one (some tasks give partial
+    credit).
     """
     return [
         task.score(plain_text(c) if isinstance(c, str) else str(c[-1]["content"]), e)

@@ -106,7 +106,7 @@ def _said(rollout: Rollout) -> object:
     """What tells completions apart: their ids, or their text where whoever wrote them gave no
     ids; falsy where empty.
     """
-    return tuple(rollout.sample.ids) or rollout.text.strip()
+    return (tuple(rollout.sample.ids) if rollout.has_tokens else ()) or rollout.text.strip()
 
 
 def filter_metrics(

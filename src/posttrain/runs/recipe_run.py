@@ -13,7 +13,7 @@ from posttrain.config import Recipe
 from posttrain.data.account import Account
 from posttrain.errors import ConfigError
 from posttrain.memory import keep_freed_memory
-from posttrain.methods.measurement import Measurement
+from posttrain.methods.measurement import Measuring
 from posttrain.recipe import recipe_as_dict
 from posttrain.runs.calls import Call
 from posttrain.terminal import write
@@ -154,7 +154,7 @@ class PreparedTraining(Prepared):
         if recipe.evaluation is not None:
             # What is measured in the end is made now: its mistakes come to light before training.
             config = call.evaluation_of(recipe.evaluation)
-            evaluation = Measurement(spec, config, limits=call.limits, account=work.account)
+            evaluation = Measuring(spec, config, limits=call.limits, account=work.account)
             every = f", every {recipe.eval_every} steps and in the end" if recipe.eval_every else ""
             self.facts.append(("evaluation", evaluation.facts[0][1] + every))
         self.facts += work.account.losses.items()

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from posttrain.errors import DataError
-from posttrain.evaluation.run import Evaluation, compare, read_evaluation
+from posttrain.evaluation.comparison import compare
+from posttrain.evaluation.outcomes import Evaluation, read_evaluation
 from posttrain.files import write_text_whole
-from posttrain.methods.measurement import details
 from posttrain.runs.recipe_run import RecipeRun
 
 SUMMARY = "summary.json"
@@ -50,7 +50,7 @@ def summarise(
                 "mean_tokens": metrics["mean_tokens"],
                 "seconds": seconds.get(name),
                 "note": evaluation.strategy or "",
-                "search": " ".join(details(evaluation)[:-1]).removeprefix("search "),
+                "search": " ".join(evaluation.details()[:-1]).removeprefix("search "),
                 "search_settings": evaluation.search_settings,
                 "scorer": evaluation.scorer,
                 "oracle": bool(evaluation.oracle),

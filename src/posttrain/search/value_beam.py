@@ -11,7 +11,7 @@ from posttrain.search.base import Candidate, Ids, Selection
 
 @dataclass(slots=True)
 class _Path:
-    """A completion in the making. ended: by itself; done: that, or at the length limit."""
+    """An unfinished completion. ended: by itself; done: that, or at the length limit."""
 
     ids: Ids
     logprob: float
@@ -50,17 +50,17 @@ def value_beam(
     beams = [[_Path((), 0.0, False, False)] for _ in prompts]
     spent = [0] * len(prompts)
     for depth in range(max_rounds):
-        asked = [(i, path) for i, pool in enumerate(beams) for path in pool if not path.done]
-        if not asked:
+        open_paths = [(i, path) for i, pool in enumerate(beams) for path in pool if not path.done]
+        if not open_paths:
             break
         grown: list[list[_Path]] = [[path for path in pool if path.done] for pool in beams]
         groups = generate(
-            [(*prompts[i], *path.ids) for i, path in asked],
+            [(*prompts[i], *path.ids) for i, path in open_paths],
             num_beams if depth else num_beams**2,
             stop=(separator,),
-            max_tokens=[generate.sampling.max_tokens - len(path.ids) for _, path in asked],
+            max_tokens=[generate.sampling.max_tokens - len(path.ids) for _, path in open_paths],
         )
-        for (i, path), group in zip(asked, groups, strict=True):
+        for (i, path), group in zip(open_paths, groups, strict=True):
             spent[i] += sum(len(c.ids) for c in group)
             grown[i] += [_grown(path, c, generate.sampling.max_tokens) for c in group]
         beams = _best(prompts, grown, value, num_beams)

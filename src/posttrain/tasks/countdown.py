@@ -59,10 +59,10 @@ def score(completion: str, example: Example) -> float:
     as given, else 0.
     """
     expression = extract(completion)
-    found = evaluate(expression) if expression is not None else None
-    if found is None:
+    result = evaluate(expression) if expression is not None else None
+    if result is None:
         return 0.0
-    value, used = found
+    value, used = result
     spare = Counter(example.columns["numbers"])
     spare.subtract(used)
     return float(value == example.columns["target"] and min(spare.values(), default=0) >= 0)
@@ -93,10 +93,10 @@ def countdown(
                 if draw.random() < 0.7
                 else f"({expression})*{n}"
             )
-        found = evaluate(expression)
-        if found is None or not 0 < found[0] < 1000:
+        result = evaluate(expression)
+        if result is None or not 0 < result[0] < 1000:
             continue
-        target = int(found[0])
+        target = int(result[0])
         shown = " ".join(map(str, numbers))
         columns = {"numbers": numbers, "target": target}
         name = f"countdown-{seed}-{len(examples)}"

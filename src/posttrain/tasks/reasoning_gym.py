@@ -82,12 +82,12 @@ def reasoning_gym(
             f"reasoning_gym: unknown dataset {dataset!r}: {nearest(dataset, DATASETS)}"
         )
     try:
-        made = gym.create_dataset(dataset, seed=seed, size=num_examples, **settings)
+        problems = gym.create_dataset(dataset, seed=seed, size=num_examples, **settings)
     except (TypeError, ValueError, AssertionError) as error:
         raise ConfigError(
             f"reasoning_gym: {dataset} refuses its settings {settings}: {error}"
         ) from error
-    entries = [made[i] for i in range(num_examples)]
+    entries = [problems[i] for i in range(num_examples)]
     examples = [
         Example(
             entry["question"] + _INSTRUCTION,
@@ -99,7 +99,7 @@ def reasoning_gym(
         for i, entry in enumerate(entries)
     ]
 
-    guarded = runs_answers(made)
+    guarded = runs_answers(problems)
 
     def score(completion: str, example: Example) -> float:
         answer = extract_answer(completion, "tag")
@@ -109,7 +109,7 @@ def reasoning_gym(
         try:
             value = float(
                 call_within(
-                    lambda: made.score_answer(answer, entry),
+                    lambda: problems.score_answer(answer, entry),
                     what=f"the verifier of {dataset}",
                     seconds=_SECONDS,
                 )

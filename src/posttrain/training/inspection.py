@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from posttrain.config import Component, ComponentLike
-from posttrain.data.encode import encode_labelled, encode_lists, encode_pairs, encode_rows
+from posttrain.data.comparisons import encode_labelled, encode_lists, encode_pairs
+from posttrain.data.encode import encode_rows
 from posttrain.data.encoded import Encoded
 from posttrain.data.forest import Batch, TokenSequence, Tree
 from posttrain.data.item import Item
@@ -30,6 +31,7 @@ _WHOLE: dict[str, Any] = {
     "truncation": "error",
     "max_masked": 0.0,
     "max_cut": 0.0,
+    "max_unusable": 0.0,
 }
 _MAX_TOKENS = 1 << 14  # distinct tokens of a forward pass without gradient
 

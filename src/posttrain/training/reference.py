@@ -23,16 +23,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from posttrain.data.forest import TokenSequence
+from posttrain.files import cache_folder as cache_folder
 from posttrain.files import flush
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.scoring import scored
 
 _VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache")
-
-
-def cache_folder() -> Path:
-    """POSTTRAIN_CACHE, else ~/.cache/posttrain."""
-    return Path(os.environ.get("POSTTRAIN_CACHE") or "~/.cache/posttrain").expanduser()
 
 
 def fingerprint(model: LanguageModel) -> str:

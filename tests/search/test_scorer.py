@@ -10,8 +10,12 @@ import pytest
 from posttrain import registry
 from posttrain.config import Component
 from posttrain.errors import ConfigError
-from posttrain.evaluation.run import Evaluation, compare, evaluate_search, unlikeness
-from posttrain.evaluation.strategy import Strategy, gold_inputs, gold_rewards, make_strategy
+from posttrain.evaluation.comparison import compare, unlikeness
+from posttrain.evaluation.outcomes import Evaluation
+from posttrain.evaluation.samples import measure_search
+from posttrain.evaluation.strategy import make_strategy
+from posttrain.search.scorer import gold_inputs, gold_rewards
+from posttrain.search.strategy import Strategy
 from posttrain.types import Example, Request, Sample, Sampling, Task
 
 BEST = Component("best_of_n", {"num_samples": 4})
@@ -53,7 +57,7 @@ def measured(scorer: Component, search: Component = BEST, *, oracle: bool = Fals
     strategy = make_strategy(search, scorer, oracle=oracle, task=problems)
     assert strategy is not None
     prompts = [(e, (7,)) for e in problems.examples]
-    return evaluate_search(
+    return measure_search(
         Counting(),
         prompts,
         problems,

@@ -1,0 +1,92 @@
+"""From the arguments of a command to a recipe."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from posttrain import registry
+from posttrain.config import Recipe
+from posttrain.errors import ConfigError
+from posttrain.recipe import apply_overrides, load_recipe, parse_recipe
+
+MODEL = 'folder, hub id, folder of a run, or "embedded"'
+"""What --model takes."""
+
+
+def recipe_of(options: argparse.Namespace) -> Recipe:
+    """The recipe of a file, of a run's folder, or of a method's or eval's arguments."""
+    name = options.recipe
+    if name == "eval":
+        return evaluation_recipe(options)
+    if name in registry.methods.names() and not Path(name).is_file():
+        return method_recipe(name, options)
+    unused = [f for f in ("model", "data", "task", "output") if getattr(options, f, None)]
+    if unused:
+        flag = unused[0]
+        raise ConfigError(
+            f"--{flag} goes with a method; change a recipe with {flag}={getattr(options, flag)}"
+        )
+    folder = Path(name)
+    path = folder / "recipe.yaml" if (folder / "recipe.yaml").is_file() else folder
+    return load_recipe(path, options.overrides)
+
+
+def method_recipe(name: str, options: argparse.Namespace) -> Recipe:
+    """The recipe that a method's flags and changes stand for."""
+    settings = registry.methods.entry(name).settings
+    raw: dict[str, Any] = {"method": name}
+    for key in ("model", "output"):
+        if getattr(options, key, None):
+            raw[key] = getattr(options, key)
+    if getattr(options, "data", None):
+        raw |= (
+            {"data": options.data}
+            if "data" in settings
+            else {"task": {"name": "jsonl", "path": options.data}}
+        )
+    if getattr(options, "task", None):
+        raw["task"] = options.task
+    raw = apply_overrides(raw, options.overrides)
+    raw.setdefault("output", f"runs/{name}")
+    if "model" not in raw and "endpoint" not in raw:
+        raise ConfigError(f"{name} needs --model: {MODEL}")
+    if not {"data", "task", "stages"} & raw.keys():
+        both = {"data", "task"} <= settings.keys()
+        need = "--data FILE"
+        if "task" in settings:
+            need = (
+                "--data FILE or --task NAME" if both else "--task NAME, or --data FILE with prompts"
+            )
+        raise ConfigError(f"{name} needs {need}")
+    return parse_recipe(raw)
+
+
+def evaluation_recipe(options: argparse.Namespace) -> Recipe:
+    """The recipe that the flags and changes of eval stand for."""
+    raw: dict[str, Any] = {"method": "evaluate"}
+    if options.model:
+        raw["model"] = options.model
+    if options.task:
+        raw["evaluation"] = {"task": {"name": options.task}}
+    if options.output:
+        raw["output"] = options.output
+    raw = apply_overrides(raw, [_evaluation_change(text) for text in options.overrides])
+    if "model" not in raw:
+        raise ConfigError(f"eval needs --model: {MODEL}")
+    if not raw.get("evaluation"):
+        raise ConfigError(
+            f"eval needs --task: one of {', '.join(registry.tasks.names())}; `posttrain ls tasks` "
+            "explains them"
+        )
+    return parse_recipe(raw)
+
+
+def _evaluation_change(text: str) -> str:
+    """`task.KEY=VALUE` and the fields of evaluation need no `evaluation.` before them."""
+    key = text.partition("=")[0].strip()
+    first = key.partition(".")[0]
+    if first in ("task", "num_examples", "num_samples", "sampling", "seed"):
+        return f"evaluation.{text}"
+    return f"evaluation.sampling.{text}" if first in ("max_tokens", "stop") else text

@@ -1,0 +1,125 @@
+"""`posttrain ls` and `posttrain explain`: what can be named in a recipe, from docstrings."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from posttrain import keys
+from posttrain.cli import help as pages
+from posttrain.cli.settings import function_settings, section_settings, settings_of
+from posttrain.config import Recipe
+from posttrain.entry import Entry, topic_of
+from posttrain.errors import ConfigError, nearest
+from posttrain.registry import REGISTRIES, load_plugins
+from posttrain.terminal import echo
+
+SETTINGS = "settings"
+"""The kind of the sections of recipes, which are no functions."""
+
+
+def ls(options: argparse.Namespace) -> int:
+    """List the functions of one kind, or of all."""
+    if options.kind == SETTINGS:
+        for name, section in _sections().items():
+            echo(f"  {name:<20}{pages.summary(section.__doc__ or '')}")
+        return 0
+    for kind in [options.kind] if options.kind else REGISTRIES:
+        entries = _registry(kind, options.plugin).entries()
+        width = max((len(name) for name in entries), default=0)
+        echo(f"{kind}")
+        by_topic = kind in ("loss", "losses")
+        topics = _topics(entries.values()) if by_topic else [("", [*entries.values()])]
+        for topic, members in topics:
+            if topic:
+                echo(f"\n  {topic}")
+            for entry in members:
+                text = pages.shortened(pages.summary(entry.doc), pages.width() - width - 4)
+                echo(f"  {entry.name:<{width}}  {text}")
+        echo()
+    echo("`posttrain explain KIND NAME` shows the equation, the paper and the settings.")
+    return 0
+
+
+def explain(options: argparse.Namespace) -> int:
+    """Show the docstring, inputs and settings of a function, or the fields of a section."""
+    if options.kind == SETTINGS:
+        return _explain_section(options.name)
+    registry = _registry(options.kind, options.plugin)
+    entry = registry.entry(options.name)
+    echo(f"{registry.kind} {entry.name}   ({entry.file}:{entry.line})\n\n{entry.doc}\n")
+    if registry is REGISTRIES["methods"]:
+        echo("settings:")
+        for group, lines in settings_of(entry).items():
+            echo(f"\n{group}:\n{pages.settings_table(lines)}")
+        return 0
+    for key, value in entry.declared.items():
+        meaning = registry.declares[key].choices[value] if registry.declares else ""
+        echo(f"{key}: {value}" + (f" ({meaning})" if meaning else ""))
+    _explain_inputs(registry, entry)
+    if entry.settings:
+        echo(f"settings:\n{pages.settings_table(function_settings(entry))}")
+    return 0
+
+
+def _topics(entries: Iterable[Entry]) -> list[tuple[str, list[Entry]]]:
+    """Entries by the file that holds them; a topic is the first sentence of its docstring."""
+    members: dict[Path, list[Entry]] = {}
+    for entry in entries:
+        members.setdefault(entry.file, []).append(entry)
+    return [(topic_of(file), members[file]) for file in sorted(members)]
+
+
+def _explain_inputs(registry: Any, entry: Entry) -> None:
+    """One line per input; with shape, meaning and producer where there is a table of them."""
+    if entry.inputs:
+        echo("inputs:")
+    table = registry.inputs if isinstance(registry.inputs, Mapping) else {}
+    names = max((len(name) for name in entry.inputs), default=0)
+    shapes = max((len(table[name].shape) for name in entry.inputs if name in table), default=0)
+    for name in entry.inputs:
+        row = table.get(name)
+        detail = f"{row.shape:<{shapes}}  {row.meaning} (from: {row.producer})" if row else ""
+        echo(f"  {name:<{names}}  {detail}".rstrip())
+
+
+def _explain_section(name: str) -> int:
+    sections = _sections()
+    by_class = {section.__name__: section for section in sections.values()}
+    section = sections.get(name) or by_class.get(name)
+    if section is None:
+        known = [*sections, *by_class]
+        raise ConfigError(f"unknown section {name!r}: {nearest(name, known)}")
+    doc = inspect.cleandoc(section.__doc__ or "").partition("\nAttributes:")[0]
+    echo(f"settings {section.__name__}\n\n{doc.strip()}\n")
+    lines = [line for line in section_settings(section) if line.key not in ("settings", "base")]
+    echo(pages.settings_table(lines))
+    return 0
+
+
+def _sections() -> dict[str, Any]:
+    """The sections of recipes by the word a recipe uses, such as lora, and the recipe itself."""
+    words = {
+        "adapter": "AdapterConfig",
+        "credit": "CreditConfig",
+        "data": "DataConfig",
+        "endpoint": "EndpointConfig",
+        "evaluation": "EvaluationConfig",
+        "lora": "LoraConfig",
+        "model": "ModelConfig",
+        "sampling": "SamplingConfig",
+        "trust_region": "TrustRegionConfig",
+    }
+    return {**{word: keys.CLASSES[name] for word, name in words.items()}, "recipe": Recipe}
+
+
+def _registry(kind: str, plugins: list[str]) -> Any:
+    load_plugins(plugins, Path())
+    singular = {r.kind.split()[0]: name for name, r in REGISTRIES.items()} | {"search": "searches"}
+    name = singular.get(kind, kind)
+    if name not in REGISTRIES:
+        raise ConfigError(f"unknown kind {kind!r}: {nearest(kind, [*REGISTRIES, SETTINGS])}")
+    return REGISTRIES[name]

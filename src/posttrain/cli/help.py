@@ -1,0 +1,162 @@
+"""The pages of `--help`: all commands by purpose, and all settings of a method by group."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from posttrain.cli.settings import SettingLine, settings_of
+from posttrain.descriptions import first_sentence
+from posttrain.main_loss import main_loss
+from posttrain.registry import REQUIRED, Entry
+
+GROUPS = (
+    "recipes",
+    "learn from examples",
+    "learn from preferences",
+    "learn from rewards",
+    "make data",
+    "evaluate",
+    "use a model",
+    "look up",
+)
+
+_INTRODUCTION = """\
+usage: posttrain COMMAND ...      posttrain COMMAND --help
+
+From base model to reasoner: fine-tuning, reinforcement learning and test-time
+scaling.
+"""
+
+_EXAMPLES = """\
+examples:
+  posttrain run recipes/quickstart.yaml
+  posttrain sft --model embedded --data rows.jsonl learning_rate=1e-5
+  posttrain check grpo --model embedded --task arithmetic
+  posttrain eval --model runs/sft --task arithmetic
+  posttrain explain losses clipped
+
+--version shows the version, --traceback the whole traceback of an error.
+"""
+
+
+def width() -> int:
+    """Columns of the terminal that help uses."""
+    return max(60, min(shutil.get_terminal_size((80, 24)).columns, 100))
+
+
+def overview(commands: Sequence[tuple[str, str, str]]) -> str:
+    """The page of `posttrain --help`. commands: (group, name, summary) of each."""
+    column = max(len(name) for _, name, _ in commands) + 4
+    lines = [_INTRODUCTION]
+    for group in GROUPS:
+        members = [(name, text) for g, name, text in commands if g == group]
+        if not members:
+            continue
+        lines.append(f"{group}:")
+        for name, text in members:
+            lines.append(f"  {name:<{column - 2}}{shortened(text, width() - column)}")
+        lines.append("")
+    return "\n".join(lines) + "\n" + _EXAMPLES
+
+
+def summary(doc: str) -> str:
+    """A docstring's first sentence without remarks in parentheses."""
+    text = " ".join(doc.strip().split("\n\n")[0].split())
+    text = re.sub(r"\s*\([^()]*\)", "", text)
+    return first_sentence(text)
+
+
+def shortened(text: str, limit: int) -> str:
+    """Text on one line of at most `limit` characters, cut at a clause or a word."""
+    if len(text) <= limit:
+        return text
+    clause = re.split(r"[:;]\s|,\s(?=and|which|as)", text)[0]
+    if len(clause) <= limit:
+        return clause
+    return textwrap.shorten(text, limit, placeholder=" ...")
+
+
+def method_page(entry: Entry, usage: str, flags: Sequence[tuple[str, str]]) -> str:
+    """The page of `posttrain METHOD --help`.
+
+    Args:
+        usage: the arguments on the usage line. flags: (flag, meaning) of each.
+    """
+    text = [f"usage: posttrain {entry.name} {usage}", ""]
+    text += textwrap.wrap(f"{summary(entry.doc)}.", width())
+    text += ["", "flags:"]
+    for flag, meaning in flags:
+        text += _entry(flag, meaning)
+    text += ["", "settings, as key=value behind the command or key: value in a recipe:"]
+    for group, lines in settings_of(entry).items():
+        text += ["", *_heading(group, entry)]
+        for line in lines:
+            text += _entry(_key_and_default(line), _type_and_meaning(line))
+    text += ["", f"`posttrain explain methods {entry.name}` shows the algorithms and variants;"]
+    text += [f"`posttrain init {entry.name}` writes a recipe with all of this in it."]
+    return "\n".join(text) + "\n"
+
+
+def settings_table(lines: Sequence[SettingLine]) -> str:
+    """Settings one under another, with type, default and meaning."""
+    return "\n".join(
+        row for line in lines for row in _entry(_key_and_default(line), _type_and_meaning(line))
+    )
+
+
+def default_text(value: Any) -> str:
+    """A default as it is written in a recipe, on one line."""
+    if value is REQUIRED:
+        return "..."
+    if value is None:
+        return "null"
+    if dataclasses.is_dataclass(value):
+        return "{}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict) and "name" in value:
+        return default_text(value["name"])
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(default_text(item) for item in value) + "]"
+    if isinstance(value, str):
+        return value if value.strip() and "\n" not in value else repr(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _heading(group: str, entry: Entry) -> list[str]:
+    if group == "method":
+        return [f"{entry.name}:"]
+    loss = main_loss({}, entry)
+    if group == "loss" and loss:
+        return textwrap.wrap(
+            f"loss (with the settings of the main loss, by default {loss!r}):", width()
+        )
+    return [f"{group}:"]
+
+
+def _key_and_default(line: SettingLine) -> str:
+    default = default_text(line.default)
+    if len(default) > 40:
+        default = f"{default[:37]}..."
+    return f"{line.key}={default}"
+
+
+def _type_and_meaning(line: SettingLine) -> str:
+    meaning = first_sentence(line.meaning)
+    required = ", required" if line.default is REQUIRED else ""
+    kind = f"({line.type}{required})"
+    return f"{meaning} {kind}" if meaning else kind
+
+
+def _entry(head: str, text: str, column: int = 32) -> list[str]:
+    """Two columns: the text begins on the next line if the head is too long."""
+    rows = textwrap.wrap(text, max(width() - column, 24)) or [""]
+    if len(head) + 4 > column:
+        return [f"  {head}", *(" " * column + row for row in rows)]
+    first, *others = rows
+    return [f"  {head:<{column - 2}}{first}".rstrip(), *(" " * column + row for row in others)]

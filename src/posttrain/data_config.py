@@ -1,0 +1,109 @@
+"""Rows to train on: where they are, and how they become sequences. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from posttrain.errors import ConfigError, nearest
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """Rows to train on: a file, a folder, a hub data set, or rows in memory (`DataConfig.of`).
+
+    Attributes:
+        path: a file, a folder, or the id of a hub data set.
+        subset: configuration of a hub data set.
+        split: of a hub data set; in a folder, the files whose names contain it.
+        limit: largest number of rows.
+        columns: new names of columns, {our name: name in the file}.
+        train_on: which tokens are trained. "auto" is the completion or every assistant turn, and
+            all of a plain text.
+        document: what one document of a .txt file is: a "paragraph" (the lines between blank
+            lines), a "line", or the whole "file". Tokens never attend across documents. A document
+            ends with EOS, and begins with BOS if the tokenizer uses one.
+        max_length: tokens per training sequence; None is 1024, or the model's context if that is
+            shorter.
+        truncation: what happens to longer rows. "auto" splits plain text into sequences of
+            max_length, so that every token but a document's first is a target exactly once per
+            epoch, and keeps the start of any other row. "keep_start" and "keep_end" cut, "drop"
+            leaves the row out, "error" refuses it, "split" is for plain text alone. A later part
+            of a document begins with the last token of the part before, as context.
+        max_cut: largest share of rows that may be cut or dropped, and of tokens lost that way.
+        max_masked: largest share of rows that may have no token left to train on, or nothing to
+            compare.
+        max_unusable: largest share of rows that may be skipped because a column is missing, empty
+            or of the wrong type.
+        rationale_weight: above 0, a row with a column rationale is learnt twice: the completion
+            after "[label] " and the prompt, and the rationale after "[rationale] " and the prompt,
+            whose tokens count this much. Methods sft and distill read it.
+        rows: rows in memory, in place of a path: a list of dictionaries or a `datasets.Dataset`.
+            Recipes have no such key.
+    """
+
+    path: str
+    subset: str | None = None
+    split: str = "train"
+    limit: int | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    train_on: Literal["auto", "completion", "all_assistant", "last", "everything"] = "auto"
+    document: Literal["paragraph", "line", "file"] = "paragraph"
+    max_length: int | None = None
+    truncation: Literal["auto", "split", "drop", "keep_start", "keep_end", "error"] = "auto"
+    max_cut: float = 0.1
+    max_masked: float = 0.1
+    max_unusable: float = 0.1
+    rationale_weight: float = 0.0
+    rows: Any = field(default=None, repr=False, metadata={"recipe": False})
+
+    def __post_init__(self) -> None:
+        for name in ("max_cut", "max_unusable"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(
+                    f"data.{name}: {getattr(self, name)} is not a share; it must be from 0 to 1"
+                )
+        if self.rationale_weight < 0:
+            raise ConfigError(
+                f"data.rationale_weight: {self.rationale_weight} is how much a token counts; it "
+                "is not negative"
+            )
+        if self.rows is not None and self.subset is not None:
+            raise ConfigError(
+                f"data.subset: {self.subset!r} is of a hub data set, and these rows are in "
+                "memory; leave it out"
+            )
+
+    @classmethod
+    def of(cls, data: DataLike, **settings: Any) -> DataConfig:
+        """A path or rows in memory, with settings such as max_length.
+
+        >>> DataConfig.of([{"text": "a"}], max_length=64).max_length
+        64
+
+        Args:
+            data: a path, a hub id, a list of dictionaries, a `datasets.Dataset`, or a
+                `DataConfig`, of which `settings` replace fields. An iterator is read at once.
+        Raises:
+            ConfigError: an unknown setting, or one that is out of range.
+        """
+        names = [f.name for f in fields(cls) if f.name not in ("path", "rows")]
+        for name in settings:
+            if name not in names:
+                raise ConfigError(f"data.{name}: no such setting; {nearest(name, names)}")
+        if isinstance(data, cls):
+            return replace(data, **settings) if settings else data
+        if isinstance(data, str | Path):
+            return cls(str(data), **settings)
+        rows = list(data) if isinstance(data, Iterator) else data
+        return cls("rows in memory", rows=rows, **settings)
+
+    @staticmethod
+    def from_short(text: str) -> dict[str, Any]:
+        return {"path": text}
+
+
+DataLike = DataConfig | str | Path | Iterable[Mapping[str, Any]]
+"""What holds rows in Python; a `datasets.Dataset` is an iterable of mappings."""

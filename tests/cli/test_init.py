@@ -1,0 +1,46 @@
+"""The recipe that init writes passes check as it is, for every method."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from posttrain import registry
+from posttrain.cli import main
+
+
+@pytest.mark.parametrize("method", registry.methods.names())
+def test_a_written_recipe_passes_check(
+    method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / f"{method}.yaml"
+    assert main(["init", method, str(path)]) == 0
+    text = path.read_text()
+    if method == "evaluate_reward":  # posttrain ships no reward model
+        assert "EDIT THIS LINE" in text
+        assert main(["check", str(path)]) == 1
+        assert "posttrain reward_model" in capsys.readouterr().err
+    else:
+        assert main(["check", str(path)]) == 0
+    assert max(map(len, text.splitlines())) <= 110  # a long default stays on one line
+    if method == "dpo":
+        assert "# beta: 0.1" in text
+
+
+def test_a_commented_line_can_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "r.yaml"
+    assert main(["init", "dpo", str(path)]) == 0
+    text = re.sub(r"(?m)^# (beta|learning_rate|cache_reference):", r"\1:", path.read_text())
+    path.write_text(text)
+    assert main(["check", str(path)]) == 0
+
+
+def test_an_existing_file_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("mine")
+    assert main(["init", "grpo", str(path)]) == 2
+    assert path.read_text() == "mine"
+    assert main(["init", "grpo", str(path), "--force"]) == 0
+    assert "method: grpo" in path.read_text()
