@@ -89,7 +89,6 @@ def run_recipe(tmp_path: Path, tiny_folder: Path) -> Callable[..., Path]:
     """Run a recipe given as keywords on the tiny model, and return its folder."""
 
     def run(resume: bool = False, accept: Any = (), **raw: Any) -> Path:
-        from posttrain.methods.run import Run
         from rich.console import Console
 
         from posttrain.recipe import parse_recipe

@@ -34,7 +34,6 @@ def run_in_process(
 
 def _run(raw: dict[str, Any], resume: bool, die_at: int | None, count: str) -> None:
     import torch
-    from posttrain.methods.run import Run
     from rich.console import Console
 
     from posttrain.models.forest_model import ForestModel

@@ -29,6 +29,9 @@ class Component:
         settings: values of the function's keyword-only parameters.
         weight: factor in a sum of losses or rewards.
         aggregation: how a loss is averaged over tokens; None takes the method's default.
+        on: the targets that a loss is averaged on: "all", "sampled" (those that the model sampled),
+            "given" or another stream that marks rows; None is "given" for a loss that reads
+            `given`, and "sampled" for any other.
         function: a function that is given itself and not looked up by its name.
     """
 
@@ -37,6 +40,7 @@ class Component:
     weight: float = 1.0
     aggregation: str | None = None
     function: Callable[..., Any] | None = None
+    on: str | None = None
 
     @classmethod
     def of(cls, value: ComponentLike) -> Component:
@@ -54,7 +58,8 @@ class Component:
         if isinstance(value, Mapping) and isinstance(value.get("name"), str):
             settings = {str(k): v for k, v in value.items()}
             name, weight = settings.pop("name"), settings.pop("weight", 1.0)
-            return cls(name, settings, weight, settings.pop("aggregation", None))
+            aggregation, on = settings.pop("aggregation", None), settings.pop("on", None)
+            return cls(name, settings, weight, aggregation, on=on)
         raise ConfigError(f"{value!r} names no function; give a name, a function, or {{name: ...}}")
 
 

@@ -240,6 +240,7 @@ class Recipe:
     reward_timeout_seconds: float = 600.0
     max_failed_rewards: float = 0.5
     losses: list[Component] = field(default_factory=list)
+    penalties: list[Component] = field(default_factory=list)
     evaluation: EvaluationConfig | None = None
     max_steps: int | None = None
     num_train_epochs: float = 1.0

@@ -37,6 +37,7 @@ OF_TRAINING = (
     "max_steps",
     "max_tokens_per_micro_batch",
     "learning_rate",
+    "penalties",
     "weight_decay",
     "adam_beta1",
     "adam_beta2",
@@ -120,10 +121,8 @@ def annotation_of(key: str, entry: Entry | None) -> str:
 def field_annotation(annotation: str, field: str) -> str:
     """The type of a section's field, where `annotation` is the section's type."""
     section = CLASSES.get(class_name(annotation))
-    if section is None:
-        return ""
-    types = typing.get_type_hints(section)
-    return spelled(types[field]) if field in types else ""
+    hints = typing.get_type_hints(section) if section is not None else {}
+    return spelled(hints[field]) if field in hints else ""
 
 
 def class_name(annotation: str) -> str:

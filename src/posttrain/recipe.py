@@ -208,7 +208,7 @@ def _value(value: Any, hint: Any, where: str) -> Any:
 
 def component(value: Any, where: str) -> Component:
     """`name` or `{name, weight, **settings}` -> Component; of a loss, `aggregation` says how it
-    is averaged.
+    is averaged, and `on` over which targets.
     """
     if isinstance(value, Component):
         return value
@@ -218,19 +218,31 @@ def component(value: Any, where: str) -> Component:
         raise ConfigError(
             f"{where}: {value!r} needs a name: write a name, or {{name: ..., setting: value}}"
         )
-    own = ("name", "weight", "aggregation") if where.startswith("losses") else ("name", "weight")
+    of_losses = ("aggregation", "on") if where.startswith("losses") else ()
+    own = ("name", "weight", *of_losses)
     rest = {str(k): v for k, v in value.items() if k not in own}
     weight = check(value.get("weight", 1.0), float, f"{where}.weight")
     aggregation = value.get("aggregation") if "aggregation" in own else None
     if aggregation is not None:
         check(aggregation, Aggregation, f"{where}.aggregation")
-    return Component(value["name"], rest, weight, aggregation)
+    on = value.get("on") if "on" in own else None
+    if on is not None:
+        check(on, str, f"{where}.on")
+    return Component(value["name"], rest, weight, aggregation, on=on)
 
 
 def _check_components(recipe: Recipe) -> None:
     """Every named function exists and takes the settings it is given."""
+    for item in recipe.penalties:
+        if not item.weight >= 0:
+            raise ConfigError(f"penalties: the weight {item.weight} of {item.name!r} is below 0")
+    if recipe.penalties and recipe.settings.get("trust_region") is not None:
+        raise ConfigError(
+            "penalties: trust_region bounds its step by the surrogate alone; leave out one of both"
+        )
     for where, known, items in (
         ("losses", registry.losses, recipe.losses),
+        ("penalties", registry.penalties, recipe.penalties),
         ("rewards", registry.rewards, recipe.rewards),
         ("task", registry.tasks, [recipe.task] if recipe.task else []),
         ("evaluation.task", registry.tasks, [recipe.evaluation.task] if recipe.evaluation else []),
@@ -239,7 +251,7 @@ def _check_components(recipe: Recipe) -> None:
     ):
         for item in items:
             known.check(item.name, item.settings, where)
-            if item.weight != 1.0 and where not in ("losses", "rewards"):
+            if item.weight != 1.0 and where not in ("losses", "penalties", "rewards"):
                 raise ConfigError(
                     f"{where}: weight belongs to losses and rewards; nothing weighs "
                     f"{item.name!r}, so leave it out"
@@ -269,6 +281,8 @@ def _plain(value: Any) -> Any:
         extra: dict[str, Any] = {"weight": value.weight} if value.weight != 1.0 else {}
         if value.aggregation is not None:
             extra["aggregation"] = value.aggregation
+        if value.on is not None:
+            extra["on"] = value.on
         return {"name": value.name, **extra, **value.settings}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {

@@ -347,8 +347,12 @@ searches = Registry("search strategy", "searches", "search", SEARCH_INPUTS)
 tasks = Registry("task", "tasks", "tasks", ())
 methods = Registry("method", "methods", "methods", ())
 
+# What each of these is: `posttrain.penalties`.
+penalties = Registry("penalty", "penalties", "penalties", frozenset({"parameter", "start"}))
+
 REGISTRIES: dict[str, Registry] = {
     "losses": losses,
+    "penalties": penalties,
     "advantages": advantages,
     "rewards": rewards,
     "searches": searches,

@@ -196,7 +196,7 @@ def _fields(cls: type) -> dict[str, tuple[dataclasses.Field[Any], Any]]:
     return {
         f.name: (f, hints[f.name])
         for f in dataclasses.fields(cls)
-        if f.init and f.metadata.get("recipe", True)  # others are set in Python alone
+        if f.init and f.metadata.get("recipe", True)
     }
 
 

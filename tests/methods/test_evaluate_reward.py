@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from posttrain.methods.run import Run
 
 from posttrain.errors import ConfigError
 from posttrain.recipe import parse_recipe

@@ -46,7 +46,6 @@ def sampled() -> Any:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The embedded model's own evaluation."""
-    from posttrain.methods.run import Run
     from rich.console import Console
 
     from posttrain.recipe import parse_recipe

@@ -62,7 +62,6 @@ def test_a_restarted_round_is_a_run_of_its_own(
     its rows gives the same.
     """
     import torch
-    from posttrain.methods.run import Run
 
     from posttrain.config import Component
     from posttrain.recipe import parse_recipe

@@ -60,9 +60,7 @@ def test_a_completion_that_is_masked_has_no_reward() -> None:
         reward_weights={"r": 1.0},
         token_text=lambda i: "",
     )
-    source = RolloutSource(
-        collector, model=None, credit=credit, mask_truncated=True, skip_idle=False
-    )
+    source = RolloutSource(collector, model=None, credit=credit, mask_truncated=True)
     (batch,) = source.batches(0)
     assert batch.num_targets == 1
     assert batch.trees[0].values["reward"] == pytest.approx([1.0, np.nan], nan_ok=True)

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from killed import run_in_process
-from posttrain.methods.run import Run
 from support import interrupted
 
 from posttrain.errors import CheckpointError

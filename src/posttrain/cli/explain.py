@@ -31,9 +31,10 @@ def ls(options: argparse.Namespace) -> int:
         entries = _registry(kind, options.plugin).entries()
         width = max((len(name) for name in entries), default=0)
         echo(f"{kind}")
-        by_topic = kind in ("loss", "losses")
-        topics = _topics(entries.values()) if by_topic else [("", [*entries.values()])]
-        for topic, members in topics:
+        groups = (
+            _topics(entries.values()) if kind.startswith("loss") else [("", [*entries.values()])]
+        )
+        for topic, members in groups:
             if topic:
                 echo(f"\n  {topic}")
             for entry in members:
@@ -50,15 +51,15 @@ def explain(options: argparse.Namespace) -> int:
         return _explain_section(options.name)
     registry = _registry(options.kind, options.plugin)
     entry = registry.entry(options.name)
-    echo(f"{registry.kind} {entry.name}   ({entry.file}:{entry.line})\n\n{entry.doc}\n")
+    echo(f"{registry.kind} {entry.name}   ({entry.place})\n\n{entry.doc}\n")
+    for key, value in entry.declared.items():
+        meaning = registry.declares[key].choices[value] if registry.declares else ""
+        echo(f"{key}: {value}" + (f" ({meaning})" if meaning else ""))
     if registry is REGISTRIES["methods"]:
         echo("settings:")
         for group, lines in settings_of(entry).items():
             echo(f"\n{group}:\n{pages.settings_table(lines)}")
         return 0
-    for key, value in entry.declared.items():
-        meaning = registry.declares[key].choices[value] if registry.declares else ""
-        echo(f"{key}: {value}" + (f" ({meaning})" if meaning else ""))
     _explain_inputs(registry, entry)
     if entry.settings:
         echo(f"settings:\n{pages.settings_table(function_settings(entry))}")
@@ -66,7 +67,7 @@ def explain(options: argparse.Namespace) -> int:
 
 
 def _topics(entries: Iterable[Entry]) -> list[tuple[str, list[Entry]]]:
-    """Entries by the file that holds them; a topic is the first sentence of its docstring."""
+    """Entries by the file that holds them; a topic is the first line of the file's docstring."""
     members: dict[Path, list[Entry]] = {}
     for entry in entries:
         members.setdefault(entry.file, []).append(entry)
@@ -74,11 +75,12 @@ def _topics(entries: Iterable[Entry]) -> list[tuple[str, list[Entry]]]:
 
 
 def _explain_inputs(registry: Any, entry: Entry) -> None:
-    """One line per input; with shape, meaning and producer where there is a table of them."""
-    if entry.inputs:
-        echo("inputs:")
+    """Shape, meaning and producer of each input."""
+    if not entry.inputs:
+        return
+    echo("inputs:")
     table = registry.inputs if isinstance(registry.inputs, Mapping) else {}
-    names = max((len(name) for name in entry.inputs), default=0)
+    names = max(len(name) for name in entry.inputs)
     shapes = max((len(table[name].shape) for name in entry.inputs if name in table), default=0)
     for name in entry.inputs:
         row = table.get(name)

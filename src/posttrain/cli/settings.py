@@ -122,11 +122,12 @@ def function_settings(entry: Entry) -> list[SettingLine]:
 
 def section_settings(section: type) -> list[SettingLine]:
     """The fields of a section of recipes with their meanings."""
-    fields, types = dataclasses.fields(section), typing.get_type_hints(section)
+    fields = [f for f in dataclasses.fields(section) if f.metadata.get("recipe", True)]
+    hints = typing.get_type_hints(section)
     meanings = descriptions(section.__doc__ or "", [f.name for f in fields])
     return [
         SettingLine(
-            f.name, type_text(spelled(types[f.name])), field_default(f), meanings.get(f.name, "")
+            f.name, type_text(spelled(hints[f.name])), field_default(f), meanings.get(f.name, "")
         )
         for f in fields
     ]

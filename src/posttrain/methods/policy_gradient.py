@@ -108,6 +108,7 @@ def policy_gradient_plan(
         groups=s.compares_groups,
         measure_idle=s.measure_tied_groups,
         carries=ROLLOUTS,
+        marks={"given"} if s.mixes or s.given_steps else (),
     )
 
     def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
@@ -191,7 +192,7 @@ def _source(
         mask_truncated=s.mask_truncated,
         drop_duplicates=s.drop_duplicates,
         whole=objective.whole,
-        skip_idle=not objective.keeps_zero_advantage,
+        learns=objective.learns,
         max_tokens=learner.max_tokens,
         mixed=mixed,
     )
@@ -381,25 +382,13 @@ def _check_credit(s: PolicyGradient, sampling: Sampling) -> None:
 
 
 def _check_given(s: PolicyGradient) -> None:
-    """Given tokens need a loss that learns them, and others that leave them out."""
+    """Settings of given tokens. That a loss learns them is checked by the objective."""
     if s.given_steps < 0 or s.mix_batch_size < 1:
         raise ConfigError("given_steps must not be negative, and mix_batch_size at least 1")
     gives = s.mixes or s.given_steps > 0
-    if gives != ("given" in s.loss_inputs):
-        raise ConfigError(
-            f"losses that read `given` ({_readers('given')}) learn given tokens: rows beside the "
-            "rollouts (mix_data, mix_task), or the beginnings of worked completions "
-            "(given_steps); give a source of them and such a loss, or neither"
-        )
-    coarse = [c.name for c in s.losses if registry.losses.entry_of(c).per != "token"]
-    if gives and coarse:
-        raise ConfigError(
-            f"losses: {coarse[0]!r} has no value a token, so that given tokens cannot be told "
-            "apart in it"
-        )
     if gives and s.trust_region is not None:
         raise ConfigError(
-            "trust_region: its step is of the surrogate alone; leave out the given tokens, or the "
+            "trust_region: its step is of the surrogate alone; leave out given tokens, or the "
             "trust region"
         )
 

@@ -111,6 +111,13 @@ class Vocabulary:
             k: torch.cat([d[1][k] for d in done]) for k in done[0][1]
         }
 
+    def at(self, targets: Tensor) -> Vocabulary:
+        """The distributions at some of the targets, by their places int64 [m]."""
+        rows = {name: (hidden[targets], head) for name, (hidden, head) in self.rows.items()}
+        part = Vocabulary(rows, self.temperature)
+        part.chunk = self.chunk
+        return part
+
     def derived(self, name: str) -> Tensor:
         """Numbers per target [M]: see `DERIVED`; log_collision carries no gradient."""
         functions: list[Callable[..., Tensor]] = [forward_kl, reverse_kl, log_collision]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from posttrain.averages import Averages
 from posttrain.data.forest import Batch, TokenSequence, Tree
 from posttrain.data.stream import DataSource
+from posttrain.data.tree import marked
 from posttrain.models.scoring import scored
 from posttrain.rollouts.collect import Collector, trained
 from posttrain.rollouts.credit import Creditor, Nested
@@ -26,11 +26,11 @@ class RolloutSource:
         mask_truncated: leave completions that hit the length limit out of the loss (DAPO's overlong
         filtering).
         drop_duplicates: of equal completions of a prompt only the first is trained on.
-        skip_idle: spend no forward pass on groups whose advantages are all zero (right when no loss
-        term ignores
-            advantages).
+        learns: whether the objective may have a gradient on a tree (`Objective.learns`); no
+            training pass is spent on the others.
         whole: what a batch never splits, as in `Batch`.
-        mixed: rows that every update also learns from, by losses of given tokens.
+        mixed: rows that every update also learns from. Their targets are marked by the stream
+            `given`, so that losses of sampled targets pass over them.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class RolloutSource:
         num_minibatches: int = 1,
         mask_truncated: bool = False,
         drop_duplicates: bool = False,
-        skip_idle: bool = True,
+        learns: Callable[[Tree], bool] = lambda tree: True,
         max_tokens: int = 16384,
         whole: Literal["tree", "batch"] | None = None,
         mixed: DataSource | None = None,
@@ -56,7 +56,7 @@ class RolloutSource:
         self.num_minibatches = num_minibatches
         self.mask_truncated = mask_truncated
         self.drop_duplicates = drop_duplicates
-        self.skip_idle = skip_idle and whole != "batch"
+        self.learns = learns
         self.max_tokens = max_tokens
         self.whole = whole
         self.mixed = mixed
@@ -75,18 +75,16 @@ class RolloutSource:
                 order = np.random.default_rng((self.collector.seed, step, iteration)).permutation(
                     len(trees)
                 )
-            for chosen in np.array_split(order, self.num_minibatches):
-                part = [trees[i] for i in chosen]
-                if part:
-                    learning = [
-                        t.streams["advantages"].any() or _given(t) or not self.skip_idle
-                        for t in part
-                    ]
-                    active = [t for t, learns in zip(part, learning, strict=True) if learns]
-                    idle = [t for t, learns in zip(part, learning, strict=True) if not learns]
-                    update = step * self.num_iterations * self.num_minibatches + number
-                    number += 1
-                    yield Batch([*active, *self._mixed(update, part[0])], idle, whole=self.whole)
+            for indices in np.array_split(order, self.num_minibatches):
+                part = [trees[i] for i in indices]
+                if not part:
+                    continue
+                active = [t for t in part if self.whole == "batch" or self.learns(t)]
+                active_ids = {id(tree) for tree in active}
+                idle = [t for t in part if id(t) not in active_ids]
+                update = step * self.num_iterations * self.num_minibatches + number
+                number += 1
+                yield Batch([*active, *self._mixed(update)], idle, whole=self.whole)
 
     def updated(self, model: Any) -> None:
         """Tell the engine that the weights have moved."""
@@ -122,9 +120,11 @@ class RolloutSource:
             [np.full(len(r.sample.ids), self._counts(r)) for r in g.rollouts] for g in self.groups
         ]
         sampled = [[self._engine_logprobs(r.sample) for r in g.rollouts] for g in self.groups]
-        known = all(x is not None for row in sampled for x in row)
+        complete = all(x is not None for row in sampled for x in row)
         engine = (
-            [[np.asarray(x, dtype=np.float64) for x in row] for row in sampled] if known else None
+            [[np.asarray(x, dtype=np.float64) for x in row] for row in sampled]
+            if complete
+            else None
         )
         streams = self.credit.credit(self.groups, measured, engine, counted)
         if engine is not None:
@@ -142,46 +142,40 @@ class RolloutSource:
                     sequence.values["reward"] = float("nan") if reward is None else reward
                     sequence.loss_mask &= self._counts(rollout)
                     self._mark_given(sequence, len(group.prompt_ids), group.num_given)
-        return [Tree.build(kept) for row in rows if (kept := self._kept(row))]
+        sequences = [self._trained_on(row) for row in rows]
+        return [Tree.build(some) for some in sequences if some]
 
     def _mark_given(self, sequence: TokenSequence, start: int, num_given: int) -> None:
-        """Given tokens are targets too, told apart by the stream `given`."""
-        if self.mixed is None and not self.collector.given_steps:
+        """Mark what a completion begins with, if that was given, by the stream `given`. Such
+        tokens are targets too.
+        """
+        if not self.collector.given_steps:
             return
         given = np.zeros(len(sequence.ids), dtype=np.float32)
         given[start - num_given : start] = 1
         sequence.streams["given"] = given
         sequence.loss_mask |= given > 0
 
-    def _mixed(self, update: int, like: Tree) -> list[Tree]:
-        """Rows of an update, with the streams that rollouts have: all their targets are given."""
+    def _mixed(self, update: int) -> list[Tree]:
+        """The rows that an update learns from beside the rollouts, marked as given."""
         if self.mixed is None:
             return []
-        rows = [
-            s
+        return [
+            Tree.build([marked(sequence, "given") for sequence in tree.sequences])
             for batch in self.mixed.batches(update)
             for tree in batch.trees
-            for s in tree.sequences
-        ]
-        values = {name: float("nan") for name in like.values}
-        streams = [
-            {name: np.full(len(s.ids), float(name == "given")) for name in like.streams}
-            for s in rows
-        ]
-        return [
-            Tree.build([replace(s, streams=x, values=values)])
-            for s, x in zip(rows, streams, strict=True)
         ]
 
     def _counts(self, rollout: Rollout) -> bool:
         return not (self.mask_truncated and rollout.sample.finish_reason == "length")
 
-    def _kept(self, row: list[TokenSequence | None]) -> list[TokenSequence]:
+    def _trained_on(self, row: list[TokenSequence | None]) -> list[TokenSequence]:
         """The sequences of a group that are trained on."""
-        found = [s for s in row if s is not None]
+        sequences = [s for s in row if s is not None]
         if self.drop_duplicates:
-            found = list({s.ids.tobytes(): s for s in reversed(found)}.values())[::-1]
-        return found
+            # Of equal ones the first stays, at its place.
+            sequences = list({s.ids.tobytes(): s for s in reversed(sequences)}.values())[::-1]
+        return sequences
 
     def _engine_logprobs(self, sample: Sample) -> list[float] | None:
         """The sampler's log-probs where they are of the distribution that is trained:
@@ -200,28 +194,26 @@ def measure(
     temperature: float,
     max_tokens: int,
 ) -> dict[str, Nested]:
-    """What the model as it is says at the targets of the sequences: name -> [P][G] of arrays
-    [T], dropout off.
+    """What the model computes now at the targets of the sequences, with dropout off.
+
+    Returns:
+        name -> [P][G] of arrays [T]; an empty array where there is no sequence.
     """
     nothing = np.zeros(0, dtype=np.float32)
-    found: dict[str, Nested] = {
+    numbers_of: dict[str, Nested] = {
         name: [[nothing for _ in row] for row in rows] for name in sorted(needs)
     }
+    if not needs:
+        return numbers_of
     place = {id(s): (p, g) for p, row in enumerate(rows) for g, s in enumerate(row)}
     groups = [some for row in rows if (some := [s for s in row if s is not None])]
-    for sequence, numbers in (
-        scored(model, groups, needs, max_tokens=max_tokens, temperature=temperature)
-        if needs
-        else ()
+    for sequence, numbers in scored(
+        model, groups, needs, max_tokens=max_tokens, temperature=temperature
     ):
         p, g = place[id(sequence)]
         for name, values in numbers.items():
-            found[name][p][g] = values
-    return found
-
-
-def _given(tree: Tree) -> bool:
-    return "given" in tree.streams and bool(tree.streams["given"].any())
+            numbers_of[name][p][g] = values
+    return numbers_of
 
 
 def _behind(numbers: np.ndarray, length: int) -> np.ndarray:

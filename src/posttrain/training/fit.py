@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from posttrain.config import ModelConfig
+from posttrain.config import Component, ModelConfig
 from posttrain.errors import CheckpointError, ConfigError, RewardError
 from posttrain.models.adapters import updates_of
 from posttrain.models.foreign import ForeignTeacher
@@ -35,6 +35,7 @@ from posttrain.training.loop import State, train
 from posttrain.training.measurement import HeldOut, Measured
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Optimizer
+from posttrain.training.penalties import Penalties
 from posttrain.training.plan import Learner, Plan, Work
 from posttrain.training.progress import Progress
 from posttrain.training.record import record_of
@@ -235,6 +236,7 @@ class Fit:
             max_grad_norm=s.max_grad_norm,
             rate_factors=model.rate_factors,
             updates=updates_of(model.hf, steps),
+            penalties=self._penalties(model),
         )
         if self.plan.trust_region is None:
             return adamw
@@ -242,6 +244,10 @@ class Fit:
         return TrustRegion(
             model, self.objective, self.plan.trust_region, rest=adamw, max_tokens=limit
         )
+
+    def _penalties(self, model: ForestModel) -> Penalties | None:
+        items = [Component.of(item) for item in self.settings.penalties]
+        return Penalties(items, model.hf.named_parameters()) if items else None
 
     # -- the training
 

@@ -64,7 +64,8 @@ def train(
                 loss, metrics = objective(outputs, micro, totals)
                 model.backward(loss)
                 meter.micro(loss, metrics, micro)
-            meter.idle(idle_metrics(model, objective, batch, totals, max_tokens))
+            meter.add(idle_metrics(model, objective, batch, totals, max_tokens))
+            meter.add(optimizer.penalize())
             meter.check(batch, optimizer.clip_gradients())
             optimizer.step(step, batch)
         source.updated(model)
@@ -93,8 +94,8 @@ class _Meter:
         self.of_batch.merge(metrics)
         self.micros.append((loss.detach(), micro.rows))
 
-    def idle(self, metrics: Averages) -> None:
-        """Count what gets no training pass."""
+    def add(self, metrics: Averages) -> None:
+        """Count what belongs to the update and is of no micro-batch."""
         self.of_batch.merge(metrics)
 
     def check(self, batch: Batch, grad_norm: float) -> None:
