@@ -23,7 +23,16 @@ from posttrain.errors import ConfigError
 PACKAGE_FOLDER = Path(__file__).parent
 
 # Modules of posttrain that may be imported for a type: they import no torch.
-_LIGHT = frozenset({"posttrain", "posttrain.component", "posttrain.config", "posttrain.types"})
+_LIGHT = frozenset(
+    {
+        "posttrain",
+        "posttrain.component",
+        "posttrain.config",
+        "posttrain.data_config",
+        "posttrain.model_config",
+        "posttrain.types",
+    }
+)
 
 
 class _Opaque(type):

@@ -31,6 +31,7 @@ _WHOLE: dict[str, Any] = {
     "truncation": "error",
     "max_masked": 0.0,
     "max_cut": 0.0,
+    "max_unusable": 0.0,
 }
 _MAX_TOKENS = 1 << 14  # distinct tokens of a forward pass without gradient
 
