@@ -96,12 +96,12 @@ Section = TypeVar("Section")
 
 def trains(entry: Entry) -> bool:
     """Whether a method leaves a trained model."""
-    return entry.returns == "Plan"
+    return "trains" in entry.declared
 
 
 def measures(entry: Entry) -> bool:
     """Whether a run of the method may be measured on problems: of language models alone."""
-    return trains(entry) and entry.name != "reward_model"
+    return entry.declared.get("trains") == "language"
 
 
 def annotation_of(key: str, entry: Entry | None) -> str:

@@ -359,7 +359,7 @@ def _group(entry: Entry) -> str:
     """The heading of a method in help, by what it learns from or writes."""
     if entry.name.startswith("evaluate"):
         return "evaluate"
-    if "Training" not in entry.returns and entry.returns == "Job":
+    if "trains" not in entry.declared:
         return "make data"
     return _LEARNING.get(entry.name, "learn from preferences")
 

@@ -50,7 +50,7 @@ _FOREIGN = frozenset({"foreign_distribution", "aligned"})
 _TEACHER = frozenset({"teacher_distribution", "teacher_logprobs"})
 
 
-@methods.register
+@methods.register(trains="language")
 def distill(
     data: Rows | None = None,
     *,

@@ -37,7 +37,7 @@ from posttrain.training.reference_model import Reference
 ROLES = ("chosen", "rejected")
 
 
-@methods.register
+@methods.register(trains="language")
 def dpo(
     data: Rows,
     *,

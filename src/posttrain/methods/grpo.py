@@ -19,7 +19,7 @@ from posttrain.training.optim import Schedule
 from posttrain.training.plan import AdamW, Plan
 
 
-@methods.register
+@methods.register(trains="language")
 def grpo(
     task: TaskLike,
     *,

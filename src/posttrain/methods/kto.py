@@ -31,7 +31,7 @@ from posttrain.training.reference_model import Reference
 from posttrain.training.unpaired import UnpairedSource, mismatched
 
 
-@methods.register
+@methods.register(trains="language")
 def kto(
     data: Rows,
     *,

@@ -22,7 +22,7 @@ from posttrain.training.plan import AdamW, Plan, Work, steps_of
 from posttrain.training.reference_model import Reference
 
 
-@methods.register
+@methods.register(trains="language")
 def listwise(
     data: Rows,
     *,

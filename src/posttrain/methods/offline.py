@@ -31,7 +31,7 @@ Groups = list[list[TokenSequence]]
 Baseline = Literal["prompt", "data", "none"]
 
 
-@methods.register
+@methods.register(trains="language")
 def offline(
     data: Rows,
     *,

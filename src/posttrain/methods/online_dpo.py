@@ -26,7 +26,7 @@ from posttrain.training.plan import AdamW, Learner, Plan, Work, steps_of
 from posttrain.training.reference_model import Reference
 
 
-@methods.register
+@methods.register(trains="language")
 def online_dpo(
     task: TaskLike,
     *,

@@ -25,7 +25,7 @@ from posttrain.training.optim import Schedule
 from posttrain.training.plan import AdamW, Critic, Plan
 
 
-@methods.register
+@methods.register(trains="language")
 def ppo(
     task: TaskLike,
     *,

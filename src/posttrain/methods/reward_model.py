@@ -55,7 +55,7 @@ _CARRIED: dict[Kind, set[str]] = {
 }
 
 
-@methods.register
+@methods.register(trains="scores")
 def reward_model(
     data: Rows,
     *,

@@ -32,7 +32,7 @@ from posttrain.training.plan import AdamW, Learner, Plan, Work, check_positive
 from posttrain.types import Example, Sampling, Task, Text
 
 
-@methods.register
+@methods.register(trains="language")
 def self_training(
     task: TaskLike,
     *,

@@ -27,7 +27,7 @@ from posttrain.training.plan import AdamW, Facts, Plan, Work, steps_of
 _EVALUATED = 4096  # held-out sequences that are in memory at a time
 
 
-@methods.register
+@methods.register(trains="language")
 def sft(
     data: Rows | None = None,
     *,

@@ -32,7 +32,7 @@ from posttrain.training.reference_model import Reference
 from posttrain.types import Task
 
 
-@methods.register
+@methods.register(trains="language")
 def spin(
     task: TaskLike,
     *,
