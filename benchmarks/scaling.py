@@ -33,9 +33,9 @@ from workloads import WORKLOADS, build
 
 from posttrain.config import Component
 from posttrain.data.forest import Batch, TokenSequence, Tree
-from posttrain.data.stream import DataSource
 from posttrain.kernels import setup
 from posttrain.models.language_model import LanguageModel
+from posttrain.sources.rows import DataSource
 from posttrain.training.loop import State, train
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Optimizer

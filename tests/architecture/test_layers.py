@@ -18,7 +18,7 @@ LAYERS = [
     {"runs"},
     {"methods"},
     {"training", "evaluation"},
-    {"rollouts"},
+    {"sources"},
     {"search"},
     {"tasks"},
     {"rewards"},

@@ -261,7 +261,7 @@ def test_sampling_writes_rows_that_are_learnt_from(
 
 
 def test_sampling_goes_on_where_it_stopped(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
-    from posttrain.rollouts.collect import Collector
+    from posttrain.sources.collect import Collector
     from posttrain.training.ending import Interrupted
 
     whole = run_recipe(**SAMPLE, output=str(tmp_path / "whole"))

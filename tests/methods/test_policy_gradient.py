@@ -311,7 +311,7 @@ def test_mixer_gives_less_and_less_of_the_gold_completion(run_recipe: Callable[.
     """Given tokens lie at the end of the prompt, are learnt, and belong to the text; after
     given_steps there are none.
     """
-    from posttrain.rollouts import source
+    from posttrain.sources import source
 
     seen: list[Any] = []
     build = source.RolloutSource._trees

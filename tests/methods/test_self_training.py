@@ -65,8 +65,8 @@ def test_a_restarted_round_is_a_run_of_its_own(
 
     from posttrain.config import Component
     from posttrain.recipe import parse_recipe
-    from posttrain.rollouts import filter as module
     from posttrain.runs import run_of
+    from posttrain.sources import filter as module
     from posttrain.training.objective import Objective
 
     batches: list[Any] = []

@@ -12,7 +12,6 @@ from posttrain.data.forest import Batch, Tree
 from posttrain.data.formats import detect_format, normalise
 from posttrain.data.item import Item
 from posttrain.data.preview import preview
-from posttrain.data.stream import DataSource, Singles
 from posttrain.data.training_data import read_rows
 from posttrain.errors import ConfigError, DataError
 from posttrain.inputs import TEACHER
@@ -38,8 +37,9 @@ from posttrain.methods.sft import encode_examples
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
-from posttrain.rollouts.collect import Collector, Prompt
-from posttrain.rollouts.distill import DistillSource
+from posttrain.sources.collect import Collector, Prompt
+from posttrain.sources.distillation import DistillSource
+from posttrain.sources.rows import DataSource, Singles
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Schedule
 from posttrain.training.plan import AdamW, Facts, Learner, Measure, Plan, Work, steps_of

@@ -14,7 +14,6 @@ from posttrain.data.comparisons import encode_pairs
 from posttrain.data.encoded import Encoded
 from posttrain.data.forest import Batch, Tree
 from posttrain.data.preview import preview
-from posttrain.data.stream import DataSource
 from posttrain.data.training_data import steps_text
 from posttrain.errors import ConfigError
 from posttrain.inputs import TRIPLES
@@ -29,6 +28,7 @@ from posttrain.methods.comparisons import (
 from posttrain.methods.objects import Losses, Rows, components_of, data_of
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
+from posttrain.sources.rows import DataSource
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Schedule
 from posttrain.training.plan import AdamW, Measure, Plan, Work, steps_of

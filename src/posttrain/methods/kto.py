@@ -24,11 +24,11 @@ from posttrain.methods.comparisons import (
 from posttrain.methods.objects import Losses, Rows, components_of, data_of
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
+from posttrain.sources.unpaired import UnpairedSource, mismatched
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Schedule
 from posttrain.training.plan import AdamW, Learner, Plan, Work, steps_of
 from posttrain.training.reference_model import Reference
-from posttrain.training.unpaired import UnpairedSource, mismatched
 
 
 @methods.register(trains="language")

@@ -25,8 +25,8 @@ from posttrain.methods.prompts import decoder, encode_prompts, sampling_of
 from posttrain.methods.sample import SAMPLES, Row
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
-from posttrain.rollouts.collect import Prompt
-from posttrain.rollouts.step_labels import Solution, StepLabeller
+from posttrain.sources.collect import Prompt
+from posttrain.sources.step_labels import Solution, StepLabeller
 from posttrain.terminal import write
 from posttrain.training.plan import Job, Place, PreparedJob, check_positive
 from posttrain.types import Request, Sampling, Task

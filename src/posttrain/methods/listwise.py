@@ -5,7 +5,6 @@ from __future__ import annotations
 from posttrain.data.account import Account
 from posttrain.data.comparisons import encode_lists
 from posttrain.data.preview import preview
-from posttrain.data.stream import DataSource
 from posttrain.data.training_data import steps_text
 from posttrain.inputs import LISTS
 from posttrain.methods.comparisons import (
@@ -16,6 +15,7 @@ from posttrain.methods.comparisons import (
 from posttrain.methods.objects import Losses, Rows, components_of, data_of
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
+from posttrain.sources.rows import DataSource
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Schedule
 from posttrain.training.plan import AdamW, Plan, Work, steps_of

@@ -14,7 +14,6 @@ from posttrain.data.encoded import Encoded
 from posttrain.data.forest import TokenSequence
 from posttrain.data.item import Item
 from posttrain.data.preview import preview
-from posttrain.data.stream import DataSource
 from posttrain.data.training_data import encode_data, steps_text
 from posttrain.errors import ConfigError, DataError
 from posttrain.inputs import OFFLINE_REWARDS
@@ -23,6 +22,7 @@ from posttrain.methods.objects import Losses, ModelLike, Rows, components_of, da
 from posttrain.methods.prompts import check_critic
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
+from posttrain.sources.rows import DataSource
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Schedule
 from posttrain.training.plan import AdamW, Critic, Facts, Plan, Work, steps_of

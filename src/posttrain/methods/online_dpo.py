@@ -19,7 +19,7 @@ from posttrain.methods.objects import (
 from posttrain.methods.prompts import encode_prompts, make_collector, prompt_steps, sampling_of
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
-from posttrain.rollouts.pairs import PairSource, best_and_worst
+from posttrain.sources.preferences import PairSource, best_and_worst
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Schedule
 from posttrain.training.plan import AdamW, Learner, Plan, Work, steps_of

@@ -11,7 +11,6 @@ import numpy as np
 from posttrain import registry
 from posttrain.config import Component, CreditConfig, Limits, SamplingConfig, TrustRegionConfig
 from posttrain.data.account import Account
-from posttrain.data.stream import DataSource, Singles
 from posttrain.errors import ConfigError
 from posttrain.inputs import ROLLOUTS
 from posttrain.methods.objects import Rows, TaskLike, rewards_of, rewards_text, task_of
@@ -26,9 +25,10 @@ from posttrain.methods.prompts import (
 from posttrain.methods.sft import encode_examples
 from posttrain.models.spec import ModelSpec
 from posttrain.rewards.base import RewardSet
-from posttrain.rollouts.collect import Prompt
-from posttrain.rollouts.credit import Creditor
-from posttrain.rollouts.source import RolloutSource
+from posttrain.sources.collect import Prompt
+from posttrain.sources.credit import Creditor
+from posttrain.sources.rollouts import RolloutSource
+from posttrain.sources.rows import DataSource, Singles
 from posttrain.training.objective import Objective
 from posttrain.training.plan import AdamW, Critic, Facts, Learner, Plan, Work, steps_of
 from posttrain.training.reference_model import Reference

@@ -18,7 +18,7 @@ from posttrain.models.adapters import refuse_virtual_score
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.spec import ModelSpec
 from posttrain.rewards.base import RewardSet
-from posttrain.rollouts.collect import Collector, Prompt
+from posttrain.sources.collect import Collector, Prompt
 from posttrain.types import Sampling, Task
 
 

@@ -15,7 +15,6 @@ from posttrain.data.forest import Batch, Tree
 from posttrain.data.formats import detect_format
 from posttrain.data.preview import preview
 from posttrain.data.scored import EncodedScores, Kind, encode_scores, kind_of, reshaped
-from posttrain.data.stream import DataSource
 from posttrain.data.templates import template_fingerprint
 from posttrain.data.training_data import steps_text
 from posttrain.errors import ConfigError
@@ -27,6 +26,7 @@ from posttrain.models.load import separate_padding
 from posttrain.models.score_model import ScoreModel
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
+from posttrain.sources.rows import DataSource
 from posttrain.training.objective import Objective, held_out
 from posttrain.training.optim import Schedule
 from posttrain.training.plan import AdamW, Facts, Plan, Work, steps_of

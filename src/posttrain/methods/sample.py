@@ -33,8 +33,8 @@ from posttrain.methods.prompts import encode_prompts, make_collector, sampling_o
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
 from posttrain.rewards.base import RewardSet
-from posttrain.rollouts.collect import Prompt
-from posttrain.rollouts.filter import Rule, filter_metrics, refuse_empty
+from posttrain.sources.collect import Prompt
+from posttrain.sources.selection import Rule, filter_metrics, refuse_empty
 from posttrain.terminal import write
 from posttrain.training.hooks import MetricsWriter
 from posttrain.training.plan import Job, Place, PreparedJob, check_positive

@@ -24,8 +24,9 @@ from posttrain.methods.objects import (
 from posttrain.methods.prompts import encode_prompts, make_collector, sampling_of
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
-from posttrain.rollouts.collect import Prompt
-from posttrain.rollouts.filter import Rule, SelfTrainingSource
+from posttrain.sources.collect import Prompt
+from posttrain.sources.selection import Rule
+from posttrain.sources.self_training import SelfTrainingSource
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Schedule
 from posttrain.training.plan import AdamW, Learner, Plan, Work, check_positive

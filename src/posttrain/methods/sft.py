@@ -12,7 +12,6 @@ from posttrain.data.account import Account
 from posttrain.data.encoded import Encoded, trained_ends
 from posttrain.data.forest import Batch, TokenSequence, Tree
 from posttrain.data.preview import preview
-from posttrain.data.stream import DataSource, Singles
 from posttrain.data.templates import template_fingerprint
 from posttrain.data.training_data import data_facts, encode_stream, encode_task, steps_text
 from posttrain.errors import ConfigError
@@ -20,6 +19,7 @@ from posttrain.inputs import IMITATED
 from posttrain.methods.objects import Losses, Rows, TaskLike, components_of, data_of, task_of
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
+from posttrain.sources.rows import DataSource, Singles
 from posttrain.training.objective import Objective, mean_loss
 from posttrain.training.optim import Schedule
 from posttrain.training.plan import AdamW, Facts, Plan, Work, steps_of

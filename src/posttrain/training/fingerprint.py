@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from posttrain.data.forest import TokenSequence
-from posttrain.data.stream import DataSource
 from posttrain.models.adapters import adapter_of
 from posttrain.models.forest_model import ForestModel
 from posttrain.models.load import load_config
-from posttrain.rollouts.collect import Collector, Prompt
+from posttrain.sources.collect import Collector, Prompt
+from posttrain.sources.rows import DataSource
 from posttrain.training.checkpoint import file_digest
 
 _MODEL_FILES = (

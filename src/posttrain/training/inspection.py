@@ -22,8 +22,8 @@ from posttrain.models.forest_model import evaluating
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.scoring import scored
 from posttrain.registry import Entry, losses
+from posttrain.sources.unpaired import UnpairedSource, mismatched
 from posttrain.training.objective import Objective
-from posttrain.training.unpaired import UnpairedSource, mismatched
 
 # Rows are taken whole: what does not fit is an error.
 _WHOLE: dict[str, Any] = {

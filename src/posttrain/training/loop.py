@@ -14,8 +14,8 @@ from torch import Tensor
 
 from posttrain.averages import Averages
 from posttrain.data.forest import Batch, Forest
-from posttrain.data.stream import Source
 from posttrain.errors import TrainingDiverged
+from posttrain.sources.rows import Source
 from posttrain.training.hooks import Hook
 from posttrain.training.idle import idle_metrics
 from posttrain.training.objective import Objective

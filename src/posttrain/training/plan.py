@@ -19,9 +19,9 @@ from torch import Tensor
 from posttrain.config import TrustRegionConfig
 from posttrain.data.account import Account
 from posttrain.data.forest import TokenSequence
-from posttrain.data.stream import Source
 from posttrain.errors import ConfigError
 from posttrain.models.spec import ModelSpec
+from posttrain.sources.rows import Source
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Schedule
 from posttrain.training.reference_model import Reference

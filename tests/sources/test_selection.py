@@ -9,8 +9,9 @@ import pytest
 
 from posttrain.errors import ConfigError, DataError
 from posttrain.rewards.base import RewardSet
-from posttrain.rollouts.collect import Collector, Prompt
-from posttrain.rollouts.filter import Rule, SelfTrainingSource, filter_metrics
+from posttrain.sources.collect import Collector, Prompt
+from posttrain.sources.selection import Rule, filter_metrics
+from posttrain.sources.self_training import SelfTrainingSource
 from posttrain.types import Example, Request, Rollout, RolloutGroup, Sample, Sampling, Task
 
 

@@ -13,9 +13,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from posttrain.config import Component, CreditConfig
 from posttrain.data.forest import TokenSequence
 from posttrain.models.language_model import LanguageModel
-from posttrain.rollouts.collect import Collector, Prompt
-from posttrain.rollouts.credit import Creditor
-from posttrain.rollouts.source import RolloutSource, measure
+from posttrain.sources.collect import Collector, Prompt
+from posttrain.sources.credit import Creditor
+from posttrain.sources.rollouts import RolloutSource, measure
 from posttrain.types import Example, Rollout, RolloutGroup, Sample, Sampling
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from posttrain.data.forest import Batch, TokenSequence
-from posttrain.data.stream import DataSource
 from posttrain.errors import DataError
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.scoring import scored
+from posttrain.sources.rows import DataSource
 
 _DECAY = 0.9  # of BCO's running means, a step
 

@@ -9,11 +9,11 @@ import numpy as np
 
 from posttrain.averages import Averages
 from posttrain.data.forest import Batch, TokenSequence, Tree
-from posttrain.data.stream import DataSource
 from posttrain.data.tree import marked
 from posttrain.models.scoring import scored
-from posttrain.rollouts.collect import Collector, trained
-from posttrain.rollouts.credit import Creditor, Nested
+from posttrain.sources.collect import Collector, trained
+from posttrain.sources.credit import Creditor, Nested
+from posttrain.sources.rows import DataSource
 from posttrain.types import Rollout, RolloutGroup, Sample
 
 

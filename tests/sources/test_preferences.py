@@ -10,7 +10,7 @@ import numpy as np
 
 from posttrain.averages import Averages
 from posttrain.data.forest import TokenSequence
-from posttrain.rollouts.pairs import PairSource, against_data, best_and_worst
+from posttrain.sources.preferences import PairSource, against_data, best_and_worst
 from posttrain.types import Example, Rollout, RolloutGroup, Sample
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from posttrain.averages import Averages
 from posttrain.data.forest import Batch, TokenSequence, Tree
-from posttrain.rollouts.collect import Collector, trained
+from posttrain.sources.collect import Collector, trained
 from posttrain.types import RolloutGroup
 
 Writer = Literal["data", "student", "teacher"]

@@ -13,7 +13,7 @@ import numpy as np
 
 from posttrain.averages import Averages
 from posttrain.data.forest import Batch, TokenSequence, Tree
-from posttrain.rollouts.collect import Collector, trained
+from posttrain.sources.collect import Collector, trained
 from posttrain.types import Rollout, RolloutGroup
 
 Pair = tuple[TokenSequence, TokenSequence]

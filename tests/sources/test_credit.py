@@ -13,7 +13,7 @@ import pytest
 
 from posttrain.config import Component, CreditConfig
 from posttrain.rewards.process import arithmetic_steps
-from posttrain.rollouts.credit import Creditor
+from posttrain.sources.credit import Creditor
 from posttrain.types import Example, Rollout, RolloutGroup, Sample
 
 TEXTS = {0: "1+1=2\n", 1: "2+2=5\n", 2: "#### 5", 3: ""}
