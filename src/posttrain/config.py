@@ -211,6 +211,7 @@ class Recipe:
         lr_scheduler_type: shape of the learning rate after the warm-up.
         warmup_steps: steps of linear warm-up; below 1, a share of all steps.
         min_lr_ratio: learning rate at the end, as a share of the peak.
+        penalties: terms over parameters that each update adds to the loss, such as l2_to_start.
         max_grad_norm: norm to which gradients are clipped; 0 is off.
         save_every: steps between checkpoints; 0 is off.
         save_seconds: seconds between checkpoints; 0 is off.

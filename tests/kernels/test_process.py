@@ -73,20 +73,15 @@ def test_beside_a_gpu_products_and_memory_stay_as_they_are(
 
 
 def test_the_command_line_asks(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from posttrain import cli
+    from posttrain.cli import runs
+    from posttrain.recipe import parse_recipe
 
     calls: list[str] = []
 
-    class Run:
-        folder = tmp_path
-
-        def execute(self) -> None:
-            calls.append("execute")
-
     monkeypatch.setattr(kernels, "setup", lambda: calls.append("setup"))
-    monkeypatch.setattr(cli, "_write_report", lambda run: 0)
-    assert cli._finish(Run()) == 0
-    assert calls == ["setup", "execute"]
+    recipe = {"method": "sft", "model": "embedded", "task": "arithmetic", "output": str(tmp_path)}
+    runs.check(parse_recipe(recipe))
+    assert calls == ["setup"]
 
 
 def sequences(seed: int) -> list[TokenSequence]:

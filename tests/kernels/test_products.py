@@ -15,7 +15,7 @@ from posttrain.engines.torch import TorchEngine
 from posttrain.kernels import computing, products, setup
 from posttrain.kernels.products import fast_products, kernel_products, linear, wide
 from posttrain.models.language_model import LanguageModel
-from posttrain.training import fit
+from posttrain.training import session
 from posttrain.training.loop import train
 from posttrain.types import Request, Sampling
 
@@ -185,7 +185,7 @@ def test_products_of_a_run_are_fast_and_those_within_attention_kernels_are_not(
         with seen:
             return train(*given, **named)
 
-    monkeypatch.setattr(fit, "train", watched)
+    monkeypatch.setattr(session, "train", watched)
     model = {"path": str(tiny_folder), "dtype": "float32", **settings}
     run_recipe(method="sft", data=data, max_steps=1, batch_size=2, model=model)
     assert seen.precisions("mm", "addmm", "addmm_") == of_layers

@@ -186,8 +186,13 @@ def _held_out(
 def _measure(objective: Objective, held_out: Encoded | None) -> Measure | None:
     if held_out is None:
         return None
-    trees = [Tree.build(pair) for pair in held_out.groups]
-    return held_out_measure(objective, lambda source: Batch(trees, whole=objective.whole))
+
+    def batch(source: Any) -> Batch:
+        # Cached log-probs of the reference are among the streams only once the training starts.
+        trees = [Tree.build(pair) for pair in held_out.groups]
+        return Batch(trees, whole=objective.whole)
+
+    return held_out_measure(objective, batch)
 
 
 def _check(objective: Objective, tail_weight: float, percentile: float, num_samples: int) -> None:

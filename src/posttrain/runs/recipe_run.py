@@ -17,11 +17,11 @@ from posttrain.recipe import recipe_as_dict
 from posttrain.runs.calls import Call
 from posttrain.terminal import write
 from posttrain.training.changes import Change
-from posttrain.training.fit import Fit
 from posttrain.training.folder import RunFolder
 from posttrain.training.lock import locked
 from posttrain.training.plan import Facts, Job, Plan, PreparedJob, Preview
 from posttrain.training.review import write_facts
+from posttrain.training.session import Session
 
 SAMPLES = "samples.jsonl"
 
@@ -159,7 +159,7 @@ class PreparedTraining(Prepared):
         self.facts += work.account.losses.items()
         self.preview = work.preview
         self.work = work
-        fit = Fit(
+        session = Session(
             spec,
             plan,
             call.training,
@@ -171,7 +171,7 @@ class PreparedTraining(Prepared):
             title=recipe.title,
             work=work,
         )
-        self.execute = fit.run_in_folder
+        self.execute = session.run_in_folder
 
 
 class PreparedWork(Prepared):
