@@ -317,7 +317,7 @@ def test_what_is_refused(
     )
     refused(
         DataError,
-        r"completions\[1\] holds the step separator",
+        r"completions\[1\] contains the step separator",
         [{"prompt": "a", "completions": ["x", "y\nz"], "labels": [1, 0]}],
     )
     refused(

@@ -113,7 +113,6 @@ def within_perplexity(
     groups: Groups,
     percentile: float,
     num_samples: int,
-    *,
     seed: int,
     max_tokens: int,
     console: Console,

@@ -138,14 +138,9 @@ def dpo(
             )
 
         def filtered(model: Any, max_tokens: int, console: Console) -> Work:
+            limits = perplexity_percentile, perplexity_samples
             groups, dropped = within_perplexity(
-                model,
-                pairs.groups,
-                perplexity_percentile,
-                perplexity_samples,
-                seed=seed,
-                max_tokens=max_tokens,
-                console=console,
+                model, pairs.groups, *limits, seed, max_tokens, console
             )
             account.metrics["data/perplexity_dropped"] = float(dropped)
             return work_of(groups)

@@ -15,6 +15,7 @@ from posttrain.methods.prompts import (
     encode_prompts,
     make_collector,
     prompt_steps,
+    prompts_text,
     sampling_of,
     with_gold,
 )
@@ -155,7 +156,6 @@ def _facts(
     sampling: Sampling,
     steps: int,
 ) -> Facts:
-    lengths = [len(p.ids) for p in prompts]
     completions = s.batch_size * s.num_generations
     update = "AdamW"
     if s.trust_region is not None:
@@ -165,10 +165,7 @@ def _facts(
         for t in objective.terms
     )
     return [
-        (
-            "task",
-            f"{task.name}: {len(prompts)} prompts of {min(lengths)} to {max(lengths)} tokens",
-        ),
+        ("task", prompts_text(task, prompts)),
         ("rewards", rewards_text(s.rewards)),
         ("advantage", s.advantage.name + (" (with a critic)" if s.critic is not None else "")),
         ("losses", losses),

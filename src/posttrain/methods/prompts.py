@@ -120,7 +120,6 @@ def make_collector(
     prompts: Sequence[Prompt],
     rewards: RewardSet | None,
     sampling: Sampling,
-    *,
     batch_size: int,
     num_generations: int,
     seed: int,
@@ -204,3 +203,9 @@ def check_critic(spec: ModelSpec, critic: ModelSpec | None) -> None:
 def prompt_steps(prompts: Sequence[Prompt], batch_size: int) -> int:
     """Steps of one pass over the prompts."""
     return max(len(prompts) // min(batch_size, len(prompts)), 1)
+
+
+def prompts_text(task: Task, prompts: Sequence[Prompt]) -> str:
+    """The prompts of a task, as a check shows them."""
+    lengths = [len(p.ids) for p in prompts]
+    return f"{task.name}: {len(prompts)} prompts of {min(lengths)} to {max(lengths)} tokens"

@@ -115,13 +115,7 @@ def self_training(
 
         def source(learner: Learner) -> SelfTrainingSource:
             collector = make_collector(
-                learner.model,
-                prompts,
-                reward_set,
-                sampled,
-                batch_size=size,
-                num_generations=num_generations,
-                seed=seed,
+                learner.model, prompts, reward_set, sampled, size, num_generations, seed
             )
             return SelfTrainingSource(
                 collector,
@@ -134,20 +128,18 @@ def self_training(
             )
 
         number = steps or num_rounds * steps_per_round
-        again = ", failed prompts once more with the answer" if hints else ""
+        text = (
+            f"{num_generations} completions of {size} prompts, at most {sampled.max_tokens} "
+            f"tokens, temperature {sampled.temperature:g}; then {steps_per_round} updates of "
+            f"{batch_size} selected completions"
+        )
         return Work(
             steps=number,
             source=source,
             facts=[
                 ("task", f"{prompt_task.name}: {len(prompts)} prompts"),
-                (
-                    "a round",
-                    f"{num_generations} completions of {size} prompts, at most "
-                    f"{sampled.max_tokens} tokens, temperature {sampled.temperature:g}; then "
-                    f"{steps_per_round} updates of {batch_size} selected completions"
-                    + (", from the weights of the start" if restart else ""),
-                ),
-                ("selected", _rule_text(rule) + again),
+                ("a round", text + (", from the weights of the start" if restart else "")),
+                ("selected", _rule_text(rule, again=hints is not None)),
                 ("steps", f"{number}, {num_rounds} rounds"),
             ],
             account=account,
@@ -164,10 +156,13 @@ def self_training(
     )
 
 
-def _rule_text(rule: Rule) -> str:
+def _rule_text(rule: Rule, *, again: bool) -> str:
+    """Which completions are selected. again: whether failed prompts are asked again."""
     return (
         f"reward at least {rule.min_reward}, top {rule.top_fraction:.0%}, at most "
-        f"{rule.max_per_prompt or 'all'} per prompt" + (", distinct" if rule.distinct else "")
+        f"{rule.max_per_prompt or 'all'} per prompt"
+        + (", distinct" if rule.distinct else "")
+        + (", failed prompts once more with the answer" if again else "")
     )
 
 

@@ -91,13 +91,7 @@ def spin(
 
         def source(learner: Learner) -> PairSource:
             collector = make_collector(
-                learner.model,
-                prompts,
-                reward_set,
-                sampled,
-                batch_size=batch_size,
-                num_generations=1,
-                seed=seed,
+                learner.model, prompts, reward_set, sampled, batch_size, 1, seed
             )
             return PairSource(
                 collector,
@@ -107,17 +101,14 @@ def spin(
                 sampler=learner.model.reference,
             )
 
+        steps_text = f"{max(-(-number // num_rounds), 1)} steps of {batch_size} pairs"
         return Work(
             steps=number,
             source=source,
             facts=[
                 ("task", f"{worked.name}: {len(prompts)} worked examples"),
                 ("losses", losses_text(objective)),
-                (
-                    "rounds",
-                    f"{num_rounds} of {max(-(-number // num_rounds), 1)} steps of {batch_size} "
-                    "pairs",
-                ),
+                ("rounds", f"{num_rounds} of {steps_text}"),
             ],
             account=account,
             by_steps="rounds are equal shares of the steps",

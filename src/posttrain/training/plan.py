@@ -20,6 +20,7 @@ from posttrain.config import TrustRegionConfig
 from posttrain.data.account import Account
 from posttrain.data.forest import TokenSequence
 from posttrain.errors import ConfigError
+from posttrain.limits import check_values
 from posttrain.models.spec import ModelSpec
 from posttrain.sources.rows import Source
 from posttrain.training.objective import Objective
@@ -144,6 +145,9 @@ class Plan:
     critic: Critic | None = None
     scores: Literal["token", "sequence"] | None = None
     noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_values(self.settings)
 
 
 class Place(Protocol):

@@ -9,6 +9,7 @@ from typing import Any
 
 from posttrain.component import ComponentLike
 from posttrain.errors import ConfigError, nearest
+from posttrain.limits import check_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,10 @@ class TrainingSettings:
     eval_every: int = 0
     report_to: tuple[str, ...] = ()
     penalties: tuple[ComponentLike, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [f.name for f in dataclasses.fields(self)]
+        check_values({name: getattr(self, name) for name in names})
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> TrainingSettings:
