@@ -22,9 +22,6 @@ import numpy as np
 import torch
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention, softmax
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from posttrain.data.forest import Forest
 from posttrain.errors import ModelError
@@ -84,6 +81,8 @@ def posttrain_attention(
         ), None
     softcap, sinks = kwargs.get("softcap"), kwargs.get("s_aux")
     if softcap is None and sinks is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
         return sdpa_attention_forward(
             module,
             query,
@@ -394,5 +393,13 @@ def _compiled_flex() -> Callable[..., torch.Tensor]:
     return torch.compile(flex_attention, dynamic=True)
 
 
-AttentionInterface.register(NAME, posttrain_attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+@functools.cache
+def register() -> None:
+    """Make the attention known to transformers. Its model code is imported only when a model is
+    loaded: that takes seconds.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(NAME, posttrain_attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain import kernels
 from posttrain.data.forest import Forest, TokenSequence, Tree
@@ -21,6 +20,9 @@ from posttrain.models.attention import ForestPlan, without_mask
 from posttrain.models.embeddings import EmbeddingNoise, EmbeddingTransform
 from posttrain.models.peft_kind import is_peft
 from posttrain.models.virtual_tokens import VirtualTokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class ForestModel:
@@ -257,6 +259,7 @@ class ForestModel:
         self.why_unshared = None
         try:
             if lm._can_set_attn_implementation():
+                attention.register()
                 lm.set_attn_implementation(attention.NAME)
                 self.why_unshared = self._probe_failure()
                 if self.why_unshared is not None and self.uses_kernels:

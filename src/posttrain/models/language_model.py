@@ -6,11 +6,10 @@ import contextlib
 import copy
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedTokenizerBase
 
 from posttrain import kernels
 from posttrain.data.forest import Forest
@@ -27,6 +26,9 @@ from posttrain.models.vocabulary import DERIVED, DISTRIBUTIONS, FOREIGN, Vocabul
 
 REFERENCE = "reference.safetensors"
 _OWN_OUTPUTS = frozenset({"logprobs", "entropy", "entropy_gradient"})
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class LanguageModel(ForestModel):

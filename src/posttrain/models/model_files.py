@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from posttrain.errors import ModelError
 from posttrain.models.virtual_tokens import refuse_virtual_score
@@ -74,6 +73,8 @@ def load_config(path: str, *, kind: Kind = "language", **shared: Any) -> Any:
         read_json(folder / "config.json")
     elif folder.exists() or looks_local:
         raise ModelError(f"no model folder {path} (looked for {folder.absolute()})")
+    from transformers import AutoConfig
+
     try:
         config = AutoConfig.from_pretrained(str(folder) if folder.is_dir() else path, **shared)
     except (OSError, ValueError, KeyError) as error:
@@ -87,8 +88,7 @@ def load_config(path: str, *, kind: Kind = "language", **shared: Any) -> Any:
 def _check_architecture(path: str, kind: Kind, config: Any) -> None:
     """Refuse what is no causal language model, nor (for another kind) a score model."""
     is_remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
-    is_causal = type(config) in AutoModelForCausalLM._model_mapping
-    if getattr(config, "is_encoder_decoder", False) or not (is_causal or is_remote):
+    if getattr(config, "is_encoder_decoder", False) or not (is_remote or _is_causal(config)):
         raise ModelError(f"{path} is a {config.model_type!r} model, not a causal language model")
     architectures = list(config.architectures or [])
     suffixes = _LANGUAGE_MODELS if kind == "language" else _LANGUAGE_MODELS + _SCORE_MODELS
@@ -103,6 +103,16 @@ def _check_architecture(path: str, kind: Kind, config: Any) -> None:
             f"{path} has {config.num_labels} labels; a score is one number, so take a model with "
             "one label"
         )
+
+
+def _is_causal(config: Any) -> bool:
+    """Whether transformers has a causal language model for a configuration."""
+    names = config.architectures or []
+    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names):
+        return True
+    from transformers import AutoModelForCausalLM  # takes seconds, so it comes second
+
+    return type(config) in AutoModelForCausalLM._model_mapping
 
 
 def score_level(path: str | Path) -> Literal["sequence", "token"]:

@@ -8,19 +8,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    BitsAndBytesConfig,
-)
-from transformers.utils import logging as transformers_logging
 
 from posttrain.errors import MissingDependency, ModelError, nearest
 from posttrain.models.model_files import Kind, first_line
-
-# Its bars would break into the run's own display.
-transformers_logging.disable_progress_bar()
 
 _DTYPES = {
     "float32": torch.float32,
@@ -28,11 +18,19 @@ _DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
-_CLASSES: dict[str, Any] = {
-    "language": AutoModelForCausalLM,
-    "sequence_score": AutoModelForSequenceClassification,
-    "token_score": AutoModelForTokenClassification,
-}
+
+
+def _class_of(kind: Kind) -> Any:
+    """The class of transformers that loads a kind of model. The import takes seconds."""
+    import transformers
+
+    # Its bars would break into the run's own display.
+    transformers.utils.logging.disable_progress_bar()
+    return {
+        "language": transformers.AutoModelForCausalLM,
+        "sequence_score": transformers.AutoModelForSequenceClassification,
+        "token_score": transformers.AutoModelForTokenClassification,
+    }[kind]
 
 
 def load_weights(
@@ -55,14 +53,16 @@ def load_weights(
     if kind != "language":
         config.num_labels = 1
     if init == "random":
-        return _drawn(path, _CLASSES[kind], config, dtype, seed, shared["trust_remote_code"])
+        return _drawn(path, _class_of(kind), config, dtype, seed, shared["trust_remote_code"])
     folder = Path(path).expanduser()
+    from transformers.utils import logging as transformers_logging
+
     level = transformers_logging.get_verbosity()
     if kind != "language":  # that a fresh head is fresh needs no warning
         transformers_logging.set_verbosity_error()
     try:
         with torch.random.fork_rng():
-            hf, report = _CLASSES[kind].from_pretrained(
+            hf, report = _class_of(kind).from_pretrained(
                 str(folder) if folder.is_dir() else path,
                 config=config,
                 dtype=dtype,
@@ -124,6 +124,8 @@ def quantization_config(quantization: str, dtype: torch.dtype, init: str) -> Any
         )
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MissingDependency("bitsandbytes", "quantization")
+    from transformers import BitsAndBytesConfig
+
     if quantization == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
