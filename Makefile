@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test check bench bench-sweep conformance format clean
+.PHONY: quickstart test check docs bench bench-sweep conformance format clean
 
 quickstart: $(READY)  ## base model -> SFT -> GRPO -> vote, on a CPU, in minutes
 	$(BIN)/posttrain run recipes/quickstart.yaml output=$(or $(OUTPUT),runs/quickstart)
@@ -17,6 +17,10 @@ check: $(READY)  ## lint, format and types
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
+
+docs: $(READY)  ## the site, into docs/_build/html; every warning is an error
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --builder html docs docs/_build/html
 
 bench: $(READY)  ## the README's table: beside TRL, its defaults and its best (PAIRS rounds; ONLY=sft,grpo)
 	$(if $(ONLY),,$(BIN)/python benchmarks/forest_cost.py --pairs $(or $(PAIRS),3) --prompts 1000)
