@@ -55,7 +55,7 @@ def check_values(values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         if isinstance(value, int | float) and not isinstance(value, bool):
             _check_number(name, value)
-        elif isinstance(value, DataConfig):
+        elif type(value) is DataConfig:  # not one whose reads are watched (`keys.Watch`)
             _check_data(name, value)
         elif isinstance(value, SamplingConfig):
             _check_sampling(value)
