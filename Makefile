@@ -18,10 +18,9 @@ check: $(READY)  ## lint, format and types
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 
-docs: $(READY)  ## the site, in docs/_build/html; every warning is an error
-	$(BIN)/python -c 'import furo, myst_nb' 2>/dev/null || $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
-	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build/html
-	@echo open docs/_build/html/index.html
+docs: $(READY)  ## the site, into docs/_build/html; every warning is an error
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --builder html docs docs/_build/html
 
 bench: $(READY)  ## the README's table: beside TRL, its defaults and its best (PAIRS rounds; ONLY=sft,grpo)
 	$(if $(ONLY),,$(BIN)/python benchmarks/forest_cost.py --pairs $(or $(PAIRS),3) --prompts 1000)
@@ -40,7 +39,7 @@ format: $(READY)
 	$(BIN)/ruff format src tests benchmarks
 
 clean:
-	rm -rf $(VENV) build docs/_build docs/reference .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache
 
 # torch is installed first and alone: the constraint then keeps every later package from replacing it.
 $(READY): pyproject.toml constraints.txt

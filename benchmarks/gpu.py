@@ -32,9 +32,9 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from posttrain.averages import Averages
 from posttrain.config import Component
 from posttrain.data.forest import Batch, TokenSequence, Tree
-from posttrain.data.stream import DataSource
 from posttrain.engines.torch import TorchEngine
 from posttrain.models.language_model import LanguageModel
+from posttrain.sources.rows import DataSource
 from posttrain.training.loop import State, train
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Optimizer

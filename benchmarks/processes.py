@@ -16,7 +16,7 @@ HERE = Path(__file__).resolve().parent
 PEER = HERE / ".peer"
 PINNED = ["trl==1.16.0", "transformers==5.23.0", "torch==2.13.0"]
 KEEPING = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=2147483647"
-"""What posttrain asks of glibc (`posttrain.memory`), for the peer's process."""
+"""What posttrain asks of glibc (`posttrain.kernels.setup`), for the peer's process."""
 
 
 class Failed(RuntimeError):

@@ -33,9 +33,9 @@ from workloads import WORKLOADS, build
 
 from posttrain.config import Component
 from posttrain.data.forest import Batch, TokenSequence, Tree
-from posttrain.data.stream import DataSource
-from posttrain.memory import keep_freed_memory
+from posttrain.kernels import setup
 from posttrain.models.language_model import LanguageModel
+from posttrain.sources.rows import DataSource
 from posttrain.training.loop import State, train
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Optimizer
@@ -160,7 +160,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dry", action="store_true", help="leave out the start-up, write nothing")
     options = parser.parse_args(arguments)
-    keep_freed_memory()
+    setup()
     sizes = [1024 << i for i in range(20) if 1024 << i <= options.largest]
     costs = cost_of_tokens(sizes, options.rounds)
     for row in costs:

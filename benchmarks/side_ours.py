@@ -59,7 +59,7 @@ def train(workload: Workload, folder: Path, setting: dict[str, Any], weights: Pa
     from posttrain.recipe import parse_recipe
     from posttrain.registry import rewards
     from posttrain.runs import run_of
-    from posttrain.training import fit, hooks
+    from posttrain.training import hooks, session
 
     def number(completions):  # type: ignore[no-untyped-def]
         """A number from the words written."""
@@ -69,7 +69,7 @@ def train(workload: Workload, folder: Path, setting: dict[str, Any], weights: Pa
     run = run_of(parse_recipe(recipe(workload, folder, setting)), console=Console(stderr=True))
     clock = Clock(workload)
     shown: dict[str, float] = {}
-    write, loop = hooks.MetricsWriter.__call__, fit.train
+    write, loop = hooks.MetricsWriter.__call__, session.train
 
     def ticking(self: Any, step: int, metrics: dict[str, float]) -> None:
         write(self, step, metrics)
@@ -82,7 +82,7 @@ def train(workload: Workload, folder: Path, setting: dict[str, Any], weights: Pa
         return loop(*args, **kwargs)
 
     hooks.MetricsWriter.__call__ = ticking  # type: ignore[method-assign]
-    fit.train = beginning  # type: ignore[assignment]
+    session.train = beginning  # type: ignore[assignment]
     TorchEngine.generate = clock.sampled(TorchEngine.generate)  # type: ignore[method-assign]
     output = run.execute()
     result = clock.result()
@@ -132,6 +132,9 @@ def tokenise(workload: Workload, folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    from posttrain import kernels
+
+    kernels.setup()  # as the command line does
     chosen, place, how, kept = arguments()
     if chosen.kind == "sample":
         sample(chosen, place, how)

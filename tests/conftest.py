@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +159,20 @@ def llama_like() -> Callable[[str], Any]:
         return model
 
     return build
+
+
+@pytest.fixture(scope="session")
+def decoder() -> Callable[[str], Any]:
+    """A small random language model of a kind, without ids that end a text."""
+    from decoders import build
+
+    return build
+
+
+@pytest.fixture(autouse=True)
+def library_switches() -> Iterator[None]:
+    """The process-wide switches of a test end with it: those of a library, which are all off."""
+    yield
+    kernels = sys.modules.get("posttrain.kernels")
+    if kernels is not None:
+        kernels.reset()

@@ -41,9 +41,9 @@ SOURCE = Path(__file__).parent.parent / "src" / "posttrain"
             r"a.jsonl:1: lists or objects are nested too deeply",
         ),
         ("a.json", b"[" * 100_000, "nested too deeply"),
-        ("a.csv", b"prompt;completion\na;b\n", "cells seem separated by ';'"),
+        ("a.csv", b"prompt;completion\na;b\n", "separated by ';'"),
         ("a.csv", b"What is 1+1?,\n2,3\n", "the first line must name the columns"),
-        ("a.csv", b"a,a\n1,2\n", "stands twice"),
+        ("a.csv", b"a,a\n1,2\n", "'a' occurs twice"),
         (
             "a.csv",
             "prompt,completion\nMüller,b\n".encode("latin-1"),

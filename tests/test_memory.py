@@ -10,7 +10,29 @@ from support import write
 
 from posttrain.data.rows import load_rows
 from posttrain.errors import DataError
-from posttrain.memory import without_collection
+from posttrain.memory import may_pause_collection, without_collection
+
+
+@pytest.fixture(autouse=True)
+def allowed() -> None:
+    may_pause_collection(True)
+
+
+def test_without_permission_nothing_is_paused() -> None:
+    may_pause_collection(False)
+    with without_collection():
+        assert gc.isenabled()
+
+
+def test_the_last_thread_that_ends_lets_it_go_on() -> None:
+    """The first to begin ends before the second."""
+    scopes = [without_collection(), without_collection()]
+    for scope in scopes:
+        scope.__enter__()
+    scopes[0].__exit__(None, None, None)
+    assert not gc.isenabled()
+    scopes[1].__exit__(None, None, None)
+    assert gc.isenabled()
 
 
 def test_collection_goes_on_as_before() -> None:

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import functools
 import inspect
 import linecache
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from posttrain import registry
+from posttrain.component import Component
 from posttrain.errors import ConfigError
 from posttrain.registry import REGISTRIES, Registry, load_plugins
 
@@ -22,10 +25,10 @@ def test_static_signature_equals_runtime_signature() -> None:
         for name, entry in known.entries().items():
             function = known.get(name)
             parameters = inspect.signature(function).parameters
-            keyword = {k: p for k, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
-            positional = tuple(
-                k for k, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD
-            )
+            # All parameters of a method are settings: keys of a recipe.
+            whole = known is registry.methods
+            keyword = {k: p for k, p in parameters.items() if whole or p.kind is p.KEYWORD_ONLY}
+            positional = tuple(k for k in parameters if k not in keyword)
             assert entry.inputs == positional
             assert set(entry.settings) == set(keyword)
             for key, setting in entry.settings.items():
@@ -123,18 +126,23 @@ def test_registered_in_a_notebook() -> None:
 
 CELL = """
 from typing import Literal
-from posttrain.losses.inputs import Metrics, PerPair, PerToken
+import posttrain.registry
+from posttrain.losses.inputs import Metrics
 from torch import Tensor
 
-def mine(logprobs, *, mode: Literal["a", "b"] = "a", gamma: float | None = None){returns}:
+Mode = Literal["a", "b"]
+
+{decorator}
+def mine(logprobs: Tensor, *, mode: Mode = "a", gamma: float | None = None) -> Tensor:
     '''Doc.'''
     return logprobs
 """
+REGISTER = "@posttrain.registry.losses.register"
 
 
-def in_cell(number: int, returns: str = " -> PerToken", name: str = "mine") -> Callable[..., Any]:
+def in_cell(number: int, name: str = "mine") -> Callable[..., Any]:
     """A function as a notebook defines it: its text is in no file, its annotations are objects."""
-    text = CELL.format(returns=returns).replace("def mine", f"def {name}")
+    text = CELL.format(decorator="").replace("def mine", f"def {name}")
     file = f"/tmp/ipykernel_1/{number}.py"
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
     cell: dict[str, Any] = {}
@@ -146,80 +154,151 @@ def in_cell(number: int, returns: str = " -> PerToken", name: str = "mine") -> C
 def losses(monkeypatch: pytest.MonkeyPatch) -> Registry:
     """The registry of losses, which forgets after the test what is registered in it."""
     for name in ("_functions", "_plugins"):
-        kept = getattr(registry.losses, name)
-        monkeypatch.setattr(registry.losses, name, type(kept)(kept))
+        value = getattr(registry.losses, name)
+        monkeypatch.setattr(registry.losses, name, type(value)(value))
     return registry.losses
 
 
-@pytest.mark.parametrize("returns", ["", " -> Tensor", " -> tuple[Tensor, Metrics]", " -> None"])
-@pytest.mark.parametrize("place", ["notebook", "plugin"])
-def test_a_loss_that_does_not_declare_what_it_compares_is_refused(
-    losses: Registry, tmp_path: Path, returns: str, place: str
+def add(losses: Registry, folder: Path, decorator: str, name: str = "mine") -> Path:
+    """A plugin with one loss."""
+    path = plugin(folder, CELL.format(decorator=decorator).replace("def mine", f"def {name}"))
+    losses.add_plugin(path)
+    return path
+
+
+def test_an_undeclared_loss_is_refused_wherever_it_is_defined(
+    losses: Registry, tmp_path: Path
 ) -> None:
-    with pytest.raises(
-        ConfigError, match=r"loss 'mine' .*does not say what it returns. Write one of -> PerToken"
-    ) as caught:
-        if place == "notebook":
-            losses.register(in_cell(1, returns))
-        else:
-            text = CELL.format(returns=returns).replace("def mine", "@losses.register\ndef mine")
-            plugin(tmp_path, "from posttrain.registry import losses\n" + text)
-            losses.add_plugin(tmp_path / "mine.py")
-            losses.entries()
-    shown = "no return annotation" if not returns else returns.strip().rpartition(",")[0]
-    assert shown in str(caught.value) and "-> PerPair" in str(caught.value)
-    assert "from posttrain.losses.inputs import PerToken" in str(caught.value)
+    line = r"mine.py:10|ipykernel_1/1.py"
+    refused = rf"({line}).*'mine'.*@losses.register\(per='token'\).*per='pair'"
+    with pytest.raises(ConfigError, match=refused):
+        losses.register(in_cell(1))
     assert "mine" not in losses._functions
+    with pytest.raises(ConfigError, match=refused):
+        losses.entry_of(Component.of(in_cell(1)))
+    add(losses, tmp_path, REGISTER)
+    with pytest.raises(ConfigError, match=refused):
+        losses.entries()
+
+
+@pytest.mark.parametrize("declared", ["per='words'", "pre='token'", "per=[1]", "per=1"])
+def test_a_wrong_declaration_is_refused(losses: Registry, tmp_path: Path, declared: str) -> None:
+    add(losses, tmp_path, f"{REGISTER}({declared})")
+    with pytest.raises(ConfigError) as caught:
+        losses.entries()
+    assert declared in str(caught.value)
+
+
+def test_a_declaration_is_a_literal(losses: Registry, tmp_path: Path) -> None:
+    add(losses, tmp_path, f"{REGISTER}(per=str(1))")
+    with pytest.raises(ConfigError, match=r"mine.py:9.*per=str\(1\)"):
+        losses.entries()
 
 
 @pytest.mark.parametrize(
-    ("returns", "result"),
+    "decorator",
     [
-        (" -> PerToken", "PerToken"),
-        (" -> PerPair", "PerPair"),
-        (" -> tuple[PerPair, Metrics]", "PerPair"),
-        (" -> 'tuple[PerPair, Metrics]'", "PerPair"),
+        "from posttrain.registry import losses\n@losses.register(per='pair')",
+        "from posttrain import registry\n@registry.losses.register(per='pair')",
+        "import posttrain as pt\n@pt.losses.register(per='pair')",
+        "import posttrain as pt\n@pt.loss(per='pair')",
+        "from posttrain import loss\n@loss(per='pair')",
     ],
 )
-def test_annotations_of_a_notebook_mean_what_they_mean_in_a_file(
-    losses: Registry, tmp_path: Path, returns: str, result: str
-) -> None:
-    """There PerPair is an object, not text; as a plain tensor it would be averaged per token."""
-    losses.register(in_cell(1, returns))
-    told = losses.entry("mine")
-    assert told.result == result
-    text = CELL.format(returns=returns).replace("def mine", "@losses.register\ndef other")
-    plugin(tmp_path, "from posttrain.registry import losses\n" + text)
-    losses.add_plugin(tmp_path / "mine.py")
-    assert losses.entry("other").result == result
-    assert told.settings == losses.entry("other").settings
-    assert losses.check("mine", {"mode": "b", "gamma": 1}, "losses") == {"mode": "b", "gamma": 1.0}
+def test_the_spellings_of_a_decorator(losses: Registry, tmp_path: Path, decorator: str) -> None:
+    add(losses, tmp_path, decorator)
+    assert losses.entry("mine").per == "pair"
 
 
-def test_an_objective_reads_the_result_of_a_notebook_loss(losses: Registry) -> None:
-    from posttrain.config import Component
+def test_any_value_may_be_declared_where_a_registry_has_no_list(tmp_path: Path) -> None:
+    known = Registry("method", "methods", "no_such_package")
+
+    @known.register(trains=True, group="preference")
+    def mine(data: str, *, steps: int = 1) -> None:
+        """Doc."""
+
+    assert list(known.entry("mine").settings) == ["data", "steps"]
+    assert known.entry("mine").declared == {"trains": True, "group": "preference"}
+    path = plugin(tmp_path, '@methods.register(trains=True)\ndef other(run):\n    """Doc."""\n')
+    known.add_plugin(path)
+    assert known.entry("other").declared == {"trains": True}
+
+
+def test_a_notebook_and_a_file_declare_the_same(losses: Registry, tmp_path: Path) -> None:
+    """In a notebook annotations are objects, in a file they are text; aliases mean the same."""
+    losses.register(per="pair")(in_cell(1))
+    add(losses, tmp_path, f"{REGISTER}(per='pair')", name="other")
+    for entry in (losses.entry("mine"), losses.entry("other")):
+        assert entry.per == "pair"
+        assert entry.settings["mode"].hint == Literal["a", "b"]
+        checked = losses.check(entry.name, {"mode": "b", "gamma": 1}, "losses")
+        assert checked == {"mode": "b", "gamma": 1.0}
+        with pytest.raises(ConfigError, match=r"losses.mode: 'c'"):
+            losses.check(entry.name, {"mode": "c"}, "losses")
+
+
+def test_an_objective_reads_what_a_loss_declares(losses: Registry) -> None:
     from posttrain.training.objective import Objective
 
-    losses.register(in_cell(1, " -> PerToken"))
+    losses.register(per="token")(in_cell(1))
     (term,) = Objective([Component("mine")]).terms
     assert term.per == "token"
-    losses.register(in_cell(2, " -> PerPair"))
-    with pytest.raises(ConfigError, match="compares a chosen with a rejected completion"):
+    losses.register(per="pair")(in_cell(2))
+    with pytest.raises(ConfigError, match="'mine'"):
         Objective([Component("mine")])
 
 
+def test_functions_are_components(losses: Registry) -> None:
+    """A function, a lambda and a partial are used as they are, with their settings checked."""
+    from posttrain.losses.likelihood import nll
+
+    mine = losses.register(per="token")(in_cell(1))
+    power_of = losses.register(per="token")(lambda logprobs, *, power=2: logprobs**power)
+    assert losses.entry_of(Component.of(nll)).per == "token"
+    assert losses.entry_of(Component.of(power_of)).name == "lambda"
+    assert not {"<lambda>", "lambda"} & set(losses.names())
+    assert losses.bind_of(Component.of(power_of))(3) == 9
+    assert losses.bind_of(Component("p", {"power": 3}, function=power_of))(3) == 27
+    bound = functools.partial(mine, mode="b")
+    assert losses.entry_of(Component.of(bound)).per == "token"
+    assert losses.entry_of(Component.of(bound)).settings["mode"].default == "b"
+    assert Component.of(bound).name == "mine"
+    with pytest.raises(ConfigError, match="'modus'.*'mode'"):
+        losses.bind_of(Component("mine", {"modus": "b"}, function=mine), "losses")
+    with pytest.raises(ConfigError, match="losses.mode: 'c'"):
+        losses.bind_of(Component("mine", {"mode": "c"}, function=mine), "losses")
+
+
+def test_an_object_with_a_call_is_a_reward() -> None:
+    class Shouting:
+        """Likes capitals."""
+
+        def __call__(self, completions: list[str], *, bonus: float = 1.0) -> list[float]:
+            return [bonus * c.isupper() for c in completions]
+
+    component = Component.of(Shouting())
+    assert registry.rewards.entry_of(component).inputs == ("completions",)
+    assert registry.rewards.entry_of(component).per == "completion"
+    assert registry.rewards.bind_of(component)(["A", "b"]) == [1.0, 0.0]
+
+
+def test_rewards_of_steps_are_declared() -> None:
+    entries = registry.rewards.entries()
+    assert {n for n, e in entries.items() if e.per == "step"} == {
+        "arithmetic_steps",
+        "process_model",
+    }
+
+
 def test_the_name_of_a_built_in_function_is_refused(losses: Registry, tmp_path: Path) -> None:
-    message = (
-        r"loss 'clipped' is defined twice: .*losses/policy.py:\d+ \(built in\) and .*; rename the "
-        r"function at .*{}"
-    )
-    with pytest.raises(ConfigError, match=message.format("ipykernel_1/1.py:")):
-        losses.register(in_cell(1, name="clipped"))
+    """Neither the entry nor the function is replaced."""
+    place = r"losses/policy.py:\d+ \(built in\) and .*{}"
+    with pytest.raises(ConfigError, match=place.format("ipykernel_1/1.py:")):
+        losses.register(per="token")(in_cell(1, name="clipped"))
     assert losses.get("clipped").__module__ == "posttrain.losses.policy"
-    text = CELL.format(returns=" -> PerToken").replace("def mine", "@losses.register\ndef clipped")
-    plugin(tmp_path, "from posttrain.registry import losses\n" + text)
-    losses.add_plugin(tmp_path / "mine.py")
-    with pytest.raises(ConfigError, match=message.format("mine.py:")):
+    assert losses.entry("clipped").file.name == "policy.py"
+    add(losses, tmp_path, f"{REGISTER}(per='token')", name="clipped")
+    with pytest.raises(ConfigError, match=place.format("mine.py:")):
         losses.entries()
 
 
@@ -227,33 +306,31 @@ def test_a_plugin_cannot_register_a_built_in_name_by_a_call(
     losses: Registry, tmp_path: Path
 ) -> None:
     """Registered by a call, a function is not among those that are read from the text."""
-    text = CELL.format(returns=" -> PerToken").replace("def mine", "def clipped")
-    path = plugin(
-        tmp_path, f"from posttrain.registry import losses\n{text}\nlosses.register(clipped)\n"
-    )
-    losses.add_plugin(path)
+    path = add(losses, tmp_path, "", name="clipped")
+    path.write_text(path.read_text() + f"\n{REGISTER[1:]}(per='token')(clipped)\n")
     with pytest.raises(ConfigError, match=r"failed on import: .*'clipped' is defined twice"):
         registry.import_plugin(path)
     assert losses.get("clipped").__module__ == "posttrain.losses.policy"
 
 
 def test_a_notebook_cell_that_runs_again_replaces_its_function(losses: Registry) -> None:
-    losses.register(in_cell(1))
-    again = in_cell(2, " -> tuple[PerToken, Metrics]")
-    losses.register(again)
+    losses.register(per="token")(in_cell(1))
+    again = in_cell(2)
+    losses.register(per="sequence")(again)
     assert losses.get("mine") is again
-    assert losses.entry("mine").returns.startswith("tuple[PerToken")
+    assert losses.entry("mine").per == "sequence"
     assert losses.entry("mine").file == Path("/tmp/ipykernel_1/2.py")
 
 
-def test_a_method_declares_whether_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pipeline hands on the model of the stages that train one."""
+def test_a_changed_plugin_is_read_again(losses: Registry, tmp_path: Path) -> None:
+    path = add(losses, tmp_path, f"{REGISTER}(per='token')")
+    assert losses.entry("mine").per == "token"
+    path.write_text(path.read_text().replace("per='token'", "per='group'"))
+    os.utime(path, ns=(1, 1))
+    assert losses.entry("mine").per == "group"
 
-    def silent(run):  # type: ignore[no-untyped-def]
-        """Says nothing."""
 
-    with pytest.raises(
-        ConfigError,
-        match=r"method 'silent' has no return annotation.*-> TrainingJob \(trains a model\)",
-    ):
-        registry.methods.register(silent)
+def test_a_second_lookup_reads_nothing(losses: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = losses.entry("clipped")
+    monkeypatch.setattr(registry, "entries_of_file", None)
+    assert losses.entry("clipped") is first

@@ -179,8 +179,8 @@ def test_every_guide_runs_something_on_the_embedded_model() -> None:
 
 def test_blocks_are_read_in_order_with_their_comments() -> None:
     page = (
-        "Text\n\n    import a\n\n    b()\n\nMore\n\n<!-- snippet: with x=1 -->\n```sh\n"
-        "posttrain ls\n```\n\n```yaml\n# r.yaml\nmethod: sft\n```\n\n```text\nno\n```\n"
+        "Text\n\n    import a\n\n    b()\n\nMore\n\n<!-- snippet: with x=1 -->\n"
+        "```sh\nposttrain ls\n```\n\n```yaml\n# r.yaml\nmethod: sft\n```\n\n```text\nno\n```\n"
     )
     found = snippets(page)
     assert [(s.language, s.line) for s in found] == [("python", 3), ("sh", 11), ("yaml", 15)]

@@ -28,7 +28,7 @@ HOSTILE = [
     ("method: pipeline\nstages: &s [*s]", "contains itself"),
     ("a: &a {b: *a}", "contains itself"),
     ("method: sft\n5: x", "line 2, column 1: the key '5' is not text"),
-    ("on: x", "the key 'on' is not text; put quotation marks"),
+    ("off: x", "the key 'off' is not text; put quotation marks"),
     ("? [a]\n: b", "a list or mapping is not text"),
     ("seed: 1\nmethod: sft\nseed: 2", "line 3, column 1: the key 'seed' stands in line 1 already"),
     ("a: {b: {c: 1, c: 2}}", "the key 'c' stands in line 1"),

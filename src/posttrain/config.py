@@ -6,61 +6,23 @@ A field is explained in its class's docstring, as "name: meaning". `posttrain ME
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from posttrain.component import Component
+from posttrain.component import ComponentLike as ComponentLike
 from posttrain.data_config import DataConfig as DataConfig
 from posttrain.data_config import DataLike as DataLike
-from posttrain.errors import ConfigError
 from posttrain.model_config import AdapterConfig as AdapterConfig
 from posttrain.model_config import LoraConfig as LoraConfig
 from posttrain.model_config import ModelConfig as ModelConfig
 
+Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
+"""How the learning rate changes over a run."""
 
-@dataclass(frozen=True, slots=True)
-class Component:
-    """A loss, reward, advantage, task or search with its settings.
-
-    A recipe writes `name` alone, or `{name: ..., weight: ..., setting: value}`.
-
-    Attributes:
-        name: of a registered function, or of `function` in messages and metrics.
-        settings: values of the function's keyword-only parameters.
-        weight: factor in a sum of losses or rewards.
-        aggregation: how a loss is averaged over tokens; None takes the method's default.
-        function: a function that is given itself and not looked up by its name.
-    """
-
-    name: str
-    settings: dict[str, Any] = field(default_factory=dict)
-    weight: float = 1.0
-    aggregation: str | None = None
-    function: Callable[..., Any] | None = None
-
-    @classmethod
-    def of(cls, value: ComponentLike) -> Component:
-        """A component from a name, a function, or a mapping as a recipe writes it.
-
-        Raises:
-            ConfigError: the value is none of these.
-        """
-        if isinstance(value, cls):
-            return value
-        if isinstance(value, str):
-            return cls(value)
-        if callable(value):
-            return cls(getattr(value, "__name__", type(value).__name__), function=value)
-        if isinstance(value, Mapping) and isinstance(value.get("name"), str):
-            settings = {str(k): v for k, v in value.items()}
-            name, weight = settings.pop("name"), settings.pop("weight", 1.0)
-            return cls(name, settings, weight, settings.pop("aggregation", None))
-        raise ConfigError(f"{value!r} names no function; give a name, a function, or {{name: ...}}")
-
-
-ComponentLike = Component | str | Mapping[str, Any] | Callable[..., Any]
-"""What names a loss, reward, advantage, task or search in Python."""
+Aggregation = Literal["token_mean", "sequence_mean", "sequence_sum", "fixed_length"]
+"""How a loss with one value per token is averaged: see `posttrain.losses.reduce`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +211,7 @@ class Recipe:
         lr_scheduler_type: shape of the learning rate after the warm-up.
         warmup_steps: steps of linear warm-up; below 1, a share of all steps.
         min_lr_ratio: learning rate at the end, as a share of the peak.
+        penalties: terms over parameters that each update adds to the loss, such as l2_to_start.
         max_grad_norm: norm to which gradients are clipped; 0 is off.
         save_every: steps between checkpoints; 0 is off.
         save_seconds: seconds between checkpoints; 0 is off.
@@ -278,6 +241,7 @@ class Recipe:
     reward_timeout_seconds: float = 600.0
     max_failed_rewards: float = 0.5
     losses: list[Component] = field(default_factory=list)
+    penalties: list[Component] = field(default_factory=list)
     evaluation: EvaluationConfig | None = None
     max_steps: int | None = None
     num_train_epochs: float = 1.0
@@ -288,7 +252,7 @@ class Recipe:
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    lr_scheduler_type: Schedule = "linear"
     warmup_steps: float = 0.0
     min_lr_ratio: float = 0.0
     max_grad_norm: float = 1.0

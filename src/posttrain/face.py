@@ -11,8 +11,10 @@ NAMES: dict[str, str] = {
     # models, training, measuring
     "load": "posttrain.models.spec",
     "fit": "posttrain.training.fit",
+    "setup": "posttrain.kernels",
     "check": "posttrain.training.review",
     "preview": "posttrain.training.review",
+    "loss_of": "posttrain.training.inspection.compute_loss",
     "Plan": "posttrain.training.plan",
     "Result": "posttrain.training.result",
     "Metrics": "posttrain.training.result",
@@ -47,6 +49,8 @@ NAMES: dict[str, str] = {
     "PosttrainError": "posttrain.errors",
 }
 """Public name -> module, or module and name where the names differ."""
+
+RENAMED = ("loss_of",)
 
 JOBS: dict[str, str] = {
     "sample": "posttrain.methods.sample",
@@ -114,7 +118,7 @@ def public(name: str) -> Any:
     """
     if name in NAMES:
         place, _, last = NAMES[name].rpartition(".")
-        if last[0].isupper():
+        if last[0].isupper() or name in RENAMED:
             return getattr(importlib.import_module(place), last)
         return getattr(importlib.import_module(NAMES[name]), name)
     if name in JOBS:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
+from posttrain.annotations import spelled
 from posttrain.config import (
     AdapterConfig,
     Component,
@@ -26,7 +28,7 @@ from posttrain.config import (
     TrustRegionConfig,
 )
 from posttrain.errors import ConfigError
-from posttrain.registry import Entry
+from posttrain.registry import Entry, Setting
 
 OF_EVERY_RUN = ("method", "model", "title", "output", "seed", "plugins")
 """Read by a run itself, whatever the method."""
@@ -35,6 +37,7 @@ OF_TRAINING = (
     "max_steps",
     "max_tokens_per_micro_batch",
     "learning_rate",
+    "penalties",
     "weight_decay",
     "adam_beta1",
     "adam_beta2",
@@ -61,15 +64,13 @@ OF_PROMPTS = ("max_prompts_dropped",)
 INHERITED = ("evaluation", "report_to")
 """A pipeline hands these to each of its stages that reads them."""
 
-IN_YAML = {
-    "Rows": "DataConfig",
-    "TaskLike": "Component",
-    "ComponentLike": "Component",
-    "Losses": "list[Component]",
-    "Rewards": "list[Component]",
-    "ModelLike": "ModelConfig",
-    "Schedule": "Literal['linear', 'cosine', 'constant', 'constant_with_warmup']",
-    "Baseline": "Literal['prompt', 'data', 'none']",
+IN_YAML: dict[str, Any] = {
+    "Rows": DataConfig,
+    "TaskLike": Component,
+    "ComponentLike": Component,
+    "Losses": list[Component],
+    "Rewards": list[Component],
+    "ModelLike": ModelConfig,
 }
 """What a recipe writes for what a method takes: an object's configuration, or its name."""
 
@@ -95,12 +96,12 @@ Section = TypeVar("Section")
 
 def trains(entry: Entry) -> bool:
     """Whether a method leaves a trained model."""
-    return entry.returns == "Plan"
+    return "trains" in entry.declared
 
 
 def measures(entry: Entry) -> bool:
     """Whether a run of the method may be measured on problems: of language models alone."""
-    return trains(entry) and entry.name != "reward_model"
+    return entry.declared.get("trains") == "language"
 
 
 def annotation_of(key: str, entry: Entry | None) -> str:
@@ -109,18 +110,19 @@ def annotation_of(key: str, entry: Entry | None) -> str:
     >>> annotation_of("seed", None)
     'int'
     """
-    types = {f.name: str(f.type) for f in dataclasses.fields(Recipe)}
-    if key in types or entry is None or key not in entry.settings:
-        return types.get(key, "")
-    return in_yaml(entry.settings[key].annotation)
+    types = typing.get_type_hints(Recipe)
+    if key in types:
+        return spelled(types[key])
+    if entry is None or key not in entry.settings:
+        return ""
+    return spelled(in_yaml(entry.settings[key]))
 
 
 def field_annotation(annotation: str, field: str) -> str:
     """The type of a section's field, where `annotation` is the section's type."""
     section = CLASSES.get(class_name(annotation))
-    if section is None:
-        return ""
-    return {f.name: str(f.type) for f in dataclasses.fields(section)}.get(field, "")
+    hints = typing.get_type_hints(section) if section is not None else {}
+    return spelled(hints[field]) if field in hints else ""
 
 
 def class_name(annotation: str) -> str:
@@ -150,10 +152,12 @@ def keys_read(entry: Entry) -> set[str]:
     return keys
 
 
-def in_yaml(annotation: str) -> str:
-    """The type of a recipe's value for a method's parameter of some type."""
-    first, bar, rest = annotation.partition(" | ")
-    return f"{IN_YAML.get(first, first)}{bar}{rest}"
+def in_yaml(setting: Setting) -> Any:
+    """The type of a recipe's value for a method's parameter."""
+    name, optional, _ = setting.annotation.partition(" | None")
+    if name not in IN_YAML:
+        return setting.hint
+    return IN_YAML[name] | None if optional else IN_YAML[name]
 
 
 # Numbers that every recipe.yaml of version 0.1.0 holds.

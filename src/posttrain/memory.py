@@ -1,49 +1,57 @@
-"""What the C library does with freed memory, and when Python looks for garbage."""
+"""Pauses of Python's garbage collector, where a program has allowed them."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
-import sys
+import threading
 from collections.abc import Iterator
 
-_MMAP_MAX, _TRIM_THRESHOLD = -4, -1  # of malloc.h
+_lock = threading.Lock()
+_allowed = False
+_depth = 0  # scopes that are open, in all threads
+_was_enabled = False
 
 
-def keep_freed_memory() -> bool:
-    """Ask glibc to keep freed memory for the next allocation instead of giving it back to the
-    system.
-
-    A training step on a CPU allocates the same large tensors again and again; by default each comes
-    as fresh pages that the kernel has to clear, which takes up to a third of a step's time. The
-    process then stays as large as its peak.
-
-    Returns:
-        whether it was done: on Linux with glibc.
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return (
-        mallopt is not None
-        and bool(mallopt(_MMAP_MAX, 0))
-        and bool(mallopt(_TRIM_THRESHOLD, 2**31 - 1))
-    )
+def may_pause_collection(allowed: bool) -> None:
+    """Allow or forbid pauses in this process; `posttrain.kernels.setup` decides. Off by default."""
+    global _allowed
+    _allowed = allowed
 
 
 @contextlib.contextmanager
 def without_collection() -> Iterator[None]:
-    """No search for cyclic garbage within, also as a decorator: for making many objects of which
-    none is garbage.
+    """No search for cyclic garbage within, where the process allows it; also as a decorator.
 
-    Python searches again whenever so many new ones have come, and looks at all of them: three
-    tenths of the time in which rows become sequences (100,000 rows: 5.8 to 4.1 s).
+    For code that makes many objects of which none is garbage. Python searches again whenever so
+    many new ones have come, and looks at all of them: three tenths of the time in which rows become
+    sequences (100,000 rows: 5.8 to 4.1 s).
+
+    Scopes may be nested and open in several threads: the first to begin pauses the collector, and
+    the last to end lets it go on as it did before.
     """
-    was = gc.isenabled()
-    gc.disable()
+    if not _allowed:
+        yield
+        return
+    _begin()
     try:
         yield
     finally:
-        if was:
+        _end()
+
+
+def _begin() -> None:
+    global _depth, _was_enabled
+    with _lock:
+        if _depth == 0:
+            _was_enabled = gc.isenabled()
+            gc.disable()
+        _depth += 1
+
+
+def _end() -> None:
+    global _depth
+    with _lock:
+        _depth -= 1
+        if _depth == 0 and _was_enabled:
             gc.enable()

@@ -8,14 +8,15 @@ the way out, before anything is loaded.
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from posttrain import keys, main_loss, registry, unread_keys
-from posttrain.config import Component, Recipe
+from posttrain.annotations import spelled
+from posttrain.config import Aggregation, Component, EvaluationConfig, Recipe
 from posttrain.errors import ConfigError, nearest
-from posttrain.keys import CLASSES
 from posttrain.limits import check_numbers
 from posttrain.overrides import apply_overrides as apply_overrides
 from posttrain.overrides import rename
@@ -53,9 +54,10 @@ def parse_recipe(raw: Mapping[str, Any], base: Path = Path()) -> Recipe:
         raise ConfigError(
             f"missing key 'method'; choose one of {', '.join(registry.methods.names())}"
         )
-    registry.load_plugins(check(raw.get("plugins", []), "list[str]", "plugins"), base)
-    entry = registry.methods.entry(check(raw["method"], "str", "method"))
-    fields = {f.name: f for f in dataclasses.fields(Recipe) if f.name not in ("settings", "base")}
+    registry.load_plugins(check(raw.get("plugins", []), list[str], "plugins"), base)
+    entry = registry.methods.entry(check(raw["method"], str, "method"))
+    hints = typing.get_type_hints(Recipe)
+    fields = {name: hint for name, hint in hints.items() if name not in ("settings", "base")}
     raw = rename(raw, entry)
     raw = keys.without_old_defaults(raw, entry)
     raw = main_loss.with_plain_settings(raw, entry)
@@ -69,13 +71,13 @@ def parse_recipe(raw: Mapping[str, Any], base: Path = Path()) -> Recipe:
         setting = entry.settings.get(key)
         value = raw[key] if given else (setting.default if setting else None)
         if key in fields:
-            annotation, target = str(fields[key].type), values
+            hint, target = fields[key], values
         else:
             assert setting is not None
-            annotation, target = keys.in_yaml(setting.annotation), settings
+            hint, target = keys.in_yaml(setting), settings
         if value is registry.REQUIRED:
-            raise ConfigError(f"method {entry.name!r} needs the key {key!r} ({annotation})")
-        target[key] = _value(value, annotation, key)
+            raise ConfigError(f"method {entry.name!r} needs the key {key!r} ({spelled(hint)})")
+        target[key] = _value(value, hint, key)
     recipe = Recipe(**values, settings=settings, base=base)
     _check_components(recipe)
     check_numbers(recipe)
@@ -147,7 +149,7 @@ def _inherited(recipe: Recipe, own: Mapping[str, Any], model: Any) -> dict[str, 
         "report_to": recipe.report_to,
     }
     values |= {"evaluation": _plain(recipe.evaluation), "model": model}
-    registry.load_plugins(check(own.get("plugins", []), "list[str]", "plugins"), recipe.base)
+    registry.load_plugins(check(own.get("plugins", []), list[str], "plugins"), recipe.base)
     if not isinstance(own.get("method"), str) or own["method"] not in registry.methods.names():
         return {}  # parsing the stage says what is wrong
     entry = registry.methods.entry(own["method"])
@@ -189,25 +191,24 @@ def _placed(value: Any, folder: Path, earlier: list[str], stage: str) -> Any:
     return str(folder / name / file)
 
 
-def _value(value: Any, annotation: str, where: str) -> Any:
-    if annotation == "list[Component]":
+def _value(value: Any, hint: Any, where: str) -> Any:
+    if hint == list[Component]:
         if not isinstance(value, list | tuple):
             raise ConfigError(
                 f"{where}: {value!r} is not a list; write [{value}] or [{{name: ..., weight: ...}}]"
             )
         return [component(v, f"{where}[{i}]") for i, v in enumerate(value)]
-    if annotation in ("Component", "Component | None"):
+    if hint in (Component, Component | None):
         return None if value is None else component(value, where)
-    if annotation.startswith("EvaluationConfig"):
-        if isinstance(value, Mapping) and "task" in value:
-            value = {**value, "task": component(value["task"], f"{where}.task")}
-        return check(value, annotation, where, CLASSES)
-    return check(value, annotation, where, CLASSES)
+    of_evaluation = hint in (EvaluationConfig, EvaluationConfig | None)
+    if of_evaluation and isinstance(value, Mapping) and "task" in value:
+        value = {**value, "task": component(value["task"], f"{where}.task")}
+    return check(value, hint, where)
 
 
 def component(value: Any, where: str) -> Component:
     """`name` or `{name, weight, **settings}` -> Component; of a loss, `aggregation` says how it
-    is averaged.
+    is averaged, and `on` over which targets.
     """
     if isinstance(value, Component):
         return value
@@ -217,23 +218,31 @@ def component(value: Any, where: str) -> Component:
         raise ConfigError(
             f"{where}: {value!r} needs a name: write a name, or {{name: ..., setting: value}}"
         )
-    own = ("name", "weight", "aggregation") if where.startswith("losses") else ("name", "weight")
+    of_losses = ("aggregation", "on") if where.startswith("losses") else ()
+    own = ("name", "weight", *of_losses)
     rest = {str(k): v for k, v in value.items() if k not in own}
-    weight = check(value.get("weight", 1.0), "float", f"{where}.weight")
+    weight = check(value.get("weight", 1.0), float, f"{where}.weight")
     aggregation = value.get("aggregation") if "aggregation" in own else None
     if aggregation is not None:
-        check(
-            aggregation,
-            "Literal['token_mean', 'sequence_mean', 'sequence_sum', 'fixed_length']",
-            f"{where}.aggregation",
-        )
-    return Component(value["name"], rest, weight, aggregation)
+        check(aggregation, Aggregation, f"{where}.aggregation")
+    on = value.get("on") if "on" in own else None
+    if on is not None:
+        check(on, str, f"{where}.on")
+    return Component(value["name"], rest, weight, aggregation, on=on)
 
 
 def _check_components(recipe: Recipe) -> None:
     """Every named function exists and takes the settings it is given."""
+    for item in recipe.penalties:
+        if not item.weight >= 0:
+            raise ConfigError(f"penalties: the weight {item.weight} of {item.name!r} is below 0")
+    if recipe.penalties and recipe.settings.get("trust_region") is not None:
+        raise ConfigError(
+            "penalties: trust_region bounds its step by the surrogate alone; leave out one of both"
+        )
     for where, known, items in (
         ("losses", registry.losses, recipe.losses),
+        ("penalties", registry.penalties, recipe.penalties),
         ("rewards", registry.rewards, recipe.rewards),
         ("task", registry.tasks, [recipe.task] if recipe.task else []),
         ("evaluation.task", registry.tasks, [recipe.evaluation.task] if recipe.evaluation else []),
@@ -242,7 +251,7 @@ def _check_components(recipe: Recipe) -> None:
     ):
         for item in items:
             known.check(item.name, item.settings, where)
-            if item.weight != 1.0 and where not in ("losses", "rewards"):
+            if item.weight != 1.0 and where not in ("losses", "penalties", "rewards"):
                 raise ConfigError(
                     f"{where}: weight belongs to losses and rewards; nothing weighs "
                     f"{item.name!r}, so leave it out"
@@ -272,6 +281,8 @@ def _plain(value: Any) -> Any:
         extra: dict[str, Any] = {"weight": value.weight} if value.weight != 1.0 else {}
         if value.aggregation is not None:
             extra["aggregation"] = value.aggregation
+        if value.on is not None:
+            extra["on"] = value.on
         return {"name": value.name, **extra, **value.settings}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {

@@ -1,49 +1,91 @@
-"""Check plain values (from YAML or the command line) against type annotations given as text.
+"""Check plain values (from YAML, the command line or a call) against types.
 
-Annotations are read as text so that nothing has to be imported to check a recipe. Understood: int,
-float, bool, str, Any, None, Literal[...], X | Y, list[X], tuple[X, ...], dict[str, X], and the
-names of dataclasses given in `classes`.
+Types are those of `typing`: int, float, bool, str, Any, None, Literal[...], X | Y, list[X],
+tuple[X, ...], tuple[X, Y], dict[str, X], dataclasses, and aliases of these. A value of any other
+class must be an object of that class.
 """
 
 from __future__ import annotations
 
-import ast
 import dataclasses
+import functools
 import math
+import types
+import typing
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
+from posttrain.annotations import Opaque, spelled
 from posttrain.errors import ConfigError, nearest, shown
 
-Classes = Mapping[str, type]
+_WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    None: "nothing",
+    type(None): "nothing",
+}
+_PLAIN = (str, bool, int, float, list, tuple, dict, type(None))
 
 
-def check(value: Any, annotation: str, where: str, classes: Classes | None = None) -> Any:
-    """The value, converted where that loses nothing (1 -> 1.0, "1e-5" -> 1e-5, list -> tuple,
-    mapping -> dataclass).
+def check(value: Any, hint: Any, where: str) -> Any:
+    """The value, converted where that loses nothing.
+
+    1 becomes 1.0, "1e-5" becomes 1e-5, a list a tuple, a mapping a dataclass.
 
     Args:
-        value: what the user wrote. annotation: source text of the annotation. where: dotted place,
-        for the message.
-        classes: dataclasses that annotations may name; they are built from mappings, strictly.
+        value: what the user wrote. hint: the type. where: the dotted place, for messages.
     Raises:
-        ConfigError: names place, value, and the type that is wanted.
+        ConfigError: names the place, the value and the expected type.
     """
-    return _check(value, _parse(annotation), where, classes or {})
+    if isinstance(hint, str):
+        raise TypeError(f"{where}: a type is expected, and not its text {hint!r}")
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return check(value, arguments[0], where)
+    if origin is typing.Literal:
+        return _check_choice(value, arguments, where)
+    if origin in (typing.Union, types.UnionType):
+        return _check_union(value, hint, where)
+    if origin in (list, tuple, dict):
+        return _check_container(value, hint, where)
+    if hint is Any:
+        if isinstance(value, int | float) and _not_finite(value):
+            raise _fail(value, hint, where)
+        return value
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return build(hint, value, where)
+    accepted, converted = _as_scalar(value, hint)
+    if not accepted:
+        raise _fail(value, hint, where)
+    return converted
 
 
-@lru_cache(maxsize=1024)
-def _parse(annotation: str) -> ast.expr:
-    return ast.parse(annotation, mode="eval").body
+def describe(hint: Any) -> str:
+    """A type in words."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint in _WORDS:
+        return _WORDS[hint]
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(repr, arguments))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(describe, arguments))
+    if origin is dict:
+        return f"a mapping to {describe(arguments[1])}"
+    if origin in (list, tuple):
+        return f"a list of {describe(arguments[0])}"
+    if dataclasses.is_dataclass(hint):
+        return f"a mapping with the keys of {spelled(hint)}"
+    return f"an object of type {spelled(hint)}"
 
 
-def _fail(value: Any, node: ast.expr, where: str) -> ConfigError:
+def _fail(value: Any, hint: Any, where: str) -> ConfigError:
     if _not_finite(value):
         return ConfigError(
             f"{where}: {shown(value)} is not finite; settings are finite numbers of at most 1.8e308"
         )
-    return ConfigError(f"{where}: {shown(value)} is {_kind(value)}, but {describe(node)} is wanted")
+    return ConfigError(f"{where}: {shown(value)} is {_kind(value)}, but {describe(hint)} is wanted")
 
 
 def _not_finite(value: Any) -> bool:
@@ -70,65 +112,18 @@ def _kind(value: Any) -> str:
     return "empty" if value is None else names.get(type(value), type(value).__name__)
 
 
-def describe(node: ast.expr | str) -> str:
-    """An annotation in words."""
-    if isinstance(node, str):
-        node = _parse(node)
-    words = {
-        "int": "a whole number",
-        "float": "a number",
-        "bool": "true or false",
-        "str": "text",
-        "None": "nothing",
-    }
-    if isinstance(node, ast.BinOp):
-        return f"{describe(node.left)} or {describe(node.right)}"
-    if isinstance(node, ast.Subscript):
-        head = ast.unparse(node.value)
-        if head == "Literal":
-            return "one of " + ", ".join(repr(v) for v in _literals(node))
-        inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-        if head == "dict":
-            return f"a mapping to {describe(inner[-1])}"
-        return f"a list of {describe(inner[0])}"
-    text = ast.unparse(node)
-    return words.get(
-        text, f"a mapping with the keys of {text}" if text[:1].isupper() and text != "Any" else text
-    )
-
-
-def _literals(node: ast.Subscript) -> tuple[Any, ...]:
-    elements = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-    return tuple(ast.literal_eval(e) for e in elements)
-
-
-def _check(value: Any, node: ast.expr, where: str, classes: Classes) -> Any:
-    if isinstance(node, ast.BinOp):
-        return _check_union(value, node, where, classes)
-    if isinstance(node, ast.Subscript):
-        return _check_container(value, node, where, classes)
-    name = ast.unparse(node)
-    if name == "Any":
-        if isinstance(value, int | float) and _not_finite(value):
-            raise _fail(value, node, where)
-        return value
-    if name in classes:
-        return build(classes[name], value, where, classes)
-    if name == "None":
-        accepted, converted = value is None, None
-    elif name == "bool":
-        accepted, converted = isinstance(value, bool), value
-    elif name == "int":
-        accepted, converted = _as_int(value)
-    elif name == "float":
-        accepted, converted = _as_float(value)
-    elif name == "str":
-        accepted, converted = isinstance(value, str), value
-    else:
-        raise TypeError(f"{where}: annotation {name!r} is not one that settings can have")
-    if not accepted:
-        raise _fail(value, node, where)
-    return converted
+def _as_scalar(value: Any, hint: Any) -> tuple[bool, Any]:
+    """Whether a value is of a type without parts, and the value as that type."""
+    if hint is None or hint is type(None):
+        return value is None, None
+    if hint is int:
+        return _as_int(value)
+    if hint is float:
+        return _as_float(value)
+    if isinstance(hint, type) and issubclass(hint, Opaque):
+        # Only the function's own module knows the class; what is plain is surely none of it.
+        return not isinstance(value, _PLAIN), value
+    return not isinstance(hint, type) or isinstance(value, hint), value
 
 
 def _as_int(value: Any) -> tuple[bool, Any]:
@@ -140,7 +135,7 @@ def _as_int(value: Any) -> tuple[bool, Any]:
 
 
 def _as_float(value: Any) -> tuple[bool, Any]:
-    if _not_finite(value):
+    if isinstance(value, bool) or _not_finite(value):
         return False, None
     # YAML 1.1 reads 1e-5 (no dot) as text, and everybody writes learning rates so.
     if isinstance(value, str):
@@ -148,70 +143,64 @@ def _as_float(value: Any) -> tuple[bool, Any]:
             return True, float(value)
         except ValueError:
             return False, None
-    return isinstance(value, int | float) and not isinstance(
-        value, bool
-    ), value if value is None else _float(value)
+    return isinstance(value, int | float), float(value) if isinstance(value, int) else value
 
 
-def _float(value: Any) -> Any:
-    return float(value) if isinstance(value, int) else value
+def _check_choice(value: Any, options: tuple[Any, ...], where: str) -> Any:
+    if any(value == option and type(value) is type(option) for option in options):
+        return value
+    hint = nearest(value, map(str, options)) if isinstance(value, str) else f"Known: {options}"
+    raise ConfigError(f"{where}: {shown(value)} is not a choice; {hint}")
 
 
-def _check_union(value: Any, node: ast.BinOp, where: str, classes: Classes) -> Any:
-    options: list[ast.expr] = []
-    stack: list[ast.expr] = [node]
-    while stack:
-        top = stack.pop()
-        if isinstance(top, ast.BinOp):
-            stack += [top.right, top.left]
-        else:
-            options.append(top)
-    if value is None and any(ast.unparse(o) == "None" for o in options):
+def _check_union(value: Any, hint: Any, where: str) -> Any:
+    options = typing.get_args(hint)
+    if value is None and type(None) in options:
         return None
-    options = [o for o in options if ast.unparse(o) != "None"]
-    if isinstance(
-        value, Mapping
-    ):  # the message of the one option that takes mappings is the useful one
+    options = tuple(option for option in options if option is not type(None))
+    if isinstance(value, Mapping):
+        # The message of the one option that takes mappings is the useful one.
         takers = [
-            o for o in options if ast.unparse(o) in classes or ast.unparse(o).startswith("dict")
+            o for o in options if dataclasses.is_dataclass(o) or (typing.get_origin(o) or o) is dict
         ]
         if len(takers) == 1:
-            return _check(value, takers[0], where, classes)
+            return check(value, takers[0], where)
     for option in options:
         try:
-            return _check(value, option, where, classes)
+            return check(value, option, where)
         except ConfigError:
             if len(options) == 1:
                 raise
-    raise _fail(value, node, where)
+    raise _fail(value, hint, where)
 
 
-def _check_container(value: Any, node: ast.Subscript, where: str, classes: Classes) -> Any:
-    head = ast.unparse(node.value)
-    if head == "Literal":
-        options = _literals(node)
-        if not any(value == o and type(value) is type(o) for o in options):
-            hint = (
-                nearest(value, [str(o) for o in options])
-                if isinstance(value, str)
-                else f"Known: {options}"
-            )
-            raise ConfigError(f"{where}: {shown(value)} is not a choice; {hint}")
-        return value
-    inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-    if head == "dict":
+def _check_container(value: Any, hint: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is dict:
         if not isinstance(value, Mapping):
-            raise _fail(value, node, where)
-        return {str(k): _check(v, inner[-1], f"{where}.{k}", classes) for k, v in value.items()}
-    if head in ("list", "tuple"):
-        if not isinstance(value, list | tuple):
-            raise _fail(value, node, where)
-        items = [_check(v, inner[0], f"{where}[{i}]", classes) for i, v in enumerate(value)]
-        return items if head == "list" else tuple(items)
-    raise TypeError(f"{where}: annotation {ast.unparse(node)!r} is not one that settings can have")
+            raise _fail(value, hint, where)
+        return {str(k): check(v, arguments[1], f"{where}.{k}") for k, v in value.items()}
+    if not isinstance(value, list | tuple):
+        raise _fail(value, hint, where)
+    if origin is tuple and Ellipsis not in arguments:
+        if len(value) != len(arguments):
+            raise ConfigError(f"{where}: {shown(value)} must have {len(arguments)} values")
+        return tuple(check(v, arguments[i], f"{where}[{i}]") for i, v in enumerate(value))
+    items = [check(v, arguments[0], f"{where}[{i}]") for i, v in enumerate(value)]
+    return items if origin is list else tuple(items)
 
 
-def build(cls: type, value: Any, where: str, classes: Classes) -> Any:
+@functools.cache
+def _fields(cls: type) -> dict[str, tuple[dataclasses.Field[Any], Any]]:
+    hints = typing.get_type_hints(cls)
+    return {
+        f.name: (f, hints[f.name])
+        for f in dataclasses.fields(cls)
+        if f.init and f.metadata.get("recipe", True)
+    }
+
+
+def build(cls: type, value: Any, where: str) -> Any:
     """A dataclass from a mapping: unknown keys, missing keys and wrong types are errors.
 
     A class may offer `from_short(text)` for a one-word form, such as `model: path`.
@@ -223,24 +212,17 @@ def build(cls: type, value: Any, where: str, classes: Classes) -> Any:
         value = short(value)
     if not isinstance(value, Mapping):
         raise ConfigError(f"{where}: {shown(value)} is {_kind(value)}, but a mapping is wanted")
-    fields = {
-        f.name: f for f in dataclasses.fields(cls) if f.init and f.metadata.get("recipe", True)
-    }
+    prefix = f"{where}." if where else ""
+    fields = _fields(cls)
     for key in value:
         if key not in fields:
-            place = f"{where}.{key}" if where else str(key)
-            raise ConfigError(f"unknown key {place!r}: {nearest(str(key), fields)}")
-    kwargs = {
-        k: _check(v, _parse(str(fields[k].type)), f"{where}.{k}" if where else k, classes)
-        for k, v in value.items()
-    }
-    required = [
-        k
-        for k, f in fields.items()
-        if f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
-        and k not in kwargs
-    ]
-    if required:
-        raise ConfigError(f"missing key {(where + '.' if where else '') + required[0]!r}")
-    return cls(**kwargs)
+            raise ConfigError(f"unknown key {prefix + str(key)!r}: {nearest(str(key), fields)}")
+    values = {key: check(v, fields[key][1], prefix + key) for key, v in value.items()}
+    for key, (field, _) in fields.items():
+        optional = (
+            field.default is not dataclasses.MISSING
+            or field.default_factory is not dataclasses.MISSING
+        )
+        if not optional and key not in values:
+            raise ConfigError(f"missing key {prefix + key!r}")
+    return cls(**values)

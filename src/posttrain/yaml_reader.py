@@ -66,6 +66,8 @@ class _Loader(yaml.SafeLoader):
             line = key.start_mark.line + 1
             if key.tag == "tag:yaml.org,2002:merge":
                 continue
+            if isinstance(key, yaml.ScalarNode) and key.value == "on" and key.style is None:
+                key.tag = "tag:yaml.org,2002:str"  # YAML 1.1 reads a bare `on` as true
             if key.tag != "tag:yaml.org,2002:str":
                 written = (
                     shown(key.value) if isinstance(key, yaml.ScalarNode) else "a list or mapping"

@@ -18,25 +18,28 @@ LAYERS = [
     {"runs"},
     {"methods"},
     {"training", "evaluation"},
-    {"rollouts"},
+    {"sources"},
     {"search"},
     {"tasks"},
     {"rewards"},
     {"engines"},
     {"models"},
-    {"losses", "advantages", "data"},
+    {"kernels"},
+    {"losses", "advantages", "penalties", "data"},
     {"recipe"},
     {"overrides", "unread_keys", "recipe_paths"},
     {"recipe_names", "main_loss", "limits"},
     {"keys"},
     {"registry"},
+    {"entry"},
     {"config"},
-    {"data_config", "model_config"},
+    {"data_config", "model_config", "component"},
     {"typecheck"},
     {"report"},
+    {"annotations"},
     {"files", "yaml_reader"},
     {"types"},
-    {"errors", "averages", "memory", "terminal", "face", "descriptions"},
+    {"errors", "averages", "inputs", "memory", "terminal", "face", "descriptions"},
 ]
 PLACE = {name: i for i, names in enumerate(LAYERS) for name in names}
 
@@ -129,7 +132,8 @@ def test_optional_libraries_are_imported_in_one_module(library: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["cli", "recipe", "config", "registry", "types", "errors", "terminal", "yaml_reader"]
+    "module",
+    ["cli", "recipe", "config", "registry", "inputs", "types", "errors", "terminal", "yaml_reader"],
 )
 def test_light_modules_import_nothing_heavy(module: str) -> None:
     heavy = "torch,transformers,datasets,peft,numpy,rich"

@@ -51,9 +51,8 @@ def test_gpu_benchmark_counts_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_scaling_benchmark_runs_at_toy_size(monkeypatch: pytest.MonkeyPatch) -> None:
     scaling = load("scaling", monkeypatch)
-    monkeypatch.setattr(
-        scaling, "keep_freed_memory", lambda: False
-    )  # it would hold for the whole test process
+    # Kept memory would hold for the whole test process.
+    monkeypatch.setattr(scaling, "setup", lambda: None)
     told = scaling.main(["--largest", "2048", "--steps", "10", "--rounds", "1", "--dry"])
     assert [row["tokens"] for row in told["costs"]] == [1024, 2048]
     assert list(told["resident_mib"]) == list(range(1, 11))

@@ -159,7 +159,7 @@ def test_one_setting_that_is_best_twice_runs_once(monkeypatch: pytest.MonkeyPatc
 def test_both_sides_take_the_rows_in_one_order(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from posttrain.data.stream import DataSource
+    from posttrain.sources.rows import DataSource
 
     workloads = load("workloads", monkeypatch)
     rows = [{"prompt": str(i)} for i in range(40)]

@@ -66,8 +66,8 @@ def ours(
     from posttrain import registry
     from posttrain.config import Component, CreditConfig
     from posttrain.rewards.base import RewardSet
-    from posttrain.rollouts.collect import Collector, Prompt
-    from posttrain.rollouts.credit import Creditor
+    from posttrain.sources.collect import Collector, Prompt
+    from posttrain.sources.credit import Creditor
     from posttrain.types import Example, Sample, Sampling
 
     class Engine:

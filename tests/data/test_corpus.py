@@ -201,7 +201,7 @@ from posttrain.data.corpus import encode_documents, read_parts
 from posttrain.data.encoded import Encoded, Limits
 from posttrain.data.formats import RowFormat
 from posttrain.data.store import SequenceStore
-from posttrain.data.stream import DataSource, Singles
+from posttrain.sources.rows import DataSource, Singles
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
 store = SequenceStore(Path(sys.argv[3]), memory_tokens=1 << 18)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -24,6 +26,16 @@ def read_back(forest: Forest, index: int) -> list[int]:
     path = (k <= last) & (last < forest.ends)
     assert forest.positions[path].tolist() == list(range(int(path.sum())))
     return forest.tokens[path].tolist()
+
+
+def longest_shared(paths: list[list[int]]) -> int:
+    """Tokens of the longest prefix that two of the lists have in common."""
+    shared = [
+        next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+        for n, a in enumerate(paths)
+        for b in paths[:n]
+    ]
+    return max(shared, default=0)
 
 
 def random_group(draw: np.random.Generator, count: int = 7) -> list[TokenSequence]:
@@ -102,10 +114,10 @@ def test_split_keeps_every_sequence_and_the_budget(seed: int, max_tokens: int) -
     assert sum(f.num_targets for f in forests) == batch.num_targets
     for forest in forests:
         if forest.num_tokens > max_tokens:
-            lengths = {len(read_back(forest, i)) for i in range(forest.num_sequences)}
-            assert (
-                max(lengths) == forest.num_tokens
-            )  # one path: it cannot be made smaller without cutting
+            paths = [read_back(forest, i) for i in range(forest.num_sequences)]
+            trunk = longest_shared(paths)
+            longest = max(map(len, paths))
+            assert forest.num_tokens <= max(longest, trunk + min(trunk, max_tokens))
     again = batch.split(max_tokens)
     assert [f.tokens.tolist() for f in again] == [f.tokens.tolist() for f in forests]
 
@@ -142,13 +154,79 @@ def test_errors_name_the_row_and_the_way_out() -> None:
     with pytest.raises(DataError, match="non-empty"):
         TokenSequence(np.array([]), np.array([]))
     bare = TokenSequence(np.array([1, 2]), np.array([False, True]), row="bare")
-    with pytest.raises(DataError, match="stream 'advantages' is missing from row 'bare'"):
-        Tree.build([sequence([1, 2, 3]), bare])
-    with pytest.raises(DataError, match="stream 'advantages' is missing from row 'bare'"):
-        Forest.pack([Tree.build([bare]), Tree.build([sequence([1, 2, 3])])])
-    with pytest.raises(DataError, match="value 'reward'"):
-        Tree.build([sequence([1, 2], reward=1.0), sequence([1, 3])])
     with pytest.raises(DataError, match="max_tokens is 0"):
         Batch([Tree.build([bare])]).split(0)
     with pytest.raises(DataError, match="at least one"):
         Tree.build([])
+
+
+def test_streams_and_values_may_be_absent() -> None:
+    mask = np.array([False, True, True])
+    streams = {"weights": [0, 2, 3], "pairs": [0, 1, 1], "old_logprobs": [0, -1, -2]}
+    full = TokenSequence(
+        np.array([1, 2, 3]), mask, {k: np.array(v) for k, v in streams.items()}, {"reward": 1.0}
+    )
+    bare = TokenSequence(np.array([1, 2, 4]), mask, row="bare")
+    expected = {
+        "weights": [2, 3, 1, 1],
+        "pairs": [1, 1, 0, 0],
+        "old_logprobs": [-1, -2, np.nan, np.nan],
+    }
+    one_tree = Forest.pack([Tree.build([full, bare])])
+    two_trees = Forest.pack([Tree.build([full]), Tree.build([bare])])
+    for forest in (one_tree, two_trees):
+        assert forest.streams.keys() == expected.keys()
+        for name, numbers in expected.items():
+            np.testing.assert_array_equal(forest.streams[name].numpy(), np.float32(numbers))
+        np.testing.assert_array_equal(forest.values["reward"].numpy(), np.float32([1, np.nan]))
+    batch = Batch([Tree.build([full])], idle=[Tree.build([bare])])
+    assert batch.stream_total("weights") == 2 + 3 + 1 + 1
+    assert batch.stream_total("pairs") == 2
+    assert batch.stream_total("advantages") is None
+
+
+def long_prompt_group(trunk: int, completions: int, length: int) -> list[TokenSequence]:
+    prompt = list(range(10_000, 10_000 + trunk))
+    return [
+        sequence(prompt + list(range(100 * i, 100 * i + length)), trunk, row=str(i))
+        for i in range(completions)
+    ]
+
+
+def test_a_long_prompt_is_computed_once_for_many_completions() -> None:
+    """400 tokens of prompt at a budget of 200, 16 completions of 10: 560 distinct tokens."""
+    batch = Batch([Tree.build(long_prompt_group(400, 16, 10))])
+    forests = batch.split(200)
+    assert sum(f.num_tokens for f in forests) == 400 + 16 * 10
+    assert len(forests) == 1
+    batch = Batch([Tree.build(long_prompt_group(400, 50, 10))])  # 20 completions fit above
+    assert [f.num_tokens for f in batch.split(200)] == [600, 600, 500]
+
+
+def test_each_of_several_long_trunks_is_computed_once() -> None:
+    """A short system prompt above two long prompts, as in a tree of dialogues."""
+    first, second = long_prompt_group(300, 4, 10), long_prompt_group(300, 4, 10)
+    for i, s in enumerate(second):
+        ids = s.ids.copy()
+        ids[20:300] += 1000
+        second[i] = TokenSequence(ids, s.loss_mask, s.streams, row=f"other {i}")
+    tree = Tree.build([*first, *second])
+    assert tree.num_tokens == 20 + 2 * 280 + 8 * 10
+    forests = Batch([tree]).split(200)
+    assert [f.num_tokens for f in forests] == [340, 340]
+
+
+def test_a_trunk_of_half_the_budget_or_less_keeps_the_budget() -> None:
+    batch = Batch([Tree.build(long_prompt_group(100, 40, 10))])
+    forests = batch.split(200)
+    assert [f.num_tokens for f in forests] == [200, 200, 200, 200]
+
+
+def test_room_above_a_trunk_is_bounded_by_the_budget() -> None:
+    for trunk in (101, 150, 200, 201, 1000):
+        batch = Batch([Tree.build(long_prompt_group(trunk, 90, 10))])
+        forests = batch.split(200)
+        bound = trunk + min(trunk, 200)
+        assert max(f.num_tokens for f in forests) <= max(200, bound)
+        in_one = min(trunk, 200) // 10  # completions of a micro-batch
+        assert sum(f.num_tokens for f in forests) == 90 * 10 + trunk * math.ceil(90 / in_one)

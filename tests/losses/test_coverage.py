@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 from pathlib import Path
 
 from posttrain import registry
@@ -19,3 +20,11 @@ def test_every_loss_has_a_case() -> None:
         spec.loader.exec_module(module)
         proved |= {case[0] for case in getattr(module, "CASES", ())}
     assert proved == set(registry.losses.names())
+
+
+def test_every_loss_declares_the_types_of_its_inputs() -> None:
+    for name, entry in registry.losses.entries().items():
+        parameters = inspect.signature(registry.losses.get(name)).parameters
+        for key in entry.inputs:
+            expected = "int" if key == "num_sequences" else "Tensor"
+            assert parameters[key].annotation == expected, (name, key)

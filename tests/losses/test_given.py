@@ -12,6 +12,7 @@ import torch
 
 from posttrain.config import Component
 from posttrain.data.forest import Batch, TokenSequence, Tree
+from posttrain.data.tree import marked
 from posttrain.training.objective import Objective
 
 CASES = [("given_nll",)]
@@ -56,7 +57,7 @@ def test_each_loss_is_averaged_over_its_own_tokens(
         Component("reinforce", {}, 1.0, aggregation),
         Component("given_nll", {}, 0.3, aggregation),
     ]
-    objective = Objective(terms)
+    objective = Objective(terms, marks={"given"})
     batch = Batch([Tree.build([s]) for s in sequences])
     totals = objective.denominators(batch)
     leaves = [torch.tensor(x, requires_grad=True) for x in logprobs]
@@ -77,5 +78,25 @@ def test_each_loss_is_averaged_over_its_own_tokens(
     np.testing.assert_allclose(leaves[2].grad.numpy(), -0.3 * lone, rtol=1e-6)  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_nll_on_given_tokens_gives_equal_bits(aggregation: Any) -> None:
+    def bits(term: Component) -> tuple[bytes, bytes]:
+        sequences, logprobs, _ = _sequences()
+        objective = Objective([Component("reinforce"), term], marks={"given"})
+        batch = Batch([Tree.build([s]) for s in sequences])
+        leaf = torch.tensor(np.concatenate(logprobs), dtype=torch.float32, requires_grad=True)
+        (micro,) = batch.split()
+        loss, _ = objective({"logprobs": leaf}, micro, objective.denominators(batch))
+        loss.backward()
+        return loss.detach().numpy().tobytes(), leaf.grad.numpy().tobytes()  # type: ignore[union-attr]
+
+    named = bits(Component("given_nll", {}, 0.3, aggregation))
+    assert named == bits(Component("nll", {}, 0.3, aggregation, on="given"))
+
+
 def test_a_group_without_advantage_still_costs_nothing() -> None:
-    assert not Objective([Component("reinforce"), Component("given_nll")]).keeps_zero_advantage
+    """But one with given tokens learns those."""
+    objective = Objective([Component("reinforce"), Component("given_nll")], marks={"given"})
+    tied = TokenSequence(np.array([1, 2]), np.array([False, True]), {"advantages": np.zeros(2)})
+    assert not objective.learns(Tree.build([tied]))
+    assert objective.learns(Tree.build([marked(tied, "given")]))

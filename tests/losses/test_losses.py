@@ -292,8 +292,10 @@ def test_zero_advantage_has_no_gradient_and_counts() -> None:
     totals = objective.denominators(Batch(active, idle))
     assert totals == objective.denominators(Batch(trees))
     assert not gradients[1].any() and not gradients[3].any()
-    assert objective.keeps_zero_advantage is False
-    assert make("kl", {}, "token_mean").keeps_zero_advantage is True
+    assert [objective.learns(t) for t in trees] == [
+        bool(t.streams["advantages"].any()) for t in trees
+    ]
+    assert all(make("kl", {}, "token_mean").learns(t) for t in trees)
 
 
 def test_extreme_values_stay_finite() -> None:

@@ -48,10 +48,9 @@ def test_a_loss_that_needs_a_number_is_accepted(
     """It is tried without one, and what it raises then says nothing of its settings."""
     path = tmp_path / "mine.py"
     path.write_text(
-        "from posttrain.losses.inputs import PerToken\n"
         "from posttrain.registry import losses\n\n\n"
-        "@losses.register\n"
-        "def centred(logprobs, *, scale: float = 1.0) -> PerToken:\n"
+        "@losses.register(per='token')\n"
+        "def centred(logprobs, *, scale: float = 1.0):\n"
         '    """Centred."""\n'
         "    return scale / len(logprobs) * logprobs\n"
     )

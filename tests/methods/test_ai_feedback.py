@@ -15,7 +15,7 @@ from posttrain.data.formats import detect_format
 from posttrain.data.rows import load_rows
 from posttrain.data.scored import encode_scores
 from posttrain.errors import ConfigError, ModelError
-from posttrain.rollouts.step_labels import Solution, StepLabeller
+from posttrain.sources.step_labels import Solution, StepLabeller
 from posttrain.types import Example, Request, Sample, Sampling
 
 TASK = {"name": "arithmetic", "num_examples": 6, "num_steps": 2}

@@ -304,19 +304,19 @@ def test_stopped_in_the_evaluation_only_evaluates(
     run_recipe: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from posttrain.methods import measurement
-    from posttrain.training import fit
+    from posttrain.training import session
 
     run = {**SFT, "output": str(tmp_path / "run"), "max_steps": 3, "evaluation": EVALUATION}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            measurement, "evaluate", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt())
+            measurement.Measuring, "of", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt())
         )
         with pytest.raises(KeyboardInterrupt):
             run_recipe(**run)
     folder = Path(run["output"])
     before = files(folder)
     assert "evaluation.json" not in before and "model/model.safetensors" in before
-    monkeypatch.setattr(fit, "train", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(session, "train", lambda *a, **k: pytest.fail("trained again"))
     run_recipe(**run, resume=True)
     after = files(folder)
     whole = run_recipe  # the undisturbed run's evaluation is compared below

@@ -32,9 +32,7 @@ TASK = {"name": "arithmetic", "num_examples": 10, "num_steps": 1}
 
 def test_row_weights_need_losses_of_tokens(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
     data = write(tmp_path / "rows.jsonl", [{**row, "weight": 0.5} for row in ROWS])
-    with pytest.raises(
-        ConfigError, match="'gmpo' has one value a sequence, which the weight of row 0"
-    ):
+    with pytest.raises(ConfigError, match="'gmpo' .* row 0"):
         run_recipe(method="offline", data=data, losses=["gmpo"], max_steps=1)
     run_recipe(method="offline", data=data, losses=["nll"], max_steps=1)
 
@@ -261,7 +259,7 @@ def test_sampling_writes_rows_that_are_learnt_from(
 
 
 def test_sampling_goes_on_where_it_stopped(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
-    from posttrain.rollouts.collect import Collector
+    from posttrain.sources.collect import Collector
     from posttrain.training.ending import Interrupted
 
     whole = run_recipe(**SAMPLE, output=str(tmp_path / "whole"))

@@ -267,7 +267,7 @@ def test_unlikely_pairs_are_left_out(
         ({"losses": ["odpo"]}, "'odpo' needs a column margin"),
         (
             {"losses": ["bradley_terry"]},
-            "'bradley_terry' needs 'scores', which this method's data do not carry",
+            "'bradley_terry' needs 'chosen_score'",
         ),
         (
             {"losses": ["teacher_kl"]},

@@ -48,7 +48,7 @@ def test_rows_that_the_gold_chose_are_reported(
         .prepared()
         .facts
     )
-    assert ("an oracle's choice, by" in facts["kept"]) == chosen
+    assert ("an oracle's choice, by" in facts["selected"]) == chosen
     run_recipe(**raw)
     printed = (tmp_path / "console.txt").read_text()
     assert (

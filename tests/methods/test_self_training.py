@@ -63,11 +63,11 @@ def test_a_restarted_round_is_a_run_of_its_own(
     """
     import torch
 
-    from posttrain.config import Component
-    from posttrain.recipe import parse_recipe
-    from posttrain.rollouts import filter as module
-    from posttrain.runs import run_of
+    from posttrain.config import Component, ModelConfig
+    from posttrain.models.spec import NamedModel
+    from posttrain.sources import self_training as module
     from posttrain.training.objective import Objective
+    from posttrain.training.optim import Optimizer
 
     batches: list[Any] = []
     real = module.SelfTrainingSource.batches
@@ -82,16 +82,19 @@ def test_a_restarted_round_is_a_run_of_its_own(
         raw = {**RAW, "restart": True, "lr_scheduler_type": "constant"}
         folder = run_recipe(**raw, output=str(tmp_path / "rounds"))
 
-    run = run_of(
-        parse_recipe(
-            {**raw, "model": json_model(folder), "output": str(tmp_path / "other")}, tmp_path
-        )
-    )
-    model = run.load_model()
+    spec = NamedModel(ModelConfig(**json_model(folder)))
+    model = spec.load()
     model.train()
-    objective, optimizer = Objective([Component("nll")], accuracy=True), run._optimizer(model, 6)
+    objective = Objective([Component("nll")], accuracy=True)
+    optimizer = Optimizer(
+        model.trainable_parameters(),
+        steps=6,
+        learning_rate=raw["learning_rate"],
+        schedule="constant",
+        rate_factors=model.rate_factors,
+    )
     for step, batch in enumerate(batches[3:]):
-        for micro in batch.split(run.micro_batch_tokens(model)):
+        for micro in batch.split(2048):
             objective(model.forward(micro, objective.needs), micro, objective.denominators(batch))[
                 0
             ].backward()

@@ -15,7 +15,7 @@ from support import stopped_and_resumed, told, weights, write
 from posttrain.data.comparisons import encode_labelled
 from posttrain.errors import ConfigError, DataError
 from posttrain.models.load import load_model
-from posttrain.training.unpaired import UnpairedSource, mismatched
+from posttrain.sources.unpaired import UnpairedSource, mismatched
 
 ROWS = [
     {

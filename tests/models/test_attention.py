@@ -17,7 +17,6 @@ from torch.nn.attention.flex_attention import create_mask, flex_attention
 from posttrain.data.forest import Batch, Forest, TokenSequence, Tree
 from posttrain.errors import ModelError
 from posttrain.models.attention import ForestPlan, eager_attention, soft_capping, without_mask
-from posttrain.models.forest_kernel import ForestShape, merged_attention
 from posttrain.models.language_model import LanguageModel
 
 from .conftest import ARCHITECTURES, plain_logprobs, tiny_hf
@@ -76,32 +75,6 @@ def test_float32_is_close(name: str, tiny: Make, groups: Groups) -> None:
         found = model.forward(forest_of(groups))["logprobs"]
         expected = plain_logprobs(own_attention(name, torch.float32), groups)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("kv_heads", [4, 2, 1])
-def test_merged_kernels_against_a_dense_mask(
-    dtype: torch.dtype, kv_heads: int, groups: Groups
-) -> None:
-    forest = forest_of(groups)
-    torch.manual_seed(0)
-    q, k, v = (
-        torch.randn(1, heads, forest.num_tokens, 8, dtype=dtype)
-        for heads in (4, kv_heads, kv_heads)
-    )
-    given = torch.randn(1, forest.num_tokens, 4, 8, dtype=dtype)
-    ours = [x.clone().requires_grad_() for x in (q, k, v)]
-    theirs = [x.double().requires_grad_() for x in (q, k, v)]
-    out = merged_attention(*ours, ForestShape(forest.ends.numpy()), 0.7)
-    out.backward(given)
-    expected = eager_attention(*theirs, visible(forest), 0.7).transpose(1, 2)
-    expected.backward(given.double())
-    bound = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 5e-2}[dtype]
-    torch.testing.assert_close(out.double(), expected, rtol=bound, atol=bound)
-    for a, b in zip(ours, theirs):
-        torch.testing.assert_close(
-            a.grad.double(), b.grad, rtol=bound, atol=bound * float(b.grad.abs().max())
-        )
 
 
 @pytest.mark.parametrize("window", [None, 3, 8, 1000])

@@ -73,16 +73,6 @@ def test_adapters_save_and_load(folder: Path, tmp_path: Path, groups: Groups) ->
         load_model(tmp_path / "adapter", lora=LoraConfig())
 
 
-def test_random_weights_follow_the_seed(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match="init = random"):
-        load_model(folder)
-    first, same, other = (
-        next(load_model(folder, init="random", seed=s).hf.parameters()) for s in (1, 1, 2)
-    )
-    assert torch.equal(first, same) and not torch.equal(first, other)
-
-
 def test_settings(folder: Path) -> None:
     model = load_model(
         folder,
@@ -99,19 +89,6 @@ def test_settings(folder: Path) -> None:
     assert load_model(folder, dtype="bfloat16").shares_trunks
 
 
-def test_wrong_folders(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no model folder"):
-        load_model(tmp_path / "absent")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match=r"no config\.json"):
-        load_model(tmp_path / "empty")
-    with pytest.raises(ModelError, match="nor a model on the hub"):
-        load_model("nobody/no-such-model")
-    (folder / "config.json").write_text("{")
-    with pytest.raises(ModelError, match="not readable JSON"):
-        load_model(folder)
-
-
 def test_wrong_settings(folder: Path) -> None:
     with pytest.raises(ModelError, match=r"dtype is 'float31'.*did you mean"):
         load_model(folder, dtype="float31")  # type: ignore[arg-type]
@@ -121,45 +98,3 @@ def test_wrong_settings(folder: Path) -> None:
         load_model(folder, device="gpu")
     with pytest.raises(ModelError, match="neither a file nor a Jinja template"):
         load_model(folder, chat_template="absent.jinja")
-
-
-def test_broken_weights(folder: Path) -> None:
-    weights = folder / "model.safetensors"
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ModelError, match=r"model\.safetensors is broken"):
-        load_model(folder)
-    weights.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(ModelError, match="is broken"):
-        load_model(folder)
-    index = {"weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ModelError, match="which is missing"):
-        load_model(folder)
-
-
-def test_not_a_causal_language_model(folder: Path) -> None:
-    edit_config(folder, architectures=["LlamaForSequenceClassification"])
-    with pytest.raises(ModelError, match="LlamaForSequenceClassification, not a causal"):
-        load_model(folder)
-    edit_config(folder, architectures=["T5ForConditionalGeneration"], model_type="t5")
-    with pytest.raises(ModelError, match="'t5' model, not a causal"):
-        load_model(folder)
-
-
-def test_incomplete_weights(folder: Path) -> None:
-    edit_config(folder, num_hidden_layers=3)
-    with pytest.raises(ModelError, match="weights are not in the files"):
-        load_model(folder)
-
-
-def test_tokenizer_that_does_not_belong(folder: Path, tmp_path: Path) -> None:
-    tokenizer = load_tokenizer(folder)
-    tokenizer.add_tokens([f"new{i}" for i in range(9)])
-    tokenizer.save_pretrained(tmp_path / "larger")
-    with pytest.raises(ModelError, match="tokenizer has 59 tokens but the model only 53"):
-        load_model(folder, tokenizer=str(tmp_path / "larger"))
-    (folder / "tokenizer.json").unlink()
-    (folder / "tokenizer_config.json").unlink()
-    with pytest.raises(ModelError, match="no tokenizer that can be loaded"):
-        load_model(folder)

@@ -9,8 +9,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from posttrain.kernels import products
 from posttrain.models import logprobs as module
-from posttrain.models import products
 from posttrain.models.logprobs import Head, token_logprobs
 
 M, D, V = 11, 6, 17

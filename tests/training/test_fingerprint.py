@@ -9,9 +9,9 @@ import pytest
 
 from posttrain.data.forest import TokenSequence
 from posttrain.data.store import SequenceStore
-from posttrain.data.stream import DataSource, Singles
 from posttrain.models.load import load_tokenizer
-from posttrain.rollouts.collect import Collector, Prompt
+from posttrain.sources.collect import Collector, Prompt
+from posttrain.sources.rows import DataSource, Singles
 from posttrain.training.fingerprint import (
     rows_difference,
     rows_digest,

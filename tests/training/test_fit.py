@@ -98,7 +98,7 @@ def test_the_global_generators_are_given_back(tiny_folder: Path) -> None:
 
 
 def test_a_lambda_rewards_completions_in_memory() -> None:
-    task = pt.Task.of([{"prompt": f"Q: {a}+2\nA:"} for a in range(4, 8)])
+    task = pt.make_task([{"prompt": f"Q: {a}+2\nA:"} for a in range(4, 8)])
     short = lambda completions: [-float(len(c)) for c in completions]  # noqa: E731
     plan = pt.grpo(task, rewards=short, num_generations=2, batch_size=2)
     result = pt.fit("embedded", plan, steps=1, console=QUIET)

@@ -9,9 +9,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from posttrain.config import Component
 from posttrain.data.forest import TokenSequence
-from posttrain.data.stream import DataSource
 from posttrain.errors import TrainingDiverged
 from posttrain.models.language_model import LanguageModel
+from posttrain.sources.rows import DataSource
 from posttrain.training.loop import State, train
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Optimizer

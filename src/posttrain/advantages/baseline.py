@@ -7,18 +7,20 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from posttrain.advantages.group import nan_statistics
+from posttrain.advantages.group import Array, nan_statistics
 from posttrain.registry import advantages
 
 
 @advantages.register
-def no_baseline(rewards) -> NDArray[np.float64]:
+def no_baseline(rewards: Array) -> NDArray[np.float64]:
     """REINFORCE as it stands: A_i = r_i (Williams 1992). rewards [P, G] -> [P, G]."""
     return np.nan_to_num(rewards)
 
 
 @advantages.register
-def batch_mean(rewards, *, scale: bool = False, epsilon: float = 1e-4) -> NDArray[np.float64]:
+def batch_mean(
+    rewards: Array, *, scale: bool = False, epsilon: float = 1e-4
+) -> NDArray[np.float64]:
     """A_i = r_i - mean over the step; with scale divided by its standard deviation + epsilon.
     rewards [P, G] -> [P, G].
     """
@@ -28,12 +30,14 @@ def batch_mean(rewards, *, scale: bool = False, epsilon: float = 1e-4) -> NDArra
 
 
 @advantages.register
-def moving_average(rewards, baseline, *, decay: float = 0.9) -> tuple[NDArray[np.float64], float]:
-    """REINFORCE with a moving average: A_i = r_i - b;  then b = decay b + (1 - decay) mean of the
-                                                        step.
+def moving_average(
+    rewards: Array, baseline: float, *, decay: float = 0.9
+) -> tuple[NDArray[np.float64], float]:
+    """REINFORCE with a moving average: A_i = r_i - b.
 
-    At first b is the step's own mean; a step without any reward leaves it as it is. b is saved with
-    checkpoints. rewards [P, G], baseline a number -> ([P, G], next baseline).
+    Then b = decay b + (1 - decay) mean of the step. At first b is the step's own mean; a step
+    without any reward leaves it as it is. b is saved with checkpoints. rewards [P, G], baseline a
+    number -> ([P, G], next baseline).
     """
     if np.isnan(rewards).all():
         return np.zeros_like(rewards), baseline
@@ -43,7 +47,7 @@ def moving_average(rewards, baseline, *, decay: float = 0.9) -> tuple[NDArray[np
 
 
 @advantages.register
-def greedy_baseline(rewards, greedy_rewards) -> NDArray[np.float64]:
+def greedy_baseline(rewards: Array, greedy_rewards: Array) -> NDArray[np.float64]:
     """SCST's and ReMax's advantage: A_i = r_i - reward of the greedy completion (arXiv 1612.00563;
     arXiv 2310.10505).
 

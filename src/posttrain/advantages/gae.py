@@ -25,12 +25,15 @@ def discounted(terms: Array, factor: float) -> Array:
 
 
 @advantages.register
-def gae(token_rewards, values, *, gamma: float = 1.0, lam: float = 0.95) -> PerToken:
+def gae(
+    token_rewards: PerToken, values: PerToken, *, gamma: float = 1.0, lam: float = 0.95
+) -> PerToken:
     """Generalised advantage estimation (arXiv 1506.02438).
 
-    A_t = sum_l (gamma lam)^l delta_{t+l},  delta_t = r_t + gamma V_{t+1} - V_t, V = 0 after the
-                                            end. lam 1: Monte Carlo return
-    minus value; lam 0: the temporal difference delta.
+    A_t = sum_l (gamma lam)^l delta_{t+l},  delta_t = r_t + gamma V_{t+1} - V_t
+
+    V = 0 after the end. lam 1: Monte Carlo return minus value; lam 0: the temporal difference
+    delta.
     """
 
     def one(rewards: Array, v: Array) -> Array:
@@ -41,7 +44,9 @@ def gae(token_rewards, values, *, gamma: float = 1.0, lam: float = 0.95) -> PerT
 
 
 @advantages.register
-def n_step(token_rewards, values, *, n: int = 5, gamma: float = 1.0) -> PerToken:
+def n_step(
+    token_rewards: PerToken, values: PerToken, *, n: int = 5, gamma: float = 1.0
+) -> PerToken:
     """The n-step advantage of A2C and A3C (arXiv 1602.01783).
 
     A_t = sum_{l < n} gamma^l r_{t+l} + gamma^n V_{t+n} - V_t, cut off at the end, where V is 0.
@@ -60,7 +65,7 @@ def n_step(token_rewards, values, *, n: int = 5, gamma: float = 1.0) -> PerToken
 
 
 @advantages.register
-def reward_to_go(token_rewards, *, gamma: float = 1.0) -> PerToken:
+def reward_to_go(token_rewards: PerToken, *, gamma: float = 1.0) -> PerToken:
     """A_t = sum_l gamma^l r_{t+l}: REINFORCE with causal credit; with KL in the reward and
     whitening, REINFORCE++.
 
@@ -69,8 +74,8 @@ def reward_to_go(token_rewards, *, gamma: float = 1.0) -> PerToken:
     return [[discounted(np.nan_to_num(r), gamma) for r in group] for group in token_rewards]
 
 
-@advantages.register
-def group_process(token_rewards, *, epsilon: float = 1e-4) -> PerToken:
+@advantages.register(step_rewards=True, kl_in_reward=False)
+def group_process(token_rewards: PerToken, *, epsilon: float = 1e-4) -> PerToken:
     """GRPO with process supervision (DeepSeekMath, arXiv 2402.03300, section 4.1.3).
 
     The rewards of all steps of all completions of a prompt are normalised together, r' = (r - mean)

@@ -36,7 +36,7 @@ def centre(rewards: Array) -> Array:
 
 @advantages.register
 def group_mean(
-    rewards, *, scale: Literal["group", "batch", "none"] = "group", epsilon: float = 1e-4
+    rewards: Array, *, scale: Literal["group", "batch", "none"] = "group", epsilon: float = 1e-4
 ) -> NDArray[np.float64]:
     """GRPO's advantage: A_i = (r_i - mean of the group) / (std + epsilon).
 
@@ -54,7 +54,7 @@ def group_mean(
 
 
 @advantages.register
-def leave_one_out(rewards) -> NDArray[np.float64]:
+def leave_one_out(rewards: Array) -> NDArray[np.float64]:
     """RLOO's advantage: A_i = r_i - mean of the other rewards of the group (arXiv 2402.14740).
 
     A completion without siblings that have a reward gets 0. rewards [P, G] -> [P, G].
@@ -65,23 +65,23 @@ def leave_one_out(rewards) -> NDArray[np.float64]:
 
 
 @advantages.register
-def opo(rewards, lengths) -> NDArray[np.float64]:
+def opo(rewards: Array, lengths: Array) -> NDArray[np.float64]:
     """OPO's advantage: r_i - b with the baseline of least variance, b = sum_j L_j r_j / sum_j L_j
     (arXiv 2505.23585).
 
     It is optimal where the squared norm of a completion's score function grows as its length L.
     rewards, lengths [P, G] -> [P, G].
     """
-    known = np.where(np.isnan(rewards), 0.0, lengths)
-    baseline = np.sum(known * np.nan_to_num(rewards), axis=1, keepdims=True) / np.maximum(
-        known.sum(axis=1, keepdims=True), 1
+    counted = np.where(np.isnan(rewards), 0.0, lengths)
+    baseline = np.sum(counted * np.nan_to_num(rewards), axis=1, keepdims=True) / np.maximum(
+        counted.sum(axis=1, keepdims=True), 1
     )
     difference = rewards - baseline
     return np.nan_to_num(np.where(np.abs(difference) < 1e-9, 0.0, difference))
 
 
 @advantages.register
-def gpg(rewards) -> NDArray[np.float64]:
+def gpg(rewards: Array) -> NDArray[np.float64]:
     """GPG's advantage: A_i = (B / (B - M)) (r_i - mean of the group), with no division by a
     deviation (arXiv 2504.02546).
 
@@ -94,7 +94,7 @@ def gpg(rewards) -> NDArray[np.float64]:
 
 
 @advantages.register
-def max_likelihood(rewards) -> NDArray[np.float64]:
+def max_likelihood(rewards: Array) -> NDArray[np.float64]:
     """MaxRL's advantage: A_i = (r_i - mean) / mean of the group, 0 where the mean is 0 (arXiv
     2602.02710).
 
@@ -107,7 +107,7 @@ def max_likelihood(rewards) -> NDArray[np.float64]:
 
 
 @advantages.register
-def pass_at_k(rewards, *, k: int = 4) -> NDArray[np.float64]:
+def pass_at_k(rewards: Array, *, k: int = 4) -> NDArray[np.float64]:
     """The unbiased gradient of the expected best of k completions, for rewards 0 and 1 of pass@k
     (arXiv 2505.15201).
 
@@ -118,14 +118,14 @@ def pass_at_k(rewards, *, k: int = 4) -> NDArray[np.float64]:
     """
     credit = np.zeros_like(rewards)
     for p, row in enumerate(rewards):
-        known = np.flatnonzero(~np.isnan(row))
-        if len(known) < k:
+        rewarded = np.flatnonzero(~np.isnan(row))
+        if len(rewarded) < k:
             continue
-        for i in known:
+        for i in rewarded:
             if k == 1:
                 credit[p, i] = row[i]
                 continue
-            others = np.sort(row[known[known != i]])
+            others = np.sort(row[rewarded[rewarded != i]])
             ranks = np.arange(
                 len(others)
             )  # chance that the highest of k - 1 drawn is the one of this rank
@@ -134,8 +134,10 @@ def pass_at_k(rewards, *, k: int = 4) -> NDArray[np.float64]:
     return credit
 
 
-@advantages.register
-def gdpo(reward_table, reward_weights, *, epsilon: float = 1e-4) -> NDArray[np.float64]:
+@advantages.register(kl_in_reward=False)
+def gdpo(
+    reward_table: Array, reward_weights: Array, *, epsilon: float = 1e-4
+) -> NDArray[np.float64]:
     """GDPO's advantage for several objectives: each normalised in its group, then their weighted
     sum (arXiv 2601.05242).
 

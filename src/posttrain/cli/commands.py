@@ -248,8 +248,12 @@ def _usage(text: str, parser: argparse.ArgumentParser) -> None:
 
 
 def _commands() -> dict[str, Command]:
+    return {**_recipe_commands(), **_method_commands(), **_model_commands(), **_lookup_commands()}
+
+
+def _recipe_commands() -> dict[str, Command]:
     recipe = ("recipe",)
-    commands = {
+    return {
         "run": Command("recipes", "run a recipe", _run, _run_arguments, recipe, changes=True),
         "check": Command(
             "recipes",
@@ -283,6 +287,10 @@ def _commands() -> dict[str, Command]:
             ("method", "file?"),
         ),
     }
+
+
+def _method_commands() -> dict[str, Command]:
+    commands = {}
     for name, entry in registry.methods.entries().items():
         if {"data", "task"} & entry.settings.keys():
             commands[name] = Command(
@@ -293,7 +301,11 @@ def _commands() -> dict[str, Command]:
                 changes=True,
                 page=partial(_method_page, entry),
             )
-    commands |= {
+    return commands
+
+
+def _model_commands() -> dict[str, Command]:
+    return {
         "eval": Command(
             "evaluate",
             "measure a model on a task: accuracy, pass@k, maj@k",
@@ -324,6 +336,11 @@ def _commands() -> dict[str, Command]:
             ("model",),
             changes=True,
         ),
+    }
+
+
+def _lookup_commands() -> dict[str, Command]:
+    return {
         "report": Command(
             "look up",
             "write report.html of a run, or a page that compares several",
@@ -346,7 +363,6 @@ def _commands() -> dict[str, Command]:
             ("kind", "name"),
         ),
     }
-    return commands
 
 
 _LEARNING = {
@@ -359,7 +375,7 @@ def _group(entry: Entry) -> str:
     """The heading of a method in help, by what it learns from or writes."""
     if entry.name.startswith("evaluate"):
         return "evaluate"
-    if "Training" not in entry.returns and entry.returns == "Job":
+    if "trains" not in entry.declared:
         return "make data"
     return _LEARNING.get(entry.name, "learn from preferences")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from posttrain import keys
 from posttrain.cli import help as pages
 from posttrain.cli.settings import function_settings, section_settings, settings_of
 from posttrain.config import Recipe
+from posttrain.entry import Entry, topic_of
 from posttrain.errors import ConfigError, nearest
 from posttrain.registry import REGISTRIES, load_plugins
 from posttrain.terminal import echo
@@ -29,9 +31,15 @@ def ls(options: argparse.Namespace) -> int:
         entries = _registry(kind, options.plugin).entries()
         width = max((len(name) for name in entries), default=0)
         echo(f"{kind}")
-        for name, entry in entries.items():
-            text = pages.shortened(pages.summary(entry.doc), pages.width() - width - 4)
-            echo(f"  {name:<{width}}  {text}")
+        groups = (
+            _topics(entries.values()) if kind.startswith("loss") else [("", [*entries.values()])]
+        )
+        for topic, members in groups:
+            if topic:
+                echo(f"\n  {topic}")
+            for entry in members:
+                text = pages.shortened(pages.summary(entry.doc), pages.width() - width - 4)
+                echo(f"  {entry.name:<{width}}  {text}")
         echo()
     echo("`posttrain explain KIND NAME` shows the equation, the paper and the settings.")
     return 0
@@ -43,16 +51,41 @@ def explain(options: argparse.Namespace) -> int:
         return _explain_section(options.name)
     registry = _registry(options.kind, options.plugin)
     entry = registry.entry(options.name)
-    echo(f"{registry.kind} {entry.name}   ({entry.file}:{entry.line})\n\n{entry.doc}\n")
+    echo(f"{registry.kind} {entry.name}   ({entry.place})\n\n{entry.doc}\n")
+    for key, value in entry.declared.items():
+        meaning = registry.declares[key].choices[value] if registry.declares else ""
+        echo(f"{key}: {value}" + (f" ({meaning})" if meaning else ""))
     if registry is REGISTRIES["methods"]:
         echo("settings:")
         for group, lines in settings_of(entry).items():
             echo(f"\n{group}:\n{pages.settings_table(lines)}")
         return 0
-    echo(f"inputs:   {', '.join(entry.inputs) or '(none)'}")
+    _explain_inputs(registry, entry)
     if entry.settings:
         echo(f"settings:\n{pages.settings_table(function_settings(entry))}")
     return 0
+
+
+def _topics(entries: Iterable[Entry]) -> list[tuple[str, list[Entry]]]:
+    """Entries by the file that holds them; a topic is the first line of the file's docstring."""
+    members: dict[Path, list[Entry]] = {}
+    for entry in entries:
+        members.setdefault(entry.file, []).append(entry)
+    return [(topic_of(file), members[file]) for file in sorted(members)]
+
+
+def _explain_inputs(registry: Any, entry: Entry) -> None:
+    """Shape, meaning and producer of each input."""
+    if not entry.inputs:
+        return
+    echo("inputs:")
+    table = registry.inputs if isinstance(registry.inputs, Mapping) else {}
+    names = max(len(name) for name in entry.inputs)
+    shapes = max((len(table[name].shape) for name in entry.inputs if name in table), default=0)
+    for name in entry.inputs:
+        row = table.get(name)
+        detail = f"{row.shape:<{shapes}}  {row.meaning} (from: {row.producer})" if row else ""
+        echo(f"  {name:<{names}}  {detail}".rstrip())
 
 
 def _explain_section(name: str) -> int:

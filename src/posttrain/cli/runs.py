@@ -85,8 +85,10 @@ def resume(
 def _run(recipe: Recipe, **options: Any) -> Any:
     recipe = with_absolute_paths(recipe, notice)
     prepare_libraries(recipe)
+    from posttrain import kernels
     from posttrain.runs import run_of
 
+    kernels.setup()  # this process is ours, so its switches may be set
     return run_of(recipe, **options)
 
 

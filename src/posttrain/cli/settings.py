@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from dataclasses import dataclass
 from typing import Any
 
 from posttrain import keys, registry
+from posttrain.annotations import spelled
 from posttrain.config import Recipe
 from posttrain.descriptions import descriptions, mentions
 from posttrain.main_loss import main_loss
@@ -113,17 +115,20 @@ def function_settings(entry: Entry) -> list[SettingLine]:
     """The settings of a registered function with their meanings."""
     meanings = descriptions(entry.doc, entry.settings.keys())
     return [
-        SettingLine(key, type_text(s.annotation), s.default, meanings.get(key, ""))
+        SettingLine(key, type_text(spelled(s.hint)), s.default, meanings.get(key, ""))
         for key, s in entry.settings.items()
     ]
 
 
 def section_settings(section: type) -> list[SettingLine]:
     """The fields of a section of recipes with their meanings."""
-    fields = dataclasses.fields(section)
+    fields = [f for f in dataclasses.fields(section) if f.metadata.get("recipe", True)]
+    hints = typing.get_type_hints(section)
     meanings = descriptions(section.__doc__ or "", [f.name for f in fields])
     return [
-        SettingLine(f.name, type_text(str(f.type)), field_default(f), meanings.get(f.name, ""))
+        SettingLine(
+            f.name, type_text(spelled(hints[f.name])), field_default(f), meanings.get(f.name, "")
+        )
         for f in fields
     ]
 

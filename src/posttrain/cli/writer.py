@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from posttrain import keys
 from posttrain.cli.libraries import prepare_libraries
 from posttrain.cli.runs import notice
 from posttrain.config import ModelConfig, SamplingConfig
@@ -102,8 +101,8 @@ def split_settings(model: str, overrides: Sequence[str]) -> tuple[ModelConfig, S
                 known = [*sampling_names, *model_names]
                 raise ConfigError(f"unknown key {name!r}: {nearest(name, known)}")
             settings[section][name] = item
-    config = check(settings["model"], "ModelConfig", "model", keys.CLASSES)
-    sampling = check(settings["sampling"], "SamplingConfig", "sampling", keys.CLASSES)
+    config = check(settings["model"], ModelConfig, "model")
+    sampling = check(settings["sampling"], SamplingConfig, "sampling")
     return config, sampling
 
 

@@ -12,207 +12,17 @@ target it is) and named streams of per-target numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 import torch
 
-from posttrain.data.radix import Nodes, radix_tree
+from posttrain.data.tree import TokenSequence as TokenSequence
+from posttrain.data.tree import Tree as Tree
+from posttrain.data.tree import names_of
 from posttrain.errors import DataError
-
-
-@dataclass(slots=True)
-class TokenSequence:
-    """One training sequence: prompt and completion.
-
-    ids: int64 [L], token ids. loss_mask: bool [L], True where a token counts as a target; never at
-    index 0, which nothing predicts. streams: float32 [L] numbers per token (advantages, ...), read
-    where loss_mask is True.
-    values: numbers per sequence (reward, margin, ...). row: which data row or rollout it came from,
-    for error messages.
-    """
-
-    ids: np.ndarray
-    loss_mask: np.ndarray
-    streams: dict[str, np.ndarray] = field(default_factory=dict)
-    values: dict[str, float] = field(default_factory=dict)
-    row: str = ""
-
-    def __post_init__(self) -> None:
-        self.ids = np.asarray(self.ids, dtype=np.int64)
-        self.loss_mask = np.asarray(self.loss_mask, dtype=bool)
-        self.streams = {
-            name: np.asarray(stream, dtype=np.float32) for name, stream in self.streams.items()
-        }
-        length = len(self.ids)
-        where = f"row {self.row!r}" if self.row else "a sequence"
-        if self.ids.ndim != 1 or length == 0:
-            raise DataError(
-                f"{where}: token ids must be a non-empty list, got shape {self.ids.shape}"
-            )
-        for name, array in {"loss_mask": self.loss_mask, **self.streams}.items():
-            if array.shape != self.ids.shape:
-                raise DataError(
-                    f"{where}: {name!r} has shape {array.shape}; one number per token means "
-                    f"({length},)"
-                )
-        if self.loss_mask[0]:
-            raise DataError(
-                f"{where}: the first token counts as a target, but nothing predicts it; set "
-                "loss_mask[0] = False"
-            )
-
-
-@dataclass(slots=True)
-class Tree:
-    """Sequences that share what they have in common, as flat numpy arrays.
-
-    tokens, positions (depth), ends: int64 [N]. source, target, place, sequence: int64 [M]. streams:
-    float32 [M] each.
-    values: float32 [S] each. last: int64 [S], the flat index of each sequence's last token. rows: S
-    names.
-    sequences: what it was built from.
-    """
-
-    tokens: np.ndarray
-    positions: np.ndarray
-    ends: np.ndarray
-    source: np.ndarray
-    target: np.ndarray
-    place: np.ndarray
-    sequence: np.ndarray
-    last: np.ndarray
-    streams: dict[str, np.ndarray]
-    values: dict[str, np.ndarray]
-    rows: list[str]
-    sequences: list[TokenSequence]
-    _nodes: Nodes
-
-    @classmethod
-    def build(cls, sequences: Sequence[TokenSequence], *, min_shared: int = 16) -> Tree:
-        """Share prefixes: the longest one common to all, and below it those of at least
-        `min_shared` tokens.
-
-        Identical sequences share everything. A sequence may be a prefix of another.
-
-        Raises:
-            DataError: no sequences, or a stream or value that some of them lack.
-        """
-        if not sequences:
-            raise DataError("a tree needs at least one sequence")
-        return cls._lay_out(
-            list(sequences), radix_tree([s.ids for s in sequences], max(1, min_shared))
-        )
-
-    @classmethod
-    def _lay_out(cls, sequences: list[TokenSequence], nodes: Nodes) -> Tree:
-        lengths = nodes.high - nodes.low
-        starts = np.cumsum(lengths) - lengths
-        subtree_end = starts + lengths
-        for node in range(len(lengths) - 1, 0, -1):
-            parent = nodes.parent[node]
-            if parent >= 0:
-                subtree_end[parent] = max(subtree_end[parent], subtree_end[node])
-        pieces = [sequences[o].ids[a:b] for o, a, b in zip(nodes.owner, nodes.low, nodes.high)]
-        flat = [nodes.flat_indices(starts, int(node)) for node in nodes.of_sequence]
-        targets = [np.flatnonzero(s.loss_mask) for s in sequences]
-        return cls(
-            tokens=np.concatenate(pieces),
-            positions=np.arange(lengths.sum()) - np.repeat(starts - nodes.low, lengths),
-            ends=np.repeat(subtree_end, lengths),
-            source=np.concatenate([f[t - 1] for f, t in zip(flat, targets)]),
-            target=np.concatenate([s.ids[t] for s, t in zip(sequences, targets)]),
-            place=np.concatenate([f[t] for f, t in zip(flat, targets)]),
-            sequence=np.repeat(np.arange(len(sequences)), [len(t) for t in targets]),
-            last=np.array([f[-1] for f in flat], dtype=np.int64),
-            streams={
-                name: np.concatenate([s.streams[name][t] for s, t in zip(sequences, targets)])
-                for name in _common_keys([(s.row, s.streams) for s in sequences], "stream")
-            },
-            values={
-                name: np.array([s.values[name] for s in sequences], dtype=np.float32)
-                for name in _common_keys([(s.row, s.values) for s in sequences], "value")
-            },
-            rows=[s.row for s in sequences],
-            sequences=sequences,
-            _nodes=nodes,
-        )
-
-    @property
-    def num_tokens(self) -> int:
-        """Distinct tokens."""
-        return len(self.tokens)
-
-    @property
-    def num_targets(self) -> int:
-        """Targets over all sequences."""
-        return len(self.target)
-
-    @property
-    def num_sequences(self) -> int:
-        """Sequences, those without targets included."""
-        return len(self.rows)
-
-    def split(self, max_tokens: int) -> list[Tree]:
-        """Trees of at most `max_tokens` tokens that hold the same sequences, trunks repeated.
-
-        Sequences are taken in depth-first order and never cut; one longer than `max_tokens` gets a
-        tree of its own.
-        """
-        if self.num_tokens <= max_tokens:
-            return [self]
-        lengths = self._nodes.high - self._nodes.low
-        parts: list[list[int]] = []
-        taken: set[int] = set()
-        size = 0
-        for index in np.argsort(self._nodes.of_sequence, kind="stable"):
-            path = self._nodes.ancestry(int(self._nodes.of_sequence[index]))
-            cost = int(sum(lengths[n] for n in path if n not in taken))
-            if not parts or size + cost > max_tokens:
-                parts.append([])
-                taken, size = set(), 0
-                cost = int(sum(lengths[n] for n in path))
-            parts[-1].append(int(index))
-            taken.update(path)
-            size += cost
-        return [self._subset(sorted(part)) for part in parts]
-
-    def _subset(self, indices: list[int]) -> Tree:
-        kept = sorted(
-            {n for i in indices for n in self._nodes.ancestry(int(self._nodes.of_sequence[i]))}
-        )
-        number = {old: new for new, old in enumerate(kept)}
-        number[-1] = -1
-        heir: dict[
-            int, int
-        ] = {}  # a kept node belongs to some kept sequence, which may have to lend its tokens
-        for new_index, index in enumerate(indices):
-            for n in self._nodes.ancestry(int(self._nodes.of_sequence[index])):
-                heir.setdefault(n, new_index)
-        nodes = Nodes(
-            parent=np.array([number[int(self._nodes.parent[n])] for n in kept]),
-            low=self._nodes.low[kept],
-            high=self._nodes.high[kept],
-            owner=np.array([heir[n] for n in kept]),
-            of_sequence=np.array([number[int(self._nodes.of_sequence[i])] for i in indices]),
-        )
-        return Tree._lay_out([self.sequences[i] for i in indices], nodes)
-
-
-def _common_keys(items: Sequence[tuple[str, Mapping[str, object]]], kind: str) -> list[str]:
-    """The names that all items have; DataError where only some have one."""
-    names = list(dict.fromkeys(name for _, mapping in items for name in mapping))
-    for name in names:
-        for row, mapping in items:
-            if name not in mapping:
-                raise DataError(
-                    f"the {kind} {name!r} is missing from row {row!r} but present in others of "
-                    "the batch; "
-                    f"give it to every sequence or to none"
-                )
-    return names
 
 
 @dataclass(slots=True, frozen=True)
@@ -231,11 +41,12 @@ class Unshared:
 class Forest:
     """Trees side by side, as tensors: one micro-batch.
 
-    tokens, positions, ends: int64 [N]. source, target, place, sequence: int64 [M]. streams: float32
-    [M] each.
-    values: float32 [S] each. last, tree: int64 [S], the flat index of the last token and the tree
-    of each sequence.
-    rows: S names. Sequences are numbered 0..S-1 within the forest, and trees from 0.
+    Attributes:
+        tokens, positions, ends: int64 [N]. source, target, place, sequence: int64 [M].
+        last, tree: int64 [S], the flat index of each sequence's last token, and its tree.
+        streams: float32 [M] each. values: float32 [S] each. Those of any of the trees; the others
+            have `absent(name)` at their targets, and NaN for a value.
+        rows: S names. Sequences are numbered 0..S-1 within the forest, and trees from 0.
     """
 
     tokens: torch.Tensor
@@ -256,12 +67,12 @@ class Forest:
         """Put trees side by side.
 
         Raises:
-            DataError: no trees, or a stream or value that some of them lack.
+            DataError: no trees.
         """
         if not trees:
             raise DataError("a forest needs at least one tree")
-        streams = _common_keys([(t.rows[0], t.streams) for t in trees], "stream")
-        values = _common_keys([(t.rows[0], t.values) for t in trees], "value")
+        streams = names_of(t.streams for t in trees)
+        values = names_of(t.values for t in trees)
         offsets = np.cumsum([0, *(t.num_tokens for t in trees)])
         counts = np.cumsum([0, *(t.num_sequences for t in trees)])
 
@@ -278,8 +89,8 @@ class Forest:
             sequence=joined(t.sequence + c for t, c in zip(trees, counts)),
             last=joined(t.last + o for t, o in zip(trees, offsets)),
             tree=torch.repeat_interleave(torch.tensor([t.num_sequences for t in trees])),
-            streams={name: joined(t.streams[name] for t in trees) for name in streams},
-            values={name: joined(t.values[name] for t in trees) for name in values},
+            streams={name: joined(t.stream(name) for t in trees) for name in streams},
+            values={name: joined(t.value(name) for t in trees) for name in values},
             rows=[row for t in trees for row in t.rows],
         )
 
@@ -336,13 +147,11 @@ class Forest:
 
     def lengths(self) -> torch.Tensor:
         """int64 [N], tokens of the longest sequence that each token belongs to."""
-        found = torch.zeros_like(self.tokens)
+        lengths = torch.zeros_like(self.tokens)
         for last, depth in zip(self.last.tolist(), self.positions[self.last].tolist()):
-            part = found[: last + 1]
-            part[self.ends[: last + 1] > last] = part[self.ends[: last + 1] > last].clamp(
-                min=depth + 1
-            )
-        return found
+            path = self.ends[: last + 1] > last
+            lengths[: last + 1][path] = lengths[: last + 1][path].clamp(min=depth + 1)
+        return lengths
 
     def unshared(self) -> Unshared:
         """One padded row per sequence. Padding repeats a row's last token: no id means padding,
@@ -366,10 +175,13 @@ class Forest:
 class Batch:
     """All trees of one optimizer step, with the counts that averages are divided by.
 
-    idle: trees that count in the averages but whose gradient is known to be zero (groups without
-    advantage), so that no forward pass is spent on them. whole: what belongs together whatever the
-    token budget: the sequences of a "tree" (the two of a preference pair), or all of the "batch" (a
-    loss that compares every sequence with every other).
+    Attributes:
+        trees: what is trained on.
+        idle: trees that count in the averages but whose gradient is known to be zero (groups
+            without advantage), so that no training pass is spent on them.
+        whole: what belongs together whatever the token budget: the sequences of a "tree" (the two
+            of a preference pair), or all of the "batch" (a loss that compares every sequence with
+            every other).
     """
 
     trees: list[Tree]
@@ -393,10 +205,10 @@ class Batch:
 
     def stream_total(self, name: str) -> float | None:
         """Sum of a stream over all targets; None where no tree has it."""
-        totals = [
-            float(t.streams[name].sum()) for t in (*self.trees, *self.idle) if name in t.streams
-        ]
-        return sum(totals) if totals else None
+        trees = (*self.trees, *self.idle)
+        if not any(name in t.streams for t in trees):
+            return None
+        return sum(float(t.stream(name).sum()) for t in trees)
 
     @property
     def num_tokens(self) -> int:
@@ -414,11 +226,15 @@ class Batch:
         return [row for t in self.trees for row in t.rows]
 
     def split(self, max_tokens: int | None = None) -> list[Forest]:
-        """Micro-batches of at most `max_tokens` distinct tokens (None: one micro-batch).
+        """Micro-batches of about `max_tokens` distinct tokens (None: one micro-batch).
 
-        First-fit decreasing, deterministic. A tree above the budget is split by its leaves with the
-        trunk repeated; a sequence above the budget is not cut but becomes a micro-batch of its own,
-        as does a tree that is kept whole.
+        First-fit decreasing, deterministic. A micro-batch holds more than `max_tokens` tokens in
+        three cases only, and is then one tree, or a part of one:
+
+        - A sequence is longer; sequences are never cut.
+        - A trunk is longer than half of `max_tokens`. It stays with as many completions as have
+          room above it (`Tree.split`): at most trunk + min(trunk, max_tokens) tokens.
+        - A tree, or the batch, is kept `whole`.
         """
         if max_tokens is None or self.whole == "batch":
             return [Forest.pack(self.trees)] if self.trees else []

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from posttrain.models.forest_kernel import fused_attention
-from posttrain.models.products import kernel_products
+from posttrain.kernels.forest_cpu import fused_attention
+from posttrain.kernels.products import kernel_products
 
 KeyValues = list[tuple[Tensor, Tensor]]
 """Per layer, keys and values [Hkv, L, D] of one prompt."""
@@ -25,16 +25,15 @@ class DecodePlan:
 
     P prompts, padded to the longest, per layer [P, Hkv, L, D]; R rows in the order of their
     prompts, whose own keys and values lie in buffers [R, Hkv, width, D] that grow by some columns
-    as they fill. All columns are attended to, with what a row has not come to hidden: products of a
-    part of larger buffers take up to twice as long.
+    as they fill. Attention runs over the full buffers with a mask: slicing them first would be up
+    to twice as slow.
 
     Args:
         prompts: keys and values of the distinct prompts. prompt_of: int64 [R], which prompt each
         row continues, ascending.
-        capacity: int64 [R], tokens that each row may write. One that has written them and is not
-        dropped at once writes
-            over its last, so that it comes neither past its buffer nor past the model's last
-            position.
+        capacity: int64 [R], tokens that each row may write. A row that has written them and is not
+        dropped at once writes over its last one, so that it stays within its buffer and the model's
+        positions.
     """
 
     # What rows must not see, made anew at every step: by window, and for the fused kernel.
@@ -133,8 +132,8 @@ class DecodePlan:
     ) -> Tensor:
         """query [R, H, 1, D], key and value [R, Hkv, 1, D] of the new tokens -> [R, 1, H, D]."""
         layer = int(module.layer_idx)  # type: ignore[arg-type]
-        given = query.dtype
-        query, key, value = self._as_kept(layer, query, key, value)
+        dtype = query.dtype
+        query, key, value = self._as_stored(layer, query, key, value)
         keys, values = self._append(layer, key, value)
         rows, heads, _, depth = query.shape
         kv_heads = key.shape[1]
@@ -155,20 +154,20 @@ class DecodePlan:
             return (
                 self._fused(grouped, layer, keys, values, scale)
                 .reshape(rows, 1, heads, depth)
-                .to(given)
+                .to(dtype)
             )
         grouped = grouped * scale
         before = self._unseat(
             self._seat(grouped) @ prompt_keys.transpose(-1, -2), group
         )  # [R, Hkv, g, L]
         with kernel_products():  # as in `_fused`
-            own = grouped @ keys.transpose(-1, -2)  # [R, Hkv, g, t]
+            of_row = grouped @ keys.transpose(-1, -2)  # [R, Hkv, g, t]
         if softcap is not None:
-            before, own = (
+            before, of_row = (
                 softcap * torch.tanh(before / softcap),
-                softcap * torch.tanh(own / softcap),
+                softcap * torch.tanh(of_row / softcap),
             )
-        scores = torch.cat([before, own], dim=-1).to(
+        scores = torch.cat([before, of_row], dim=-1).to(
             torch.promote_types(query.dtype, torch.float32)
         )
         hidden = self._hidden_from(sliding_window)
@@ -180,10 +179,10 @@ class DecodePlan:
             sinks = s_aux.to(scores.dtype).reshape(1, kv_heads, group, 1).expand(rows, -1, -1, 1)
             scores = torch.cat([scores, sinks], dim=-1)
         weights = scores.softmax(dim=-1).to(value.dtype)
-        longest, columns = before.shape[-1], own.shape[-1]
+        longest, columns = before.shape[-1], of_row.shape[-1]
         on_prompt, on_own = weights[..., :longest], weights[..., longest : longest + columns]
         mixed = self._unseat(self._seat(on_prompt) @ prompt_values, group) + on_own @ values
-        return mixed.reshape(rows, 1, heads, value.shape[-1]).to(given)
+        return mixed.reshape(rows, 1, heads, value.shape[-1]).to(dtype)
 
     def attend_one(
         self, query: Tensor, key: Tensor, value: Tensor, layer: int, scale: float
@@ -191,11 +190,11 @@ class DecodePlan:
         """`attend` on a CPU without windows, caps and sinks: query [R, H, D], key and value [R,
         Hkv, D] -> [R, H, D].
         """
-        given = query.dtype
-        query, key, value = self._as_kept(layer, query, key, value)
+        dtype = query.dtype
+        query, key, value = self._as_stored(layer, query, key, value)
         keys, values = self._append(layer, key[:, :, None], value[:, :, None])
         grouped = query.unflatten(1, (key.shape[1], -1)).contiguous()
-        return self._fused(grouped, layer, keys, values, scale).flatten(1, 2).to(given)
+        return self._fused(grouped, layer, keys, values, scale).flatten(1, 2).to(dtype)
 
     def _fused(
         self, query: Tensor, layer: int, keys: Tensor, values: Tensor, scale: float
@@ -204,7 +203,7 @@ class DecodePlan:
         each row and head costs more than they do), in one softmax in which the whole prompt is a
         token: its score is its log-sum-exp, its value what the kernel gave. [R, Hkv, g, D] -> the
         same shape."""
-        before, own = self._kernel_masks(query.dtype)
+        before, of_row = self._kernel_masks(query.dtype)
         group = query.shape[2]
         on_prompt, prompt_lse = fused_attention(
             self._seat(query), *self._prompts[layer], attn_mask=before, scale=scale
@@ -215,8 +214,8 @@ class DecodePlan:
         )
         with kernel_products():  # for a few queries oneDNN would turn all keys over
             scores = (query * scale) @ keys.transpose(-1, -2)
-        if own is not None:
-            scores += own
+        if of_row is not None:
+            scores += of_row
         weights = torch.cat([scores, prompt_lse], -1).softmax(-1).to(values.dtype)
         return (weights[..., :-1] @ values).addcmul_(on_prompt, weights[..., -1:])
 
@@ -226,7 +225,7 @@ class DecodePlan:
         """
         if self._masks is None:
             device = self.written.device
-            before, own = None, None
+            before, of_row = None, None
             if self._ragged:
                 hidden = (
                     torch.arange(self._prompts[0][0].shape[2], device=device)
@@ -238,10 +237,10 @@ class DecodePlan:
             if self._has_unwritten:
                 written = self.written[:1] if self._level else self.written
                 hidden = torch.arange(self._width, device=device) > written[:, None]
-                own = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(
+                of_row = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(
                     hidden, -torch.inf
                 )[:, None, None]
-            self._masks = (before, own)
+            self._masks = (before, of_row)
         return self._masks
 
     def _arrange(self) -> None:
@@ -275,11 +274,11 @@ class DecodePlan:
         self._columns = int(self.written.max()) if len(self.written) else 0
         self._level = bool((self.written == self._columns).all())
 
-    def _as_kept(self, layer: int, *given: Tensor) -> tuple[Tensor, ...]:
+    def _as_stored(self, layer: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Tensors in the type of the prompts' keys, which need not be the model's
-        (`models.fused_layers`).
+        (`kernels.fused`).
         """
-        return tuple(x.to(self._prompts[layer][0].dtype) for x in given)
+        return tuple(x.to(self._prompts[layer][0].dtype) for x in tensors)
 
     def _append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Put the new keys and values behind each row's own; what all rows have written, [R,
@@ -358,11 +357,11 @@ class DecodePlan:
         columns = torch.arange(self._width, device=device)[None]
         written, now = self.written[:, None], self.positions()[:, None]
         before = places >= self.lengths[self.prompt_of][:, None]
-        own = columns > written
+        of_row = columns > written
         if window is not None:
             before |= now - places >= window
-            own |= written - columns >= window
-        return torch.cat([before, own], dim=-1)
+            of_row |= written - columns >= window
+        return torch.cat([before, of_row], dim=-1)
 
 
 def _padded(parts: list[Tensor], longest: int) -> Tensor:

@@ -1,5 +1,5 @@
-"""Which rows decode side by side: finished ones leave, waiting ones join, and what each wrote
-is gathered at the end.
+"""Which rows decode side by side: finished ones leave, waiting ones join, and the text of each is
+collected at the end.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _REFILL = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One sample in the making: its place in the results, its prompt, how it is sampled, how
-    long it may get.
+    """One sample to be written: its request and index there, its prompt, its settings, its seed,
+    and the most tokens it may have.
     """
 
     request: int
@@ -39,8 +39,8 @@ class Schedule:
 
     Args:
         rows: equal prompts side by side. max_rows: decoded at once. max_kv_tokens: tokens whose
-        keys and values the rows
-            decoded at once may come to hold, at their longest; one row runs whatever it needs.
+        keys and values these rows may come to hold, at their longest; one row runs whatever it
+        needs.
     """
 
     def __init__(
@@ -95,11 +95,11 @@ class Schedule:
             if running.sum() > _REFILL * len(running):
                 logits = self._stepper.step(tokens)
                 continue
-            kept = np.flatnonzero(running)
-            lines = torch.from_numpy(kept).to(self._device)
+            remaining = np.flatnonzero(running)
+            lines = torch.from_numpy(remaining).to(self._device)
             self._stepper.keep(lines)
-            self._alive, self._at = self._alive[kept], self._at[kept]
-            parts = [self._stepper.step(tokens[lines])] if len(kept) else []
+            self._alive, self._at = self._alive[remaining], self._at[remaining]
+            parts = [self._stepper.step(tokens[lines])] if len(remaining) else []
             parts += self._join()
             if parts:
                 logits = torch.cat(parts)
@@ -147,8 +147,8 @@ class Schedule:
         columns = [torch.cat([drawn[i] for drawn in self._drawn]).cpu().numpy() for i in range(3)]
         # A finished row runs along until the batch is next refilled; what it drew after its end
         # does not count.
-        kept = np.flatnonzero(at < self._length[row])
-        order = kept[np.argsort(row[kept], kind="stable")]
+        remaining = np.flatnonzero(at < self._length[row])
+        order = remaining[np.argsort(row[remaining], kind="stable")]
         ids, sampled, raw = (column[order].tolist() for column in columns)
         ends = self._length.cumsum().tolist()
         return [

@@ -1,6 +1,4 @@
-"""One more token for every row of a batch: by forest and shared prompts, or by the model's own
-cache.
-"""
+"""One more token for every row of a batch: with shared prompts, or by the model's own cache."""
 
 from __future__ import annotations
 
@@ -8,12 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from posttrain.engines.columns import ColumnDecoder, model_step
+from posttrain.data.forest import Forest, TokenSequence, Tree
 from posttrain.engines.decode import DecodePlan, KeyValues
-from posttrain.engines.graphs import SteadyPlan, StepGraphs
+from posttrain.engines.steady_plan import SteadyPlan
+from posttrain.kernels import computing
+from posttrain.kernels.agreement import agrees
+from posttrain.kernels.columns import ColumnDecoder, column_decoder
+from posttrain.kernels.graphs import StepGraphs
+from posttrain.models.attention import without_mask
+from posttrain.models.forest_model import evaluating
 from posttrain.models.language_model import LanguageModel
 
 Prompt = tuple[int, ...]
@@ -76,9 +81,8 @@ class ForestStepper:
         limits = torch.tensor(capacity, device=self.model.device)
         kv = [computed[p][0] for p in fresh]
         if self._plan is None:
-            self._plan = (
-                DecodePlan if self._graphs is None or self._graphs.why_not else SteadyPlan
-            )(kv, prompt_of, limits)
+            records = self._graphs is not None and self._graphs.why_not is None
+            self._plan = (SteadyPlan if records else DecodePlan)(kv, prompt_of, limits)
         else:
             self._plan.join(kv, prompt_of, limits)
         hidden = torch.stack([computed[p][1] for p in distinct])
@@ -110,10 +114,54 @@ class ForestStepper:
         self._resident = [self._resident[i] for i in self._plan.keep(rows).tolist()]
 
 
+def matching_decoder(model: LanguageModel) -> ColumnDecoder | None:
+    """The column decoder of a model's present weights, None where there is none or where it gives
+    other states than the model's own step.
+    """
+    decoder = column_decoder(model.base)
+    return decoder if decoder is not None and _matches(decoder, model) else None
+
+
+def _matches(decoder: ColumnDecoder, model: LanguageModel) -> bool:
+    """Compare the hidden states of two rows that write two tokens each."""
+    count = min(3, model.config.vocab_size)
+    prompt = TokenSequence(np.arange(count), np.zeros(count, dtype=bool))
+    with evaluating(model.hf), torch.no_grad():
+        _, computed = model.prefill(Forest.pack([Tree.build([prompt])]))
+        kv = [(k[0], v[0]) for _, (k, v) in sorted(computed.kv.items())]
+        prompt_of, capacity = torch.zeros(2, dtype=torch.int64), torch.full((2,), 2)
+        plans = [DecodePlan([kv], prompt_of, capacity) for _ in range(2)]
+        for token in (0, count - 1):
+            tokens = torch.tensor([token, count // 2])
+            states = decoder.step(tokens, plans[0].positions(), plans[0])
+            if not agrees(states, model_step(model.base, tokens, plans[1])):
+                return False
+            for plan in plans:
+                plan.advance()
+    return True
+
+
+@computing()
+def model_step(base: Any, tokens: Tensor, plan: DecodePlan) -> Tensor:
+    """A decoding step by the model itself: last hidden states [R, C] of one new token per row,
+    tokens [R].
+    """
+    return base(
+        input_ids=tokens[:, None],
+        position_ids=plan.positions()[:, None],
+        attention_mask=without_mask(tokens.device),
+        use_cache=False,
+        attention_plan=plan,
+    ).last_hidden_state[:, 0]
+
+
 @dataclass(slots=True)
 class _Group:
-    """Rows of one prompt: the line of each, -1 for rows that were dropped; the tokens they may
-    still write at most; the keyword of the model's state; the state."""
+    """Rows of one prompt.
+
+    lines: the line of each row, -1 for rows that were dropped. left: tokens they may still write at
+    most. name: the keyword of the model's state. state: the state.
+    """
 
     lines: Tensor
     left: int
@@ -142,7 +190,8 @@ class CacheStepper:
             if stop < len(prompts) and prompts[stop] == prompts[start]:
                 continue
             batch = torch.tensor(prompts[start:stop], device=self.model.device)
-            out = self.model.pretrained(input_ids=batch, use_cache=True)
+            with computing(accelerated=False):
+                out = self.model.pretrained(input_ids=batch, use_cache=True)
             self._count(batch.numel())
             lines = torch.arange(start, stop, device=batch.device) + self._rows
             name = "cache_params" if "cache_params" in out else "past_key_values"
@@ -157,20 +206,20 @@ class CacheStepper:
         for group in self._groups:
             if not group.left:  # written to the end, and possibly the end of the model's context
                 continue
-            kept = group.lines >= 0
-            # A dropped row needs some token to run along with; which one is of no account.
-            given = torch.where(kept, tokens[group.lines.clamp_min(0)], 0)
-            out = self.model.pretrained(
-                input_ids=given[:, None], use_cache=True, **{group.name: group.state}
-            )
+            is_alive = group.lines >= 0
+            # A dropped row needs some token to run along with; any will do.
+            newest = torch.where(is_alive, tokens[group.lines.clamp_min(0)], 0)
+            with computing(accelerated=False):
+                out = self.model.pretrained(
+                    input_ids=newest[:, None], use_cache=True, **{group.name: group.state}
+                )
             group.state, group.left = out[group.name], group.left - 1
-            logits[group.lines[kept]] = out.logits[kept, -1].float()
+            logits[group.lines[is_alive]] = out.logits[is_alive, -1].float()
         return logits
 
     def keep(self, rows: Tensor) -> None:
-        place = torch.full(
-            (self._rows + 1,), -1, device=rows.device
-        )  # the last entry serves rows dropped before
+        # The last entry, -1, serves rows that were dropped before.
+        place = torch.full((self._rows + 1,), -1, device=rows.device)
         place[rows] = torch.arange(len(rows), device=rows.device)
         for group in self._groups:
             group.lines = place[group.lines]

@@ -15,13 +15,18 @@ from torch import Tensor
 
 from posttrain.data.forest import Batch, Forest, TokenSequence, Tree
 from posttrain.engines.base import check_requests
-from posttrain.engines.columns import ColumnDecoder
 from posttrain.engines.decode import KeyValues
-from posttrain.engines.graphs import CudaRecorder, StepGraphs
 from posttrain.engines.schedule import Row, Schedule
-from posttrain.engines.stepping import CacheStepper, ForestStepper, Stepper
+from posttrain.engines.stepping import (
+    CacheStepper,
+    ForestStepper,
+    Stepper,
+    matching_decoder,
+)
 from posttrain.engines.stops import Stops, token_texts
 from posttrain.errors import ConfigError
+from posttrain.kernels.columns import ColumnDecoder, weights_state
+from posttrain.kernels.graphs import CudaRecorder, StepGraphs
 from posttrain.models.forest_model import evaluating
 from posttrain.models.language_model import LanguageModel
 from posttrain.types import Request, Sample
@@ -29,9 +34,7 @@ from posttrain.types import Request, Sample
 
 @dataclass(slots=True)
 class Statistics:
-    """What an engine has done: prompt tokens computed and spared by sharing, tokens decoded,
-    seconds.
-    """
+    """Counts of an engine: prompt tokens computed and saved by sharing, tokens decoded, seconds."""
 
     prompt_tokens: int = 0
     shared_tokens: int = 0
@@ -49,12 +52,10 @@ class TorchEngine:
 
     Args:
         max_rows: samples decoded side by side. max_kv_bytes: of keys and values that those may come
-        to hold (one row
-            runs whatever it needs). max_prefill_tokens: of one prompt pass.
-        cache_tokens: prompt tokens whose keys and values are kept for later calls (0 = none), for
-        searches that come back
-            to a prompt while the weights stand still.
-        graphs: repeats decoding steps from recordings (`engines.graphs`); None = never, auto = on
+        to hold (one row runs whatever it needs). max_prefill_tokens: of one prompt pass.
+        cache_tokens: prompt tokens whose keys and values are cached for later calls (0 = none), for
+        searches that come back to a prompt while the weights stay the same.
+        graphs: repeats decoding steps from recordings (`kernels.graphs`); None = never, auto = on
         CUDA.
 
     Raises:
@@ -99,19 +100,18 @@ class TorchEngine:
     @property
     def stop_ids(self) -> frozenset[int]:
         """Token ids that end every sample: those of the generation config and the tokenizer."""
-        found: set[int] = set()
+        stop_ids: set[int] = set()
         config = getattr(self.model.hf, "generation_config", None)
-        for ids in (
-            getattr(config, "eos_token_id", None),
-            getattr(self.model.tokenizer, "eos_token_id", None),
-        ):
-            found |= (
-                set(ids) if isinstance(ids, list | tuple) else {ids} if ids is not None else set()
-            )
-        return frozenset(found)
+        for holder in (config, self.model.tokenizer):
+            ids = getattr(holder, "eos_token_id", None)
+            if isinstance(ids, list | tuple):
+                stop_ids |= set(ids)
+            elif ids is not None:
+                stop_ids.add(ids)
+        return frozenset(stop_ids)
 
     def load_weights(self, version: int) -> None:
-        """The model object has new weights: what was cached with older ones is forgotten."""
+        """The model object has new weights: forget what was cached with older ones."""
         self.weights_version = version
         self._cache.clear()
 
@@ -144,8 +144,8 @@ class TorchEngine:
             finally:
                 if self.graphs is not None:
                     self.graphs.release()
-        asked = sum(len(row.prompt) for row in rows)
-        self.stats.shared_tokens += asked - (self.stats.prompt_tokens - computed)
+        requested = sum(len(row.prompt) for row in rows)
+        self.stats.shared_tokens += requested - (self.stats.prompt_tokens - computed)
         self.stats.seconds += time.perf_counter() - started
         return [[s for s in group if s is not None] for group in results]
 
@@ -155,7 +155,7 @@ class TorchEngine:
         for number, (ids, start) in enumerate(sequences):
             mask = np.arange(len(ids)) >= max(start, 1)
             items.append(TokenSequence(np.array(ids), mask, row=str(number)))
-        found: dict[int, list[float]] = {}
+        by_row: dict[int, list[float]] = {}
         # One tree for all: what the sequences share is computed once; `split` keeps the memory in
         # bounds.
         batch = Batch([Tree.build(items)]) if items else Batch([])
@@ -164,8 +164,8 @@ class TorchEngine:
                 logprobs = self.model.forward(forest, frozenset({"logprobs"}))["logprobs"].cpu()
                 counts = torch.bincount(forest.sequence, minlength=forest.num_sequences).tolist()
                 for row, part in zip(forest.rows, logprobs.split(counts), strict=True):
-                    found[int(row)] = part.tolist()
-        return [found[i] for i in range(len(items))]
+                    by_row[int(row)] = part.tolist()
+        return [by_row[i] for i in range(len(items))]
 
     def _decode(self, rows: list[Row]) -> list[Sample]:
         model = self.model
@@ -204,9 +204,9 @@ class TorchEngine:
 
     def _column_decoder(self) -> ColumnDecoder | None:
         """The decoder in columns of the weights as they are now, where the model has one."""
-        state = [self.weights_version, *ColumnDecoder.state(self.model)]
+        state = [self.weights_version, *weights_state(self.model.pretrained)]
         if state != self._columns[0]:
-            self._columns = (state, ColumnDecoder.of(self.model))
+            self._columns = (state, matching_decoder(self.model))
         return self._columns[1]
 
     def _computed(self, tokens: int) -> None:
@@ -216,16 +216,18 @@ class TorchEngine:
     def _bytes_per_token(self) -> int:
         """Keys and values of one token in all layers."""
         config = self.model.config
-        heads = (
-            config.num_attention_heads if hasattr(config, "num_attention_heads") else 0
-        )  # recurrent: none
-        if not heads:
+        heads = getattr(config, "num_attention_heads", 0)
+        if not heads:  # a recurrent model
             return 0
         depth = getattr(config, "head_dim", None) or config.hidden_size // heads
         kv_heads = getattr(config, "num_key_value_heads", None) or heads
-        kept = next(self.model.hf.parameters())
+        parameter = next(self.model.hf.parameters())
         # On a CPU the attention of fused layers is in float32, and so are its keys and values.
-        size = max(4, kept.element_size()) if kept.device.type == "cpu" else kept.element_size()
+        size = (
+            max(4, parameter.element_size())
+            if parameter.device.type == "cpu"
+            else parameter.element_size()
+        )
         return 2 * config.num_hidden_layers * kv_heads * depth * size
 
     def prefill(self, prompts: list[tuple[int, ...]]) -> list[tuple[KeyValues, Tensor]]:
@@ -233,10 +235,10 @@ class TorchEngine:
         beginnings are computed once.
         """
         version = self.weights_version
-        known = {p: self._cache[version, p] for p in prompts if (version, p) in self._cache}
-        for p in known:
+        prefilled = {p: self._cache[version, p] for p in prompts if (version, p) in self._cache}
+        for p in prefilled:
             self._cache.move_to_end((version, p))
-        missing = [p for p in prompts if p not in known]
+        missing = [p for p in prompts if p not in prefilled]
         for part in _portions(missing, self.max_prefill_tokens):
             sequences = [TokenSequence(np.array(p), np.zeros(len(p), dtype=bool)) for p in part]
             tree = Tree.build(sequences)
@@ -252,9 +254,12 @@ class TorchEngine:
                     (k[0].index_select(1, path), v[0].index_select(1, path))
                     for _, (k, v) in sorted(plan.kv.items())
                 ]
-                known[p] = (kv, hidden[last].clone())  # a view would keep all hidden states alive
-        self._remember({p: known[p] for p in missing})
-        return [known[p] for p in prompts]
+                prefilled[p] = (
+                    kv,
+                    hidden[last].clone(),
+                )  # a view would keep all hidden states alive
+        self._remember({p: prefilled[p] for p in missing})
+        return [prefilled[p] for p in prompts]
 
     def _remember(self, fresh: dict[tuple[int, ...], tuple[KeyValues, Tensor]]) -> None:
         if not self.cache_tokens:

@@ -14,6 +14,7 @@ from posttrain.errors import DataError
 from posttrain.evaluation.metrics import majority_at_k, pass_at_k, per_question
 from posttrain.evaluation.statistics import Interval, mean_interval
 from posttrain.files import write_text_whole
+from posttrain.report.notebook import evaluation_html
 from posttrain.search.scorer import gold_inputs
 from posttrain.search.strategy import oracle_text
 
@@ -157,6 +158,10 @@ class Evaluation:
         if self.oracle is None:
             return "the file does not say what the search chose by; it may be an oracle"
         return ""
+
+    def _repr_html_(self) -> str:
+        """The accuracy and its details in a notebook's cell."""
+        return str(evaluation_html(self.to_json()))
 
     def __str__(self) -> str:
         lines = [self.headline(), *(f"  {line}" for line in self.details()), self.warning()]

@@ -1,5 +1,4 @@
-"""Policy-gradient losses that watch how log-probability and advantage go together over a whole
-step.
+"""Policy-gradient losses that act on the covariance of log-prob and advantage.
 
 A token with a high covariance of the two is one whose update lowers the entropy most. Both losses
 look at all tokens of the step, so that what they do does not depend on micro-batches; their mean is
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from posttrain.losses.exponential import bounded_exp
-from posttrain.losses.inputs import Metrics, PerBatch
+from posttrain.losses.inputs import Metrics
 from posttrain.losses.policy import clipped
 from posttrain.registry import losses
 
@@ -23,13 +22,13 @@ def covariance(logprobs: Tensor, advantages: Tensor) -> Tensor:
     return centred * (advantages - advantages.mean())
 
 
-@losses.register
+@losses.register(per="batch")
 def clip_cov(
-    logprobs,
-    old_logprobs,
-    advantages,
-    sequence,
-    num_sequences,
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    sequence: Tensor,
+    num_sequences: int,
     *,
     ratio: float = 0.0002,
     cov_low: float = 1.0,
@@ -37,7 +36,7 @@ def clip_cov(
     clip_low: float = 0.2,
     clip_high: float | None = None,
     seed: int = 0,
-) -> tuple[PerBatch, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """`clipped`, with the gradient of a few tokens of high covariance cut (Clip-Cov, arXiv
     2505.22617).
 
@@ -45,7 +44,7 @@ def clip_cov(
     (at least one) is drawn and gets no gradient. Where the draw falls depends on seed and on the
     order of the covariances alone. All inputs [M] -> [M].
     """
-    loss, told = clipped(
+    loss, metrics = clipped(
         logprobs,
         old_logprobs,
         advantages,
@@ -61,16 +60,21 @@ def clip_cov(
     cut = torch.zeros_like(cov, dtype=torch.bool)
     cut[candidates[draw[: max(int(ratio * len(cov)), 1)].to(cov.device)]] = True
     return torch.where(cut, 0.0, loss), {
-        **told,
+        **metrics,
         "covariance/cut": cut.float(),
         "covariance/mean": cov,
     }
 
 
-@losses.register
+@losses.register(per="batch")
 def kl_cov(
-    logprobs, old_logprobs, advantages, *, ratio: float = 0.002, kl_weight: float = 1.0
-) -> tuple[PerBatch, Metrics]:
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    *,
+    ratio: float = 0.002,
+    kl_weight: float = 1.0,
+) -> tuple[Tensor, Metrics]:
     """The surrogate r A, with a penalty on the tokens of highest covariance (KL-Cov, arXiv
     2505.22617).
 

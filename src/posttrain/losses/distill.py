@@ -1,4 +1,4 @@
-"""Learning from a teacher's next-token distributions, or from what a teacher says of single tokens.
+"""Losses of distillation: a teacher's next-token distributions, or its log-probs.
 
 The divergences take log-probs [m, V] of a chunk of targets (`models.vocabulary`), q of the teacher
 and p of the student; neither logits nor probabilities of all targets are ever held. Their setting
@@ -16,20 +16,23 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from posttrain.losses.inputs import Metrics, PerToken
+from posttrain.losses.inputs import Metrics
 from posttrain.losses.reduce import sequence_sum
 from posttrain.registry import losses
 
+Direction = Literal["forward", "reverse"]
+"""Forward is KL(teacher || student), reverse KL(student || teacher)."""
 
-@losses.register
+
+@losses.register(per="token")
 def teacher_kl(
-    distribution,
-    teacher_distribution,
+    distribution: Tensor,
+    teacher_distribution: Tensor,
     *,
-    direction: Literal["forward", "reverse"] = "forward",
+    direction: Direction = "forward",
     temperature: float = 1.0,
     top_k: int = 0,
-) -> tuple[PerToken, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """Word-level distillation: KL(q || p), "forward", which covers the teacher q; KL(p || q),
     "reverse", which seeks its modes.
 
@@ -38,24 +41,24 @@ def teacher_kl(
     """
     q, p = _prepared(teacher_distribution, distribution, temperature, top_k)
     value = _kl(q, p) if direction == "forward" else _kl(p, q)
-    return value, _told(teacher_distribution, distribution)
+    return value, _metrics(teacher_distribution, distribution)
 
 
-@losses.register
+@losses.register(per="token")
 def jsd(
-    distribution,
-    teacher_distribution,
+    distribution: Tensor,
+    teacher_distribution: Tensor,
     *,
     beta: float = 0.5,
     temperature: float = 1.0,
     top_k: int = 0,
-) -> tuple[PerToken, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """Generalised Jensen-Shannon divergence of teacher q and student p (GKD, arXiv 2306.13649).
 
-    l_t = beta KL(q || m) + (1 - beta) KL(p || m),  m = beta q + (1 - beta) p; at the ends, where
-                                                    that is 0, its limit after
-    division by beta (1 - beta): beta 0 is KL(q || p), beta 1 is KL(p || q). Log-probs [m, V] ->
-    [m], nats.
+    l_t = beta KL(q || m) + (1 - beta) KL(p || m),  m = beta q + (1 - beta) p
+
+    At the ends, where that is 0, it is the limit after division by beta (1 - beta): beta 0 is
+    KL(q || p), beta 1 is KL(p || q). Log-probs [m, V] -> [m], nats.
     """
     q, p = _prepared(teacher_distribution, distribution, temperature, top_k)
     if not 0 <= beta <= 1:
@@ -70,19 +73,19 @@ def jsd(
     else:
         mixed = torch.logaddexp(q + math.log(beta), p + math.log1p(-beta))
         value = beta * _kl(q, mixed) + (1 - beta) * _kl(p, mixed)
-    return value, _told(teacher_distribution, distribution)
+    return value, _metrics(teacher_distribution, distribution)
 
 
-@losses.register
+@losses.register(per="token")
 def skew_kl(
-    distribution,
-    teacher_distribution,
+    distribution: Tensor,
+    teacher_distribution: Tensor,
     *,
     alpha: float = 0.1,
-    direction: Literal["forward", "reverse"] = "forward",
+    direction: Direction = "forward",
     temperature: float = 1.0,
     top_k: int = 0,
-) -> tuple[PerToken, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """Skew KL: the second distribution is mixed with some of the first, so that it is bounded
     (DistiLLM, arXiv 2402.03898).
 
@@ -98,28 +101,28 @@ def skew_kl(
     first, second = (q, p) if direction == "forward" else (p, q)
     if alpha:
         second = torch.logaddexp(first + math.log(alpha), second + math.log1p(-alpha))
-    return _kl(first, second), _told(teacher_distribution, distribution)
+    return _kl(first, second), _metrics(teacher_distribution, distribution)
 
 
-@losses.register
+@losses.register(per="token")
 def sampled_reverse_kl(
-    logprobs,
-    teacher_logprobs,
-    sequence,
-    num_sequences,
+    logprobs: Tensor,
+    teacher_logprobs: Tensor,
+    sequence: Tensor,
+    num_sequences: int,
     *,
     horizon: Literal["token", "sequence"] = "token",
-) -> tuple[PerToken, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """On-policy distillation by policy gradient, on the tokens that the student sampled; needs no
     whole distribution.
 
-    l_t = -A_t log p(y_t),  A_t = sg[r_t],  r_t = log q(y_t) - log p(y_t): the teacher as a reward
-                                            for every token. Its mean
-    over samples of p has the gradient of KL(p || q) at each state, the states held fixed. horizon
-    "sequence" credits a token with all that follows, A_t = sum_{s >= t} r_s, the whole gradient of
-    the sequence's reverse KL (MiniLLM, arXiv 2306.08543, without its variance reduction). Right on
-    completions that the student sampled at temperature 1; elsewhere it is biased. Inputs [M], nats
-    -> [M].
+    l_t = -A_t log p(y_t),  A_t = sg[r_t],  r_t = log q(y_t) - log p(y_t)
+
+    The teacher rewards every token. The mean over samples of p has the gradient of KL(p || q) at
+    each state, the states held fixed. horizon "sequence" credits a token with all that follows, A_t
+    = sum_{s >= t} r_s, the whole gradient of the sequence's reverse KL (MiniLLM, arXiv 2306.08543,
+    without its variance reduction). Right on completions that the student sampled at temperature 1;
+    elsewhere it is biased. Inputs [M], nats -> [M].
     """
     reward = (teacher_logprobs - logprobs).detach()
     advantage = reward
@@ -135,8 +138,8 @@ def sampled_reverse_kl(
     return -advantage * logprobs, {"teacher_kl/sampled": -reward}
 
 
-@losses.register
-def uld(distribution, foreign_distribution, aligned) -> PerToken:
+@losses.register(per="token")
+def uld(distribution: Tensor, foreign_distribution: Tensor, aligned: Tensor) -> Tensor:
     """Universal logit distillation: teacher and student may have different tokenizers (arXiv
     2402.12030).
 
@@ -169,14 +172,14 @@ def _prepared(
         teacher, student = (torch.log_softmax(x / temperature, -1) for x in (teacher, student))
     if not top_k or top_k >= teacher.shape[-1]:
         return teacher, student
-    kept = teacher.topk(top_k, dim=-1).indices
-    return _binned(teacher, kept), _binned(student, kept)
+    likeliest = teacher.topk(top_k, dim=-1).indices
+    return _binned(teacher, likeliest), _binned(student, likeliest)
 
 
-def _binned(logprobs: Tensor, kept: Tensor) -> Tensor:
-    """Log-probs [m, k + 1] of the kept tokens [m, k] and of all others together."""
-    rest = logprobs.scatter(-1, kept, -math.inf).logsumexp(-1, keepdim=True)
-    return torch.cat([logprobs.gather(-1, kept), rest], -1)
+def _binned(logprobs: Tensor, tokens: Tensor) -> Tensor:
+    """Log-probs [m, k + 1] of the tokens [m, k] and of all others together."""
+    rest = logprobs.scatter(-1, tokens, -math.inf).logsumexp(-1, keepdim=True)
+    return torch.cat([logprobs.gather(-1, tokens), rest], -1)
 
 
 def _kl(first: Tensor, second: Tensor) -> Tensor:
@@ -184,7 +187,7 @@ def _kl(first: Tensor, second: Tensor) -> Tensor:
     return (first.exp() * (first - second)).sum(-1)
 
 
-def _told(teacher: Tensor, student: Tensor) -> dict[str, Tensor]:
+def _metrics(teacher: Tensor, student: Tensor) -> dict[str, Tensor]:
     """How far the student is from the teacher, whatever the loss: both KLs over the whole
     vocabulary at temperature 1.
     """

@@ -5,14 +5,20 @@ a reward.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from posttrain.losses.exponential import bounded_expm1
 
+Divergence = Literal["reverse_kl", "forward_kl", "js", "alpha"]
+"""What holds the policy to its reference."""
 
-def score(log_ratio: Tensor, divergence: str, alpha: float | None, *, power: int = 1) -> Tensor:
+
+def score(
+    log_ratio: Tensor, divergence: Divergence, alpha: float | None, *, power: int = 1
+) -> Tensor:
     """f'(u) at u = pi / ref = e^log_ratio, up to a constant: what takes the place of a log-ratio
     under a divergence D_f.
 
@@ -23,10 +29,10 @@ def score(log_ratio: Tensor, divergence: str, alpha: float | None, *, power: int
       reverse_kl: f = u log u,                        f' = x             with x = log u
       forward_kl: f = -log u,                         f' = 1 - e^-x
       js:         f = u log u - (u+1) log((u+1)/2),   f' = log 2 + log s(x)
-      alpha:      f = (u^a - 1 - a (u-1)) / (a (a-1)),  f' = (e^((a-1) x) - 1) / (a-1);  a = 0 is
-          forward_kl, a = 1 reverse_kl
+      alpha:      f = (u^a - 1 - a (u-1)) / (a (a-1)),  f' = (e^((a-1) x) - 1) / (a-1)
 
-    The paper's own alpha is 1 - a. Exponentials grow as a logarithm beyond e^80, see `bounded_exp`.
+    a = 0 is forward_kl, a = 1 reverse_kl. The paper's own alpha is 1 - a. Exponentials grow as a
+    logarithm beyond e^80, see `bounded_exp`.
 
     Args:
         log_ratio: nats, any shape. alpha: a, finite and at most 1; None means 0.5 for alpha and
@@ -35,7 +41,7 @@ def score(log_ratio: Tensor, divergence: str, alpha: float | None, *, power: int
     Raises:
         ValueError: alpha above 1, where f'(0) is finite: the best policy may then give a completion
         no probability at all,
-            and its reward cannot be told from its log-ratio. Or alpha given to a divergence that
+            and its reward does not follow from its log-ratio. Or alpha given to a divergence that
             has none.
     """
     if alpha is not None and divergence != "alpha":

@@ -1,13 +1,14 @@
-"""Maximum likelihood and its relatives."""
+"""Losses of likelihood."""
 
 from __future__ import annotations
 
-from posttrain.losses.inputs import PerToken
+from torch import Tensor
+
 from posttrain.registry import losses
 
 
-@losses.register
-def nll(logprobs) -> PerToken:
+@losses.register(per="token")
+def nll(logprobs: Tensor) -> Tensor:
     """Negative log-likelihood, the loss of supervised fine-tuning and pre-training.
 
     l_t = -log pi(y_t | x, y_<t), in nats; logprobs [M] -> [M].
@@ -15,8 +16,8 @@ def nll(logprobs) -> PerToken:
     return -logprobs
 
 
-@losses.register
-def dft(logprobs) -> PerToken:
+@losses.register(per="token")
+def dft(logprobs: Tensor) -> Tensor:
     """Dynamic fine-tuning: likelihood weighted by the model's own probability, with the weight held
     constant.
 
@@ -26,8 +27,8 @@ def dft(logprobs) -> PerToken:
     return -logprobs.detach().exp() * logprobs
 
 
-@losses.register
-def label_smoothing(distribution, target, *, epsilon: float = 0.1) -> PerToken:
+@losses.register(per="token")
+def label_smoothing(distribution: Tensor, target: Tensor, *, epsilon: float = 0.1) -> Tensor:
     """Negative log-likelihood of a target smoothed over the vocabulary (Szegedy et al., arXiv
     1512.00567).
 
@@ -43,8 +44,8 @@ def label_smoothing(distribution, target, *, epsilon: float = 0.1) -> PerToken:
     return -(1 - epsilon) * chosen - epsilon * distribution.mean(-1)
 
 
-@losses.register
-def given_nll(logprobs, given) -> PerToken:
+@losses.register(per="token")
+def given_nll(logprobs: Tensor, given: Tensor) -> Tensor:
     """Likelihood of tokens that were given beside those that were sampled: l_t = -given_t log
     pi(y_t).
 

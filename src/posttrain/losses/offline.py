@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from posttrain.losses.inputs import Metrics, PerSequence, PerToken
+from posttrain.losses.inputs import Metrics
 from posttrain.losses.reduce import sequence_mean, sequence_sum
 from posttrain.losses.settings import check_positive
 from posttrain.registry import losses
@@ -64,26 +64,26 @@ def _consistency(
     """
     action, first = _actions(sequence, step, level)
     of = sequence[first]
-    own = torch.zeros(len(first), dtype=logprobs.dtype, device=logprobs.device).index_add(
+    ratios = torch.zeros(len(first), dtype=logprobs.dtype, device=logprobs.device).index_add(
         0, action, logprobs - ref_logprobs
     )
-    later = (_sum_to_end(own, of, num_sequences) - own).detach()
-    return values[first] - reward[of] + beta * (own + later), of
+    later = (_sum_to_end(ratios, of, num_sequences) - ratios).detach()
+    return values[first] - reward[of] + beta * (ratios + later), of
 
 
-@losses.register
+@losses.register(per="sequence")
 def oreo_policy(
-    logprobs,
-    ref_logprobs,
-    values,
-    reward,
-    step,
-    sequence,
-    num_sequences,
+    logprobs: Tensor,
+    ref_logprobs: Tensor,
+    values: Tensor,
+    reward: Tensor,
+    step: Tensor,
+    sequence: Tensor,
+    num_sequences: int,
     *,
     beta: float = 0.03,
-    level: Literal["token", "step", "sequence"] = "token",
-) -> tuple[PerSequence, Metrics]:
+    level: Level = "token",
+) -> tuple[Tensor, Metrics]:
     """The policy's loss of OREO, offline reasoning optimisation (arXiv 2412.16145); train it beside
     `oreo_value`.
 
@@ -97,23 +97,23 @@ def oreo_policy(
         logprobs, ref_logprobs, values.detach(), reward, step, sequence, num_sequences, level, beta
     )
     log_ratio = sequence_sum((logprobs - ref_logprobs).detach(), sequence, num_sequences)
-    told = {"oreo/implied_reward": beta * log_ratio, "oreo/reward": reward}
-    return sequence_mean(gap.square(), of, num_sequences), told
+    metrics = {"oreo/implied_reward": beta * log_ratio, "oreo/reward": reward}
+    return sequence_mean(gap.square(), of, num_sequences), metrics
 
 
-@losses.register
+@losses.register(per="sequence")
 def oreo_value(
-    logprobs,
-    ref_logprobs,
-    values,
-    reward,
-    step,
-    sequence,
-    num_sequences,
+    logprobs: Tensor,
+    ref_logprobs: Tensor,
+    values: Tensor,
+    reward: Tensor,
+    step: Tensor,
+    sequence: Tensor,
+    num_sequences: int,
     *,
     beta: float = 0.03,
-    level: Literal["token", "step", "sequence"] = "token",
-) -> tuple[PerSequence, Metrics]:
+    level: Level = "token",
+) -> tuple[Tensor, Metrics]:
     """The critic's loss of OREO (arXiv 2412.16145), beside `oreo_policy` with the same beta and
     level.
 
@@ -126,8 +126,8 @@ def oreo_value(
     return sequence_mean(gap.square(), of, num_sequences), {"oreo/value": values.detach()}
 
 
-@losses.register
-def reference_kl(reverse_kl) -> tuple[PerToken, Metrics]:
+@losses.register(per="token")
+def reference_kl(reverse_kl: Tensor) -> tuple[Tensor, Metrics]:
     """KL(pi || ref) over the whole vocabulary, exact, at every target: l_t = sum_v pi_v log(pi_v /
     ref_v).
 
@@ -137,8 +137,8 @@ def reference_kl(reverse_kl) -> tuple[PerToken, Metrics]:
     return reverse_kl, {"kl": reverse_kl.detach()}
 
 
-@losses.register
-def value_regression(values, reward, sequence) -> tuple[PerToken, Metrics]:
+@losses.register(per="token")
+def value_regression(values: Tensor, reward: Tensor, sequence: Tensor) -> tuple[Tensor, Metrics]:
     """A critic of the return: l_t = (V(s_t) - R)^2, for `awr_critic`. values [M], reward [S] ->
     [M].
     """
@@ -146,10 +146,10 @@ def value_regression(values, reward, sequence) -> tuple[PerToken, Metrics]:
     return gap.square(), {"values": values.detach()}
 
 
-@losses.register
+@losses.register(per="token")
 def awr(
-    logprobs, advantages, *, beta: float = 1.0, max_weight: float = 20.0
-) -> tuple[PerToken, Metrics]:
+    logprobs: Tensor, advantages: Tensor, *, beta: float = 1.0, max_weight: float = 20.0
+) -> tuple[Tensor, Metrics]:
     """Advantage-weighted regression (arXiv 1910.00177): l_t = -min(exp(A / beta), max_weight) log
     pi(y_t).
 
@@ -160,10 +160,16 @@ def awr(
     return _weighted(logprobs, advantages, beta, max_weight)
 
 
-@losses.register
+@losses.register(per="token")
 def awr_critic(
-    logprobs, values, reward, sequence, *, beta: float = 1.0, max_weight: float = 20.0
-) -> tuple[PerToken, Metrics]:
+    logprobs: Tensor,
+    values: Tensor,
+    reward: Tensor,
+    sequence: Tensor,
+    *,
+    beta: float = 1.0,
+    max_weight: float = 20.0,
+) -> tuple[Tensor, Metrics]:
     """Advantage-weighted regression with a critic (arXiv 1910.00177), trained beside it by
     `value_regression`.
 

@@ -7,12 +7,15 @@ from typing import Literal
 from torch import Tensor, where
 
 from posttrain.losses.exponential import bounded_exp
-from posttrain.losses.inputs import Metrics, PerToken
-from posttrain.losses.policy import log_ratio
+from posttrain.losses.inputs import Metrics
+from posttrain.losses.policy import Level, log_ratio
 from posttrain.registry import losses
 
+Estimator = Literal["k1", "k2", "k3"]
+"""An estimate of KL from single tokens: see `kl_estimate`."""
 
-def kl_estimate(difference: Tensor, estimator: str) -> Tensor:
+
+def kl_estimate(difference: Tensor, estimator: Estimator) -> Tensor:
     """k1 = -d, k2 = d^2 / 2 or k3 = e^d - d - 1 of d = log ref - log pi."""
     if estimator == "k1":
         return -difference
@@ -21,38 +24,40 @@ def kl_estimate(difference: Tensor, estimator: str) -> Tensor:
     return bounded_exp(difference) - difference - 1
 
 
-@losses.register
+@losses.register(per="token")
 def kl(
-    logprobs, ref_logprobs, *, estimator: Literal["k1", "k2", "k3"] = "k3"
-) -> tuple[PerToken, Metrics]:
+    logprobs: Tensor, ref_logprobs: Tensor, *, estimator: Estimator = "k3"
+) -> tuple[Tensor, Metrics]:
     """Per-token estimate of KL(pi || ref) on tokens that pi sampled (Schulman, "Approximating KL
     divergence", 2020).
 
-    With d = log ref - log pi:  k1 = -d;  k2 = d^2 / 2;  k3 = e^d - d - 1 (unbiased, never negative;
-                                                         GRPO's choice).
-    As a loss, the gradient of k1 is zero on average: use k2 or k3. Inputs [M], nats -> [M], nats.
+    With d = log ref - log pi:  k1 = -d;  k2 = d^2 / 2;  k3 = e^d - d - 1
+
+    k3 is unbiased and never negative: GRPO's choice. As a loss, the gradient of k1 is zero on
+    average: use k2 or k3. Inputs [M], nats -> [M], nats.
     """
     value = kl_estimate(ref_logprobs - logprobs, estimator)
     return value, {"kl": value.detach()}
 
 
-@losses.register
+@losses.register(per="token")
 def kl_corrected(
-    logprobs,
-    old_logprobs,
-    ref_logprobs,
-    sequence,
-    num_sequences,
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    ref_logprobs: Tensor,
+    sequence: Tensor,
+    num_sequences: int,
     *,
-    estimator: Literal["k1", "k2", "k3"] = "k3",
-    level: Literal["token", "sequence"] = "token",
-) -> tuple[PerToken, Metrics]:
+    estimator: Estimator = "k3",
+    level: Level = "token",
+) -> tuple[Tensor, Metrics]:
     """`kl` with the importance ratio as a weight, which makes its gradient unbiased (DeepSeek-V3.2,
     arXiv 2512.02556).
 
-    l = r k,  r = pi / pi_old with its gradient: the mean of r k over samples of pi_old is the KL
-              divergence of pi itself, and
-    differentiating through r is what makes that hold for the gradient. level as in `clipped`.
+    l = r k,  r = pi / pi_old with its gradient
+
+    The mean of r k over samples of pi_old is the KL divergence of pi itself. Differentiating
+    through r makes that hold for the gradient. level as in `clipped`.
     Inputs [M], nats -> [M], nats.
     """
     log_r = log_ratio(logprobs, old_logprobs, sequence, num_sequences, level)
@@ -68,23 +73,24 @@ def kl_corrected(
     return value, {"kl": value.detach()}
 
 
-@losses.register
-def entropy_bonus(entropy) -> PerToken:
+@losses.register(per="token")
+def entropy_bonus(entropy: Tensor) -> Tensor:
     """l_t = -H[pi(. | x, y_<t)]: with a positive weight the policy is kept wide. entropy [M],
     nats -> [M].
     """
     return -entropy
 
 
-@losses.register
+@losses.register(per="token")
 def adaptive_entropy(
-    entropy, reward_variance, *, scale: float = 0.01, rate: float = 1.0
-) -> tuple[PerToken, Metrics]:
+    entropy: Tensor, reward_variance: Tensor, *, scale: float = 0.01, rate: float = 1.0
+) -> tuple[Tensor, Metrics]:
     """An entropy bonus that is larger where the rewards of a prompt's completions differ less.
 
-    l = -lambda H,  lambda = scale e^(-rate Var R), Var R the variance of the group's rewards
-                    (survey of post-training,
-    arXiv 2503.06072, eq. 22). All inputs [M] -> [M].
+    l = -lambda H,  lambda = scale e^(-rate Var R)
+
+    Var R is the variance of the group's rewards (survey of post-training, arXiv 2503.06072,
+    eq. 22). All inputs [M] -> [M].
     """
     if rate < 0:
         raise ValueError(
@@ -94,8 +100,8 @@ def adaptive_entropy(
     return -weight * entropy, {"entropy_weight": weight}
 
 
-@losses.register
-def weighted_entropy(entropy, entropy_weight) -> tuple[PerToken, Metrics]:
+@losses.register(per="token")
+def weighted_entropy(entropy: Tensor, entropy_weight: Tensor) -> tuple[Tensor, Metrics]:
     """l = -w H with the weight w that the method steers towards a target entropy (credit:
     {target_entropy: ...}).
 

@@ -1,5 +1,6 @@
-"""Policy-gradient losses: the ratio level and the clip form; estimators are in `advantages`,
-averages in `reduce`.
+"""Policy-gradient losses.
+
+A loss is a ratio level and a clip form. Estimators are in `advantages`, averages in `reduce`.
 
 Every loss is homogeneous in the advantages, so that a weight on a token (an importance correction,
 a mask) is a factor on its advantage: see `rollouts.credit`.
@@ -14,14 +15,20 @@ import torch
 from torch import Tensor
 
 from posttrain.losses.exponential import bounded_exp
-from posttrain.losses.inputs import Metrics, PerGroup, PerSequence, PerToken
+from posttrain.losses.inputs import Metrics
 from posttrain.losses.reduce import sequence_mean, sequence_sum
 from posttrain.losses.settings import check_positive
 from posttrain.registry import losses
 
+RatioLevel = Literal["token", "sequence", "sequence_token", "sequence_sum"]
+"""Of what pi / pi_old is the ratio: see `log_ratio`."""
+
+Level = Literal["token", "sequence"]
+"""The levels of a ratio that every loss with a level has."""
+
 
 def log_ratio(
-    logprobs: Tensor, old_logprobs: Tensor, sequence: Tensor, num_sequences: int, level: str
+    logprobs: Tensor, old_logprobs: Tensor, sequence: Tensor, num_sequences: int, level: RatioLevel
 ) -> Tensor:
     """log pi/pi_old per target [M].
 
@@ -39,19 +46,19 @@ def log_ratio(
     return mean if level == "sequence" else mean.detach() + logprobs - logprobs.detach()
 
 
-@losses.register
+@losses.register(per="token")
 def clipped(
-    logprobs,
-    old_logprobs,
-    advantages,
-    sequence,
-    num_sequences,
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    sequence: Tensor,
+    num_sequences: int,
     *,
-    level: Literal["token", "sequence", "sequence_token", "sequence_sum"] = "token",
+    level: RatioLevel = "token",
     clip_low: float = 0.2,
     clip_high: float | None = None,
     clip_max: float | None = None,
-) -> tuple[PerToken, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """The clipped surrogate of PPO, used by GRPO, Dr.GRPO, DAPO and (level: sequence) GSPO.
 
     l = -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), r = pi / pi_old per token or per sequence
@@ -76,16 +83,16 @@ def clipped(
     }
 
 
-@losses.register
+@losses.register(per="token")
 def surrogate(
-    logprobs,
-    old_logprobs,
-    advantages,
-    sequence,
-    num_sequences,
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    sequence: Tensor,
+    num_sequences: int,
     *,
-    level: Literal["token", "sequence", "sequence_token", "sequence_sum"] = "token",
-) -> PerToken:
+    level: RatioLevel = "token",
+) -> Tensor:
     """What TRPO maximises, without a clip: l = -r A (arXiv 1502.05477). Keep the step small by
     trust_region.
 
@@ -95,23 +102,23 @@ def surrogate(
     return -ratio * advantages
 
 
-@losses.register
-def reinforce(logprobs, advantages) -> PerToken:
+@losses.register(per="token")
+def reinforce(logprobs: Tensor, advantages: Tensor) -> Tensor:
     """REINFORCE: l_t = -A_t log pi(y_t | x, y_<t) (Williams 1992). All inputs [M] -> [M]."""
     return -advantages * logprobs
 
 
-@losses.register
+@losses.register(per="token")
 def cispo(
-    logprobs,
-    old_logprobs,
-    advantages,
-    sequence,
-    num_sequences,
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    sequence: Tensor,
+    num_sequences: int,
     *,
-    level: Literal["token", "sequence"] = "token",
+    level: Level = "token",
     clip_max: float = 5.0,
-) -> tuple[PerToken, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """Clipped importance weight, not clipped update: every token keeps a gradient (MiniMax-M1,
     arXiv 2506.13585).
 
@@ -123,18 +130,18 @@ def cispo(
     return -ratio.clamp(max=clip_max) * advantages * logprobs, {"cispo_clip_ratio": capped}
 
 
-@losses.register
+@losses.register(per="token")
 def sapo(
-    logprobs,
-    old_logprobs,
-    advantages,
-    sequence,
-    num_sequences,
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    sequence: Tensor,
+    num_sequences: int,
     *,
-    level: Literal["token", "sequence"] = "token",
+    level: Level = "token",
     temperature_positive: float = 1.0,
     temperature_negative: float = 1.05,
-) -> PerToken:
+) -> Tensor:
     """Soft adaptive policy optimisation: a smooth gate where PPO clips (arXiv 2511.20347).
 
     l = -(4 / t) s(t (r - 1)) A, s the logistic function, t = temperature_positive where A > 0, else
@@ -149,25 +156,26 @@ def sapo(
     return -4 / t * (t * (ratio - 1)).sigmoid() * advantages
 
 
-@losses.register
+@losses.register(per="token")
 def vespo(
-    logprobs,
-    old_logprobs,
-    advantages,
-    sequence,
-    num_sequences,
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    sequence: Tensor,
+    num_sequences: int,
     *,
     k_positive: float = 2.0,
     lambda_positive: float = 3.0,
     k_negative: float = 3.0,
     lambda_negative: float = 2.0,
-) -> PerToken:
+) -> Tensor:
     """VESPO: the weight of a whole sequence, reshaped so that it fades on both sides of 1 (arXiv
     2602.10693).
 
-    l = -sg[phi(w)] A log pi,  phi(w) = w^k e^{lambda (1 - w)},  log w = sum over the sequence of
-        log r (each within +-20, the
-    sum within log 1e-8 and 20); (k, lambda) by the sign of A. phi(1) = 1. All inputs [M] -> [M].
+    l = -sg[phi(w)] A log pi,  phi(w) = w^k e^{lambda (1 - w)}
+
+    log w is the sum over the sequence of log r (each within +-20, the sum within log 1e-8 and 20);
+    (k, lambda) by the sign of A. phi(1) = 1. All inputs [M] -> [M].
     """
     total = sequence_sum(
         (logprobs - old_logprobs).detach().clamp(-20, 20), sequence, num_sequences
@@ -180,15 +188,22 @@ def vespo(
     return -weight * advantages * logprobs
 
 
-@losses.register
+@losses.register(per="sequence")
 def gmpo(
-    logprobs, old_logprobs, advantages, sequence, num_sequences, *, clip: float = 0.4
-) -> tuple[PerSequence, Metrics]:
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    sequence: Tensor,
+    num_sequences: int,
+    *,
+    clip: float = 0.4,
+) -> tuple[Tensor, Metrics]:
     """Geometric-mean policy optimisation (arXiv 2507.20673).
 
-    l = -A exp(1/T sum_t d_t),  d_t = log r_t, bounded to at most clip where A > 0 and at least
-                                -clip where A < 0: the
-    geometric mean of the clipped ratios, which single outliers move little. A is the sequence's
+    l = -A exp(1/T sum_t d_t),  d_t = log r_t
+
+    d_t is at most clip where A > 0 and at least -clip where A < 0. The geometric mean of the
+    clipped ratios moves little with single outliers. A is the sequence's
     (its mean over tokens). Inputs [M] -> [S].
     """
     sign = torch.where(advantages >= 0, 1.0, -1.0).to(logprobs.dtype)
@@ -201,22 +216,23 @@ def gmpo(
     }
 
 
-@losses.register
+@losses.register(per="token")
 def dppo(
-    logprobs,
-    old_logprobs,
-    advantages,
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
     *,
     divergence: Literal["tv", "kl"] = "tv",
     bound: float = 0.15,
     clip_max: float = 20.0,
-) -> tuple[PerToken, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """Divergence PPO: tokens stop learning once their probability, not its ratio, has moved far
     (arXiv 2602.04879).
 
-    l = -sg[m min(r, clip_max)] A log pi;  m = 0 where the update would move further away (A > 0 and
-                                           r > 1, or A < 0 and
-    r < 1) and D > bound, else 1. D of token against rest: tv |pi - pi_old|, or kl
+    l = -sg[m min(r, clip_max)] A log pi
+
+    m = 0 where the update would move further away (A > 0 and r > 1, or A < 0 and r < 1) and
+    D > bound, else 1. D of token against rest: tv |pi - pi_old|, or kl
     KL(Bernoulli(pi_old) || Bernoulli(pi)). All inputs [M] -> [M].
     """
     with torch.no_grad():
@@ -232,27 +248,27 @@ def dppo(
     return -weight * advantages * logprobs, {"clip_ratio/region_mean": masked.float()}
 
 
-@losses.register
+@losses.register(per="token")
 def opsm(
-    logprobs,
-    old_logprobs,
-    engine_logprobs,
-    advantages,
-    sequence,
-    num_sequences,
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    engine_logprobs: Tensor,
+    advantages: Tensor,
+    sequence: Tensor,
+    num_sequences: int,
     *,
     threshold: float = 0.5,
-    level: Literal["token", "sequence"] = "token",
+    level: Level = "token",
     clip_low: float = 0.2,
     clip_high: float | None = None,
-) -> tuple[PerToken, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """`clipped` with off-policy sequence masking (DeepSeek-V3.2, arXiv 2512.02556).
 
     Sequences with a negative advantage whose mean log(pi_engine / pi) exceeds threshold, nats a
     token, are left out: bad samples that the policy would hardly write any more teach nothing
     stable. All inputs [M] -> [M].
     """
-    loss, told = clipped(
+    loss, metrics = clipped(
         logprobs,
         old_logprobs,
         advantages,
@@ -264,21 +280,21 @@ def opsm(
     )
     drift = sequence_mean((engine_logprobs - logprobs).detach(), sequence, num_sequences)[sequence]
     masked = (advantages < 0) & (drift > threshold)
-    return torch.where(masked, 0.0, loss), {**told, "off_policy_masked": masked.float()}
+    return torch.where(masked, 0.0, loss), {**metrics, "off_policy_masked": masked.float()}
 
 
-@losses.register
-def mrt(logprob, reward, group, *, alpha: float = 0.005) -> PerGroup:
+@losses.register(per="group")
+def mrt(logprob: Tensor, reward: Tensor, group: Tensor, *, alpha: float = 0.005) -> Tensor:
     """Minimum risk training: the expected cost under the policy renormalised over the sampled
     candidates (arXiv 1512.02433).
 
-    l = -sum_i Q_i r_i,  Q_i = p_i^alpha / sum_j p_j^alpha over the completions of the prompt; the
-                         cost is minus the reward.
-    A candidate without a reward (NaN) is left out. The set should hold no duplicates (the method's
-    drop_duplicates). logprob, reward, group [S] -> [Q].
+    l = -sum_i Q_i r_i,  Q_i = p_i^alpha / sum_j p_j^alpha over the completions of the prompt
+
+    The cost is minus the reward. A candidate without a reward (NaN) is left out. The set should
+    hold no duplicates (the method's drop_duplicates). logprob, reward, group [S] -> [Q].
     """
-    known = ~reward.isnan()
-    powers = torch.where(known, alpha * logprob, -torch.inf)
+    rewarded = ~reward.isnan()
+    powers = torch.where(rewarded, alpha * logprob, -torch.inf)
     num_groups = int(group.max()) + 1 if len(group) else 0
     highest = torch.full((num_groups,), -torch.inf, dtype=powers.dtype, device=powers.device)
     highest = highest.scatter_reduce(0, group, powers.detach(), "amax").clamp(min=-1e30)

@@ -1,4 +1,4 @@
-"""Losses of pairs: a chosen and a rejected completion of one prompt.
+"""Losses of pairs: DPO and its relatives, a chosen and a rejected completion of one prompt.
 
 Inputs, each [P], one number a pair, in nats: `chosen`, `rejected`, the log-probabilities of the
 whole completions (sums over their tokens); `ref_chosen`, `ref_rejected`, the same under the frozen
@@ -6,7 +6,7 @@ reference; `chosen_length`, `rejected_length`, tokens;
 `gold`, `gold_length` of a triple's reference text; `margin`, how far apart the data say that the
 two are. Throughout  c = chosen - ref_chosen  and  r = rejected - ref_rejected  are log-ratios, and
 s is the logistic function. Losses that take `divergence` read f(c) and f(r) of `divergence.score`
-instead; the rewards that are told stay beta c, beta r.
+instead; the rewards in the metrics stay beta c, beta r.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Literal
 from torch import Tensor, where
 from torch.nn.functional import logsigmoid, relu
 
-from posttrain.losses.divergence import score
+from posttrain.losses.divergence import Divergence, score
 from posttrain.losses.exponential import bounded_exp
-from posttrain.losses.inputs import Metrics, PerBatch, PerPair
+from posttrain.losses.inputs import Metrics
 from posttrain.losses.settings import check_positive
 from posttrain.registry import losses
 
 
 def reward_metrics(chosen_reward: Tensor, rejected_reward: Tensor) -> Metrics:
-    """What every pair loss tells: implied rewards, their margin, and whether the chosen one is
-    ahead (TRL's names).
+    """Metrics of every loss of pairs, under TRL's names: implied rewards, their margin, and whether
+    the chosen one is ahead.
     """
     c, r = chosen_reward.detach(), rejected_reward.detach()
     return {
@@ -37,26 +37,32 @@ def reward_metrics(chosen_reward: Tensor, rejected_reward: Tensor) -> Metrics:
     }
 
 
-@losses.register
+@losses.register(per="pair")
 def dpo(
-    chosen,
-    rejected,
-    ref_chosen,
-    ref_rejected,
+    chosen: Tensor,
+    rejected: Tensor,
+    ref_chosen: Tensor,
+    ref_rejected: Tensor,
     *,
     beta: float = 0.1,
     label_smoothing: float = 0.0,
-    divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl",
+    divergence: Divergence = "reverse_kl",
     alpha: float | None = None,
-) -> tuple[PerPair, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """Direct preference optimisation (arXiv 2305.18290), also conservative DPO and f-DPO.
 
-    l = -(1 - e) log s(beta D) - e log s(-beta D),  D = f(c) - f(r), e = label_smoothing: the share
-                                                    of labels believed to be
-    the wrong way round. f is of the divergence that holds the policy to its reference (f-DPO, arXiv
-    2309.16240): reverse_kl x, the identity; forward_kl 1 - e^-x; js log 2 + log s(x); alpha
-    (e^((alpha-1) x) - 1) / (alpha - 1), with alpha at most 1, 0.5 if left out; 0 is forward_kl, 1
-    is reverse_kl. Exponentials are bounded beyond e^80. At the start l = log 2.
+    l = -(1 - e) log s(beta D) - e log s(-beta D),  D = f(c) - f(r)
+
+    e = label_smoothing: the share of labels believed to be the wrong way round.
+    f belongs to the divergence that holds the policy to its reference (f-DPO, arXiv 2309.16240):
+
+      reverse_kl:  f(x) = x
+      forward_kl:  f(x) = 1 - e^-x
+      js:          f(x) = log 2 + log s(x)
+      alpha:       f(x) = (e^((alpha-1) x) - 1) / (alpha - 1), alpha at most 1; None is 0.5
+
+    alpha 0 is forward_kl, 1 is reverse_kl. Exponentials are bounded beyond e^80. At the start
+    l = log 2.
     """
     c, r = chosen - ref_chosen, rejected - ref_rejected
     d = beta * (score(c, divergence, alpha) - score(r, divergence, alpha))
@@ -65,10 +71,17 @@ def dpo(
     ), reward_metrics(beta * c, beta * r)
 
 
-@losses.register
+@losses.register(per="pair")
 def odpo(
-    chosen, rejected, ref_chosen, ref_rejected, margin, *, beta: float = 0.1, alpha: float = 1.0
-) -> tuple[PerPair, Metrics]:
+    chosen: Tensor,
+    rejected: Tensor,
+    ref_chosen: Tensor,
+    ref_rejected: Tensor,
+    margin: Tensor,
+    *,
+    beta: float = 0.1,
+    alpha: float = 1.0,
+) -> tuple[Tensor, Metrics]:
     """DPO with an offset: clearer preferences must be further apart (arXiv 2402.10571).
 
     l = -log s(beta (c - r) - alpha margin), margin from the data's column of that name.
@@ -77,23 +90,24 @@ def odpo(
     return -logsigmoid(c - r - alpha * margin), reward_metrics(c, r)
 
 
-@losses.register
+@losses.register(per="pair")
 def tdpo(
-    chosen,
-    rejected,
-    ref_chosen,
-    ref_rejected,
-    chosen_forward_kl,
-    rejected_forward_kl,
+    chosen: Tensor,
+    rejected: Tensor,
+    ref_chosen: Tensor,
+    ref_rejected: Tensor,
+    chosen_forward_kl: Tensor,
+    rejected_forward_kl: Tensor,
     *,
     beta: float = 0.1,
     alpha: float = 0.5,
     version: Literal[1, 2] = 2,
-) -> tuple[PerPair, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """Token-level DPO: sequential KL keeps both completions near the reference at every token
     (arXiv 2404.11999).
 
-    With D(y) = sum_t KL(ref(. | x, y_<t) || pi(. | x, y_<t)) and sg holding its argument constant
+    With D(y) = sum_t KL(ref(. | x, y_<t) || pi(. | x, y_<t)), and sg holding its argument constant:
+
     TDPO1: l = -log s(beta (c - r) - beta (D(rejected) - D(chosen)))
     TDPO2: l = -log s(beta (c - r) - alpha beta (D(rejected) - sg[D(chosen)])).
     """
@@ -102,27 +116,28 @@ def tdpo(
         shift = rejected_forward_kl - chosen_forward_kl
     else:
         shift = alpha * (rejected_forward_kl - chosen_forward_kl.detach())
-    told = {"kl/chosen": chosen_forward_kl.detach(), "kl/rejected": rejected_forward_kl.detach()}
-    return -logsigmoid(beta * (c - r - shift)), reward_metrics(beta * c, beta * r) | told
+    kls = {"kl/chosen": chosen_forward_kl.detach(), "kl/rejected": rejected_forward_kl.detach()}
+    return -logsigmoid(beta * (c - r - shift)), reward_metrics(beta * c, beta * r) | kls
 
 
-@losses.register
+@losses.register(per="pair")
 def robust_dpo(
-    chosen,
-    rejected,
-    ref_chosen,
-    ref_rejected,
+    chosen: Tensor,
+    rejected: Tensor,
+    ref_chosen: Tensor,
+    ref_rejected: Tensor,
     *,
     beta: float = 0.1,
     label_smoothing: float = 0.1,
-    divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl",
+    divergence: Divergence = "reverse_kl",
     alpha: float | None = None,
-) -> tuple[PerPair, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """DPO that is unbiased when a share e = label_smoothing below one half of the labels is flipped
     (arXiv 2403.00409).
 
-    l = (-(1 - e) log s(beta D) + e log s(-beta D)) / (1 - 2 e),  D = f(c) - f(r), f by divergence
-        as in dpo.
+    l = (-(1 - e) log s(beta D) + e log s(-beta D)) / (1 - 2 e),  D = f(c) - f(r)
+
+    f by divergence as in dpo.
     """
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(
@@ -137,23 +152,23 @@ def robust_dpo(
     return value, reward_metrics(beta * c, beta * r)
 
 
-@losses.register
+@losses.register(per="pair")
 def dpo_norm(
-    chosen,
-    rejected,
-    ref_chosen,
-    ref_rejected,
-    chosen_length,
-    rejected_length,
+    chosen: Tensor,
+    rejected: Tensor,
+    ref_chosen: Tensor,
+    ref_rejected: Tensor,
+    chosen_length: Tensor,
+    rejected_length: Tensor,
     *,
     beta: float = 2.0,
-    divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl",
+    divergence: Divergence = "reverse_kl",
     alpha: float | None = None,
-) -> tuple[PerPair, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """Length-normalised DPO (Tulu 3, arXiv 2411.15124).
 
     l = -log s(beta (f(c) / |chosen| - f(r) / |rejected|)), f by divergence as in dpo. The rewards
-    told are a token's, beta c / |chosen|.
+    in the metrics are per token, beta c / |chosen|.
     """
     c, r = chosen - ref_chosen, rejected - ref_rejected
     d = score(c, divergence, alpha) / chosen_length - score(r, divergence, alpha) / rejected_length
@@ -162,18 +177,18 @@ def dpo_norm(
     )
 
 
-@losses.register
+@losses.register(per="pair")
 def r_dpo(
-    chosen,
-    rejected,
-    ref_chosen,
-    ref_rejected,
-    chosen_length,
-    rejected_length,
+    chosen: Tensor,
+    rejected: Tensor,
+    ref_chosen: Tensor,
+    ref_rejected: Tensor,
+    chosen_length: Tensor,
+    rejected_length: Tensor,
     *,
     beta: float = 0.1,
     alpha: float = 0.01,
-) -> tuple[PerPair, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """DPO with a length term that takes the pull of longer completions away (arXiv 2403.19159).
 
     l = -log s(beta (c - r) + alpha (|chosen| - |rejected|)): where the chosen one is longer, less
@@ -185,10 +200,16 @@ def r_dpo(
     )
 
 
-@losses.register
+@losses.register(per="pair")
 def dpop(
-    chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1, penalty: float = 50.0
-) -> tuple[PerPair, Metrics]:
+    chosen: Tensor,
+    rejected: Tensor,
+    ref_chosen: Tensor,
+    ref_rejected: Tensor,
+    *,
+    beta: float = 0.1,
+    penalty: float = 50.0,
+) -> tuple[Tensor, Metrics]:
     """DPO-positive, which keeps the chosen completion from losing probability (Smaug, arXiv
     2402.13228).
 
@@ -198,41 +219,25 @@ def dpop(
     return -logsigmoid(beta * (c - r - penalty * relu(-c))), reward_metrics(beta * c, beta * r)
 
 
-@losses.register
-def cal_dpo(
-    chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.001
-) -> tuple[PerPair, Metrics]:
-    """Calibrated DPO, whose implied rewards settle at +-1/2 (arXiv 2412.14516).
-
-    l = -log s(c - r) + (c - 1/(2 beta))^2 + (r + 1/(2 beta))^2.
-    """
-    check_positive(beta=beta)
-    c, r = chosen - ref_chosen, rejected - ref_rejected
-    goal = 1 / (2 * beta)
-    return -logsigmoid(c - r) + (c - goal).square() + (r + goal).square(), reward_metrics(
-        beta * c, beta * r
-    )
-
-
-@losses.register
+@losses.register(per="pair")
 def ipo(
-    chosen,
-    rejected,
-    ref_chosen,
-    ref_rejected,
-    chosen_length,
-    rejected_length,
+    chosen: Tensor,
+    rejected: Tensor,
+    ref_chosen: Tensor,
+    ref_rejected: Tensor,
+    chosen_length: Tensor,
+    rejected_length: Tensor,
     *,
     beta: float = 0.1,
-    divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl",
+    divergence: Divergence = "reverse_kl",
     alpha: float | None = None,
-) -> tuple[PerPair, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """Identity preference optimisation (arXiv 2310.12036), on log-ratios a token as its authors'
     code has it.
 
     l = (f(c) / |chosen| - f(r) / |rejected| - 1/(2 beta))^2: the gap is driven to a finite goal
-    instead of to infinity. f by divergence as in dpo. The rewards told are a token's, beta c /
-    |chosen|.
+    instead of to infinity. f by divergence as in dpo. The rewards in the
+    metrics are per token, beta c / |chosen|.
     """
     check_positive(beta=beta)
     c, r = chosen - ref_chosen, rejected - ref_rejected
@@ -243,17 +248,17 @@ def ipo(
     )
 
 
-@losses.register
+@losses.register(per="pair")
 def hinge_dpo(
-    chosen,
-    rejected,
-    ref_chosen,
-    ref_rejected,
+    chosen: Tensor,
+    rejected: Tensor,
+    ref_chosen: Tensor,
+    ref_rejected: Tensor,
     *,
     beta: float = 0.1,
-    divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl",
+    divergence: Divergence = "reverse_kl",
     alpha: float | None = None,
-) -> tuple[PerPair, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """The hinge of SLiC with DPO's log-ratios (arXiv 2309.06657).
 
     l = max(0, 1 - beta (f(c) - f(r))), f by divergence as in dpo.
@@ -264,23 +269,23 @@ def hinge_dpo(
     ), reward_metrics(beta * c, beta * r)
 
 
-@losses.register
+@losses.register(per="pair")
 def exo(
-    chosen,
-    rejected,
-    ref_chosen,
-    ref_rejected,
+    chosen: Tensor,
+    rejected: Tensor,
+    ref_chosen: Tensor,
+    ref_rejected: Tensor,
     *,
     beta: float = 0.1,
     label_smoothing: float = 1e-3,
-    divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl",
+    divergence: Divergence = "reverse_kl",
     alpha: float | None = None,
-) -> tuple[PerPair, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """Exact optimisation: reverse KL between the pair's two-way distributions (arXiv 2402.00856).
 
-    l = s(d) (log s(d) - log(1 - e)) + s(-d) (log s(-d) - log e),  d = beta (f(c) - f(r)), f by
-        divergence as in
-    dpo, e = label_smoothing above 0.
+    l = s(d) (log s(d) - log(1 - e)) + s(-d) (log s(-d) - log e),  d = beta (f(c) - f(r))
+
+    f by divergence as in dpo; e = label_smoothing, above 0.
     """
     if not 0 < label_smoothing < 1:
         raise ValueError(
@@ -294,84 +299,23 @@ def exo(
     return up + down, reward_metrics(beta * c, beta * r)
 
 
-@losses.register
-def nca(
-    chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1
-) -> tuple[PerPair, Metrics]:
-    """Noise contrastive alignment of a pair (arXiv 2402.05369).
-
-    l = -log s(beta c) - 1/2 log s(-beta c) - 1/2 log s(-beta r): absolute rewards, not just their
-    gap.
-    """
-    c, r = beta * (chosen - ref_chosen), beta * (rejected - ref_rejected)
-    return -logsigmoid(c) - 0.5 * logsigmoid(-c) - 0.5 * logsigmoid(-r), reward_metrics(c, r)
-
-
-@losses.register
-def bco_pair(
-    chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1
-) -> tuple[PerPair, Metrics]:
-    """Binary classifier optimisation of a pair without a running shift (arXiv 2404.04656).
-
-    l = -log s(beta c) - log s(-beta r).
-    """
-    c, r = beta * (chosen - ref_chosen), beta * (rejected - ref_rejected)
-    return -logsigmoid(c) - logsigmoid(-r), reward_metrics(c, r)
-
-
-@losses.register
-def sppo(
-    chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1
-) -> tuple[PerPair, Metrics]:
-    """Self-play preference optimisation with hard wins (arXiv 2405.00675): l = (c - 1/(2
-    beta))^2 + (r + 1/(2 beta))^2.
-    """
-    check_positive(beta=beta)
-    c, r = chosen - ref_chosen, rejected - ref_rejected
-    goal = 1 / (2 * beta)
-    return (c - goal).square() + (r + goal).square(), reward_metrics(beta * c, beta * r)
-
-
-@losses.register
-def apo_zero(
-    chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1
-) -> tuple[PerPair, Metrics]:
-    """Anchored preference optimisation, for a chosen one better than the model (arXiv 2408.06266).
-
-    l = 1 - s(beta c) + s(beta r): raises the chosen, lowers the rejected.
-    """
-    c, r = beta * (chosen - ref_chosen), beta * (rejected - ref_rejected)
-    return 1 - c.sigmoid() + r.sigmoid(), reward_metrics(c, r)
-
-
-@losses.register
-def apo_down(
-    chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1
-) -> tuple[PerPair, Metrics]:
-    """Anchored preference optimisation, for a chosen one worse than the model (arXiv 2408.06266).
-
-    l = s(beta c) + 1 - s(beta (c - r)): lowers both, the rejected more.
-    """
-    c, r = beta * (chosen - ref_chosen), beta * (rejected - ref_rejected)
-    return c.sigmoid() + 1 - (c - r).sigmoid(), reward_metrics(c, r)
-
-
-@losses.register
+@losses.register(per="pair")
 def discopop(
-    chosen,
-    rejected,
-    ref_chosen,
-    ref_rejected,
+    chosen: Tensor,
+    rejected: Tensor,
+    ref_chosen: Tensor,
+    ref_rejected: Tensor,
     *,
     beta: float = 0.05,
     temperature: float = 0.05,
-    divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl",
+    divergence: Divergence = "reverse_kl",
     alpha: float | None = None,
-) -> tuple[PerPair, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """DiscoPOP's log-ratio modulated loss, found by a search over programs (arXiv 2406.08414).
 
-    l = (1 - m) (-log s(d)) + m e^-d,  m = s(d / temperature), d = beta (f(c) - f(r)), f by
-                                       divergence as in dpo.
+    l = (1 - m) (-log s(d)) + m e^-d,  m = s(d / temperature), d = beta (f(c) - f(r))
+
+    f by divergence as in dpo.
     """
     check_positive(temperature=temperature)
     c, r = chosen - ref_chosen, rejected - ref_rejected
@@ -383,50 +327,3 @@ def discopop(
     far = bounded_exp(where(near, 0.0, logsigmoid(d / temperature) - d))
     value = -(1 - mix) * logsigmoid(d) + where(near, modulated, far)
     return value, reward_metrics(beta * c, beta * r)
-
-
-@losses.register
-def npo(rejected, ref_rejected, *, beta: float = 0.1) -> PerPair:
-    """Negative preference optimisation, for unlearning: the rejected completions alone (arXiv
-    2404.05868).
-
-    l = (2 / beta) log(1 + (pi / ref)^beta) = -(2 / beta) log s(-beta r).
-    """
-    check_positive(beta=beta)
-    return -2 / beta * logsigmoid(-beta * (rejected - ref_rejected))
-
-
-# -- of the whole batch
-
-
-@losses.register
-def aot(
-    chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1, label_smoothing: float = 0.0
-) -> tuple[PerBatch, Metrics]:
-    """Alignment by optimal transport, paired: margins as a distribution dominate the reference's
-    (arXiv 2406.05882).
-
-    With u = sort(chosen - rejected) and v = sort(ref_chosen - ref_rejected) over the step's pairs
-    and d = beta (u - v) l = -(1 - e) log s(d) - e log s(-d), e = label_smoothing; the k-th largest
-    margin is compared with the k-th largest.
-    """
-    d = beta * ((chosen - rejected).sort().values - (ref_chosen - ref_rejected).sort().values)
-    value = -(1 - label_smoothing) * logsigmoid(d) - label_smoothing * logsigmoid(-d)
-    return value, reward_metrics(beta * (chosen - ref_chosen), beta * (rejected - ref_rejected))
-
-
-@losses.register
-def aot_unpaired(
-    chosen, rejected, ref_chosen, ref_rejected, *, beta: float = 0.1, label_smoothing: float = 0.0
-) -> tuple[PerBatch, Metrics]:
-    """Alignment by optimal transport between all chosen and all rejected, whatever their prompts
-    (arXiv 2406.05882).
-
-    l = -(1 - e) log s(d) - e log s(-d),  d = beta (sort(c) - sort(r)) over the step's pairs, e =
-                                          label_smoothing.
-    """
-    c, r = beta * (chosen - ref_chosen), beta * (rejected - ref_rejected)
-    d = c.sort().values - r.sort().values
-    return -(1 - label_smoothing) * logsigmoid(d) - label_smoothing * logsigmoid(
-        -d
-    ), reward_metrics(c, r)

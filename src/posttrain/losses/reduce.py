@@ -7,29 +7,34 @@ spread over ranks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-Aggregation = Literal["token_mean", "sequence_mean", "sequence_sum", "fixed_length"]
+from posttrain.config import Aggregation
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Global counts of one optimiser step. tokens: sum of the weights of all targets; sequences,
-    groups: how many.
+    """Global counts of one optimiser step, which averages are divided by.
 
-    groups: pairs, or the completions of one prompt together; trees of the batch. given: where some
-    targets were given and not sampled, the same counts of those; the others are then of the sampled
-    ones alone.
+    Attributes:
+        tokens: sum of the weights of all targets. sequences: how many.
+        groups: how many pairs, or prompts with their completions; trees of the batch.
+        parts: the same counts of some of the targets, by the `on` of the terms that are averaged
+            on those (`training.selection`). Counts of a name that is not in it are the whole's.
     """
 
     tokens: float
     sequences: int
     groups: int = 0
-    given: Totals | None = None
+    parts: Mapping[str, Totals] = field(default_factory=dict)
+
+    def on(self, name: str) -> Totals:
+        """The counts for a term that is averaged on the targets of this name."""
+        return self.parts.get(name, self)
 
 
 def sequence_sum(values: Tensor, sequence: Tensor, num_sequences: int) -> Tensor:

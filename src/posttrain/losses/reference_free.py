@@ -1,5 +1,6 @@
-"""Losses of pairs that need no reference model, and what a triple's third text adds. Inputs as
-in `preference`.
+"""Losses of pairs and triples without a reference model.
+
+Inputs as in `preference`.
 """
 
 from __future__ import annotations
@@ -10,16 +11,22 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
 from posttrain.losses.exponential import bounded_exp, bounded_expm1
-from posttrain.losses.inputs import Metrics, PerPair
+from posttrain.losses.inputs import Metrics
 from posttrain.losses.preference import reward_metrics
 from posttrain.losses.settings import check_positive
 from posttrain.registry import losses
 
 
-@losses.register
+@losses.register(per="pair")
 def simpo(
-    chosen, rejected, chosen_length, rejected_length, *, beta: float = 2.0, gamma: float = 1.0
-) -> tuple[PerPair, Metrics]:
+    chosen: Tensor,
+    rejected: Tensor,
+    chosen_length: Tensor,
+    rejected_length: Tensor,
+    *,
+    beta: float = 2.0,
+    gamma: float = 1.0,
+) -> tuple[Tensor, Metrics]:
     """SimPO: average log-probability as the reward, with a margin (arXiv 2405.14734).
 
     l = -log s(beta chosen / |chosen| - beta rejected / |rejected| - gamma).
@@ -28,17 +35,17 @@ def simpo(
     return -logsigmoid(c - r - gamma), reward_metrics(c, r)
 
 
-@losses.register
+@losses.register(per="pair")
 def alphapo(
-    chosen,
-    rejected,
-    chosen_length,
-    rejected_length,
+    chosen: Tensor,
+    rejected: Tensor,
+    chosen_length: Tensor,
+    rejected_length: Tensor,
     *,
     beta: float = 2.0,
     gamma: float = 1.0,
     alpha: float = 0.25,
-) -> tuple[PerPair, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """AlphaPO: SimPO with a reward of another shape (arXiv 2501.03884).
 
     reward = beta (1 - p^-alpha) / alpha with p the geometric mean probability of a token.
@@ -57,10 +64,10 @@ def alphapo(
     return -logsigmoid(c - r - gamma), reward_metrics(c, r)
 
 
-@losses.register
+@losses.register(per="pair")
 def cpo(
-    chosen, rejected, *, beta: float = 0.1, label_smoothing: float = 0.0
-) -> tuple[PerPair, Metrics]:
+    chosen: Tensor, rejected: Tensor, *, beta: float = 0.1, label_smoothing: float = 0.0
+) -> tuple[Tensor, Metrics]:
     """The contrast of CPO (arXiv 2401.08417): DPO with a uniform reference; its authors add
     chosen_nll with weight 1.
 
@@ -71,14 +78,20 @@ def cpo(
     return value, reward_metrics(beta * chosen, beta * rejected)
 
 
-@losses.register
+@losses.register(per="pair")
 def orpo(
-    chosen, rejected, chosen_length, rejected_length, *, beta: float = 0.1
-) -> tuple[PerPair, Metrics]:
+    chosen: Tensor,
+    rejected: Tensor,
+    chosen_length: Tensor,
+    rejected_length: Tensor,
+    *,
+    beta: float = 0.1,
+) -> tuple[Tensor, Metrics]:
     """The odds-ratio term of ORPO (arXiv 2403.07691); its authors add chosen_nll with weight 1.
 
-    l = -beta log s(log odds(chosen) - log odds(rejected)),  odds = p / (1 - p), p the geometric
-        mean probability of a token.
+    l = -beta log s(log odds(chosen) - log odds(rejected)),  odds = p / (1 - p)
+
+    p is the geometric mean probability of a token.
     """
     c, r = chosen / chosen_length, rejected / rejected_length
     # log odds = log p - log(1 - p); with p near 1 the difference 1 - p is formed by expm1, which
@@ -87,8 +100,8 @@ def orpo(
     return -beta * logsigmoid(odds), reward_metrics(beta * c, beta * r)
 
 
-@losses.register
-def chosen_nll(chosen, chosen_length) -> PerPair:
+@losses.register(per="pair")
+def chosen_nll(chosen: Tensor, chosen_length: Tensor) -> Tensor:
     """Likelihood of the chosen completion, to mix with a contrast: l = -chosen / |chosen|, mean
     nats a token.
     """
@@ -98,17 +111,17 @@ def chosen_nll(chosen, chosen_length) -> PerPair:
 # -- triples
 
 
-@losses.register
+@losses.register(per="pair")
 def tpo(
-    chosen,
-    rejected,
-    chosen_length,
-    rejected_length,
+    chosen: Tensor,
+    rejected: Tensor,
+    chosen_length: Tensor,
+    rejected_length: Tensor,
     *,
     beta: float = 0.01,
     gamma: float = 0.5,
     form: Literal["sigmoid", "hinge", "ipo", "length"] = "sigmoid",
-) -> tuple[PerPair, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """The contrast of triple preference optimisation, without a reference (arXiv 2405.16681); add
     gold_nll for the third text.
 
@@ -129,8 +142,8 @@ def tpo(
     return value, reward_metrics(beta * c, beta * r)
 
 
-@losses.register
-def gold_nll(gold, gold_length) -> PerPair:
+@losses.register(per="pair")
+def gold_nll(gold: Tensor, gold_length: Tensor) -> Tensor:
     """Likelihood of a triple's reference text: l = -gold / |gold|, mean nats a token (column
     reference of the data).
     """

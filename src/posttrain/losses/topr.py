@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
-from posttrain.losses.inputs import Metrics, PerToken
+from posttrain.losses.inputs import Metrics
 from posttrain.losses.policy import log_ratio
 from posttrain.registry import losses
 
 
-@losses.register
+@losses.register(per="token")
 def topr(
-    logprobs,
-    old_logprobs,
-    advantages,
-    sequence,
-    num_sequences,
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    sequence: Tensor,
+    num_sequences: int,
     *,
     clip_positive: float | None = None,
     clip_negative: float = 1.0,
-) -> tuple[PerToken, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """Tapered off-policy REINFORCE: good completions count in full, bad ones by truncated weights
     (arXiv 2503.14286).
 
-    l = -sg[w] A log pi;  w = 1 where A >= 0 (min(r, clip_positive) if that is given), min(r,
-                          clip_negative) where A < 0, r the
-    ratio of the whole sequence's probabilities. What the policy hardly writes any more is pushed
-    down no further. All inputs [M] -> [M].
+    l = -sg[w] A log pi
+
+    w = 1 where A >= 0 (min(r, clip_positive) if that is given), min(r, clip_negative) where A < 0;
+    r is the ratio of the whole sequence's probabilities. What the policy hardly writes any more is
+    pushed down no further. All inputs [M] -> [M].
     """
     ratio = (
         log_ratio(logprobs, old_logprobs, sequence, num_sequences, "sequence_sum")

@@ -11,27 +11,27 @@ from __future__ import annotations
 from torch import Tensor, where
 from torch.nn.functional import logsigmoid
 
-from posttrain.losses.inputs import Metrics, PerSequence
+from posttrain.losses.inputs import Metrics
 from posttrain.registry import losses
 
 
-def _told(reward: Tensor, label: Tensor) -> Metrics:
+def _metrics(reward: Tensor, label: Tensor) -> Metrics:
     """The implied rewards of each kind (TRL's names)."""
     reward = reward.detach()
     return {"rewards/chosen": reward[label > 0.5], "rewards/rejected": reward[label <= 0.5]}
 
 
-@losses.register
+@losses.register(per="sequence")
 def kto(
-    logprob,
-    ref_logprob,
-    label,
-    kl,
+    logprob: Tensor,
+    ref_logprob: Tensor,
+    label: Tensor,
+    kl: Tensor,
     *,
     beta: float = 0.1,
     desirable_weight: float = 1.0,
     undesirable_weight: float = 1.0,
-) -> tuple[PerSequence, Metrics]:
+) -> tuple[Tensor, Metrics]:
     """Kahneman-Tversky optimisation: gains and losses against a point of reference (arXiv
     2402.01306).
 
@@ -44,30 +44,33 @@ def kto(
     value = where(
         label > 0.5, desirable_weight * (-gain).sigmoid(), undesirable_weight * gain.sigmoid()
     )
-    return value, {**_told(beta * x, label), "kl": kl}
+    return value, {**_metrics(beta * x, label), "kl": kl}
 
 
-@losses.register
+@losses.register(per="sequence")
 def apo_zero_unpaired(
-    logprob, ref_logprob, label, *, beta: float = 0.1
-) -> tuple[PerSequence, Metrics]:
+    logprob: Tensor, ref_logprob: Tensor, label: Tensor, *, beta: float = 0.1
+) -> tuple[Tensor, Metrics]:
     """Anchored preference optimisation of single completions (arXiv 2408.06266).
 
     desirable: l = 1 - s(beta x);  undesirable: l = s(beta x).
     """
     reward = beta * (logprob - ref_logprob)
-    return where(label > 0.5, (-reward).sigmoid(), reward.sigmoid()), _told(reward, label)
+    return where(label > 0.5, (-reward).sigmoid(), reward.sigmoid()), _metrics(reward, label)
 
 
-@losses.register
-def bco(logprob, ref_logprob, label, shift, *, beta: float = 0.1) -> tuple[PerSequence, Metrics]:
+@losses.register(per="sequence")
+def bco(
+    logprob: Tensor, ref_logprob: Tensor, label: Tensor, shift: Tensor, *, beta: float = 0.1
+) -> tuple[Tensor, Metrics]:
     """Binary classifier optimisation: implied rewards tell desirable from undesirable (arXiv
     2404.04656).
 
-    desirable: l = -log s(beta (x - shift));  undesirable: l = -log s(-beta (x - shift)), with shift
-                                              the middle between the
-    running means of x over both kinds.
+    desirable:    l = -log s(beta (x - shift))
+    undesirable:  l = -log s(-beta (x - shift))
+
+    shift is the middle between the running means of x over both kinds.
     """
     x = logprob - ref_logprob
-    told = {**_told(beta * x, label), "rewards/shift": beta * shift}
-    return -logsigmoid(where(label > 0.5, beta, -beta) * (x - shift)), told
+    metrics = {**_metrics(beta * x, label), "rewards/shift": beta * shift}
+    return -logsigmoid(where(label > 0.5, beta, -beta) * (x - shift)), metrics

@@ -27,7 +27,7 @@ from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
 from posttrain.rewards.base import as_completion
 from posttrain.rewards.judge import Judge
-from posttrain.rollouts.collect import Prompt
+from posttrain.sources.collect import Prompt
 from posttrain.terminal import write
 from posttrain.training.plan import Job, Place, PreparedJob
 from posttrain.types import Request, Sampling, Text

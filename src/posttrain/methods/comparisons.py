@@ -17,7 +17,6 @@ from posttrain.data.forest import TokenSequence, Tree
 from posttrain.data.templates import template_fingerprint
 from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError, DataError
-from posttrain.losses.inputs import ROLLOUT_INPUTS, SCORE_INPUTS
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.spec import ModelSpec
 from posttrain.terminal import write
@@ -27,25 +26,6 @@ from posttrain.training.reference import add_ref_logprobs, as_reference
 from posttrain.types import Request, Sampling
 
 Groups = list[list[TokenSequence]]
-
-LACKING = (
-    ROLLOUT_INPUTS
-    | SCORE_INPUTS
-    | {
-        "teacher_logprobs",
-        "teacher_distribution",
-        "foreign_distribution",
-        "aligned",
-        "probability",
-        "labels",
-    }
-)
-"""What rows of comparisons and a language model do not have, so that losses which ask for it are
-refused.
-"""
-
-NOT_IN_SAMPLES = LACKING | {"label", "kl", "shift", "reward", "margin"}
-"""What pairs that the policy writes do not carry."""
 
 
 def encode_data(
@@ -133,7 +113,6 @@ def within_perplexity(
     groups: Groups,
     percentile: float,
     num_samples: int,
-    *,
     seed: int,
     max_tokens: int,
     console: Console,

@@ -4,6 +4,10 @@ teacher's completions.
 
 from __future__ import annotations
 
+from functools import partial
+
+from rich.console import Console
+
 from posttrain import registry
 from posttrain.config import Component, Limits, SamplingConfig
 from posttrain.data.account import Account
@@ -12,9 +16,9 @@ from posttrain.data.forest import Batch, Tree
 from posttrain.data.formats import detect_format, normalise
 from posttrain.data.item import Item
 from posttrain.data.preview import preview
-from posttrain.data.stream import DataSource, Singles
 from posttrain.data.training_data import read_rows
 from posttrain.errors import ConfigError, DataError
+from posttrain.inputs import TEACHER
 from posttrain.methods.comparisons import held_out_measure, losses_text
 from posttrain.methods.objects import (
     Losses,
@@ -23,7 +27,6 @@ from posttrain.methods.objects import (
     TaskLike,
     components_of,
     data_of,
-    model_of,
     task_of,
 )
 from posttrain.methods.prompts import (
@@ -34,22 +37,21 @@ from posttrain.methods.prompts import (
     sampling_of,
 )
 from posttrain.methods.sft import encode_examples
-from posttrain.models.language_model import LanguageModel
-from posttrain.models.spec import ModelSpec
+from posttrain.models.spec import ModelSpec, model_spec
 from posttrain.registry import methods
-from posttrain.rollouts.collect import Collector, Prompt
-from posttrain.rollouts.distill import DistillSource
+from posttrain.sources.collect import Prompt
+from posttrain.sources.distillation import DistillSource
+from posttrain.sources.rows import DataSource, Singles
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Schedule
 from posttrain.training.plan import AdamW, Facts, Learner, Measure, Plan, Work, steps_of
-from posttrain.training.reference_model import Reference
 from posttrain.types import Example, Sampling, Task
 
 _FOREIGN = frozenset({"foreign_distribution", "aligned"})
 _TEACHER = frozenset({"teacher_distribution", "teacher_logprobs"})
 
 
-@methods.register
+@methods.register(trains="language")
 def distill(
     data: Rows | None = None,
     *,
@@ -100,9 +102,8 @@ def distill(
     settings = dict(locals())
     items = components_of(losses)
     _check(items, lmbda, seq_kd, sampling, num_generations)
-    objective = Objective(items, accuracy=lmbda == 0 and not seq_kd)
-    teacher_model = model_of(teacher)
-    assert teacher_model is not None
+    objective = Objective(items, accuracy=lmbda == 0 and not seq_kd, carries=TEACHER)
+    teacher_model = model_spec(teacher)
     reads_rows, samples = lmbda < 1 and not seq_kd, lmbda > 0 or seq_kd
 
     def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
@@ -114,9 +115,8 @@ def distill(
             _exactly_one(data, task, "whose worked examples are imitated")
             encoded = encode_examples(spec, data, task, account, limits)
             objective.check_weights(encoded.sequences)
-            rows = DataSource(
-                Singles(encoded.sequences), batch_size=batch_size, seed=seed, whole=objective.whole
-            )
+            singles, whole = Singles(encoded.sequences), objective.whole
+            rows = DataSource(singles, batch_size=batch_size, seed=seed, whole=whole)
         prompts: list[Prompt] = []
         sampled = Sampling()
         if samples:
@@ -127,38 +127,26 @@ def distill(
         number = steps_of(steps, num_train_epochs, per_epoch)
 
         def source(learner: Learner) -> DistillSource:
-            def collector(writer: LanguageModel) -> Collector:
-                return make_collector(
-                    writer,
-                    prompts,
-                    None,
-                    sampled,
-                    batch_size=batch_size,
-                    num_generations=num_generations,
-                    seed=seed,
-                )
-
             model = learner.model
+            settings = prompts, None, sampled, batch_size, num_generations, seed
             return DistillSource(
                 data=rows,
-                student=collector(model) if lmbda > 0 else None,
-                teacher=collector(model.teacher) if seq_kd and lmbda < 1 else None,
+                student=make_collector(model, *settings) if lmbda > 0 else None,
+                teacher=make_collector(model.teacher, *settings) if seq_kd and lmbda < 1 else None,
                 lmbda=lmbda,
                 seq_kd=seq_kd,
                 seed=seed,
                 whole=objective.whole,
             )
 
-        facts = [("teacher", teacher_model.name), ("losses", losses_text(objective))]
-        facts += _facts(encoded, len(prompts), sampled, lmbda, seq_kd)
+        facts = _facts(encoded, len(prompts), sampled, lmbda, seq_kd)
+        facts = [("teacher", teacher_model.name), ("losses", losses_text(objective)), *facts]
         return Work(
             steps=number,
             source=source,
             facts=[*facts, ("steps", f"{number} of {batch_size}")],
             account=account,
-            preview=(lambda console, num: preview(encoded, spec.tokenizer, console, num))
-            if encoded
-            else None,
+            preview=partial(_preview, encoded, spec) if encoded else None,
             measure=_measure(spec, eval_data, objective, account, limits),
             samples=bool(prompts),
         )
@@ -169,9 +157,12 @@ def distill(
         objective=objective,
         prepare=prepare,
         optimizer=AdamW(learning_rate, lr_scheduler_type),
-        reference=Reference(),
         teacher=teacher_model,
     )
+
+
+def _preview(encoded: Encoded, spec: ModelSpec, console: Console, num: int) -> None:
+    preview(encoded, spec.tokenizer, console, num)
 
 
 def _exactly_one(data: Rows | None, task: TaskLike | None, why: str) -> None:

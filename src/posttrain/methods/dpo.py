@@ -14,11 +14,10 @@ from posttrain.data.comparisons import encode_pairs
 from posttrain.data.encoded import Encoded
 from posttrain.data.forest import Batch, Tree
 from posttrain.data.preview import preview
-from posttrain.data.stream import DataSource
 from posttrain.data.training_data import steps_text
 from posttrain.errors import ConfigError
+from posttrain.inputs import TRIPLES
 from posttrain.methods.comparisons import (
-    LACKING,
     Groups,
     check_carried,
     comparison_facts,
@@ -29,6 +28,7 @@ from posttrain.methods.comparisons import (
 from posttrain.methods.objects import Losses, Rows, components_of, data_of
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
+from posttrain.sources.rows import DataSource
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Schedule
 from posttrain.training.plan import AdamW, Measure, Plan, Work, steps_of
@@ -37,7 +37,7 @@ from posttrain.training.reference_model import Reference
 ROLES = ("chosen", "rejected")
 
 
-@methods.register
+@methods.register(trains="language")
 def dpo(
     data: Rows,
     *,
@@ -103,7 +103,7 @@ def dpo(
         "accuracy": True,
         "tail_weight": tail_weight,
         "on_policy_weight": on_policy_weight,
-        "lacks": LACKING | {"label", "kl", "shift", "reward"},
+        "carries": TRIPLES,
     }
     plan_objective = Objective(items, roles=ROLES, **options)
     reference = Reference(cached=cache_reference, every=reference_every, mix=reference_mix)
@@ -138,14 +138,9 @@ def dpo(
             )
 
         def filtered(model: Any, max_tokens: int, console: Console) -> Work:
+            limits = perplexity_percentile, perplexity_samples
             groups, dropped = within_perplexity(
-                model,
-                pairs.groups,
-                perplexity_percentile,
-                perplexity_samples,
-                seed=seed,
-                max_tokens=max_tokens,
-                console=console,
+                model, pairs.groups, *limits, seed, max_tokens, console
             )
             account.metrics["data/perplexity_dropped"] = float(dropped)
             return work_of(groups)
@@ -186,8 +181,13 @@ def _held_out(
 def _measure(objective: Objective, held_out: Encoded | None) -> Measure | None:
     if held_out is None:
         return None
-    trees = [Tree.build(pair) for pair in held_out.groups]
-    return held_out_measure(objective, lambda source: Batch(trees, whole=objective.whole))
+
+    def batch(source: Any) -> Batch:
+        # Cached log-probs of the reference are among the streams only once the training starts.
+        trees = [Tree.build(pair) for pair in held_out.groups]
+        return Batch(trees, whole=objective.whole)
+
+    return held_out_measure(objective, batch)
 
 
 def _check(objective: Objective, tail_weight: float, percentile: float, num_samples: int) -> None:

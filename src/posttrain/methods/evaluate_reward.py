@@ -244,9 +244,9 @@ class _BestOf:
             self.prompts,
             self.rewards,
             self.sampling,
-            batch_size=len(self.prompts),
-            num_generations=self.num_samples,
-            seed=self.seed,
+            len(self.prompts),
+            self.num_samples,
+            self.seed,
         )
         groups = collector.collect(0)
         flat = [(g.example.prompt, r) for g in groups for r in g.rollouts]

@@ -13,13 +13,14 @@ from posttrain.config import (
     TrustRegionConfig,
 )
 from posttrain.methods.objects import Losses, Rewards, Rows, TaskLike, components_of
-from posttrain.methods.policy_gradient import PolicyGradient, policy_gradient_plan
+from posttrain.methods.policy_gradient import policy_gradient_plan
+from posttrain.methods.policy_settings import PolicyGradient
 from posttrain.registry import methods
 from posttrain.training.optim import Schedule
 from posttrain.training.plan import AdamW, Plan
 
 
-@methods.register
+@methods.register(trains="language")
 def grpo(
     task: TaskLike,
     *,

@@ -15,8 +15,8 @@ from posttrain.data.encoded import Encoded
 from posttrain.data.preview import preview
 from posttrain.data.training_data import steps_text
 from posttrain.errors import ConfigError, DataError
+from posttrain.inputs import LABELLED
 from posttrain.methods.comparisons import (
-    LACKING,
     comparison_facts,
     encode_data,
     held_out_measure,
@@ -24,14 +24,14 @@ from posttrain.methods.comparisons import (
 from posttrain.methods.objects import Losses, Rows, components_of, data_of
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
+from posttrain.sources.unpaired import UnpairedSource, mismatched
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Schedule
 from posttrain.training.plan import AdamW, Learner, Plan, Work, steps_of
 from posttrain.training.reference_model import Reference
-from posttrain.training.unpaired import UnpairedSource, mismatched
 
 
-@methods.register
+@methods.register(trains="language")
 def kto(
     data: Rows,
     *,
@@ -72,7 +72,7 @@ def kto(
     """
     settings = dict(locals())
     items = components_of(losses)
-    objective = Objective(items, accuracy=True, lacks=LACKING | {"reward", "margin"})
+    objective = Objective(items, accuracy=True, carries=LABELLED)
     reference = Reference(cached=cache_reference, every=reference_every, mix=reference_mix)
     reference.check(objective)
 

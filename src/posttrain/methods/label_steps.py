@@ -23,10 +23,11 @@ from posttrain.methods.objects import TaskLike, task_of
 from posttrain.methods.parts import make_parts, remove_parts
 from posttrain.methods.prompts import decoder, encode_prompts, sampling_of
 from posttrain.methods.sample import SAMPLES, Row
+from posttrain.models.language_model import LanguageModel
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
-from posttrain.rollouts.collect import Prompt
-from posttrain.rollouts.step_labels import Solution, StepLabeller
+from posttrain.sources.collect import Prompt
+from posttrain.sources.step_labels import Solution, StepLabeller
 from posttrain.terminal import write
 from posttrain.training.plan import Job, Place, PreparedJob, check_positive
 from posttrain.types import Request, Sampling, Task
@@ -87,30 +88,12 @@ def label_steps(
             started = time.perf_counter()
             model = policy.load()
             place.open()
-            engine = TorchEngine(model)
-            labeller = StepLabeller(
-                engine,
-                judge=prompt_task.score,
-                decode=decoder(model),
-                sampling=sampled,
-                num_rollouts=num_rollouts,
-                seed=seed + 1,
-            )
-            texts = PieceTexts(model.tokenizer)
+            labeller = _Labeller(model, prompt_task, sampled, num_solutions, num_rollouts, seed)
 
             def part(some: Sequence[Prompt], number: int) -> Row:
-                counts = {"solutions": 0, "solution_tokens": 0}
-                labeller.num_samples = labeller.num_tokens = 0
-                samples = _samples(
-                    engine, some, sampled, num_solutions, (seed, number * batch_size)
+                return labeller.part(
+                    some, number * batch_size, search, step_separator, soft=labels == "soft"
                 )
-                solutions = _solutions(
-                    engine, prompt_task, some, samples, step_separator, texts, counts
-                )
-                getattr(labeller, search)(solutions)
-                rows = [_row(s, texts, step_separator, labels == "soft") for s in solutions]
-                counts |= {"rollouts": labeller.num_samples, "rollout_tokens": labeller.num_tokens}
-                return {"rows": rows, "counts": counts}
 
             parts = make_parts(place.path, prompts, batch_size, part)
             rows = [row for p in parts for row in p["rows"]]
@@ -141,6 +124,53 @@ def label_steps(
         )
 
     return Job(method="label_steps", settings=settings, prepare=prepare, leaves=SAMPLES)
+
+
+class _Labeller:
+    """Solutions of prompts by a model, with the labels of their steps."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        task: Task,
+        sampling: Sampling,
+        num_solutions: int,
+        num_rollouts: int,
+        seed: int,
+    ) -> None:
+        self.task, self.sampling, self.num_solutions, self.seed = (
+            task,
+            sampling,
+            num_solutions,
+            seed,
+        )
+        self.engine = TorchEngine(model)
+        self.texts = PieceTexts(model.tokenizer)
+        self.steps = StepLabeller(
+            self.engine,
+            judge=task.score,
+            decode=decoder(model),
+            sampling=sampling,
+            num_rollouts=num_rollouts,
+            seed=seed + 1,
+        )
+
+    def part(
+        self, prompts: Sequence[Prompt], start: int, search: str, separator: str, *, soft: bool
+    ) -> Row:
+        """Rows of some prompts, and how many tokens were sampled for them."""
+        counts = {"solutions": 0, "solution_tokens": 0}
+        self.steps.num_samples = self.steps.num_tokens = 0
+        samples = _samples(
+            self.engine, prompts, self.sampling, self.num_solutions, (self.seed, start)
+        )
+        solutions = _solutions(
+            self.engine, self.task, prompts, samples, separator, self.texts, counts
+        )
+        getattr(self.steps, search)(solutions)
+        rows = [_row(s, self.texts, separator, soft) for s in solutions]
+        counts |= {"rollouts": self.steps.num_samples, "rollout_tokens": self.steps.num_tokens}
+        return {"rows": rows, "counts": counts}
 
 
 def _samples(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from posttrain.data.account import Account
 from posttrain.data.comparisons import encode_lists
 from posttrain.data.preview import preview
-from posttrain.data.stream import DataSource
 from posttrain.data.training_data import steps_text
+from posttrain.inputs import LISTS
 from posttrain.methods.comparisons import (
-    LACKING,
     comparison_facts,
     encode_data,
     held_out_measure,
@@ -16,13 +15,14 @@ from posttrain.methods.comparisons import (
 from posttrain.methods.objects import Losses, Rows, components_of, data_of
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
+from posttrain.sources.rows import DataSource
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Schedule
 from posttrain.training.plan import AdamW, Plan, Work, steps_of
 from posttrain.training.reference_model import Reference
 
 
-@methods.register
+@methods.register(trains="language")
 def listwise(
     data: Rows,
     *,
@@ -62,9 +62,7 @@ def listwise(
         lr_scheduler_type: how the learning rate changes.
     """
     settings = dict(locals())
-    objective = Objective(
-        components_of(losses), groups=True, lacks=LACKING | {"label", "kl", "shift"}
-    )
+    objective = Objective(components_of(losses), groups=True, carries=LISTS)
     reference = Reference(cached=cache_reference, every=reference_every, mix=reference_mix)
     reference.check(objective)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -33,6 +34,7 @@ class Measuring:
         spec: the model that is measured, before its weights are loaded.
         search, scorer, oracle: as `evaluate` takes them.
         console: where progress is shown; None shows none.
+        task_settings: by which the task was named, for the record; None are those of the config.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Measuring:
         scorer: ComponentLike | None = None,
         oracle: bool = False,
         console: Console | None = None,
+        task_settings: Mapping[str, Any] | None = None,
     ) -> None:
         task = task_of(config.task)
         refuse_unscored(task, "an evaluation")
@@ -65,7 +68,9 @@ class Measuring:
             max_prompts_dropped=limits.max_prompts_dropped,
             max_failed_rewards=limits.max_failed_rewards,
             reward_timeout_seconds=limits.reward_timeout_seconds,
-            task_settings=settings_of_task(config.task),
+            task_settings=(
+                settings_of_task(config.task) if task_settings is None else task_settings
+            ),
         )
         _note_dropped(self.measurement, account, spec)
 
@@ -159,7 +164,7 @@ def evaluate(
     spec = model_spec(model)
     options: dict[str, Any] = {"sampling": sampling} if sampling is not None else {}
     problems = task_of(task)
-    item = Component(problems.name, settings_of_task(task), function=lambda **settings: problems)
+    item = Component(problems.name, function=lambda: problems)
     config = EvaluationConfig(
         item, num_examples=num_examples, num_samples=num_samples, seed=seed, **options
     )
@@ -172,6 +177,7 @@ def evaluate(
         scorer=scorer,
         oracle=oracle,
         console=console,
+        task_settings=settings_of_task(task),
     )
     try:
         loaded = spec.load()

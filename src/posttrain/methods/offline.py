@@ -14,15 +14,15 @@ from posttrain.data.encoded import Encoded
 from posttrain.data.forest import TokenSequence
 from posttrain.data.item import Item
 from posttrain.data.preview import preview
-from posttrain.data.stream import DataSource
 from posttrain.data.training_data import encode_data, steps_text
 from posttrain.errors import ConfigError, DataError
-from posttrain.losses.inputs import CREDIT_INPUTS, LABEL_INPUTS, TEACHER_INPUTS
+from posttrain.inputs import OFFLINE_REWARDS
 from posttrain.methods.comparisons import losses_text
 from posttrain.methods.objects import Losses, ModelLike, Rows, components_of, data_of, model_of
 from posttrain.methods.prompts import check_critic
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
+from posttrain.sources.rows import DataSource
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Schedule
 from posttrain.training.plan import AdamW, Critic, Facts, Plan, Work, steps_of
@@ -30,10 +30,8 @@ from posttrain.training.plan import AdamW, Critic, Facts, Plan, Work, steps_of
 Groups = list[list[TokenSequence]]
 Baseline = Literal["prompt", "data", "none"]
 
-_LACKING = (CREDIT_INPUTS - {"advantages", "old_logprobs"}) | LABEL_INPUTS | TEACHER_INPUTS
 
-
-@methods.register
+@methods.register(trains="language")
 def offline(
     data: Rows,
     *,
@@ -79,7 +77,7 @@ def offline(
         lr_scheduler_type: how the learning rate changes.
     """
     settings = dict(locals())
-    objective = Objective(components_of(losses), lacks=_LACKING | {"scores"})
+    objective = Objective(components_of(losses), carries=OFFLINE_REWARDS)
     critic_model = model_of(critic)
     _check(objective, critic_model, critic_learning_rate, top_fraction)
     has_critic = "values" in objective.needs

@@ -5,7 +5,8 @@ from __future__ import annotations
 from posttrain.config import Limits, SamplingConfig
 from posttrain.data.account import Account
 from posttrain.errors import ConfigError
-from posttrain.methods.comparisons import NOT_IN_SAMPLES, losses_text
+from posttrain.inputs import SAMPLED_PAIRS
+from posttrain.methods.comparisons import losses_text
 from posttrain.methods.objects import (
     Losses,
     Rewards,
@@ -15,17 +16,23 @@ from posttrain.methods.objects import (
     rewards_text,
     task_of,
 )
-from posttrain.methods.prompts import encode_prompts, make_collector, prompt_steps, sampling_of
+from posttrain.methods.prompts import (
+    encode_prompts,
+    make_collector,
+    prompt_steps,
+    prompts_text,
+    sampling_of,
+)
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
-from posttrain.rollouts.pairs import PairSource, best_and_worst
+from posttrain.sources.preferences import PairSource, best_and_worst
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Schedule
 from posttrain.training.plan import AdamW, Learner, Plan, Work, steps_of
 from posttrain.training.reference_model import Reference
 
 
-@methods.register
+@methods.register(trains="language")
 def online_dpo(
     task: TaskLike,
     *,
@@ -65,20 +72,12 @@ def online_dpo(
         limits: how much may fail or be dropped.
     """
     settings = dict(locals())
-    if num_generations < 2:
-        raise ConfigError(
-            f"num_generations: {num_generations} gives no pair; at least 2 (4 or 8 are usual)"
-        )
-    if sampling.temperature == 0:
-        raise ConfigError(
-            "sampling.temperature: 0 samples the same completion each time, so that there is no "
-            "pair"
-        )
+    _check(num_generations, sampling)
     objective = Objective(
         components_of(losses),
         roles=("chosen", "rejected"),
         temperature=sampling.temperature,
-        lacks=NOT_IN_SAMPLES,
+        carries=SAMPLED_PAIRS,
     )
     reference = Reference(every=reference_every, mix=reference_mix)
     reference.check(objective)
@@ -94,35 +93,23 @@ def online_dpo(
 
         def source(learner: Learner) -> PairSource:
             collector = make_collector(
-                learner.model,
-                prompts,
-                reward_set,
-                sampled,
-                batch_size=batch_size,
-                num_generations=num_generations,
-                seed=seed,
+                learner.model, prompts, reward_set, sampled, batch_size, num_generations, seed
             )
             return PairSource(collector, best_and_worst, model=learner.model, whole=objective.whole)
 
-        lengths = [len(p.ids) for p in prompts]
+        text = (
+            f"best against worst of {num_generations} completions of {batch_size} prompts, at most "
+            f"{sampled.max_tokens} tokens, temperature {sampled.temperature:g}"
+        )
         moves = f", the reference moves every {reference_every}" if reference_every else ""
         return Work(
             steps=number,
             source=source,
             facts=[
-                (
-                    "task",
-                    f"{prompt_task.name}: {len(prompts)} prompts of {min(lengths)} to "
-                    f"{max(lengths)} tokens",
-                ),
+                ("task", prompts_text(prompt_task, prompts)),
                 ("rewards", rewards_text(rewards)),
                 ("losses", losses_text(objective)),
-                (
-                    "a step",
-                    f"best against worst of {num_generations} completions of {batch_size} "
-                    f"prompts, at most {sampled.max_tokens} tokens, temperature "
-                    f"{sampled.temperature:g}",
-                ),
+                ("a step", text),
                 ("steps", f"{number}{moves}"),
             ],
             account=account,
@@ -138,3 +125,15 @@ def online_dpo(
         optimizer=AdamW(learning_rate, lr_scheduler_type),
         reference=reference,
     )
+
+
+def _check(num_generations: int, sampling: SamplingConfig) -> None:
+    if num_generations < 2:
+        raise ConfigError(
+            f"num_generations: {num_generations} gives no pair; at least 2 (4 or 8 are usual)"
+        )
+    if sampling.temperature == 0:
+        raise ConfigError(
+            "sampling.temperature: 0 samples the same completion each time, so that there is no "
+            "pair"
+        )

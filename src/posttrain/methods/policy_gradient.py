@@ -3,84 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from posttrain import registry
-from posttrain.config import Component, CreditConfig, Limits, SamplingConfig, TrustRegionConfig
 from posttrain.data.account import Account
-from posttrain.data.stream import DataSource, Singles
-from posttrain.errors import ConfigError
-from posttrain.losses.inputs import LABEL_INPUTS, TEACHER_INPUTS
-from posttrain.methods.objects import Rows, TaskLike, rewards_of, rewards_text, task_of
+from posttrain.inputs import ROLLOUTS
+from posttrain.methods.objects import TaskLike, rewards_of, rewards_text, task_of
+from posttrain.methods.policy_checks import check, check_numbers
+from posttrain.methods.policy_settings import PolicyGradient
 from posttrain.methods.prompts import (
     check_critic,
     encode_prompts,
     make_collector,
     prompt_steps,
+    prompts_text,
     sampling_of,
     with_gold,
 )
 from posttrain.methods.sft import encode_examples
 from posttrain.models.spec import ModelSpec
 from posttrain.rewards.base import RewardSet
-from posttrain.rollouts.collect import Prompt
-from posttrain.rollouts.credit import Creditor
-from posttrain.rollouts.source import RolloutSource
+from posttrain.sources.collect import Prompt
+from posttrain.sources.credit import Creditor
+from posttrain.sources.rollouts import RolloutSource
+from posttrain.sources.rows import DataSource, Singles
 from posttrain.training.objective import Objective
-from posttrain.training.plan import AdamW, Critic, Facts, Learner, Plan, Work, steps_of
+from posttrain.training.plan import AdamW, Facts, Learner, Plan, Work, steps_of
 from posttrain.training.reference_model import Reference
 from posttrain.training.trust_region import check_trusted
 from posttrain.types import Sampling, Task
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PolicyGradient:
-    """Settings of a policy-gradient method; the methods' own docstrings say what each is."""
-
-    rewards: list[Component]
-    losses: list[Component]
-    advantage: Component
-    credit: CreditConfig
-    sampling: SamplingConfig
-    num_generations: int
-    batch_size: int
-    num_iterations: int
-    num_minibatches: int
-    mask_truncated: bool
-    max_resamples: int
-    num_train_epochs: float
-    limits: Limits
-    drop_duplicates: bool = False
-    trust_region: TrustRegionConfig | None = None
-    critic: Critic | None = None
-    mix_data: Rows | None = None
-    mix_task: TaskLike | None = None
-    mix_batch_size: int = 8
-    given_steps: int = 0
-    measure_tied_groups: bool = True
-
-    @property
-    def loss_inputs(self) -> set[str]:
-        """What the losses ask for."""
-        return {name for c in self.losses for name in registry.losses.entry_of(c).inputs}
-
-    @property
-    def advantage_inputs(self) -> tuple[str, ...]:
-        """What the estimator asks for."""
-        return registry.advantages.entry_of(self.advantage).inputs
-
-    @property
-    def mixes(self) -> bool:
-        """Whether every update also learns from rows."""
-        return self.mix_data is not None or self.mix_task is not None
-
-    @property
-    def compares_groups(self) -> bool:
-        """Whether a loss compares the completions of a prompt."""
-        return any(registry.losses.entry_of(c).result == "PerGroup" for c in self.losses)
 
 
 def policy_gradient_plan(
@@ -99,7 +49,7 @@ def policy_gradient_plan(
     sampling = sampling_of(s.sampling, prompt_task)
     check(s, sampling)
     reward_set = rewards_of(s.rewards, prompt_task, s.limits)
-    _check_numbers(s, reward_set)
+    check_numbers(s, reward_set)
     objective = Objective(
         s.losses,
         aggregation="sequence_mean",
@@ -107,7 +57,8 @@ def policy_gradient_plan(
         temperature=sampling.temperature,
         groups=s.compares_groups,
         measure_idle=s.measure_tied_groups,
-        lacks=LABEL_INPUTS | TEACHER_INPUTS | {"step", "scores"},
+        carries=ROLLOUTS,
+        marks={"given"} if s.mixes or s.given_steps else (),
     )
 
     def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
@@ -191,7 +142,7 @@ def _source(
         mask_truncated=s.mask_truncated,
         drop_duplicates=s.drop_duplicates,
         whole=objective.whole,
-        skip_idle=not objective.keeps_zero_advantage,
+        learns=objective.learns,
         max_tokens=learner.max_tokens,
         mixed=mixed,
     )
@@ -205,7 +156,6 @@ def _facts(
     sampling: Sampling,
     steps: int,
 ) -> Facts:
-    lengths = [len(p.ids) for p in prompts]
     completions = s.batch_size * s.num_generations
     update = "AdamW"
     if s.trust_region is not None:
@@ -215,10 +165,7 @@ def _facts(
         for t in objective.terms
     )
     return [
-        (
-            "task",
-            f"{task.name}: {len(prompts)} prompts of {min(lengths)} to {max(lengths)} tokens",
-        ),
+        ("task", prompts_text(task, prompts)),
         ("rewards", rewards_text(s.rewards)),
         ("advantage", s.advantage.name + (" (with a critic)" if s.critic is not None else "")),
         ("losses", losses),
@@ -229,213 +176,3 @@ def _facts(
         ),
         ("steps", str(steps)),
     ]
-
-
-def check(s: PolicyGradient, sampling: Sampling) -> None:
-    """Refuse combinations that cannot work.
-
-    Raises:
-        ConfigError: names the setting, the rule and the way out.
-    """
-    for name in ("num_generations", "num_iterations", "num_minibatches"):
-        if getattr(s, name) < 1:
-            raise ConfigError(f"{name}: {getattr(s, name)} must be at least 1")
-    if s.num_minibatches > s.batch_size:
-        raise ConfigError(
-            f"num_minibatches: {s.num_minibatches} is more than the {s.batch_size} prompts of a "
-            "step"
-        )
-    if sampling.temperature == 0:
-        raise ConfigError(
-            "sampling.temperature: 0 writes the same completion every time, and nothing is learnt "
-            "from its reward (a greedy "
-            "baseline samples its own greedy completion); set it above 0"
-        )
-    if s.num_generations < 2 and (s.compares_groups or s.max_resamples):
-        what = (
-            "a loss that compares a prompt's completions"
-            if s.compares_groups
-            else "max_resamples (groups whose rewards tie)"
-        )
-        raise ConfigError(
-            f"num_generations: 1 gives no group to compare with, which {what} needs; set it to at "
-            "least 2"
-        )
-    if s.trust_region is not None:
-        _check_trust_region(s.trust_region)
-    _check_critic(s)
-    _check_credit(s, sampling)
-    _check_given(s)
-    per_token = "token_rewards" in s.advantage_inputs
-    for item in s.losses:
-        level = item.settings.get("level", "token")
-        if (
-            per_token
-            and level in ("sequence", "sequence_sum")
-            and item.name not in ("kl_corrected",)
-        ):
-            raise ConfigError(
-                f"losses: {item.name!r} with level {level} gives a sequence one ratio, but "
-                f"{s.advantage.name!r} gives each "
-                "token its own advantage; use level: sequence_token (of clipped) or token"
-            )
-
-
-def _check_trust_region(c: TrustRegionConfig) -> None:
-    if (
-        c.max_kl <= 0
-        or c.damping < 0
-        or c.num_solves < 1
-        or c.num_backtracks < 1
-        or not 0 < c.shrink < 1
-    ):
-        raise ConfigError(
-            f"trust_region: max_kl {c.max_kl} must be above 0, damping {c.damping} not negative, "
-            f"num_solves {c.num_solves} and "
-            f"num_backtracks {c.num_backtracks} at least 1, and shrink {c.shrink} between 0 and 1"
-        )
-
-
-def _check_critic(s: PolicyGradient) -> None:
-    rate = s.critic.learning_rate if s.critic is not None else None
-    if rate is not None and rate <= 0:
-        raise ConfigError(
-            f"critic_learning_rate: {rate} must be above 0; leave it out to take the policy's"
-        )
-    asking = "values" in s.advantage_inputs
-    if asking and s.critic is None:
-        raise ConfigError(
-            f"advantage: {s.advantage.name!r} needs a critic; use method ppo, or an estimator "
-            "that compares rewards"
-        )
-    trained = "values" in s.loss_inputs
-    if trained and s.critic is None:
-        raise ConfigError(
-            "losses: 'value' trains a critic, which this method has not; use method ppo"
-        )
-    if s.critic is not None and not asking:
-        raise ConfigError(
-            f"advantage: {s.advantage.name!r} makes no use of the critic; use gae or n_step, or "
-            "method grpo"
-        )
-    if s.critic is not None and not trained:
-        raise ConfigError("losses: nothing trains the critic; add {name: value, weight: 0.5}")
-
-
-def _check_credit(s: PolicyGradient, sampling: Sampling) -> None:
-    c = s.credit
-    if c.kl_weight < 0 or (c.kl_target is not None and (c.kl_target <= 0 or not c.kl_weight)):
-        raise ConfigError(
-            "credit: kl_weight must not be negative, and kl_target above 0 with a kl_weight to "
-            "start from"
-        )
-    if c.kl_weight and s.advantage.name == "group_process":
-        raise ConfigError(
-            "credit.kl_weight: group_process normalises the rewards of steps, among which KL is "
-            "none; add {name: kl} to losses"
-        )
-    if c.kl_weight and "reward_table" in s.advantage_inputs:
-        raise ConfigError(
-            "credit.kl_weight: gdpo normalises each reward function, among which KL is none; add "
-            "{name: kl} to losses"
-        )
-    steps = [r.name for r in s.rewards if "list[list[" in registry.rewards.entry_of(r).returns]
-    if s.advantage.name == "group_process" and not steps:
-        raise ConfigError(
-            "advantage: group_process needs a reward that judges steps: process_model (a trained "
-            "process model), "
-            "arithmetic_steps, or one of your own that is declared -> list[list[float]]"
-        )
-    if not 0 < c.top_entropy <= 1:
-        raise ConfigError(
-            f"credit.top_entropy: {c.top_entropy} must be above 0 and at most 1, the share of "
-            "tokens that learn"
-        )
-    if c.importance_clip_max <= 0:
-        raise ConfigError(
-            f"credit.importance_clip_max: {c.importance_clip_max} must be above 0, the largest "
-            "weight of a token"
-        )
-    if c.reward_clip is not None and (steps or "reward_table" in s.advantage_inputs):
-        raise ConfigError(
-            "credit.reward_clip bounds the reward of a whole completion; rewards of steps, and "
-            "gdpo's of each function, are "
-            "taken as they are, so leave it out"
-        )
-    if c.reward_clip is not None and (
-        len(c.reward_clip) != 2 or c.reward_clip[0] >= c.reward_clip[1]
-    ):
-        raise ConfigError(f"credit.reward_clip: {c.reward_clip} must be [low, high]")
-    if ("entropy_weight" in s.loss_inputs) != (c.target_entropy is not None):
-        raise ConfigError(
-            "credit.target_entropy and the loss weighted_entropy belong together; give both or "
-            "neither"
-        )
-    truncated = sampling.top_p < 1 or sampling.top_k > 0 or sampling.min_p > 0
-    if (
-        truncated
-        and sampling.temperature != 1
-        and (c.importance_correction != "none" or "engine_logprobs" in s.loss_inputs)
-    ):
-        raise ConfigError(
-            "credit.importance_correction, and losses that read engine_logprobs, need log-probs "
-            "of the distribution that is "
-            "trained; with a temperature other than 1 leave out top_p, top_k and min_p"
-        )
-
-
-def _check_given(s: PolicyGradient) -> None:
-    """Given tokens need a loss that learns them, and others that leave them out."""
-    if s.given_steps < 0 or s.mix_batch_size < 1:
-        raise ConfigError("given_steps must not be negative, and mix_batch_size at least 1")
-    gives = s.mixes or s.given_steps > 0
-    if gives != ("given" in s.loss_inputs):
-        raise ConfigError(
-            "the loss given_nll learns given tokens: rows beside the rollouts (mix_data, "
-            "mix_task), or the beginnings of "
-            "worked completions (given_steps); give a source of them and {name: given_nll, "
-            "weight: ...}, or neither"
-        )
-    coarse = [c.name for c in s.losses if registry.losses.entry_of(c).result != "PerToken"]
-    if gives and coarse:
-        raise ConfigError(
-            f"losses: {coarse[0]!r} has no value a token, so that given tokens cannot be told "
-            "apart in it"
-        )
-    if gives and s.trust_region is not None:
-        raise ConfigError(
-            "trust_region: its step is of the surrogate alone; leave out given_nll, or the trust "
-            "region"
-        )
-
-
-def _check_numbers(s: PolicyGradient, rewards: RewardSet) -> None:
-    """Try the estimator on one success among a prompt's completions: where even that earns
-    nothing, nothing ever will.
-    """
-    if "token_rewards" in s.advantage_inputs or s.compares_groups:
-        return
-    table = np.zeros((2, s.num_generations))
-    table[0, 0] = 1.0
-    inputs = {
-        "rewards": table,
-        "greedy_rewards": np.full(2, 0.5),
-        "lengths": np.ones_like(table),
-        "reward_table": np.repeat(table[:, :, None], len(rewards.names), axis=2),
-        "reward_weights": np.array(list(rewards.weights.values())),
-        "baseline": float("nan"),
-    }
-    function = registry.advantages.bind_of(s.advantage)
-    found = function(*(inputs[n] for n in s.advantage_inputs))
-    found = found[0] if isinstance(found, tuple) else found
-    if not np.asarray(found)[0].any():
-        why = (
-            "1 gives no group to compare with"
-            if s.num_generations == 1
-            else f"{s.num_generations} is too few"
-        )
-        raise ConfigError(
-            f"num_generations: {why}: one success would have advantage 0 by {s.advantage.name!r} "
-            f"{s.advantage.settings or ''}; 8 or 16 are usual, and batch_mean or greedy_baseline "
-            "do with 1"
-        )

@@ -19,13 +19,14 @@ from posttrain.methods.objects import (
     components_of,
     model_of,
 )
-from posttrain.methods.policy_gradient import PolicyGradient, policy_gradient_plan
+from posttrain.methods.policy_gradient import policy_gradient_plan
+from posttrain.methods.policy_settings import PolicyGradient
 from posttrain.registry import methods
 from posttrain.training.optim import Schedule
 from posttrain.training.plan import AdamW, Critic, Plan
 
 
-@methods.register
+@methods.register(trains="language")
 def ppo(
     task: TaskLike,
     *,

@@ -18,7 +18,7 @@ from posttrain.models.adapters import refuse_virtual_score
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.spec import ModelSpec
 from posttrain.rewards.base import RewardSet
-from posttrain.rollouts.collect import Collector, Prompt
+from posttrain.sources.collect import Collector, Prompt
 from posttrain.types import Sampling, Task
 
 
@@ -120,7 +120,6 @@ def make_collector(
     prompts: Sequence[Prompt],
     rewards: RewardSet | None,
     sampling: Sampling,
-    *,
     batch_size: int,
     num_generations: int,
     seed: int,
@@ -204,3 +203,9 @@ def check_critic(spec: ModelSpec, critic: ModelSpec | None) -> None:
 def prompt_steps(prompts: Sequence[Prompt], batch_size: int) -> int:
     """Steps of one pass over the prompts."""
     return max(len(prompts) // min(batch_size, len(prompts)), 1)
+
+
+def prompts_text(task: Task, prompts: Sequence[Prompt]) -> str:
+    """The prompts of a task, as a check shows them."""
+    lengths = [len(p.ids) for p in prompts]
+    return f"{task.name}: {len(prompts)} prompts of {min(lengths)} to {max(lengths)} tokens"

@@ -15,17 +15,18 @@ from posttrain.data.forest import Batch, Tree
 from posttrain.data.formats import detect_format
 from posttrain.data.preview import preview
 from posttrain.data.scored import EncodedScores, Kind, encode_scores, kind_of, reshaped
-from posttrain.data.stream import DataSource
 from posttrain.data.templates import template_fingerprint
 from posttrain.data.training_data import steps_text
 from posttrain.errors import ConfigError
 from posttrain.evaluation.reward_model import flat, measure
+from posttrain.inputs import SCORES
 from posttrain.methods.comparisons import losses_text
 from posttrain.methods.objects import Losses, Rows, components_of, data_of
 from posttrain.models.load import separate_padding
 from posttrain.models.score_model import ScoreModel
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
+from posttrain.sources.rows import DataSource
 from posttrain.training.objective import Objective, held_out
 from posttrain.training.optim import Schedule
 from posttrain.training.plan import AdamW, Facts, Plan, Work, steps_of
@@ -54,7 +55,7 @@ _CARRIED: dict[Kind, set[str]] = {
 }
 
 
-@methods.register
+@methods.register(trains="scores")
 def reward_model(
     data: Rows,
     *,
@@ -106,7 +107,7 @@ def reward_model(
     if every_token or kind == "process":
         per = "token"
     roles = ("chosen", "rejected") if kind == "pairs" else ()
-    objective = Objective(items, roles=roles, groups=kind == "listwise")
+    objective = Objective(items, roles=roles, groups=kind == "listwise", carries=SCORES)
 
     def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
         account = Account()
@@ -196,7 +197,7 @@ def _kind(data: DataConfig, losses: list[Component]) -> Kind:
         return kind
     if asked & {"chosen_score", "rejected_score"}:
         return "pairs"
-    if any("PerGroup" in entry.returns for entry in entries):
+    if any(entry.per == "group" for entry in entries):
         return "listwise"
     return "labelled" if asked & {"label", "labels"} else kind
 

@@ -33,8 +33,8 @@ from posttrain.methods.prompts import encode_prompts, make_collector, sampling_o
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
 from posttrain.rewards.base import RewardSet
-from posttrain.rollouts.collect import Prompt
-from posttrain.rollouts.filter import Rule, filter_metrics, refuse_empty
+from posttrain.sources.collect import Prompt
+from posttrain.sources.selection import Rule, filter_metrics, refuse_empty
 from posttrain.terminal import write
 from posttrain.training.hooks import MetricsWriter
 from posttrain.training.plan import Job, Place, PreparedJob, check_positive
@@ -44,6 +44,8 @@ SAMPLES = "samples.jsonl"
 """The rows that a job of sampling or labelling writes."""
 
 Row = dict[str, Any]
+
+_ORACLE = "chose the rows by the gold answer; they teach, and are no result of the model"
 
 
 @methods.register
@@ -109,20 +111,15 @@ def sample(
             spec = needed(spec)
             prompts = encode_prompts(spec, prompt_task, sampled, limits=limits, account=account)
 
+        settings_of_sampling = reward_set, sampled, batch_size, num_generations, seed
+
         def run(place: Place) -> list[Row]:
             started = time.perf_counter()
-            if server is not None:
-                ask = _asking(server, prompt_task, reward_set, sampled, num_generations)
-            else:
-                ask = make_collector(
-                    needed(spec).load(),
-                    prompts,
-                    reward_set,
-                    sampled,
-                    batch_size=batch_size,
-                    num_generations=num_generations,
-                    seed=seed,
-                ).sample
+            ask = (
+                _asking(server, prompt_task, reward_set, sampled, num_generations)
+                if server is not None
+                else make_collector(needed(spec).load(), prompts, *settings_of_sampling).sample
+            )
             place.open()
 
             def part(some: Sequence[Prompt], number: int) -> Row:
@@ -133,28 +130,17 @@ def sample(
             parts = make_parts(place.path, prompts, batch_size, part)
             rows = _finish(place, parts, rule, account, time.perf_counter() - started)
             if gold:
-                text = "chose the rows by the gold answer; they teach, and are no result of the "
-                write(place.console, f"oracle: {', '.join(gold)} {text}model")
+                write(place.console, f"oracle: {', '.join(gold)} {_ORACLE}")
             return rows
 
         writer = needed(spec).place if endpoint is None else f"{endpoint.model} at {endpoint.url}"
-        least = "any reward" if min_reward is None else f"reward at least {min_reward:g}"
         return PreparedJob(
             facts=[
                 ("task", f"{prompt_task.name}: {len(prompts)} prompts"),
                 ("rewards", rewards_text(items)),
                 ("writer", writer),
-                (
-                    "sampling",
-                    f"{num_generations} completions each of at most {sampled.max_tokens} tokens, "
-                    f"temperature {sampled.temperature:g}",
-                ),
-                (
-                    "selected",
-                    f"{least}, top {top_fraction:.0%} of {batch_size} prompts, at most "
-                    f"{max_per_prompt or 'all'} per prompt{', distinct' if distinct else ''}"
-                    + (f"; an oracle's choice, by {', '.join(gold)}" if gold else ""),
-                ),
+                ("sampling", _sampling_text(num_generations, sampled)),
+                ("selected", _rule_text(rule, batch_size, gold)),
             ],
             run=run,
             account=account,
@@ -162,6 +148,23 @@ def sample(
         )
 
     return Job(method="sample", settings=settings, prepare=prepare, leaves=SAMPLES)
+
+
+def _sampling_text(num_generations: int, sampling: Sampling) -> str:
+    return (
+        f"{num_generations} completions each of at most {sampling.max_tokens} tokens, temperature "
+        f"{sampling.temperature:g}"
+    )
+
+
+def _rule_text(rule: Rule, batch_size: int, gold: Sequence[str]) -> str:
+    """Which completions are written. gold: the rewards that choose by the gold answer."""
+    least = "any reward" if rule.min_reward is None else f"reward at least {rule.min_reward:g}"
+    return (
+        f"{least}, top {rule.top_fraction:.0%} of {batch_size} prompts, at most "
+        f"{rule.max_per_prompt or 'all'} per prompt{', distinct' if rule.distinct else ''}"
+        + (f"; an oracle's choice, by {', '.join(gold)}" if gold else "")
+    )
 
 
 def _asking(

@@ -12,7 +12,7 @@ from posttrain.config import Limits, SamplingConfig
 from posttrain.data.account import Account
 from posttrain.data.templates import encode_prompt
 from posttrain.errors import ConfigError
-from posttrain.losses.inputs import CREDIT_INPUTS, LABEL_INPUTS, TEACHER_INPUTS
+from posttrain.inputs import IMITATED
 from posttrain.methods.objects import (
     Losses,
     Rewards,
@@ -24,17 +24,16 @@ from posttrain.methods.objects import (
 from posttrain.methods.prompts import encode_prompts, make_collector, sampling_of
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
-from posttrain.rollouts.collect import Prompt
-from posttrain.rollouts.filter import Rule, SelfTrainingSource
+from posttrain.sources.collect import Prompt
+from posttrain.sources.selection import Rule
+from posttrain.sources.self_training import SelfTrainingSource
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Schedule
 from posttrain.training.plan import AdamW, Learner, Plan, Work, check_positive
 from posttrain.types import Example, Sampling, Task, Text
 
-_LACKING = CREDIT_INPUTS | LABEL_INPUTS | TEACHER_INPUTS | {"reward", "scores", "step", "values"}
 
-
-@methods.register
+@methods.register(trains="language")
 def self_training(
     task: TaskLike,
     *,
@@ -101,7 +100,7 @@ def self_training(
     check_positive(
         num_rounds=num_rounds, steps_per_round=steps_per_round, prompts_per_round=prompts_per_round
     )
-    objective = Objective(components_of(losses), accuracy=True, lacks=_LACKING)
+    objective = Objective(components_of(losses), accuracy=True, carries=IMITATED)
     prompt_task = task_of(task)
     sampled = sampling_of(sampling, prompt_task)
     reward_set = rewards_of(rewards, prompt_task, limits)
@@ -116,13 +115,7 @@ def self_training(
 
         def source(learner: Learner) -> SelfTrainingSource:
             collector = make_collector(
-                learner.model,
-                prompts,
-                reward_set,
-                sampled,
-                batch_size=size,
-                num_generations=num_generations,
-                seed=seed,
+                learner.model, prompts, reward_set, sampled, size, num_generations, seed
             )
             return SelfTrainingSource(
                 collector,
@@ -135,20 +128,18 @@ def self_training(
             )
 
         number = steps or num_rounds * steps_per_round
-        again = ", failed prompts once more with the answer" if hints else ""
+        text = (
+            f"{num_generations} completions of {size} prompts, at most {sampled.max_tokens} "
+            f"tokens, temperature {sampled.temperature:g}; then {steps_per_round} updates of "
+            f"{batch_size} selected completions"
+        )
         return Work(
             steps=number,
             source=source,
             facts=[
                 ("task", f"{prompt_task.name}: {len(prompts)} prompts"),
-                (
-                    "a round",
-                    f"{num_generations} completions of {size} prompts, at most "
-                    f"{sampled.max_tokens} tokens, temperature {sampled.temperature:g}; then "
-                    f"{steps_per_round} updates of {batch_size} selected completions"
-                    + (", from the weights of the start" if restart else ""),
-                ),
-                ("selected", _rule_text(rule) + again),
+                ("a round", text + (", from the weights of the start" if restart else "")),
+                ("selected", _rule_text(rule, again=hints is not None)),
                 ("steps", f"{number}, {num_rounds} rounds"),
             ],
             account=account,
@@ -165,10 +156,13 @@ def self_training(
     )
 
 
-def _rule_text(rule: Rule) -> str:
+def _rule_text(rule: Rule, *, again: bool) -> str:
+    """Which completions are selected. again: whether failed prompts are asked again."""
     return (
         f"reward at least {rule.min_reward}, top {rule.top_fraction:.0%}, at most "
-        f"{rule.max_per_prompt or 'all'} per prompt" + (", distinct" if rule.distinct else "")
+        f"{rule.max_per_prompt or 'all'} per prompt"
+        + (", distinct" if rule.distinct else "")
+        + (", failed prompts once more with the answer" if again else "")
     )
 
 

@@ -12,14 +12,14 @@ from posttrain.data.account import Account
 from posttrain.data.encoded import Encoded, trained_ends
 from posttrain.data.forest import Batch, TokenSequence, Tree
 from posttrain.data.preview import preview
-from posttrain.data.stream import DataSource, Singles
 from posttrain.data.templates import template_fingerprint
 from posttrain.data.training_data import data_facts, encode_stream, encode_task, steps_text
 from posttrain.errors import ConfigError
-from posttrain.losses.inputs import ROLLOUT_INPUTS
+from posttrain.inputs import IMITATED
 from posttrain.methods.objects import Losses, Rows, TaskLike, components_of, data_of, task_of
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
+from posttrain.sources.rows import DataSource, Singles
 from posttrain.training.objective import Objective, mean_loss
 from posttrain.training.optim import Schedule
 from posttrain.training.plan import AdamW, Facts, Plan, Work, steps_of
@@ -27,7 +27,7 @@ from posttrain.training.plan import AdamW, Facts, Plan, Work, steps_of
 _EVALUATED = 4096  # held-out sequences that are in memory at a time
 
 
-@methods.register
+@methods.register(trains="language")
 def sft(
     data: Rows | None = None,
     *,
@@ -74,7 +74,7 @@ def sft(
         raise ConfigError(
             "sft needs exactly one of data (rows) and task (whose worked examples are imitated)"
         )
-    objective = Objective(components_of(losses), accuracy=True, lacks=ROLLOUT_INPUTS)
+    objective = Objective(components_of(losses), accuracy=True, carries=IMITATED)
 
     def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
         account = Account()

@@ -11,7 +11,8 @@ from posttrain.data.forest import TokenSequence
 from posttrain.data.item import Item
 from posttrain.data.templates import as_messages
 from posttrain.errors import ConfigError, DataError
-from posttrain.methods.comparisons import NOT_IN_SAMPLES, losses_text
+from posttrain.inputs import SAMPLED_PAIRS
+from posttrain.methods.comparisons import losses_text
 from posttrain.methods.objects import (
     Losses,
     Rewards,
@@ -23,7 +24,7 @@ from posttrain.methods.objects import (
 from posttrain.methods.prompts import encode_prompts, make_collector, prompt_steps, sampling_of
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
-from posttrain.rollouts.pairs import PairSource, against_data
+from posttrain.sources.preferences import PairSource, against_data
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Schedule
 from posttrain.training.plan import AdamW, Learner, Plan, Work, steps_of
@@ -31,7 +32,7 @@ from posttrain.training.reference_model import Reference
 from posttrain.types import Task
 
 
-@methods.register
+@methods.register(trains="language")
 def spin(
     task: TaskLike,
     *,
@@ -68,7 +69,9 @@ def spin(
     settings = dict(locals())
     if num_rounds < 1:
         raise ConfigError(f"num_rounds: {num_rounds} must be at least 1")
-    objective = Objective(components_of(losses), roles=("chosen", "rejected"), lacks=NOT_IN_SAMPLES)
+    objective = Objective(
+        components_of(losses), roles=("chosen", "rejected"), carries=SAMPLED_PAIRS
+    )
     if not objective.needs_reference:
         raise ConfigError(
             "losses: self-play compares with the opponent, so a loss with a reference is needed, "
@@ -88,13 +91,7 @@ def spin(
 
         def source(learner: Learner) -> PairSource:
             collector = make_collector(
-                learner.model,
-                prompts,
-                reward_set,
-                sampled,
-                batch_size=batch_size,
-                num_generations=1,
-                seed=seed,
+                learner.model, prompts, reward_set, sampled, batch_size, 1, seed
             )
             return PairSource(
                 collector,
@@ -104,17 +101,14 @@ def spin(
                 sampler=learner.model.reference,
             )
 
+        steps_text = f"{max(-(-number // num_rounds), 1)} steps of {batch_size} pairs"
         return Work(
             steps=number,
             source=source,
             facts=[
                 ("task", f"{worked.name}: {len(prompts)} worked examples"),
                 ("losses", losses_text(objective)),
-                (
-                    "rounds",
-                    f"{num_rounds} of {max(-(-number // num_rounds), 1)} steps of {batch_size} "
-                    "pairs",
-                ),
+                ("rounds", f"{num_rounds} of {steps_text}"),
             ],
             account=account,
             by_steps="rounds are equal shares of the steps",

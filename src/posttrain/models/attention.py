@@ -22,14 +22,11 @@ import numpy as np
 import torch
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention, softmax
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from posttrain.data.forest import Forest
 from posttrain.errors import ModelError
-from posttrain.models.forest_kernel import ForestShape, merged_attention
-from posttrain.models.products import kernel_products, within
+from posttrain.kernels.forest_cpu import ForestShape, merged_attention
+from posttrain.kernels.products import kernel_products, within
 
 NAME = "posttrain"
 
@@ -84,6 +81,8 @@ def posttrain_attention(
         ), None
     softcap, sinks = kwargs.get("softcap"), kwargs.get("s_aux")
     if softcap is None and sinks is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
         return sdpa_attention_forward(
             module,
             query,
@@ -164,9 +163,8 @@ class ForestPlan:
         self.ends = forest.ends
         self.positions = forest.positions
         self.kv: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self.layers: set[int] = (
-            set()
-        )  # which layers have asked, and for what windows: for the probe
+        # Which layers have attended, and with which windows: for the probe.
+        self.layers: set[int] = set()
         self.windows: set[int] = set()
         self._keep_kv = keep_kv
         self._prefix = prefix
@@ -305,9 +303,9 @@ class ForestPlan:
                 )
             else:
                 part = eager_attention(q, k, v, piece.mask, scale, softcap, sinks, dropout)
-            mixed.append(part.transpose(1, 2).flatten(0, 1).index_select(0, piece.kept))
+            mixed.append(part.transpose(1, 2).flatten(0, 1).index_select(0, piece.real_rows))
         order = torch.cat(
-            [piece.queries.index_select(0, piece.kept) for piece in self._pieces[window]]
+            [piece.queries.index_select(0, piece.real_rows) for piece in self._pieces[window]]
         )
         flat = torch.cat(mixed)
         return torch.empty_like(flat).index_copy(0, order, flat)[None]
@@ -315,7 +313,7 @@ class ForestPlan:
 
 class _Piece:
     """Padded stretches of queries with their keys: queries [R * Lq], keys [R * Lk], mask [R, 1,
-    Lq, Lk], kept rows.
+    Lq, Lk], real rows (not padding).
     """
 
     def __init__(
@@ -337,14 +335,14 @@ class _Piece:
         mask = (distance >= 0) & real[:, None, :]
         if window is not None:
             mask &= distance < window
-        kept = (
+        real_rows = (
             np.arange(rows)[None]
             < np.array([stop - start for start, stop, _ in stretches])[:, None]
         )
         self.queries = torch.from_numpy(queries.reshape(-1))
         self.keys = torch.from_numpy(keys.reshape(-1))
         self.mask = torch.from_numpy(mask[:, None])
-        self.kept = torch.from_numpy(np.flatnonzero(kept))
+        self.real_rows = torch.from_numpy(np.flatnonzero(real_rows))
 
     def to(self, device: torch.device) -> _Piece:
         for name, tensor in vars(self).items():
@@ -395,5 +393,13 @@ def _compiled_flex() -> Callable[..., torch.Tensor]:
     return torch.compile(flex_attention, dynamic=True)
 
 
-AttentionInterface.register(NAME, posttrain_attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+@functools.cache
+def register() -> None:
+    """Make the attention known to transformers. Its model code is imported only when a model is
+    loaded: that takes seconds.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(NAME, posttrain_attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)

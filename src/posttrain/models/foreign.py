@@ -66,19 +66,20 @@ class ForeignTeacher:
 
     def retold(self, ids: list[int], start: int, row: str) -> TokenSequence:
         """The teacher's tokens of a student's sequence whose targets begin at `start`."""
-        own, other = self.tokenizer, self.model.tokenizer
+        student_tokenizer, teacher_tokenizer = self.tokenizer, self.model.tokenizer
         before, after = (
-            own.decode(part, skip_special_tokens=True) for part in (ids[:start], ids[start:])
+            student_tokenizer.decode(part, skip_special_tokens=True)
+            for part in (ids[:start], ids[start:])
         )
-        prompt = text_ids(other, before, start=True)
-        completion = text_ids(other, after, start=not prompt)
-        if ids[-1] == own.eos_token_id and other.eos_token_id is not None:
-            completion.append(other.eos_token_id)
+        prompt = text_ids(teacher_tokenizer, before, start=True)
+        completion = text_ids(teacher_tokenizer, after, start=not prompt)
+        if ids[-1] == student_tokenizer.eos_token_id and teacher_tokenizer.eos_token_id is not None:
+            completion.append(teacher_tokenizer.eos_token_id)
         first = max(len(prompt), 1)
         if len(prompt) + len(completion) <= first:
             raise DataError(f"row {row}: the teacher's tokenizer makes no token of {after!r}")
-        told = np.array([*prompt, *completion])
-        return TokenSequence(told, np.arange(len(told)) >= first, row=row)
+        teacher_ids = np.array([*prompt, *completion])
+        return TokenSequence(teacher_ids, np.arange(len(teacher_ids)) >= first, row=row)
 
 
 def _texts(forest: Forest) -> list[tuple[list[int], int, str]]:
@@ -86,7 +87,7 @@ def _texts(forest: Forest) -> list[tuple[list[int], int, str]]:
     ends, tokens, positions = forest.ends.cpu(), forest.tokens.cpu(), forest.positions.cpu()
     counts = torch.bincount(forest.sequence, minlength=forest.num_sequences).tolist()
     firsts = positions[forest.place.cpu()].split(counts)
-    found = []
+    texts = []
     for last, places, row in zip(forest.last.tolist(), firsts, forest.rows, strict=True):
         ids = tokens[: last + 1][ends[: last + 1] > last].tolist()
         if len(places) and (
@@ -98,5 +99,5 @@ def _texts(forest: Forest) -> list[tuple[list[int], int, str]]:
                 "such as a prompt with a completion; of a conversation train the last turn alone "
                 "(data.train_on: last)"
             )
-        found.append((ids, len(ids) - max(len(places), 1), row))
-    return found
+        texts.append((ids, len(ids) - max(len(places), 1), row))
+    return texts

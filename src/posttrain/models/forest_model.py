@@ -1,29 +1,28 @@
-"""A Hugging Face model that runs token forests: what language models and models with a score
-share.
-"""
+"""A Hugging Face model that runs token forests: the base of language models and score models."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from posttrain import kernels
 from posttrain.data.forest import Forest, TokenSequence, Tree
 from posttrain.errors import ModelError
-from posttrain.models import adapters, attention
+from posttrain.kernels.agreement import bound_of, relative_error
+from posttrain.models import attention
+from posttrain.models.adapter_state import save_state
 from posttrain.models.attention import ForestPlan, without_mask
-from posttrain.models.fused_layers import fused_hidden, fusible_layers
-from posttrain.models.products import fast_products, kernel_products, within
+from posttrain.models.embeddings import EmbeddingNoise, EmbeddingTransform
+from posttrain.models.peft_kind import is_peft
+from posttrain.models.virtual_tokens import VirtualTokens
 
-BOUNDS = {
-    torch.float64: 1e-9,
-    torch.float32: 1e-4,
-}  # most relative error of a probe; 5e-2 for half precisions
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class ForestModel:
@@ -33,13 +32,12 @@ class ForestModel:
         hf: the PreTrainedModel, or a PeftModel around it. tokenizer: its tokenizer. device: where
         it is.
         shares_trunks: forests run as forests; else as one padded row per sequence, and
-        `why_unshared` tells why.
-        fuses_layers: forests go through `models.fused_layers`, where it can take them.
-        rate_factors: what the learning rate of single parameters is multiplied by, where that is
-        not 1.
-        virtual: trained tokens that stand before every sequence, None without (`models.adapters`).
-        neftune_noise_alpha: how much noise is put on the embeddings in training mode (see
-        `_noise`), 0 = none.
+        `why_unshared` gives the reason.
+        uses_kernels: a fast trunk stands in for the model's own layers where there is one
+        (`kernels.for_model`).
+        transforms: what embeddings go through, in order (`models.embeddings`): noise in training,
+        and virtual tokens.
+        rate_factors: factors of the learning rates of single parameters, where they are not 1.
         context_length: most positions the config allows for a sequence, None where it names no
         limit.
     """
@@ -49,13 +47,12 @@ class ForestModel:
         self.tokenizer = tokenizer
         self.shares_trunks = False
         self.why_unshared: str | None = "not asked for"
-        self.fuses_layers = True
+        self.uses_kernels = True
         self.rate_factors: dict[torch.nn.Parameter, float] = {}
-        self.virtual: adapters.VirtualTokens | None = None
-        self.neftune_noise_alpha = 0.0
-        self._active: Any = (
-            hf  # what is run: `hf`, or within a language model's `reference()` its frozen copy
-        )
+        self._noise = EmbeddingNoise()
+        self.transforms: list[EmbeddingTransform] = [self._noise]
+        # The model that runs: `hf`, or within a language model's `reference()` its frozen copy.
+        self._active: Any = hf
 
     @property
     def device(self) -> torch.device:
@@ -88,6 +85,25 @@ class ForestModel:
         """Most positions that the config allows."""
         limit = getattr(self.config, "max_position_embeddings", None)
         return limit if limit is None else limit - self.num_virtual_tokens
+
+    @property
+    def neftune_noise_alpha(self) -> float:
+        """How much noise is put on the embeddings in training mode (`EmbeddingNoise`), 0 = none."""
+        return self._noise.alpha
+
+    @neftune_noise_alpha.setter
+    def neftune_noise_alpha(self, alpha: float) -> None:
+        self._noise.alpha = alpha
+
+    @property
+    def virtual(self) -> VirtualTokens | None:
+        """Trained tokens that stand before every sequence, None without."""
+        return next((t for t in self.transforms if isinstance(t, VirtualTokens)), None)
+
+    @virtual.setter
+    def virtual(self, tokens: VirtualTokens | None) -> None:
+        others = [t for t in self.transforms if not isinstance(t, VirtualTokens)]
+        self.transforms = others if tokens is None else [*others, tokens]
 
     @property
     def num_virtual_tokens(self) -> int:
@@ -123,7 +139,7 @@ class ForestModel:
             .index_select(0, rows.source if sources else rows.place)
         )
 
-    @within(fast_products)
+    @kernels.computing()
     def _shared_hidden(
         self, forest: Forest, *, keep_kv: bool = False
     ) -> tuple[torch.Tensor, ForestPlan]:
@@ -134,66 +150,71 @@ class ForestModel:
         prefix = virtual.keys_and_values() if virtual is not None else None
         rooted = forest.below(count) if count else forest
         plan = ForestPlan(rooted, keep_kv=keep_kv, prefix=prefix)
-        layers = fusible_layers(self.base, plan) if self.fuses_layers else None
-        given: dict[str, torch.Tensor] = {"input_ids": forest.tokens[None]}
-        if virtual is not None or layers is not None or self._is_noisy:
-            embedded = self.pretrained.get_input_embeddings()(forest.tokens)
-            if self._is_noisy:
-                embedded = embedded + self._noise(embedded, forest.lengths())
-            if virtual is not None:
-                embedded = torch.cat([virtual.embeddings().to(embedded.dtype), embedded])
-            if layers is not None:
-                return fused_hidden(self.base, layers, embedded, rooted.positions, plan)[
-                    count:
-                ], plan
-            given = {"inputs_embeds": embedded[None]}
-        hidden = self.base(
-            **given,
-            position_ids=rooted.positions[None],
+        trunk = kernels.for_model(self.base, plan) if self.uses_kernels else None
+        transforms = self._active_transforms
+        if trunk is None and not transforms:
+            hidden = self._own_hidden(plan, rooted, input_ids=forest.tokens[None])
+        else:
+            embedded = self._embedded(forest.tokens, transforms, forest.lengths)
+            if trunk is None:
+                hidden = self._own_hidden(plan, rooted, inputs_embeds=embedded[None])
+            else:
+                hidden = trunk(embedded, rooted.positions, plan)
+        return hidden[count:], plan
+
+    def _own_hidden(self, plan: ForestPlan, forest: Forest, **inputs: torch.Tensor) -> torch.Tensor:
+        """Last hidden states [N, D] by the model's own layers."""
+        outputs = self.base(
+            **inputs,
+            position_ids=forest.positions[None],
             attention_mask=without_mask(self.device),
             use_cache=False,
             attention_plan=plan,
-        ).last_hidden_state[0]
-        return hidden[count:], plan
+        )
+        return outputs.last_hidden_state[0]
 
-    @within(kernel_products)
+    @kernels.computing(accelerated=False)
     def _row_hidden(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        # Padding is on the right, where a causal model cannot see it: no mask, and the fused
-        # kernels stay available.
-        if mask is None or not self._is_noisy:
+        """Last hidden states [B, T, D] of padded rows; without a mask nothing transforms the
+        embeddings.
+        """
+        # Padding is on the right, where a causal model cannot see it: the model gets no mask, and
+        # the fused kernels stay available.
+        transforms = self._active_transforms if mask is not None else []
+        if mask is None or not transforms:
             return self.base(input_ids=ids, use_cache=False).last_hidden_state
-        embedded = self.pretrained.get_input_embeddings()(ids)
         lengths = mask.sum(1, keepdim=True).expand_as(ids)
-        return self.base(
-            inputs_embeds=embedded + self._noise(embedded, lengths), use_cache=False
-        ).last_hidden_state
+        embedded = self._embedded(ids, transforms, lambda: lengths)
+        return self.base(inputs_embeds=embedded, use_cache=False).last_hidden_state
 
     @property
-    def _is_noisy(self) -> bool:
-        return self.neftune_noise_alpha > 0 and self._active.training
+    def _active_transforms(self) -> list[EmbeddingTransform]:
+        return [t for t in self.transforms if t.is_active(training=self._active.training)]
 
-    def _noise(self, embedded: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Uniform in +-alpha / sqrt(L d), for embeddings [..., d] of sequences of L tokens
-        (NEFTune, arXiv 2310.05914).
-
-        Drawn from torch's global generator, as dropout is, so that it follows from the seed and
-        resumes exactly. A token that sequences share takes the longest of them.
-        """
-        width = self.neftune_noise_alpha / (lengths * embedded.shape[-1]).sqrt()
-        return (torch.rand_like(embedded) * 2 - 1) * width[..., None].to(embedded.dtype)
+    def _embedded(
+        self,
+        ids: torch.Tensor,
+        transforms: Sequence[EmbeddingTransform],
+        lengths: Callable[[], torch.Tensor],
+    ) -> torch.Tensor:
+        """Embeddings of ids after all transforms; lengths: of the sequences of each token."""
+        embedded = self.pretrained.get_input_embeddings()(ids)
+        for transform in transforms:
+            embedded = transform(embedded, lengths())
+        return embedded
 
     def backward(self, loss: torch.Tensor) -> None:
-        """The backward pass of a loss, its products fast where trunks are shared.
+        """The backward pass of a loss, accelerated where all trunks are shared.
 
-        All attention is then by kernels that choose their own products, but for windows that bite:
-        there the kernel's backward pass is slower, and the whole of both passes still faster (0.50
-        to 0.38 s, windows of 64 in rows of 40 to 500).
+        All attention is then by kernels that choose their own matrix products, except for windows
+        that bite. There the kernel's backward pass is slower, and the whole of both passes still
+        faster (0.50 to 0.38 s, windows of 64 in rows of 40 to 500).
         """
-        with fast_products() if self._chooses_products else contextlib.nullcontext():
+        with kernels.computing(accelerated=self._accelerates_backward):
             loss.backward()
 
     @property
-    def _chooses_products(self) -> bool:
+    def _accelerates_backward(self) -> bool:
         return self.shares_trunks
 
     def trainable_parameters(self) -> list[torch.nn.Parameter]:
@@ -212,44 +233,43 @@ class ForestModel:
     def enable_gradient_checkpointing(self) -> None:
         """Recompute each layer in the backward pass: less memory, about a third more time."""
         lm: Any = self.pretrained
-        enable = getattr(
-            lm, "activation_checkpointing_enable", lm.gradient_checkpointing_enable
-        )  # the newer name first
+        # The newer name first.
+        enable = getattr(lm, "activation_checkpointing_enable", lm.gradient_checkpointing_enable)
         enable({"use_reentrant": False})
 
     def save(self, folder: str | Path) -> None:
         """Write weights, config, tokenizer and chat template; adapters alone in PEFT's format."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         self.hf.save_pretrained(folder)
-        adapters.save_state(self.hf, folder)
+        save_state(self.hf, folder)
         self.tokenizer.save_pretrained(folder)
 
     def save_for_resume(self, folder: str | Path) -> None:
-        """What a checkpoint keeps of the model: what `save` writes, and whatever else it cannot
-        be made from.
+        """Write what a checkpoint needs: the files of `save`, and whatever does not follow from
+        them.
         """
         self.save(folder)
 
     def share_trunks(self) -> None:
-        """Run forests as forests, if a probe finds that this gives what plain forwards give;
-        else say why not.
+        """Run forests as forests, if a probe agrees with plain forward passes; else set
+        `why_unshared`.
         """
         lm = self.pretrained
         before = lm.config._attn_implementation
         self.why_unshared = None
         try:
             if lm._can_set_attn_implementation():
+                attention.register()
                 lm.set_attn_implementation(attention.NAME)
-                self.why_unshared = self._tried()
-                if self.why_unshared is not None and self.fuses_layers:
-                    self.fuses_layers = (
-                        False  # the layers may not be of the kind that they seem to be
-                    )
-                    self.why_unshared = self._tried()
+                self.why_unshared = self._probe_failure()
+                if self.why_unshared is not None and self.uses_kernels:
+                    # The layers may not be of the kind that they seem to be.
+                    self.uses_kernels = False
+                    self.why_unshared = self._probe_failure()
             else:
                 self.why_unshared = f"the attention of {type(lm).__name__} cannot be replaced"
         except Exception as error:
-            self.why_unshared = _told(error)
+            self.why_unshared = _failure(error)
         self.shares_trunks = self.why_unshared is None
         if not self.shares_trunks and lm.config._attn_implementation != before:
             lm.set_attn_implementation(before)
@@ -258,16 +278,14 @@ class ForestModel:
         """Run forests as padded rows."""
         self.shares_trunks, self.why_unshared = False, why
 
-    def _tried(self) -> str | None:
+    def _probe_failure(self) -> str | None:
         try:
             return self._probe()
-        except (
-            Exception
-        ) as error:  # whatever a foreign architecture raises on a forest is the answer
-            return _told(error)
+        except Exception as error:  # a foreign architecture may raise anything on a forest
+            return _failure(error)
 
     def _probe(self) -> str | None:
-        """Why a small forest does not give what plain forwards give, or None where it does."""
+        """Why a small forest does not agree with plain forward passes, or None where it does."""
         config = self.config
         layer_types = set(getattr(config, "layer_types", None) or [])
         if foreign := layer_types - {"full_attention", "sliding_attention"}:
@@ -281,25 +299,18 @@ class ForestModel:
             together, plan = self._shared_hidden(forest)
             alone = torch.cat([self._row_hidden(s.to(self.device)[None])[0] for s in sequences])
         paths = torch.cat([torch.nonzero(forest.ends[: int(x) + 1] > x)[:, 0] for x in forest.last])
-        if (passed_by := config.num_hidden_layers - len(plan.layers)) > 0:
-            return (
-                f"{passed_by} of its layers do not attend through transformers' attention interface"
-            )
+        if (others := config.num_hidden_layers - len(plan.layers)) > 0:
+            return f"{others} of its layers do not attend through transformers' attention interface"
         if window is not None and "sliding_attention" in layer_types and not plan.windows:
             return "its sliding windows lie in a mask that a forest cannot carry"
-        worst, bound = relative_error(together[paths], alone), BOUNDS.get(together.dtype, 5e-2)
+        worst, bound = relative_error(together[paths], alone), bound_of(together.dtype)
         if not worst <= bound:
             return f"a small forest differs from plain forwards by {worst:.1e} (bound {bound:.0e})"
         return None
 
 
-def _told(error: Exception) -> str:
+def _failure(error: Exception) -> str:
     return f"a forest fails with {type(error).__name__}: {str(error).partition(chr(10))[0]}"
-
-
-def is_peft(model: Any) -> bool:
-    """Whether a model is wrapped by PEFT."""
-    return hasattr(model, "get_base_model")
 
 
 @contextlib.contextmanager
@@ -314,12 +325,8 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
             submodule.training = mode
 
 
-def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    expected = expected.double()
-    return float((found.double() - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
-
-
 def cuda_devices(device: torch.device) -> list[torch.device]:
+    """The devices whose random state a computation there may change."""
     return [device] if device.type == "cuda" else []
 
 

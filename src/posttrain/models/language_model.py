@@ -6,29 +6,29 @@ import contextlib
 import copy
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedTokenizerBase
 
+from posttrain import kernels
 from posttrain.data.forest import Forest
 from posttrain.errors import ModelError
-from posttrain.models.adapters import keeps_base, virtual_tokens
+from posttrain.kernels.agreement import bound_of, relative_error
+from posttrain.models.adapters import keeps_base
 from posttrain.models.attention import ForestPlan
-from posttrain.models.forest_model import (
-    BOUNDS,
-    ForestModel,
-    cuda_devices,
-    evaluating,
-    is_peft,
-    relative_error,
-)
+from posttrain.models.forest_model import ForestModel, cuda_devices, evaluating
 from posttrain.models.logprobs import Head, token_logprobs
+from posttrain.models.peft_kind import is_peft
 from posttrain.models.score_model import ScoreModel
+from posttrain.models.virtual_tokens import virtual_tokens
 from posttrain.models.vocabulary import DERIVED, DISTRIBUTIONS, FOREIGN, Vocabulary
 
 REFERENCE = "reference.safetensors"
+_OWN_OUTPUTS = frozenset({"logprobs", "entropy", "entropy_gradient"})
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class LanguageModel(ForestModel):
@@ -43,9 +43,8 @@ class LanguageModel(ForestModel):
         foreign: the same with another vocabulary (`models.foreign`), or None.
         reference_updates: how often the reference has been moved since it was the model of the
         start.
-        fresh_adapters: whether the adapters, if any, began with the run; where they were trained
-        before, the run starts from
-            base and adapters together, which is then the reference.
+        fresh_adapters: whether the adapters, if any, began with the run. If they were trained
+        before, the run starts from base and adapters together, which is then the reference.
     """
 
     def __init__(self, hf: Any, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -62,13 +61,12 @@ class LanguageModel(ForestModel):
     def head(self) -> Head:
         """The projection to the vocabulary, as it is now."""
         module: Any = self.pretrained.get_output_embeddings()
-        if hasattr(
-            module, "modules_to_save"
-        ):  # PEFT trains a copy in full; switched off, the original counts
-            off = module.disable_adapters
-            module = (
-                module.original_module if off else module.modules_to_save[module.active_adapters[0]]
-            )
+        if hasattr(module, "modules_to_save"):
+            # PEFT trains a copy in full; with adapters switched off, the original counts.
+            if module.disable_adapters:
+                module = module.original_module
+            else:
+                module = module.modules_to_save[module.active_adapters[0]]
         config = self.config
         scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
             getattr(config, "logits_scaling", None) or 1.0
@@ -83,73 +81,66 @@ class LanguageModel(ForestModel):
 
         Args:
             forest: a micro-batch; it is moved to the model's device.
-            needs: of {"logprobs", "entropy", "ref_logprobs", "teacher_logprobs", "values"}, of the
-            whole distributions
-                (see `models.vocabulary`), or anything else, which is somebody else's and ignored.
-                With "entropy_gradient" the entropy carries one.
+            needs: of {"logprobs", "entropy", "ref_logprobs", "teacher_logprobs", "values"} and the
+            whole distributions (see `models.vocabulary`). Other names are ignored. With
+            "entropy_gradient" the entropy carries a gradient.
             temperature: what logits are divided by, for reference and teacher too.
         Returns:
-            [M] each, float32, nats. What the reference and the teacher say carries no gradient.
+            [M] each, float32, nats. Outputs of the reference and the teacher carry no gradient.
             "correct" (bool) comes with the log-probs: whether the target is the likeliest token.
             "values" are the critic's, of the state in which each target was chosen. "vocabulary" is
             a `Vocabulary` over the distributions that were asked for.
         """
         forest = forest.to(self.device)
-        found: dict[str, Any] = {}
-        needs = (
-            set(needs) - forest.streams.keys()
-        )  # what the batch carries already is not computed again
-        wanted = DISTRIBUTIONS & {name for need in needs for name in DERIVED.get(need, (need,))}
-        hidden: dict[
-            str, tuple[torch.Tensor, Head]
-        ] = {}  # of the models whose whole distributions are wanted
-        if not {"ref_logprobs", "ref_distribution"}.isdisjoint({*needs, *wanted}):
+        # What the batch carries already is not computed again.
+        names = set(needs) - forest.streams.keys()
+        distributions = DISTRIBUTIONS & {n for need in names for n in DERIVED.get(need, (need,))}
+        requested = names | distributions
+        outputs: dict[str, Any] = {}
+        rows: dict[str, tuple[torch.Tensor, Head]] = {}  # of models whose distributions are needed
+        if not {"ref_logprobs", "ref_distribution"}.isdisjoint(requested):
             with torch.no_grad(), self.reference():
-                rows = hidden["ref_distribution"] = self.rows_at(forest, sources=True), self.head
-                if "ref_logprobs" in needs:
-                    found["ref_logprobs"] = token_logprobs(
-                        *rows, forest.target, temperature=temperature
-                    ).logprobs
-        if not {"teacher_logprobs", "teacher_distribution"}.isdisjoint({*needs, *wanted}):
+                rows["ref_distribution"] = self.rows_at(forest, sources=True), self.head
+                if "ref_logprobs" in names:
+                    scores = token_logprobs(
+                        *rows["ref_distribution"], forest.target, temperature=temperature
+                    )
+                    outputs["ref_logprobs"] = scores.logprobs
+        if not {"teacher_logprobs", "teacher_distribution"}.isdisjoint(requested):
             with torch.no_grad():
-                rows = hidden["teacher_distribution"] = self._teacher_rows(forest)
-                if "teacher_logprobs" in needs:
-                    found["teacher_logprobs"] = token_logprobs(
-                        *rows, forest.target, temperature=temperature
-                    ).logprobs
-        if FOREIGN in wanted:
-            if self.foreign is None:
-                raise ModelError(
-                    "a loss asks for a teacher with another vocabulary and there is none"
-                )
-            with torch.no_grad():
-                *rows_and_head, found["aligned"] = self.foreign.rows(forest)
-            hidden[FOREIGN] = rows_and_head[0], rows_and_head[1]
-        if wanted or not {"logprobs", "entropy", "entropy_gradient"}.isdisjoint(needs):
-            rows = hidden["distribution"] = self.rows_at(forest, sources=True), self.head
-            entropy: Literal["none", "value", "gradient"] = (
-                "value" if "entropy" in needs else "none"
-            )
-            if "entropy_gradient" in needs:
-                entropy = "gradient"
-            scores = token_logprobs(*rows, forest.target, temperature=temperature, entropy=entropy)
-            found |= {"logprobs": scores.logprobs, "correct": scores.correct}
-            if scores.entropy is not None:
-                found["entropy"] = scores.entropy
-        if wanted:
-            vocabulary = found["vocabulary"] = Vocabulary(
-                {k: hidden[k] for k in sorted(wanted)}, temperature
-            )
-            found |= {
-                name: vocabulary.derived(name) for name in sorted(DERIVED.keys() & set(needs))
-            }
-        if "values" in needs:
+                rows["teacher_distribution"] = self._teacher_rows(forest)
+                if "teacher_logprobs" in names:
+                    scores = token_logprobs(
+                        *rows["teacher_distribution"], forest.target, temperature=temperature
+                    )
+                    outputs["teacher_logprobs"] = scores.logprobs
+        if FOREIGN in distributions:
+            rows[FOREIGN], outputs["aligned"] = self._foreign_rows(forest)
+        if distributions or not _OWN_OUTPUTS.isdisjoint(names):
+            rows["distribution"] = self.rows_at(forest, sources=True), self.head
+            outputs |= _own_outputs(*rows["distribution"], forest, names, temperature)
+        if distributions:
+            chosen = {name: rows[name] for name in sorted(distributions)}
+            vocabulary = outputs["vocabulary"] = Vocabulary(chosen, temperature)
+            for name in sorted(DERIVED.keys() & names):
+                outputs[name] = vocabulary.derived(name)
+        if "values" in names:
             if self.critic is None:
                 raise ModelError("a loss asks for values and there is no critic")
-            found["values"] = self.critic.values(forest)
-        return found
+            outputs["values"] = self.critic.values(forest)
+        return outputs
 
     __call__ = forward
+
+    def _foreign_rows(self, forest: Forest) -> tuple[tuple[torch.Tensor, Head], torch.Tensor]:
+        """Hidden states at the targets and the head of the teacher with another vocabulary; which
+        targets it has.
+        """
+        if self.foreign is None:
+            raise ModelError("a loss asks for a teacher with another vocabulary and there is none")
+        with torch.no_grad():
+            hidden, head, aligned = self.foreign.rows(forest)
+        return (hidden, head), aligned
 
     def _teacher_rows(self, forest: Forest) -> tuple[torch.Tensor, Head]:
         if self.teacher is None:
@@ -157,7 +148,7 @@ class LanguageModel(ForestModel):
         return self.teacher.rows_at(forest.to(self.teacher.device), sources=True), self.teacher.head
 
     @property
-    def _chooses_products(self) -> bool:
+    def _accelerates_backward(self) -> bool:
         return self.shares_trunks and (self.critic is None or self.critic.shares_trunks)
 
     def trainable_parameters(self) -> list[torch.nn.Parameter]:
@@ -269,9 +260,9 @@ class LanguageModel(ForestModel):
                 )
             self._copy_reference()
         with torch.no_grad():
-            for name, own in self._reference_parameters().items():
-                now = self.hf.get_parameter(name)
-                own.copy_(now) if mix == 1 else own.lerp_(now, mix)
+            for name, reference in self._reference_parameters().items():
+                current = self.hf.get_parameter(name)
+                reference.copy_(current) if mix == 1 else reference.lerp_(current, mix)
         self.reference_updates += 1
 
     def _reference_parameters(self) -> dict[str, torch.nn.Parameter]:
@@ -288,10 +279,10 @@ class LanguageModel(ForestModel):
         """What `save` writes, and the reference, where it is no longer the model of the start."""
         super().save_for_resume(folder)
         if self.reference_updates:
-            kept = {
+            tensors = {
                 name: p.detach().contiguous() for name, p in self._reference_parameters().items()
             }
-            save_file(kept, Path(folder) / REFERENCE)
+            save_file(tensors, Path(folder) / REFERENCE)
 
     def load_reference(self, folder: Path) -> None:
         """Take the reference that `save_for_resume` wrote, where it wrote one."""
@@ -300,8 +291,8 @@ class LanguageModel(ForestModel):
         self.update_reference()  # so that there is a copy, with adapters too
         saved = load_file(folder / REFERENCE)
         with torch.no_grad():
-            for name, own in self._reference_parameters().items():
-                own.copy_(saved[name])
+            for name, reference in self._reference_parameters().items():
+                reference.copy_(saved[name])
 
     def check_head(self) -> None:
         """Compare the model's own logits with `head` over `hidden`, on a few tokens.
@@ -312,13 +303,30 @@ class LanguageModel(ForestModel):
         """
         ids = torch.arange(min(5, self.config.vocab_size), device=self.device)[None]
         with evaluating(self.hf), torch.no_grad(), torch.random.fork_rng(cuda_devices(self.device)):
-            theirs = self.pretrained(input_ids=ids, use_cache=False).logits[0]
+            with kernels.computing(accelerated=False):
+                theirs = self.pretrained(input_ids=ids, use_cache=False).logits[0]
             hidden = self._row_hidden(ids)[0]
             ours = self.head.logits(hidden)
-        if not relative_error(ours, theirs) <= BOUNDS.get(hidden.dtype, 5e-2):
+        if not relative_error(ours, theirs) <= bound_of(hidden.dtype):
             raise ModelError(
                 f"{type(self.pretrained).__name__} computes its logits in a way that is not known "
                 "here "
                 "(a vocabulary projection with bias, scale and soft-cap gives others); it is not "
                 "supported"
             )
+
+
+def _own_outputs(
+    hidden: torch.Tensor, head: Head, forest: Forest, names: Collection[str], temperature: float
+) -> dict[str, torch.Tensor]:
+    """The log-probs of the targets, whether each is the likeliest token, and the entropy if it is
+    among the names.
+    """
+    entropy: Literal["none", "value", "gradient"] = "value" if "entropy" in names else "none"
+    if "entropy_gradient" in names:
+        entropy = "gradient"
+    scores = token_logprobs(hidden, head, forest.target, temperature=temperature, entropy=entropy)
+    outputs = {"logprobs": scores.logprobs, "correct": scores.correct}
+    if scores.entropy is not None:
+        outputs["entropy"] = scores.entropy
+    return outputs

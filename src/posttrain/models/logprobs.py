@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from posttrain.models.products import fast_products, linear, wide, within
+from posttrain.kernels.products import fast_products, linear, wide, within
 
 _BLOCK_BYTES = 1 << 28  # of a half-precision weight, the part that is held in float32 at a time
 
@@ -180,7 +180,7 @@ class _TokenLogprobs(torch.autograd.Function):
         ctx.kind = torch.promote_types(
             hidden.dtype, weight.dtype
         )  # of the products in the backward pass
-        kept = hidden.new_empty(len(target), len(weight), dtype=ctx.kind) if keep else None
+        cached = hidden.new_empty(len(target), len(weight), dtype=ctx.kind) if keep else None
         for start in range(0, len(target), settings.rows):
             part = slice(start, start + settings.rows)
             z = head.logits(hidden[part])
@@ -197,9 +197,9 @@ class _TokenLogprobs(torch.autograd.Function):
             )
             if settings.entropy != "none":
                 entropy[part] = log_total - z.sub_(largest[:, None]).mul_(p).sum(-1)
-            if kept is not None:
-                kept[part] = _less_target(p, target[part], logprobs[part])
-        ctx.save_for_backward(hidden, weight, bias, target, logprobs, lse, entropy, kept)
+            if cached is not None:
+                cached[part] = _less_target(p, target[part], logprobs[part])
+        ctx.save_for_backward(hidden, weight, bias, target, logprobs, lse, entropy, cached)
         ctx.head, ctx.settings = (scale, softcap), settings
         ctx.mark_non_differentiable(correct)
         if settings.entropy != "gradient":
@@ -210,9 +210,9 @@ class _TokenLogprobs(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     @within(fast_products)
     def backward(
-        ctx: Any, given: torch.Tensor, given_entropy: torch.Tensor, _: None
+        ctx: Any, grad: torch.Tensor, grad_entropy: torch.Tensor, _: None
     ) -> tuple[torch.Tensor | None, ...]:
-        hidden, weight, bias, target, logprobs, lse, entropy, kept = ctx.saved_tensors
+        hidden, weight, bias, target, logprobs, lse, entropy, cached = ctx.saved_tensors
         (scale, softcap), settings = ctx.head, ctx.settings
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight, dtype=lse.dtype) if ctx.needs_input_grad[1] else None
@@ -222,15 +222,15 @@ class _TokenLogprobs(torch.autograd.Function):
             else None
         )
         head = Head(weight, bias, softcap, scale)
-        head = head if kept is not None else head.widened()
-        rows = settings.rows if kept is None else max(1, len(target))
+        head = head if cached is not None else head.widened()
+        rows = settings.rows if cached is None else max(1, len(target))
         for start in range(0, len(target), rows):
             part = slice(start, start + rows)
             # The gradient of row i of the logits is factor[i] times slope[i]; the factor goes to
             # the narrow side of products.
-            factor = given[part] * (-scale / settings.temperature)
-            if kept is not None:
-                slope = kept
+            factor = grad[part] * (-scale / settings.temperature)
+            if cached is not None:
+                slope = cached
             else:
                 logits = head.logits(hidden[part])
                 bent = 1 - (logits / softcap).square_() if softcap is not None else None
@@ -239,11 +239,11 @@ class _TokenLogprobs(torch.autograd.Function):
                     # d entropy / d z = -p (log p + entropy);  d logprob / d z = [v = target] - p
                     slope = (
                         (z + entropy[part, None])
-                        .mul_(-given_entropy[part, None])
-                        .sub_(given[part, None])
+                        .mul_(-grad_entropy[part, None])
+                        .sub_(grad[part, None])
                         .mul_(z.exp_())
                     )
-                    slope.scatter_add_(-1, target[part, None], given[part, None])
+                    slope.scatter_add_(-1, target[part, None], grad[part, None])
                     factor = torch.full_like(factor, scale / settings.temperature)
                 else:
                     slope = _less_target(z.exp_(), target[part], logprobs[part])

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from posttrain import kernels
 from posttrain.data.forest import Batch, Forest, TokenSequence, Tree
 from posttrain.errors import ModelError
 from posttrain.models.forest_model import ForestModel, evaluating
@@ -66,28 +67,30 @@ class ScoreModel(ForestModel):
             [replace(s, row=str(next(numbers)), streams={}, values={}) for s in tree]
             for tree in trees
         ]
-        found: dict[int, np.ndarray] = {}
+        scores_by_row: dict[int, np.ndarray] = {}
         with evaluating(self.hf), torch.no_grad():
             for forest in Batch([Tree.build(tree) for tree in named]).split(max_tokens):
                 scores = self.forward(forest)["scores"].double().cpu()
                 counts = torch.bincount(forest.sequence, minlength=forest.num_sequences).tolist()
-                found |= {
+                scores_by_row |= {
                     int(row): part.numpy()
                     for row, part in zip(forest.rows, scores.split(counts), strict=True)
                 }
-        return [[found[int(s.row)] for s in tree] for tree in named]
+        return [[scores_by_row[int(s.row)] for s in tree] for tree in named]
 
     def at_ends(self, states: Sequence[Sequence[int]], *, max_tokens: int = 16384) -> list[float]:
         """The score at the last token of each list of ids, which is a critic's value of that
         state.
         """
         last = [TokenSequence(np.array(ids), np.arange(len(ids)) == len(ids) - 1) for ids in states]
-        return [float(found[0]) for found in self.score([last], max_tokens)[0]] if last else []
+        if not last:
+            return []
+        return [float(scores[0]) for scores in self.score([last], max_tokens)[0]]
 
     def _at(self, forest: Forest, *, sources: bool) -> torch.Tensor:
         hidden = self.rows_at(forest.to(self.device), sources=sources)
         head = self.score_head
         weight = next(head.parameters())
-        return head(hidden.to(weight.dtype))[:, 0].to(
-            torch.promote_types(hidden.dtype, torch.float32)
-        )
+        with kernels.computing(accelerated=False):
+            scores = head(hidden.to(weight.dtype))[:, 0]
+        return scores.to(torch.promote_types(hidden.dtype, torch.float32))

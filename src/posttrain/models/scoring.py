@@ -1,4 +1,4 @@
-"""Numbers of many sequences under a model, without a gradient."""
+"""Per-target outputs of a model for many sequences, without a gradient."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def scored(
         forest = Forest.pack(parts[start:stop]).to(model.device)
         critic = contextlib.nullcontext() if model.critic is None else evaluating(model.critic.hf)
         with torch.no_grad(), evaluating(model.hf), critic:
-            found = {
+            outputs = {
                 **forest.streams,
                 **model.forward(forest, frozenset(names), temperature=temperature),
             }
-        numbers = {name: found[name].float().cpu().numpy() for name in names}
+        numbers = {name: outputs[name].float().cpu().numpy() for name in names}
         ends = 0
         for sequence in (s for part in parts[start:stop] for s in part.sequences):
             begin, ends = ends, ends + int(sequence.loss_mask.sum())

@@ -7,12 +7,14 @@ no weights is checked before any are loaded. `fit` asks it for the model.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from posttrain.config import AdapterConfig, LoraConfig, ModelConfig
@@ -218,6 +220,11 @@ class LoadedModel:
         self.config = ModelConfig(self.name)
         self._start_weights: dict[str, Tensor] = {}  # before those of a checkpoint were loaded
 
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the weights as the run starts, before those of a checkpoint are loaded."""
+        return weights_digest(self.model)
+
     @property
     def name(self) -> str:
         """The folder or hub id that it was loaded from."""
@@ -262,7 +269,7 @@ class LoadedModel:
         if reference:
             model.enable_reference()
         if weights is not None:
-            self._start_weights = trained_weights(model)
+            self._start_weights, _ = trained_weights(model), self.digest
             saved = load_model(str(weights), dtype="auto", device=str(model.device))
             model.hf.load_state_dict(saved.hf.state_dict())
             model.load_reference(weights)
@@ -278,6 +285,7 @@ class LoadedModel:
                 "folder or hub id (its head is fresh)"
             )
         if weights is not None:
+            _ = self.digest
             saved = load_score_model(str(weights), per=per, device=str(self.model.device))
             self.model.hf.load_state_dict(saved.hf.state_dict())
         return self.model
@@ -307,6 +315,16 @@ class LoadedModel:
 
 
 ModelSpec = NamedModel | LoadedModel
+
+
+def weights_digest(model: ForestModel) -> str:
+    """Digest of all weights of a model in memory."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, parameter in model.hf.named_parameters():
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+        flat = parameter.detach().cpu().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def trained_weights(model: ForestModel) -> dict[str, Tensor]:

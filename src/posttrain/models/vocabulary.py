@@ -83,33 +83,40 @@ class Vocabulary:
         total = len(next(iter(self.rows.values()))[0])
         fixed = [n for n in names if n not in self.rows]
 
-        def part(start: int, *given: Tensor) -> Any:
-            by_name = dict(zip(fixed, given, strict=True))
+        def part(start: int, *chunks: Tensor) -> Any:
+            by_name = dict(zip(fixed, chunks, strict=True))
             stop = min(start + self.chunk, total)
             return function(
                 *(by_name[n] if n in by_name else self._logprobs(n, start, stop) for n in names)
             )
 
-        done = []
+        results = []
         for start in range(0, total, self.chunk):
-            given = [inputs[n][start : start + self.chunk] for n in fixed]
+            chunks = [inputs[n][start : start + self.chunk] for n in fixed]
             if torch.is_grad_enabled():
-                done.append(
-                    checkpoint(part, start, *given, use_reentrant=False, preserve_rng_state=False)
+                results.append(
+                    checkpoint(part, start, *chunks, use_reentrant=False, preserve_rng_state=False)
                 )
             else:
-                done.append(part(start, *given))
-        if not done:  # a micro-batch without targets
+                results.append(part(start, *chunks))
+        if not results:  # a micro-batch without targets
             empty = {
                 n: hidden.new_zeros(0, head.weight.shape[0])
                 for n, (hidden, head) in self.rows.items()
             }
             return function(*(empty[n] if n in empty else inputs[n] for n in names))
-        if not isinstance(done[0], tuple):
-            return torch.cat(done)
-        return torch.cat([d[0] for d in done]), {
-            k: torch.cat([d[1][k] for d in done]) for k in done[0][1]
+        if not isinstance(results[0], tuple):
+            return torch.cat(results)
+        return torch.cat([d[0] for d in results]), {
+            k: torch.cat([d[1][k] for d in results]) for k in results[0][1]
         }
+
+    def at(self, targets: Tensor) -> Vocabulary:
+        """The distributions at some of the targets, by their places int64 [m]."""
+        rows = {name: (hidden[targets], head) for name, (hidden, head) in self.rows.items()}
+        part = Vocabulary(rows, self.temperature)
+        part.chunk = self.chunk
+        return part
 
     def derived(self, name: str) -> Tensor:
         """Numbers per target [M]: see `DERIVED`; log_collision carries no gradient."""

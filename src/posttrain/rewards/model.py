@@ -254,7 +254,7 @@ def reward_model(
     return reward(prompts, completions)
 
 
-@rewards.register
+@rewards.register(per="step")
 @made_by(ProcessReward)
 def process_model(
     prompts,

@@ -20,7 +20,7 @@ def _right(line: str) -> float:
     return float(_OPERATIONS[match[2]](int(match[1]), int(match[3])) == int(match[4]))
 
 
-@rewards.register
+@rewards.register(per="step")
 def arithmetic_steps(completions, task, examples) -> list[list[float]]:
     """Of a chain of arithmetic, a verified reward for each line: 1 for a line "a+b=c" that is
     right, else 0.

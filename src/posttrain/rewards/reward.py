@@ -137,7 +137,7 @@ def unique_name(name: str, names: Mapping[str, Any]) -> str:
     """The name of a reward in metrics: lambda_1, lambda_2 for lambdas; length, length_1 for two
     rewards of one name.
     """
-    if name == "<lambda>":
+    if name in ("<lambda>", "lambda"):
         taken = [other for other in names if other.startswith("lambda_")]
         return f"lambda_{len(taken) + 1}"
     return name if name not in names else f"{name}_{len(names)}"

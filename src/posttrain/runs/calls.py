@@ -130,7 +130,9 @@ class Call:
         """The settings of the training."""
         names = [f.name for f in dataclasses.fields(TrainingSettings)]
         values = {name: getattr(self.recipe, name) for name in names}
-        return TrainingSettings(**{**values, "report_to": tuple(values["report_to"])})
+        for name in ("report_to", "penalties"):
+            values[name] = tuple(values[name])
+        return TrainingSettings(**values)
 
     @property
     def plugins(self) -> list[Path]:

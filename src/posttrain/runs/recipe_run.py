@@ -12,17 +12,16 @@ from posttrain import keys, registry
 from posttrain.config import Recipe
 from posttrain.data.account import Account
 from posttrain.errors import ConfigError
-from posttrain.memory import keep_freed_memory
 from posttrain.methods.measurement import Measuring
 from posttrain.recipe import recipe_as_dict
 from posttrain.runs.calls import Call
 from posttrain.terminal import write
 from posttrain.training.changes import Change
-from posttrain.training.fit import Fit
 from posttrain.training.folder import RunFolder
 from posttrain.training.lock import locked
 from posttrain.training.plan import Facts, Job, Plan, PreparedJob, Preview
 from posttrain.training.review import write_facts
+from posttrain.training.session import Session
 
 SAMPLES = "samples.jsonl"
 
@@ -160,7 +159,7 @@ class PreparedTraining(Prepared):
         self.facts += work.account.losses.items()
         self.preview = work.preview
         self.work = work
-        fit = Fit(
+        session = Session(
             spec,
             plan,
             call.training,
@@ -172,12 +171,7 @@ class PreparedTraining(Prepared):
             title=recipe.title,
             work=work,
         )
-        self.fit = fit
-        self.execute = self._execute
-
-    def _execute(self) -> Any:
-        keep_freed_memory()
-        return self.fit.run_in_folder()
+        self.execute = session.run_in_folder
 
 
 class PreparedWork(Prepared):

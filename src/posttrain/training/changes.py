@@ -74,6 +74,7 @@ RULES: dict[Rule, tuple[str, ...]] = {
         "batch_size",
         "task",
         "losses",
+        "penalties",
         "rewards",
         "sampling",
         "num_generations",

@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from posttrain.data.forest import TokenSequence
-from posttrain.data.stream import DataSource
 from posttrain.models.adapters import adapter_of
-from posttrain.models.forest_model import ForestModel
 from posttrain.models.load import load_config
-from posttrain.rollouts.collect import Collector, Prompt
+from posttrain.sources.collect import Collector, Prompt
+from posttrain.sources.rows import DataSource
 from posttrain.training.checkpoint import file_digest
 
 _MODEL_FILES = (
@@ -105,16 +103,6 @@ def weights_digest(place: str, **shared: Any) -> str | None:
         digest.update(str(weights_digest(adapter["base_model_name_or_path"], **shared)).encode())
     for path in sorted({p for pattern in _MODEL_FILES for p in folder.glob(pattern)}):
         digest.update(f"{path.name} {_cached_digest(path)}".encode())
-    return digest.hexdigest()
-
-
-def weights_of_model(model: ForestModel) -> str:
-    """Digest of the weights of a model in memory."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, parameter in model.hf.named_parameters():
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-        flat = parameter.detach().cpu().contiguous().flatten()
-        digest.update(flat.view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from posttrain.averages import Averages
 from posttrain.data.forest import Batch, Forest
-from posttrain.data.stream import Source
 from posttrain.errors import TrainingDiverged
+from posttrain.sources.rows import Source
 from posttrain.training.hooks import Hook
 from posttrain.training.idle import idle_metrics
 from posttrain.training.objective import Objective
@@ -64,7 +64,8 @@ def train(
                 loss, metrics = objective(outputs, micro, totals)
                 model.backward(loss)
                 meter.micro(loss, metrics, micro)
-            meter.idle(idle_metrics(model, objective, batch, totals, max_tokens))
+            meter.add(idle_metrics(model, objective, batch, totals, max_tokens))
+            meter.add(optimizer.penalize())
             meter.check(batch, optimizer.clip_gradients())
             optimizer.step(step, batch)
         source.updated(model)
@@ -93,8 +94,8 @@ class _Meter:
         self.of_batch.merge(metrics)
         self.micros.append((loss.detach(), micro.rows))
 
-    def idle(self, metrics: Averages) -> None:
-        """Count what gets no training pass."""
+    def add(self, metrics: Averages) -> None:
+        """Count what belongs to the update and is of no micro-batch."""
         self.of_batch.merge(metrics)
 
     def check(self, batch: Batch, grad_norm: float) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from posttrain.averages import Averages
+from posttrain.config import Schedule
 from posttrain.errors import CheckpointError
-
-Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
+from posttrain.training.penalties import Penalties
 
 
 def learning_rate_factor(
@@ -72,6 +73,7 @@ class Optimizer:
         max_grad_norm: float = 1.0,
         rate_factors: Mapping[nn.Parameter, float] | None = None,
         updates: Updates | None = None,
+        penalties: Penalties | None = None,
     ) -> None:
         self.parameters = [p for p in parameters if p.requires_grad]
         self.masters = [
@@ -79,6 +81,7 @@ class Optimizer:
             for p in self.parameters
         ]
         self.updates = updates
+        self.penalties = penalties
         factors = rate_factors or {}
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for parameter, master in zip(self.parameters, self.masters, strict=True):
@@ -106,6 +109,12 @@ class Optimizer:
     def rate(self, step: int) -> float:
         """The learning rate of a step (from 0)."""
         return self.learning_rate * learning_rate_factor(step, self.steps, **self._factor)
+
+    def penalize(self) -> Averages:
+        """Add the gradients of the penalties to those of the loss; their values, as metrics."""
+        if self.penalties is None:
+            return Averages()
+        return self.penalties.add_gradients(dict(zip(self.parameters, self.masters, strict=True)))
 
     def clip_gradients(self) -> float:
         """Scale the gradients to a norm of at most max_grad_norm (0 = no bound); returns the
@@ -165,12 +174,16 @@ class Optimizer:
             for i, (p, m) in enumerate(zip(self.parameters, self.masters, strict=True))
             if m is not p
         }
-        return {"adamw": self.adamw.state_dict(), "order": self._order(), "masters": masters}
+        state = {"adamw": self.adamw.state_dict(), "order": self._order(), "masters": masters}
+        start = self.penalties.state_dict() if self.penalties is not None else {}
+        return {**state, "start": start} if start else state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore moments, counts and float32 copies; rates, betas, epsilon and decay stay this
         optimiser's own.
         """
+        if self.penalties is not None:
+            self.penalties.load_state_dict(state.get("start", {}))
         order, saved = self._order(), state["order"]
         if len(order) != len(saved):
             raise CheckpointError(

@@ -19,9 +19,10 @@ from torch import Tensor
 from posttrain.config import TrustRegionConfig
 from posttrain.data.account import Account
 from posttrain.data.forest import TokenSequence
-from posttrain.data.stream import Source
 from posttrain.errors import ConfigError
+from posttrain.limits import check_values
 from posttrain.models.spec import ModelSpec
+from posttrain.sources.rows import Source
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Schedule
 from posttrain.training.reference_model import Reference
@@ -144,6 +145,9 @@ class Plan:
     critic: Critic | None = None
     scores: Literal["token", "sequence"] | None = None
     noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_values(self.settings)
 
 
 class Place(Protocol):

@@ -23,7 +23,6 @@ from posttrain.training.fingerprint import (
     rows_digest,
     tokenizer_digest,
     weights_digest,
-    weights_of_model,
 )
 from posttrain.training.optim import Schedule, learning_rate_factor
 from posttrain.yaml_reader import read_yaml_file
@@ -155,7 +154,7 @@ def contents(
 def _weights(spec: ModelSpec) -> str | None:
     """Digest of the weights that a run starts from."""
     if isinstance(spec, LoadedModel):
-        return weights_of_model(spec.model)
+        return spec.digest
     return weights_digest(
         spec.place,
         revision=spec.config.revision,

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from posttrain.data.forest import Forest, TokenSequence, Tree
-from posttrain.data.stream import Source
 from posttrain.errors import TrainingDiverged
 from posttrain.models.forest_model import ForestModel, evaluating
+from posttrain.sources.rows import Source
 from posttrain.training.checkpoint import prune_checkpoints, save_checkpoint
 from posttrain.training.loop import State
 

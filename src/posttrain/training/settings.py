@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from posttrain.component import ComponentLike
 from posttrain.errors import ConfigError, nearest
+from posttrain.limits import check_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,8 @@ class TrainingSettings:
         adam_beta1, adam_beta2, adam_epsilon: AdamW's moments and the term below its root.
         warmup_steps: steps of rising learning rate; below 1 a share of all steps.
         min_lr_ratio: share of the learning rate at which linear and cosine schedules end.
+        penalties: terms over parameters that every update adds to the loss, such as
+            {name: l2_to_start, weight: 0.1}.
         max_grad_norm: largest norm of the gradient; 0 = no bound.
         save_every: steps between checkpoints.
         save_seconds: a checkpoint is also written when so many seconds have passed since the last.
@@ -44,6 +48,11 @@ class TrainingSettings:
     save_total_limit: int = 2
     eval_every: int = 0
     report_to: tuple[str, ...] = ()
+    penalties: tuple[ComponentLike, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [f.name for f in dataclasses.fields(self)]
+        check_values({name: getattr(self, name) for name in names})
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> TrainingSettings:

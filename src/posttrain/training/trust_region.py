@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from posttrain.averages import Averages
 from posttrain.config import ModelConfig, TrustRegionConfig
 from posttrain.data.forest import Batch, Forest
 from posttrain.errors import ConfigError, ModelError
@@ -99,6 +100,8 @@ class TrustRegion:
         rest: Optimizer,
         max_tokens: int,
     ) -> None:
+        if rest.penalties is not None:
+            raise ConfigError("penalties: leave them out, or the trust region")
         self.model = model
         self.objective = objective
         self.config = config
@@ -110,6 +113,10 @@ class TrustRegion:
         if any(p.dtype in (torch.bfloat16, torch.float16) for p in self.parameters):
             raise ModelError("trust_region needs weights in float32; set model.dtype: float32")
         self.told: dict[str, float] = {}
+
+    def penalize(self) -> Averages:
+        """Nothing: penalties and a trust region exclude each other."""
+        return Averages()
 
     def clip_gradients(self) -> float:
         """The norm of the policy's gradient, which is not clipped: the trust region bounds the

@@ -1,0 +1,275 @@
+"""What a registry knows of a function: its inputs, its settings and what its decorator declares.
+
+Entries of files are read from the source text, so that listing and checking import neither the
+file nor torch. Entries of functions of a notebook or a script are read from the function.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from posttrain import config
+from posttrain.annotations import Scope, opaque, parse, scope_of, spelled
+from posttrain.component import name_of
+from posttrain.errors import ConfigError
+
+REQUIRED: Any = inspect.Parameter.empty
+METHOD = "method"  # all parameters of a method are settings, and keys of a recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A keyword-only parameter.
+
+    Attributes:
+        annotation: as written. default: REQUIRED where there is none. hint: the annotation as a
+        type, with aliases resolved.
+    """
+
+    annotation: str
+    default: Any
+    hint: Any = Any
+
+    def __str__(self) -> str:
+        default = "required" if self.default is REQUIRED else f"default {self.default!r}"
+        return f"{spelled(self.hint)}, {default}"
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """A value that a decorator declares, as in `@losses.register(per="token")`.
+
+    Attributes:
+        choices: the allowed values, each with its meaning. default: REQUIRED where the decorator
+        must declare one.
+    """
+
+    choices: Mapping[Any, str]
+    default: Any = REQUIRED
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A registered function.
+
+    Attributes:
+        inputs: positional parameters. settings: keyword-only parameters. returns: the return
+        annotation as written. accepts_columns: whether it takes **kwargs. declared: the keyword
+        values of its decorator, defaults included.
+    """
+
+    kind: str
+    name: str
+    inputs: tuple[str, ...]
+    settings: Mapping[str, Setting]
+    returns: str
+    doc: str
+    file: Path
+    line: int
+    accepts_columns: bool = False
+    declared: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def per(self) -> Any:
+        """What each value that the function returns belongs to, such as "token" or "pair"."""
+        return self.declared.get("per")
+
+    @property
+    def summary(self) -> str:
+        """First sentence of the docstring."""
+        return first_sentence(self.doc)
+
+    @property
+    def place(self) -> str:
+        """File and line."""
+        return f"{self.file}:{self.line}"
+
+    def signature(self) -> str:
+        """The call as a user would write it."""
+        settings = []
+        for name, s in self.settings.items():
+            default = "" if s.default is REQUIRED else f" = {s.default!r}"
+            settings.append(f"{name}: {spelled(s.hint)}{default}")
+        star = ["*", *settings] if settings else []
+        return f"{self.name}({', '.join([*self.inputs, *star])})"
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a text, on one line."""
+    paragraph = " ".join(text.strip().partition("\n\n")[0].split())
+    head, stop, _ = paragraph.partition(". ")
+    return head + stop.rstrip()
+
+
+def unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function within any number of `functools.partial`."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
+
+
+def source_file(function: Callable[..., Any]) -> Path:
+    """Where a function is defined; an empty path where that is unknown."""
+    function = unwrapped(function)
+    try:
+        source = inspect.getsourcefile(function)
+    except TypeError:  # an object with __call__
+        try:
+            source = inspect.getsourcefile(type(function))
+        except (TypeError, OSError):
+            source = None
+    return Path(source or "")
+
+
+def entry_of_function(
+    function: Callable[..., Any], kind: str, declared: Mapping[str, Any]
+) -> Entry:
+    """The entry of a function object: also of a lambda or a `functools.partial`.
+
+    Raises:
+        ConfigError: the object has no signature that can be read.
+    """
+    name, plain = name_of(function), unwrapped(function)
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{kind} {name!r} has no signature to read: {error}") from error
+    parameters = signature.parameters.values()
+    names = getattr(plain, "__globals__", {})
+    settings = {
+        p.name: _setting(p.annotation, p.default, names)
+        for p in parameters
+        if p.kind is p.KEYWORD_ONLY or kind == METHOD
+    }
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    returns = signature.return_annotation
+    code = getattr(plain, "__code__", None)
+    return Entry(
+        kind,
+        name,
+        tuple(p.name for p in parameters if p.kind in positional and kind != METHOD),
+        settings,
+        "" if returns is inspect.Signature.empty else spelled(returns),
+        inspect.getdoc(plain) or "",
+        source_file(function),
+        code.co_firstlineno if code else 0,
+        any(p.kind is p.VAR_KEYWORD for p in parameters),
+        dict(declared),
+    )
+
+
+def _setting(annotation: Any, default: Any, names: Mapping[str, Any]) -> Setting:
+    if annotation is inspect.Parameter.empty:
+        return Setting("Any", default)
+    hint = annotation
+    if isinstance(annotation, str):  # from __future__ import annotations
+        try:
+            hint = eval(annotation, {**vars(typing), **names})
+        except Exception:
+            hint = opaque(annotation)
+    return Setting(spelled(annotation), default, hint)
+
+
+@functools.lru_cache(maxsize=1024)
+def _scan(path: Path, variable: str, kind: str, modified: int) -> tuple[Entry, ...]:
+    scope = scope_of(path)
+    entries = []
+    for node in parse(path).body:
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        declared = _declared_by(node, scope, variable, kind, path)
+        if declared is None:
+            continue
+        a = node.args
+        positional = [*a.posonlyargs, *a.args]
+        parameters = list(zip(a.kwonlyargs, a.kw_defaults, strict=True))
+        if kind == METHOD:
+            defaults = [None] * (len(positional) - len(a.defaults)) + [*a.defaults]
+            parameters = [*zip(positional, defaults, strict=True), *parameters]
+            positional = []
+        settings = {
+            p.arg: _setting_in_text(p.annotation, default, scope) for p, default in parameters
+        }
+        entry = Entry(
+            kind,
+            node.name,
+            tuple(p.arg for p in positional),
+            settings,
+            ast.unparse(node.returns) if node.returns else "",
+            ast.get_docstring(node) or "",
+            path,
+            node.lineno,
+            a.kwarg is not None,
+            declared,
+        )
+        entries.append(entry)
+    return tuple(entries)
+
+
+def entries_of_file(path: Path, variable: str, kind: str) -> tuple[Entry, ...]:
+    """Entries of the functions at the top level of a file that a registry's decorator marks.
+
+    `@losses.register`, `@losses.register(per="token")` and, with posttrain imported as pt,
+    `@pt.loss(per="token")` mark a loss.
+    """
+    return _scan(path, variable, kind, path.stat().st_mtime_ns)
+
+
+def _declared_by(
+    node: ast.FunctionDef | ast.AsyncFunctionDef, scope: Scope, variable: str, kind: str, path: Path
+) -> dict[str, Any] | None:
+    """The keyword values of the registry's decorator; None where the function has none."""
+    for decorator in node.decorator_list:
+        call = decorator if isinstance(decorator, ast.Call) else None
+        text = scope.origin(ast.unparse(call.func if call else decorator))
+        short = f"posttrain.{kind.partition(' ')[0]}"
+        if text != short and not f".{text}".endswith(f".{variable}.register"):
+            continue
+        declared = {}
+        for keyword in call.keywords if call else ():
+            try:
+                declared[str(keyword.arg)] = ast.literal_eval(keyword.value)
+            except ValueError:
+                raise ConfigError(
+                    f"{path}:{decorator.lineno}: {kind} {node.name!r} declares {keyword.arg}="
+                    f"{ast.unparse(keyword.value)}; write the value itself, as text or a number"
+                ) from None
+        return declared
+    return None
+
+
+def topic_of(path: Path) -> str:
+    """The first sentence of a file's docstring."""
+    return first_sentence(ast.get_docstring(parse(path)) or path.stem).removesuffix(".")
+
+
+def _setting_in_text(
+    annotation: ast.expr | None, default: ast.expr | None, scope: Scope
+) -> Setting:
+    value = REQUIRED if default is None else _literal(default)
+    if annotation is None:
+        return Setting("Any", value)
+    text = ast.unparse(annotation)
+    return Setting(text, value, scope.evaluate(text))
+
+
+def _literal(node: ast.expr) -> Any:
+    """The value of a default: a literal, or a section such as CreditConfig(whiten=True). What is
+    neither is shown as written.
+    """
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        pass
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        section = getattr(config, node.func.id, None)
+        if section is not None:
+            return section(**{str(k.arg): _literal(k.value) for k in node.keywords})
+    return ast.unparse(node)

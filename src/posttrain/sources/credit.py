@@ -1,0 +1,312 @@
+"""Credit for the rollouts of a step: from rewards and log-probs to the numbers that losses read
+at each token.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from posttrain import registry
+from posttrain.advantages import shape
+from posttrain.averages import Averages
+from posttrain.config import Component, CreditConfig
+from posttrain.types import Rollout, RolloutGroup
+
+Nested = list[list[np.ndarray]]
+"""Numbers per token of each completion: [P][G] of arrays [T]."""
+
+
+class Creditor:
+    """An estimator of advantages with what is done before and after it; it holds the state that a
+    resume needs.
+
+    Args:
+        advantage: the estimator, by name with settings. config: see `CreditConfig`. asked: inputs
+        that the losses ask for.
+        reward_weights: of each reward function, by name. token_text: token id -> its text, for
+        rewards of steps.
+        keep_old: the log-probs of before the first update are needed (several updates a step, a
+        line search).
+    """
+
+    def __init__(
+        self,
+        advantage: Component,
+        config: CreditConfig,
+        *,
+        asked: Collection[str],
+        reward_weights: Mapping[str, float],
+        token_text: Callable[[int], str],
+        keep_old: bool = False,
+    ) -> None:
+        self.inputs = registry.advantages.entry_of(advantage).inputs
+        self.function = registry.advantages.bind_of(advantage)
+        self.config = config
+        self.asked = asked
+        self.reward_weights = reward_weights
+        self.token_text = token_text
+        self.keep_old = keep_old
+        self.baseline = math.nan
+        self.kl_weight = config.kl_weight
+        self.entropy_weight = config.entropy_weight
+        self.averages = Averages()
+
+    @property
+    def measures(self) -> frozenset[str]:
+        """What has to be known of the model as it is before the first update: of logprobs,
+        ref_logprobs, entropy, values.
+        """
+        c = self.config
+        wanted = set()
+        if self.keep_old or c.kl_weight or c.importance_correction != "none":
+            wanted.add("logprobs")
+        if c.kl_weight:
+            wanted.add("ref_logprobs")
+        if c.top_entropy < 1 or c.target_entropy is not None:
+            wanted |= {"logprobs", "entropy"}
+        if "values" in self.inputs or not {"old_values", "returns"}.isdisjoint(self.asked):
+            wanted.add("values")
+        return frozenset(wanted)
+
+    def state(self) -> dict[str, float | None]:
+        """What a resume needs; JSON has no NaN."""
+        baseline = None if math.isnan(self.baseline) else self.baseline
+        return {
+            "baseline": baseline,
+            "kl_weight": self.kl_weight,
+            "entropy_weight": self.entropy_weight,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` gave."""
+        self.baseline = math.nan if state["baseline"] is None else state["baseline"]
+        self.kl_weight, self.entropy_weight = state["kl_weight"], state["entropy_weight"]
+
+    def credit(
+        self,
+        groups: Sequence[RolloutGroup],
+        measured: Mapping[str, Nested],
+        engine: Nested | None,
+        counted: Nested,
+    ) -> dict[str, Nested]:
+        """Streams by name, for every token of every completion; sets each rollout's `advantage`.
+
+        Args:
+            measured: what `measures` asks for. engine: log-probs of the sampler, None where they
+            are of another distribution.
+            counted: bool, the tokens that are trained.
+        """
+        self.averages = Averages()
+        rewards = self._clipped(
+            np.array(
+                [[math.nan if r.reward is None else r.reward for r in g.rollouts] for g in groups]
+            )
+        )
+        lengths = np.array([[len(r.sample.ids) for r in g.rollouts] for g in groups])
+        penalties = self._kl_penalties(measured)
+        result = self.function(
+            *(self._input(n, groups, rewards, lengths, penalties, measured) for n in self.inputs)
+        )
+        if isinstance(result, tuple):
+            result, self.baseline = result
+        advantages: Nested = [
+            [
+                np.broadcast_to(np.asarray(a, dtype=float), (int(n),)).copy()
+                for a, n in zip(row, sizes, strict=True)
+            ]
+            for row, sizes in zip(result, lengths, strict=True)
+        ]
+        for row, missing in zip(advantages, np.isnan(rewards), strict=True):
+            for array, none in zip(row, missing, strict=True):
+                array[:] = 0.0 if none else array
+        streams: dict[str, Nested] = {}
+        if "values" in measured:
+            streams["old_values"] = measured["values"]
+            streams["returns"] = _nested(lambda a, v: a + v, advantages, measured["values"])
+        if "logprobs" in measured:
+            streams["old_logprobs"] = measured["logprobs"]
+        known = [
+            [c & ~none for c, none in zip(row, m, strict=True)]
+            for row, m in zip(counted, np.isnan(rewards), strict=True)
+        ]
+        streams["advantages"] = self._shaped(advantages, measured, engine, known)
+        if "reward_variance" in self.asked:
+            variance = [
+                float(np.var(row[~np.isnan(row)])) if (~np.isnan(row)).any() else 0.0
+                for row in rewards
+            ]
+            streams["reward_variance"] = [
+                [np.full(int(n), v) for n in sizes]
+                for v, sizes in zip(variance, lengths, strict=True)
+            ]
+        if self.config.target_entropy is not None:
+            streams["entropy_weight"] = self._entropy_weights(measured["entropy"], lengths)
+        for group, row in zip(groups, streams["advantages"], strict=True):
+            for rollout, array in zip(group.rollouts, row, strict=True):
+                rollout.advantage = float(array.mean()) if len(array) else 0.0
+        return streams
+
+    def _clipped(self, rewards: np.ndarray) -> np.ndarray:
+        bounds = self.config.reward_clip
+        return np.clip(rewards, bounds[0], bounds[1]) if bounds else rewards
+
+    def _kl_penalties(self, measured: Mapping[str, Nested]) -> Nested | None:
+        """weight * KL estimate of each token; then the weight moves towards its target."""
+        if not self.config.kl_weight:
+            return None
+        kl = _nested(
+            lambda p, q: _kl(q - p, self.config.kl_estimator),
+            measured["logprobs"],
+            measured["ref_logprobs"],
+        )
+        mean = float(np.mean([a.sum() for row in kl for a in row]))
+        self.averages.update({"reward_kl/mean": mean, "reward_kl/weight": self.kl_weight})
+        penalties = _nested(lambda a: self.kl_weight * a, kl)
+        if self.config.kl_target is not None:
+            self.kl_weight = shape.next_kl_weight(
+                self.kl_weight, mean, self.config.kl_target, self.config.kl_gain
+            )
+        return penalties
+
+    def _input(
+        self,
+        name: str,
+        groups: Sequence[RolloutGroup],
+        rewards: np.ndarray,
+        lengths: np.ndarray,
+        penalties: Nested | None,
+        measured: Mapping[str, Nested],
+    ) -> Any:
+        """An input of the estimator."""
+        if name == "rewards":
+            return (
+                rewards
+                if penalties is None
+                else rewards - np.array([[a.sum() for a in row] for row in penalties])
+            )
+        if name == "greedy_rewards":
+            return self._clipped(
+                np.array([math.nan if g.greedy_reward is None else g.greedy_reward for g in groups])
+            )
+        if name == "lengths":
+            return lengths
+        names = list(self.reward_weights)
+        if name == "reward_weights":
+            return np.array([self.reward_weights[n] for n in names])
+        if name == "reward_table":
+            # A completion on which a reward failed has none, so that it counts in no baseline. None
+            # becomes NaN.
+            none = dict.fromkeys(names)
+            rows = [
+                [r.rewards if r.reward is not None else none for r in g.rollouts] for g in groups
+            ]
+            return np.array(
+                [[[row.get(n) for n in names] for row in rewards] for rewards in rows], dtype=float
+            )
+        if name == "baseline":
+            return self.baseline
+        if name == "values":
+            return measured["values"]
+        earned = [
+            [self._token_rewards(r, float(x)) for r, x in zip(g.rollouts, row)]
+            for g, row in zip(groups, rewards)
+        ]
+        return (
+            earned
+            if penalties is None
+            else _nested(lambda r, k: np.nan_to_num(r) - k, earned, penalties)
+        )
+
+    def _token_rewards(self, rollout: Rollout, reward: float) -> np.ndarray:
+        """The reward at the last token, and those of steps where they end; NaN elsewhere."""
+        out = np.full(len(rollout.sample.ids), math.nan)
+        if not len(out) or math.isnan(reward):
+            return out
+        if rollout.step_rewards:
+            texts = [self.token_text(i) for i in rollout.sample.ids]
+            for name, numbers in rollout.step_rewards.items():
+                found = shape.step_rewards(texts, numbers) * self.reward_weights[name]
+                out = np.where(np.isnan(found), out, np.nan_to_num(out) + np.nan_to_num(found))
+            others = [
+                (self.reward_weights[n], v)
+                for n, v in rollout.rewards.items()
+                if n not in rollout.step_rewards
+            ]
+            rest = [w * v for w, v in others if v is not None]
+            if not rest:
+                return out
+            reward = sum(rest)
+        out[-1] = np.nan_to_num(out[-1]) + reward
+        return out
+
+    def _shaped(
+        self,
+        advantages: Nested,
+        measured: Mapping[str, Nested],
+        engine: Nested | None,
+        counted: Nested,
+    ) -> Nested:
+        """Whitened, corrected for the sampler's distribution, and masked."""
+        c = self.config
+        if c.whiten:
+            flat = shape.whiten(
+                [a for row in advantages for a in row], [a for row in counted for a in row]
+            )
+            arrays = iter(flat)
+            advantages = [[next(arrays) for _ in row] for row in advantages]
+        if c.importance_correction != "none" and engine is not None:
+            weights = _nested(
+                lambda o, e: shape.importance_weights(
+                    o, e, c.importance_correction, c.importance_clip_max
+                ),
+                measured["logprobs"],
+                engine,
+            )
+            advantages = _nested(np.multiply, advantages, weights)
+            flat_weights = [w for row in weights for a in row for w in a]
+            self.averages.add(
+                "sampling/importance_sampling_ratio/mean",
+                float(np.sum(flat_weights)),
+                len(flat_weights),
+            )
+        if c.top_entropy < 1:
+            entropies = [a for row in measured["entropy"] for a in row]
+            kept = iter(
+                shape.top_entropy(entropies, [a for row in counted for a in row], c.top_entropy)
+            )
+            advantages = [[a * next(kept) for a in row] for row in advantages]
+        return advantages
+
+    def _entropy_weights(self, entropies: Nested, lengths: np.ndarray) -> Nested:
+        """The weight of the entropy bonus at every token, which is off above the target; then
+        the weight moves.
+        """
+        total, target = (
+            sum(float(a.sum()) for row in entropies for a in row),
+            self.config.target_entropy,
+        )
+        assert target is not None
+        mean = total / max(int(lengths.sum()), 1)
+        weight = self.entropy_weight if mean <= target else 0.0
+        self.entropy_weight = shape.next_entropy_weight(
+            self.entropy_weight, mean, target, self.config.entropy_change
+        )
+        return [[np.full(int(n), weight) for n in row] for row in lengths]
+
+
+def _kl(difference: np.ndarray, estimator: str) -> np.ndarray:
+    """As `losses.penalty.kl_estimate`, of d = log ref - log pi."""
+    if estimator == "k1":
+        return -difference
+    return difference**2 / 2 if estimator == "k2" else np.expm1(difference) - difference
+
+
+def _nested(function: Callable[..., np.ndarray], *nested: Nested) -> Nested:
+    return [
+        [function(*arrays) for arrays in zip(*rows, strict=True)]
+        for rows in zip(*nested, strict=True)
+    ]

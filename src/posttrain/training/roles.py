@@ -1,0 +1,45 @@
+"""The models of a training: the one that is trained, its reference, critic and teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from posttrain.models.foreign import ForeignTeacher
+from posttrain.models.forest_model import ForestModel
+from posttrain.models.spec import ModelSpec
+from posttrain.training.objective import Objective
+from posttrain.training.plan import Plan
+from posttrain.training.settings import TrainingSettings
+
+
+def load_models(
+    spec: ModelSpec, plan: Plan, objective: Objective, weights: Path | None = None
+) -> Any:
+    """The model of a plan with its helpers.
+
+    Args:
+        objective: what is minimised; it says whether a reference is needed.
+        weights: the folder of a checkpoint; None loads the model as the run starts.
+    """
+    if plan.scores is not None:
+        return spec.load_scores(per=plan.scores, weights=weights)
+    model = spec.load(reference=plan.reference.in_memory(objective), weights=weights)
+    if plan.critic is not None:
+        critic = plan.critic.model or spec.as_critic(adapters=plan.critic.adapters)
+        place = weights / "critic" if weights else None
+        model.critic = critic.load_scores(per="token", weights=place)
+        rate = plan.optimizer.learning_rate
+        factor = (plan.critic.learning_rate or rate) / rate
+        model.rate_factors |= dict.fromkeys(model.critic.trainable_parameters(), factor)
+    if plan.teacher is not None:
+        model.teacher = plan.teacher.load_frozen()
+        model.foreign = ForeignTeacher(model.teacher, spec.tokenizer)
+    model.neftune_noise_alpha = plan.noise
+    return model
+
+
+def micro_batch_tokens(model: ForestModel, settings: TrainingSettings) -> int:
+    """Distinct tokens that one forward pass may hold: as set, or what suits the device."""
+    default = 2048 if model.device.type == "cpu" else 16384
+    return settings.max_tokens_per_micro_batch or default

@@ -1,0 +1,99 @@
+"""What a step's rollouts become before they are trained on."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from posttrain.config import Component, CreditConfig
+from posttrain.data.forest import TokenSequence
+from posttrain.models.language_model import LanguageModel
+from posttrain.sources.collect import Collector, Prompt
+from posttrain.sources.credit import Creditor
+from posttrain.sources.rollouts import RolloutSource, measure
+from posttrain.types import Example, Rollout, RolloutGroup, Sample, Sampling
+
+
+def test_old_log_probs_are_without_dropout_at_the_temperature_of_sampling() -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=24,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        attention_dropout=0.5,
+    )
+    model = LanguageModel(LlamaForCausalLM(config), None)  # type: ignore[arg-type]
+    model.keep_unshared("dropout")
+    ids = [np.array([1, 2, 3, 4]), np.array([1, 2, 5])]
+    first, second = (TokenSequence(x, np.arange(len(x)) >= 2) for x in ids)
+    model.train()
+    found = measure(model, [[first, None], [second]], ["logprobs"], 2.0, 1000)["logprobs"]
+    assert model.hf.training and len(found[0][1]) == 0
+    model.eval()
+    for x, numbers in zip(ids, (found[0][0], found[1][0]), strict=True):
+        logits = model.hf(torch.tensor(x)[None]).logits[0].detach() / 2.0
+        expected = logits.log_softmax(-1)[torch.arange(1, len(x) - 1), torch.tensor(x[2:])]
+        np.testing.assert_allclose(numbers, expected, rtol=1e-5)
+
+
+def test_a_completion_that_is_masked_has_no_reward() -> None:
+    """Losses that compare log-probs of completions would take one without targets for certain."""
+
+    def rollout(token: int, reason: Any, reward: float) -> Rollout:
+        return Rollout(Sample([token], [0.0], [0.0], reason), "", {"r": reward}, reward)
+
+    rollouts = [rollout(3, "stop", 1.0), rollout(4, "length", 0.0)]
+    groups = [RolloutGroup(Example(""), (1, 2), rollouts)]
+    told: dict[str, Any] = {"collect": lambda step: groups, "metrics": lambda *_: _Told()}
+    collector: Any = SimpleNamespace(sampling=Sampling(), seed=0, given_steps=0, **told)
+    credit = Creditor(
+        Component("group_mean"),
+        CreditConfig(),
+        asked=(),
+        reward_weights={"r": 1.0},
+        token_text=lambda i: "",
+    )
+    source = RolloutSource(collector, model=None, credit=credit, mask_truncated=True)
+    (batch,) = source.batches(0)
+    assert batch.num_targets == 1
+    assert batch.trees[0].values["reward"] == pytest.approx([1.0, np.nan], nan_ok=True)
+
+
+def test_deviations_are_over_all_completions_of_the_step() -> None:
+    """Rewards 0, 1 of one prompt and 3, none of another: mean 4/3, squares 16/9 + 1/9 + 25/9
+    over 2; one number has none.
+    """
+
+    def rollout(reward: float | None, other: float | None) -> Rollout:
+        return Rollout(Sample([3], [0.0], [0.0], "stop"), "", {"r": reward, "s": other}, reward)
+
+    rows = [[(0.0, None), (1.0, 5.0)], [(3.0, None), (None, None)]]
+    groups = [RolloutGroup(Example(""), (1,), [rollout(*x) for x in row]) for row in rows]
+    rewards: Any = SimpleNamespace(names=["r", "s"])
+    collector = Collector(
+        [Prompt(Example(""), (1,))],
+        None,
+        rewards,
+        decode=str,
+        sampling=Sampling(),
+        batch_size=1,
+        num_generations=2,
+        seed=0,  # type: ignore[arg-type]
+    )
+    told = collector.metrics(groups, 0).means()
+    assert told["reward"] == pytest.approx(4 / 3)
+    assert told["reward_std"] == told["rewards/r/std"] == pytest.approx((21 / 9) ** 0.5)
+    assert told["rewards/s/mean"] == 5.0 and "rewards/s/std" not in told
+    assert told["frac_reward_zero_std"] == 0.0
+
+
+class _Told:
+    def merge(self, other: Any) -> None:
+        """Nothing is told here."""
