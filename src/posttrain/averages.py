@@ -49,7 +49,7 @@ class Averages:
 
     def settle(self) -> None:
         """The totals are whole: from here on each is a single observation, and their mean is
-        told.
+        reported.
         """
         totals, self._totals = self._totals, {}
         for name, value in totals.items():

@@ -1,8 +1,10 @@
+import itertools
 import math
 
 import numpy as np
 import pytest
 
+from posttrain.advantages import group
 from posttrain.advantages.group import group_mean, leave_one_out
 
 NAN = math.nan
@@ -53,3 +55,40 @@ def test_sums_to_zero_and_ignores_order() -> None:
         got = estimator(rewards)
         np.testing.assert_allclose(got.sum(axis=1), 0, atol=1e-9)
         np.testing.assert_allclose(estimator(rewards[::-1, ::-1]), got[::-1, ::-1])
+
+
+def test_gdpo_normalises_before_it_sums() -> None:
+    """A reward of small spread counts as much as one of large spread, which a sum would drown."""
+    table = np.stack([[[0.0, 100.0, 0.0, 100.0]], [[0.0, 0.0, 0.01, 0.01]]], axis=2)
+    got = group.gdpo(table, np.array([1.0, 1.0]))
+    assert got[0, 0] < 0 < got[0, 3] and got[0, 1] == pytest.approx(got[0, 2], abs=0.03)
+    assert got.mean() == pytest.approx(0, abs=1e-12) and got.std(ddof=1) == pytest.approx(
+        1, abs=1e-3
+    )
+
+
+@pytest.mark.parametrize(("k", "n"), [(1, 3), (2, 3), (2, 4), (3, 4), (4, 4)])
+def test_pass_at_k_is_unbiased(k: int, n: int) -> None:
+    """A policy over three answers with rewards 1, .4, 0: the estimate's exact mean is the
+    gradient of E[max of k].
+    """
+    p, reward = np.array([0.2, 0.3, 0.5]), np.array([1.0, 0.4, 0.0])
+
+    def best(q: np.ndarray) -> float:
+        return sum(
+            math.prod(q[list(s)]) * max(reward[list(s)])
+            for s in itertools.product(range(3), repeat=k)
+        )
+
+    mean = np.zeros(3)
+    for sample in itertools.product(range(3), repeat=n):
+        credit = group.pass_at_k(reward[list(sample)][None], k=k)[0]
+        for i, a in zip(sample, credit, strict=True):
+            mean += (
+                math.prod(p[list(sample)]) * a / n * (np.eye(3)[i] - p)
+            )  # grad log p_i by the logits
+    logits = np.log(p)
+    for j in range(3):
+        ends = [np.exp(logits + s * 1e-6 * np.eye(3)[j]) for s in (1, -1)]
+        slope = (best(ends[0] / ends[0].sum()) - best(ends[1] / ends[1].sum())) / 2e-6
+        assert mean[j] == pytest.approx(slope, rel=1e-5)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from posttrain.data.comparisons import encode_labelled, encode_lists, encode_pairs
-from posttrain.data.scored import encode_scores
 from posttrain.errors import DataError
 
 STEP = {"prompt": "Q\n", "initial_reason_steps": "one\n", "chosen": "two\n", "rejected": "three\n"}
@@ -51,22 +50,6 @@ def test_triples_have_three_roles(tiny_tokenizer: Any) -> None:
         encode_pairs(
             [{**row, "reference": [{"role": "assistant", "content": "x"}]}], tiny_tokenizer
         )
-
-
-def test_margins_belong_to_all_rows_or_none(tiny_tokenizer: Any) -> None:
-    rows = [
-        {"prompt": "Q", "chosen": f" {i}", "rejected": " x", "margin": 0.5 + i} for i in range(3)
-    ]
-    groups = encode_pairs(rows, tiny_tokenizer).groups
-    assert [[s.values["margin"] for s in g] for g in groups] == [[0.5, 0.5], [1.5, 1.5], [2.5, 2.5]]
-    for bad in (float("nan"), float("inf")):
-        for encode in (encode_pairs, encode_scores):
-            with pytest.raises(
-                DataError, match=f"row 2: margin is {bad}; it must be a finite number"
-            ):
-                encode([*rows[:2], {**rows[2], "margin": bad}], tiny_tokenizer)
-    with pytest.raises(DataError, match="row 1 has no margin but others have"):
-        encode_pairs([rows[0], {**rows[1], "margin": None}, rows[2]], tiny_tokenizer)
 
 
 def test_lists_carry_scores_and_ranks(tiny_tokenizer: Any) -> None:

@@ -50,59 +50,6 @@ def random_group(draw: np.random.Generator, count: int = 7) -> list[TokenSequenc
     return [sequence(ids, row=str(i), reward=i) for i, ids in enumerate(lists)]
 
 
-def test_a_preference_pair_by_hand() -> None:
-    tree = Tree.build([sequence([1, 2, 3, 4], 2), sequence([1, 2, 5], 2)])
-    assert tree.tokens.tolist() == [1, 2, 3, 4, 5]
-    assert tree.positions.tolist() == [0, 1, 2, 3, 2]
-    assert tree.ends.tolist() == [5, 5, 4, 4, 5]
-    assert tree.source.tolist() == [1, 2, 1]
-    assert tree.target.tolist() == [3, 4, 5]
-    assert tree.sequence.tolist() == [0, 0, 1]
-    assert tree.last.tolist() == [3, 4]
-    assert tree.streams["advantages"].tolist() == [2.5, 3.5, 2.5]
-
-
-def test_deeper_prefixes_are_shared_only_when_long_enough() -> None:
-    trunk, branch = [1, 2], list(range(10, 30))
-    group = [sequence(trunk + tail) for tail in ([*branch, 3], [*branch, 4], [5, 6, 7], [5, 6, 8])]
-    assert Tree.build(group, min_shared=16).num_tokens == 2 + 20 + 2 + 6
-    assert Tree.build(group, min_shared=1).num_tokens == 2 + 20 + 2 + 4
-    assert Tree.build(group, min_shared=100).num_tokens == 2 + 42 + 6
-
-
-@pytest.mark.parametrize("min_shared", [1, 3, 16])
-@pytest.mark.parametrize("seed", range(8))
-def test_every_sequence_can_be_read_back(seed: int, min_shared: int) -> None:
-    draw = np.random.default_rng(seed)
-    groups = [random_group(draw) for _ in range(4)]
-    forest = Forest.pack([Tree.build(group, min_shared=min_shared) for group in groups])
-    members = [s for group in groups for s in group]
-    assert forest.rows == [s.row for s in members]
-    for index, member in enumerate(members):
-        ids = member.ids.tolist()
-        assert read_back(forest, index) == ids
-        own = forest.sequence == index
-        assert forest.target[own].tolist() == ids[1:]
-        assert forest.tokens[forest.source[own]].tolist() == ids[:-1]
-        assert forest.positions[forest.source[own]].tolist() == list(range(len(ids) - 1))
-        assert forest.streams["advantages"][own].tolist() == [i + 0.5 for i in range(1, len(ids))]
-    assert forest.values["reward"].tolist() == [s.values["reward"] for s in members]
-
-
-def test_equal_sequences_and_prefixes_cost_nothing() -> None:
-    ids = list(range(5))
-    tree = Tree.build([sequence(ids), sequence(ids), sequence(ids[:3])])
-    assert tree.num_tokens == 5
-    assert tree.num_targets == 4 + 4 + 2
-    assert (tree.ends == 5).all()
-
-
-def test_nothing_in_common() -> None:
-    tree = Tree.build([sequence([1, 2]), sequence([3, 4])])
-    assert tree.ends.tolist() == [2, 2, 4, 4]
-    assert tree.positions.tolist() == [0, 1, 0, 1]
-
-
 @pytest.mark.parametrize("max_tokens", [1, 5, 9, 16, 40, 1000])
 @pytest.mark.parametrize("seed", range(4))
 def test_split_keeps_every_sequence_and_the_budget(seed: int, max_tokens: int) -> None:

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from posttrain.data.formats import detect_format, normalise
-from posttrain.data.rows import load_rows
+from posttrain.data.formats import detect_format, normalise, rows_to_imitate
 from posttrain.errors import DataError
 
 USER, HELLO = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}
@@ -116,40 +113,6 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(
-    ("name", "row", "expected"), CASES, ids=[f"{n}-{i}" for i, (n, _, _) in enumerate(CASES)]
-)
-def test_detect_and_normalise(name: str, row: dict[str, Any], expected: dict[str, Any]) -> None:
-    form = detect_format([row])
-    assert form.name == name and "columns" in form.reason
-    item = normalise(row, form, "7")
-    for key, value in expected.items():
-        assert getattr(item, key) == value
-
-
-def test_tool_calls_of_sharegpt() -> None:
-    row = {
-        "conversations": [
-            {"from": "human", "value": "weather?"},
-            {
-                "from": "function_call",
-                "value": '{"name": "weather", "arguments": {"city": "Bern"}}',
-            },
-            {"from": "observation", "value": "sunny"},
-            {"from": "gpt", "value": "It is sunny."},
-        ],
-        "tools": '[{"name": "weather"}]',
-    }
-    item = normalise(row, detect_format([row]), "0")
-    assert isinstance(item.completion, list)
-    assert [m["role"] for m in item.completion] == ["user", "assistant", "tool", "assistant"]
-    assert item.completion[1]["tool_calls"][0]["function"] == {
-        "name": "weather",
-        "arguments": {"city": "Bern"},
-    }
-    assert item.tools == [{"name": "weather"}]
-
-
-@pytest.mark.parametrize(
     ("row", "message"),
     [
         ({"prompt": "a", "completion": ""}, "row 3: column 'completion' is empty"),
@@ -186,40 +149,37 @@ def test_unknown_columns_list_what_is_accepted() -> None:
         detect_format([{"input": "a", "target": "b"}])
 
 
+PAIR = {
+    "prompt": "abcd",
+    "completion": "efgh",
+}  # 1 + 4 + 4 + 1 tokens: BOS, prompt, completion, EOS
+
+
 @pytest.mark.parametrize(
-    ("file", "name"),
+    ("row", "message"),
     [
-        ("gsm8k/test.jsonl", "question-answer"),
-        ("rasbt_instruct/*.json", "alpaca"),
-        ("hh_rlhf/*", "preference"),
-        ("self_instruct/seed*", None),
+        (
+            {"prompt": "a", "chosen": "b", "rejected": "c"},
+            r"format preference \(columns .*pairs are for method dpo",
+        ),
+        (
+            {"prompt": "a", "completions": ["b"], "labels": [True]},
+            "format stepwise .*method reward_model",
+        ),
+        ({"prompt": "a", "reward_model": {"ground_truth": "b"}}, "format verl .*method grpo"),
+        ({"prompt": "a", "answer": "b"}, "format prompt-only .*method grpo"),
+        ({"prompt": "a", "completion": "b", "label": False}, "none is desirable"),
     ],
 )
-def test_real_files(shared: Path, file: str, name: str | None) -> None:
-    for path in sorted((shared / "data").glob(file)):
-        rows = load_rows(path, limit=50)
-        if name is None:
-            continue
-        form = detect_format(rows)
-        assert form.name.startswith(name) or form.name == "alpaca preference", (path, form)
-        for number, row in enumerate(rows):
-            if form.name == "alpaca" and not row["output"]:
-                continue
-            normalise(row, form, str(number))
+def test_formats_without_a_completion_say_what_they_are_for(
+    row: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        rows_to_imitate([row])
 
 
-def test_llamafactory_demo_files(shared: Path) -> None:
-    found = {}
-    for path in sorted((shared / "data" / "llamafactory_demo").glob("*.json*")):
-        rows = load_rows(path, limit=40)
-        if "chosen_messages" in rows[0]:  # names of its own, which a recipe maps
-            rows = load_rows(
-                path,
-                limit=40,
-                columns={"chosen": "chosen_messages", "rejected": "rejected_messages"},
-            )
-        form = detect_format(rows)
-        found[path.name] = form.name
-        for number, row in enumerate(rows):
-            normalise(row, form, str(number))
-    assert len(set(found.values())) >= 3, json.dumps(found)
+def test_undesirable_completions_are_not_imitated() -> None:
+    rows = [{"prompt": "a", "completion": str(i), "label": i % 2 == 0} for i in range(4)]
+    assert rows_to_imitate(rows) == rows[::2] and rows_to_imitate([PAIR]) == [PAIR]
+    tagged = [{"instruction": "a", "output": str(i), "kto_tag": bool(i)} for i in range(2)]
+    assert rows_to_imitate(tagged) == tagged[1:]

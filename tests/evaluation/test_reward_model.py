@@ -6,14 +6,12 @@ import itertools
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from posttrain.data.forest import TokenSequence
 from posttrain.data.rows import load_rows
-from posttrain.data.scored import encode_scores
 from posttrain.evaluation.reward_model import (
     auc,
     best_of,
@@ -165,23 +163,6 @@ def test_measures_of_pairs_show_a_liking_for_length() -> None:
         and told["accuracy_rejected_shorter"]["estimate"] == 1
     )
     assert math.isnan(correlation([1, 1], [1, 2])) and "length_correlation" in flat(told)
-
-
-def test_lengths_are_those_of_completions(tiny_tokenizer: Any) -> None:
-    rows = [{"prompt": "Q: what?", "chosen": " abc", "rejected": " d"}]
-    (tree,) = encode_scores(rows, tiny_tokenizer).trees
-    assert [s.values["completion_length"] for s in tree] == [
-        len(tiny_tokenizer(t, add_special_tokens=False)["input_ids"]) + 1 for t in (" abc", " d")
-    ]
-    one = [{"prompt": "Q" * 9 * i, "completion": " " + "a" * i, "label": i > 1} for i in (1, 2, 3)]
-    told = [
-        measure(
-            "labelled",
-            encode_scores(one, tiny_tokenizer).trees,
-            [[np.array([float(x)])] for x in (1, 2, 3)],
-        )
-    ]
-    assert told[0]["length_correlation"] == pytest.approx(1)
 
 
 def test_measures_of_other_kinds() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from posttrain.errors import ConfigError, DataError, RewardError
+from posttrain.errors import ConfigError, RewardError
 from posttrain.evaluation.comparison import compare
 from posttrain.evaluation.outcomes import Evaluation, read_evaluation
 from posttrain.evaluation.run import evaluate, prepare
@@ -96,17 +96,6 @@ def test_a_check_needs_no_weights(tiny_tokenizer: Any) -> None:
     ):
         with pytest.raises(ConfigError):
             prepare(task(), tiny_tokenizer, 64, **settings)  # type: ignore[arg-type]
-
-
-def test_problems_that_are_too_long(tiny_tokenizer: Any) -> None:
-    long = task(20)
-    examples = [*long.examples, Example("9" * 400, None, "1", id="long")]
-    with_long = Task("sums", examples, long.score, long.extract, max_tokens=4)
-    measurement = prepare(with_long, tiny_tokenizer, 100)
-    assert [e.id for e, _ in measurement.problems.dropped] == ["long"]
-    assert len(measurement.problems.fitting) == 20
-    with pytest.raises((ConfigError, DataError), match="max_prompts_dropped=0"):
-        prepare(with_long, tiny_tokenizer, 100, max_prompts_dropped=0.0)
 
 
 def test_a_verdict_that_hangs_is_counted(model: Any) -> None:

@@ -14,15 +14,10 @@ from posttrain import registry
 from posttrain.rewards.base import RewardSet
 from posttrain.rewards.exact import (
     Extractor,
-    canonical,
-    exact,
     extract_answer,
-    last_tagged,
-    parse_number,
     same_answer,
 )
 from posttrain.rewards.format import pattern, tags
-from posttrain.rewards.process import arithmetic_steps
 from posttrain.types import Example, Rollout, RolloutGroup, Sample, Task
 
 BIG = 100_000
@@ -203,13 +198,6 @@ def test_a_hanging_pattern_is_a_recorded_failure() -> None:
     assert "took longer than 0.5 s" in str(made.rollouts[1].error)
 
 
-def test_the_last_tag_is_that_of_a_search_from_the_left() -> None:
-    assert last_tagged("<answer>a</answer> <answer>b</answer>") == "b"
-    assert last_tagged("<answer>a<answer>b</answer>") == "a<answer>b"
-    assert last_tagged("<answer>a</answer><answer>b") == "a"
-    assert last_tagged("</answer>a<answer>") is None and last_tagged("") is None
-
-
 @pytest.mark.parametrize(
     ("prediction", "answer", "equal"),
     [
@@ -233,17 +221,3 @@ def test_the_last_tag_is_that_of_a_search_from_the_left() -> None:
 )
 def test_answers_as_people_write_them(prediction: str, answer: str, equal: bool) -> None:
     assert same_answer(prediction, answer) is equal
-
-
-def test_a_unicode_minus_belongs_to_its_number() -> None:
-    assert exact(["it is \u22125", "it is \u22125."], ["-5", "5"]) == [1.0, 0.0]
-    assert parse_number("\u22125.5") == -5.5 and canonical("...") == "..."
-    assert extract_answer("so \u22125", "last_number") == "\u22125"
-
-
-def test_steps_with_many_digits_are_wrong_steps() -> None:
-    task = registry.tasks.bind("arithmetic", {"num_examples": 1})()
-    line = "7" * 5000 + "+1=" + "7" * 5000
-    assert arithmetic_steps([f"{line}\n1+1=2\n#### x"], task, [task.examples[0]]) == [
-        [0.0, 1.0, 0.0]
-    ]

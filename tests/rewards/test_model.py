@@ -13,12 +13,9 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
-from posttrain.data.scored import encode_scores
-from posttrain.data.steps import PieceTexts, step_ends, step_texts
 from posttrain.errors import ConfigError, ModelError
 from posttrain.models.load import load_model, load_score_model
 from posttrain.rewards.base import RewardSet
-from posttrain.rewards.implicit import implicit_reward, implicit_step_rewards
 from posttrain.rewards.model import (
     RewardModel,
     combined,
@@ -56,36 +53,6 @@ def ids_of(tokenizer: Any, prompt: str, completion: str) -> list[int]:
         *tokenizer(completion, add_special_tokens=False)["input_ids"],
         tokenizer.eos_token_id,
     ]
-
-
-def test_steps_end_where_their_separator_is_complete() -> None:
-    assert step_ends([" a", "b", "\n", "c", "\n", "d", ""], "\n") == [2, 4, 6]
-    assert step_ends(["ab\ncd", "e\n\n", "f"], "\n") == [
-        0,
-        1,
-        2,
-    ]  # a token may hold several; a blank step is none
-    assert step_ends(["a\n", "\n", ""], "\n") == [0] and step_ends(["a", "\n\nb"], "\n\n") == [1, 1]
-    assert step_ends(["x", ""], "\n") == [1] and step_ends([""], "\n") == []
-
-
-def test_steps_keep_blank_lines_between_them(tiny_tokenizer: Any) -> None:
-    text = "one\n\n  two\n\n\nthree"
-    steps = step_texts(text, "\n")
-    assert steps == ["one", "\n  two", "\n\nthree"] and "\n".join(steps) == text
-    encoded = encode_scores(
-        [{"prompt": "Q", "completions": steps, "labels": [True, True, False]}], tiny_tokenizer
-    )
-    (sequence,) = encoded.sequences
-    assert text in tiny_tokenizer.decode(sequence.ids) and sequence.streams["labels"][
-        sequence.loss_mask
-    ].tolist() == [1, 1, 0]
-
-
-def test_piece_texts_make_up_the_text(tiny_tokenizer: Any) -> None:
-    ids = tiny_tokenizer(" 3+4=7\n#### 7", add_special_tokens=False)["input_ids"]
-    texts = PieceTexts(tiny_tokenizer)
-    assert "".join(texts(ids)) == " 3+4=7\n#### 7" and texts([tiny_tokenizer.eos_token_id]) == [""]
 
 
 def test_scores_are_those_of_transformers(folders: dict[str, Path], tiny_tokenizer: Any) -> None:
@@ -152,45 +119,6 @@ def test_a_completion_beyond_the_context_has_no_score_and_stops_nothing(
     assert group.rollouts[0].reward is None and "nan" in str(group.rollouts[0].error)
     assert group.rollouts[1].reward is not None and rewards.failures == {"reward_model": 1}
     rewards.close()
-
-
-def test_the_reward_a_policy_implies(
-    folders: dict[str, Path], tiny_folder: Path, tiny_tokenizer: Any
-) -> None:
-    policy, ref = load_model(folders["policy"]), load_model(tiny_folder)
-    expected = []
-    for p, c in zip(PROMPTS, COMPLETIONS, strict=True):
-        row, before = ids_of(tiny_tokenizer, p, c), len(tiny_tokenizer(p)["input_ids"])
-        with torch.no_grad():
-            a, b = (
-                m.hf(input_ids=torch.tensor([row])).logits[0].double().log_softmax(-1)
-                for m in (policy, ref)
-            )
-        expected.append(
-            [0.1 * float(a[i - 1, row[i]] - b[i - 1, row[i]]) for i in range(before, len(row))]
-        )
-    settings: dict[str, Any] = {
-        "path": str(folders["policy"]),
-        "ref_path": str(tiny_folder),
-        "device": "cpu",
-    }
-    assert implicit_reward(PROMPTS, COMPLETIONS, **settings) == pytest.approx(
-        [sum(x) for x in expected], abs=1e-5
-    )
-    steps = implicit_step_rewards(policy, ref, PROMPTS, COMPLETIONS, beta=0.1, separator="\n")
-    assert [len(x) for x in steps] == [2, 1, 1]
-    assert steps[0].tolist() == pytest.approx(
-        [sum(expected[0][:7]), sum(expected[0][7:])], abs=1e-5
-    )
-    last = implicit_reward(PROMPTS, COMPLETIONS, aggregation="last", **settings)
-    assert last == pytest.approx([x[-1] for x in steps], abs=1e-6)
-    long, short = implicit_reward(["p", "p"], ["x" * 600, "y"], **settings)
-    assert math.isnan(long) and math.isfinite(short)
-    assert math.isnan(implicit_reward(["p"], ["x" * 600], **settings)[0])
-    same = implicit_reward(
-        PROMPTS, COMPLETIONS, path=str(tiny_folder), ref_path=str(tiny_folder), device="cpu"
-    )
-    assert same == [0.0, 0.0, 0.0]
 
 
 def test_what_is_refused_before_weights_load(

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 from posttrain import registry
 from posttrain.errors import ConfigError, RewardError
 from posttrain.rewards.base import RewardSet
-from posttrain.rewards.inputs import CopiedExamples, copied
 from posttrain.types import Example, Rollout, RolloutGroup, Sample, Task
 
 
@@ -75,20 +70,6 @@ def test_nothing_a_reward_does_to_its_arguments_stays(register: Any) -> None:
     assert [r.reward for r in made.rollouts] == [2.0, 2.0]
     assert made.example == group(chat=True, tests={"cases": [1, 2]}).example
     assert [r.sample.ids for r in made.rollouts] == [[1, 2]] * 2
-
-
-def test_copies_share_nothing_mutable() -> None:
-    value = {"a": [1, {"b": np.zeros(2)}], "c": ("x", [1])}
-    other = copied(value)
-    other["a"][1]["b"][0] = 5
-    other["c"][1].append(2)
-    assert value["a"][1]["b"][0] == 0 and value["c"][1] == [1]  # type: ignore[index]
-    assert copied(sys.stdout) is sys.stdout  # what cannot be copied is passed on
-    examples = CopiedExamples([Example("p", None, "1", {"x": [1]})])
-    examples[0].columns["x"].append(2)
-    next(iter(examples)).columns["x"].append(3)
-    examples[:1][0].columns["x"].append(4)
-    assert examples[0].columns["x"] == [1] and len(examples) == 1
 
 
 # -- exceptions
@@ -201,111 +182,3 @@ def test_ctrl_c_is_no_failure(register: Any) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         RewardSet([("stopped", 1.0, {})]).reward([group("a", "b")])
-
-
-# -- returned values
-
-
-class Unconvertible:
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-    def __float__(self) -> float:
-        raise self.error
-
-
-def raising(count: int) -> Any:
-    yield from [1.0] * (count - 1)
-    raise RuntimeError("in the generator")
-
-
-RECORDED: list[tuple[Any, str]] = [
-    (10**400, "OverflowError"),
-    (-(10**5000), "OverflowError"),
-    (math.inf, "returned inf"),
-    (np.nan, "returned nan"),
-    (Unconvertible(RuntimeError("no")), "RuntimeError: no"),
-    (Unconvertible(SystemExit(0)), "SystemExit"),
-    (TimeoutError("late"), "TimeoutError: late"),
-    ([1.0, math.nan], "step 2: returned nan"),
-    ([None], "step 1: returned None"),
-]
-
-
-@pytest.mark.parametrize(("value", "text"), RECORDED, ids=[text for _, text in RECORDED])
-def test_values_that_are_recorded(register: Any, value: Any, text: str) -> None:
-    @register
-    def odd(completions):
-        """One odd value."""
-        return [1.0, value, 2]
-
-    made = group("a", "b", "c")
-    RewardSet([("odd", 1.0, {})]).reward([made])
-    assert [r.reward for r in made.rollouts] == [1.0, None, 2.0]
-    assert text in str(made.rollouts[1].error) and made.rollouts[1].rewards == {"odd": None}
-
-
-REFUSED: list[tuple[str, Callable[[int], Any], str]] = [
-    ("dict", lambda n: dict.fromkeys(range(n), 1.0), "dict, which gives no order"),
-    ("set", lambda n: set(range(n)), "set, which gives no order"),
-    ("keys", lambda n: dict.fromkeys(range(n), 1.0).keys(), "which gives no order"),
-    ("digits", lambda n: "1" * n, "which is text"),
-    ("bytes", lambda n: b"1" * n, "which is text"),
-    ("number", lambda n: 1.0, "returned float for 2 completions"),
-    ("none", lambda n: None, "returned NoneType for 2 completions"),
-    ("0-d array", lambda n: np.array(1.0), "returned ndarray for 2 completions"),
-    ("0-d tensor", lambda n: torch.tensor(1.0), "returned Tensor for 2 completions"),
-    ("texts", lambda n: ["1"] * n, "'1', which is not a number"),
-    ("byte texts", lambda n: [b"1"] * n, "which is not a number"),
-    ("matrix", lambda n: np.ones((n, 3)), "which is not a number"),
-    ("objects", lambda n: [object()] * n, "which is not a number"),
-    ("dicts", lambda n: [{}] * n, "which is not a number"),
-    ("complex", lambda n: [1j] * n, "which is not a number"),
-    ("short", lambda n: [1.0], "returned 1 for 2 completions"),
-    ("long", lambda n: [1.0] * 5, "returned 5 for 2 completions"),
-    ("endless", lambda n: iter(int, 1), "returned more than 2 for 2 completions"),
-]
-
-
-@pytest.mark.parametrize(("make", "text"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED])
-def test_values_that_are_refused(register: Any, make: Callable[[int], Any], text: str) -> None:
-    @register
-    def odd(completions):
-        """Returns no list of numbers."""
-        return make(len(completions))
-
-    with pytest.raises(RewardError, match=text):
-        RewardSet([("odd", 1.0, {})]).reward([group("a", "b")])
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda n: np.ones(n),
-        lambda n: torch.ones(n),
-        lambda n: torch.ones(n, 1),
-        lambda n: (1.0 for _ in range(n)),
-        lambda n: [True] * n,
-        lambda n: [np.float32(1)] * n,
-        lambda n: dict.fromkeys(range(n), 1).values(),
-    ],
-)
-def test_values_that_are_numbers(register: Any, make: Callable[[int], Any]) -> None:
-    @register
-    def fair(completions):
-        """Returns numbers."""
-        return make(len(completions))
-
-    made = group("a", "b")
-    RewardSet([("fair", 1.0, {})]).reward([made])
-    assert [r.reward for r in made.rollouts] == [1.0, 1.0]
-
-
-def test_a_generator_that_raises_has_failed(register: Any) -> None:
-    @register
-    def lazy(completions):
-        """Raises while it is read."""
-        return raising(len(completions))
-
-    with pytest.raises(RewardError, match="failed on 2 of 2 .*RuntimeError: in the generator"):
-        RewardSet([("lazy", 1.0, {})]).reward([group("a", "b")])

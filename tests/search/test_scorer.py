@@ -10,7 +10,6 @@ import pytest
 from posttrain import registry
 from posttrain.config import Component
 from posttrain.errors import ConfigError
-from posttrain.evaluation.comparison import compare, unlikeness
 from posttrain.evaluation.outcomes import Evaluation
 from posttrain.evaluation.samples import measure_search
 from posttrain.evaluation.strategy import make_strategy
@@ -140,81 +139,9 @@ def test_a_gold_reward_is_refused_unless_it_is_allowed_by_name() -> None:
     assert made(None) is None
 
 
-def test_words_of_a_strategy() -> None:
-    assert str(made(Component("majority_vote"))) == "majority vote of 8"
-    assert str(made(BEST, Component("oracle"))) == "best of 4 (oracle)"
-    assert (
-        str(made(Component("weighted_vote", {"num_samples": 2}), Component("length")))
-        == "weighted vote of 2 by length"
-    )
-    assert (
-        str(made(Component("value_beam"))) == "value beam of 4"
-        and str(made(Component("sample"))) == "sample"
-    )
-    oracle = made(BEST, Component("oracle"))
-    assert oracle is not None
-    assert oracle.warning() == (
-        "oracle: the task's own verdict chose among 4 samples; no deployed system can reach this"
-    )
-
-
-def test_problems_with_one_prompt_keep_their_own_answers() -> None:
-    """The oracle finds each problem's own answer, though all three problems ask the same."""
-    found = measured(Component("oracle"))
-    assert [o.answers for o in found.outcomes] == [
-        ["1"],
-        ["2"],
-        ["3"],
-    ] and found.accuracy().estimate == 1.0
-
-
 def test_a_scorer_gets_the_sampled_ids() -> None:
     """Nearness of the length to 3 tokens: the sample with the token 2, of three tokens, wins
     for every problem.
     """
     found = measured(Component("length", {"target": 3}))
     assert [o.answers for o in found.outcomes] == [["2"]] * 3
-
-
-def test_what_chose_is_recorded() -> None:
-    found = measured(Component("oracle"))
-    again = Evaluation.from_json(found.to_json())
-    for evaluation in (found, again):
-        assert evaluation.search == "best_of_n" and evaluation.search_settings == {"num_samples": 4}
-        assert evaluation.scorer == {"name": "oracle"} and evaluation.oracle is True
-        assert evaluation.strategy == "best of 4 (oracle)"
-    other = measured(Component("length", {"target": 3}))
-    assert other.scorer == {"name": "length", "target": 3} and other.oracle is False
-
-
-def test_a_comparison_names_what_is_unlike() -> None:
-    oracle, other = (
-        measured(Component("oracle")),
-        measured(Component("length"), Component("best_of_n", {"num_samples": 2})),
-    )
-    assert compare(oracle, other).difference.n == 3
-    lines = unlikeness(oracle, other)
-    assert lines[0] == "search: best of 4 (oracle) and best of 2 by length"
-    assert "search.num_samples: 4 and 2" in lines and "scorer.name: oracle and length" in lines
-    assert lines[-1].startswith("the first is an oracle: the gold chose its answers")
-    assert unlikeness(other, other) == []
-
-
-def test_a_strategy_that_scores_by_prompt_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The prompt does not say which problem is meant, so that a score by prompt is an error and
-    no lookup.
-    """
-
-    def by_prompt(prompts, generate, extract, score) -> list[Any]:
-        return [
-            score(prompt, group)
-            for prompt, group in zip(prompts, generate(prompts, 2), strict=True)
-        ]
-
-    monkeypatch.setattr(registry.searches, "_functions", dict(registry.searches._functions))
-    registry.searches.register(by_prompt)
-    with pytest.raises(
-        ConfigError,
-        match="'by_prompt' calls score with tuple; score.index, candidates. takes the place",
-    ):
-        measured(Component("oracle"), Component("by_prompt"))

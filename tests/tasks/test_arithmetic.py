@@ -7,13 +7,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
+from typing import Any
 
 import pytest
 
 from posttrain import registry
 from posttrain.errors import ConfigError
 from posttrain.tasks.arithmetic import draw_problem, held_out, question_text, split_of
-from posttrain.types import Task
+from posttrain.types import Task, plain_text
 
 SPLITS = ("train", "validation", "test")
 DIFFICULTIES = [(1, 50, 199), (2, 20, 99), (3, 50, 199), (5, 60, 249)]
@@ -80,3 +81,20 @@ def test_a_split_that_is_too_small_is_named() -> None:
     message = "only [0-9]+ different problems .* in split validation; ask for fewer num_examples"
     with pytest.raises(ConfigError, match=message):
         arithmetic((1, 50, 199), "validation", 0, 5000)
+
+
+def make(name: str, **options: Any) -> Task:
+    return registry.tasks.bind(name, options)()
+
+
+def test_arithmetic_is_right_and_within_its_bounds() -> None:
+    for example in make("arithmetic", num_examples=200, num_steps=4).examples:
+        *steps, last = plain_text(example.completion or "").strip().split("\n")
+        assert len(steps) == 4 and last == f"#### {example.answer}"
+        before = None
+        for step in steps:
+            left, value = step.split("=")
+            assert eval(left) == int(value) and 0 <= int(value) <= 199
+            assert before is None or left.startswith(before)
+            before = value
+        assert example.columns["question"] in plain_text(example.prompt)

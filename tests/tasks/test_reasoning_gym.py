@@ -11,8 +11,14 @@ import pytest
 
 pytest.importorskip("reasoning_gym")
 
+from typing import Any
+
+import pytest
+
 from posttrain import registry
+from posttrain.errors import ConfigError
 from posttrain.tasks.reasoning_gym import calls_nothing, runs_answers
+from posttrain.types import Task, plain_text
 
 
 @pytest.mark.parametrize(
@@ -73,3 +79,21 @@ def test_what_runs_answers_is_known_by_its_source() -> None:
 )
 def test_calls(answer: str, harmless: bool) -> None:
     assert calls_nothing(answer) is harmless
+
+
+def make(name: str, **options: Any) -> Task:
+    return registry.tasks.bind(name, options)()
+
+
+def test_reasoning_gym() -> None:
+    pytest.importorskip("reasoning_gym")
+    task = make("reasoning_gym", dataset="chain_sum", num_examples=5)
+    for example in task.examples:
+        assert task.score(plain_text(example.completion or ""), example) == 1
+        assert task.score(str(example.answer), example) == 0  # without the tags
+        # the library gives part credit to a text that holds the answer; here it is wrong
+        assert task.score(f"<answer>perhaps {example.answer} or so</answer>", example) == 0
+    with pytest.raises(ConfigError, match="unknown dataset 'chain_smu': did you mean 'chain_sum'"):
+        make("reasoning_gym", dataset="chain_smu")
+    with pytest.raises(ConfigError, match="refuses its settings"):
+        make("reasoning_gym", dataset="chain_sum", settings={"no_such": 1})

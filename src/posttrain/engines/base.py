@@ -98,9 +98,9 @@ def agreement(samples: Sequence[tuple[Sequence[int], Sample]], score: Score) -> 
     """
     scores = score([([*prompt, *sample.ids], len(prompt)) for prompt, sample in samples])
     gaps = [
-        abs(told - found)
+        abs(sampled - scored)
         for (_, sample), row in zip(samples, scores, strict=True)
-        for told, found in zip(sample.raw_logprobs, row, strict=True)
+        for sampled, scored in zip(sample.raw_logprobs, row, strict=True)
     ]
     worst = math.nan if any(math.isnan(gap) for gap in gaps) else max(gaps, default=0.0)
     return Agreement(worst, math.fsum(gaps) / len(gaps) if gaps else 0.0, len(gaps))

@@ -106,7 +106,7 @@ class Endpoint:
         # Threads of a pool would be waited for, an interruption as long as a request may take.
         for _ in range(min(self.config.concurrency, len(prompts))):
             threading.Thread(target=work, daemon=True).start()
-        found: list[list[Written]] = [[] for _ in prompts]
+        completions: list[list[Written]] = [[] for _ in prompts]
         try:
             for _ in prompts:
                 try:
@@ -120,12 +120,12 @@ class Endpoint:
                 if isinstance(answer, Exception):
                     self._refused(answer)
                 else:
-                    found[number], self._answered = answer, True
+                    completions[number], self._answered = answer, True
         finally:
             ended.set()
         if self._refusal is not None and not self._answered:
             raise self._refusal
-        return found
+        return completions
 
     def _refused(self, error: Exception) -> None:
         """Raise an error, unless it is of one prompt alone."""

@@ -91,9 +91,9 @@ class Stops:
             text = self._tokenizer.decode(
                 tail, skip_special_tokens=False, clean_up_tokenization_spaces=False
             )
-            found = next((s for s in strings if s in text), None)
-            if found is not None:
-                self.stopped[row] = found
+            match = next((s for s in strings if s in text), None)
+            if match is not None:
+                self.stopped[row] = match
                 ended[line] = True
         return ended
 

@@ -291,13 +291,13 @@ def _talk(prompt: Text, answer: str, principle: str, critique: str | None) -> Te
     """What is asked for a critique, or (critique) for a revision: in turns where the prompt has
     turns.
     """
-    wanted = f"Say briefly where the answer above falls short of this principle: {principle}"
+    request = f"Say briefly where the answer above falls short of this principle: {principle}"
     rewrite = "Now rewrite the answer so that it follows the principle. Write the answer alone."
     if not isinstance(prompt, str):
         talk = [
             *prompt,
             {"role": "assistant", "content": answer},
-            {"role": "user", "content": wanted},
+            {"role": "user", "content": request},
         ]
         if critique is not None:
             talk += [
@@ -305,7 +305,7 @@ def _talk(prompt: Text, answer: str, principle: str, critique: str | None) -> Te
                 {"role": "user", "content": rewrite},
             ]
         return talk
-    text = f"{prompt}{answer}\n\n{wanted}\n"
+    text = f"{prompt}{answer}\n\n{request}\n"
     return text if critique is None else f"{text}{critique}\n\n{rewrite}\n\n{prompt}"
 
 

@@ -195,13 +195,15 @@ def _on_rows(
     for name in ("measure", "value", "95% interval"):
         table.add_column(name)
     for name, value in measured.items():
-        known = isinstance(value, dict)
-        number = value["estimate"] if known else value
+        has_interval = isinstance(value, dict)
+        number = value["estimate"] if has_interval else value
         if math.isfinite(number):
             table.add_row(
                 styled(name),
                 f"{number:.3f}",
-                f"{value['low']:.3f} to {value['high']:.3f} (n {value['n']})" if known else "",
+                f"{value['low']:.3f} to {value['high']:.3f} (n {value['n']})"
+                if has_interval
+                else "",
             )
     write_table(place.console, table)
     return {"rows": len(encoded.trees), "format": encoded.form.name, **measured}

@@ -148,7 +148,7 @@ def _check_labels(encoded: Encoded, objective: Objective) -> str:
     kind = "desirable" if desirable else "undesirable"
     if any("shift" in term.inputs for term in objective.terms):
         raise DataError(
-            f"all {len(encoded.sequences)} rows are {kind}; the loss bco tells the two kinds apart "
+            f"all {len(encoded.sequences)} rows are {kind}; the loss bco separates the two kinds "
             "and needs both"
         )
     return (

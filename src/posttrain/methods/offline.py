@@ -209,8 +209,8 @@ def _add_steps(sequences: list[TokenSequence], tokenizer: Any, separator: str) -
             "step_separator: it is empty; a step ends with a token whose text holds it, such as a "
             "line break"
         )
-    known = np.unique(np.concatenate([s.ids for s in sequences]))
-    ends = known[[separator in tokenizer.decode([int(i)]) for i in known]]
+    tokens = np.unique(np.concatenate([s.ids for s in sequences]))
+    ends = tokens[[separator in tokenizer.decode([int(i)]) for i in tokens]]
     for s in sequences:
         closing = np.isin(s.ids, ends) & s.loss_mask
         s.streams["step"] = (np.cumsum(closing) - closing).astype(np.float32)
@@ -243,7 +243,11 @@ def _facts(
         (
             "rewards",
             f"mean {rewards.mean():.3g}, from {rewards.min():g} to {rewards.max():g}"
-            + (", all the same: nothing tells good from bad" if np.ptp(rewards) == 0 else ""),
+            + (
+                ", all equal: they do not distinguish good completions from bad"
+                if np.ptp(rewards) == 0
+                else ""
+            ),
         ),
         (
             "losses",

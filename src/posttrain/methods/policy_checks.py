@@ -190,9 +190,9 @@ def check_numbers(s: PolicyGradient, rewards: RewardSet) -> None:
         "baseline": float("nan"),
     }
     function = registry.advantages.bind_of(s.advantage)
-    found = function(*(inputs[n] for n in s.advantage_inputs))
-    found = found[0] if isinstance(found, tuple) else found
-    if not np.asarray(found)[0].any():
+    advantages = function(*(inputs[n] for n in s.advantage_inputs))
+    advantages = advantages[0] if isinstance(advantages, tuple) else advantages
+    if not np.asarray(advantages)[0].any():
         why = (
             "1 gives no group to compare with"
             if s.num_generations == 1

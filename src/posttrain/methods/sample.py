@@ -207,17 +207,17 @@ def _part(
         )
         for g in groups
     ]
-    kept = rule.keep(whole)
+    selected = rule.keep(whole)
     rollouts = [r for g in groups for r in g.rollouts]
     rewards = [r.reward for r in rollouts if r.reward is not None]
     return {
-        "rows": [_row(task, g, r) for g, row in zip(groups, kept, strict=True) for r in row],
+        "rows": [_row(task, g, r) for g, row in zip(groups, selected, strict=True) for r in row],
         "count": len(rollouts),
         "rewards": rewards,
         "refused": sum(not g.rollouts for g in groups),
         "truncated": sum(r.finish_reason == "length" for r in rollouts),
         "errors": sum(r.error is not None for r in rollouts),
-        "shares": filter_metrics(groups, kept, rule),
+        "shares": filter_metrics(groups, selected, rule),
     }
 
 

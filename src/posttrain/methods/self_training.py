@@ -183,7 +183,7 @@ def _restart(learner: Learner) -> Callable[[], None]:
 def _hints(
     spec: ModelSpec, task: Task, prompts: Sequence[Prompt], text: str, sampling: Sampling
 ) -> dict[str, tuple[int, ...]]:
-    """Each prompt with its answer told, as token ids, by the example's id."""
+    """Each prompt with its answer in it, as token ids, by the example's id."""
     if "{prompt}" not in text or "{answer}" not in text:
         raise ConfigError(
             f"rationalise: {text!r} must hold {{prompt}} and {{answer}}, which are filled in for "
@@ -194,7 +194,7 @@ def _hints(
     for example in (p.example for p in prompts):
         if example.answer is None:
             raise ConfigError(
-                f"rationalise: example {example.id} of task {task.name} has no answer to tell; "
+                f"rationalise: example {example.id} of task {task.name} has no answer to give; "
                 "leave it out"
             )
         ids = encode_prompt(spec.tokenizer, _with_answer(example, text), system=task.system)

@@ -1,7 +1,7 @@
 """A process that judges one pair after another with math-verify. It may be killed at any moment.
 
 Run as `python -m posttrain.rewards.math_worker`. Each line of standard input is a JSON list [gold,
-prediction]; each line of standard output is true, false, or a text that tells what went wrong.
+prediction]; each line of standard output is true, false, or a text that says what went wrong.
 math-verify bounds its time by signals, which work only on a main thread: here is one. The pool's
 own deadline catches what signals cannot interrupt.
 """

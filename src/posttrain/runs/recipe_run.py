@@ -70,11 +70,11 @@ class RecipeRun:
 
     def prepared(self) -> Prepared:
         """Everything that can be checked without weights, checked."""
-        made = self.call.make()
-        if isinstance(made, Plan):
-            prepared: Prepared = PreparedTraining(self, made)
+        plan_or_job = self.call.make()
+        if isinstance(plan_or_job, Plan):
+            prepared: Prepared = PreparedTraining(self, plan_or_job)
         else:
-            prepared = PreparedWork(self, made)
+            prepared = PreparedWork(self, plan_or_job)
         self.call.refuse_unread()
         return prepared
 

@@ -82,18 +82,18 @@ class Collector:
         groups = self.sampled = self._rewarded(step, first, (self.seed, step, 7))
         if not self.max_resamples:
             return groups
-        kept = [g for g in groups if _differ(g)]
+        differing = [g for g in groups if _differ(g)]
         others = np.random.default_rng((self.seed, step, 8)).permutation(
             np.setdiff1d(np.arange(len(self.prompts)), first)
         )
         for attempt in range(self.max_resamples):
             chosen = others[attempt * self.batch_size : (attempt + 1) * self.batch_size]
-            if len(kept) >= self.batch_size or not len(chosen):
+            if len(differing) >= self.batch_size or not len(chosen):
                 break
             more = self._rewarded(step, chosen, (self.seed, step, 9 + attempt))
             self.sampled = [*self.sampled, *more]
-            kept += [g for g in more if _differ(g)]
-        return kept[: self.batch_size]
+            differing += [g for g in more if _differ(g)]
+        return differing[: self.batch_size]
 
     def _rewarded(
         self, step: int, chosen: np.ndarray, entropy: tuple[int, ...]
@@ -154,11 +154,11 @@ class Collector:
         )
 
     def metrics(self, groups: Sequence[RolloutGroup], step: int) -> Averages:
-        """What there is to tell of a step's rollouts, under TRL's names."""
+        """Metrics of a step's rollouts, under TRL's names."""
         averages = Averages()
         if (
             self.max_resamples
-        ):  # rewards are told of all that was sampled, not of what was picked by its rewards
+        ):  # rewards are means over all samples, not over those picked by their rewards
             left_out = len(self.sampled) - len(groups)
             averages.update(
                 {

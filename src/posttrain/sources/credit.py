@@ -61,16 +61,16 @@ class Creditor:
         ref_logprobs, entropy, values.
         """
         c = self.config
-        wanted = set()
+        needs = set()
         if self.keep_old or c.kl_weight or c.importance_correction != "none":
-            wanted.add("logprobs")
+            needs.add("logprobs")
         if c.kl_weight:
-            wanted.add("ref_logprobs")
+            needs.add("ref_logprobs")
         if c.top_entropy < 1 or c.target_entropy is not None:
-            wanted |= {"logprobs", "entropy"}
+            needs |= {"logprobs", "entropy"}
         if "values" in self.inputs or not {"old_values", "returns"}.isdisjoint(self.asked):
-            wanted.add("values")
-        return frozenset(wanted)
+            needs.add("values")
+        return frozenset(needs)
 
     def state(self) -> dict[str, float | None]:
         """What a resume needs; JSON has no NaN."""
@@ -129,11 +129,11 @@ class Creditor:
             streams["returns"] = _nested(lambda a, v: a + v, advantages, measured["values"])
         if "logprobs" in measured:
             streams["old_logprobs"] = measured["logprobs"]
-        known = [
+        rewarded = [
             [c & ~none for c, none in zip(row, m, strict=True)]
             for row, m in zip(counted, np.isnan(rewards), strict=True)
         ]
-        streams["advantages"] = self._shaped(advantages, measured, engine, known)
+        streams["advantages"] = self._shaped(advantages, measured, engine, rewarded)
         if "reward_variance" in self.asked:
             variance = [
                 float(np.var(row[~np.isnan(row)])) if (~np.isnan(row)).any() else 0.0

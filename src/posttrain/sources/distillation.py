@@ -25,7 +25,7 @@ class Rows(Protocol):
         ...
 
     def metrics(self) -> Averages:
-        """What there is to tell of them."""
+        """Their metrics."""
         ...
 
 

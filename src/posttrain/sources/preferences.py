@@ -31,10 +31,10 @@ def best_and_worst(group: RolloutGroup) -> Pair | None:
 
     Completions without a reward or without a token are left out of the comparison.
     """
-    known = [(r.reward, r) for r in group.rollouts if r.reward is not None and r.sample.ids]
-    if len({reward for reward, _ in known}) < 2:
+    rated = [(r.reward, r) for r in group.rollouts if r.reward is not None and r.sample.ids]
+    if len({reward for reward, _ in rated}) < 2:
         return None
-    best, worst = max(known, key=lambda x: x[0])[1], min(known, key=lambda x: x[0])[1]
+    best, worst = max(rated, key=lambda x: x[0])[1], min(rated, key=lambda x: x[0])[1]
     if best.sample.ids == worst.sample.ids:  # a judge may give one text two rewards
         return None
     return as_sequence(group, best, "chosen"), as_sequence(group, worst, "rejected")

@@ -63,25 +63,25 @@ class Rule:
         Empty completions, and those without a reward (not applicable, or the reward failed), never
         are.
         """
-        found = [self._candidates(group) for group in groups]
+        candidates = [self._candidates(group) for group in groups]
         if self.top_fraction < 1:
             pool = sorted(
-                (r.reward for row in found for r in row if r.reward is not None), reverse=True
+                (r.reward for row in candidates for r in row if r.reward is not None), reverse=True
             )
             room = max(1, round(self.top_fraction * len(pool)))
             least = pool[min(room, len(pool)) - 1] if pool else 0.0
             above = sum(value > least for value in pool)
             room -= above  # for those that tie at the border, first come first served
             chosen: list[list[Rollout]] = []
-            for row in found:
+            for row in candidates:
                 chosen.append([])
                 for r in row:
                     assert r.reward is not None
                     if r.reward > least or (r.reward == least and room > 0):
                         room -= r.reward == least
                         chosen[-1].append(r)
-            found = chosen
-        return [row[: self.max_per_prompt] for row in found]
+            candidates = chosen
+        return [row[: self.max_per_prompt] for row in candidates]
 
     def _candidates(self, group: RolloutGroup) -> list[Rollout]:
         rated = [(r.reward, r) for r in group.rollouts if r.reward is not None and _said(r)]

@@ -101,25 +101,27 @@ class SelfTrainingSource:
 
     def _sample(self, number: int) -> None:
         self.groups = self.collector.collect(number)
-        kept = self.rule.keep(self.groups)
+        selected = self.rule.keep(self.groups)
         self._averages.merge(self.collector.metrics(self.groups, number))
-        self._averages.update(filter_metrics(self.groups, kept, self.rule))
+        self._averages.update(filter_metrics(self.groups, selected, self.rule))
         if self.hints is not None:
-            kept = self._with_hints(kept, number)
+            selected = self._with_hints(selected, number)
         rollouts = [r for g in self.groups for r in g.rollouts]
         rewards = [r.reward for r in rollouts if r.reward is not None]
-        refuse_empty(sum(map(len, kept)), rewards, len(rollouts), self.rule, f"round {number + 1}")
+        refuse_empty(
+            sum(map(len, selected)), rewards, len(rollouts), self.rule, f"round {number + 1}"
+        )
         if not self.accumulate:
             self._rows = []
-        for group, row in zip(self.groups, kept, strict=True):
+        for group, row in zip(self.groups, selected, strict=True):
             self._rows += [trained(group.prompt_ids, r.sample.ids, group.example.id) for r in row]
 
-    def _with_hints(self, kept: list[list[Rollout]], number: int) -> list[list[Rollout]]:
+    def _with_hints(self, selected: list[list[Rollout]], number: int) -> list[list[Rollout]]:
         """Rationalisation (STaR): a prompt of which nothing was kept is asked again with its
-        answer told.
+        answer in the prompt.
         """
         assert self.hints is not None
-        failed = [i for i, row in enumerate(kept) if not row]
+        failed = [i for i, row in enumerate(selected) if not row]
         prompts = [
             Prompt(self.groups[i].example, self.hints[self.groups[i].example.id]) for i in failed
         ]
@@ -127,9 +129,9 @@ class SelfTrainingSource:
             0, 2**62, size=len(failed)
         )
         hinted = self.collector.sample(prompts, [int(s) for s in seeds])
-        found = self.rule.keep(hinted)
-        self._averages.update({"filter/rationalised": float(sum(map(len, found)))})
-        both = list(kept)
-        for i, row in zip(failed, found, strict=True):
+        passed = self.rule.keep(hinted)
+        self._averages.update({"filter/rationalised": float(sum(map(len, passed)))})
+        both = list(selected)
+        for i, row in zip(failed, passed, strict=True):
             both[i] = row
         return both

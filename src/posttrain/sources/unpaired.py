@@ -36,7 +36,7 @@ def mismatched(
             "least two prompts"
         )
     order = np.random.default_rng((seed, 3)).permutation(len(sequences))
-    found: dict[int, TokenSequence] = {}
+    partners: dict[int, TokenSequence] = {}
     for place, i in enumerate(order):
         others = (order[(place + k) % len(order)] for k in range(1, len(order)))
         j = next(j for j in others if prompts[j] != prompts[i])
@@ -45,10 +45,10 @@ def mismatched(
         mask = np.concatenate([np.zeros(starts[i], dtype=bool), other.loss_mask[starts[j] :]])[
             :max_length
         ]
-        found[id(own)] = TokenSequence(
+        partners[id(own)] = TokenSequence(
             ids, mask, row=f"{own.row} with the completion of {other.row}"
         )
-    return found
+    return partners
 
 
 class UnpairedSource(DataSource):

@@ -153,11 +153,12 @@ def check_accepted(names: Iterable[str]) -> None:
     Raises:
         ConfigError: names the nearest that can.
     """
-    known = {*RULES["accept"], *RULES["length"], *CONTENTS}
+    acceptable = {*RULES["accept"], *RULES["length"], *CONTENTS}
     for name in names:
-        if name not in known:
+        if name not in acceptable:
             raise ConfigError(
-                f"--accept {name}: no change by this name can be accepted: {nearest(name, known)}"
+                f"--accept {name}: no change by this name can be accepted: "
+                f"{nearest(name, acceptable)}"
             )
 
 
@@ -171,13 +172,13 @@ def refusals(changes: Iterable[Change], accepted: Collection[str]) -> list[Chang
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, part in value.items():
         if isinstance(part, Mapping):
-            found |= _flat(part, f"{prefix}{key}.")
+            flat |= _flat(part, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = part
-    return found
+            flat[f"{prefix}{key}"] = part
+    return flat
 
 
 def _shown(value: Any) -> str:

@@ -115,7 +115,7 @@ class _Meter:
             )
         self.averages.update({"grad_norm": grad_norm})
         # Shares of a loss add up over the micro-batches of an update; of several updates the mean
-        # is told.
+        # is reported.
         self.of_batch.settle()
         self.averages.merge(self.of_batch)
         self.of_batch = Averages()

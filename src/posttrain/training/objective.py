@@ -108,7 +108,7 @@ class Objective:
         asked |= {base for name in asked for base in (base_of(name, roles),) if base}
         asked |= {"logprobs", "log_collision"} if on_policy_weight else set()
         if asked & (LANGUAGE_MODEL | TEACHER):
-            # Entropy is told in any case; only where a loss trains it does it have to carry a
+            # Entropy is logged in any case; only where a loss trains it does it have to carry a
             # gradient.
             asked |= {"logprobs", "entropy"} | (
                 {"entropy_gradient"} if "entropy" in asked else set()
@@ -126,8 +126,8 @@ class Objective:
     @property
     def needs_reference(self) -> bool:
         """Whether a frozen reference model is asked for."""
-        wanted = {d for name in self.needs for d in DERIVED.get(name, (name,))}
-        return not wanted.isdisjoint({"ref_logprobs", "ref_distribution"})
+        read = {d for name in self.needs for d in DERIVED.get(name, (name,))}
+        return not read.isdisjoint({"ref_logprobs", "ref_distribution"})
 
     def learns(self, tree: Tree) -> bool:
         """Whether any term may have a gradient on a tree of rollouts.

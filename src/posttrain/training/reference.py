@@ -68,8 +68,8 @@ def add_ref_logprobs(
         how many sequences were found there, and how many computed.
     """
     place = None if folder is None else folder / fingerprint(model)
-    known = {} if place is None else _read(place)
-    missing = [[s for s in group if _key(s) not in known] for group in groups]
+    cached = {} if place is None else _read(place)
+    missing = [[s for s in group if _key(s) not in cached] for group in groups]
     missing = [group for group in missing if group]
     fresh: dict[bytes, np.ndarray] = {}
     with as_reference(model):
@@ -77,10 +77,10 @@ def add_ref_logprobs(
             fresh[_key(sequence)] = numbers["logprobs"]
     if place is not None and fresh:
         _write(place, fresh)
-    known |= fresh
+    cached |= fresh
     for sequence in (s for group in groups for s in group):
         stream = np.zeros(len(sequence.ids), dtype=np.float32)
-        stream[sequence.loss_mask] = known[_key(sequence)]
+        stream[sequence.loss_mask] = cached[_key(sequence)]
         sequence.streams["ref_logprobs"] = stream
     computed = sum(len(group) for group in missing)
     return sum(len(group) for group in groups) - computed, computed

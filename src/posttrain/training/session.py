@@ -258,7 +258,7 @@ class Session:
         """What is called after each step, but for the saver; and the progress display."""
         work, steps, every = self.work, self.work.steps, self.settings.eval_every
         first = dict(work.account.metrics)
-        hooks: list[Any] = [optimizer.tell] if isinstance(optimizer, TrustRegion) else []
+        hooks: list[Any] = [optimizer.report] if isinstance(optimizer, TrustRegion) else []
         hooks += self.plan.reference.hooks(model, steps)
         if work.samples and self.folder is not None:
             path = self.folder.path / "rollouts.jsonl"

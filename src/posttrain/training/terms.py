@@ -75,10 +75,10 @@ def _try_settings(name: str, function: Callable[..., Any], inputs: tuple[str, ..
     load.
     """
     indices = ("target", "sequence", "group", "step")
-    known: dict[str, Any] = {i: torch.zeros(0, dtype=torch.long) for i in indices}
-    known |= {"num_sequences": 0, **{d: torch.zeros(0, 2) for d in DISTRIBUTIONS}}
+    inputs_by_name: dict[str, Any] = {i: torch.zeros(0, dtype=torch.long) for i in indices}
+    inputs_by_name |= {"num_sequences": 0, **{d: torch.zeros(0, 2) for d in DISTRIBUTIONS}}
     try:
-        function(*(known.get(i, torch.zeros(0)) for i in inputs))
+        function(*(inputs_by_name.get(i, torch.zeros(0)) for i in inputs))
     except ValueError as error:
         raise ConfigError(f"losses: {name!r}: {error}") from error
     except (

@@ -112,7 +112,7 @@ class TrustRegion:
         self.parameters = [p for p in model.trainable_parameters() if id(p) not in others]
         if any(p.dtype in (torch.bfloat16, torch.float16) for p in self.parameters):
             raise ModelError("trust_region needs weights in float32; set model.dtype: float32")
-        self.told: dict[str, float] = {}
+        self.last_metrics: dict[str, float] = {}
 
     def penalize(self) -> Averages:
         """Nothing: penalties and a trust region exclude each other."""
@@ -133,7 +133,7 @@ class TrustRegion:
         gradient = self._flat_gradient()
         for p in self.parameters:
             p.grad = None
-        self.told = {
+        self.last_metrics = {
             "trust_region/kl": 0.0,
             "trust_region/step": 0.0,
             "trust_region/improvement": 0.0,
@@ -148,9 +148,9 @@ class TrustRegion:
         self.rest.clip_gradients()  # of the critic alone by now
         self.rest.step(step, batch)
 
-    def tell(self, step: int, metrics: dict[str, float]) -> None:
+    def report(self, step: int, metrics: dict[str, float]) -> None:
         """A hook: what the last step was."""
-        metrics.update(self.told)
+        metrics.update(self.last_metrics)
 
     def state_dict(self) -> dict[str, Any]:
         return self.rest.state_dict()
@@ -184,7 +184,7 @@ class TrustRegion:
                 kl = float(self._kl(micros, old))
                 improvement = before - self._loss(micros, batch)
             if kl <= c.max_kl and improvement > 0:
-                self.told = {
+                self.last_metrics = {
                     "trust_region/kl": kl,
                     "trust_region/step": share,
                     "trust_region/improvement": improvement,
