@@ -22,6 +22,7 @@ nb_execution_mode = "force"  # its outputs are made when the site is built, and 
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
+nb_output_stderr = "remove"  # warnings of the machine that builds the site
 html_theme = "furo"
 html_title = "posttrain"
 html_static_path = ["_static"]

@@ -98,15 +98,26 @@ def _without_entries(paragraph: str, names: Collection[str]) -> str:
 
 
 def fields_text(fields: Iterable[Field]) -> str:
-    """A definition list: name, type and default, then the meaning."""
-    lines = []
-    for field in fields:
+    """A definition list: name, type and default, then the meaning.
+
+    Where no meaning is written, the prose above explains the settings by a formula; they are then
+    one line of names, types and defaults.
+    """
+    listed = list(fields)
+    lines, plain = [], []
+    for field in listed:
         head = f"`{field.name}`"
         if field.annotation:
             head += f" · `{field.annotation}`"
         head += " · required" if field.default is REQUIRED else f" · `{value_text(field.default)}`"
-        meaning = escape(field.meaning[:1].upper() + field.meaning[1:]) or "–"
-        lines.append(f"{head}\n: {meaning}{'.' if not meaning.endswith(('.', '–')) else ''}\n")
+        if not field.meaning:
+            plain.append(head)
+            continue
+        meaning = escape(field.meaning[:1].upper() + field.meaning[1:])
+        lines.append(f"{head}\n: {meaning}{'' if meaning.endswith('.') else '.'}\n")
+    others = "Other settings" if lines else "Settings"
+    if plain:
+        lines.append(f"{others}: {'; '.join(plain)}.")
     return "\n".join(lines)
 
 
@@ -156,6 +167,17 @@ def public_name(cls: type) -> str:
         if target == cls.__name__:
             return f"pt.{name}"
     return cls.__name__
+
+
+def with_public_names(page: str) -> str:
+    """A page whose code names classes as `import posttrain as pt` has them."""
+    names = {
+        where.rpartition(".")[2]: f"pt.{name}"
+        for name, where in face.NAMES.items()
+        if where.rpartition(".")[2].endswith("Config")
+    }
+    one = re.compile(r"\b(" + "|".join(names) + r")\b")
+    return re.sub(r"`[^`\n]+`", lambda code: one.sub(lambda m: names[m[1]], code[0]), page)
 
 
 def function_fields(function: Any) -> list[Field]:

@@ -26,6 +26,7 @@ from docstrings import (
     prose,
     rest_text,
     sections,
+    with_public_names,
 )
 
 import posttrain as pt
@@ -47,10 +48,10 @@ def write(folder: Path) -> None:
     """Write all pages into a folder; pages whose text is the same are left alone."""
     os.environ["COLUMNS"] = "78"
     pages = {
-        "functions": functions_page(),
-        "methods": methods_page(),
-        "jobs": jobs_page(),
-        "values": values_page(),
+        "functions": with_public_names(functions_page()),
+        "methods": with_public_names(methods_page()),
+        "jobs": with_public_names(jobs_page()),
+        "values": with_public_names(values_page()),
         **{kind: registry_page(kind) for kind in KINDS},
         "recipes": recipes_page(),
         "commands": commands_page(),
@@ -227,15 +228,10 @@ def recipes_page() -> str:
     ]
     for cls in [Recipe, *keys.CLASSES.values()]:
         fields = [f for f in class_fields(cls) if f.name not in ("settings", "base", "function")]
-        fields = [dataclasses.replace(f, default=_yaml_default(f.default)) for f in fields]
         found = sections(cls.__doc__ or "")
         parts += [f"## {cls.__name__}", prose(found[""], [f.name for f in fields])]
         parts.append(fields_text(fields))
     return join(parts)
-
-
-def _yaml_default(value: Any) -> Any:
-    return value
 
 
 def commands_page() -> str:
