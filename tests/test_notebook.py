@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+import posttrain
+
 NOTEBOOK = Path(__file__).resolve().parent.parent / "docs" / "first_steps.ipynb"
 
 
@@ -18,9 +20,13 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Any:
     pytest.importorskip("ipykernel", reason=reason)
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     folder = tmp_path_factory.mktemp("notebook")
-    nbclient.NotebookClient(
+    client = nbclient.NotebookClient(
         notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
-    ).execute()
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        # The kernel runs in another folder, and must import the package that is tested.
+        patch.setenv("PYTHONPATH", str(Path(posttrain.__file__).parent.parent.resolve()))
+        client.execute()
     return notebook
 
 
