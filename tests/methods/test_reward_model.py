@@ -307,9 +307,7 @@ def test_what_is_refused(
         "says nothing about which completion is good",
         [{"prompt": "a", "completion": "b"}],
     )
-    refused(
-        DataError, "every label is 1", [r for r in labelled(4) if r["label"]]
-    )
+    refused(DataError, "every label is 1", [r for r in labelled(4) if r["label"]])
     refused(DataError, "every label is 1", [r for r in stepwise(4) if all(r["labels"])])
     refused(DataError, "2 completions but 1 labels", [{**stepwise(1)[0], "labels": [True]}])
     refused(
