@@ -307,7 +307,9 @@ def test_what_is_refused(
         "says nothing about which completion is good",
         [{"prompt": "a", "completion": "b"}],
     )
-    refused(DataError, "every label is 1", [r for r in labelled(4) if r["label"]])
+    refused(
+        DataError, "every label is 1", [r for r in labelled(4) if r["label"]]
+    )
     refused(DataError, "every label is 1", [r for r in stepwise(4) if all(r["labels"])])
     refused(DataError, "2 completions but 1 labels", [{**stepwise(1)[0], "labels": [True]}])
     refused(
@@ -315,7 +317,7 @@ def test_what_is_refused(
     )
     refused(
         DataError,
-        r"completions\[1\] holds the step separator",
+        r"completions\[1\] contains the step separator",
         [{"prompt": "a", "completions": ["x", "y\nz"], "labels": [1, 0]}],
     )
     refused(
