@@ -1,4 +1,4 @@
-"""Where a run goes on, which changes are refused, what moves aside; adapters and Ctrl-C in memory."""
+"""How a run is resumed: from which checkpoint, what changed since, and what moves aside."""
 
 from __future__ import annotations
 
