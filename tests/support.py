@@ -4,6 +4,7 @@ resumed.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -66,3 +67,22 @@ def stopped_and_resumed(
     whole = run_recipe(**raw, output=str(folder / "whole"))
     interrupted(run_recipe, after, **raw, output=str(folder / "half"))
     return whole, run_recipe(**raw, output=str(folder / "half"), resume=True)
+
+
+def weights_of(model: Any) -> str:
+    """Digest of all weights of a model in memory."""
+    content = hashlib.sha256()
+    for name, parameter in model.hf.named_parameters():
+        content.update(name.encode() + parameter.detach().cpu().contiguous().numpy().tobytes())
+    return content.hexdigest()
+
+
+def without_weights(patch: pytest.MonkeyPatch) -> None:
+    """Let every load of weights fail, for tests of what is checked before."""
+    from posttrain.models import spec
+
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError("weights were loaded")
+
+    patch.setattr(spec, "load_model", refuse)
+    patch.setattr(spec, "load_score_model", refuse)

@@ -1,0 +1,221 @@
+"""How a run is resumed: from which checkpoint, what changed since, and what moves aside."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from support import weights_of
+
+import posttrain as pt
+from posttrain.errors import CheckpointError
+from posttrain.training import resume
+from posttrain.training.changes import Change
+from posttrain.training.ending import Interrupted
+
+QUIET = Console(quiet=True)
+ROWS = [{"prompt": f"Q: {a}+2\nA:", "completion": f" {a + 2}"} for a in range(16)]
+LINEAR = {"lr_scheduler_type": "linear", "warmup_steps": 0.0, "min_lr_ratio": 0.0}
+CONSTANT = {**LINEAR, "lr_scheduler_type": "constant"}
+
+
+def started(folder: Path, step: int, steps: int, **options: Any) -> resume.Start:
+    saved = {"global_step": step, "steps": steps}
+    return resume.Start(folder, folder / f"checkpoint-{step}", saved, **options)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "steps", "reasons", "refused"),
+    [
+        (CONSTANT, 8, [], False),
+        (LINEAR, 8, [], True),
+        (LINEAR, 4, [], False),  # as long as before
+        (CONSTANT, 8, ["adalora prunes"], True),
+        (
+            {**CONSTANT, "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 2.0},
+            8,
+            [],
+            False,
+        ),
+        (
+            {**CONSTANT, "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 0.5},
+            8,
+            [],
+            True,
+        ),
+    ],
+)
+def test_a_length_changes_a_run_where_its_rates_would_have_been_others(
+    tmp_path: Path, schedule: dict[str, Any], steps: int, reasons: list[str], refused: bool
+) -> None:
+    change = resume.length_change(started(tmp_path, 3, 4), schedule, steps, reasons)
+    assert (change is not None) == refused
+    if change is not None:
+        assert (change.name, change.rule, change.text) == ("max_steps", "accept", "steps: 4 -> 8")
+        assert all(reason in change.reason for reason in reasons)
+
+
+def test_a_run_cannot_be_shorter_than_what_is_done(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="max_steps: 2"):
+        resume.length_change(started(tmp_path, 3, 4), CONSTANT, 2, [])
+
+
+def contents(**change: Any) -> dict[str, Any]:
+    base = {
+        "rows": None,
+        "tokenizer": "t",
+        "template": "c",
+        "weights": {"model": "w"},
+        "plugins": {"mine.py": "p"},
+        "versions": {"torch": "1", "threads": 2},
+    }
+    return {**base, **change}
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "rule"),
+    [
+        ({"tokenizer": "other"}, "tokenizer", "refused"),
+        ({"template": "other"}, "tokenizer", "refused"),
+        ({"weights": {"model": "other"}}, "weights", "accept"),
+        ({"weights": {"model": "w", "teacher": "v"}}, "weights", "accept"),
+        ({"plugins": {}}, "plugins", "accept"),
+        ({"versions": {"torch": "2", "threads": 2}}, "torch", "rounding"),
+        ({"versions": {"torch": "1", "threads": 4}}, "threads", "rounding"),
+    ],
+)
+def test_what_differs_of_that_a_run_is_made_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, change: Any, name: str, rule: str
+) -> None:
+    monkeypatch.setattr(resume, "rows_difference", lambda a, b: None)
+    assert resume.content_changes(contents(), contents(), tmp_path) == []
+    (found,) = resume.content_changes(contents(), contents(**change), tmp_path)
+    assert (found.name, found.rule) == (name, rule)
+
+
+def test_changes_are_refused_unless_accepted(tmp_path: Path) -> None:
+    rate = Change("learning_rate", "accept", "learning_rate: 1 -> 2")
+    start = started(tmp_path, 3, 4, changes=[rate, Change("save_every", "free", "save_every")])
+    with pytest.raises(
+        CheckpointError, match=r"learning_rate: 1 -> 2(.|\n)*--accept learning_rate"
+    ):
+        start.refuse([])
+    start.refuse(["learning_rate"])
+    start.changes.append(Change("seed", "refused", "seed: 0 -> 1"))
+    with pytest.raises(CheckpointError, match="seed: 0 -> 1"):
+        start.refuse(["learning_rate", "seed"])
+
+
+def test_what_is_overwritten_moves_aside(tmp_path: Path) -> None:
+    for name in ("model", "model-4", "checkpoint-3", "checkpoint-9"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "evaluation.json").write_text("{}")
+    damaged = [(tmp_path / "checkpoint-9", "its state cannot be read")]
+    start = started(tmp_path, 3, 4, damaged=damaged)
+    lines = resume.announced(start, 6)
+    assert "steps 4 to 6" in lines[1] and "checkpoint-9.damaged" in lines[0]
+    resume.set_aside(start)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "checkpoint-3",
+        "checkpoint-9.damaged",
+        "evaluation-4.json",
+        "model-4",
+        "model-4-2",
+    ]
+
+
+def test_the_newest_checkpoint_that_can_be_read(tmp_path: Path) -> None:
+    assert resume.find_start(tmp_path).checkpoint is None
+    (tmp_path / "checkpoint-2").mkdir()
+    (tmp_path / "checkpoint-2" / "trainer_state.json").write_text("{")
+    with pytest.raises(CheckpointError, match="checkpoint-2"):
+        resume.find_start(tmp_path)
+    (tmp_path / "model").mkdir()
+    start = resume.find_start(tmp_path)
+    assert start.has_model and [path.name for path, _ in start.damaged] == ["checkpoint-2"]
+
+
+def test_changes_of_a_trained_run_that_would_do_nothing_are_refused(tmp_path: Path) -> None:
+    longer = Change("max_steps", "length", "max_steps: 4 -> 8")
+    rate = Change("learning_rate", "accept", "learning_rate: 1 -> 2")
+    free = Change("title", "free", "title")
+    resume.refuse_late_changes(started(tmp_path, 4, 4, changes=[longer, free]), 4)
+    for start in (
+        started(tmp_path, 4, 4, changes=[rate]),
+        resume.Start(tmp_path, changes=[longer]),
+    ):
+        with pytest.raises(CheckpointError, match=start.changes[0].text.replace("+", r"\+")):
+            resume.refuse_late_changes(start, 4)
+
+
+# -- by objects in memory
+
+
+def plan(steps_are_free: bool = True) -> pt.Plan:
+    schedule: Any = "constant" if steps_are_free else "linear"
+    return pt.sft(ROWS, learning_rate=1e-2, batch_size=4, lr_scheduler_type=schedule)
+
+
+@pytest.mark.parametrize("lora", [None, pt.LoRA(r=2), pt.LoRA(r=2, dropout=0.2)])
+def test_a_model_in_memory_is_resumed_exactly(tiny_folder: Path, tmp_path: Path, lora: Any) -> None:
+    whole = pt.fit(pt.load(tiny_folder, lora=lora), plan(), steps=4, console=QUIET)
+    folder = tmp_path / "run"
+    pt.fit(pt.load(tiny_folder, lora=lora), plan(), steps=2, output=folder, console=QUIET)
+    model = pt.load(tiny_folder, lora=lora)
+    result = pt.fit(model, plan(), steps=4, output=folder, resume=True, console=QUIET)
+    assert result.model is model
+    assert weights_of(model) == weights_of(whole.model)
+    assert result.metrics["loss"] == whole.metrics["loss"]
+
+
+@pytest.mark.parametrize("lora", [None, pt.LoRA(r=2)])
+def test_a_second_fit_goes_on_from_the_first(tiny_folder: Path, lora: Any) -> None:
+    model = pt.load(tiny_folder, lora=lora)
+    first = pt.fit(model, plan(), steps=4, console=QUIET).metrics["loss"]
+    middle = weights_of(model)
+    second = pt.fit(model, plan(), steps=4, console=QUIET).metrics["loss"]
+    assert weights_of(model) != middle
+    assert sum(second) < sum(first)
+
+
+def test_another_model_in_memory_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    pt.fit(pt.load(tiny_folder), plan(), steps=2, output=folder, console=QUIET)
+    other = pt.load(tiny_folder, init="random", seed=9)
+    with pytest.raises(CheckpointError, match="weights"):
+        pt.fit(other, plan(), steps=4, output=folder, resume=True, console=QUIET)
+
+
+def test_other_rows_in_memory_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    pt.fit(tiny_folder, plan(), steps=2, output=folder, console=QUIET)
+    other = pt.sft(ROWS[::-1], learning_rate=1e-2, batch_size=4, lr_scheduler_type="constant")
+    with pytest.raises(CheckpointError, match="data"):
+        pt.fit(tiny_folder, other, steps=4, output=folder, resume=True, console=QUIET)
+
+
+def ctrl_c(step: int, metrics: dict[str, float]) -> None:
+    if step == 2:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_in_memory_is_the_usual_exception(tiny_folder: Path) -> None:
+    model = pt.load(tiny_folder)
+    with pytest.raises(KeyboardInterrupt):
+        pt.fit(model, plan(), steps=4, hooks=[ctrl_c], console=QUIET)
+    assert not model.hf.training
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    pt.fit(model, plan(), steps=1, console=QUIET)
+
+
+def test_ctrl_c_in_a_folder_saves_and_goes_on_exactly(tiny_folder: Path, tmp_path: Path) -> None:
+    whole = pt.fit(tiny_folder, plan(False), steps=4, console=QUIET)
+    folder = tmp_path / "run"
+    with pytest.raises(Interrupted, match="step 2 of 4"):
+        pt.fit(tiny_folder, plan(False), steps=4, output=folder, hooks=[ctrl_c], console=QUIET)
+    result = pt.fit(tiny_folder, plan(False), steps=4, output=folder, resume=True, console=QUIET)
+    assert weights_of(result.model) == weights_of(whole.model)

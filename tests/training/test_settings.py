@@ -1,0 +1,33 @@
+"""The settings of `fit` are those of a recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from posttrain.config import Recipe
+from posttrain.errors import ConfigError
+from posttrain.training.settings import TrainingSettings
+
+
+def test_defaults_are_those_of_a_recipe() -> None:
+    recipe = {f.name: f for f in dataclasses.fields(Recipe)}
+    settings = TrainingSettings()
+    for field in dataclasses.fields(settings):
+        other = recipe[field.name]
+        factory = other.default_factory
+        default = other.default if factory is dataclasses.MISSING else factory()
+        value = getattr(settings, field.name)
+        assert value == (tuple(default) if isinstance(default, list) else default), field.name
+
+
+def test_settings_by_name() -> None:
+    settings = TrainingSettings.of({"save_every": 5, "report_to": ("tensorboard",)})
+    assert (settings.save_every, settings.report_to) == (5, ("tensorboard",))
+    assert settings.max_grad_norm == 1.0
+
+
+def test_an_unknown_setting_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="'max_grad_nrom'.*'max_grad_norm'"):
+        TrainingSettings.of({"max_grad_nrom": 1.0})
