@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from posttrain.engines.prefill import Prompt
 from posttrain.engines.sampling import RowSettings, SettingKinds, choose, row_keys, uniforms
-from posttrain.engines.stepping import Prompt, Stepper
+from posttrain.engines.stepping import Stepper
 from posttrain.engines.stops import Stops
 from posttrain.engines.transcript import Transcript
 from posttrain.types import FinishReason, Sample, Sampling
@@ -26,8 +27,9 @@ class Row:
     """One sample to be written.
 
     ticket: of its request. index: its place among the request's samples. limit: the most tokens
-    that it may have. kinds: of the settings of all rows that were added with it. tail: the newest
-    ids, where stop strings are looked for. stop_string: the one that ended it.
+    that it may have. reuse: whether later prompts may begin with its text. kinds: of the settings
+    of all rows that were added with it. tail: the newest ids, where stop strings are looked for.
+    stop_string: the one that ended it.
     """
 
     ticket: int
@@ -36,6 +38,7 @@ class Row:
     sampling: Sampling
     seed: int
     limit: int
+    reuse: bool = True
     kinds: SettingKinds = field(default_factory=SettingKinds)
     tail: list[int] = field(default_factory=list)
     stop_string: str | None = None
@@ -118,10 +121,16 @@ class Schedule:
         stopped = self._stops.after(self._rows, self._stop_kinds, tokens, self._running)
         ended = self._running & (stopped | (self._written.at >= self._limits))
         self._running = self._running & ~ended
-        return [
-            self._ended(line, "stop" if stopped[line] else "length", weights_version)
+        results = {
+            line: self._ended(line, "stop" if stopped[line] else "length", weights_version)
             for line in np.flatnonzero(ended).tolist()
-        ]
+        }
+        texts = {
+            line: (*row.prompt, *sample.ids) for line, (row, sample) in results.items() if row.reuse
+        }
+        if texts:
+            self._stepper.store(texts)
+        return list(results.values())
 
     def newest(self, tickets: set[int]) -> list[tuple[Row, list[int]]]:
         """What rows of these tickets wrote in the last step, those that ended with it included."""
