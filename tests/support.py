@@ -69,6 +69,19 @@ def stopped_and_resumed(
     return whole, run_recipe(**raw, output=str(folder / "half"), resume=True)
 
 
+def resolved(arguments: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """The recipe that a dry run of a command shows."""
+    import yaml
+
+    from posttrain.cli import main
+
+    assert main([*arguments.split(), "--dry-run"]) == 0
+    text = capsys.readouterr().out.partition("with this recipe:\n")[2]
+    recipe = yaml.safe_load(text)
+    assert not Path(recipe["output"]).exists()
+    return dict(recipe)
+
+
 def weights_of(model: Any) -> str:
     """Digest of all weights of a model in memory."""
     content = hashlib.sha256()
