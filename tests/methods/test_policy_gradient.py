@@ -134,16 +134,15 @@ def test_mixer_gives_less_and_less_of_the_gold_completion(run_recipe: Callable[.
     shares = []
     for groups, trees in seen:
         for group, tree in zip(groups, trees, strict=True):
-            num_sampled = sum(len(r.sample.ids) for r in group.rollouts)
+            num_sampled = sum(len(r.sample.ids) for r in group.traces)
             given = tree.streams["given"]
             assert (
-                given.sum() == group.num_given * len(group.rollouts)
+                given.sum() == group.num_given * len(group.traces)
                 and (given == 0).sum() == num_sampled
             )
             assert not tree.streams["advantages"][given > 0].any()
             assert all(
-                r.text.startswith(group.example.completion[: group.num_given])
-                for r in group.rollouts
+                r.text.startswith(group.example.completion[: group.num_given]) for r in group.traces
             )
         shares.append(groups[0].num_given)
     assert shares[0] > shares[1] > shares[2] > shares[3] == 0

@@ -1,4 +1,4 @@
-"""Credit for the rollouts of a step: from rewards and log-probs to the numbers that losses read
+"""Credit for the traces of a step: from rewards and log-probs to the numbers that losses read
 at each token.
 """
 
@@ -14,7 +14,7 @@ from posttrain import registry
 from posttrain.advantages import shape
 from posttrain.averages import Averages
 from posttrain.config import Component, CreditConfig
-from posttrain.types import Rollout, RolloutGroup
+from posttrain.types import Trace, TraceGroup
 
 Nested = list[list[np.ndarray]]
 """Numbers per token of each completion: [P][G] of arrays [T]."""
@@ -88,12 +88,12 @@ class Creditor:
 
     def credit(
         self,
-        groups: Sequence[RolloutGroup],
+        groups: Sequence[TraceGroup],
         measured: Mapping[str, Nested],
         engine: Nested | None,
         counted: Nested,
     ) -> dict[str, Nested]:
-        """Streams by name, for every token of every completion; sets each rollout's `advantage`.
+        """Streams by name, for every token of every completion; sets each trace's `advantage`.
 
         Args:
             measured: what `measures` asks for. engine: log-probs of the sampler, None where they
@@ -103,10 +103,10 @@ class Creditor:
         self.averages = Averages()
         rewards = self._clipped(
             np.array(
-                [[math.nan if r.reward is None else r.reward for r in g.rollouts] for g in groups]
+                [[math.nan if r.reward is None else r.reward for r in g.traces] for g in groups]
             )
         )
-        lengths = np.array([[len(r.sample.ids) for r in g.rollouts] for g in groups])
+        lengths = np.array([[len(r.sample.ids) for r in g.traces] for g in groups])
         penalties = self._kl_penalties(measured)
         result = self.function(
             *(self._input(n, groups, rewards, lengths, penalties, measured) for n in self.inputs)
@@ -146,8 +146,8 @@ class Creditor:
         if self.config.target_entropy is not None:
             streams["entropy_weight"] = self._entropy_weights(measured["entropy"], lengths)
         for group, row in zip(groups, streams["advantages"], strict=True):
-            for rollout, array in zip(group.rollouts, row, strict=True):
-                rollout.advantage = float(array.mean()) if len(array) else 0.0
+            for trace, array in zip(group.traces, row, strict=True):
+                trace.advantage = float(array.mean()) if len(array) else 0.0
         return streams
 
     def _clipped(self, rewards: np.ndarray) -> np.ndarray:
@@ -175,7 +175,7 @@ class Creditor:
     def _input(
         self,
         name: str,
-        groups: Sequence[RolloutGroup],
+        groups: Sequence[TraceGroup],
         rewards: np.ndarray,
         lengths: np.ndarray,
         penalties: Nested | None,
@@ -201,9 +201,7 @@ class Creditor:
             # A completion on which a reward failed has none, so that it counts in no baseline. None
             # becomes NaN.
             none = dict.fromkeys(names)
-            rows = [
-                [r.rewards if r.reward is not None else none for r in g.rollouts] for g in groups
-            ]
+            rows = [[r.rewards if r.reward is not None else none for r in g.traces] for g in groups]
             return np.array(
                 [[[row.get(n) for n in names] for row in rewards] for rewards in rows], dtype=float
             )
@@ -212,7 +210,7 @@ class Creditor:
         if name == "values":
             return measured["values"]
         earned = [
-            [self._token_rewards(r, float(x)) for r, x in zip(g.rollouts, row)]
+            [self._token_rewards(r, float(x)) for r, x in zip(g.traces, row)]
             for g, row in zip(groups, rewards)
         ]
         return (
@@ -221,20 +219,20 @@ class Creditor:
             else _nested(lambda r, k: np.nan_to_num(r) - k, earned, penalties)
         )
 
-    def _token_rewards(self, rollout: Rollout, reward: float) -> np.ndarray:
+    def _token_rewards(self, trace: Trace, reward: float) -> np.ndarray:
         """The reward at the last token, and those of steps where they end; NaN elsewhere."""
-        out = np.full(len(rollout.sample.ids), math.nan)
+        out = np.full(len(trace.sample.ids), math.nan)
         if not len(out) or math.isnan(reward):
             return out
-        if rollout.step_rewards:
-            texts = [self.token_text(i) for i in rollout.sample.ids]
-            for name, numbers in rollout.step_rewards.items():
+        if trace.step_rewards:
+            texts = [self.token_text(i) for i in trace.sample.ids]
+            for name, numbers in trace.step_rewards.items():
                 found = shape.step_rewards(texts, numbers) * self.reward_weights[name]
                 out = np.where(np.isnan(found), out, np.nan_to_num(out) + np.nan_to_num(found))
             others = [
                 (self.reward_weights[n], v)
-                for n, v in rollout.rewards.items()
-                if n not in rollout.step_rewards
+                for n, v in trace.rewards.items()
+                if n not in trace.step_rewards
             ]
             rest = [w * v for w, v in others if v is not None]
             if not rest:

@@ -14,7 +14,7 @@ from posttrain.models.scoring import scored
 from posttrain.sources.collect import Collector, trained
 from posttrain.sources.credit import Creditor, Nested
 from posttrain.sources.rows import DataSource
-from posttrain.types import Rollout, RolloutGroup, Sample
+from posttrain.types import Sample, Trace, TraceGroup
 
 
 class RolloutSource:
@@ -60,7 +60,7 @@ class RolloutSource:
         self.max_tokens = max_tokens
         self.whole = whole
         self.mixed = mixed
-        self.groups: list[RolloutGroup] = []
+        self.groups: list[TraceGroup] = []
         self._averages = Averages()
 
     def batches(self, step: int) -> Iterator[Batch]:
@@ -105,7 +105,7 @@ class RolloutSource:
         rows = [
             [
                 trained(g.prompt_ids, r.sample.ids, g.example.id) if r.sample.ids else None
-                for r in g.rollouts
+                for r in g.traces
             ]
             for g in self.groups
         ]
@@ -117,9 +117,9 @@ class RolloutSource:
             self.max_tokens,
         )
         counted: Nested = [
-            [np.full(len(r.sample.ids), self._counts(r)) for r in g.rollouts] for g in self.groups
+            [np.full(len(r.sample.ids), self._counts(r)) for r in g.traces] for g in self.groups
         ]
-        sampled = [[self._engine_logprobs(r.sample) for r in g.rollouts] for g in self.groups]
+        sampled = [[self._engine_logprobs(r.sample) for r in g.traces] for g in self.groups]
         complete = all(x is not None for row in sampled for x in row)
         engine = (
             [[np.asarray(x, dtype=np.float64) for x in row] for row in sampled]
@@ -131,16 +131,16 @@ class RolloutSource:
             streams["engine_logprobs"] = engine
         self._averages.merge(self.credit.averages)
         for p, group in enumerate(self.groups):
-            for g, rollout in enumerate(group.rollouts):
+            for g, trace in enumerate(group.traces):
                 sequence = rows[p][g]
                 if sequence is not None:
                     for name, nested in streams.items():
                         sequence.streams[name] = _behind(nested[p][g], len(sequence.ids))
                     # Without targets a completion would seem certain to losses that compare
                     # log-probs: it has no reward.
-                    reward = rollout.reward if self._counts(rollout) else None
+                    reward = trace.reward if self._counts(trace) else None
                     sequence.values["reward"] = float("nan") if reward is None else reward
-                    sequence.loss_mask &= self._counts(rollout)
+                    sequence.loss_mask &= self._counts(trace)
                     self._mark_given(sequence, len(group.prompt_ids), group.num_given)
         sequences = [self._trained_on(row) for row in rows]
         return [Tree.build(some) for some in sequences if some]
@@ -166,8 +166,8 @@ class RolloutSource:
             for tree in batch.trees
         ]
 
-    def _counts(self, rollout: Rollout) -> bool:
-        return not (self.mask_truncated and rollout.sample.finish_reason == "length")
+    def _counts(self, trace: Trace) -> bool:
+        return not (self.mask_truncated and trace.sample.finish_reason == "length")
 
     def _trained_on(self, row: list[TokenSequence | None]) -> list[TokenSequence]:
         """The sequences of a group that are trained on."""
