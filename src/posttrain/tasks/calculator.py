@@ -47,6 +47,9 @@ class Calculator:
     9716
     """
 
+    def reset(self, **row: Any) -> None:
+        """Begin an episode. The example's own prompt is all that the model is told."""
+
     def calculate(self, a: int, operator: str, b: int) -> int:
         """Apply one operation to two whole numbers.
 
