@@ -17,7 +17,7 @@ from support import stopped_and_resumed, told, weights, write
 from posttrain.config import AdapterConfig, LoraConfig
 from posttrain.data.comparisons import encode_pairs
 from posttrain.data.forest import Forest, Tree
-from posttrain.errors import ConfigError, DataError, ModelError
+from posttrain.errors import ConfigError, ModelError
 from posttrain.models.load import load_model
 from posttrain.training.reference import fingerprint
 
@@ -153,47 +153,6 @@ def test_a_moved_reference_has_virtual_tokens_of_its_own(
     assert not torch.equal(after["logprobs"], after["ref_logprobs"])
 
 
-def test_unlikely_pairs_are_left_out(
-    run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path
-) -> None:
-    """A model that learnt to write digits finds other letters unlikely."""
-    easy = [{"prompt": "Q", "completion": f" {i}"} for i in range(10, 60)]
-    first = run_recipe(
-        method="sft",
-        data=write(tmp_path / "s.jsonl", easy),
-        max_steps=60,
-        batch_size=16,
-        learning_rate=5e-3,
-        output=str(tmp_path / "first"),
-    )
-    pairs = [{"prompt": "Q", "chosen": f" {i}", "rejected": f" {i + 9}"} for i in range(12, 40)]
-    odd = [
-        {"prompt": "Q", "chosen": " 12", "rejected": " §ÄÖ"},
-        {"prompt": "Q", "chosen": " xyzzy", "rejected": " 13"},
-    ]
-    raw = {
-        **RAW,
-        "model": {"path": str(first / "model"), "dtype": "float32"},
-        "max_steps": None,
-        "perplexity_samples": 32,
-    }
-    folder = run_recipe(
-        **raw, data=write(tmp_path / "p.jsonl", pairs + odd), perplexity_percentile=99
-    )
-    assert (
-        told(folder)[0] == {"step": 0, "data/perplexity_dropped": 2.0}
-        and len(told(folder)) == 1 + 4
-    )
-    assert "2 of 30 pairs are above perplexity" in (tmp_path / "console.txt").read_text()
-    with pytest.raises(DataError, match="fine-tune on the chosen completions first"):
-        run_recipe(
-            **raw,
-            data=write(tmp_path / "p.jsonl", odd),
-            perplexity_percentile=50,
-            output=str(tmp_path / "none"),
-        )
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -263,21 +222,6 @@ def test_adapters_that_are_trained_on_are_not_mixed(
     with pytest.raises(ConfigError, match="adapters are taken over whole; set it to 1"):
         run_recipe(**raw, reference_every=2)
     assert not (tmp_path / "run").exists()
-
-
-def test_held_out_pairs_need_the_margin_too(
-    run_recipe: Callable[..., Path], tmp_path: Path
-) -> None:
-    data = write(tmp_path / "pairs.jsonl", [{**row, "margin": 1.0} for row in ROWS])
-    with pytest.raises(ConfigError, match="'odpo' needs a column margin in eval_data"):
-        run_recipe(
-            **{
-                **RAW,
-                "data": data,
-                "eval_data": write(tmp_path / "others.jsonl", ROWS),
-                "losses": ["odpo"],
-            }
-        )
 
 
 @pytest.mark.parametrize(
