@@ -93,7 +93,7 @@ def test_the_reference_moves_as_it_is_told(tiny_folder: Path) -> None:
     with model.reference():
         assert torch.equal(model.pretrained.get_parameter(name), parameter)
     lora = load_model(str(tiny_folder), lora=LoraConfig(r=2))
-    with pytest.raises(ModelError, match="only a frozen copy can be mixed"):
+    with pytest.raises(ModelError, match="frozen copy"):
         lora.update_reference(0.5)
     lora.update_reference()
     trained = {n for n, p in lora.hf.named_parameters() if p.requires_grad}
@@ -158,48 +158,48 @@ def test_a_moved_reference_has_virtual_tokens_of_its_own(
     [
         (
             {"losses": ["simpo"], "cache_reference": True},
-            "cache_reference: none of the losses asks for a reference",
+            "cache_reference: ",
         ),
-        ({"losses": ["simpo"], "reference_every": 2}, "reference_every: none of the losses asks"),
+        ({"losses": ["simpo"], "reference_every": 2}, "reference_every: "),
         (
             {"cache_reference": True, "reference_every": 2},
-            "a reference that moves cannot be cached",
+            "cache_reference|reference_every",
         ),
-        ({"losses": ["tdpo"], "cache_reference": True}, "whole distributions, which are not kept"),
-        ({"reference_every": 2, "reference_mix": 0.0}, "reference_mix: 0.0 must be above 0"),
+        ({"losses": ["tdpo"], "cache_reference": True}, "cache_reference.*distributions"),
+        ({"reference_every": 2, "reference_mix": 0.0}, "reference_mix: 0.0"),
         (
             {"reference_every": 2, "model": {"path": "embedded", "lora": {"r": 2}}},
-            "adapters are taken over whole; set it to 1",
+            "reference_mix.*set it to 1",
         ),
-        ({"losses": ["odpo"]}, "'odpo' needs a column margin"),
+        ({"losses": ["odpo"]}, "'odpo'.*margin"),
         (
             {"losses": ["bradley_terry"]},
-            "'bradley_terry' needs 'chosen_score'",
+            "'bradley_terry'.*'chosen_score'",
         ),
         (
             {"losses": ["teacher_kl"]},
-            "'teacher_kl' needs 'teacher_distribution', which this method's data do not carry",
+            "'teacher_kl'.*'teacher_distribution'",
         ),
         (
             {"losses": [{"name": "robust_dpo", "label_smoothing": 0.5}]},
-            "label_smoothing is 0.5.*below 0.5",
+            "'robust_dpo'.*label_smoothing",
         ),
         (
             {"losses": [{"name": "exo", "label_smoothing": 0.0}]},
-            "label_smoothing is 0.0; of exo it must be above 0",
+            "'exo'.*label_smoothing",
         ),
         (
             {"reference_every": 2, "model": {"path": "embedded", "adapter": {"kind": "ia3"}}},
-            "mixes weights, but adapters are taken over whole",
+            "reference_mix",
         ),
-        ({"losses": ["kto"]}, "'kto' needs 'kl', which this method's data do not carry"),
-        ({"losses": ["tpo", "gold_nll"]}, "'gold_nll' needs a column reference"),
-        ({"tail_weight": 2.0}, "tail_weight: 2.0 must be from 0"),
+        ({"losses": ["kto"]}, "'kto'.*'kl'"),
+        ({"losses": ["tpo", "gold_nll"]}, "'gold_nll'.*reference"),
+        ({"tail_weight": 2.0}, "tail_weight: 2.0"),
         (
             {"losses": ["aot"], "on_policy_weight": True},
-            "'aot' has no value of its own for each pair",
+            "'aot'",
         ),
-        ({"perplexity_percentile": 100.0}, "perplexity_percentile: 100.0 must be from 0"),
+        ({"perplexity_percentile": 100.0}, "perplexity_percentile: 100.0"),
     ],
 )
 def test_what_cannot_work_is_refused_before_weights_load(
@@ -219,7 +219,7 @@ def test_adapters_that_are_trained_on_are_not_mixed(
         "data": write(tmp_path / "pairs.jsonl", ROWS),
         "model": {"path": str(tmp_path / "adapters")},
     }
-    with pytest.raises(ConfigError, match="adapters are taken over whole; set it to 1"):
+    with pytest.raises(ConfigError, match="reference_mix.*set it to 1"):
         run_recipe(**raw, reference_every=2)
     assert not (tmp_path / "run").exists()
 
