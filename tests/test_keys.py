@@ -28,16 +28,14 @@ PIPELINE: dict[str, Any] = {
 
 def test_keys_of_a_stage_are_refused_too() -> None:
     stages = [{**PIPELINE["stages"][1], "rewards": ["length"]}]
-    with pytest.raises(ConfigError, match="stage 'tuned': rewards: method 'sft' does not read it"):
+    with pytest.raises(ConfigError, match="'tuned': rewards: .*'sft'"):
         parse_recipe({**PIPELINE, "stages": stages})
 
 
 def test_what_no_stage_takes_is_refused() -> None:
-    with pytest.raises(
-        ConfigError, match="report_to: none of the stages takes it from the pipeline"
-    ):
+    with pytest.raises(ConfigError, match="report_to: "):
         parse_recipe({**PIPELINE, "stages": PIPELINE["stages"][:1], "report_to": ["tensorboard"]})
-    with pytest.raises(ConfigError, match="evaluation: none of the stages takes it"):
+    with pytest.raises(ConfigError, match="evaluation: "):
         parse_recipe(
             {**PIPELINE, "stages": PIPELINE["stages"][:1], "evaluation": {"task": "sorting"}}
         )
@@ -98,7 +96,7 @@ lr_scheduler_type: linear
     (tmp_path / "recipe.yaml").write_text(older)
     assert load_recipe(tmp_path / "recipe.yaml").method == "evaluate"
     (tmp_path / "recipe.yaml").write_text(older.replace("save_every: 0", "save_every: 5"))
-    with pytest.raises(ConfigError, match="save_every: method 'evaluate' does not read it"):
+    with pytest.raises(ConfigError, match="save_every: .*'evaluate'"):
         load_recipe(tmp_path / "recipe.yaml")
 
 

@@ -169,29 +169,29 @@ def test_bad_input(run_recipe: Callable[..., Path], tmp_path: Path, other_tokeni
             run_recipe(**{**FAST, "data": data, **changes})
         assert not (tmp_path / "run").exists()
 
-    refused(ConfigError, r"has another vocabulary .*uld.* bridges", teacher=str(other_tokenizer))
-    refused(ModelError, "no model folder /nowhere/at/all", teacher="/nowhere/at/all")
+    refused(ConfigError, r"teacher.*uld", teacher=str(other_tokenizer))
+    refused(ModelError, "/nowhere/at/all", teacher="/nowhere/at/all")
     refused(ConfigError, "weight -1", losses=[{"name": "jsd", "weight": -1}])
-    refused(ConfigError, "none of them asks for a teacher; take one of jsd", losses=["nll"])
+    refused(ConfigError, "losses: .*jsd", losses=["nll"])
     refused(ConfigError, "lmbda: 1.5", lmbda=1.5)
     refused(
         ConfigError,
-        "seq_kd: with lmbda: 1 the student writes every completion",
+        "seq_kd: .*lmbda",
         lmbda=1,
         seq_kd=True,
     )
-    refused(ConfigError, "num_generations: nothing is sampled with lmbda: 0", num_generations=2)
-    refused(ConfigError, "sampling: nothing is sampled with lmbda: 0", sampling={"max_tokens": 8})
+    refused(ConfigError, "num_generations: .*lmbda: 0", num_generations=2)
+    refused(ConfigError, "sampling: .*lmbda: 0", sampling={"max_tokens": 8})
     refused(ConfigError, "num_generations: 0", num_generations=0)
     refused(
         ConfigError,
-        "'sampled_reverse_kl' is right on the student's own samples",
+        "'sampled_reverse_kl'",
         losses=["sampled_reverse_kl"],
     )
-    refused(ConfigError, "exactly one of data", task=TASK)
+    refused(ConfigError, "data.*task", task=TASK)
     text = write(tmp_path / "text.jsonl", [{"text": "plain"}])
-    refused(DataError, "row 0 has no prompt, so there is nothing to complete", data=text, lmbda=0.5)
-    with pytest.raises(ConfigError, match="needs the key 'teacher'"):
+    refused(DataError, "row 0 .*prompt", data=text, lmbda=0.5)
+    with pytest.raises(ConfigError, match="'teacher'"):
         run_recipe(method="distill", data=data)
 
 

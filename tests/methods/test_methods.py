@@ -46,44 +46,44 @@ def test_bad_rows(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
         refused(run_recipe, tmp_path, error, message, method="sft", data=data)
         assert not (tmp_path / "run").exists()
 
-    sft(DataError, "no file or folder .*rows.jsonl", path=str(tmp_path / "rows.jsonl"))
+    sft(DataError, "rows.jsonl", path=str(tmp_path / "rows.jsonl"))
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a", \n')
-    sft(DataError, r"rows.jsonl:2: not valid JSON", path=str(path))
+    sft(DataError, r"rows.jsonl:2", path=str(path))
     sft(
         DataError,
-        "row 1: column 'completion' is empty",
+        "row 1: .*'completion'.*empty",
         path=write(path, [{"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": " "}]),
     )
     sft(
         DataError,
-        "row 1: column 'completion' is missing",
+        "row 1: .*'completion'.*missing",
         path=write(path, [{"prompt": "a", "completion": "b"}, {"prompt": "a"}]),
     )
     sft(
         DataError,
-        "format prompt-only .*without a completion .*grpo",
+        "prompt-only.*grpo",
         path=write(path, [{"prompt": "a", "answer": "b"}]),
     )
     sft(
         DataError,
-        "no row is left to train on",
+        "no row",
         path=write(path, [{"prompt": "a" * 50, "completion": "b"}] * 3),
         max_length=20,
     )
     sft(
         DataError,
-        "1 of 4 rows have no token left to train on",
+        "1 of 4 rows",
         max_length=20,
         path=write(
             path,
             [{"prompt": "a", "completion": "b"}] * 3 + [{"prompt": "a" * 50, "completion": "b"}],
         ),
     )
-    sft(DataError, "no format has the columns x", path=write(path, [{"x": 1}]))
+    sft(DataError, "columns x", path=write(path, [{"x": 1}]))
     sft(
         ConfigError,
-        "exceeds the model's context of 512",
+        "context of 512",
         path=write(path, [{"prompt": "a", "completion": "b"}]),
         max_length=9999,
     )
@@ -98,18 +98,18 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
 
     sft(
         ConfigError,
-        "losses: 'clipped' needs 'advantages', which this method's data do not carry",
+        "losses: 'clipped'.*'advantages'",
         losses=["nll", "clipped"],
     )
     absent = {"task": {"name": "gsm8k", "path": str(tmp_path / "absent.jsonl")}}
-    sft(DataError, "no file or folder .*absent.jsonl", evaluation=absent)
+    sft(DataError, "absent.jsonl", evaluation=absent)
     sft(
         ConfigError,
-        "exceed the model's context of 512",
+        "context of 512",
         evaluation={"task": TASK, "sampling": {"max_tokens": 510}},
     )
-    sft(ConfigError, "unknown tracker 'wandbb': did you mean 'wandb'", report_to=["wandbb"])
-    sft(MissingDependency, "trackio is not installed", report_to=["trackio"])
+    sft(ConfigError, "'wandbb'.*'wandb'", report_to=["wandbb"])
+    sft(MissingDependency, "trackio", report_to=["trackio"])
 
 
 def test_bad_models(run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path) -> None:
@@ -185,13 +185,13 @@ def plugin(tmp_path: Path, body: str) -> list[str]:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("    raise KeyError('oh')", "self-test of reward 'mine': KeyError: 'oh'"),
+        ("    raise KeyError('oh')", "'mine'.*KeyError: 'oh'"),
         (
             "    return [float('nan')] * len(completions)",
-            "self-test of reward 'mine': returned nan",
+            "'mine'.*nan",
         ),
-        ("    return [1.0]", "returned 1 for 2 completions"),
-        ("    return ['x'] * len(completions)", "which is not a number"),
+        ("    return [1.0]", "'mine'.*1 for 2"),
+        ("    return ['x'] * len(completions)", "'mine'.*'x'"),
     ],
 )
 def test_bad_rewards_are_found_before_the_first_step(
@@ -284,9 +284,7 @@ def test_a_reward_does_not_run_among_switches_that_are_not_its_own(
 
 def test_an_output_folder_with_a_run_is_refused(run_recipe: Callable[..., Path]) -> None:
     run_recipe(method="sft", task=TASK, max_steps=1)
-    with pytest.raises(
-        ConfigError, match="already holds a run. Go on with it by `posttrain resume"
-    ):
+    with pytest.raises(ConfigError, match="posttrain resume"):
         run_recipe(method="sft", task=TASK, max_steps=1)
 
 
@@ -304,9 +302,7 @@ def test_a_diverging_run_names_rows_and_checkpoint(
         return (loss * float("nan") if len(calls) == 2 else loss), metrics
 
     monkeypatch.setattr(Objective, "__call__", diverging)
-    with pytest.raises(
-        TrainingDiverged, match=r"Rows of the batch: arithmetic-train-0-\d+.*checkpoint-1"
-    ):
+    with pytest.raises(TrainingDiverged, match=r"arithmetic-train-0-\d+.*checkpoint-1"):
         run_recipe(method="sft", task=TASK, max_steps=3, save_every=1)
     assert (tmp_path / "run" / "checkpoint-1").is_dir()
 

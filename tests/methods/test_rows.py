@@ -50,11 +50,7 @@ def test_losses_above_the_share_are_an_error_in_every_method(
     method: str, run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path
 ) -> None:
     data = {"path": write(tmp_path / "rows.jsonl", rows_of(method, 3)), "max_length": 24}
-    message = (
-        r"3 of 20 rows cut, losing \d+ of [\d,]+ tokens .*more than data.max_cut=0.1 allows. "
-        r"Raise data.max_length .the model"
-    )
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=r"3 of 20 .*data\.max_cut=0\.1 .*data\.max_length"):
         run_recipe(**settings(method, tiny_folder), data=data)
     assert not (tmp_path / "run").exists()
     text = checked(
@@ -80,8 +76,7 @@ def test_losses_are_on_the_terminal_in_the_metrics_and_in_the_report(
     )
     with pytest.raises(
         DataError,
-        match=r"eval_data: rows longer than eval_data\.max_length=24 .*accept it with "
-        r"eval_data\.max_cut=0\.53",
+        match=r"^eval_data: .*eval_data\.max_length=24 .*eval_data\.max_cut=0\.53",
     ):
         checked(
             tmp_path,
@@ -176,9 +171,7 @@ def test_documents_are_what_the_setting_says(tmp_path: Path, tiny_folder: Path) 
             tmp_path, tiny_folder, **sft_text(path, document=document)
         )
     rows = write(tmp_path / "rows.jsonl", rows_of("sft", 0))
-    with pytest.raises(
-        ConfigError, match="data.document: 'line' says what a document of .txt files is"
-    ):
+    with pytest.raises(ConfigError, match="data.document: 'line'"):
         checked(tmp_path, tiny_folder, method="sft", data={"path": rows, "document": "line"})
 
 
@@ -261,9 +254,7 @@ def test_worked_examples_beyond_the_context_are_dropped_up_to_a_share(
         "max_steps": 1,
         "task": {"name": "jsonl", "path": path, "completion_column": "completion"},
     }
-    with pytest.raises(
-        DataError, match=r"2 of 10 worked examples exceed .* set max_prompts_dropped=0.2"
-    ):
+    with pytest.raises(DataError, match=r"2 of 10 .*max_prompts_dropped=0.2"):
         run_recipe(**recipe, output=str(tmp_path / "a"))
     folder = run_recipe(**recipe, output=str(tmp_path / "b"), max_prompts_dropped=0.2)
     assert lines(folder / "metrics.jsonl")[0]["data/rows_dropped"] == 2
