@@ -41,7 +41,9 @@ def test_the_line_of_a_wrong_byte_is_named(tmp_path: Path) -> None:
         read(tmp_path / "a.txt.gz")
 
 
-@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"x" * 5000)[:-12]])
+@pytest.mark.parametrize(
+    "content", [b"no gzip", gzip.compress(b"x" * 5000)[:-12]], ids=["no gzip", "cut"]
+)
 def test_a_damaged_archive_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.gz").write_bytes(content)
     with pytest.raises(DataError, match=r"a\.gz"):
