@@ -102,27 +102,18 @@ class Creditor:
         """
         self.averages = Averages()
         rewards = self._clipped(
-            np.array(
-                [[math.nan if r.reward is None else r.reward for r in g.traces] for g in groups]
-            )
+            padded([[math.nan if t.reward is None else t.reward for t in g.traces] for g in groups])
         )
-        lengths = np.array([[len(r.sample.ids) for r in g.traces] for g in groups])
+        lengths = padded([[t.num_sampled for t in g.traces] for g in groups], 0)
         penalties = self._kl_penalties(measured)
         result = self.function(
             *(self._input(n, groups, rewards, lengths, penalties, measured) for n in self.inputs)
         )
         if isinstance(result, tuple):
             result, self.baseline = result
-        advantages: Nested = [
-            [
-                np.broadcast_to(np.asarray(a, dtype=float), (int(n),)).copy()
-                for a, n in zip(row, sizes, strict=True)
-            ]
-            for row, sizes in zip(result, lengths, strict=True)
-        ]
-        for row, missing in zip(advantages, np.isnan(rewards), strict=True):
-            for array, none in zip(row, missing, strict=True):
-                array[:] = 0.0 if none else array
+        sizes = [[t.num_sampled for t in g.traces] for g in groups]
+        missing = [[t.reward is None for t in g.traces] for g in groups]
+        advantages = [_per_token(*row) for row in zip(result, sizes, missing, strict=True)]
         streams: dict[str, Nested] = {}
         if "values" in measured:
             streams["old_values"] = measured["values"]
@@ -130,8 +121,8 @@ class Creditor:
         if "logprobs" in measured:
             streams["old_logprobs"] = measured["logprobs"]
         rewarded = [
-            [c & ~none for c, none in zip(row, m, strict=True)]
-            for row, m in zip(counted, np.isnan(rewards), strict=True)
+            [c & (not none) for c, none in zip(row, m, strict=True)]
+            for row, m in zip(counted, missing, strict=True)
         ]
         streams["advantages"] = self._shaped(advantages, measured, engine, rewarded)
         if "reward_variance" in self.asked:
@@ -140,11 +131,10 @@ class Creditor:
                 for row in rewards
             ]
             streams["reward_variance"] = [
-                [np.full(int(n), v) for n in sizes]
-                for v, sizes in zip(variance, lengths, strict=True)
+                [np.full(n, v) for n in row] for v, row in zip(variance, sizes, strict=True)
             ]
         if self.config.target_entropy is not None:
-            streams["entropy_weight"] = self._entropy_weights(measured["entropy"], lengths)
+            streams["entropy_weight"] = self._entropy_weights(measured["entropy"], sizes)
         for group, row in zip(groups, streams["advantages"], strict=True):
             for trace, array in zip(group.traces, row, strict=True):
                 trace.advantage = float(array.mean()) if len(array) else 0.0
@@ -186,7 +176,7 @@ class Creditor:
             return (
                 rewards
                 if penalties is None
-                else rewards - np.array([[a.sum() for a in row] for row in penalties])
+                else rewards - padded([[a.sum() for a in row] for row in penalties])
             )
         if name == "greedy_rewards":
             return self._clipped(
@@ -202,8 +192,9 @@ class Creditor:
             # becomes NaN.
             none = dict.fromkeys(names)
             rows = [[r.rewards if r.reward is not None else none for r in g.traces] for g in groups]
-            return np.array(
-                [[[row.get(n) for n in names] for row in rewards] for rewards in rows], dtype=float
+            return np.stack(
+                [padded([[_number(row.get(n)) for row in some] for some in rows]) for n in names],
+                axis=2,
             )
         if name == "baseline":
             return self.baseline
@@ -279,7 +270,7 @@ class Creditor:
             advantages = [[a * next(kept) for a in row] for row in advantages]
         return advantages
 
-    def _entropy_weights(self, entropies: Nested, lengths: np.ndarray) -> Nested:
+    def _entropy_weights(self, entropies: Nested, sizes: Sequence[Sequence[int]]) -> Nested:
         """The weight of the entropy bonus at every token, which is off above the target; then
         the weight moves.
         """
@@ -288,12 +279,37 @@ class Creditor:
             self.config.target_entropy,
         )
         assert target is not None
-        mean = total / max(int(lengths.sum()), 1)
+        mean = total / max(sum(map(sum, sizes)), 1)
         weight = self.entropy_weight if mean <= target else 0.0
         self.entropy_weight = shape.next_entropy_weight(
             self.entropy_weight, mean, target, self.config.entropy_change
         )
-        return [[np.full(int(n), weight) for n in row] for row in lengths]
+        return [[np.full(n, weight) for n in row] for row in sizes]
+
+
+def padded(rows: Sequence[Sequence[float]], absent: float = math.nan) -> np.ndarray:
+    """Rows of any length as an array [P, G], G the length of the longest; `absent` where a row has
+    no number.
+    """
+    longest = max(map(len, rows), default=0)
+    return np.array([[*row, *[absent] * (longest - len(row))] for row in rows], dtype=float)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _per_token(
+    advantages: Sequence[Any], sizes: Sequence[int], missing: Sequence[bool]
+) -> list[np.ndarray]:
+    """Advantages of the traces of a prompt as arrays [T]; 0 where a trace has no reward. What is
+    given beyond the last trace is padding.
+    """
+    arrays = [
+        np.broadcast_to(np.asarray(a, dtype=float), (n,)).copy()
+        for a, n in zip(advantages, sizes, strict=False)
+    ]
+    return [np.zeros_like(a) if none else a for a, none in zip(arrays, missing, strict=True)]
 
 
 def _kl(difference: np.ndarray, estimator: str) -> np.ndarray:
