@@ -20,6 +20,7 @@ LAYERS = [
     {"training", "evaluation"},
     {"sources"},
     {"search"},
+    {"episodes"},
     {"tasks"},
     {"rewards"},
     {"engines"},
