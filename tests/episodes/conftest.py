@@ -28,3 +28,9 @@ def _module(name: str) -> ModuleType:
 def engines() -> ModuleType:
     """Engines without a model."""
     return _module("engines")
+
+
+@pytest.fixture
+def templates() -> ModuleType:
+    """Chat templates and a tokenizer for each."""
+    return _module("templates")

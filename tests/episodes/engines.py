@@ -79,3 +79,16 @@ class OpenEngine:
     def abort(self, ticket: int) -> None:
         self.aborted.append(ticket)
         self.open.pop(ticket, None)
+
+
+def scripted(tokenizer: Any, policy: Callable[[str], str], end: str) -> BatchEngine:
+    """An engine whose model writes what a policy says to the text of the prompt."""
+
+    def write(request: Request, index: int) -> Sample:
+        text = policy(str(tokenizer.decode(request.prompt_ids)))
+        ids = list(tokenizer(text + end, add_special_tokens=False)["input_ids"])
+        if len(ids) > request.sampling.max_tokens:
+            return sample(ids[: request.sampling.max_tokens], "length")
+        return sample(ids)
+
+    return BatchEngine(write)

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from posttrain.episodes.ask import OnTokens
+from posttrain.engines.base import OnTokens
 from posttrain.errors import PosttrainError
 from posttrain.types import Request, Sample
 

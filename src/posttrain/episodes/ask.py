@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
+from posttrain.engines.base import OnTokens
 from posttrain.types import Sample, Sampling
-
-OnTokens = Callable[[int, list[int]], None]
-"""Called with the index of a sample in its request, and its new ids."""
 
 
 class Ask(Protocol):
@@ -18,11 +16,13 @@ class Ask(Protocol):
 
     Attributes:
         sampling: how a call samples that does not say.
+        seed: the episode's, from which those of its calls follow.
         context_length: most tokens of a prompt and its completion; None where it has no bound.
         stop_ids: token ids that end every sample.
     """
 
     sampling: Sampling
+    seed: int
     context_length: int | None
     stop_ids: frozenset[int]
 

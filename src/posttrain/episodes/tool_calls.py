@@ -36,17 +36,20 @@ class Completion:
     errors: list[str] = field(default_factory=list)
     written: str = ""
 
-    def message(self, ids: Sequence[str] = ()) -> Message:
+    def message(self, ids: Sequence[str] = (), *, with_thought: bool = True) -> Message:
         """The assistant's message, as chat templates read it.
 
         Args:
             ids: of the calls, where the template wants them.
+            with_thought: the thought is a field of its own; otherwise it stays in the content.
         """
-        if self.errors or not (self.calls or self.thought):
+        if self.errors or not (self.calls or (self.thought and with_thought)):
             return {"role": "assistant", "content": self.written}
         message: Message = {"role": "assistant", "content": self.content}
-        if self.thought is not None:
+        if self.thought is not None and with_thought:
             message["reasoning_content"] = self.thought
+        elif self.thought is not None:
+            message["content"] = f"<think>\n{self.thought}\n</think>\n\n{self.content}"
         if self.calls:
             message["tool_calls"] = [
                 {
@@ -81,7 +84,7 @@ def parser_for(tokenizer: Any, name: str = "auto", tools: Sequence[Any] = ()) ->
     """
     has_response_template = getattr(tokenizer, "response_template", None) is not None
     if name == "auto":
-        name = "response_template" if has_response_template else form_of(_template(tokenizer))
+        name = "response_template" if has_response_template else form_of(template_text(tokenizer))
     if name == "response_template":
         if not has_response_template:
             raise ConfigError(
@@ -105,7 +108,7 @@ def form_of(template: str) -> str:
     return next((form for mark, form in marks.items() if mark in template), "hermes")
 
 
-def _template(tokenizer: Any) -> str:
+def template_text(tokenizer: Any) -> str:
     """The text of all of a tokenizer's chat templates."""
     template = getattr(tokenizer, "chat_template", None) or ""
     return template if isinstance(template, str) else "\n".join(template.values())
