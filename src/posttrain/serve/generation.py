@@ -80,14 +80,18 @@ class Generation:
     """Some requests in the engine, for one answer. Use it as a context: leaving it aborts what has
     not finished.
 
+    Args:
+        seconds: how long all of it may take.
     Attributes:
         samples: of each request, empty until it has finished.
     """
 
-    def __init__(self, worker: EngineWorker, requests: Sequence[Request]) -> None:
+    def __init__(self, worker: EngineWorker, requests: Sequence[Request], seconds: float) -> None:
         self._worker = worker
         self._events: asyncio.Queue[object] = asyncio.Queue()
         loop = asyncio.get_running_loop()
+        late = _Failed(too_slow(seconds))
+        self._timer = loop.call_later(seconds, self._events.put_nowait, late)
         self._listeners = [_LoopListener(i, loop, self._events) for i in range(len(requests))]
         self.samples: list[list[Sample]] = [[] for _ in requests]
         self._jobs: list[Job | None] = [
@@ -103,6 +107,7 @@ class Generation:
 
     def close(self) -> None:
         """Abort what has not finished."""
+        self._timer.cancel()
         for job in self._jobs:
             if job is not None:
                 self._worker.abort(job)
@@ -139,9 +144,21 @@ class Generation:
 
 def refusal_of(error: Exception) -> Refusal:
     """How an error of the engine is answered: a wrong input with 400, the rest with 500."""
+    if isinstance(error, Refusal):
+        return error
     if isinstance(error, PosttrainError):
         return Refusal(400, str(error), code="refused_by_engine")
     return Refusal(500, f"the engine failed: {type(error).__name__}", code="engine_failed")
+
+
+def too_slow(seconds: float) -> Refusal:
+    """504 for a request whose time is over."""
+    return Refusal(
+        504,
+        f"the request took more than {seconds:g} seconds, which is this server's limit; ask for "
+        "fewer tokens",
+        code="timeout",
+    )
 
 
 class Cancelled(Exception):
@@ -171,12 +188,14 @@ class BoundedEngine:
     Args:
         max_tokens: sampled tokens of all calls together. Where a call could exceed it, the limit
             of each of its samples is lowered to an equal share of what is left.
+        max_samples: of one call.
     Attributes:
         num_tokens: sampled so far, those of aborted requests included.
     """
 
-    def __init__(self, worker: EngineWorker, max_tokens: int) -> None:
+    def __init__(self, worker: EngineWorker, max_tokens: int, max_samples: int) -> None:
         self.max_tokens = max_tokens
+        self.max_samples = max_samples
         self.num_tokens = 0
         self._worker = worker
         self._events: queue.SimpleQueue[object] = queue.SimpleQueue()
@@ -221,24 +240,29 @@ class BoundedEngine:
         if self._cancelled.is_set():
             raise Cancelled
         left = self.max_tokens - self.num_tokens
-        wanted = sum(request.n * request.sampling.max_tokens for request in requests)
-        if wanted <= left:
+        count = sum(request.n for request in requests)
+        if count > self.max_samples:
+            raise Refusal(
+                400,
+                f"search: its settings ask for {count} samples at a time; at most "
+                f"{self.max_samples} are allowed",
+                param="search",
+            )
+        if sum(request.n * request.sampling.max_tokens for request in requests) <= left:
             return list(requests)
-        share = left // sum(request.n for request in requests)
+        share = left // count
         if share < 1:
             raise Refusal(
                 400,
-                f"the search has sampled {self.num_tokens} of its {self.max_tokens} tokens and "
-                "cannot go on; raise search.max_tokens or lower its settings",
+                f"search: it has sampled {self.num_tokens} of its {self.max_tokens} tokens and "
+                f"wants {count} samples more; raise search.max_tokens or lower its settings",
                 param="search",
                 code="budget_exceeded",
             )
-        return [
-            replace(
-                request,
-                sampling=replace(
-                    request.sampling, max_tokens=min(request.sampling.max_tokens, share)
-                ),
-            )
-            for request in requests
-        ]
+        return [_cut(request, share) for request in requests]
+
+
+def _cut(request: Request, max_tokens: int) -> Request:
+    """The request with at most so many tokens per sample."""
+    limit = min(request.sampling.max_tokens, max_tokens)
+    return replace(request, sampling=replace(request.sampling, max_tokens=limit))

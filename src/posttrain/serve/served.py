@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
 from typing import Any
 
 from posttrain.engines.likelihood import TokenLikelihood
 from posttrain.errors import ConfigError
+from posttrain.rewards.exact import Extractor
 from posttrain.serve.open_engine import OpenEngine
 
 Likelihoods = Callable[[Sequence[Sequence[int]], int], list[list[TokenLikelihood]]]
@@ -30,9 +31,7 @@ class ServedModel:
         vocab_size: ids of a prompt are below it.
         context_length: most tokens of prompt and completion; None where unknown.
         likelihoods: scores given tokens; None where the engine cannot.
-        extract: answer of a text for searches, and the name of the extractor; None leaves it to
-            the request.
-        adapters: names of adapters that a request may name as its model.
+        extractor: how a search reads the answer of a text, where the request does not say.
         tool_calls: reads the calls of an answer; None where no reader fits the model.
     """
 
@@ -42,8 +41,7 @@ class ServedModel:
     vocab_size: int
     context_length: int | None = None
     likelihoods: Likelihoods | None = None
-    extract: Callable[[str], str | None] | None = None
-    adapters: Collection[str] = ()
+    extractor: Extractor = "last_number"
     tool_calls: ToolCalls | None = None
 
 
