@@ -91,7 +91,7 @@ class DistillSource:
         """Tell the student's engine that the weights have moved; the teacher's stand still."""
         model.weights_version += 1
         if self.student is not None:
-            self.student.engine.load_weights(model.weights_version)
+            self.student.engine.sync(model.weights_version)
 
     def metrics(self) -> Averages:
         return self._averages

@@ -99,7 +99,7 @@ class PairSource:
     def updated(self, model: Any) -> None:
         """Tell the engine that the weights have moved."""
         model.weights_version += 1
-        self.collector.engine.load_weights(model.weights_version)
+        self.collector.engine.sync(model.weights_version)
 
     def metrics(self) -> Averages:
         return self._averages
