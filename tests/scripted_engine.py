@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from posttrain.engines.base import Finished, OnTokens
 from posttrain.errors import DataError, PosttrainError
-from posttrain.serve.open_engine import Finished, OnTokens
 from posttrain.types import Request, Sample
 
 Write = Callable[[Request, int], Sequence[int]]
@@ -48,6 +48,20 @@ class ScriptedEngine:
 
     def ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        return frozenset({self.tokenizer.eos_token_id})
+
+    @property
+    def context_length(self) -> int | None:
+        return None
+
+    def generate(self, requests: Sequence[Request]) -> list[list[Sample]]:
+        raise AssertionError("a server submits")
+
+    def sync(self, version: int) -> None:
+        raise AssertionError("a server's weights do not change")
 
     def submit(self, request: Request, on_tokens: OnTokens | None = None) -> int:
         if self.refused is not None:

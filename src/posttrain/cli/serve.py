@@ -128,7 +128,6 @@ def _load(place: str, config: ModelConfig, name: str, extractor: Extractor) -> A
     from posttrain.engines.likelihood import likelihoods
     from posttrain.engines.torch import TorchEngine
     from posttrain.models.load import load_model
-    from posttrain.serve.open_engine import BatchedEngine
     from posttrain.serve.served import ServedModel
 
     # The collector stays on: a server lives long.
@@ -140,7 +139,7 @@ def _load(place: str, config: ModelConfig, name: str, extractor: Extractor) -> A
     return ServedModel(
         name,
         model.tokenizer,
-        BatchedEngine(engine),
+        engine,
         vocab_size=model.config.vocab_size,
         context_length=model.context_length,
         likelihoods=lambda sequences, num_top: likelihoods(

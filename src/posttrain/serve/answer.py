@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from posttrain.serve.generation import Counts, Done, Generation, Tokens
+from posttrain.serve.sample_text import SampleText, text_of
 from posttrain.serve.service import Service, new_id
-from posttrain.serve.transcript import Transcript, text_of
 from posttrain.types import Request, Sample
 
 
@@ -97,8 +97,8 @@ class SampledAnswer(Answer):
     async def deltas(self) -> AsyncGenerator[tuple[int, str, str | None]]:
         """(choice, new text, finish reason) as text comes; the last of each choice has a reason."""
         tokenizer, n = self.service.model.tokenizer, self.requests[0].n
-        transcripts = [
-            Transcript(tokenizer, request.sampling.stop)
+        texts = [
+            SampleText(tokenizer, request.sampling.stop)
             for request in self.requests
             for _ in range(request.n)
         ]
@@ -107,15 +107,15 @@ class SampledAnswer(Answer):
                 async for event in generation.events():
                     if isinstance(event, Tokens):
                         number = event.request * n + event.index
-                        text = transcripts[number].add(event.ids)
+                        text = texts[number].add(event.ids)
                         if text:
                             yield number, text, None
                     if isinstance(event, Done):
                         for index, sample in enumerate(event.samples):
                             number = event.request * n + index
-                            transcript = transcripts[number]
-                            text = transcript.add(sample.ids[transcript.num_tokens :])
-                            yield number, text + transcript.end(), finish_reason(sample)
+                            text_so_far = texts[number]
+                            text = text_so_far.add(sample.ids[text_so_far.num_tokens :])
+                            yield number, text + text_so_far.end(), finish_reason(sample)
             finally:
                 self._count(generation)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from posttrain.engines.likelihood import TokenLikelihood
 from posttrain.serve.refusal import unsupported
+from posttrain.serve.sample_text import token_bytes, token_text
 from posttrain.serve.service import Service
-from posttrain.serve.transcript import token_bytes, token_text
 from posttrain.types import Sample
 
 

@@ -58,7 +58,7 @@ class Decoder:
         )
 
 
-class Transcript:
+class SampleText:
     """The text of one sample up to its stop string, in parts that may be sent at once.
 
     Args:
@@ -104,8 +104,8 @@ def _overlap(text: str, stop: str) -> int:
 
 def text_of(tokenizer: Any, ids: Sequence[int], stop: Sequence[str] = ()) -> str:
     """The whole text of a sample."""
-    transcript = Transcript(tokenizer, stop)
-    return transcript.add(ids) + transcript.end()
+    text_so_far = SampleText(tokenizer, stop)
+    return text_so_far.add(ids) + text_so_far.end()
 
 
 def token_bytes(tokenizer: Any, token: int) -> bytes | None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
 from typing import Any
 
+from posttrain.engines.base import Engine
 from posttrain.engines.likelihood import TokenLikelihood
 from posttrain.errors import ConfigError
 from posttrain.rewards.exact import Extractor
-from posttrain.serve.open_engine import OpenEngine
 
 Likelihoods = Callable[[Sequence[Sequence[int]], int], list[list[TokenLikelihood]]]
 """(sequences of ids, number of alternatives) -> of each token but the first its log-prob and the
@@ -37,7 +37,7 @@ class ServedModel:
 
     name: str
     tokenizer: Any
-    engine: OpenEngine
+    engine: Engine
     vocab_size: int
     context_length: int | None = None
     likelihoods: Likelihoods | None = None

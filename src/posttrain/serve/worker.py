@@ -13,8 +13,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
+from posttrain.engines.base import Engine, Finished
 from posttrain.errors import PosttrainError
-from posttrain.serve.open_engine import Finished, OpenEngine
 from posttrain.types import Request, Sample
 
 _LOG = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class EngineWorker:
         steps: steps of the engine so far. failures: steps that raised; their requests failed.
     """
 
-    def __init__(self, engine: OpenEngine) -> None:
+    def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.steps = 0
         self.failures = 0
