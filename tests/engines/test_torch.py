@@ -331,7 +331,7 @@ def test_bfloat16_runs(decoder: Build) -> None:
 
 
 def test_tokens_are_told_up_to_the_end_of_each_sample(llama: LanguageModel) -> None:
-    """Samples of one request end at different times; a line that has ended runs along in silence."""
+    """Samples of one request end at different times; ended lines run along in silence."""
     engine = TorchEngine(llama)
     told: dict[int, list[int]] = {k: [] for k in range(8)}
     request = Request(PROMPTS[0], Sampling(max_tokens=20, stop_ids=tuple(range(0, 97, 9))), n=8)

@@ -59,7 +59,6 @@ class Answer(ABC):
             "prompt_tokens": c.prompt,
             "completion_tokens": c.completion,
             "total_tokens": c.prompt + c.completion,
-            "prompt_tokens_details": {"cached_tokens": c.reused},
             "completion_tokens_details": {
                 "selected_tokens": c.completion - c.discarded,
                 "discarded_tokens": c.discarded,

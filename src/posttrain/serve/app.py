@@ -151,7 +151,7 @@ def _end(service: Service, answer: Answer, places: contextlib.ExitStack, started
     """Give the places back and count what was done."""
     places.close()
     metrics, counts = service.metrics, answer.counts
-    for kind in ("prompt", "reused", "completion", "discarded"):
+    for kind in ("prompt", "completion", "discarded"):
         metrics.tokens.add(getattr(counts, kind), kind=kind)
     metrics.duration.observe(time.monotonic() - started)
 

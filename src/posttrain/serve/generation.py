@@ -17,12 +17,9 @@ from posttrain.types import Request, Sample
 
 @dataclass(slots=True)
 class Counts:
-    """Tokens of one HTTP request. reused: prompt tokens that needed no computation; discarded:
-    sampled tokens that are not part of the answer.
-    """
+    """Tokens of one HTTP request. discarded: sampled ones that are not part of the answer."""
 
     prompt: int = 0
-    reused: int = 0
     completion: int = 0
     discarded: int = 0
 

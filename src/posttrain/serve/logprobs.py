@@ -119,10 +119,10 @@ def completion_logprobs(
             continue
         top = {token_text(tokenizer, token): value for token, value in scored.likelihood.top}
         tops.append({text: scored.likelihood.logprob} | top)
-    offsets, place = [], 0
-    for text in texts:
+    offsets, place, special = [], 0, set(tokenizer.all_special_ids)
+    for scored, text in zip(tokens, texts, strict=True):
         offsets.append(place)
-        place += len(text)
+        place += 0 if scored.token in special else len(text)
     return {
         "tokens": texts,
         "token_logprobs": [s.likelihood.logprob if s.likelihood else None for s in tokens],

@@ -134,6 +134,17 @@ class SamplingFields(_Strict):
     presence_penalty: Annotated[float, Field(ge=0, le=0)] = 0.0
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        """JSON may escape half a character, which no tokenizer can read."""
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = f"{ord(error.object[error.start]):04x}"
+            raise ValueError(f"a text holds half a character (\\u{half}), a surrogate") from None
+        return value
+
     @model_validator(mode="after")
     def _options_of_streams(self) -> SamplingFields:
         if self.stream_options is not None and not self.stream:
