@@ -21,7 +21,8 @@ class ScriptedEngine:
     Args:
         write: what is written; by default a hash of the request chooses letters.
     Attributes:
-        gate: steps wait for it. aborted: tickets that were aborted. broken: raised by each step.
+        gate: steps wait for it. aborted: tickets that were aborted; aborted_after: the number of
+        steps before the last of them. broken: raised by each step.
         refused: raised by submit.
     """
 
@@ -29,22 +30,23 @@ class ScriptedEngine:
 
     def __init__(self, tokenizer: Any, write: Write | None = None) -> None:
         self.tokenizer = tokenizer
-        self.write = write or self._letters
+        self.write = write
         self.gate = threading.Event()
         self.gate.set()
         self.aborted: list[int] = []
         self.requests: list[Request] = []
         self.broken: Exception | None = None
         self.refused: PosttrainError | None = None
-        self.most_open = 0
+        self.most_open = self.steps = self.aborted_after = 0
         self._open: dict[int, tuple[Request, OnTokens | None, list[list[int]], list[Any]]] = {}
 
-    def _letters(self, request: Request, index: int) -> list[int]:
-        text = ""
-        for place in range(request.sampling.max_tokens):
-            name = f"{request.prompt_ids} {request.seed} {index} {place}"
-            text += "abcdefgh "[hashlib.blake2b(name.encode()).digest()[0] % 9]
-        return self.ids(text)
+    def _token(self, request: Request, index: int, place: int) -> int:
+        if self.write is not None:
+            script = self.write(request, index)
+            return script[place] if place < len(script) else self.tokenizer.eos_token_id
+        name = f"{request.prompt_ids} {request.seed} {index} {place}"
+        (token,) = self.ids("abcdefgh "[hashlib.blake2b(name.encode()).digest()[0] % 9])
+        return token
 
     def ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -77,6 +79,7 @@ class ScriptedEngine:
 
     def step(self) -> list[Finished]:
         self.gate.wait(10)
+        self.steps += 1
         if self.broken is not None:
             raise self.broken
         finished = []
@@ -90,8 +93,7 @@ class ScriptedEngine:
         return finished
 
     def _grow(self, request: Request, on_tokens: Any, index: int, ids: list[int]) -> Any:
-        script = list(self.write(request, index))
-        token = script[len(ids)] if len(ids) < len(script) else self.tokenizer.eos_token_id
+        token = self._token(request, index, len(ids))
         ids.append(token)
         if on_tokens is not None:
             on_tokens(index, [token])
@@ -110,6 +112,7 @@ class ScriptedEngine:
     def abort(self, ticket: int) -> None:
         if self._open.pop(ticket, None) is not None:
             self.aborted.append(ticket)
+            self.aborted_after = self.steps
 
     @property
     def num_open(self) -> int:

@@ -138,6 +138,8 @@ class SamplingFields(_Strict):
     @classmethod
     def _is_text(cls, value: Any) -> Any:
         """JSON may escape half a character, which no tokenizer can read."""
+        if not isinstance(value, dict):
+            return value
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
