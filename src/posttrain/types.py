@@ -67,8 +67,8 @@ class Request:
     """`n` completions of one prompt of token ids. The same (prompt_ids, sampling, seed, index)
     gives the same sample.
 
-    reuse: whether later prompts may begin with this one and its samples, so that an engine holds
-    what it computed for them.
+    reuse: whether later prompts may begin with its samples, so that an engine holds what it
+    computed for them.
     """
 
     prompt_ids: tuple[int, ...]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from decoders import with_lora
 
 from posttrain.engines.prefill import Prefill, Prefilled
 from posttrain.engines.prefix_tree import PrefixTree
@@ -36,18 +37,6 @@ def virtual(decoder: Build, kind: str) -> LanguageModel:
     return model
 
 
-def with_lora(decoder: Build) -> LanguageModel:
-    from posttrain.config import LoraConfig
-    from posttrain.models.adapters import add_lora
-
-    hf = add_lora(decoder("llama").hf, LoraConfig(r=2), seed=0)
-    with torch.no_grad():
-        for name, p in hf.named_parameters():
-            if "lora_B" in name:
-                p.normal_(std=0.3)
-    return LanguageModel(hf, None)  # type: ignore[arg-type]
-
-
 def built(decoder: Build, kind: str) -> LanguageModel:
     """In float64, where the model's own layers run."""
     if kind in ("prompt", "prefix"):
@@ -69,19 +58,14 @@ def check(found: list[Prefilled], expected: list[Prefilled], tolerance: float) -
 
 def rounds(model: LanguageModel, tolerance: float, **settings: Any) -> list[int]:
     """Prompts that grow, beside each alone by a plain forward pass; tokens computed per round."""
-    counts: list[int] = []
     tree = PrefixTree(settings.pop("max_bytes", 1 << 30))
-    prefill = Prefill(model, tree, **{"max_tokens": 1000, "count": counts.append} | settings)
+    prefill = Prefill(model, tree, **{"max_tokens": 1000} | settings)
     each = []
     with torch.inference_mode():
         for prompts in ROUNDS:
-            counts.clear()
             found = prefill(prompts)
-            each.append(sum(counts))
-            plain = [
-                Prefill(model, PrefixTree(0), max_tokens=1000, count=lambda n: None)([p])[0]
-                for p in prompts
-            ]
+            each.append(sum(p.num_computed for p in found))
+            plain = [Prefill(model, PrefixTree(0), max_tokens=1000)([p])[0] for p in prompts]
             check(found, plain, tolerance)
             for prompt, ours in zip(prompts, found, strict=True):
                 if not model.num_virtual_tokens:

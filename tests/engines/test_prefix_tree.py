@@ -34,7 +34,7 @@ def insert(tree: PrefixTree, ids: tuple[int, ...]) -> list[int]:
 def matched(tree: PrefixTree, ids: tuple[int, ...]) -> int:
     """Tokens found, after a look at what is held for them."""
     path = tree.match(ids)
-    count = sum(part.count for part in path)
+    count = sum(part.num_tokens for part in path)
     if path:
         keys = torch.cat([part.kv()[0][0] for part in path], 1)
         assert torch.equal(keys, kv_of(ids[:count])[0][0])

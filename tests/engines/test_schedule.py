@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from posttrain.engines.schedule import Row, Schedule
+from posttrain.engines.stepping import Joined
 from posttrain.engines.stops import Stops
 from posttrain.types import Sampling
 
@@ -22,11 +23,12 @@ class Counting:
         self.stored: list[tuple[int, ...]] = []
         self.largest = self._rows = 0
 
-    def join(self, prompts: Sequence[tuple[int, ...]], capacity: Sequence[int]) -> Tensor:
+    def join(self, prompts: Sequence[tuple[int, ...]], capacity: Sequence[int]) -> Joined:
         self.joined.append(list(prompts))
         self._rows += len(prompts)
         self.largest = max(self.largest, self._rows)
-        return self._logits(torch.tensor([p[-1] for p in prompts]))
+        logits = self._logits(torch.tensor([p[-1] for p in prompts]))
+        return Joined(logits, [len(p) for p in prompts])
 
     def step(self, tokens: Tensor) -> Tensor:
         assert len(tokens) == self._rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,11 +22,13 @@ class Prefilled:
     """A prompt that was computed.
 
     parts: keys and values of stretches, from its beginning on, [Hkv, n, D] per layer; those of
-    virtual tokens come first. hidden: the last hidden state, [D].
+    virtual tokens come first. hidden: the last hidden state, [D]. num_computed: tokens that were
+    computed for it; those that it shares with an earlier prompt of a pass count there.
     """
 
     parts: list[KeyValues]
     hidden: Tensor
+    num_computed: int
 
     def kv(self, start: int = 0, stop: int | None = None) -> KeyValues:
         """Keys and values of the places from start to stop, per layer [Hkv, stop - start, D]."""
@@ -60,7 +62,7 @@ class _Group:
     @property
     def depth(self) -> int:
         """Tokens of the path."""
-        return sum(part.count for part in self.path)
+        return sum(part.num_tokens for part in self.path)
 
 
 class Prefill:
@@ -69,7 +71,7 @@ class Prefill:
     At least the last token of each prompt is computed, as its hidden state is asked for.
 
     Args:
-        max_tokens: computed in one pass. count: called with the number of tokens that were.
+        max_tokens: computed in one pass.
     """
 
     def __init__(
@@ -78,12 +80,10 @@ class Prefill:
         tree: PrefixTree,
         *,
         max_tokens: int,
-        count: Callable[[int], None],
     ) -> None:
         self.model = model
         self.tree = tree
         self._max_tokens = max_tokens
-        self._count = count
 
     @property
     def num_virtual(self) -> int:
@@ -105,7 +105,7 @@ class Prefill:
         """As many of the first prompts as one pass may compute, at least one."""
         size = 0
         for number, prompt in enumerate(prompts):
-            size += len(prompt) - sum(part.count for part in self.tree.match(prompt[:-1]))
+            size += len(prompt) - sum(part.num_tokens for part in self.tree.match(prompt[:-1]))
             if number and size > self._max_tokens:
                 return prompts[:number]
         return prompts
@@ -122,11 +122,11 @@ class Prefill:
             above = torch.from_numpy(np.concatenate(depths))
             forest = replace(forest, positions=forest.positions + above)
         hidden, plan = self.model.prefill(forest, blocks)
-        self._count(forest.num_tokens)
         fresh = [(k[0], v[0]) for _, (k, v) in sorted(plan.kv.items())]
         if first:
             self.tree.root.kv = _picked(fresh, np.arange(first))
         results: dict[Prompt, Prefilled] = {}
+        is_counted = np.zeros(first + forest.num_tokens, dtype=bool)
         for group in groups:
             for prompt, last in zip(group.prompts, group.tree.last.tolist(), strict=True):
                 places = np.flatnonzero(group.tree.ends[: last + 1] > last) + group.start + first
@@ -141,8 +141,11 @@ class Prefill:
                 parts = [part.kv() for part in self.tree.match(prompt)]
                 if virtual:
                     parts.insert(0, self.tree.root.kv)
+                num_computed = int((~is_counted[places]).sum())
+                is_counted[places] = True
                 # A view would keep all hidden states alive.
-                results[prompt] = Prefilled(parts, hidden[group.start + last].clone())
+                state = hidden[group.start + last].clone()
+                results[prompt] = Prefilled(parts, state, num_computed)
         return results
 
     def _groups(self, prompts: list[Prompt]) -> list[_Group]:
@@ -150,7 +153,7 @@ class Prefill:
         by_path: dict[Prompt, tuple[list[Part], list[Prompt]]] = {}
         for prompt in prompts:
             path = self.tree.match(prompt[:-1])
-            depth = sum(part.count for part in path)
+            depth = sum(part.num_tokens for part in path)
             by_path.setdefault(prompt[:depth], (path, []))[1].append(prompt)
         groups, start = [], 0
         for beginning in sorted(by_path):
@@ -169,11 +172,11 @@ class Prefill:
         for group in groups:
             stop, position = group.start + group.tree.num_tokens, virtual
             for part in group.path:
-                key = (id(part.node), part.count)
+                key = (id(part.node), part.num_tokens)
                 known = spans.get(key)
                 start = group.start if known is None else known.start
                 spans[key] = Block(part.kv(), start, stop, position)
-                position += part.count
+                position += part.num_tokens
         root = [Block(self.tree.root.kv, 0, end, 0)] if virtual else []
         return [*root, *spans.values()]
 

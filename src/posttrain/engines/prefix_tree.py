@@ -32,14 +32,14 @@ class Node:
 
 
 class Part(NamedTuple):
-    """The first `count` tokens of a node, as part of the path of a text."""
+    """The first `num_tokens` tokens of a node, as part of the path of a text."""
 
     node: Node
-    count: int
+    num_tokens: int
 
     def kv(self) -> KeyValues:
         """Keys and values of these tokens, views."""
-        return part_of(self.node.kv, 0, self.count)
+        return part_of(self.node.kv, 0, self.num_tokens)
 
 
 def part_of(kv: KeyValues, start: int, stop: int) -> KeyValues:
@@ -91,7 +91,7 @@ class PrefixTree:
         """
         ids = tuple(ids)
         path = self.match(ids)
-        start = sum(part.count for part in path)
+        start = sum(part.num_tokens for part in path)
         if start == len(ids):
             return
         parent = self.root

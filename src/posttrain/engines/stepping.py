@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -27,15 +27,24 @@ from posttrain.models.language_model import LanguageModel
 from posttrain.models.prefixed_attention import KeyValues
 
 
+class Joined(NamedTuple):
+    """Rows that have joined.
+
+    logits: float32 [new, V] of their first tokens. num_computed: prompt tokens that were computed
+    for each row; the others had been computed before, or were for another row.
+    """
+
+    logits: Tensor
+    num_computed: list[int]
+
+
 class Stepper(Protocol):
     """Rows that decode side by side. Lines of all tensors are rows in the order in which they
     joined.
     """
 
-    def join(self, prompts: Sequence[Prompt], capacity: Sequence[int]) -> Tensor:
-        """Take in a row per prompt, which writes at most `capacity` tokens each; logits float32
-        [new, V] of the first ones.
-        """
+    def join(self, prompts: Sequence[Prompt], capacity: Sequence[int]) -> Joined:
+        """Take in a row per prompt, which writes at most `capacity` tokens each."""
         ...
 
     def step(self, tokens: Tensor) -> Tensor:
@@ -76,7 +85,7 @@ class ForestStepper:
         # them.
         self._last: dict[Prompt, Prefilled] = {}
 
-    def join(self, prompts: Sequence[Prompt], capacity: Sequence[int]) -> Tensor:
+    def join(self, prompts: Sequence[Prompt], capacity: Sequence[int]) -> Joined:
         distinct = list(dict.fromkeys(prompts))
         missing = [p for p in distinct if p not in self._last]
         computed = self._last | dict(zip(missing, self._prefill(missing), strict=True))
@@ -96,7 +105,10 @@ class ForestStepper:
         hidden = torch.stack([computed[p].hidden for p in distinct])
         place = {p: i for i, p in enumerate(distinct)}
         rows = torch.tensor([place[p] for p in prompts], device=hidden.device)
-        return self._head.logits(hidden).float()[rows]
+        # The first row of a prompt bears its cost.
+        cost = {p: computed[p].num_computed for p in missing}
+        num_computed = [cost.pop(p, 0) for p in prompts]
+        return Joined(self._head.logits(hidden).float()[rows], num_computed)
 
     def _rest(self, computed: Prefilled, trunk: Prompt) -> KeyValues:
         return computed.kv(self._prefill.num_virtual + len(trunk))
@@ -221,13 +233,12 @@ class CacheStepper:
     ended.
     """
 
-    def __init__(self, model: LanguageModel, count: Callable[[int], None]) -> None:
+    def __init__(self, model: LanguageModel) -> None:
         self.model = model
-        self._count = count
         self._groups: list[_Group] = []
         self._rows = 0
 
-    def join(self, prompts: Sequence[Prompt], capacity: Sequence[int]) -> Tensor:
+    def join(self, prompts: Sequence[Prompt], capacity: Sequence[int]) -> Joined:
         logits = []
         start = 0
         for stop in range(1, len(prompts) + 1):
@@ -236,14 +247,13 @@ class CacheStepper:
             batch = torch.tensor(prompts[start:stop], device=self.model.device)
             with computing(accelerated=False):
                 out = self.model.pretrained(input_ids=batch, use_cache=True)
-            self._count(batch.numel())
             lines = torch.arange(start, stop, device=batch.device) + self._rows
             name = "cache_params" if "cache_params" in out else "past_key_values"
             self._groups.append(_Group(lines, max(capacity[start:stop]) - 1, name, out[name]))
             logits.append(out.logits[:, -1].float())
             start = stop
         self._rows += len(prompts)
-        return torch.cat(logits)
+        return Joined(torch.cat(logits), list(map(len, prompts)))
 
     def step(self, tokens: Tensor) -> Tensor:
         logits = torch.zeros(self._rows, self.model.config.vocab_size, device=tokens.device)

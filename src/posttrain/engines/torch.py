@@ -51,11 +51,14 @@ class Statistics:
 
 @dataclass(slots=True)
 class _Ticket:
-    """An open request. samples: those that have ended, by index."""
+    """An open request. samples: those that have ended, by index. num_computed: tokens of its
+    prompt that were computed for them.
+    """
 
     request: Request
     on_tokens: OnTokens | None
     samples: dict[int, Sample] = field(default_factory=dict)
+    num_computed: int = 0
 
     @property
     def num_tokens(self) -> int:
@@ -261,6 +264,7 @@ class TorchEngine:
         assert schedule is not None
         started = time.perf_counter()
         generated, prompted = schedule.num_generated, schedule.num_prompt_tokens
+        computed = schedule.num_computed_tokens
         try:
             ended = schedule.step(self.weights_version)
         except BaseException:
@@ -268,12 +272,15 @@ class TorchEngine:
             raise
         self.stats.generated_tokens += schedule.num_generated - generated
         self.stats.prompt_tokens += schedule.num_prompt_tokens - prompted
+        self.stats.computed_tokens += schedule.num_computed_tokens - computed
         self.stats.reused_tokens = self.stats.prompt_tokens - self.stats.computed_tokens
         self.stats.seconds += time.perf_counter() - started
         listeners = {k: t.on_tokens for k, t in self._tickets.items() if t.on_tokens is not None}
         news = schedule.newest(set(listeners)) if listeners else []
         for row, sample in ended:
-            self._tickets[row.ticket].samples[row.index] = sample
+            opened = self._tickets[row.ticket]
+            opened.samples[row.index] = sample
+            opened.num_computed += row.num_computed
             self._finish(row.ticket)
         for row, ids in news:
             listeners[row.ticket](row.index, ids)
@@ -286,7 +293,8 @@ class TorchEngine:
         del self._tickets[ticket]
         self.stats.returned_tokens += opened.num_tokens
         samples = [opened.samples[k] for k in range(opened.request.n)]
-        self._finished.append(Finished(ticket, samples))
+        reused = max(len(opened.request.prompt_ids) - opened.num_computed, 0)
+        self._finished.append(Finished(ticket, samples, reused_tokens=reused))
         if not self._tickets:
             self._close()
 
@@ -328,15 +336,10 @@ class TorchEngine:
             if state != self._weights:
                 self._prefixes.clear()
                 self._weights = state
-            prefill = Prefill(
-                self.model,
-                self._prefixes,
-                max_tokens=self.max_prefill_tokens,
-                count=self._computed,
-            )
+            prefill = Prefill(self.model, self._prefixes, max_tokens=self.max_prefill_tokens)
             columns = self._column_decoder(state) if self.graphs is None else None
             return ForestStepper(self.model, prefill, columns, self.graphs)
-        return CacheStepper(self.model, self._computed)
+        return CacheStepper(self.model)
 
     def _weights_state(self) -> list[object]:
         """Changes when the weights do, or the adapters that are switched on."""
@@ -349,9 +352,6 @@ class TorchEngine:
         if state != self._columns[0]:
             self._columns = (state, matching_decoder(self.model))
         return self._columns[1]
-
-    def _computed(self, tokens: int) -> None:
-        self.stats.computed_tokens += tokens
 
     @property
     def _bytes_per_token(self) -> int:

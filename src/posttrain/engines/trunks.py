@@ -37,9 +37,9 @@ def find_trunks(
     trunks: dict[Prompt, Prompt] = {}
     families: dict[Prompt, list[Prompt]] = {}
     for prompt, count in rows.items():
-        trunk = _held(prompt, count, held.get(prompt[:_SHORTEST], ()))
-        if trunk is not None:
-            trunks[prompt] = trunk
+        resident_trunk = _held(prompt, count, held.get(prompt[:_SHORTEST], ()))
+        if resident_trunk is not None:
+            trunks[prompt] = resident_trunk
         elif len(prompt) < _SHORTEST:
             trunks[prompt] = prompt
         else:
