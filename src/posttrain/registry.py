@@ -345,6 +345,7 @@ advantages = Registry(
 rewards = Registry("reward", "rewards", "rewards", declares=_REWARD_DECLARES)
 searches = Registry("search strategy", "searches", "search", SEARCH_INPUTS)
 tasks = Registry("task", "tasks", "tasks", ())
+environments = Registry("environment", "environments", "episodes", ())
 methods = Registry("method", "methods", "methods", ())
 
 # What each of these is: `posttrain.penalties`.
@@ -357,6 +358,7 @@ REGISTRIES: dict[str, Registry] = {
     "rewards": rewards,
     "searches": searches,
     "tasks": tasks,
+    "environments": environments,
     "methods": methods,
 }
 
