@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +79,8 @@ class Episodes:
             TemplateError: the chat template writes no tools.
         """
         if self.function is None:
-            asyncio.run(self._check(spec, task))
+            with ThreadPoolExecutor(1) as pool:  # a notebook's thread has an event loop already
+                pool.submit(asyncio.run, self._check(spec, task)).result()
 
     async def _check(self, spec: ModelSpec, task: Task) -> None:
         session = await open_session(

@@ -71,13 +71,7 @@ def policy_gradient_plan(
         if s.trust_region is not None:
             check_trusted(spec.config, spec.place)
         account = Account()
-        if s.episodes is not None:
-            s.episodes.check(spec, prompt_task)
-            prompts = s.episodes.prompts(prompt_task)
-        else:
-            prompts = encode_prompts(spec, prompt_task, sampling, limits=s.limits, account=account)
-        if s.given_steps:
-            prompts = with_gold(spec, prompts, prompt_task)
+        prompts = _prompts(s, spec, prompt_task, sampling, account)
         mixed = None
         if s.mixes:
             rows = encode_examples(
@@ -89,8 +83,7 @@ def policy_gradient_plan(
         def source(learner: Learner) -> RolloutSource:
             episodes = None
             if s.episodes is not None:
-                tokenizer = learner.model.tokenizer
-                episodes = s.episodes.sampler(tokenizer, prompt_task, s.limits)
+                episodes = s.episodes.sampler(learner.model.tokenizer, prompt_task, s.limits)
             return _source(
                 s, learner, prompts, reward_set, sampling, objective, mixed, episodes, seed
             )
@@ -114,6 +107,17 @@ def policy_gradient_plan(
         reference=Reference(needed=s.credit.kl_weight > 0),
         critic=s.critic,
     )
+
+
+def _prompts(
+    s: PolicyGradient, spec: ModelSpec, task: Task, sampling: Sampling, account: Account
+) -> list[Prompt]:
+    """What the traces begin with."""
+    if s.episodes is not None:
+        s.episodes.check(spec, task)
+        return s.episodes.prompts(task)
+    prompts = encode_prompts(spec, task, sampling, limits=s.limits, account=account)
+    return with_gold(spec, prompts, task) if s.given_steps else prompts
 
 
 def _source(
