@@ -51,9 +51,10 @@ def make_app(service: Service, address: Address | None = None) -> Gate:
         finally:
             service.stop()
 
-    app = FastAPI(
-        title="posttrain", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
-    )
+    options: dict[str, Any] = dict.fromkeys(("docs_url", "redoc_url", "openapi_url"))
+    # Newer versions of FastAPI report to OpenTelemetry where it is set up; this server does not.
+    options["telemetry"] = {"tracing": False, "metrics": False, "logs": False}
+    app = FastAPI(title="posttrain", lifespan=lifespan, **options)
     _add_routes(app, service)
     _add_errors(app)
     keys = Keys((address or Address()).keys)

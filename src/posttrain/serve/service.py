@@ -14,7 +14,7 @@ from posttrain import __version__
 from posttrain.data.templates import encode_prompt, render
 from posttrain.errors import PosttrainError
 from posttrain.serve.metrics import Metrics
-from posttrain.serve.refusal import Refusal, too_many, unsupported
+from posttrain.serve.refusal import Refusal, stopping, too_many, unsupported
 from posttrain.serve.schema import SamplingFields
 from posttrain.serve.served import Limits, ServedModel
 from posttrain.serve.worker import EngineWorker
@@ -48,6 +48,14 @@ class Service:
     def start(self) -> None:
         """Begin to serve."""
         self.worker.start()
+
+    def drain(self) -> None:
+        """Take no new requests; running ones go on."""
+        self.is_draining = True
+
+    def end_answers(self) -> None:
+        """End running requests with 503."""
+        self.worker.close(stopping())
 
     def stop(self) -> None:
         """Abort what runs and end all threads."""
@@ -84,7 +92,7 @@ class Service:
                 param="n",
             )
         if self.is_draining:
-            raise Refusal(503, "the server is stopping", code="stopping")
+            raise stopping()
         if self.num_samples + count > limits.max_samples:
             raise too_many(
                 f"{self.num_samples} completions run or wait, of at most {limits.max_samples}; "
