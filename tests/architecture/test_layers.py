@@ -21,6 +21,7 @@ LAYERS = [
     {"training", "evaluation"},
     {"sources"},
     {"search"},
+    {"episodes"},
     {"tasks"},
     {"rewards"},
     {"engines"},
