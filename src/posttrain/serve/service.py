@@ -17,6 +17,7 @@ from posttrain.serve.metrics import Metrics
 from posttrain.serve.refusal import Refusal, stopping, too_many, unsupported
 from posttrain.serve.schema import SamplingFields
 from posttrain.serve.served import Limits, ServedModel
+from posttrain.serve.tool_text import CallReader
 from posttrain.serve.worker import EngineWorker
 from posttrain.types import Message, Request, Sampling
 
@@ -181,6 +182,11 @@ class Service:
             return tuple(encode_prompt(tokenizer, list(messages), tools=tools or None))
 
         return await self.run_text(encode)
+
+    def call_reader(self, tools: list[dict[str, Any]]) -> CallReader:
+        """Reads the calls of tools that a request offers."""
+        model = self.model
+        return CallReader(model.tokenizer, tools, model.tool_parser, model.engine.stop_ids)
 
     async def prompts_of(self, prompts: Sequence[str | list[int]]) -> list[tuple[int, ...]]:
         """Ids of prompts of the completions route.
