@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -22,9 +23,9 @@ KEY = "a-key-for-tests"
 SAY: list[Any] = [{"role": "user", "content": "hello"}]
 
 
-def start(folder: Path, log: Path, *arguments: str) -> tuple[subprocess.Popen[bytes], str]:
+def start(model: Path | str, log: Path, *arguments: str) -> tuple[subprocess.Popen[bytes], str]:
     """A server that answers, and its address."""
-    command = [sys.executable, "-m", "posttrain.cli", "serve", str(folder), "--port", "0"]
+    command = [sys.executable, "-m", "posttrain.cli", "serve", str(model), "--port", "0"]
     environment = {**os.environ, "POSTTRAIN_API_KEY": KEY, "OMP_NUM_THREADS": "1"}
     with log.open("wb") as stream:
         process = subprocess.Popen(
@@ -162,6 +163,40 @@ def test_a_search(client: Any) -> None:
     assert answer.search["num_candidates"] == 4
     details = answer.usage.completion_tokens_details
     assert details.selected_tokens + details.discarded_tokens == answer.usage.completion_tokens
+
+
+def test_tools_are_called_and_their_results_read(tmp_path: Path) -> None:
+    """An agent's loop with the embedded tool model: 337 * 51 by the tool `calculate`."""
+    from posttrain.tasks.calculator import CALCULATE, Calculator
+
+    process, address = start("embedded-tools", tmp_path / "log")
+    client = openai.OpenAI(base_url=address, api_key=KEY, max_retries=0, timeout=60)
+    fields: dict[str, Any] = {"model": "tiny", "tools": [CALCULATE], "max_tokens": 100}
+    messages: list[Any] = [{"role": "user", "content": "What is 337*51?"}]
+    answer = client.chat.completions.create(messages=messages, n=16, seed=1, **fields)
+    choices = [c for c in answer.choices if c.finish_reason == "tool_calls"]
+    assert choices, "the model calls the tool in about half of its answers"
+    text = [c for c in answer.choices if c.finish_reason == "stop"]
+    assert all(c.message.tool_calls is None and c.message.content for c in text)
+    streamed: dict[int, str] = {}
+    for chunk in client.chat.completions.create(
+        messages=messages, n=16, seed=1, stream=True, **fields
+    ):
+        for choice in chunk.choices:
+            for call in choice.delta.tool_calls or []:
+                streamed[choice.index] = call.function.arguments
+    assert streamed == {c.index: c.message.tool_calls[0].function.arguments for c in choices}
+    (call,) = choices[0].message.tool_calls
+    assert call.function.name == "calculate"
+    result = Calculator().calculate(**json.loads(call.function.arguments))
+    messages += [
+        choices[0].message.model_dump(include={"role", "content", "tool_calls"}),
+        {"role": "tool", "tool_call_id": call.id, "content": str(result)},
+    ]
+    answer = client.chat.completions.create(messages=messages, temperature=0, **fields)
+    process.send_signal(signal.SIGTERM)
+    assert answer.choices[0].message.content == f"#### {337 * 51}" == f"#### {result}"
+    assert process.wait(30) == 0
 
 
 def test_errors_have_the_clients_types(client: Any, server: str) -> None:

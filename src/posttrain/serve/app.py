@@ -194,6 +194,8 @@ class _Stream(StreamingResponse):
         self._events, self._end = events, end
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        # By later versions a response learns only by sending that its client is gone.
+        scope = {**scope, "asgi": {**scope.get("asgi", {}), "spec_version": "2.3"}}
         try:
             await super().__call__(scope, receive, send)
         finally:
