@@ -13,13 +13,9 @@ from typing import Any
 from posttrain.data.templates import as_messages, decode_completion
 from posttrain.episodes.ask import Ask
 from posttrain.episodes.chat import Chat, Conversation, call_id
-from posttrain.episodes.environments import (
-    Factory,
-    Session,
-    as_conversation,
-    open_session,
-)
+from posttrain.episodes.environments import as_conversation
 from posttrain.episodes.plain_chat import PlainConversation
+from posttrain.episodes.sessions import Factory, Session, open_session
 from posttrain.episodes.tool_calls import Completion
 from posttrain.errors import ConfigError, PosttrainError
 from posttrain.rewards.values import described
