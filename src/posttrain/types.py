@@ -110,6 +110,8 @@ StopReason = Literal[
 calls, the model's context, seconds), or because a tool call could not be read.
 """
 
+_LIMITS = frozenset({"max_turns", "max_tokens", "max_tool_calls", "context_overflow", "timeout"})
+
 
 @dataclass(slots=True)
 class ToolCall:
@@ -230,6 +232,16 @@ class Trace:
     def finish_reason(self) -> FinishReason:
         """ "stop", or "length" where the last completion was cut."""
         return self.sample.finish_reason if self.turns else self.text_finish_reason
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether there is an error: no baseline and no loss counts the trace."""
+        return self.error is not None
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether a limit ended it: of a completion's length, turns, tool calls, or seconds."""
+        return self.finish_reason == "length" or self.stop_reason in _LIMITS
 
     @property
     def num_sampled(self) -> int:

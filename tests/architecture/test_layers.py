@@ -15,6 +15,7 @@ SOURCE = Path(__file__).parent.parent.parent / "src" / "posttrain"
 
 LAYERS = [
     {"cli"},
+    {"serve"},
     {"runs"},
     {"methods"},
     {"training", "evaluation"},
@@ -55,6 +56,10 @@ OPTIONAL = {
     "wandb": "training/tracking.py",
     "trackio": "training/tracking.py",
     "IPython": "terminal.py",
+    "fastapi": "serve/app.py",
+    "starlette": "serve/app.py",
+    "pydantic": "serve/schema.py",
+    "uvicorn": "serve/program.py",
 }
 
 

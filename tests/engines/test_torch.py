@@ -328,3 +328,17 @@ def test_bfloat16_runs(decoder: Build) -> None:
     model.share_trunks()
     out = TorchEngine(model).generate(requests(2))
     assert all(len(s.ids) == 20 for g in out for s in g)
+
+
+def test_tokens_are_told_up_to_the_end_of_each_sample(llama: LanguageModel) -> None:
+    """Samples of one request end at different times; ended lines run along in silence."""
+    engine = TorchEngine(llama)
+    told: dict[int, list[int]] = {k: [] for k in range(8)}
+    request = Request(PROMPTS[0], Sampling(max_tokens=20, stop_ids=tuple(range(0, 97, 9))), n=8)
+    engine.submit(request, lambda index, ids: told[index].extend(ids))
+    finished = []
+    while engine.num_open:
+        finished += engine.step()
+    samples = finished[0].samples
+    assert len({len(sample.ids) for sample in samples}) > 2
+    assert [told[k] for k in range(8)] == [sample.ids for sample in samples]

@@ -33,7 +33,7 @@ def test_old_log_probs_are_without_dropout_at_the_temperature_of_sampling() -> N
     ids = [np.array([1, 2, 3, 4]), np.array([1, 2, 5])]
     first, second = (TokenSequence(x, np.arange(len(x)) >= 2) for x in ids)
     model.train()
-    found = measure(model, [[first, None], [second]], ["logprobs"], 2.0, 1000)["logprobs"]
+    found = measure(model, [[[first], []], [[second]]], ["logprobs"], 2.0, 1000)["logprobs"]
     assert model.hf.training and len(found[0][1]) == 0
     model.eval()
     for x, numbers in zip(ids, (found[0][0], found[1][0]), strict=True):

@@ -85,6 +85,7 @@ class Schedule:
         self._stop_kinds = torch.zeros(0, dtype=torch.int64, device=device)
         self._tokens = torch.zeros(0, dtype=torch.int64, device=device)
         self._has_dropped = False
+        self._wrote = np.zeros(0, dtype=bool)  # lines whose newest token is part of their sample
 
     @property
     def num_open(self) -> int:
@@ -115,6 +116,7 @@ class Schedule:
         self._written.append(tokens, sampled, raw)
         self._tokens = tokens
         self.num_generated += int(self._running.sum())
+        self._wrote = self._running
         stopped = self._stops.after(self._rows, self._stop_kinds, tokens, self._running)
         ended = self._running & (stopped | (self._written.at >= self._limits))
         self._running = self._running & ~ended
@@ -128,7 +130,7 @@ class Schedule:
         return [
             (row, self._written.ids(line, int(at) - 1, int(at)))
             for line, (row, at) in enumerate(zip(self._rows, self._written.at, strict=True))
-            if row.ticket in tickets
+            if self._wrote[line] and row.ticket in tickets
         ]
 
     def _ended(self, line: int, reason: FinishReason, weights_version: int) -> Ended:

@@ -170,8 +170,8 @@ class Collector:
         if greedy := [g.greedy_reward for g in groups if g.greedy_reward is not None]:
             averages.add("reward_greedy", sum(greedy), len(greedy))
         traces = [r for g in groups for r in g.traces]
-        lengths = np.array([len(r.sample.ids) for r in traces])
-        ended = np.array([r.sample.finish_reason == "stop" for r in traces])
+        lengths = np.array([r.num_sampled for r in traces])
+        ended = np.array([not r.is_truncated for r in traces])
         averages.update(
             {
                 "completions/mean_length": float(lengths.mean()),
