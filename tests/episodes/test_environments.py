@@ -77,7 +77,8 @@ def test_what_a_text_environment_may_leave_out() -> None:
         tools.reset()
     with pytest.raises(NotImplementedError):
         tools.tools()
-    assert tools.get_reward() is None and not tools.done
+    assert tools.get_reward() is None and not tools.done and tools.metrics == {}
+    tools.wrote({"role": "assistant", "content": "a"})
     tools.close()
     assert Step(None).reward is None and not Step("a").done
 

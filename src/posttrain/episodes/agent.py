@@ -80,6 +80,7 @@ class Agent:
             reward = await session.reward()
             trace.rewards = {} if reward is None else {REWARD: reward}
             trace.reward = reward
+            trace.metrics.update(session.metrics())
         except PosttrainError as error:
             if isinstance(error, ConfigError):
                 raise

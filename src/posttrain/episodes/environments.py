@@ -74,15 +74,17 @@ class TextEnvironment:
 
 class ToolEnvironment:
     """An environment that has its tools from elsewhere, such as a server. One whose tools are its
-    own methods needs no base class.
+    own methods needs no base class. Any of its methods may be a coroutine function.
 
     Attributes:
         done: True ends the episode.
+        metrics: numbers of the episode, read at its end.
     """
 
     done: bool = False
+    metrics: Mapping[str, float] = {}
 
-    def reset(self, **row: Any) -> Text | None:
+    def reset(self, **row: Any) -> Any:
         """Begin; see `TextEnvironment.reset`."""
         raise NotImplementedError
 
@@ -90,7 +92,10 @@ class ToolEnvironment:
         """The tools; asked after `reset`."""
         raise NotImplementedError
 
-    def get_reward(self) -> float | None:
+    def wrote(self, message: Message) -> Any:
+        """Read a turn of the model, before its calls are done."""
+
+    def get_reward(self) -> Any:
         """The reward of the episode, None where there is none."""
         return None
 

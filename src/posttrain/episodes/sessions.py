@@ -71,6 +71,10 @@ class Session(Protocol):
         """The reward of the episode, None where it gives none."""
         ...
 
+    def metrics(self) -> Mapping[str, float]:
+        """Numbers of the episode, asked after its reward."""
+        ...
+
     async def close(self) -> None:
         """Release what it holds."""
         ...
@@ -117,6 +121,9 @@ class ToolSession:
 
     async def reply(self, completion: Completion, call_ids: Sequence[str]) -> Reply:
         """See `Session`: a turn without calls ends the episode."""
+        if isinstance(self.environment, ToolEnvironment):
+            message = completion.message(call_ids)
+            await self._do(functools.partial(self.environment.wrote, message), "wrote")
         if not completion.calls:
             return Reply([], "completed")
         messages = []
@@ -133,6 +140,10 @@ class ToolSession:
         if not hasattr(self.environment, "get_reward"):
             return None
         return as_reward(await self._do(self.environment.get_reward, "get_reward"))
+
+    def metrics(self) -> Mapping[str, float]:
+        """See `Session`."""
+        return self.environment.metrics if isinstance(self.environment, ToolEnvironment) else {}
 
     async def close(self) -> None:
         """See `Session`."""
@@ -183,6 +194,10 @@ class TextSession:
         if reward is None and self._rewards:
             return sum(self._rewards)
         return reward
+
+    def metrics(self) -> Mapping[str, float]:
+        """See `Session`: steps have given them."""
+        return {}
 
     async def close(self) -> None:
         """See `Session`."""
