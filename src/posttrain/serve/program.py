@@ -7,10 +7,12 @@ import contextlib
 import math
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 
 from posttrain.errors import ConfigError, MissingDependency
 from posttrain.serve.app import make_app
+from posttrain.serve.gate import Gate
 from posttrain.serve.served import Address
 from posttrain.serve.service import Service
 
@@ -103,3 +105,40 @@ def serve(
         await task
 
     asyncio.run(run())
+
+
+class ServerThread:
+    """An application behind HTTP, in a thread of its own.
+
+    Args:
+        address: port 0 takes a free one.
+    Attributes:
+        url: where it answers.
+
+    Raises:
+        ConfigError: the address cannot be taken.
+    """
+
+    def __init__(self, app: Gate, address: Address) -> None:
+        listener = listen(address)
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        self.url = f"http://{host}:{listener.getsockname()[1]}"
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            backlog=_BACKLOG,
+            timeout_graceful_shutdown=1,
+            server_header=False,
+        )
+        self._server = _Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run, args=([listener],), name="http", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Answer no more and end the thread."""
+        self._server.should_exit = True
+        self._thread.join()
