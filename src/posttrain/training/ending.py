@@ -36,6 +36,15 @@ def closing(hooks: Sequence[Any]) -> Iterator[None]:
 
 
 @contextmanager
+def in_eval_mode(model: Any) -> Iterator[None]:
+    """Leave the model in evaluation mode, whatever happens."""
+    try:
+        yield
+    finally:
+        model.eval()
+
+
+@contextmanager
 def stop_on_signal(state: State, console: Console, folder: Path) -> Iterator[None]:
     """The first SIGINT (Ctrl-C), SIGTERM or SIGHUP ends the run after the step at hand, with a
     checkpoint.

@@ -22,10 +22,14 @@ def record_of(
     *,
     steps: int | None,
     seed: int,
+    **continuation: int | None,
 ) -> dict[str, Any]:
     """Model, method and settings as plain values; objects that YAML cannot hold as a description.
 
     It documents the run and shows what changed since; `posttrain resume` cannot read it.
+
+    Args:
+        continuation: `after_step` and `schedule_steps`, as `fit` takes them.
     """
     record = {
         "method": plan.method,
@@ -33,6 +37,7 @@ def record_of(
         IN_PYTHON: True,
         "seed": seed,
         "max_steps": steps,
+        **continuation,
         **{name: _described(value) for name, value in plan.settings.items()},
         **dataclasses.asdict(settings),
     }
