@@ -16,6 +16,7 @@ SOURCE = Path(__file__).parent.parent.parent / "src" / "posttrain"
 LAYERS = [
     {"cli"},
     {"runs"},
+    {"loops"},
     {"methods"},
     {"training", "evaluation"},
     {"sources"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -198,6 +198,23 @@ class Collector:
         failures = sum(r.error is not None for r in rollouts)
         averages.update({"rewards/errors": float(failures)})
         return averages
+
+
+class Sampled:
+    """A collector of completions that were sampled before, by step."""
+
+    def __init__(self, collector: Collector, groups: Mapping[int, list[RolloutGroup]]) -> None:
+        self.engine = collector.engine
+        self.groups = groups
+        self._collector = collector
+
+    def collect(self, step: int) -> list[RolloutGroup]:
+        """The groups of a step."""
+        return self.groups[step]
+
+    def metrics(self, groups: Sequence[RolloutGroup], step: int) -> Averages:
+        """Metrics of a step's rollouts, as `Collector` gives them."""
+        return self._collector.metrics(groups, step)
 
 
 def trained(prompt_ids: Sequence[int], written: Sequence[int], row: str) -> TokenSequence:

@@ -92,6 +92,19 @@ def read_state(folder: Path) -> dict[str, Any]:
     return dict(state)
 
 
+def read_values(path: Path) -> dict[str, Any]:
+    """The JSON object of a file that was written whole.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
+    return dict(values)
+
+
 def load_checkpoint(folder: Path, optimizer: Any) -> None:
     """Restore the optimiser and the random numbers. (The model is loaded from the folder itself.)
 

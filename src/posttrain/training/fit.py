@@ -14,7 +14,8 @@ from posttrain.models.forest_model import ForestModel
 from posttrain.models.spec import ModelSpec, model_spec
 from posttrain.training.folder import RunFolder
 from posttrain.training.hooks import Hook
-from posttrain.training.plan import Plan
+from posttrain.training.loop_session import LoopSession
+from posttrain.training.plan import Loop, Plan
 from posttrain.training.record import record_of
 from posttrain.training.result import Result
 from posttrain.training.session import Evaluating, Session
@@ -23,7 +24,7 @@ from posttrain.training.settings import TrainingSettings
 
 def fit(
     model: ModelSpec | ForestModel | ModelConfig | str | Path,
-    plan: Plan,
+    plan: Plan | Loop,
     *,
     steps: int | None = None,
     after: Result | None = None,
@@ -44,7 +45,8 @@ def fit(
 
     Args:
         model: a loaded model, which is trained in place, or a folder, a hub id, "embedded".
-        plan: what is trained: pt.sft(rows), pt.grpo(task, rewards=[...]), and so on.
+        plan: what is trained: pt.sft(rows), pt.grpo(task, rewards=[...]), and so on; or a loop of
+            rounds, such as pt.self_training(task).
         steps: optimiser steps; None takes as many as the plan's epochs need.
         after: the result of an earlier fit of this model, with the weights as that fit left them.
             The optimiser's moments, the random numbers and the count of steps go on from there;
@@ -87,6 +89,23 @@ def fit(
         )
     elif resume:
         raise ConfigError("resume: it needs output, the folder of the run that is gone on with")
+    if isinstance(plan, Loop):
+        if after is not None or schedule_steps is not None:
+            raise ConfigError(
+                f"after, schedule_steps: {plan.method} is a loop, whose rounds go on from each "
+                "other; they are for a fit of a plan"
+            )
+        return LoopSession(
+            spec,
+            plan,
+            options,
+            folder=folder,
+            steps=steps,
+            seed=seed,
+            hooks=hooks,
+            evaluation=evaluation,
+            console=console,
+        ).run()
     return Session(
         spec,
         plan,

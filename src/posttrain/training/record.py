@@ -9,7 +9,7 @@ from typing import Any
 
 from posttrain.config import Component
 from posttrain.models.spec import LoadedModel, NamedModel
-from posttrain.training.plan import Plan
+from posttrain.training.plan import Loop, Plan
 from posttrain.training.resume import IN_PYTHON
 from posttrain.training.settings import TrainingSettings
 from posttrain.types import Task
@@ -17,7 +17,7 @@ from posttrain.types import Task
 
 def record_of(
     spec: NamedModel | LoadedModel,
-    plan: Plan,
+    plan: Plan | Loop,
     settings: TrainingSettings,
     *,
     steps: int | None,

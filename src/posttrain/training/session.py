@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from posttrain.errors import CheckpointError, ConfigError, RewardError
@@ -17,6 +16,7 @@ from posttrain.models.spec import ModelSpec
 from posttrain.terminal import write
 from posttrain.training import checkpoint, resume
 from posttrain.training.ending import Interrupted, closing, in_eval_mode, stop_on_signal
+from posttrain.training.finished import finished
 from posttrain.training.folder import RunFolder
 from posttrain.training.hooks import (
     Hook,
@@ -49,7 +49,8 @@ class Session:
         folder: where it is written; None keeps everything in memory.
         work: the plan prepared for this model, where that was done before.
         after: the fit that is gone on from. schedule_steps: steps that the schedule of the learning
-            rate is over; None = up to the last step of this training.
+            rate is over; None = up to the last step of this training. fresh_optimizer: count on
+            from `after` with an optimiser that begins anew.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Session:
         work: Work | None = None,
         after: Result | None = None,
         schedule_steps: int | None = None,
+        fresh_optimizer: bool = False,
     ) -> None:
         check_trackers(list(settings.report_to))
         self.spec, self.plan, self.settings, self.folder = spec, plan, settings, folder
@@ -76,6 +78,8 @@ class Session:
         self.work = work or plan.prepare(spec, seed, steps)
         self.measured = Measured(evaluation) if evaluation is not None else None
         self.after, self.schedule_steps = after, schedule_steps
+        self.fresh_optimizer = fresh_optimizer
+        self.stopped = False  # by the user, at the last step at the latest
         self._check_continuation()
 
     def _check_continuation(self) -> None:
@@ -149,11 +153,7 @@ class Session:
             span = self.schedule_steps or self.steps
             optimizer = make_optimizer(model, self.plan, self.objective, self.settings, span)
             limit = micro_batch_tokens(model, self.settings)
-
-            def start_weights() -> dict[str, torch.Tensor]:
-                return self.spec.start_weights(model if start.checkpoint is None else None)
-
-            source = self.work.source(Learner(model, optimizer, limit, start_weights))
+            source = self.work.source(Learner(model, optimizer, limit))
             facts = self._facts(start, source, optimizer)
             state = self._restore(start, model, source, optimizer)
             first = state.step
@@ -188,6 +188,7 @@ class Session:
                         saver.save(state.step)
                     raise
             model.eval()
+            self.stopped = state.stop
             held = None
             if self.folder is None or not self.settings.save_final:
                 held = TrainingState.of(model, optimizer, state)
@@ -231,8 +232,9 @@ class Session:
     def _restore(self, start: resume.Start, model: Any, source: Any, optimizer: Any) -> State:
         """Optimiser, source and generators as the checkpoint has them; the state to go on from."""
         if start.checkpoint is None:
-            before = self.after.take_state() if self.after is not None else None
-            return before.restore(model, optimizer) if before is not None else State()
+            if self.after is None:
+                return State()
+            return self.after.take_state().restore(model, optimizer, fresh=self.fresh_optimizer)
         checkpoint.load_checkpoint(start.checkpoint, optimizer)
         try:
             source.load_state(start.saved["source"])
@@ -279,7 +281,7 @@ class Session:
         work, steps, every = self.work, self.steps, self.settings.eval_every
         first = dict(work.account.metrics)
         hooks: list[Any] = [optimizer.report] if isinstance(optimizer, TrustRegion) else []
-        hooks += self.plan.reference.hooks(model, steps)
+        hooks += self.plan.reference.hooks(model)
         if work.samples and self.folder is not None:
             path = self.folder.path / "rollouts.jsonl"
             hooks.append(RolloutWriter(path, lambda: source.groups, resume_step=state.step))
@@ -362,39 +364,14 @@ class Session:
         )
 
     def _finished(self, start: resume.Start) -> Result:
-        """The result of a run whose training is done; its evaluation is made where it is missing.
+        """The result of a run whose training is done."""
+        assert self.folder is not None  # only a folder can hold a finished run
+        weights = start.checkpoint if start.step == self.steps else self.folder.path / "model"
 
-        Raises:
-            CheckpointError: changes that would need training.
-        """
-        folder, steps = self.folder, self.steps
-        assert folder is not None  # only a folder can hold a finished run
-        resume.refuse_late_changes(start, steps)
-        path = folder.path / "evaluation.json"
-        # The folder's recipe is the one that the evaluation there was made by; the checkpoint's
-        # may be older.
-        again = any(c.name.startswith("evaluation") for c in folder.changes())
-        weights = start.checkpoint if start.step == steps else folder.path / "model"
-        if self.measured is None or (path.exists() and not again):
-            self._print(f"{folder.path} is finished")
-            model = None
-        else:
-            folder.write(f"{folder.path} is trained; what is left is its evaluation")
-            folder.write(*(f"  changed: {change.text}" for change in start.changes))
-            model = load_models(self.spec, self.plan, self.objective, weights)
-            folder.before_open()
-            if path.exists():
-                folder.write(f"  kept: {path.name} as {resume.set_evaluation_aside(start).name}")
-            folder.open()
-            model.eval()
-            self.measured.after_training(model, folder, self.console)
-        return Result(
-            model,
-            metrics=read_lines(folder.path / "metrics.jsonl"),
-            rollouts=read_lines(folder.path / "rollouts.jsonl"),
-            folder=folder.path,
-            load=lambda: load_models(self.spec, self.plan, self.objective, weights),
-        )
+        def load() -> Any:
+            return load_models(self.spec, self.plan, self.objective, weights)
+
+        return finished(self.folder, start, self.steps, self.measured, load)
 
     def _print(self, text: str, style: str = "") -> None:
         write(self.console, text, style=style)

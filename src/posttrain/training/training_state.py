@@ -68,13 +68,19 @@ class TrainingState:
             generators=torch.load(place / "rng_state.pth", weights_only=True),
         )
 
-    def restore(self, model: ForestModel, optimizer: Any) -> State:
+    def restore(self, model: ForestModel, optimizer: Any, *, fresh: bool = False) -> State:
         """Set optimiser and generators to this state; the steps and tokens to count on from.
+
+        Args:
+            fresh: leave the optimiser as it is, for weights that begin elsewhere.
 
         Raises:
             ConfigError: the model's trained weights are others than those that the fit left.
             CheckpointError: the optimiser trains other parameters.
         """
+        checkpoint.restore_random_state(self.generators)
+        if fresh:
+            return State(self.step, self.num_tokens)
         norm = trained_norm(model)
         if not math.isclose(norm, self.norm, rel_tol=_TOLERANCE):
             raise ConfigError(
@@ -89,7 +95,6 @@ class TrainingState:
                 f"after: the earlier fit's optimiser does not fit this plan's "
                 f"({type(error).__name__}: {error}); leave out after"
             ) from error
-        checkpoint.restore_random_state(self.generators)
         return State(self.step, self.num_tokens)
 
 
@@ -99,10 +104,12 @@ def last_checkpoint(folder: Path, step: int) -> Path:
     Raises:
         ConfigError: the run keeps none.
     """
-    place = folder / f"checkpoint-{step}"
-    if place not in checkpoint.checkpoints(folder):
+    places = [folder, *folder.glob("round-*")]  # of a run, or of the rounds of a loop
+    found = [place / f"checkpoint-{step}" for place in places]
+    found = [path for path in found if path in checkpoint.checkpoints(path.parent)]
+    if not found:
         raise ConfigError(
             f"after: {folder} keeps no checkpoint of its last step, {step}, which holds the "
             "optimiser's state; train it with save_final=True"
         )
-    return place
+    return found[0]
