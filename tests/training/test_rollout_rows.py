@@ -7,19 +7,18 @@ from pathlib import Path
 
 from posttrain.training.hooks import group_as_json
 from posttrain.training.rollout_rows import RolloutRow, read_rows, write_rows
-from posttrain.types import Example, Rollout, RolloutGroup, Sample
+from posttrain.types import Example, Sample, Trace, TraceGroup
 
 
 def row(hinted: bool = False) -> RolloutRow:
     texts = ["4", "5\u2028\ud800"]
-    rollouts = [
-        Rollout(
-            Sample([7, 8 + i], [-0.1] * 2, [-0.1] * 2, "length"), text, {"task": 0.1 + i}, i / 3
-        )
-        for i, text in enumerate(texts)
+    samples = [Sample([7, 8 + i], [-0.1] * 2, [-0.1] * 2, "length") for i in range(2)]
+    traces = [
+        Trace.of_sample((1, 2, 3), sample, text, {"task": 0.1 + i}, i / 3)
+        for i, (sample, text) in enumerate(zip(samples, texts, strict=True))
     ]
-    rollouts[1].error, rollouts[1].rewards = "ValueError", {"task": None}
-    group = RolloutGroup(Example("2+2=", answer=4, id="a"), (1, 2, 3), rollouts)
+    traces[1].error, traces[1].rewards = "ValueError", {"task": None}
+    group = TraceGroup(Example("2+2=", answer=4, id="a"), (1, 2, 3), traces)
     return RolloutRow(6, group, (1, 0), hinted)
 
 

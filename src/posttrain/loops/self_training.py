@@ -44,7 +44,7 @@ from posttrain.training.plan import (
     check_positive,
 )
 from posttrain.training.rollout_rows import RolloutRow
-from posttrain.types import Example, RolloutGroup, Sampling, Task, Text
+from posttrain.types import Example, Sampling, Task, Text, TraceGroup
 
 
 @methods.register(trains="language")
@@ -222,20 +222,20 @@ def _sampled(
         seeds = np.random.default_rng(entropy).integers(0, 2**62, size=len(failed))
         asked_again = collector.sample(prompts, [int(s) for s in seeds])
         rows += _rows(step, asked_again, rule, hinted=True)
-    rollouts = [r for row in rows if not row.hinted for r in row.group.rollouts]
-    rewards = [r.reward for r in rollouts if r.reward is not None]
+    traces = [r for row in rows if not row.hinted for r in row.group.traces]
+    rewards = [r.reward for r in traces if r.reward is not None]
     num_selected = sum(len(row.selected) for row in rows)
-    refuse_empty(num_selected, rewards, len(rollouts), rule, f"round {number + 1}")
+    refuse_empty(num_selected, rewards, len(traces), rule, f"round {number + 1}")
     return rows
 
 
 def _rows(
-    step: int, groups: Sequence[RolloutGroup], rule: Rule, *, hinted: bool = False
+    step: int, groups: Sequence[TraceGroup], rule: Rule, *, hinted: bool = False
 ) -> list[RolloutRow]:
     """Groups with the places of what the rule selects."""
     rows = []
     for group, chosen in zip(groups, rule.keep(groups), strict=True):
-        place = {id(rollout): i for i, rollout in enumerate(group.rollouts)}
+        place = {id(trace): i for i, trace in enumerate(group.traces)}
         rows.append(RolloutRow(step, group, tuple(place[id(r)] for r in chosen), hinted))
     return rows
 

@@ -32,7 +32,7 @@ from posttrain.training.objective import Objective
 from posttrain.training.optim import Schedule
 from posttrain.training.plan import AdamW, Learner, Loop, Plan, PreparedLoop, Rounds, Work, steps_of
 from posttrain.training.rollout_rows import RolloutRow
-from posttrain.types import RolloutGroup, Task
+from posttrain.types import Task, TraceGroup
 
 
 @methods.register(trains="language")
@@ -122,7 +122,7 @@ def spin(
 
 def _sampled(
     collector: Callable[[Any], Collector],
-    pair: Callable[[RolloutGroup], Pair | None],
+    pair: Callable[[TraceGroup], Pair | None],
     end: int,
     rounds: Rounds,
     rows: list[RolloutRow],
@@ -145,14 +145,14 @@ def _sampled(
 def _against_opponent(
     objective: Objective,
     optimizer: AdamW,
-    pair: Callable[[RolloutGroup], Pair | None],
+    pair: Callable[[TraceGroup], Pair | None],
     collector: Callable[[Any], Collector],
     rows: Sequence[RolloutRow],
 ) -> Plan:
     """The plan of a round: pairs that are there already. Its reference is the model as the round
     starts, which is the opponent.
     """
-    groups: dict[int, list[RolloutGroup]] = {}
+    groups: dict[int, list[TraceGroup]] = {}
     for row in rows:
         groups.setdefault(row.step, []).append(row.group)
 

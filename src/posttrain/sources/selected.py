@@ -10,7 +10,7 @@ import numpy as np
 
 from posttrain.averages import Averages
 from posttrain.data.forest import Batch, TokenSequence, Tree
-from posttrain.types import RolloutGroup
+from posttrain.types import TraceGroup
 
 
 class SelectedRows:
@@ -33,7 +33,7 @@ class SelectedRows:
         seed: int,
         number: int,
         first: int,
-        groups: Sequence[RolloutGroup] = (),
+        groups: Sequence[TraceGroup] = (),
         sampling: Averages | None = None,
     ) -> None:
         self.rows = list(rows)
@@ -41,7 +41,7 @@ class SelectedRows:
         self.number, self.first = number, first
         self.sampled = list(groups)
         self.sampling = sampling or Averages()
-        self.groups: list[RolloutGroup] = []
+        self.groups: list[TraceGroup] = []
         self._averages = Averages()
 
     def batches(self, step: int) -> Iterator[Batch]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from posttrain.files import write_text_whole
 from posttrain.training.hooks import group_as_json
-from posttrain.types import Example, Rollout, RolloutGroup, Sample
+from posttrain.types import Example, Sample, Trace, TraceGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +29,14 @@ class RolloutRow:
     """
 
     step: int
-    group: RolloutGroup
+    group: TraceGroup
     selected: tuple[int, ...] = ()
     hinted: bool = False
 
     @property
-    def chosen(self) -> list[Rollout]:
+    def chosen(self) -> list[Trace]:
         """The selected completions."""
-        return [self.group.rollouts[i] for i in self.selected]
+        return [self.group.traces[i] for i in self.selected]
 
 
 def write_rows(path: Path, rows: Iterable[RolloutRow]) -> None:
@@ -55,7 +55,7 @@ def read_rows(path: Path) -> list[RolloutRow]:
 
 def _as_json(row: RolloutRow) -> dict[str, Any]:
     values = {**group_as_json(row.step, row.group), "prompt_ids": list(row.group.prompt_ids)}
-    pairs = zip(values["completions"], row.group.rollouts, strict=True)
+    pairs = zip(values["completions"], row.group.traces, strict=True)
     values["completions"] = [{**one, "ids": list(r.sample.ids)} for one, r in pairs]
     return {**values, "selected": list(row.selected), "hinted": row.hinted}
 
@@ -63,20 +63,23 @@ def _as_json(row: RolloutRow) -> dict[str, Any]:
 def _row(values: dict[str, Any]) -> RolloutRow:
     """A row of a line. Its example has what is reported of one: prompt, answer, id."""
     example = Example(values["prompt"], answer=values["answer"], id=values["id"])
-    rollouts = [_rollout(one) for one in values["completions"]]
-    group = RolloutGroup(example, tuple(values["prompt_ids"]), rollouts)
+    prompt_ids = tuple(values["prompt_ids"])
+    traces = [_trace(prompt_ids, one) for one in values["completions"]]
+    group = TraceGroup(example, prompt_ids, traces)
     return RolloutRow(values["step"], group, tuple(values["selected"]), values["hinted"])
 
 
-def _rollout(values: dict[str, Any]) -> Rollout:
+def _trace(prompt_ids: tuple[int, ...], values: dict[str, Any]) -> Trace:
     """A completion. The sampler's log-probs are not kept."""
     ids = values["ids"]
     sample = Sample(ids, [0.0] * len(ids), [0.0] * len(ids), values["finish_reason"])
-    return Rollout(
+    trace = Trace.of_sample(
+        prompt_ids,
         sample,
         values["text"],
         rewards=values["rewards"],
         reward=values["reward"],
         advantage=values["advantage"] or 0.0,
-        error=values["error"],
     )
+    trace.error = values["error"]
+    return trace
