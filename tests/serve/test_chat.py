@@ -35,6 +35,7 @@ def test_an_answer_has_the_shape_of_openai(client: Any, service: Any) -> None:
     prompt = server.model.engine.requests[0].prompt_ids
     assert server.model.tokenizer.decode(prompt).endswith("<|user|>\nhello<|end|>\n<|assistant|>\n")
     assert body["usage"]["prompt_tokens"] == len(prompt)
+    assert body["usage"]["prompt_tokens_details"] == {"cached_tokens": 1}
     assert body["usage"]["completion_tokens"] == 18
     assert body["usage"]["completion_tokens_details"] == {
         "selected_tokens": 18,

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from scripted_engine import ScriptedEngine
 
+from posttrain.engines.base import Finished
 from posttrain.errors import DataError
 from posttrain.serve.worker import EngineWorker
 from posttrain.types import Request, Sample, Sampling
@@ -25,8 +26,8 @@ class Heard:
     def tokens(self, index: int, ids: list[int]) -> None:
         self.ids.setdefault(index, []).extend(ids)
 
-    def finished(self, samples: list[Sample]) -> None:
-        self.samples = samples
+    def finished(self, result: Finished) -> None:
+        self.samples = result.samples
 
     def failed(self, error: Exception) -> None:
         self.error = error

@@ -59,6 +59,7 @@ class Answer(ABC):
             "prompt_tokens": c.prompt,
             "completion_tokens": c.completion,
             "total_tokens": c.prompt + c.completion,
+            "prompt_tokens_details": {"cached_tokens": c.reused},
             "completion_tokens_details": {
                 "selected_tokens": c.completion - c.discarded,
                 "discarded_tokens": c.discarded,
@@ -130,6 +131,7 @@ class SampledAnswer(Answer):
         samples = [sample for group in generation.samples for sample in group]
         self.counts.completion = sum(len(sample.ids) for sample in samples) + generation.num_lost
         self.counts.discarded = generation.num_lost
+        self.counts.reused = generation.num_reused
 
 
 def finish_reason(sample: Sample) -> str:

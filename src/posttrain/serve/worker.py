@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 from posttrain.engines.base import Engine, Finished
 from posttrain.errors import PosttrainError
-from posttrain.types import Request, Sample
+from posttrain.types import Request
 
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -27,7 +27,7 @@ class Listener(Protocol):
     def tokens(self, index: int, ids: list[int]) -> None:
         """New token ids of sample `index`."""
 
-    def finished(self, samples: list[Sample]) -> None:
+    def finished(self, result: Finished) -> None:
         """All samples, in order. Nothing is called after it."""
 
     def failed(self, error: Exception) -> None:
@@ -161,7 +161,7 @@ class EngineWorker:
             return
         job.is_open = False
         if result.error is None:
-            job.listener.finished(result.samples)
+            job.listener.finished(result)
         else:
             job.listener.failed(result.error)
 

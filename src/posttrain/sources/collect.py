@@ -171,7 +171,7 @@ class Collector:
             for p in prompts
         ]
         requests = [
-            Request(p.ids + start, sampling, n=n, seed=s)
+            Request(p.ids + start, sampling, n=n, seed=s, reuse=False)
             for p, start, s in zip(prompts, begun, seeds, strict=True)
         ]
         return [
