@@ -131,6 +131,9 @@ class AgentConfig:
             episode.
         tool_seconds: time of one call of a tool or of the environment; 0 = no limit.
         timeout_seconds: time of an episode; 0 = no limit.
+        gather_seconds: how long the model waits for calls that have begun, before it goes on with
+            the other episodes. A call that takes longer stops nobody else. Where all take less, a
+            run repeats itself bit for bit.
         max_concurrent: episodes that run at the same time; 0 = all of a step.
         parser: form of tool calls; "auto" follows the chat template.
         chat: whether conversations follow the chat template. None: where there are tools, or the
@@ -144,6 +147,7 @@ class AgentConfig:
     max_parse_errors: int = 0
     tool_seconds: float = 60.0
     timeout_seconds: float = 0.0
+    gather_seconds: float = 0.05
     max_concurrent: int = 0
     parser: str = "auto"
     chat: bool | None = None

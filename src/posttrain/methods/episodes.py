@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from posttrain.component import name_of
 from posttrain.config import AgentConfig, Component, Limits
 from posttrain.episodes.agent import Agent, EpisodeLimits
 from posttrain.episodes.chat import Chat
-from posttrain.episodes.environments import open_session
+from posttrain.episodes.sessions import open_session
 from posttrain.episodes.single import Episode
 from posttrain.errors import ConfigError
 from posttrain.models.spec import ModelSpec
@@ -108,6 +109,7 @@ class Episodes:
             episode,
             self.tools,
             max_concurrent=self.config.max_concurrent,
+            gather_seconds=self.config.gather_seconds,
             max_failed=limits.max_failed_rewards,
         )
 
@@ -140,10 +142,10 @@ def limits_of(config: AgentConfig) -> EpisodeLimits:
     Raises:
         ConfigError: a limit below 0.
     """
-    if config.max_concurrent < 0:
-        raise ConfigError(
-            f"agent.max_concurrent: {config.max_concurrent} must be at least 0 (0 = no limit)"
-        )
+    for name in ("max_concurrent", "gather_seconds"):
+        value = getattr(config, name)
+        if not 0 <= value < math.inf:
+            raise ConfigError(f"agent.{name}: {value} must be at least 0 and finite")
     return EpisodeLimits(
         max_turns=config.max_turns,
         max_tokens=config.max_tokens,

@@ -28,6 +28,7 @@ class EpisodeSampler:
     Attributes:
         episode: async (example, ask, tools) -> Trace. tools: what it may call.
         max_concurrent: most episodes that run at the same time; 0 = all of a step.
+        gather_seconds: how long the engine waits for calls that have begun (see `drive`).
         max_failed: largest share of a step's episodes that may fail; where all fail or more than
             that, the run stops.
     """
@@ -35,6 +36,7 @@ class EpisodeSampler:
     episode: Episode
     tools: Sequence[Callable[..., Any]] = ()
     max_concurrent: int = 0
+    gather_seconds: float = 0.0
     max_failed: float = 0.5
 
     def traces(
@@ -67,6 +69,7 @@ class EpisodeSampler:
             sampling=sampling,
             seeds=own_seeds,
             max_concurrent=self.max_concurrent,
+            gather_seconds=self.gather_seconds,
         )
         traces = [r.trace() if isinstance(r, Failed) else r for r in results]
         self._watch(traces, results)
