@@ -36,7 +36,7 @@ def measure_episodes(
     Args:
         environment: in words, for the record.
         grader: calls the task's verdicts, within its time limit.
-        progress: is called after each problem.
+        progress: is called when all episodes of a problem have ended.
 
     Raises:
         EpisodeError: too many episodes failed.
@@ -44,13 +44,19 @@ def measure_episodes(
     """
     examples = [example for example, _ in problems]
     seeds = [example_seed(seed, example) for example in examples]
-    groups = sampler.traces(engine, examples, seeds, num_samples, sampling)
+    left = [num_samples] * len(problems)
+
+    def finished(place: int) -> None:
+        left[place] -= 1
+        if progress is not None and not left[place]:
+            progress(left.count(0), len(problems))
+
+    groups = sampler.traces(engine, examples, seeds, num_samples, sampling, on_finished=finished)
     verdicts = TaskGrader(task, grader)
-    outcomes: list[Outcome] = []
-    for example, traces in zip(examples, groups, strict=True):
-        outcomes.append(_outcome(example, traces, task, verdicts))
-        if progress is not None:
-            progress(len(outcomes), len(problems))
+    outcomes = [
+        _outcome(example, traces, task, verdicts)
+        for example, traces in zip(examples, groups, strict=True)
+    ]
     traces = [trace for group in groups for trace in group]
     failed = sum(trace.has_failed for trace in traces)
     truncated = sum(trace.is_truncated for trace in traces) / max(len(traces), 1)
