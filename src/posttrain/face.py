@@ -44,6 +44,7 @@ NAMES: dict[str, str] = {
     "ToolCall": "posttrain.types",
     "Example": "posttrain.types",
     "Sampling": "posttrain.config.SamplingConfig",
+    "Agent": "posttrain.config.AgentConfig",
     "LoRA": "posttrain.config.LoraConfig",
     "Adapter": "posttrain.config.AdapterConfig",
     "Model": "posttrain.config.ModelConfig",
@@ -71,6 +72,7 @@ KINDS: dict[str, str] = {
     "advantage": "advantages",
     "reward": "rewards",
     "task": "tasks",
+    "environment": "environments",
 }
 """Groups of registered functions: pt.reward.exact is one, @pt.reward adds one."""
 

@@ -159,7 +159,8 @@ class ModelConfig:
     """Which model to load, and how.
 
     Attributes:
-        path: a folder, a hub id, or "embedded" for the small model that ships with posttrain.
+        path: a folder, a hub id, or a model that ships with posttrain: "embedded" continues text,
+            "embedded-tools" follows short instructions and calls tools.
         tokenizer: folder or hub id of the tokenizer. None is the model's own.
         chat_template: a Jinja template, or a file that holds one. None is the tokenizer's own.
         revision: branch, tag or commit on the hub.

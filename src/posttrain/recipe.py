@@ -248,6 +248,7 @@ def _check_components(recipe: Recipe) -> None:
         ("evaluation.task", registry.tasks, [recipe.evaluation.task] if recipe.evaluation else []),
         ("advantage", registry.advantages, _named(recipe, "advantage")),
         ("search", registry.searches, _named(recipe, "search")),
+        ("environment", registry.environments, _named(recipe, "environment")),
     ):
         for item in items:
             known.check(item.name, item.settings, where)

@@ -29,6 +29,7 @@ from posttrain.entry import (
     Setting,
     entries_of_file,
     entry_of_function,
+    source_file,
     unwrapped,
 )
 from posttrain.errors import ConfigError, nearest
@@ -203,9 +204,9 @@ class Registry:
         a script or a test.
         """
         code = getattr(function, "__code__", None)
-        if code is None:
+        if code is None and not isinstance(function, type):
             return False
-        file = Path(code.co_filename)
+        file = source_file(function) if code is None else Path(code.co_filename)
         if file in self._plugins:
             entries = entries_of_file(file, self.variable, self.kind)
             return any(entry.name == function.__name__ for entry in entries)
@@ -347,6 +348,7 @@ advantages = Registry(
 rewards = Registry("reward", "rewards", "rewards", declares=_REWARD_DECLARES)
 searches = Registry("search strategy", "searches", "search", SEARCH_INPUTS)
 tasks = Registry("task", "tasks", "tasks", ())
+environments = Registry("environment", "environments", "episodes", ())
 methods = Registry("method", "methods", "methods", (), also="loops")
 
 # What each of these is: `posttrain.penalties`.
@@ -359,6 +361,7 @@ REGISTRIES: dict[str, Registry] = {
     "rewards": rewards,
     "searches": searches,
     "tasks": tasks,
+    "environments": environments,
     "methods": methods,
 }
 

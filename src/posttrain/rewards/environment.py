@@ -1,0 +1,30 @@
+"""What an environment itself says of an episode."""
+
+from __future__ import annotations
+
+from posttrain.registry import rewards
+
+
+@rewards.register
+def environment(traces, examples) -> list[float | None]:
+    """The reward that the environment gives an episode: that of the whole (its `get_reward`), else
+    the sum of those of its steps.
+
+    Where an environment rewards steps, the sum is 0 for an episode that was cut before its first
+    step. None where it gives no reward at all.
+    """
+    # Rows may name one of several environments.
+    names = [example.columns.get("environment") for example in examples]
+    pairs = list(zip(names, traces, strict=True))
+    stepped = [
+        name for name, trace in pairs if any(turn.reward is not None for turn in trace.turns)
+    ]
+    return [_reward(trace, name in stepped) for name, trace in pairs]
+
+
+def _reward(trace, rewards_steps: bool) -> float | None:
+    whole = trace.rewards.get("environment")
+    if whole is not None:
+        return float(whole)
+    steps = [turn.reward for turn in trace.turns if turn.reward is not None]
+    return float(sum(steps)) if steps or rewards_steps else None
