@@ -205,7 +205,7 @@ def _card(completion: Completion, mark: str, count: int) -> str:
     advantage = number(completion.advantage)
     facts += [f"advantage {short(advantage)}"] if advantage is not None else []
     facts += [f"{completion.num_tokens} tokens"] if completion.num_tokens is not None else []
-    facts += ["cut off"] if completion.finish_reason == "length" else []
+    facts += ["cut off"] if completion.finish_reason not in (None, "stop") else []
     facts += [completion.error] if completion.error else []
     return (
         f'<div class="card {mark}"><small>{escape(" · ".join(facts))}</small>'
