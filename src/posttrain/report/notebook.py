@@ -216,7 +216,9 @@ def _card(completion: Completion, mark: str, count: int) -> str:
     facts += [f"advantage {short(advantage)}"] if advantage is not None else []
     facts += [f"{completion.num_tokens} tokens"] if completion.num_tokens is not None else []
     if completion.turns:
-        facts += [f"{len(completion.turns)} turns", f"ended: {completion.stop_reason}"]
+        count = len(completion.turns)
+        turns = "1 turn" if count == 1 else f"{count} turns"
+        facts += [turns, f"ended: {completion.stop_reason}"]
     elif completion.finish_reason == "length":
         facts.append("cut off")
     facts += [completion.error] if completion.error else []

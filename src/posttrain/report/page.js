@@ -106,10 +106,11 @@ const call = k => element("div", `call${k.error === null ? "" : " failed"}`, ele
 const policy = turn => [`turn ${turn.place}`, turn.num_tokens === null ? "" : plural(turn.num_tokens, "token"),
   turn.reward === null ? "" : `step reward ${short(turn.reward)}`, turn.trained ? "" : "not trained on",
   turn.branch ? "history rewritten" : ""].filter(x => x).join(" · ");
-const dialogue = turns => element("div", "turns", ...turns.flatMap((turn, i) => [
+const scrolled = node => { node.tabIndex = 0; return node; };
+const dialogue = turns => scrolled(element("div", "turns", ...turns.flatMap((turn, i) => [
   i && turn.place > turns[i - 1].place + 1 ? element("p", "dim", `${turn.place - turns[i - 1].place - 1} turns left out`) : null,
   ...turn.messages.map(m => said(m.role, m.text, ROLES.includes(m.role) ? m.role : "other")),
-  said(policy(turn), turn.text, turn.trained ? "policy trained" : "policy", ...turn.calls.map(call))]));
+  said(policy(turn), turn.text, turn.trained ? "policy trained" : "policy", ...turn.calls.map(call))])));
 const wordsOf = c => !c.turns ? c.text : c.turns.flatMap(turn =>
   [...turn.messages.map(m => m.text), turn.text, ...turn.calls.flatMap(k => [k.name, k.arguments, k.result || "", k.error || ""])]).join("\n");
 const colours = () => element("p", "dim colours", element("span", "said policy trained", "trained on"), element("span", "said policy", "not trained on"),
