@@ -15,7 +15,7 @@ from posttrain.component import name_of
 from posttrain.config import AgentConfig, Component, Limits
 from posttrain.episodes.agent import Agent, EpisodeLimits
 from posttrain.episodes.chat import Chat
-from posttrain.episodes.environments import open_session
+from posttrain.episodes.sessions import open_session
 from posttrain.episodes.single import Episode
 from posttrain.errors import ConfigError
 from posttrain.models.spec import ModelSpec

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -171,7 +171,7 @@ class Collector:
             for p in prompts
         ]
         requests = [
-            Request(p.ids + start, sampling, n=n, seed=s)
+            Request(p.ids + start, sampling, n=n, seed=s, reuse=False)
             for p, start, s in zip(prompts, begun, seeds, strict=True)
         ]
         return [
@@ -263,6 +263,23 @@ def episode_metrics(traces: Sequence[Trace]) -> Averages:
             values = [t.metrics[name] for t in traces if name in t.metrics]
             averages.add(f"episodes/{name}", sum(values), len(values))
     return averages
+
+
+class Sampled:
+    """A collector of completions that were sampled before, by step."""
+
+    def __init__(self, collector: Collector, groups: Mapping[int, list[TraceGroup]]) -> None:
+        self.engine = collector.engine
+        self.groups = groups
+        self._collector = collector
+
+    def collect(self, step: int) -> list[TraceGroup]:
+        """The groups of a step."""
+        return self.groups[step]
+
+    def metrics(self, groups: Sequence[TraceGroup], step: int) -> Averages:
+        """Metrics of a step's rollouts, as `Collector` gives them."""
+        return self._collector.metrics(groups, step)
 
 
 def trained(prompt_ids: Sequence[int], written: Sequence[int], row: str) -> TokenSequence:
