@@ -21,6 +21,7 @@ from posttrain.report.records import (
     StageRow,
     Summary,
 )
+from posttrain.report.turns import turn_records
 from posttrain.types import Text, plain_text
 
 T = TypeVar("T")
@@ -148,6 +149,8 @@ def group_record(values: dict[str, Any]) -> Group:
             num_tokens=c.get("num_tokens"),
             finish_reason=c.get("finish_reason"),
             error=c.get("error"),
+            turns=turn_records(c.get("turns") or ()),
+            stop_reason=c.get("stop_reason"),
         )
         for c in values["completions"]
     )
