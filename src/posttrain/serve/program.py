@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import signal
 import socket
 import threading
@@ -22,6 +23,9 @@ except ImportError as error:
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _BACKLOG = 2048
+
+_LAST_SECONDS = 5
+"""How long after the grace time connections may take to send the last of their answers."""
 
 
 class _Server(uvicorn.Server):
@@ -63,7 +67,8 @@ def serve(
 ) -> None:
     """Answer requests until SIGTERM or SIGINT, then let running ones finish.
 
-    After `limits.grace_seconds`, or at a second signal, they are aborted.
+    After `limits.grace_seconds`, or at a second signal, they end with an error. Connections that
+    are still open a little later, because their clients do not read, are closed.
 
     Args:
         listener: see `listen`. ready: called once requests are answered.
@@ -74,18 +79,22 @@ def serve(
         access_log=False,
         lifespan="on",
         backlog=_BACKLOG,
-        timeout_graceful_shutdown=max(1, round(service.limits.grace_seconds)),
+        timeout_graceful_shutdown=math.ceil(service.limits.grace_seconds) + _LAST_SECONDS,
         server_header=False,
     )
     server = _Server(config)
 
-    def stop() -> None:
-        server.force_exit = server.should_exit
-        service.is_draining = True
-        server.should_exit = True
-
     async def run() -> None:
         loop = asyncio.get_running_loop()
+
+        def stop() -> None:
+            if server.should_exit:
+                service.end_answers()
+                return
+            service.drain()
+            loop.call_later(service.limits.grace_seconds, service.end_answers)
+            server.should_exit = True
+
         for number in _SIGNALS:
             loop.add_signal_handler(number, stop)
         task = asyncio.ensure_future(server.serve(sockets=[listener]))
