@@ -201,6 +201,9 @@ class EvaluationConfig:
         num_examples: number of problems, from the first.
         num_samples: completions per problem.
         sampling: how the completions are sampled.
+        environment: what the model acts in; it is then measured by episodes. Where the task cannot
+            grade, an episode is right if the environment's reward is at least 1.
+        agent: how the model acts there.
         seed: seed of the completions. It does not depend on the recipe's seed, so that all models
             get the same random numbers.
     """
@@ -209,6 +212,8 @@ class EvaluationConfig:
     num_examples: int = 200
     num_samples: int = 1
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    environment: Component | None = None
+    agent: AgentConfig = AgentConfig()
     seed: int = 1234
 
 

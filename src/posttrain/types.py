@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from posttrain.budget import Budget
 from posttrain.errors import DataError
 
 Message = dict[str, Any]
@@ -26,7 +27,7 @@ def plain_text(text: Text) -> str:
     )
 
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "budget", "timeout"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,9 @@ class Request:
     gives the same sample.
 
     reuse: whether later prompts may begin with its samples, so that an engine holds what it
-    computed for them.
+    computed for them. budget: shared with other requests. deadline_seconds: from `submit` on, None
+    = no limit; samples that are not complete by then end with what they have. Neither is part of
+    what fixes a sample but for where it ends.
     """
 
     prompt_ids: tuple[int, ...]
@@ -76,6 +79,8 @@ class Request:
     n: int = 1
     seed: int = 0
     reuse: bool = True
+    budget: Budget | None = None
+    deadline_seconds: float | None = None
 
 
 @dataclass(slots=True)
@@ -86,7 +91,8 @@ class Sample:
     engine_logprobs: per id, under the distribution that was sampled from (temperature, top-p, ...
     applied), nats.
     raw_logprobs: per id, under the model itself at temperature 1, nats.
-    finish_reason: "stop" (stop id or stop string) or "length" (max_tokens or context reached).
+    finish_reason: "stop" (stop id or stop string), "length" (max_tokens or context reached),
+    "budget" (the request's budget is spent) or "timeout" (its deadline has passed).
     stop_string: the stop string that ended it, else None; the ids hold it, `text` after decoding
     should drop it.
     weights_version: which weights wrote it.
@@ -199,7 +205,8 @@ class Trace:
         advantage: float = 0.0,
     ) -> Trace:
         """One completion of a prompt, with the rewards that are known already."""
-        stop: StopReason = "max_tokens" if sample.finish_reason == "length" else "completed"
+        reasons: dict[FinishReason, StopReason] = {"stop": "completed", "timeout": "timeout"}
+        stop = reasons.get(sample.finish_reason, "max_tokens")
         turns = [Turn(prompt_ids, sample, text)]
         return cls(turns, rewards or {}, reward, advantage=advantage, stop_reason=stop)
 
@@ -249,7 +256,7 @@ class Trace:
 
     @property
     def finish_reason(self) -> FinishReason:
-        """ "stop", or "length" where the last completion was cut."""
+        """ "stop", or why the last completion was cut."""
         return self.sample.finish_reason if self.turns else self.text_finish_reason
 
     @property
@@ -260,7 +267,7 @@ class Trace:
     @property
     def is_truncated(self) -> bool:
         """Whether a limit ended it: of a completion's length, turns, tool calls, or seconds."""
-        return self.finish_reason == "length" or self.stop_reason in _LIMITS
+        return self.finish_reason != "stop" or self.stop_reason in _LIMITS
 
     @property
     def num_sampled(self) -> int:

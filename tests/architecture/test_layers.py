@@ -42,6 +42,7 @@ LAYERS = [
     {"annotations"},
     {"files", "yaml_reader"},
     {"types"},
+    {"budget"},
     {"errors", "averages", "inputs", "memory", "terminal", "face", "descriptions"},
 ]
 PLACE = {name: i for i, names in enumerate(LAYERS) for name in names}

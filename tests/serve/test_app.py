@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import socket
 import struct
@@ -156,3 +157,26 @@ def test_a_failure_in_a_stream_is_its_last_event(
             assert "/secret/path" not in response.text and server.num_samples == 0
 
     asyncio.run(run())
+
+
+def test_requests_leave_no_objects_behind(client: Any, service: Any) -> None:
+    bodies = [
+        ASK | {"max_tokens": 5},
+        ASK | {"max_tokens": 5, "stream": True},
+        ASK | {"max_tokens": 5, "n": 1, "model": "tiny@majority_vote"},
+        ASK | {"max_tokens": 0},
+    ]
+
+    async def run() -> list[int]:
+        server, counts = service(), []
+        async with client(server) as http:
+            for _ in range(3):
+                for number in range(160):
+                    await http.post(CHAT, json=bodies[number % 4])
+                server.model.engine.requests.clear()  # the scripted engine remembers them
+                gc.collect()
+                counts.append(len(gc.get_objects()))
+        return counts
+
+    _, before, after = asyncio.run(run())
+    assert after - before < 80  # half an object per request

@@ -2,47 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
-from support import lines, told, weights, weights_of
+from rounds_of_rows import QUIET, loop, numbers, plan
+from support import lines, weights, weights_of
 
 import posttrain as pt
-from posttrain.errors import CheckpointError, ConfigError
-from posttrain.training.plan import AdamW, PreparedLoop, Rounds
-
-QUIET = Console(quiet=True)
-ROWS = [{"prompt": f"{a}+2=", "completion": f" {a + 2}"} for a in range(3, 19)]
-
-
-def plan(schedule: Any = "cosine", learning_rate: float = 1e-3) -> pt.Plan:
-    return pt.sft(ROWS, learning_rate=learning_rate, batch_size=4, lr_scheduler_type=schedule)
-
-
-def loop(restart: bool = False, num_steps: int = 2, **settings: Any) -> pt.Loop:
-    """Rounds over the same rows."""
-    one = plan(**settings)
-
-    def prepare(spec: Any, seed: int, steps: int | None) -> PreparedLoop:
-        total = steps or 6
-
-        def run(rounds: Rounds) -> None:
-            while rounds.step < total:
-                rounds.fit(one, steps=min(num_steps, total - rounds.step), restart=restart)
-
-        return PreparedLoop(steps=total, run=run, facts=[], restarts=restart)
-
-    optimizer = AdamW(one.optimizer.learning_rate, one.optimizer.lr_scheduler_type)
-    return pt.Loop(method="rounds", prepare=prepare, optimizer=optimizer, settings=settings)
-
-
-def numbers(rows: Any) -> list[dict[str, float]]:
-    """Metrics without those that depend on the machine."""
-    timed = ("step_time", "tokens_per_second", "memory/peak_mib")
-    return [{k: v for k, v in row.items() if k not in timed} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -90,30 +57,6 @@ def test_a_killed_loop_goes_on_exactly(
     assert weights_of(again.model) == weights_of(whole.model)
 
 
-def test_a_loop_grows_where_its_rates_stay(tiny_folder: Path, tmp_path: Path) -> None:
-    constant = loop(schedule="constant")
-    options: dict[str, Any] = {"output": tmp_path / "run", "console": QUIET}
-    pt.fit(tiny_folder, constant, steps=3, **options)
-    result = pt.fit(tiny_folder, constant, steps=6, resume=True, **options)
-    whole = pt.fit(tiny_folder, plan("constant"), steps=6, console=QUIET)
-    assert weights_of(result.model) == weights_of(whole.model)
-    assert (tmp_path / "run" / "model-3").is_dir()  # that of the shorter loop
-    assert [row["step"] for row in told(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
-
-
-def test_changes_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"output": tmp_path / "run", "console": QUIET}
-    pt.fit(tiny_folder, loop(), steps=2, **options)
-    with pytest.raises(ConfigError, match="already holds a run"):
-        pt.fit(tiny_folder, loop(), steps=2, **options)
-    with pytest.raises(CheckpointError, match="learning_rate: "):
-        pt.fit(tiny_folder, loop(learning_rate=2e-3), steps=2, resume=True, **options)
-    with pytest.raises(CheckpointError, match="--accept max_steps"):  # the schedule is a cosine
-        pt.fit(tiny_folder, loop(), steps=4, resume=True, **options)
-    with pytest.raises(ConfigError, match="is a loop"):
-        pt.fit(tiny_folder, loop(), schedule_steps=4, console=QUIET)
-
-
 def test_a_restarted_round_begins_at_the_start(tiny_folder: Path, tmp_path: Path) -> None:
     rounds = loop(restart=True, schedule="constant")
     result = pt.fit(tiny_folder, rounds, output=tmp_path / "run", console=QUIET)
@@ -123,20 +66,3 @@ def test_a_restarted_round_begins_at_the_start(tiny_folder: Path, tmp_path: Path
     assert result.metrics["loss"][2] != alone.metrics["loss"][2]
     first = pt.load(tmp_path / "run" / "round-1" / "model")
     assert weights_of(first) != weights_of(result.model)
-
-
-def test_a_stop_at_the_end_of_a_round_ends_the_loop(
-    run_recipe: Callable[..., Path], tmp_path: Path
-) -> None:
-    from support import stopped_and_resumed
-
-    raw = {
-        "method": "spin",
-        "task": {"name": "arithmetic", "num_examples": 4, "num_steps": 1},
-        "batch_size": 2,
-        "sampling": {"max_tokens": 6},
-        "num_rounds": 2,
-        "max_steps": 4,
-    }
-    whole, half = stopped_and_resumed(run_recipe, tmp_path, 2, **raw)
-    assert weights(whole) == weights(half) and told(whole) == told(half)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from posttrain.engines.bounds import Bound, over_quota, spend
 from posttrain.engines.prefill import Prompt
 from posttrain.engines.sampling import RowSettings, SettingKinds, choose, row_keys, uniforms
 from posttrain.engines.stepping import Stepper
@@ -27,10 +28,10 @@ class Row:
     """One sample to be written.
 
     ticket: of its request. index: its place among the request's samples. limit: the most tokens
-    that it may have. reuse: whether later prompts may begin with its text. kinds: of the settings
-    of all rows that were added with it. num_computed: tokens of the prompt that were computed for
-    this row. tail: the newest ids, where stop strings are looked for. stop_string: the one that
-    ended it.
+    that it may have. reuse: whether later prompts may begin with its text. bound: what else may end
+    it. kinds: of the settings of all rows that were added with it. num_computed: tokens of the
+    prompt that were computed for this row, None before it has begun. tail: the newest ids, where
+    stop strings are looked for. stop_string: the one that ended it.
     """
 
     ticket: int
@@ -40,8 +41,9 @@ class Row:
     seed: int
     limit: int
     reuse: bool = True
+    bound: Bound | None = None
     kinds: SettingKinds = field(default_factory=SettingKinds)
-    num_computed: int = 0
+    num_computed: int | None = None
     tail: list[int] = field(default_factory=list)
     stop_string: str | None = None
 
@@ -90,7 +92,7 @@ class Schedule:
         self._settings = RowSettings.of([], device)
         self._stop_kinds = torch.zeros(0, dtype=torch.int64, device=device)
         self._tokens = torch.zeros(0, dtype=torch.int64, device=device)
-        self._has_dropped = False
+        self._has_dropped = self._has_bounds = False
         self._wrote = np.zeros(0, dtype=bool)  # lines whose newest token is part of their sample
 
     @property
@@ -101,6 +103,7 @@ class Schedule:
     def add(self, rows: Sequence[Row]) -> None:
         """Queue rows; they join at the next step if there is room."""
         self._added += rows
+        self._has_bounds |= any(row.bound is not None for row in rows)
 
     def drop(self, ticket: int) -> int:
         """End the rows of a ticket; the number of tokens that they have written."""
@@ -113,29 +116,28 @@ class Schedule:
         return int(self._written.at[is_dropped].sum())
 
     def step(self, weights_version: int) -> list[Ended]:
-        """Write one token for every running row; the rows that end with it."""
+        """Write one token for every running row; the rows that end with it or before it."""
+        results = self._overdue(weights_version)
         logits = self._next_logits()
         if logits is None:
-            return []
+            return results
+        if self._has_bounds:
+            lines = over_quota((line, self._rows[line].bound) for line in self._lines())
+            results += self._end(dict.fromkeys(lines, "budget"), weights_version)
         draws = torch.from_numpy(uniforms(self._keys, self._written.at)).to(self._device)
         tokens, sampled, raw = choose(logits, self._settings, draws)
         self._written.append(tokens, sampled, raw)
         self._tokens = tokens
         self.num_generated += int(self._running.sum())
         self._wrote = self._running
+        if self._has_bounds:
+            spend(self._rows[line].bound for line in self._lines())
         stopped = self._stops.after(self._rows, self._stop_kinds, tokens, self._running)
         ended = self._running & (stopped | (self._written.at >= self._limits))
-        self._running = self._running & ~ended
-        results = {
-            line: self._ended(line, "stop" if stopped[line] else "length", weights_version)
-            for line in np.flatnonzero(ended).tolist()
+        reasons: dict[int, FinishReason] = {
+            line: "stop" if stopped[line] else "length" for line in np.flatnonzero(ended).tolist()
         }
-        texts = {
-            line: (*row.prompt, *sample.ids) for line, (row, sample) in results.items() if row.reuse
-        }
-        if texts:
-            self._stepper.store(texts)
-        return list(results.values())
+        return results + self._end(reasons, weights_version)
 
     def newest(self, tickets: set[int]) -> list[tuple[Row, list[int]]]:
         """What rows of these tickets wrote in the last step, those that ended with it included."""
@@ -144,6 +146,39 @@ class Schedule:
             for line, (row, at) in enumerate(zip(self._rows, self._written.at, strict=True))
             if self._wrote[line] and row.ticket in tickets
         ]
+
+    def _lines(self) -> list[int]:
+        """Lines that are running."""
+        return np.flatnonzero(self._running).tolist()
+
+    def _overdue(self, weights_version: int) -> list[Ended]:
+        """End the rows, begun or not, that their bounds let write no more."""
+        if not self._has_bounds:
+            return []
+        results = []
+        for queue in (self._added, self._waiting):
+            reasons = {row: row.bound.reason for row in queue if row.bound is not None}
+            for row, reason in reasons.items():
+                if reason is not None:
+                    sample = Sample([], [], [], reason, None, weights_version)
+                    results.append(Ended(row, sample))
+                    queue.remove(row)
+        begun = {line: self._rows[line].bound for line in self._lines()}
+        ends = {line: bound.reason for line, bound in begun.items() if bound is not None}
+        overdue = {line: reason for line, reason in ends.items() if reason is not None}
+        return results + self._end(overdue, weights_version)
+
+    def _end(self, reasons: Mapping[int, FinishReason], weights_version: int) -> list[Ended]:
+        """End the rows of some lines; what they have computed is held for later prompts."""
+        results = {line: self._ended(line, why, weights_version) for line, why in reasons.items()}
+        self._running = self._running.copy()
+        self._running[list(results)] = False
+        texts = {
+            line: (*row.prompt, *sample.ids) for line, (row, sample) in results.items() if row.reuse
+        }
+        if texts:
+            self._stepper.store(texts)
+        return list(results.values())
 
     def _ended(self, line: int, reason: FinishReason, weights_version: int) -> Ended:
         row, length = self._rows[line], int(self._written.at[line])

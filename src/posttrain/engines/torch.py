@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -13,6 +13,7 @@ import torch
 
 from posttrain.data.forest import Batch, TokenSequence, Tree
 from posttrain.engines.base import Finished, OnTokens, check_requests
+from posttrain.engines.bounds import Bound
 from posttrain.engines.prefill import Prefill
 from posttrain.engines.prefix_tree import PrefixTree
 from posttrain.engines.schedule import Row, Schedule
@@ -52,13 +53,13 @@ class Statistics:
 @dataclass(slots=True)
 class _Ticket:
     """An open request. samples: those that have ended, by index. num_computed: tokens of its
-    prompt that were computed for them.
+    prompt that were computed for them, None as long as none of them had begun.
     """
 
     request: Request
     on_tokens: OnTokens | None
     samples: dict[int, Sample] = field(default_factory=dict)
-    num_computed: int = 0
+    num_computed: int | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -249,13 +250,18 @@ class TorchEngine:
         ticket = self._next_ticket
         self._next_ticket += 1
         self._tickets[ticket] = _Ticket(request, on_tokens)
-        ids, limit = request.prompt_ids, self._limit(request)
-        self._schedule.add(
-            [
-                Row(ticket, k, ids, request.sampling, request.seed, limit, request.reuse)
-                for k in range(request.n)
-            ]
+        bound = Bound.of(request)
+        row = Row(
+            ticket,
+            0,
+            request.prompt_ids,
+            request.sampling,
+            request.seed,
+            self._limit(request),
+            request.reuse,
+            bound,
         )
+        self._schedule.add([replace(row, index=k, tail=[]) for k in range(request.n)])
         return ticket
 
     def _advance(self) -> None:
@@ -280,7 +286,8 @@ class TorchEngine:
         for row, sample in ended:
             opened = self._tickets[row.ticket]
             opened.samples[row.index] = sample
-            opened.num_computed += row.num_computed
+            if row.num_computed is not None:
+                opened.num_computed = (opened.num_computed or 0) + row.num_computed
             self._finish(row.ticket)
         for row, ids in news:
             listeners[row.ticket](row.index, ids)
@@ -293,7 +300,8 @@ class TorchEngine:
         del self._tickets[ticket]
         self.stats.returned_tokens += opened.num_tokens
         samples = [opened.samples[k] for k in range(opened.request.n)]
-        reused = max(len(opened.request.prompt_ids) - opened.num_computed, 0)
+        length = len(opened.request.prompt_ids)
+        reused = 0 if opened.num_computed is None else max(length - opened.num_computed, 0)
         self._finished.append(Finished(ticket, samples, reused_tokens=reused))
         if not self._tickets:
             self._close()

@@ -65,7 +65,7 @@ def measure_samples(
     truncated = 0
     for (example, _), samples in zip(problems, engine.generate(requests), strict=True):
         texts = [decode(s) for s in samples]
-        truncated += sum(s.finish_reason == "length" for s in samples)
+        truncated += sum(s.finish_reason != "stop" for s in samples)
         outcomes.append(
             Outcome(
                 example.id,

@@ -213,7 +213,7 @@ def _part(task: Task, groups: list[TraceGroup], rule: Rule, keep_truncated: bool
         "count": len(traces),
         "rewards": rewards,
         "refused": sum(not g.traces for g in groups),
-        "truncated": sum(r.finish_reason == "length" for r in traces),
+        "truncated": sum(r.finish_reason != "stop" for r in traces),
         "errors": sum(r.error is not None for r in traces),
         "shares": filter_metrics(groups, selected, rule),
     }

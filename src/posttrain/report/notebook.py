@@ -219,7 +219,7 @@ def _card(completion: Completion, mark: str, count: int) -> str:
         count = len(completion.turns)
         turns = "1 turn" if count == 1 else f"{count} turns"
         facts += [turns, f"ended: {completion.stop_reason}"]
-    elif completion.finish_reason == "length":
+    elif completion.finish_reason not in (None, "stop"):
         facts.append("cut off")
     facts += [completion.error] if completion.error else []
     inside = dialogue(completion.turns) or f"<pre>{escape(clip(completion.text, MAX_TEXT))}</pre>"

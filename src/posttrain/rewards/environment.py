@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from posttrain.registry import rewards
+from posttrain.types import Trace
 
 
 @rewards.register
@@ -19,10 +20,15 @@ def environment(traces, examples) -> list[float | None]:
     stepped = [
         name for name, trace in pairs if any(turn.reward is not None for turn in trace.turns)
     ]
-    return [_reward(trace, name in stepped) for name, trace in pairs]
+    return [episode_reward(trace, rewards_steps=name in stepped) for name, trace in pairs]
 
 
-def _reward(trace, rewards_steps: bool) -> float | None:
+def episode_reward(trace: Trace, *, rewards_steps: bool = False) -> float | None:
+    """The environment's reward of an episode: of the whole, else the sum of those of its steps.
+
+    Args:
+        rewards_steps: the environment rewards steps, so that an episode without any has 0.
+    """
     whole = trace.rewards.get("environment")
     if whole is not None:
         return float(whole)

@@ -46,11 +46,16 @@ class EpisodeSampler:
         seeds: Sequence[int],
         n: int,
         sampling: Sampling,
+        *,
+        on_finished: Callable[[int], None] | None = None,
     ) -> list[list[Trace]]:
         """n traces of each example.
 
         Those of an example begin alike: its environments get one seed, unless the example has a
         column of that name. What each samples follows from a seed of its own, whatever runs beside.
+
+        Args:
+            on_finished: is called with the place of the example whenever one of its episodes ends.
 
         Raises:
             EpisodeError: too many episodes failed.
@@ -70,6 +75,9 @@ class EpisodeSampler:
             seeds=own_seeds,
             max_concurrent=self.max_concurrent,
             gather_seconds=self.gather_seconds,
+            on_finished=(
+                None if on_finished is None else lambda place, result: on_finished(place // n)
+            ),
         )
         traces = [r.trace() if isinstance(r, Failed) else r for r in results]
         self._watch(traces, results)
