@@ -13,8 +13,9 @@ from typing import Any
 from posttrain import registry
 from posttrain.component import name_of
 from posttrain.config import AgentConfig, Component, Limits
-from posttrain.episodes.agent import Agent, EpisodeLimits
+from posttrain.episodes.agent import Agent
 from posttrain.episodes.chat import Chat
+from posttrain.episodes.limits import EpisodeLimits
 from posttrain.episodes.sessions import open_session
 from posttrain.episodes.single import Episode
 from posttrain.errors import ConfigError
