@@ -35,6 +35,10 @@ def test_the_folder_of_a_run_is_its_model(tmp_path: Path) -> None:
     (run / "checkpoint-3").mkdir()
     with pytest.raises(ModelError, match="checkpoint-3"):
         model_of(str(run))
+    (run / "checkpoint-3").rmdir()
+    (run / "round-2" / "checkpoint-5").mkdir(parents=True)
+    with pytest.raises(ModelError, match="round-2/checkpoint-5"):
+        model_of(str(run))
     (run / "model").mkdir()
     lines: list[str] = []
     assert model_of(str(run), lines.append) == str(run / "model") and lines

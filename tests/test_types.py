@@ -39,3 +39,18 @@ def test_the_last_turn_is_the_completion() -> None:
 def test_an_episode_that_failed_before_its_first_turn() -> None:
     trace = Trace([], error="reset: no board")
     assert trace.text == "" and not trace.has_tokens and trace.reward is None
+
+
+def test_the_messages_of_a_trace() -> None:
+    sample = Sample([2], [0.0], [0.0], "stop")
+    asked, said = [{"role": "user", "content": "q"}], [{"role": "tool", "content": "3"}]
+    trace = Trace([Turn((1,), sample, "a", asked), Turn((1, 2, 3), sample, "b", said)])
+    assert trace.messages == [
+        *asked,
+        {"role": "assistant", "content": "a"},
+        *said,
+        {"role": "assistant", "content": "b"},
+    ]
+    trace.messages[0]["content"] = "other"
+    assert asked[0]["content"] == "q"
+    assert Trace.of_text("a").messages == []

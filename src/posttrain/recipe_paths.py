@@ -51,7 +51,8 @@ def model_of(path: str, notice: Callable[[str], None] = print) -> str:
     if model.is_dir():
         notice(f"{path} is the folder of a run; using its model {model}")
         return str(model)
-    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda p: p.stat().st_mtime)
+    found = [*folder.glob("checkpoint-*"), *folder.glob("round-*/checkpoint-*")]
+    checkpoints = sorted(found, key=lambda p: p.stat().st_mtime)
     way = f"or use {checkpoints[-1]}" if checkpoints else "or choose another model"
     raise ModelError(
         f"{path} is the folder of a run without a model; finish it with `posttrain resume {path}`, "

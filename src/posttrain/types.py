@@ -251,6 +251,21 @@ class Trace:
         return self.turns[-1].text if self.turns else self.text_alone
 
     @property
+    def messages(self) -> list[Message]:
+        """What was said, in order: the prompt where the turns hold it, and each completion as it
+        was sampled, with the tool calls in its text.
+
+        A chat template that writes contents unchanged renders the same text again, so rows of
+        these train a model to imitate the trace (`messages` of pt.sft, `chosen` and `rejected` of
+        pt.dpo).
+        """
+        messages: list[Message] = []
+        for turn in self.turns:
+            messages += [dict(message) for message in turn.messages]
+            messages.append({"role": "assistant", "content": turn.text})
+        return messages
+
+    @property
     def sample(self) -> Sample:
         """The sampled tokens of the last turn.
 

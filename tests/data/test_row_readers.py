@@ -187,3 +187,21 @@ def test_llamafactory_demo_files(shared: Path) -> None:
         for number, row in enumerate(rows):
             normalise(row, form, str(number))
     assert len(set(found.values())) >= 3, json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "q", "chosen": "a", "rejected": "b"},
+        {"prompt": "q", "completions": ["a", "b"], "scores": [1.0, 0.0]},
+        {
+            "conversations": [{"from": "human", "value": "q"}],
+            "chosen": {"from": "gpt", "value": "a"},
+            "rejected": {"from": "gpt", "value": "b"},
+        },
+    ],
+)
+def test_compared_completions_may_call_tools(row: dict[str, Any]) -> None:
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    item = normalise({**row, "tools": tools}, detect_format([row]), "0")
+    assert item.tools == tools and "tools" not in item.columns

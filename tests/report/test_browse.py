@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from posttrain.report.browse import browsable_groups, same_problems
-from posttrain.report.records import Completion, Group, Measured, Problem
+from posttrain.report.browse import MAX_TURNS, browsable_groups, same_problems
+from posttrain.report.records import Call, Completion, Group, Measured, Problem, Said, TurnRecord
 
 
 def measured(*problems: Problem, **values: object) -> Measured:
@@ -47,3 +47,33 @@ def test_preference_rows_are_marked_by_their_role() -> None:
     pair = (Completion("yes", role="chosen"), Completion("no", role="rejected"))
     (group,) = browsable_groups([Group(None, "", "q", None, pair)])
     assert [c["mark"] for c in group["completions"]] == ["chosen", "rejected"]
+
+
+def test_episodes_have_their_turns() -> None:
+    def episode(reply: str, num: int = 2) -> Completion:
+        first = TurnRecord(
+            (Said("user", "q"),), "call", (Call("add", "{}", None, "no"), Call("add", "{}", "3"))
+        )
+        rest = [TurnRecord((Said("tool", reply),), "end", (), 1.0, 4, False, True)] * (num - 1)
+        return Completion("end", 1.0, finish_reason="stop", turns=(first, *rest), stop_reason="x")
+
+    group = Group(1, "", "q", None, (episode("3"), episode("4"), episode("3"), episode("3", 60)))
+    (values,) = browsable_groups([group])
+    one, other, long = values["completions"]
+    assert one["count"] == 2 and other["count"] == 1  # they differ in what a tool said
+    assert one["stop"] == "x"
+    first, last = one["turns"]
+    assert first["messages"] == [{"role": "user", "text": "q"}]
+    outcomes = [(c["result"], c["error"]) for c in first["calls"]]
+    assert outcomes == [(None, "no"), ("3", None)]
+    assert (last["place"], last["reward"], last["trained"], last["branch"]) == (2, 1.0, False, True)
+    places = [turn["place"] for turn in long["turns"]]
+    assert len(places) == MAX_TURNS and places[0] == 1 and places[-1] == 60
+    assert values["num_completions"] == 4
+
+
+def test_a_single_completion_has_no_turns() -> None:
+    group = Group(1, "", "q", None, (Completion("a", 1.0, finish_reason="length"),))
+    (values,) = browsable_groups([group])
+    assert values["completions"][0]["turns"] is None
+    assert values["completions"][0]["stop"] == "length"

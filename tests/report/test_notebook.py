@@ -18,7 +18,7 @@ from posttrain.report.notebook import (
     result_html,
     rollouts_html,
 )
-from posttrain.types import Example, Sample, Trace, TraceGroup
+from posttrain.types import Example, Sample, Trace, TraceGroup, Turn
 
 EVIL = "</pre><script>alert(1)</script>"
 
@@ -88,3 +88,16 @@ def test_a_whole_result_is_one_cell(fake: ModuleType) -> None:
     assert [e.text for e in root.iter("summary")][:2] == ["Metrics", "Completions"]
     alone = result_html(fake.metrics(2, rl=False))
     assert "Completions" not in checked(alone).itertext() and "50.0%" not in alone
+
+
+def test_an_episode_shows_its_turns() -> None:
+    sample = Sample([3], [0.0], [0.0], "stop")
+    turns = [
+        Turn((1,), sample, EVIL, [{"role": "user", "content": "go"}], reward=0.5),
+        Turn((1, 3, 4), sample, "end", [{"role": "tool", "content": EVIL}], is_trained=False),
+    ]
+    traces = [Trace(turns, reward=1.0, stop_reason="max_turns"), Trace([], error="no board")]
+    html = rollouts_html([TraceGroup(Example("q"), (1,), traces)])
+    root = checked(html)
+    assert "ended: max_turns" in html and "step reward 0.5" in html and "no board" in html
+    assert "".join(root.itertext()).count(EVIL) == 2

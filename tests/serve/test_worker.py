@@ -139,3 +139,16 @@ def test_stopping_aborts_what_runs(tiny_tokenizer: Any, until: Until) -> None:
     until(lambda: engine.num_open == 1)
     worker.stop()
     assert engine.num_open == 0 and not worker.is_alive
+
+
+def test_a_closed_worker_ends_what_runs_and_what_comes(
+    worker: EngineWorker, engine: ScriptedEngine, until: Until
+) -> None:
+    running, late = Heard(), Heard()
+    worker.submit(request(10**6), running)
+    until(lambda: engine.num_open == 1)
+    error = RuntimeError("closing")
+    worker.close(error)
+    worker.submit(request(), late)
+    until(lambda: late.error is error)
+    assert running.error is error and engine.num_open == 0 and len(engine.requests) == 1

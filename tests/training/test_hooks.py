@@ -5,17 +5,25 @@ import json
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from posttrain.errors import ConfigError, MissingDependency
-from posttrain.training.hooks import MetricsWriter, RolloutWriter, add_peak_memory, finite
+from posttrain.training.hooks import (
+    MetricsWriter,
+    RolloutWriter,
+    add_peak_memory,
+    finite,
+    first_rollout,
+    trace_as_json,
+)
 from posttrain.training.panel import sparkline
 from posttrain.training.progress import Progress, duration
 from posttrain.training.tracking import build_trackers
-from posttrain.types import Example, Sample, Trace, TraceGroup
+from posttrain.types import Example, Sample, Trace, TraceGroup, Turn
 
 
 def read(path: Path) -> list[dict]:
@@ -224,3 +232,27 @@ def test_peak_memory_grows_with_what_is_held() -> None:
     assert before["loss"] == 1.0 and before["memory/peak_mib"] > 10
     assert after["memory/peak_mib"] >= before["memory/peak_mib"]
     assert after["memory/peak_mib"] >= len(held) / 2**20
+
+
+def test_an_episode_has_its_turns_and_a_failed_one_none() -> None:
+    sample = Sample([2, 3], [0.0] * 2, [0.0] * 2, "length")
+    turns = [Turn((1,), sample, "a"), Turn((1, 2, 3, 4), sample, "b", reward=1.0)]
+    values = trace_as_json(Trace(turns, stop_reason="max_tokens"))
+    assert values["num_tokens"] == 4 and values["text"] == "b"
+    assert values["stop_reason"] == "max_tokens" and values["finish_reason"] == "length"
+    assert [turn["text"] for turn in values["turns"]] == ["a", "b"]
+    failed = trace_as_json(Trace([], error="reset: KeyError"))
+    assert failed["error"] == "reset: KeyError" and failed["reward"] is None
+    assert failed["text"] == "" and failed["num_tokens"] == 0 and "turns" not in failed
+
+
+def test_the_first_rollout_of_a_step() -> None:
+    sample = Sample([2], [0.0], [0.0], "stop")
+    single = TraceGroup(Example("q"), (1,), [Trace.of_sample((1,), sample, "a")])
+    assert first_rollout(SimpleNamespace(groups=[single])) == ("q", "a", None)
+    said = [{"role": "tool", "content": "3"}]
+    turns = [Turn((1,), sample, "a"), Turn((1, 2, 3), sample, "b", said)]
+    several = TraceGroup(Example("q"), (1,), [Trace(turns, reward=1.0)])
+    parts = [("assistant", "a", True), ("tool", "3", False), ("assistant", "b", True)]
+    assert first_rollout(SimpleNamespace(groups=[several])) == ("q", parts, 1.0)
+    assert first_rollout(SimpleNamespace(groups=[])) is None

@@ -43,3 +43,14 @@ def test_samples_are_clipped_and_safe() -> None:
     assert max(cell_len(line.plain) for line in lines) <= 36
     assert len(lines) <= 11 and "\x1b" not in "".join(line.plain for line in lines)
     assert lines[-1].plain == "no reward"
+
+
+def test_an_episode_in_colour() -> None:
+    parts = [("assistant", "call", True), ("tool", "3\x1b", False), ("assistant", "x" * 500, False)]
+    lines = sample_lines(("Q", parts, 1.0), 40)
+    texts = {line.plain[:9]: str(line.style) for line in lines}
+    assert texts["assistant"] == "yellow" and texts["tool: 3␛"] == "dim"
+    assert str(next(line for line in lines if line.plain == "assistant: call").style) == "green"
+    many = sample_lines(("Q", parts * 20, 1.0), 40)
+    assert len(many) <= 16 and "…" in [line.plain for line in many]
+    assert max(cell_len(line.plain) for line in many) <= 36

@@ -87,7 +87,7 @@ def _preference(row: Row, name: str) -> Item:
             f"row {name}: probability is {probability}; it is the probability that chosen is "
             "better, from 0 to 1"
         )
-    columns = rest_of(row, "prompt", "chosen", "rejected", "margin", "probability")
+    columns = rest_of(row, "prompt", "chosen", "rejected", "margin", "probability", "tools")
     return Item(
         name,
         prompt=prompt,
@@ -95,6 +95,7 @@ def _preference(row: Row, name: str) -> Item:
         rejected=rejected,
         margin=margin,
         probability=probability,
+        tools=tools_of(row, name),
         columns=columns,
     )
 
@@ -179,7 +180,8 @@ def _listwise(row: Row, name: str) -> Item:
         prompt=text_or_messages(row, "prompt", name),
         completions=[text_or_messages({"completions": t}, "completions", name) for t in texts],
         rewards=numbers,
-        columns=rest_of(row, "prompt", "completions", "rewards", "scores", "ranks"),
+        tools=tools_of(row, name),
+        columns=rest_of(row, "prompt", "completions", "rewards", "scores", "ranks", "tools"),
     )
 
 
@@ -239,7 +241,8 @@ def _sharegpt_preference(row: Row, name: str) -> Item:
         prompt=prompt,
         chosen=messages_of(chosen, "chosen", name),
         rejected=messages_of(rejected, "rejected", name),
-        columns=rest_of(row, "conversations", "chosen", "rejected"),
+        tools=tools_of(row, name),
+        columns=rest_of(row, "conversations", "chosen", "rejected", "tools"),
     )
 
 

@@ -147,14 +147,6 @@ class NamedModel:
         """The critic that was trained with the model."""
         return self.load_scores(per="token", weights=Path(self.place) / "critic")
 
-    def start_weights(self, model: LanguageModel | None) -> dict[str, Tensor]:
-        """A copy of the trained weights as the run starts, by name.
-
-        Args:
-            model: the model as it starts; None loads it again.
-        """
-        return trained_weights(model or self.load())
-
     def as_critic(self, *, adapters: bool = False) -> NamedModel:
         """The model that a critic starts from. adapters: whether it has the policy's LoRA."""
         if adapters:
@@ -205,12 +197,19 @@ class NamedModel:
 
 
 class LoadedModel:
-    """A model in memory. `fit` trains it in place."""
+    """A model in memory. `fit` trains it in place.
 
-    def __init__(self, model: ForestModel) -> None:
+    Args:
+        origin: what it was loaded by, which reads its checkpoints in the same way; None reads them
+            as they are.
+    """
+
+    def __init__(
+        self, model: ForestModel, *, origin: NamedModel | LoadedModel | None = None
+    ) -> None:
         self.model = model
+        self.origin = origin if isinstance(origin, NamedModel) else None
         self.config = ModelConfig(self.name)
-        self._start_weights: dict[str, Tensor] = {}  # before those of a checkpoint were loaded
 
     @cached_property
     def digest(self) -> str:
@@ -261,8 +260,12 @@ class LoadedModel:
         if reference:
             model.enable_reference()
         if weights is not None:
-            self._start_weights, _ = trained_weights(model), self.digest
-            saved = load_model(str(weights), dtype="auto", device=str(model.device))
+            _ = self.digest
+            saved = (
+                self.origin.load(weights=weights)
+                if self.origin is not None
+                else load_model(str(weights), dtype="auto", device=str(model.device))
+            )
             model.hf.load_state_dict(saved.hf.state_dict())
             model.load_reference(weights)
         return model
@@ -296,10 +299,6 @@ class LoadedModel:
         critic = getattr(self.model, "critic", None)
         assert critic is not None  # `has_critic` was asked before
         return critic
-
-    def start_weights(self, model: LanguageModel | None) -> dict[str, Tensor]:
-        """A copy of the trained weights as the run starts, by name."""
-        return trained_weights(self.model) if model is not None else self._start_weights
 
     def as_critic(self, *, adapters: bool = False) -> NamedModel:
         """The critic starts from the files that the model was loaded from."""

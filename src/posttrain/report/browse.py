@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from posttrain.report.markup import safe_json
-from posttrain.report.records import Completion, Group, Measured, Problem
+from posttrain.report.records import Completion, Group, Measured, Problem, TurnRecord
 from posttrain.report.series import number, spread
 
 MAX_BYTES = 160_000
 MAX_TEXT = 4000
 MAX_GROUPS = 160
 MAX_PROBLEMS = 40
+MAX_TURNS = 24
 
 # Rewards that say whether a completion is right. Others (format, length) only say how good it is.
 _VERIFIERS = ("task", "exact", "math")
@@ -68,7 +69,14 @@ def _group_values(group: Group, limit: int) -> dict[str, Any]:
     entries: dict[tuple[Any, ...], dict[str, Any]] = {}
     for completion, mark in zip(group.completions, marks(group), strict=True):
         rewards = tuple(completion.rewards.items())
-        same = (completion.text, mark, completion.reward, rewards, completion.finish_reason)
+        same = (
+            completion.text,
+            completion.turns,
+            mark,
+            completion.reward,
+            rewards,
+            _stop(completion),
+        )
         entry = entries.get((*same, completion.error))
         if entry is None:
             entries[(*same, completion.error)] = _entry(completion, mark, limit)
@@ -95,8 +103,44 @@ def _entry(completion: Completion, mark: str, limit: int) -> dict[str, Any]:
         "advantage": number(completion.advantage),
         "num_tokens": completion.num_tokens,
         "num_characters": len(completion.text),
-        "stop": completion.finish_reason,
+        "stop": _stop(completion),
         "error": completion.error,
+        "turns": _turns(completion, limit),
+    }
+
+
+def _stop(completion: Completion) -> str | None:
+    """Why an episode ended, or its only completion."""
+    return completion.stop_reason or completion.finish_reason
+
+
+def _turns(completion: Completion, limit: int) -> list[dict[str, Any]] | None:
+    """The turns of an episode; None where the completion is all. Of many the first and the last."""
+    if not completion.turns:
+        return None
+    limit = max(limit // max(len(completion.turns) // 2, 1), 250)
+    values = [_turn_values(n, turn, limit) for n, turn in enumerate(completion.turns, 1)]
+    return values if len(values) <= MAX_TURNS else [*values[: MAX_TURNS - 8], *values[-8:]]
+
+
+def _turn_values(place: int, turn: TurnRecord, limit: int) -> dict[str, Any]:
+    return {
+        "place": place,
+        "messages": [{"role": m.role, "text": clip(m.text, limit)} for m in turn.messages],
+        "text": clip(turn.text, limit),
+        "calls": [
+            {
+                "name": call.name,
+                "arguments": clip(call.arguments, limit),
+                "result": clip(call.result or "", limit) if call.error is None else None,
+                "error": call.error and clip(call.error, limit),
+            }
+            for call in turn.calls
+        ],
+        "reward": turn.reward,
+        "num_tokens": turn.num_tokens,
+        "trained": turn.is_trained,
+        "branch": turn.starts_branch,
     }
 
 

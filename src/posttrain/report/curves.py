@@ -60,6 +60,11 @@ CURVES = (
     _one("entropy", "entropy, nats per token"),
     _one("completions/mean_length", "completion length, tokens"),
     _one("completions/clipped_ratio", "completions cut off", "%"),
+    _one("episodes/num_turns", "turns per episode"),
+    Curve(
+        "tool calls",
+        {"tools/call_frequency": "per episode", "tools/failure_frequency": "share that fails"},
+    ),
     _one("frac_reward_zero_std", "groups with equal rewards", "%"),
     _one("clip_ratio/region_mean", "clipped tokens", "%"),
     _one("value/error", "error of the critic"),

@@ -14,11 +14,13 @@ from typing import Any
 
 from posttrain.report.browse import clip, marks
 from posttrain.report.curves import CURVES, learning_curves
+from posttrain.report.dialogue import dialogue
 from posttrain.report.markup import Row, folded, table
 from posttrain.report.records import Completion, Group
 from posttrain.report.results import evaluation as evaluation_table
 from posttrain.report.run_folder import group_record, measured_record
 from posttrain.report.series import number, short, spread
+from posttrain.report.turns import has_turns, turn_records, turns_as_json
 from posttrain.types import TraceGroup, plain_text
 
 MAX_GROUPS = 24
@@ -156,15 +158,17 @@ def _record(group: TraceGroup | Group | Mapping[str, Any]) -> Group:
     example = group.example
     completions = tuple(
         Completion(
-            r.text,
-            r.reward,
-            r.rewards,
-            r.advantage,
-            len(r.sample.ids),
-            r.sample.finish_reason,
-            r.error,
+            t.text,
+            t.reward,
+            t.rewards,
+            t.advantage,
+            t.num_sampled,
+            t.finish_reason,
+            t.error,
+            turns=turn_records(turns_as_json(t)) if has_turns(t) else (),
+            stop_reason=t.stop_reason if has_turns(t) else None,
         )
-        for r in group.traces
+        for t in group.traces
     )
     answer = None if example.answer is None else str(example.answer)
     return Group(None, example.id, plain_text(example.prompt), answer, completions)
@@ -191,10 +195,16 @@ def _cards(group: Group) -> list[str]:
     counts: dict[tuple[Any, ...], int] = {}
     first: dict[tuple[Any, ...], tuple[Completion, str]] = {}
     for completion, mark in zip(group.completions, marks(group), strict=True):
-        same = (completion.text, mark, completion.reward, completion.finish_reason)
+        same = (
+            completion.text,
+            completion.turns,
+            mark,
+            completion.reward,
+            completion.finish_reason,
+        )
         counts[same] = counts.get(same, 0) + 1
         first.setdefault(same, (completion, mark))
-    order = sorted(first, key=lambda same: -(number(same[2]) or 0.0))
+    order = sorted(first, key=lambda same: -(number(same[3]) or 0.0))
     return [_card(*first[same], counts[same]) for same in order]
 
 
@@ -205,12 +215,15 @@ def _card(completion: Completion, mark: str, count: int) -> str:
     advantage = number(completion.advantage)
     facts += [f"advantage {short(advantage)}"] if advantage is not None else []
     facts += [f"{completion.num_tokens} tokens"] if completion.num_tokens is not None else []
-    facts += ["cut off"] if completion.finish_reason not in (None, "stop") else []
+    if completion.turns:
+        count = len(completion.turns)
+        turns = "1 turn" if count == 1 else f"{count} turns"
+        facts += [turns, f"ended: {completion.stop_reason}"]
+    elif completion.finish_reason not in (None, "stop"):
+        facts.append("cut off")
     facts += [completion.error] if completion.error else []
-    return (
-        f'<div class="card {mark}"><small>{escape(" · ".join(facts))}</small>'
-        f"<pre>{escape(clip(completion.text, MAX_TEXT))}</pre></div>"
-    )
+    inside = dialogue(completion.turns) or f"<pre>{escape(clip(completion.text, MAX_TEXT))}</pre>"
+    return f'<div class="card {mark}"><small>{escape(" · ".join(facts))}</small>{inside}</div>'
 
 
 def evaluation_html(values: Mapping[str, Any]) -> Html:

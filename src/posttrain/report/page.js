@@ -98,14 +98,33 @@ const plural = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${n === 
 const total = (list, count) => list.reduce((sum, x) => sum + count(x), 0);
 const copies = c => c.count > 1 ? element("span", "copies", `× ${c.count}`) : null;
 
+// An episode: what was said to the model, what it wrote (in colour where that is trained on), and its calls.
+const ROLES = ["system", "user", "tool"], ENDED = ["completed", "tool_stopped"];
+const said = (head, text, kind, ...more) => element("div", `said ${kind}`, element("p", "dim", head), text ? block(text) : null, ...more);
+const call = k => element("div", `call${k.error === null ? "" : " failed"}`, element("code", "", `${k.name}(${k.arguments})`), " → ",
+  element("code", "", k.error === null ? k.result : k.error));
+const policy = turn => [`turn ${turn.place}`, turn.num_tokens === null ? "" : plural(turn.num_tokens, "token"),
+  turn.reward === null ? "" : `step reward ${short(turn.reward)}`, turn.trained ? "" : "not trained on",
+  turn.branch ? "history rewritten" : ""].filter(x => x).join(" · ");
+const scrolled = node => { node.tabIndex = 0; return node; };
+const dialogue = turns => scrolled(element("div", "turns", ...turns.flatMap((turn, i) => [
+  i && turn.place > turns[i - 1].place + 1 ? element("p", "dim", `${turn.place - turns[i - 1].place - 1} turns left out`) : null,
+  ...turn.messages.map(m => said(m.role, m.text, ROLES.includes(m.role) ? m.role : "other")),
+  said(policy(turn), turn.text, turn.trained ? "policy trained" : "policy", ...turn.calls.map(call))])));
+const wordsOf = c => !c.turns ? c.text : c.turns.flatMap(turn =>
+  [...turn.messages.map(m => m.text), turn.text, ...turn.calls.flatMap(k => [k.name, k.arguments, k.result || "", k.error || ""])]).join("\n");
+const colours = () => element("p", "dim colours", element("span", "said policy trained", "trained on"), element("span", "said policy", "not trained on"),
+  ...ROLES.map(role => element("span", `said ${role}`, role)));
+
 const card = (c, prompt) => {
   const head = element("header", "", c.mark ? element("span", "mark", words[c.mark]) : null, copies(c),
     c.reward === null && (c.mark === "chosen" || c.mark === "rejected") ? null : element("span", "", "reward ", element("b", "", short(c.reward))),
     c.advantage === null ? null : element("span", "", `advantage ${c.advantage > 0 ? "+" : ""}${short(c.advantage)}`),
     c.num_tokens === null ? null : element("span", "", plural(c.num_tokens, "token")),
     ...Object.entries(c.rewards).map(([name, v]) => element("span", "", `${name} ${short(v)}`)),
-    c.stop === "length" ? element("span", "flag", "cut off") : null, c.error ? element("span", "flag", c.error) : null);
-  return element("article", `card ${c.mark}`, prompt ? element("p", "dim of", prompt) : null, head, block(c.text));
+    c.turns ? element("span", "", plural(c.turns.length ? c.turns[c.turns.length - 1].place : 0, "turn")) : null,
+    c.turns ? element("span", ENDED.includes(c.stop) ? "" : "flag", `ended: ${c.stop}`) : c.stop === "length" ? element("span", "flag", "cut off") : null, c.error ? element("span", "flag", c.error) : null);
+  return element("article", `card ${c.mark}`, prompt ? element("p", "dim of", prompt) : null, head, c.turns ? dialogue(c.turns) : block(c.text));
 };
 
 const none = v => v === null || v === undefined;
@@ -128,7 +147,7 @@ function browseGroups(box, groups) {
   view.setAttribute("aria-live", "polite");
   const of = () => groups.filter(g => g.step === steps[stepper.selectedIndex]);
   const passes = c =>
-    (!finder.value || c.text.toLowerCase().includes(finder.value.toLowerCase())) &&
+    (!finder.value || wordsOf(c).toLowerCase().includes(finder.value.toLowerCase())) &&
     (!stopper.selectedIndex || c.stop === stops[stopper.selectedIndex - 1]) &&
     (!marker.selectedIndex || c.mark === kinds[marker.selectedIndex - 1]) &&
     (least.value === "" || (c.reward !== null && c.reward >= +least.value)) &&
@@ -154,7 +173,8 @@ function browseGroups(box, groups) {
     if (drawn < matches) facts.push(`the first ${drawn} shown`);
     const from = g => (stepped ? `step ${g.step} · ` : "") + line(g.prompt);
     view.replaceChildren(...whole ? [] : [question(group.prompt, group.answer)], element("p", "dim", facts.join(" · ")),
-      element("div", "cards", ...shown.map(([c, g]) => card(c, whole ? from(g) : null))));
+      ...shown.some(x => x[0].turns) ? [colours()] : [],
+      element("div", `cards${shown.some(x => x[0].turns) ? " episodes" : ""}`, ...shown.map(([c, g]) => card(c, whole ? from(g) : null))));
     back.disabled = whole || !stepper.selectedIndex && !prompter.selectedIndex;
     on.disabled = whole || stepper.selectedIndex === steps.length - 1 && prompter.selectedIndex === prompter.length - 1;
     stepper.disabled = prompter.disabled = whole;

@@ -9,11 +9,47 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
+class Said:
+    """A message that the model did not write."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call of a tool. arguments: as JSON. result, error: one of them is None."""
+
+    name: str
+    arguments: str
+    result: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRecord:
+    """A completion within an episode.
+
+    messages: said before it, since the turn before. reward: of this step. is_trained: whether
+    losses count it. starts_branch: its context rewrites that of the turn before.
+    """
+
+    messages: tuple[Said, ...]
+    text: str
+    calls: tuple[Call, ...] = ()
+    reward: float | None = None
+    num_tokens: int | None = None
+    is_trained: bool = True
+    starts_branch: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """One completion. reward, rewards: None where no reward applied, or where it failed (then
     `error` says why).
 
-    role: "chosen" or "rejected" in a row of preferences, else empty.
+    role: "chosen" or "rejected" in a row of preferences, else empty. turns, stop_reason: of an
+    episode, whose `text` is that of its last turn.
     """
 
     text: str
@@ -24,6 +60,8 @@ class Completion:
     finish_reason: str | None = None
     error: str | None = None
     role: str = ""
+    turns: tuple[TurnRecord, ...] = ()
+    stop_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ RULES: dict[Rule, tuple[str, ...]] = {
         "model.tokenizer",
         "model.chat_template",
     ),
-    "length": ("max_steps", "num_train_epochs", "num_rounds"),
+    "length": ("max_steps", "num_train_epochs", "num_rounds", "schedule_steps"),
     "accept": (
         "learning_rate",
         "lr_scheduler_type",

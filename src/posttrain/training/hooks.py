@@ -11,8 +11,9 @@ from typing import Any, Protocol
 
 import torch
 
+from posttrain.report.turns import Part, has_turns, parts_of, turns_as_json
 from posttrain.training.checkpoint import write_text_whole
-from posttrain.types import TraceGroup, plain_text
+from posttrain.types import Trace, TraceGroup, plain_text
 
 
 class Hook(Protocol):
@@ -123,29 +124,36 @@ def group_as_json(step: int, group: TraceGroup) -> dict[str, Any]:
         "id": group.example.id,
         "prompt": plain_text(group.example.prompt),
         "answer": None if group.example.answer is None else str(group.example.answer),
-        "completions": [
-            {
-                "text": r.text,
-                "reward": finite(r.reward),
-                "rewards": {name: finite(v) for name, v in r.rewards.items()},
-                "advantage": finite(r.advantage),
-                "num_tokens": len(r.sample.ids),
-                "finish_reason": r.sample.finish_reason,
-                "error": r.error,
-            }
-            for r in group.traces
-        ],
+        "completions": [trace_as_json(trace) for trace in group.traces],
     }
 
 
-def first_rollout(source: Any) -> tuple[str, str, float | None] | None:
+def trace_as_json(trace: Trace) -> dict[str, Any]:
+    """A completion of a line of rollouts.jsonl; an episode has its turns too."""
+    values: dict[str, Any] = {
+        "text": trace.text,
+        "reward": finite(trace.reward),
+        "rewards": {name: finite(v) for name, v in trace.rewards.items()},
+        "advantage": finite(trace.advantage),
+        "num_tokens": trace.num_sampled,
+        "finish_reason": trace.finish_reason,
+        "error": trace.error,
+    }
+    if has_turns(trace):
+        values |= {"stop_reason": trace.stop_reason, "turns": turns_as_json(trace)}
+    return values
+
+
+def first_rollout(source: Any) -> tuple[str, str | list[Part], float | None] | None:
     """Prompt, completion and reward of the first rollout of this step, for the progress display;
-    None where the source sampled nothing.
+    None where the source sampled nothing. Of an episode what was said in it.
     """
     if not source.groups:
         return None
     group = source.groups[0]
-    return plain_text(group.example.prompt), group.traces[0].text, group.traces[0].reward
+    trace = group.traces[0]
+    text = parts_of(trace) if has_turns(trace) else trace.text
+    return plain_text(group.example.prompt), text, trace.reward
 
 
 def add_peak_memory(step: int, metrics: dict[str, float]) -> None:

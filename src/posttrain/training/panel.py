@@ -15,10 +15,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from posttrain.report.turns import Part
 from posttrain.terminal import styled, visible
 
-Sampled = tuple[str, str, float | None]
-"""A prompt, a completion, its reward."""
+Sampled = tuple[str, str | Sequence[Part], float | None]
+"""A prompt, a completion or what was said in an episode, and its reward."""
 
 # Metric -> its label, in the order of the panel: what a method improves comes first.
 SHOWN = {
@@ -36,12 +37,16 @@ SHOWN = {
     "kl": "kl",
     "entropy": "entropy",
     "completions/mean_length": "length",
+    "episodes/num_turns": "turns",
     "grad_norm": "grad norm",
     "learning_rate": "lr",
     "rewards/errors": "reward errors",
 }
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _PROMPT_LINES, _COMPLETION_LINES = 3, 6
+_PART_LINES, _EPISODE_LINES = 3, 12
+# Of what the model said, whether it is trained on; of tools, users and the environment.
+_TRAINED, _UNTRAINED, _CONTEXT = "green", "yellow", "dim"
 _PLAIN = Console(width=80, force_terminal=False)
 
 
@@ -175,7 +180,9 @@ def _numbers(history: History, inner: int) -> Table:
 
 
 def sample_lines(sampled: Sampled, width: int) -> list[Text]:
-    """A prompt, a completion and its reward, clipped to few lines."""
+    """A prompt, a completion and its reward, clipped to few lines. Of an episode each part has its
+    role before it, and a colour for what is trained on.
+    """
     prompt, completion, reward = sampled
     inner = max(width - 4, 8)
     words = "no reward" if reward is None else f"reward {short_number(reward)}"
@@ -183,9 +190,23 @@ def sample_lines(sampled: Sampled, width: int) -> list[Text]:
     return [
         Text("─" * inner, style="dim"),
         *_clipped(prompt, inner, _PROMPT_LINES, "dim"),
-        *_clipped(completion, inner, _COMPLETION_LINES, ""),
+        *_completion_lines(completion, inner),
         Text(words, style=style),
     ]
+
+
+def _completion_lines(completion: str | Sequence[Part], width: int) -> list[Text]:
+    if isinstance(completion, str):
+        return _clipped(completion, width, _COMPLETION_LINES, "")
+    lines: list[Text] = []
+    for role, text, is_trained in completion:
+        is_policy = role == "assistant"
+        style = (_TRAINED if is_trained else _UNTRAINED) if is_policy else _CONTEXT
+        lines += _clipped(f"{role}: {text}", width, _PART_LINES, style)
+    if len(lines) <= _EPISODE_LINES:
+        return lines
+    half = _EPISODE_LINES // 2
+    return [*lines[: half - 1], Text("…", style="dim"), *lines[-half:]]
 
 
 def _clipped(text: str, width: int, lines: int, style: str) -> list[Text]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from posttrain.config import Component
 from posttrain.models.spec import LoadedModel, NamedModel
-from posttrain.training.plan import Plan
+from posttrain.training.plan import Loop, Plan
 from posttrain.training.resume import IN_PYTHON
 from posttrain.training.settings import TrainingSettings
 from posttrain.types import Task
@@ -17,15 +17,19 @@ from posttrain.types import Task
 
 def record_of(
     spec: NamedModel | LoadedModel,
-    plan: Plan,
+    plan: Plan | Loop,
     settings: TrainingSettings,
     *,
     steps: int | None,
     seed: int,
+    **continuation: int | None,
 ) -> dict[str, Any]:
     """Model, method and settings as plain values; objects that YAML cannot hold as a description.
 
     It documents the run and shows what changed since; `posttrain resume` cannot read it.
+
+    Args:
+        continuation: `after_step` and `schedule_steps`, as `fit` takes them.
     """
     record = {
         "method": plan.method,
@@ -33,6 +37,7 @@ def record_of(
         IN_PYTHON: True,
         "seed": seed,
         "max_steps": steps,
+        **continuation,
         **{name: _described(value) for name, value in plan.settings.items()},
         **dataclasses.asdict(settings),
     }

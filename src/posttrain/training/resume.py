@@ -210,6 +210,8 @@ def length_change(
     schedule: Mapping[str, Any],
     steps: int,
     reasons: Sequence[str],
+    *,
+    schedule_steps: int | None = None,
 ) -> Change | None:
     """The change of a run's length, where steps that are done would have been others in a run of
     the new length.
@@ -217,6 +219,7 @@ def length_change(
     Args:
         schedule: lr_scheduler_type, warmup_steps and min_lr_ratio.
         reasons: of the method or its adapters, why the number of steps matters.
+        schedule_steps: steps that the schedule is over; None = `steps`.
 
     Raises:
         CheckpointError: the new length is below the steps that are done.
@@ -227,7 +230,8 @@ def length_change(
             f"max_steps: {steps} is below the {start.step} steps that {start.checkpoint} has "
             "done; raise it. Nothing was changed"
         )
-    if steps == before:
+    lengths = int(start.saved.get("schedule_steps", before)), schedule_steps or steps
+    if steps == before and lengths[0] == lengths[1]:
         return None
     name, warmup = str(schedule["lr_scheduler_type"]), float(schedule["warmup_steps"])
     before_rates, rates = (
@@ -241,7 +245,7 @@ def length_change(
             )
             for step in range(start.step)
         ]
-        for length in (before, steps)
+        for length in lengths
     )
     why = list(reasons)
     if before_rates != rates:

@@ -11,12 +11,12 @@ from posttrain.errors import ConfigError
 from posttrain.models.forest_model import ForestModel
 from posttrain.models.spec import ModelSpec, model_spec
 from posttrain.terminal import styled, write
-from posttrain.training.plan import Facts, Plan
+from posttrain.training.plan import Facts, Loop, Plan
 
 
 def check(
     model: ModelSpec | ForestModel | ModelConfig | str | Path,
-    plan: Plan,
+    plan: Plan | Loop,
     *,
     steps: int | None = None,
     seed: int = 0,
@@ -35,7 +35,7 @@ def check(
 
 def preview(
     model: ModelSpec | ForestModel | ModelConfig | str | Path,
-    plan: Plan,
+    plan: Plan | Loop,
     num: int = 3,
     *,
     seed: int = 0,
