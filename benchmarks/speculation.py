@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/speculation.py [--pairs 3] [--tokens 128] [--width 512] [--layers 12]
 
-The model has the shape of Qwen3 and random weights in float32. Its text is no language, so that two
-cases stand in for what a draft may know:
+The model has the shape of Qwen3 and random weights in float32. Its text is no language, so that
+two cases stand in for what a draft may know:
 
     lookup   PromptLookup drafts from the text, which repeats itself
     draft    The layers above the first write into the hidden states with a weight of `--above`, so
