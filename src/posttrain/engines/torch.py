@@ -18,6 +18,7 @@ from posttrain.engines.constraint import Grammars
 from posttrain.engines.prefill import Prefill
 from posttrain.engines.prefix_tree import PrefixTree
 from posttrain.engines.schedule import Row, Schedule
+from posttrain.engines.speculation import Speculation, SpeculativeStepper
 from posttrain.engines.stepping import (
     CacheStepper,
     ForestStepper,
@@ -50,9 +51,12 @@ class TorchEngine:
         that begin alike, as long as the weights stay the same (0 = none).
         graphs: repeats decoding steps from recordings (`kernels.graphs`); None = never, auto = on
         CUDA.
+        speculation: drafts tokens, so that a pass may compute several of a row (None = never). It
+        changes no sample.
 
     Raises:
-        ConfigError: a bound below 1 (max_prefix_bytes: below 0).
+        ConfigError: a bound below 1 (max_prefix_bytes: below 0), or speculation with a model that
+        does not share trunks.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class TorchEngine:
         max_prefill_tokens: int = 16384,
         max_prefix_bytes: int = 1 << 28,
         graphs: StepGraphs | Literal["auto"] | None = "auto",
+        speculation: Speculation | None = None,
     ) -> None:
         bounds = {
             "max_rows": max_rows,
@@ -77,7 +82,13 @@ class TorchEngine:
             raise ConfigError(
                 f"max_prefix_bytes is {max_prefix_bytes}; it must be at least 0 (0 holds nothing)"
             )
+        if speculation is not None and not model.shares_trunks:
+            raise ConfigError(
+                f"speculation needs a model that runs token forests; this one does not "
+                f"({model.why_unshared}); leave speculation out"
+            )
         self.model = model
+        self.speculation = speculation
         self.max_rows = max_rows
         self.max_kv_bytes = max_kv_bytes
         self.max_prefill_tokens = max_prefill_tokens
@@ -320,6 +331,8 @@ class TorchEngine:
                 self._prefixes.clear()
                 self._weights = state
             prefill = Prefill(self.model, self._prefixes, max_tokens=self.max_prefill_tokens)
+            if self.speculation is not None:
+                return SpeculativeStepper(self.model, prefill, self.speculation)
             columns = self._column_decoder(state) if self.graphs is None else None
             return ForestStepper(self.model, prefill, columns, self.graphs)
         return CacheStepper(self.model)
