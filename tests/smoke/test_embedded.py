@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -112,7 +113,7 @@ def test_an_episode_of_eight_turns_prefills_only_new_tokens() -> None:
     )
     turns, spent = trace.turns, engine.stats
     assert len(turns) == 8
-    said = [len(b.context_ids) - len(a.ids) for a, b in zip(turns, turns[1:], strict=False)]
+    said = [len(b.context_ids) - len(a.ids) for a, b in itertools.pairwise(turns)]
     # A turn's last token was sampled and never read, so the next turn computes it with what is new.
     assert spent.computed_tokens == len(turns[0].context_ids) + sum(said) + 7
     assert spent.prompt_tokens == sum(len(turn.context_ids) for turn in turns)
