@@ -76,7 +76,8 @@ def test_else_a_reward_of_one_is_right() -> None:
     reward = result.reward()
     assert reward is not None and reward.estimate == pytest.approx(0.5)
     lost = measured([-1.0, -0.5, -1.0], scored=False).reward()  # rewards are no shares
-    assert lost is not None and lost.low < lost.estimate == pytest.approx(-5 / 6) < lost.high < 0
+    assert lost is not None and lost.estimate == pytest.approx(-5 / 6)
+    assert lost.low < lost.estimate < lost.high
     metrics = result.metrics()
     assert (metrics["mean_turns"], metrics["mean_tokens"]) == (2.0, 2.0)
     assert result.outcomes[0].answers == ["completed", "completed"]  # why it ended
