@@ -19,8 +19,8 @@ def test_what_followed_the_last_time_is_drafted() -> None:
         [],
         [],
     ]
-    assert lookup([(5, 5)], [3]) == [[5]]
-    assert PromptLookup(min_match=2)([(1, 2, 3, 1)], [3]) == [[]]
+    assert PromptLookup(min_match=1)([(5, 5)], [3]) == [[5]]
+    assert lookup([(1, 2, 3, 1)], [3]) == [[]]
 
 
 def test_refuses() -> None:

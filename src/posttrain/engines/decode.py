@@ -262,10 +262,8 @@ class DecodePlan:
         on_prompt, prompt_lse = fused_attention(
             self._seats.seat(query), *self._prompts[layer], attn_mask=before, scale=scale
         )
-        on_prompt, prompt_lse = (
-            self._seats.unseat(on_prompt, group),
-            self._seats.unseat(prompt_lse[..., None], group),
-        )
+        on_prompt = self._seats.unseat(on_prompt, group)
+        prompt_lse = self._seats.unseat(prompt_lse[..., None], group)
         with kernel_products():  # for a few queries oneDNN would turn all keys over
             scores = (query * scale) @ keys.transpose(-1, -2)
         if of_row is not None:

@@ -22,13 +22,14 @@ class PromptLookup:
     """The text's own past: what followed the last earlier occurrence of its newest tokens.
 
     Of all numbers of newest tokens from `max_match` down to `min_match` the first that occurs
-    earlier counts (A. Saxena, Prompt Lookup Decoding, 2023).
+    earlier counts (A. Saxena, Prompt Lookup Decoding, 2023). A match of one token alone is mostly
+    chance, and a draft that is wrong costs time.
 
     Raises:
         ConfigError: not 1 <= min_match <= max_match.
     """
 
-    def __init__(self, *, max_match: int = 3, min_match: int = 1) -> None:
+    def __init__(self, *, max_match: int = 3, min_match: int = 2) -> None:
         if not 1 <= min_match <= max_match:
             raise ConfigError(
                 f"min_match is {min_match} and max_match is {max_match}; they must be at least 1, "
