@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test check docs bench bench-sweep bench-vllm conformance format clean
+.PHONY: quickstart test check docs bench bench-sweep bench-vllm conformance environments format clean
 
 quickstart: $(READY)  ## base model -> SFT -> GRPO -> vote, on a CPU, in minutes
 	$(BIN)/posttrain run recipes/quickstart.yaml output=$(or $(OUTPUT),runs/quickstart)
@@ -36,6 +36,9 @@ conformance: $(READY)  ## value, gradients and metrics of losses beside TRL's, i
 	$(BIN)/python benchmarks/peer.py --install
 	benchmarks/.peer/bin/python -m pip install --quiet --constraint constraints.txt pytest --editable .
 	benchmarks/.peer/bin/python -m pytest tests/conformance
+
+environments: $(READY)  ## published environments of TRL and verifiers, run as they are (ONLY=trl-2048)
+	$(BIN)/python benchmarks/environments.py $(if $(ONLY),--only $(ONLY))
 
 format: $(READY)
 	$(BIN)/ruff check --fix src tests benchmarks

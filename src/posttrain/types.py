@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -64,6 +65,28 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Constraint:
+    """The form that the text of a sample has.
+
+    kind: what text is: a JSON schema, as JSON, or a regular expression that matches the whole
+    sample.
+    """
+
+    kind: Literal["json_schema", "regex"]
+    text: str
+
+    @classmethod
+    def json_schema(cls, schema: Mapping[str, Any]) -> Constraint:
+        """JSON that is valid under a schema, with at most one space between its parts."""
+        return cls("json_schema", json.dumps(schema))
+
+    @classmethod
+    def regex(cls, pattern: str) -> Constraint:
+        """Text that a regular expression matches from beginning to end."""
+        return cls("regex", pattern)
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """`n` completions of one prompt of token ids. The same (prompt_ids, sampling, seed, index)
     gives the same sample.
@@ -71,7 +94,8 @@ class Request:
     reuse: whether later prompts may begin with its samples, so that an engine holds what it
     computed for them. budget: shared with other requests. deadline_seconds: from `submit` on, None
     = no limit; samples that are not complete by then end with what they have. Neither is part of
-    what fixes a sample but for where it ends.
+    what fixes a sample but for where it ends. constraint: the form of the text, a part of the
+    distribution that is sampled from.
     """
 
     prompt_ids: tuple[int, ...]
@@ -81,6 +105,7 @@ class Request:
     reuse: bool = True
     budget: Budget | None = None
     deadline_seconds: float | None = None
+    constraint: Constraint | None = None
 
 
 @dataclass(slots=True)

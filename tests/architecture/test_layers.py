@@ -51,6 +51,7 @@ PLACE = {name: i for i, names in enumerate(LAYERS) for name in names}
 OPTIONAL = {
     "datasets": "data/hub.py",
     "openai": "engines/endpoint.py",
+    "llguidance": "engines/constraint.py",
     "peft": "models/adapters.py",
     "math_verify": "rewards/math_worker.py",
     "reasoning_gym": "tasks/reasoning_gym.py",

@@ -55,6 +55,7 @@ def test_choices_are_numbered_over_all_requests(service: Any) -> None:
         "prompt_tokens": 3,
         "completion_tokens": 20,
         "total_tokens": 23,
+        "prompt_tokens_details": {"cached_tokens": 2},  # the scripted engine: one per request
         "completion_tokens_details": {"selected_tokens": 20, "discarded_tokens": 0},
     }
 

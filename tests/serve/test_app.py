@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import random
 import socket
 import struct
 import threading
@@ -15,10 +16,12 @@ import pytest
 uvicorn = pytest.importorskip("uvicorn", reason="the server needs the extra serve")
 
 from posttrain.serve.app import make_app  # noqa: E402
+from posttrain.serve.served import Address, Limits  # noqa: E402
 from posttrain.serve.service import Service  # noqa: E402
 
 Until = Callable[[Callable[[], bool]], None]
 CHAT = "/v1/chat/completions"
+HEAD = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 ASK: dict[str, Any] = {
     "model": "tiny",
     "messages": [{"role": "user", "content": "hi"}],
@@ -28,10 +31,11 @@ ASK: dict[str, Any] = {
 
 
 @contextlib.contextmanager
-def listening(service: Service, until: Until) -> Iterator[int]:
+def listening(service: Service, until: Until, keys: tuple[str, ...] = ()) -> Iterator[int]:
     """The port of a service behind a real uvicorn in a thread of this process."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(make_app(service), log_level="critical"))
+    app = make_app(service, Address(keys=keys))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
     thread = threading.Thread(target=lambda: server.run(sockets=[listener]))
     thread.start()
     try:
@@ -46,8 +50,7 @@ def send(port: int, body: dict[str, Any]) -> socket.socket:
     """A connection on which a request was sent."""
     content = json.dumps(body).encode()
     connection = socket.create_connection(("127.0.0.1", port))
-    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-    connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+    connection.sendall(f"{HEAD}Content-Length: {len(content)}\r\n\r\n".encode() + content)
     return connection
 
 
@@ -110,6 +113,80 @@ def test_a_client_that_reads_nothing_is_not_waited_for_by_others(
             assert other.recv(100).startswith(b"HTTP/1.1 200")
         kill(stuck)
         until(lambda: server.num_samples == 0)
+
+
+KEY = "a-key-for-tests"
+GOOD = f"Authorization: Bearer {KEY}\r\n"
+BAD = "Authorization: Bearer wrong-key-for-tests\r\n"
+
+
+def wrong_request(number: int, generator: random.Random) -> tuple[bytes, set[int]]:
+    """Bytes on a connection, and the statuses that may answer them. 0: it is closed without one."""
+    body = json.dumps(ASK).encode()
+    head = f"{HEAD}Connection: close\r\n"
+    kind = number % 8
+    if kind == 0:  # no HTTP at all
+        return bytes(generator.randrange(256) for _ in range(300)) + b"\r\n\r\n", {0, 400}
+    if kind == 1:  # no key, or a wrong one
+        key = generator.choice(["", BAD])
+        return f"{head}{key}Content-Length: {len(body)}\r\n\r\n".encode() + body, {401}
+    if kind == 2:  # too large by its own word
+        return f"{head}{GOOD}Content-Length: {10**9}\r\n\r\n".encode() + body, {413}
+    if kind == 3:  # too large in pieces
+        pieces = b"7d0\r\n" + b"x" * 2000 + b"\r\n"
+        return f"{head}{GOOD}Transfer-Encoding: chunked\r\n\r\n".encode() + pieces * 4, {413}
+    if kind == 4:  # headers without an end
+        return f"{head}{GOOD}X: {'y' * 200_000}\r\n\r\n".encode(), {0, 400, 431}
+    if kind == 5:  # a length that is none
+        length = generator.choice(["-1", "1e3", "abc", "1, 2", "9" * 40])
+        return f"{head}{GOOD}Content-Length: {length}\r\n\r\n".encode() + body, {400, 413}
+    place = generator.randrange(len(body))
+    if kind == 6:  # JSON cut off
+        body = body[:place]
+    else:  # a field that does not exist
+        body = body[:-1] + b', "x%d": 1}' % number
+    return f"{head}{GOOD}Content-Length: {len(body)}\r\n\r\n".encode() + body, {400}
+
+
+def test_200_wrong_requests_are_refused_and_the_server_serves_on(
+    service: Any, until: Until, caplog: pytest.LogCaptureFixture
+) -> None:
+    generator = random.Random(200)
+    server = service(limits=Limits(max_body_bytes=5000))
+    with listening(server, until, (KEY,)) as port:
+        for number in range(200):
+            content, statuses = wrong_request(number, generator)
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                connection.settimeout(20)
+                received = b""
+                with contextlib.suppress(ConnectionError):  # it may close before it has read all
+                    connection.sendall(content)
+                    while piece := connection.recv(65536):
+                        received += piece
+                status = int(received.split(b" ")[1]) if received else 0
+                assert status in statuses, (number, content[:300], received)
+                if status:
+                    assert b"Traceback" not in received and KEY.encode() not in received
+        assert server.model.engine.requests == [] and server.num_samples == 0
+        body = json.dumps(ASK).encode()
+        head = f"{HEAD}{GOOD}Content-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.settimeout(20)
+            connection.sendall(head.encode() + body)
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+    assert "Traceback" not in caplog.text and KEY not in caplog.text
+
+
+def test_a_body_that_is_not_announced_as_json_is_refused_as_such(client: Any, service: Any) -> None:
+    async def run() -> None:
+        async with client(service()) as http:
+            for kind in ("application/x-www-form-urlencoded", "text/plain", ""):
+                headers = {"Content-Type": kind}
+                response = await http.post(CHAT, content=json.dumps(ASK), headers=headers)
+                assert response.status_code == 400
+                assert response.json()["error"]["code"] == "content_type"
+
+    asyncio.run(run())
 
 
 def test_models_are_the_base_and_its_searches(client: Any, service: Any) -> None:

@@ -162,9 +162,9 @@ def test_an_agent_that_leaves_ends_its_request(tokenizer: Any) -> None:
                 access.base_url + "/chat/completions",
                 headers={"Authorization": f"Bearer {access.key}"},
                 json={"messages": asked("red")},
-                timeout=0.3,
+                timeout=httpx.Timeout(20, read=2),
             )
-        for _ in range(500):
+        for _ in range(2000):
             if waits.aborted:
                 return
             time.sleep(0.01)
@@ -178,9 +178,11 @@ class Waiting(Echo):
 
     def __init__(self, tokenizer: Any) -> None:
         super().__init__(tokenizer)
+        self.submitted = 0
         self.aborted: list[int] = []
 
     def submit(self, request: Any, on_tokens: Any = None) -> int:
+        self.submitted += 1
         return 0
 
     def step(self) -> list[Any]:
@@ -202,7 +204,8 @@ def test_requests_of_an_ended_episode_are_cancelled(tokenizer: Any) -> None:
         thread = threading.Thread(target=ask)
         thread.start()
         threads.append(thread)
-        await asyncio.sleep(0.3)
+        while not waits.submitted:
+            await asyncio.sleep(0.01)
 
     threads: list[threading.Thread] = []
     with RecordingServer() as endpoint:

@@ -42,7 +42,7 @@ class Part(NamedTuple):
         return part_of(self.node.kv, 0, self.num_tokens)
 
 
-def part_of(kv: KeyValues, start: int, stop: int) -> KeyValues:
+def part_of(kv: KeyValues, start: int, stop: int | None) -> KeyValues:
     """Those of some tokens, views."""
     return [(k[:, start:stop], v[:, start:stop]) for k, v in kv]
 

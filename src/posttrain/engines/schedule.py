@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from posttrain.engines.bounds import Bound, over_quota, spend
+from posttrain.engines.constraint import Matcher, masked, with_raw
 from posttrain.engines.prefill import Prompt
 from posttrain.engines.sampling import RowSettings, SettingKinds, choose, row_keys, uniforms
 from posttrain.engines.stepping import Stepper
@@ -29,9 +30,9 @@ class Row:
 
     ticket: of its request. index: its place among the request's samples. limit: the most tokens
     that it may have. reuse: whether later prompts may begin with its text. bound: what else may end
-    it. kinds: of the settings of all rows that were added with it. num_computed: tokens of the
-    prompt that were computed for this row, None before it has begun. tail: the newest ids, where
-    stop strings are looked for. stop_string: the one that ended it.
+    it. matcher: follows its constraint. kinds: of the settings of all rows that were added with it.
+    num_computed: tokens of the prompt that were computed for this row, None before it has begun.
+    tail: the newest ids, where stop strings are looked for. stop_string: the one that ended it.
     """
 
     ticket: int
@@ -42,6 +43,7 @@ class Row:
     limit: int
     reuse: bool = True
     bound: Bound | None = None
+    matcher: Matcher | None = None
     kinds: SettingKinds = field(default_factory=SettingKinds)
     num_computed: int | None = None
     tail: list[int] = field(default_factory=list)
@@ -92,7 +94,7 @@ class Schedule:
         self._settings = RowSettings.of([], device)
         self._stop_kinds = torch.zeros(0, dtype=torch.int64, device=device)
         self._tokens = torch.zeros(0, dtype=torch.int64, device=device)
-        self._has_dropped = self._has_bounds = False
+        self._has_dropped = self._has_bounds = self._has_matchers = False
         self._wrote = np.zeros(0, dtype=bool)  # lines whose newest token is part of their sample
 
     @property
@@ -103,6 +105,7 @@ class Schedule:
     def add(self, rows: Sequence[Row]) -> None:
         """Queue rows; they join at the next step if there is room."""
         self._added += rows
+        self._has_matchers |= any(row.matcher is not None for row in rows)
         self._has_bounds |= any(row.bound is not None for row in rows)
 
     def drop(self, ticket: int) -> int:
@@ -125,7 +128,9 @@ class Schedule:
             lines = over_quota((line, self._rows[line].bound) for line in self._lines())
             results += self._end(dict.fromkeys(lines, "budget"), weights_version)
         draws = torch.from_numpy(uniforms(self._keys, self._written.at)).to(self._device)
-        tokens, sampled, raw = choose(logits, self._settings, draws)
+        matchers = self._matchers()
+        tokens, sampled, raw = choose(masked(logits, matchers), self._settings, draws)
+        raw = with_raw(raw, logits, tokens, matchers)
         self._written.append(tokens, sampled, raw)
         self._tokens = tokens
         self.num_generated += int(self._running.sum())
@@ -133,7 +138,10 @@ class Schedule:
         if self._has_bounds:
             spend(self._rows[line].bound for line in self._lines())
         stopped = self._stops.after(self._rows, self._stop_kinds, tokens, self._running)
+        done = _accepted(matchers, tokens)
+        stopped[[line for line in done if matchers[line].is_complete]] = True
         ended = self._running & (stopped | (self._written.at >= self._limits))
+        ended[done] = True
         reasons: dict[int, FinishReason] = {
             line: "stop" if stopped[line] else "length" for line in np.flatnonzero(ended).tolist()
         }
@@ -150,6 +158,13 @@ class Schedule:
     def _lines(self) -> list[int]:
         """Lines that are running."""
         return np.flatnonzero(self._running).tolist()
+
+    def _matchers(self) -> dict[int, Matcher]:
+        """Those of running lines, by line."""
+        if not self._has_matchers:
+            return {}
+        rows = {line: self._rows[line].matcher for line in self._lines()}
+        return {line: matcher for line, matcher in rows.items() if matcher is not None}
 
     def _overdue(self, weights_version: int) -> list[Ended]:
         """End the rows, begun or not, that their bounds let write no more."""
@@ -267,3 +282,12 @@ class Schedule:
         that their log-probs do not depend on which of them have ended.
         """
         self._settings.kinds = SettingKinds.union([row.kinds for row in self._rows])
+
+
+def _accepted(matchers: Mapping[int, Matcher], tokens: Tensor) -> list[int]:
+    """Let matchers follow the newest tokens [R]; the lines whose text is done."""
+    if matchers:
+        newest = tokens.tolist()
+        for line, matcher in matchers.items():
+            matcher.accept(newest[line])
+    return [line for line, matcher in matchers.items() if matcher.is_done]

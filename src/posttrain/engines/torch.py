@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Literal
 
@@ -14,9 +14,11 @@ import torch
 from posttrain.data.forest import Batch, TokenSequence, Tree
 from posttrain.engines.base import Finished, OnTokens, check_requests
 from posttrain.engines.bounds import Bound
+from posttrain.engines.constraint import Grammars
 from posttrain.engines.prefill import Prefill
 from posttrain.engines.prefix_tree import PrefixTree
 from posttrain.engines.schedule import Row, Schedule
+from posttrain.engines.speculation import Speculation, SpeculativeStepper
 from posttrain.engines.stepping import (
     CacheStepper,
     ForestStepper,
@@ -24,47 +26,13 @@ from posttrain.engines.stepping import (
     matching_decoder,
 )
 from posttrain.engines.stops import Stops, token_texts
+from posttrain.engines.tickets import Statistics, Ticket
 from posttrain.errors import ConfigError
 from posttrain.kernels.columns import ColumnDecoder, weights_state
 from posttrain.kernels.graphs import CudaRecorder, StepGraphs
 from posttrain.models.forest_model import evaluating
 from posttrain.models.language_model import LanguageModel
 from posttrain.types import Request, Sample
-
-
-@dataclass(slots=True)
-class Statistics:
-    """Tokens of an engine so far, and seconds in its steps.
-
-    prompt: of the prompts of all rows, = computed + reused. computed: of prompts, by a forward
-    pass. generated: written by rows, = returned + discarded as soon as nothing is open. returned:
-    in finished requests. discarded: of aborted ones.
-    """
-
-    prompt_tokens: int = 0
-    computed_tokens: int = 0
-    reused_tokens: int = 0
-    generated_tokens: int = 0
-    returned_tokens: int = 0
-    discarded_tokens: int = 0
-    seconds: float = 0.0
-
-
-@dataclass(slots=True)
-class _Ticket:
-    """An open request. samples: those that have ended, by index. num_computed: tokens of its
-    prompt that were computed for them, None as long as none of them had begun.
-    """
-
-    request: Request
-    on_tokens: OnTokens | None
-    samples: dict[int, Sample] = field(default_factory=dict)
-    num_computed: int | None = None
-
-    @property
-    def num_tokens(self) -> int:
-        """Of the samples that have ended."""
-        return sum(len(sample.ids) for sample in self.samples.values())
 
 
 class TorchEngine:
@@ -83,9 +51,12 @@ class TorchEngine:
         that begin alike, as long as the weights stay the same (0 = none).
         graphs: repeats decoding steps from recordings (`kernels.graphs`); None = never, auto = on
         CUDA.
+        speculation: drafts tokens, so that a pass may compute several of a row (None = never). It
+        changes no sample.
 
     Raises:
-        ConfigError: a bound below 1 (max_prefix_bytes: below 0).
+        ConfigError: a bound below 1 (max_prefix_bytes: below 0), or speculation with a model that
+        does not share trunks.
     """
 
     def __init__(
@@ -97,6 +68,7 @@ class TorchEngine:
         max_prefill_tokens: int = 16384,
         max_prefix_bytes: int = 1 << 28,
         graphs: StepGraphs | Literal["auto"] | None = "auto",
+        speculation: Speculation | None = None,
     ) -> None:
         bounds = {
             "max_rows": max_rows,
@@ -110,7 +82,13 @@ class TorchEngine:
             raise ConfigError(
                 f"max_prefix_bytes is {max_prefix_bytes}; it must be at least 0 (0 holds nothing)"
             )
+        if speculation is not None and not model.shares_trunks:
+            raise ConfigError(
+                f"speculation needs a model that runs token forests; this one does not "
+                f"({model.why_unshared}); leave speculation out"
+            )
         self.model = model
+        self.speculation = speculation
         self.max_rows = max_rows
         self.max_kv_bytes = max_kv_bytes
         self.max_prefill_tokens = max_prefill_tokens
@@ -121,7 +99,7 @@ class TorchEngine:
         self._weights: list[object] = []  # of which the prefixes are
         self._prefixes = PrefixTree(max_prefix_bytes)
         self._schedule: Schedule | None = None  # while requests are open
-        self._tickets: dict[int, _Ticket] = {}
+        self._tickets: dict[int, Ticket] = {}
         self._finished: list[Finished] = []  # not yet given out by `step`
         self._next_ticket = 0
 
@@ -242,6 +220,12 @@ class TorchEngine:
         check_requests(requests, vocab_size=vocab_size, context_length=self.context_length)
         if self.model.tokenizer is None and any(r.sampling.stop for r in requests):
             raise ConfigError("stop strings need a tokenizer and this model has none; use stop_ids")
+        for constraint in {r.constraint for r in requests if r.constraint is not None}:
+            if self.model.tokenizer is None:
+                raise ConfigError(
+                    "a constraint needs a tokenizer and this model has none; leave it out"
+                )
+            self._grammars.matcher(constraint)  # refused now if it is not valid
 
     def _open(self, request: Request, on_tokens: OnTokens | None) -> int:
         """Queue the rows of a checked request."""
@@ -249,8 +233,8 @@ class TorchEngine:
             self._schedule = self._new_schedule()
         ticket = self._next_ticket
         self._next_ticket += 1
-        self._tickets[ticket] = _Ticket(request, on_tokens)
-        bound = Bound.of(request)
+        self._tickets[ticket] = Ticket(request, on_tokens)
+        bound, constraint = Bound.of(request), request.constraint
         row = Row(
             ticket,
             0,
@@ -261,7 +245,10 @@ class TorchEngine:
             request.reuse,
             bound,
         )
-        self._schedule.add([replace(row, index=k, tail=[]) for k in range(request.n)])
+        rows = [replace(row, index=k, tail=[]) for k in range(request.n)]
+        if constraint is not None:
+            rows = [replace(row, matcher=self._grammars.matcher(constraint)) for row in rows]
+        self._schedule.add(rows)
         return ticket
 
     def _advance(self) -> None:
@@ -284,10 +271,7 @@ class TorchEngine:
         listeners = {k: t.on_tokens for k, t in self._tickets.items() if t.on_tokens is not None}
         news = schedule.newest(set(listeners)) if listeners else []
         for row, sample in ended:
-            opened = self._tickets[row.ticket]
-            opened.samples[row.index] = sample
-            if row.num_computed is not None:
-                opened.num_computed = (opened.num_computed or 0) + row.num_computed
+            self._tickets[row.ticket].add(row, sample)
             self._finish(row.ticket)
         for row, ids in news:
             listeners[row.ticket](row.index, ids)
@@ -300,9 +284,7 @@ class TorchEngine:
         del self._tickets[ticket]
         self.stats.returned_tokens += opened.num_tokens
         samples = [opened.samples[k] for k in range(opened.request.n)]
-        length = len(opened.request.prompt_ids)
-        reused = 0 if opened.num_computed is None else max(length - opened.num_computed, 0)
-        self._finished.append(Finished(ticket, samples, reused_tokens=reused))
+        self._finished.append(Finished(ticket, samples, reused_tokens=opened.num_reused))
         if not self._tickets:
             self._close()
 
@@ -333,6 +315,10 @@ class TorchEngine:
     def _texts(self) -> list[str]:
         return token_texts(self.model.tokenizer, self.model.config.vocab_size)
 
+    @cached_property
+    def _grammars(self) -> Grammars:
+        return Grammars(self.model.tokenizer, self.model.config.vocab_size, self.stop_ids)
+
     def _limit(self, request: Request) -> int:
         context = self.model.context_length
         room = request.sampling.max_tokens if context is None else context - len(request.prompt_ids)
@@ -345,6 +331,8 @@ class TorchEngine:
                 self._prefixes.clear()
                 self._weights = state
             prefill = Prefill(self.model, self._prefixes, max_tokens=self.max_prefill_tokens)
+            if self.speculation is not None:
+                return SpeculativeStepper(self.model, prefill, self.speculation)
             columns = self._column_decoder(state) if self.graphs is None else None
             return ForestStepper(self.model, prefill, columns, self.graphs)
         return CacheStepper(self.model)

@@ -250,6 +250,10 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
+        kind = request.headers.get("content-type", "")
+        if "json" not in kind.lower():
+            message = f"the header Content-Type is {kind[:100]!r}; it must be application/json"
+            return await refused(request, Refusal(400, message, code="content_type"))
         param, message = field_error(error.errors())
         return await refused(request, Refusal(400, message, param=param))
 

@@ -89,15 +89,21 @@ class RecordingServer:
     """Serves recorders over HTTP, from `__enter__` to `__exit__`. One serves all episodes of a run.
 
     Args:
-        address: where it listens; keys are its own.
-        public_url: how agents reach it, where that is not the address (a container, a tunnel).
+        host: where it listens. port: 0 takes a free one.
+        public_url: how agents reach it, where that is another (from a container, by a tunnel).
         model: the name that requests give.
     """
 
     def __init__(
-        self, address: Address | None = None, *, public_url: str = "", model: str = "policy"
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        public_url: str = "",
+        model: str = "policy",
     ) -> None:
-        self.address = address or Address(port=0)
+        # Every request carries the key of its episode, so that no address is open to all.
+        self.address = Address(host, port, keys=(secrets.token_urlsafe(24),))
         self.model = model
         self.public_url = public_url
         self._episodes = _Episodes()
