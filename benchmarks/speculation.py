@@ -1,6 +1,7 @@
 """Speculative decoding of one stream beside plain decoding, on the embedded engine.
 
     .venv/bin/python benchmarks/speculation.py [--pairs 3] [--tokens 128] [--width 512]
+        [--layers 12]
 
 The model has the shape of Qwen3 and random weights in float32. Its text is no language, so that
 two cases stand in for what a draft may know:

@@ -75,6 +75,9 @@ def test_else_a_reward_of_one_is_right() -> None:
     assert [o.correct for o in result.outcomes] == [[1, 1], [0, 0], [0, 0]]
     reward = result.reward()
     assert reward is not None and reward.estimate == pytest.approx(0.5)
+    lost = measured([-1.0, -0.5, -1.0], scored=False).reward()  # rewards are no shares
+    assert lost is not None and lost.estimate == pytest.approx(-5 / 6)
+    assert lost.low < lost.estimate < lost.high
     metrics = result.metrics()
     assert (metrics["mean_turns"], metrics["mean_tokens"]) == (2.0, 2.0)
     assert result.outcomes[0].answers == ["completed", "completed"]  # why it ended

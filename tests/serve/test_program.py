@@ -31,7 +31,7 @@ def start(model: Path | str, log: Path, *arguments: str) -> tuple[subprocess.Pop
         process = subprocess.Popen(
             [*command, "--name", "tiny", *arguments], stderr=stream, env=environment
         )
-    end = time.monotonic() + 120
+    end = time.monotonic() + 240
     while "serving" not in log.read_text():
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < end, log.read_text()
@@ -40,13 +40,32 @@ def start(model: Path | str, log: Path, *arguments: str) -> tuple[subprocess.Pop
     return process, next(word for word in words if word.startswith("http://"))
 
 
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Any]:
+    """`start` with a log in `tmp_path`; what still runs after the test is killed."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def launched(model: Path | str, *arguments: str) -> tuple[subprocess.Popen[bytes], str]:
+        process, address = start(model, tmp_path / "log", *arguments)
+        processes.append(process)
+        return process, address
+
+    yield launched
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
 @pytest.fixture(scope="module")
 def server(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log = tmp_path_factory.mktemp("serve") / "log"
     process, address = start(tiny_folder, log)
-    yield address
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0, log.read_text()
+    try:
+        yield address
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0, log.read_text()
+    finally:
+        process.kill()
     assert KEY not in log.read_text() and "Traceback" not in log.read_text()
 
 
@@ -165,11 +184,11 @@ def test_a_search(client: Any) -> None:
     assert details.selected_tokens + details.discarded_tokens == answer.usage.completion_tokens
 
 
-def test_tools_are_called_and_their_results_read(tmp_path: Path) -> None:
+def test_tools_are_called_and_their_results_read(launch: Any) -> None:
     """An agent's loop with the embedded tool model: 337 * 51 by the tool `calculate`."""
     from posttrain.tasks.calculator import CALCULATE, Calculator
 
-    process, address = start("embedded-tools", tmp_path / "log")
+    process, address = launch("embedded-tools")
     client = openai.OpenAI(base_url=address, api_key=KEY, max_retries=0, timeout=60)
     fields: dict[str, Any] = {"model": "tiny", "tools": [CALCULATE], "max_tokens": 100}
     messages: list[Any] = [{"role": "user", "content": "What is 337*51?"}]
@@ -196,7 +215,7 @@ def test_tools_are_called_and_their_results_read(tmp_path: Path) -> None:
     answer = client.chat.completions.create(messages=messages, temperature=0, **fields)
     process.send_signal(signal.SIGTERM)
     assert answer.choices[0].message.content == f"#### {337 * 51}" == f"#### {result}"
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
 
 
 def test_errors_have_the_clients_types(client: Any, server: str) -> None:
@@ -248,8 +267,10 @@ def _has_aborted(server: str) -> bool:
     return "\nposttrain_aborted_requests_total " in text
 
 
-def test_a_signal_lets_running_answers_finish(tiny_folder: Path, tmp_path: Path) -> None:
-    process, address = start(tiny_folder, tmp_path / "log")
+def test_a_signal_lets_running_answers_finish(
+    tiny_folder: Path, tmp_path: Path, launch: Any
+) -> None:
+    process, address = launch(tiny_folder)
     client = openai.OpenAI(base_url=address, api_key=KEY, max_retries=0)
     stream = client.completions.create(
         model="tiny", prompt="x", max_tokens=200, seed=1, stream=True
@@ -265,10 +286,10 @@ def test_a_signal_lets_running_answers_finish(tiny_folder: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("signals", [1, 2])
 def test_answers_end_with_an_error_after_the_grace_time_or_a_second_signal(
-    tiny_folder: Path, tmp_path: Path, signals: int
+    tiny_folder: Path, tmp_path: Path, launch: Any, signals: int
 ) -> None:
     grace = "grace_seconds=1" if signals == 1 else "grace_seconds=50"
-    process, address = start(tiny_folder, tmp_path / "log", grace)
+    process, address = launch(tiny_folder, grace)
     client = openai.OpenAI(base_url=address, api_key=KEY, max_retries=0)
     streams = [
         client.completions.create(model="tiny", prompt="x", max_tokens=480, n=100, stream=True)

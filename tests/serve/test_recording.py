@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from typing import Any
@@ -213,6 +214,15 @@ def test_requests_of_an_ended_episode_are_cancelled(tokenizer: Any) -> None:
         drive([lambda ask: episode(Example(asked("red")), ask)], waits)
         threads[0].join(20)
     assert statuses == [503] and waits.aborted == [0]
+
+
+def test_an_episode_whose_event_loop_is_gone() -> None:
+    with RecordingServer() as server, contextlib.ExitStack() as held:
+
+        async def main() -> Access:
+            return held.enter_context(server.open(None))  # type: ignore[arg-type]
+
+        assert post(asyncio.run(main()), {"messages": asked("red")}).status_code == 503
 
 
 def test_a_server_that_does_not_run(tokenizer: Any) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,11 +14,12 @@ from posttrain.data.templates import decode_completion, encode_prompt
 from posttrain.engines.torch import TorchEngine
 from posttrain.episodes.agent import Agent, EpisodeLimits
 from posttrain.episodes.drive import drive
+from posttrain.episodes.environments import Step, TextEnvironment
 from posttrain.evaluation.samples import measure_samples
 from posttrain.models.load import load_model
 from posttrain.registry import tasks
 from posttrain.tasks.calculator import Calculator, calculator
-from posttrain.types import Sampling
+from posttrain.types import Example, Sampling
 
 FOLDER = Path(str(files("posttrain") / "assets" / "base"))
 TOOLS = FOLDER.parent / "tools"
@@ -87,3 +90,32 @@ def test_the_tool_model_is_right_where_it_calls_the_tool() -> None:
     without = [r for r, c in zip(right, called, strict=True) if not c]
     assert len(with_tool) > 16 and sum(with_tool) / len(with_tool) > 0.85
     assert len(without) > 16 and sum(without) / len(without) < 0.1
+
+
+class Words(TextEnvironment):
+    """Asks for eight words, one a turn."""
+
+    def reset(self, **row: Any) -> str:
+        self.turn = 0
+        return "Repeat: apple"
+
+    def step(self, action: str) -> Step:
+        self.turn += 1
+        return Step(f"Repeat: word{self.turn}", done=self.turn == 8)
+
+
+def test_an_episode_of_eight_turns_prefills_only_new_tokens() -> None:
+    model = load_model(str(TOOLS), dtype="float32")
+    engine = TorchEngine(model)
+    agent = Agent(model.tokenizer, Words, limits=EpisodeLimits(max_turns=8), chat=True)
+    (trace,) = drive(
+        [partial(agent, Example(""), tools=())], engine, sampling=Sampling(max_tokens=16)
+    )
+    turns, spent = trace.turns, engine.stats
+    assert len(turns) == 8
+    said = [len(b.context_ids) - len(a.ids) for a, b in itertools.pairwise(turns)]
+    # A turn's last token was sampled and never read, so the next turn computes it with what is new.
+    assert spent.computed_tokens == len(turns[0].context_ids) + sum(said) + 7
+    assert spent.prompt_tokens == sum(len(turn.context_ids) for turn in turns)
+    assert spent.prompt_tokens == spent.computed_tokens + spent.reused_tokens
+    assert spent.generated_tokens == trace.num_sampled == spent.returned_tokens

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from posttrain.sources.collect import Collector, Prompt
-from posttrain.types import Example, Sample, Sampling, Trace, TraceGroup
+from posttrain.sources.collect import Collector, Prompt, episode_metrics
+from posttrain.types import Example, Sample, Sampling, ToolCall, Trace, TraceGroup, Turn
 
 
 def test_deviations_are_over_all_completions_of_the_step() -> None:
@@ -39,3 +39,36 @@ def test_deviations_are_over_all_completions_of_the_step() -> None:
     assert told["reward_std"] == told["rewards/r/std"] == pytest.approx((21 / 9) ** 0.5)
     assert told["rewards/s/mean"] == 5.0 and "rewards/s/std" not in told
     assert told["frac_reward_zero_std"] == 0.0
+
+
+def test_metrics_of_episodes() -> None:
+    """Of three episodes one failed before its first turn, and one got an error from a reward."""
+    sample = Sample([3], [0.0], [0.0], "stop")
+    calls = [ToolCall("add", {}, "3"), ToolCall("add", {}, error="no")]
+    turns = [Turn((1,), sample, "", tool_calls=calls), Turn((1, 3), sample, "")]
+    traces = [
+        Trace(turns, {"r": 1.0}, 1.0, stop_reason="max_turns", metrics={"score": 4.0}),
+        Trace(turns[:1], {"r": None}, error="r: ValueError", metrics={"score": 2.0}),
+        Trace([], error="reset: KeyError"),
+    ]
+    shown = episode_metrics(traces).means()
+    assert shown["episodes/num_turns"] == 1.0
+    assert shown["episodes/failed"] == pytest.approx(1 / 3)
+    assert shown["tools/call_frequency"] == pytest.approx(4 / 3)
+    assert shown["tools/failure_frequency"] == 0.5
+    assert shown["episodes/stop/max_turns"] == pytest.approx(1 / 3)
+    assert shown["episodes/score"] == 3.0
+    rewards: Any = SimpleNamespace(names=["r"])
+    prompts = [Prompt(Example(""), (1,))]
+    collector = Collector(
+        prompts,
+        None,  # type: ignore[arg-type]
+        rewards,
+        decode=str,
+        sampling=Sampling(),
+        batch_size=1,
+        num_generations=3,
+        seed=0,
+    )
+    shown = collector.metrics([TraceGroup(Example(""), (1,), traces)], 0).means()
+    assert shown["rewards/errors"] == 1.0 and shown["reward"] == 1.0

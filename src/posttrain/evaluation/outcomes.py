@@ -90,7 +90,7 @@ class Evaluation:
         """Mean over questions of the environment's mean reward; None where it gives none."""
         rewards = [[r for r in o.rewards if r is not None] for o in self.outcomes]
         means = [sum(of_question) / len(of_question) for of_question in rewards if of_question]
-        return mean_interval(means) if means else None
+        return mean_interval(means, are_shares=False) if means else None
 
     def pass_at(self, k: int) -> Interval:
         """Unbiased pass@k."""

@@ -44,21 +44,29 @@ def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> Inter
     return Interval(p, low, high, n)
 
 
-def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+def mean_interval(
+    values: ArrayLike, confidence: float = 0.95, *, are_shares: bool = True
+) -> Interval:
     """Mean over questions with a normal interval; values [Q] are per-question means, so that
-    several samples of one question count as one unit (Miller, arXiv 2411.00640). Values that are
-    all 0 or 1 get Wilson's interval instead."""
+    several samples of one question count as one unit (Miller, arXiv 2411.00640).
+
+    Args:
+        are_shares: values are from 0 to 1, and so is the interval. Values that are all 0 or 1 get
+            Wilson's interval instead.
+    """
     x = np.asarray(values, dtype=np.float64)
     n = len(x)
     if n == 0:
         return Interval(math.nan, math.nan, math.nan, 0)
-    if np.isin(x, (0.0, 1.0)).all():
+    if are_shares and np.isin(x, (0.0, 1.0)).all():
         return wilson_interval(float(x.sum()), n, confidence)
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     half = z * float(x.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
-    return Interval(
-        float(x.mean()), max(0.0, float(x.mean()) - half), min(1.0, float(x.mean()) + half), n
-    )
+    mean = float(x.mean())
+    low, high = mean - half, mean + half
+    if are_shares:
+        low, high = max(0.0, low), min(1.0, high)
+    return Interval(mean, low, high, n)
 
 
 @dataclass(frozen=True, slots=True)

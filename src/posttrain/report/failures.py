@@ -15,6 +15,8 @@ _LEAST = 0.0005
 # Metric of a training step -> words for its mean over the run.
 _SHARES = {
     "completions/clipped_ratio": "completions cut off at the length limit",
+    "episodes/failed": "episodes that failed: no reward, not trained on",
+    "episodes/stop/parse_error": "episodes that ended at a tool call that cannot be read",
     "frac_reward_zero_std": "groups with equal rewards (nothing to learn from)",
 }
 # Number of an evaluation -> words.

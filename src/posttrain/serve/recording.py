@@ -254,7 +254,12 @@ async def _until_gone(episode: _Open, fields: _ChatFields, receive: Receive) -> 
     Raises:
         Refusal: what the recorder refuses, or that the episode has ended.
     """
-    asked = asyncio.run_coroutine_threadsafe(episode.answer(fields), episode.loop)
+    answer = episode.answer(fields)
+    try:
+        asked = asyncio.run_coroutine_threadsafe(answer, episode.loop)
+    except RuntimeError as error:  # its loop is closed
+        answer.close()
+        raise Refusal(503, "the episode has ended", code="episode") from error
     work: asyncio.Future[Any] = asyncio.wrap_future(asked)
     gone: asyncio.Future[Any] = asyncio.ensure_future(receive())
     try:

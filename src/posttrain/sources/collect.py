@@ -234,7 +234,7 @@ class Collector:
             values = [v for r in traces if (v := r.rewards.get(name)) is not None]
             averages.add(f"rewards/{name}/mean", sum(values), len(values))
             averages.update(_deviation(f"rewards/{name}/std", values))
-        failures = sum(r.error is not None for r in traces)
+        failures = sum(r.has_failed and bool(r.rewards) for r in traces)
         averages.update({"rewards/errors": float(failures)})
         return averages
 
@@ -243,17 +243,18 @@ def episode_metrics(traces: Sequence[Trace]) -> Averages:
     """Means over the episodes of a step: what they report, and why they ended.
 
     tools/call_frequency and tools/failure_frequency are TRL's: calls per episode, and the share of
-    calls that failed.
+    calls that failed. An episode that failed was given to no reward, so it has no rewards.
     """
     averages = Averages()
     turns = [turn for trace in traces for turn in trace.turns]
     calls = [call for turn in turns for call in turn.tool_calls]
     averages.add("episodes/num_turns", len(turns), len(traces))
-    averages.add("episodes/failed", sum(t.has_failed for t in traces), len(traces))
+    failed = sum(t.has_failed and not t.rewards for t in traces)
+    averages.add("episodes/failed", failed, len(traces))
     averages.add("tools/call_frequency", len(calls), len(traces))
     if calls:
-        failed = sum(call.error is not None for call in calls)
-        averages.add("tools/failure_frequency", failed, len(calls))
+        errors = sum(call.error is not None for call in calls)
+        averages.add("tools/failure_frequency", errors, len(calls))
     for reason in get_args(StopReason):
         count = sum(t.stop_reason == reason and not t.has_failed for t in traces)
         averages.add(f"episodes/stop/{reason}", count, len(traces))
