@@ -13,14 +13,9 @@ import posttrain as pt
 from posttrain.config import AdapterConfig, LoraConfig, ModelConfig
 from posttrain.errors import ConfigError
 from posttrain.models.load import load_score_model
-from posttrain.models.spec import (
-    LoadedModel,
-    NamedModel,
-    model_spec,
-    place_of,
-    trained_weights,
-    weights_digest,
-)
+from posttrain.models.loaded import LoadedModel, trained_weights, weights_digest
+from posttrain.models.named import NamedModel, place_of
+from posttrain.models.spec import model_spec
 
 
 @pytest.fixture

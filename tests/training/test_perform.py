@@ -11,7 +11,8 @@ from support import without_weights
 
 import posttrain as pt
 from posttrain.errors import ConfigError
-from posttrain.models.spec import LoadedModel, NamedModel
+from posttrain.models.loaded import LoadedModel
+from posttrain.models.named import NamedModel
 from posttrain.training.perform import perform
 from posttrain.training.plan import Job, PreparedJob
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from posttrain import kernels
+from posttrain.config import ModelConfig
 from posttrain.data.forest import Forest, TokenSequence, Tree
 from posttrain.errors import ModelError
 from posttrain.kernels.agreement import bound_of, relative_error
@@ -40,6 +41,8 @@ class ForestModel:
         rate_factors: factors of the learning rates of single parameters, where they are not 1.
         context_length: most positions the config allows for a sequence, None where it names no
         limit.
+        origin: how it was loaded: folder or hub id, precision, adapters; None where that is
+        unknown.
     """
 
     def __init__(self, hf: Any, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -49,6 +52,7 @@ class ForestModel:
         self.why_unshared: str | None = "not asked for"
         self.uses_kernels = True
         self.rate_factors: dict[torch.nn.Parameter, float] = {}
+        self.origin: ModelConfig | None = None
         self._noise = EmbeddingNoise()
         self.transforms: list[EmbeddingTransform] = [self._noise]
         # The model that runs: `hf`, or within a language model's `reference()` its frozen copy.

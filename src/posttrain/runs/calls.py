@@ -18,7 +18,7 @@ from posttrain.config import (
 )
 from posttrain.errors import ConfigError
 from posttrain.keys import Watch, refuse_unread_fields
-from posttrain.models.spec import EMBEDDED, NamedModel
+from posttrain.models.named import EMBEDDED, NamedModel
 from posttrain.training.settings import TrainingSettings
 
 

@@ -6,7 +6,6 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -36,12 +35,15 @@ def closing(hooks: Sequence[Any]) -> Iterator[None]:
 
 
 @contextmanager
-def stop_on_signal(state: State, console: Console, folder: Path) -> Iterator[None]:
+def stop_on_signal(state: State, console: Console, go_on: str) -> Iterator[None]:
     """The first SIGINT (Ctrl-C), SIGTERM or SIGHUP ends the run after the step at hand, with a
     checkpoint.
 
     The second ends it at once. A signal that the process was started to ignore (nohup) stays
     ignored.
+
+    Args:
+        go_on: the call that goes on with the run.
 
     Raises:
         Interrupted: by the second signal; says what is lost.
@@ -55,7 +57,7 @@ def stop_on_signal(state: State, console: Console, folder: Path) -> Iterator[Non
             raise Interrupted(
                 f"stopped at once, without saving. Done: {state.step} steps; last checkpoint: "
                 f"{state.last_checkpoint}. "
-                f"Steps after it are lost. Go on with: posttrain resume {folder}"
+                f"Steps after it are lost. Go on with: {go_on}"
             )
         state.stop = True
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name

@@ -14,10 +14,11 @@ from posttrain.models.forest_model import ForestModel
 from posttrain.models.spec import ModelSpec, model_spec
 from posttrain.training.folder import RunFolder
 from posttrain.training.hooks import Hook
+from posttrain.training.measurement import Evaluating
 from posttrain.training.plan import Plan
 from posttrain.training.record import record_of
 from posttrain.training.result import Result
-from posttrain.training.session import Evaluating, Session
+from posttrain.training.session import Session
 from posttrain.training.settings import TrainingSettings
 
 
@@ -28,6 +29,7 @@ def fit(
     steps: int | None = None,
     output: str | Path | None = None,
     resume: bool = False,
+    accept: Sequence[str] = (),
     hooks: Sequence[Hook] = (),
     seed: int = 0,
     evaluation: Evaluating | None = None,
@@ -45,7 +47,10 @@ def fit(
         plan: what is trained: pt.sft(rows), pt.grpo(task, rewards=[...]), and so on.
         steps: optimiser steps; None takes as many as the plan's epochs need.
         output: a folder for metrics, checkpoints and the model; None writes nothing.
-        resume: go on with the run that `output` holds, exactly.
+        resume: go on with the run that `output` holds, exactly. A loaded model takes over the
+            weights of the checkpoint, whatever it holds.
+        accept: names of changes since the checkpoint that a resume may make although an
+            undisturbed run would not have had them, such as "steps" or "learning_rate".
         hooks: called after each step as hook(step, metrics).
         seed: of order, sampling, dropout and fresh weights.
         evaluation: measures the model every `eval_every` steps and at the end.
@@ -65,7 +70,13 @@ def fit(
     if output is not None:
         record = record_of(spec, plan, options, steps=steps, seed=seed)
         folder = RunFolder(
-            Path(output), record, command="posttrain.fit", resume=resume, console=console, seed=seed
+            Path(output),
+            record,
+            command="posttrain.fit",
+            resume=resume,
+            accept=["max_steps" if name == "steps" else name for name in accept],
+            console=console,
+            seed=seed,
         )
     elif resume:
         raise ConfigError("resume: it needs output, the folder of the run that is gone on with")

@@ -13,7 +13,9 @@ from rich.console import Console
 from posttrain.errors import CheckpointError, ConfigError
 from posttrain.terminal import visible, write
 from posttrain.training import checkpoint, resume
+from posttrain.training.caller import Caller
 from posttrain.training.changes import Change, check_accepted, recipe_changes
+from posttrain.training.resume import IN_PYTHON
 
 
 class RunFolder:
@@ -44,6 +46,7 @@ class RunFolder:
         check_accepted(accept)
         self.path = path
         self.record = plain(record)
+        self.caller = Caller(python=IN_PYTHON in record)
         self.command = command
         self.resume = resume
         self.accept = accept
@@ -65,9 +68,8 @@ class RunFolder:
         """
         if not self.resume and self.holds_run:
             raise ConfigError(
-                f"output: {self.path} already holds a run. Go on with it by `posttrain resume "
-                f"{self.path}` (in Python: resume=True), choose another output, or remove the "
-                "folder"
+                f"output: {self.path} already holds a run. Go on with it by "
+                f"`{self.caller.resume(self.path)}`, choose another output, or remove the folder"
             )
 
     def open(self) -> None:
@@ -112,10 +114,10 @@ class RunFolder:
             CheckpointError: there is no run, no readable checkpoint, or a change is refused.
         """
         if not self.resume:
-            return resume.Start(self.path)
+            return resume.Start(self.path, caller=self.caller)
         if not self.holds_run:
             raise CheckpointError(f"{self.path} holds no run; start it anew")
-        start = resume.find_start(self.path)
+        start = resume.find_start(self.path, self.caller)
         if start.checkpoint is not None or start.has_model:
             start.changes = resume.changes_since(start, self.record)
             start.refuse(self.accept)

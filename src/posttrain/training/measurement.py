@@ -5,13 +5,25 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 
 from posttrain.training.checkpoint import write_text_whole
 from posttrain.training.folder import RunFolder
 from posttrain.training.hooks import Hook
+
+
+class Evaluating(Protocol):
+    """What measures a language model on problems that were prepared for it."""
+
+    def of(self, model: Any) -> Any:
+        """An evaluation: it has `metrics()` and `to_json()`."""
+        ...
+
+    def report(self, evaluation: Any, console: Console) -> None:
+        """Print an evaluation."""
+        ...
 
 
 class HeldOut:

@@ -6,16 +6,18 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from rich.console import Console
 
 from posttrain.errors import CheckpointError, RewardError
 from posttrain.models.language_model import LanguageModel
+from posttrain.models.loaded import LoadedModel
 from posttrain.models.spec import ModelSpec
 from posttrain.terminal import write
-from posttrain.training import checkpoint, resume
+from posttrain.training import checkpoint, resume, start_weights
+from posttrain.training.contents import content_changes, contents, contents_of
 from posttrain.training.ending import Interrupted, closing, stop_on_signal
 from posttrain.training.folder import RunFolder
 from posttrain.training.hooks import (
@@ -27,7 +29,7 @@ from posttrain.training.hooks import (
 )
 from posttrain.training.lock import locked
 from posttrain.training.loop import State, train
-from posttrain.training.measurement import HeldOut, Measured
+from posttrain.training.measurement import Evaluating, HeldOut, Measured
 from posttrain.training.objective import Objective
 from posttrain.training.optimizers import make_optimizer
 from posttrain.training.plan import Learner, Plan, Work
@@ -39,18 +41,6 @@ from posttrain.training.seeding import seeded
 from posttrain.training.settings import TrainingSettings
 from posttrain.training.tracking import build_trackers, check_trackers
 from posttrain.training.trust_region import TrustRegion
-
-
-class Evaluating(Protocol):
-    """What measures a language model on problems that were prepared for it."""
-
-    def of(self, model: Any) -> Any:
-        """An evaluation: it has `metrics()` and `to_json()`."""
-        ...
-
-    def report(self, evaluation: Any, console: Console) -> None:
-        """Print an evaluation."""
-        ...
 
 
 class Session:
@@ -81,6 +71,7 @@ class Session:
         self.seed, self.hooks, self.console = seed, hooks, console
         self.title = title or plan.method
         self.work = work or plan.prepare(spec, seed, steps)
+        self._filtered = False
         self.measured = Measured(evaluation) if evaluation is not None else None
 
     def run(self) -> Result:
@@ -100,11 +91,15 @@ class Session:
         for note in self.work.notes:
             self._print(note, style="yellow")
         try:
-            self._with_start_model()
             start = self._start()
+            start_weights.bring(self.spec, start, seed=self.seed, scores=self.plan.scores)
+            self._with_start_model()
             if start.has_model and start.saved.get("steps", self.work.steps) == self.work.steps:
                 return self._finished(start)
             return self._train(start)
+        except BaseException:
+            self.spec.give_back()  # where a resume was refused, and has loaded weights
+            raise
         finally:
             self.work.close()
 
@@ -121,6 +116,7 @@ class Session:
     def _with_start_model(self) -> None:
         """What the model of the start has to say of the data: a filter, cached log-probs."""
         work, reference = self.work, self.plan.reference
+        self._filtered = work.filtered is not None
         if work.filtered is None and not reference.cached:
             return
         model = self.spec.load()
@@ -140,22 +136,29 @@ class Session:
             )
             limit = micro_batch_tokens(model, self.settings)
 
-            def start_weights() -> dict[str, torch.Tensor]:
+            asked: list[bool] = []
+
+            def weights_at_start() -> dict[str, torch.Tensor]:
+                asked.append(True)
                 return self.spec.start_weights(model if start.checkpoint is None else None)
 
-            source = self.work.source(Learner(model, optimizer, limit, start_weights))
+            source = self.work.source(Learner(model, optimizer, limit, weights_at_start))
             facts = self._facts(start, source, optimizer)
             state = self._restore(start, model, source, optimizer)
             if self.folder is not None:
                 self._open(self.folder, start)
+                if start.checkpoint is None and self._needs_start(model, bool(asked)):
+                    start_weights.keep(self.folder.path, model)
+            self.spec.settle()
             norm = float(start.saved.get("initial_norm", 0.0)) or trained_norm(model)
-            saver = self._saver(model, source, optimizer, state, {**facts, "initial_norm": norm})
+            facts["initial_norm"] = norm
+            saver = self._saver(model, source, optimizer, state, facts=facts)
             record = Record(source if self.work.samples else None)
             hooks, progress = self._hooks(model, source, optimizer, state, record)
             hooks += [saver] if saver is not None else []
             model.train()
             stopping = (
-                stop_on_signal(state, self.console, self.folder.path)
+                stop_on_signal(state, self.console, self._go_on(self.folder))
                 if self.folder is not None
                 else contextlib.nullcontext()
             )
@@ -191,23 +194,33 @@ class Session:
             models["teacher"] = self.plan.teacher
         if self.plan.critic is not None and self.plan.critic.model is not None:
             models["critic"] = self.plan.critic.model
-        contents = resume.contents(models, self.spec.tokenizer, self.folder.plugins, source)
+        saved = contents_of(start.saved)
+        made_from = contents(
+            models,
+            self.spec.tokenizer,
+            self.folder.plugins,
+            source,
+            begun=saved["weights"],
+            scores=self.plan.scores,
+        )
         if start.checkpoint is not None:
-            start.changes += resume.content_changes(
-                start.saved["contents"], contents, start.checkpoint
+            kept = (self.folder.path / start_weights.START).exists()
+            start.changes += content_changes(
+                saved, made_from, start.checkpoint, free=() if kept else ("model",)
             )
             reasons = ["adalora prunes by the number of steps"]
             reasons = reasons if getattr(optimizer, "updates", None) is not None else []
             reasons += [self.work.by_steps] if self.work.by_steps else []
-            schedule = {
-                "lr_scheduler_type": self.plan.optimizer.lr_scheduler_type,
-                "warmup_steps": self.settings.warmup_steps,
-                "min_lr_ratio": self.settings.min_lr_ratio,
-            }
-            change = resume.length_change(start, schedule, self.work.steps, reasons)
+            change = resume.length_change(start, self._schedule, self.work.steps, reasons)
             start.changes += [change] if change is not None else []
             start.refuse(self.folder.accept)
-        return {"recipe": self.folder.record, "contents": contents}
+        return {"recipe": self.folder.record, "contents": made_from}
+
+    def _needs_start(self, model: Any, asked: bool) -> bool:
+        """Whether a resume of this run could not do without the weights of its start."""
+        return isinstance(self.spec, LoadedModel) and start_weights.are_needed(
+            self.plan, self.objective, model, filtered=self._filtered, asked=asked
+        )
 
     def _restore(self, start: resume.Start, model: Any, source: Any, optimizer: Any) -> State:
         """Optimiser, source and generators as the checkpoint has them; the state to go on from."""
@@ -232,25 +245,12 @@ class Session:
             resume.set_aside(start)
         folder.open()
 
-    def _saver(
-        self, model: Any, source: Any, optimizer: Any, state: State, facts: Mapping[str, Any]
-    ) -> Saver | None:
+    def _saver(self, *parts: Any, facts: Mapping[str, Any]) -> Saver | None:
+        """What saves the model, source, optimiser and state of a run in a folder."""
         if self.folder is None:
             return None
-        s = self.settings
-        return Saver(
-            self.folder.path,
-            model,
-            source,
-            optimizer,
-            state,
-            steps=self.work.steps,
-            every=s.save_every,
-            seconds=s.save_seconds,
-            limit=s.save_total_limit,
-            final=s.save_final,
-            facts=dict(facts),
-        )
+        steps = self.work.steps
+        return Saver.of(self.settings, self.folder.path, *parts, steps=steps, facts=dict(facts))
 
     def _hooks(
         self, model: Any, source: Any, optimizer: Any, state: State, record: Record
@@ -310,8 +310,7 @@ class Session:
         steps = self.work.steps
         if state.stop and state.step < steps:
             raise Interrupted(
-                f"stopped after step {state.step} of {steps}; go on with: posttrain resume "
-                f"{folder.path}"
+                f"stopped after step {state.step} of {steps}; go on with: {self._go_on(folder)}"
             )
         if start.step == steps and start.saved["steps"] != steps and self.settings.save_final:
             saver.save(steps)  # the checkpoint was one of a longer run
@@ -355,8 +354,11 @@ class Session:
         again = any(c.name.startswith("evaluation") for c in folder.changes())
         weights = start.checkpoint if start.step == steps else folder.path / "model"
         if self.measured is None or (path.exists() and not again):
-            self._print(f"{folder.path} is finished")
-            model = None
+            self._print(f"{folder.path} is finished. {self._longer(start)}")
+            in_memory = isinstance(self.spec, LoadedModel)
+            model = (
+                load_models(self.spec, self.plan, self.objective, weights) if in_memory else None
+            )
         else:
             folder.write(f"{folder.path} is trained; what is left is its evaluation")
             folder.write(*(f"  changed: {change.text}" for change in start.changes))
@@ -367,6 +369,7 @@ class Session:
             folder.open()
             model.eval()
             self.measured.after_training(model, folder, self.console)
+        self.spec.settle()
         return Result(
             model,
             metrics=read_lines(folder.path / "metrics.jsonl"),
@@ -374,6 +377,26 @@ class Session:
             folder=folder.path,
             load=lambda: load_models(self.spec, self.plan, self.objective, weights),
         )
+
+    @property
+    def _schedule(self) -> dict[str, Any]:
+        """What the learning rate of a step follows from, beside the number of steps."""
+        return {
+            "lr_scheduler_type": self.plan.optimizer.lr_scheduler_type,
+            "warmup_steps": self.settings.warmup_steps,
+            "min_lr_ratio": self.settings.min_lr_ratio,
+        }
+
+    def _longer(self, start: resume.Start) -> str:
+        """How a finished run is trained on."""
+        if start.checkpoint is None:
+            return "It kept no checkpoint to train on from (save_final)"
+        return resume.longer(start, self._schedule, self.work.by_steps)
+
+    def _go_on(self, folder: RunFolder) -> str:
+        """The call that goes on with the run. A recipe knows its length."""
+        steps = str(self.work.steps) if folder.caller.python else ""
+        return folder.caller.resume(folder.path, steps=steps)
 
     def _print(self, text: str, style: str = "") -> None:
         write(self.console, text, style=style)
