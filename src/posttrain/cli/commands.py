@@ -317,7 +317,7 @@ def _model_commands() -> dict[str, Command]:
             "evaluate",
             "compare two evaluations of the same problems, paired",
             _compare,
-            partial(_usage, "posttrain compare RUN RUN"),
+            partial(_usage, "posttrain compare EVALUATION EVALUATION"),
             ("first", "second"),
         ),
         "chat": Command(

@@ -210,7 +210,7 @@ def announced(start: Start, steps: int) -> list[str]:
             )
             lines.append(f"  changed: {change.text}{note}")
     lines += [
-        f"  the previous {_listed(old)} was moved to {_listed(new)}" for old, new in _moves(start)
+        f"  the previous {_listed(old)} moves to {_listed(new)}" for old, new in _moves(start)
     ]
     return lines
 

@@ -211,7 +211,7 @@ class Session:
             reasons = ["adalora prunes by the number of steps"]
             reasons = reasons if getattr(optimizer, "updates", None) is not None else []
             reasons += [self.work.by_steps] if self.work.by_steps else []
-            change = resume.length_change(start, self._schedule, self.work.steps, reasons)
+            change = resume.length_change(start, self.schedule, self.work.steps, reasons)
             start.changes += [change] if change is not None else []
             start.refuse(self.folder.accept)
         return {"recipe": self.folder.record, "contents": made_from}
@@ -354,7 +354,7 @@ class Session:
         again = any(c.name.startswith("evaluation") for c in folder.changes())
         weights = start.checkpoint if start.step == steps else folder.path / "model"
         if self.measured is None or (path.exists() and not again):
-            self._print(f"{folder.path} is finished. {self._longer(start)}")
+            self._print(f"{folder.path} is finished. {self.longer(start)}")
             in_memory = isinstance(self.spec, LoadedModel)
             model = (
                 load_models(self.spec, self.plan, self.objective, weights) if in_memory else None
@@ -379,7 +379,7 @@ class Session:
         )
 
     @property
-    def _schedule(self) -> dict[str, Any]:
+    def schedule(self) -> dict[str, Any]:
         """What the learning rate of a step follows from, beside the number of steps."""
         return {
             "lr_scheduler_type": self.plan.optimizer.lr_scheduler_type,
@@ -387,11 +387,11 @@ class Session:
             "min_lr_ratio": self.settings.min_lr_ratio,
         }
 
-    def _longer(self, start: resume.Start) -> str:
+    def longer(self, start: resume.Start) -> str:
         """How a finished run is trained on."""
         if start.checkpoint is None:
             return "It kept no checkpoint to train on from (save_final)"
-        return resume.longer(start, self._schedule, self.work.by_steps)
+        return resume.longer(start, self.schedule, self.work.by_steps)
 
     def _go_on(self, folder: RunFolder) -> str:
         """The call that goes on with the run. A recipe knows its length."""
