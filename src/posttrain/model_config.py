@@ -6,8 +6,10 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from posttrain.errors import ConfigError
+from posttrain.typecheck import described
 
 
+@described("LoRA")
 @dataclass(frozen=True, slots=True)
 class LoraConfig:
     """Low-rank adapters (LoRA, arXiv 2106.09685) beside frozen weights: W + (alpha / r) B A.
@@ -65,6 +67,7 @@ _ADAPTER_SETTINGS = {
 }
 
 
+@described("Adapter")
 @dataclass(frozen=True, slots=True)
 class AdapterConfig:
     """Parts to train other than low-rank adapters. Settings that a kind does not read are refused.
@@ -144,6 +147,7 @@ class AdapterConfig:
         return {"kind": text}
 
 
+@described("Model")
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     """Which model to load, and how.

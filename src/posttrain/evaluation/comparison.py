@@ -141,7 +141,7 @@ def _refuse_unmeasured(a: Path, b: Path) -> None:
     lines = "".join(f"\n  {command}" for command in commands)
     raise DataError(
         f"{' and '.join(map(str, runs))}: a run that measured nothing (no evaluation.json). "
-        f"Folders of evaluations are compared; make them from the runs' models, with one TASK:{lines}"
+        f"Folders of evaluations are compared; make them from the models, with one TASK:{lines}"
     )
 
 

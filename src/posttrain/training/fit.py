@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from posttrain.config import ModelConfig
-from posttrain.errors import ConfigError
+from posttrain.errors import ConfigError, shown
+from posttrain.limits import check_values
 from posttrain.models.forest_model import ForestModel
 from posttrain.models.spec import ModelSpec, model_spec
 from posttrain.training.folder import RunFolder
@@ -20,6 +21,7 @@ from posttrain.training.record import record_of
 from posttrain.training.result import Result
 from posttrain.training.session import Session
 from posttrain.training.settings import TrainingSettings
+from posttrain.typecheck import check_in_python
 
 
 def fit(
@@ -63,8 +65,17 @@ def fit(
         TrainingDiverged: a loss, a gradient or a weight is not finite.
         Interrupted: the user stopped the run; a checkpoint holds its state.
     """
+    if not isinstance(plan, Plan):
+        raise ConfigError(
+            f"plan: {shown(plan)} is no plan; a method makes one, such as pt.sft(rows)"
+        )
+    steps = check_in_python(steps, int | None, "steps")
+    seed = check_in_python(seed, int, "seed")
+    if steps is not None and steps < 1:
+        raise ConfigError(f"steps: {steps} must be at least 1; leave it out to train whole epochs")
+    check_values({"seed": seed})
     spec = model_spec(model, seed=seed)
-    options = TrainingSettings.of(settings)
+    options = TrainingSettings.of(settings, plan.method, plan.settings)
     console = console or Console()
     folder = None
     if output is not None:
