@@ -114,9 +114,19 @@ def best_columns(runs: dict[str, list[dict[str, float]]]) -> dict[str, str]:
 
 
 def written(result: Path) -> str:
-    """The README's part that comes from a result file, marks included."""
+    """The README's part that comes from a result file, marks included.
+
+    Raises:
+        SystemExit: the file holds none of the table's workloads.
+    """
+    measured = json.loads(result.read_text())
+    if not any(name in TABLE for name in measured["workloads"]):
+        raise SystemExit(
+            f"{result.name} holds {', '.join(measured['workloads'])}, none of which is in the "
+            f"README's table ({', '.join(TABLE)}); name another file, --table FILE"
+        )
     start = START.format(f"benchmarks/results/{result.name}")
-    return f"{start}\n{markdown(json.loads(result.read_text()))}\n{END}"
+    return f"{start}\n{markdown(measured)}\n{END}"
 
 
 def main() -> None:
@@ -155,6 +165,12 @@ def main() -> None:
         run(names, options.sweep or newest(), options.pairs)
 
 
+def target_of(names: list[str]) -> Path:
+    """Where a comparison is written: toy sizes try the benchmarks and are no results."""
+    toys = all(name.endswith("-tiny") for name in names)
+    return HERE / (".work" if toys else "results") / f"peer-{date.today()}.json"
+
+
 def run(names: list[str], sweep_file: Path, pairs: int) -> None:
     """Compare the workloads; the result is written after each."""
     sweep = json.loads(sweep_file.read_text())
@@ -165,7 +181,7 @@ def run(names: list[str], sweep_file: Path, pairs: int) -> None:
         "GFLOP/s",
         flush=True,
     )
-    target = HERE / "results" / f"peer-{date.today()}.json"
+    target = target_of(names)
     result: dict[str, Any] = (
         json.loads(target.read_text()) if target.exists() else {"workloads": {}}
     )

@@ -24,6 +24,16 @@ def test_the_readme_shows_what_its_result_file_gives(monkeypatch: pytest.MonkeyP
     assert peer.written(ROOT / mark[1]) in README
 
 
+def test_toy_sizes_are_no_results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    peer = load("peer", monkeypatch)
+    toys, sizes = peer.target_of(["sft-tiny", "dpo-tiny"]), peer.target_of(["sft-tiny", "sft"])
+    assert (toys.parent.name, sizes.parent.name) == (".work", "results")
+    result = tmp_path / "peer-toys.json"
+    result.write_text(json.dumps({"workloads": {"sft-tiny": {}}}))
+    with pytest.raises(SystemExit, match=r"sft-tiny"):
+        peer.written(result)
+
+
 def test_the_table_shows_medians_and_paired_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
     table = load("table", monkeypatch)
     ours, half = rounds(1.0, 2.0, 4.0), rounds(0.5, 1.0, 2.0)
