@@ -104,3 +104,13 @@ def test_a_section_shows_its_public_name() -> None:
     assert repr(pt.Sampling(max_tokens=8, top_k=2)) == "Sampling(max_tokens=8, top_k=2)"
     assert repr(pt.LoRA()) == "LoRA()"
     assert repr(pt.Data("rows.jsonl")) == "Data(path='rows.jsonl')"
+
+
+def test_losses_take_plain_numbers() -> None:
+    losses, _ = pt.loss.dpo(-10.0, -12, [-11.0], ref_rejected=-11.0)
+    assert torch.equal(losses, pt.loss.dpo(*(torch.tensor([x]) for x in (-10.0, -12, -11, -11)))[0])
+    learnt = torch.tensor(-10.0, requires_grad=True)
+    pt.loss.dpo(learnt, -12.0, -11.0, -11.0)[0].sum().backward()
+    assert learnt.grad is not None
+    with pytest.raises(ConfigError, match="ref_chosen"):
+        pt.loss.dpo(-10.0, -12.0, ["a"], -11.0)

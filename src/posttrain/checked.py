@@ -13,7 +13,8 @@ from typing import Any
 
 from posttrain import config
 from posttrain.entry import METHOD, Entry
-from posttrain.errors import ConfigError, nearest
+from posttrain.errors import ConfigError, nearest, shown
+from posttrain.inputs import INDICES, LOSS_INPUTS
 from posttrain.typecheck import check_in_python, is_plain
 
 UNCHECKED = "__unchecked__"
@@ -80,12 +81,14 @@ def checked(function: Callable[..., Any], entry_of: Callable[[], Entry]) -> Call
 
     @functools.wraps(function)
     def call(*arguments: Any, **settings: Any) -> Any:
+        if not known:
+            entry = entry_of()
+            known.append((entry, _plain_hints(entry)))
+        entry, hints = known[0]
+        inputs = [_tensor(entry, name, value) for name, value in zip(entry.inputs, arguments)]
         if settings:
-            if not known:
-                entry = entry_of()
-                known.append((entry, _plain_hints(entry)))
-            settings = _checked_settings(*known[0], settings)
-        return function(*arguments, **settings)
+            settings = _checked_settings(entry, hints, settings)
+        return function(*inputs, *arguments[len(inputs) :], **settings)
 
     setattr(call, UNCHECKED, function)
     return call
@@ -95,6 +98,28 @@ def unchecked(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function within a checked one."""
     inner: Callable[..., Any] = getattr(function, UNCHECKED, function)
     return inner
+
+
+def _tensor(entry: Entry, name: str, value: Any) -> Any:
+    """A number or numbers as the tensor that a loss computes with; a number is one target,
+    sequence or pair. Any other value, and of another function, as it is.
+    """
+    if entry.kind != "loss" or not isinstance(value, int | float | list | tuple):
+        return value
+    given = LOSS_INPUTS.get(name)
+    holds_tensors = isinstance(value, list | tuple) and any(hasattr(v, "shape") for v in value)
+    if given is None or not given.shape or holds_tensors:
+        return value
+    import torch
+
+    dtype = torch.int64 if name in INDICES else torch.float32
+    try:
+        return torch.atleast_1d(torch.as_tensor(value, dtype=dtype))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"{entry.name}: {name}: {shown(value)} must be numbers of shape {given.shape} "
+            f"({given.meaning})"
+        ) from error
 
 
 def _plain_hints(entry: Entry) -> dict[str, Any]:
@@ -112,7 +137,8 @@ def _checked_settings(
         tensor = hasattr(value, "shape")  # a loss computes with one as with a number
         checks = name in hints and not (tensor and entry.kind != METHOD)
         where = f"{entry.name}: {name}"
-        values[name] = check_in_python(value, hints[name], where) if checks else value
+        value = check_in_python(value, hints[name], where) if checks else value
+        values[name] = _tensor(entry, name, value)
     return values
 
 

@@ -10,6 +10,7 @@ from support import weights_of
 
 import posttrain as pt
 from posttrain.config import AdapterConfig, LoraConfig, ModelConfig
+from posttrain.errors import ModelError
 from posttrain.model_config import model_location
 from posttrain.models.load import load_score_model
 from posttrain.models.named import NamedModel
@@ -85,3 +86,10 @@ def test_a_critic_beside_the_model_is_found(tiny_folder: Path, tmp_path: Path) -
     assert NamedModel(ModelConfig("nowhere"), critic_ahead=True).has_critic
     model.critic = critic
     assert model_spec(model).has_critic and model_spec(model).load_critic() is critic
+
+
+@pytest.mark.parametrize("name", ["embeded", "embedded-tool", "Embedded"])
+def test_almost_the_name_of_a_model_of_the_package(name: str) -> None:
+    with pytest.raises(ModelError, match="did you mean 'embedded"):
+        pt.load(name)
+    assert model_location("org/embedded-2") == "org/embedded-2"

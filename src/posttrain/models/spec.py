@@ -6,6 +6,7 @@ no weights is checked before any are loaded. `fit` asks it for the model.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,8 @@ from posttrain.models.forest_model import ForestModel
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.loaded import LoadedModel
 from posttrain.models.named import NamedModel
+from posttrain.recipe_paths import model_of
+from posttrain.terminal import echo
 
 ModelSpec = NamedModel | LoadedModel
 
@@ -25,7 +28,8 @@ def model_spec(
     """A model as methods take it.
 
     Args:
-        model: a loaded model, a folder, a hub id, "embedded", or a configuration.
+        model: a loaded model, a folder, a hub id, "embedded", or a configuration. The folder of a
+            run stands for the model in it.
         seed: of fresh weights and adapters of a model that is named.
     """
     if isinstance(model, NamedModel | LoadedModel):
@@ -33,13 +37,18 @@ def model_spec(
     if isinstance(model, ForestModel):
         return LoadedModel(model)
     if isinstance(model, ModelConfig):
-        return NamedModel(model, seed=seed)
+        path = model_of(model.path, _notice)
+        return NamedModel(dataclasses.replace(model, path=path), seed=seed)
     if isinstance(model, str | Path):
-        return NamedModel(ModelConfig(str(Path(model).expanduser())), seed=seed)
+        return model_spec(ModelConfig(str(Path(model).expanduser())), seed=seed)
     raise ConfigError(
         f"model: {type(model).__name__} is no model; give a loaded model, a folder, a hub id, or "
         "'embedded'"
     )
+
+
+def _notice(text: str) -> None:
+    echo(text, error=True)
 
 
 def load(
@@ -62,13 +71,24 @@ def load(
     """Load a language model.
 
     Args:
-        model: a folder, a hub id, or "embedded" for the small model that ships with the package.
-        lora, adapter: what is trained in place of all weights.
+        model: a folder, a hub id, the folder of a run (which stands for its model), or "embedded"
+            for the small model that ships with the package.
+        lora: low-rank adapters, which are trained beside the frozen weights.
+        adapter: parts to train other than low-rank adapters, as pt.Adapter or the name of a kind:
+            virtual tokens ("prompt", "prefix", "p_tuning"), scales ("ia3", "vera"), some of the
+            model's own weights ("bitfit", "partial"), or ranks that are pruned ("adalora").
         dtype: "auto" is float32 on a CPU and bfloat16 on a GPU.
         device: "auto" is the GPU where there is one.
         seed: of fresh weights and adapters.
-        tokenizer, chat_template, revision, quantization, attention, init, gradient_checkpointing,
-            trust_remote_code: see `ModelConfig`.
+        tokenizer: a folder or hub id of another tokenizer than the model's own.
+        chat_template: a Jinja template, or a file that holds one.
+        revision: branch, tag or commit on the hub.
+        quantization: precision of the frozen weights below a LoRA (QLoRA).
+        attention: "auto" computes shared prefixes once where a probe finds that exact, "forest"
+            fails if it is not, "unshared" runs padded rows.
+        init: "random" takes the architecture alone, with fresh weights.
+        gradient_checkpointing: compute activations again in the backward pass, to save memory.
+        trust_remote_code: run Python code that comes with the model.
 
     Raises:
         ModelError: there is no such model, or it cannot be used as asked.
@@ -88,4 +108,5 @@ def load(
         gradient_checkpointing=gradient_checkpointing,
         trust_remote_code=trust_remote_code,
     )
-    return NamedModel(config, seed=seed).load()
+    named = model_spec(config, seed=seed)
+    return named.load()

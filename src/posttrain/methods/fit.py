@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 
 from posttrain.config import ModelConfig
 from posttrain.errors import ConfigError, shown
 from posttrain.limits import check_values
+from posttrain.methods.measurement import Measuring, measuring_of
+from posttrain.methods.objects import TaskLike
 from posttrain.models.forest_model import ForestModel
 from posttrain.models.spec import ModelSpec, model_spec
 from posttrain.training.folder import RunFolder
@@ -34,7 +36,7 @@ def fit(
     accept: Sequence[str] = (),
     hooks: Sequence[Hook] = (),
     seed: int = 0,
-    evaluation: Evaluating | None = None,
+    evaluation: TaskLike | Evaluating | None = None,
     console: Console | None = None,
     **settings: Any,
 ) -> Result:
@@ -55,7 +57,8 @@ def fit(
             undisturbed run would not have had them, such as "steps" or "learning_rate".
         hooks: called after each step as hook(step, metrics).
         seed: of order, sampling, dropout and fresh weights.
-        evaluation: measures the model every `eval_every` steps and at the end.
+        evaluation: a task, or rows with answers, on which the model is measured every `eval_every`
+            steps and at the end, as `pt.evaluate` does; or what `of(model)` measures.
         console: where progress is printed.
         settings: see `TrainingSettings`: weight_decay, warmup_steps, save_every, ...
 
@@ -91,14 +94,21 @@ def fit(
         )
     elif resume:
         raise ConfigError("resume: it needs output, the folder of the run that is gone on with")
-    return Session(
-        spec,
-        plan,
-        options,
-        folder=folder,
-        steps=steps,
-        seed=seed,
-        hooks=hooks,
-        evaluation=evaluation,
-        console=console,
-    ).run()
+    measuring = evaluation
+    if evaluation is not None and not hasattr(evaluation, "report"):
+        measuring = measuring_of(spec, evaluation)
+    try:
+        return Session(
+            spec,
+            plan,
+            options,
+            folder=folder,
+            steps=steps,
+            seed=seed,
+            hooks=hooks,
+            evaluation=cast(Evaluating | None, measuring),
+            console=console,
+        ).run()
+    finally:
+        if measuring is not evaluation:
+            cast(Measuring, measuring).close()
