@@ -92,7 +92,7 @@ def grpo(
             completion tokens of a step, as in TRL. It costs about a third of a training pass over
             these groups and does not change the weights. If false, these metrics leave the groups
             out and their names end in /informative_groups.
-        learning_rate: the largest of the run.
+        learning_rate: peak learning rate of the run.
         lr_scheduler_type: how the learning rate changes.
         limits: how much may fail or be dropped.
     """

@@ -90,6 +90,18 @@ class ForestModel:
         limit = getattr(self.config, "max_position_embeddings", None)
         return limit if limit is None else limit - self.num_virtual_tokens
 
+    def __repr__(self) -> str:
+        parameters = list(self.hf.parameters())
+        total, trained = sum(p.numel() for p in parameters), self.trainable_parameters()
+        number = sum(p.numel() for p in trained)
+        part = "" if number == total else f", {number:,} of them trained"
+        place = getattr(self.config, "_name_or_path", "") or self.config.model_type
+        dtype = str(next(iter(parameters)).dtype).removeprefix("torch.")
+        return (
+            f"{type(self).__name__}({place!r}, {total:,} parameters{part}, {dtype} on "
+            f"{self.device})"
+        )
+
     @property
     def neftune_noise_alpha(self) -> float:
         """How much noise is put on the embeddings in training mode (`EmbeddingNoise`), 0 = none."""

@@ -28,6 +28,7 @@ class RunFolder:
         accept: names of changes since the checkpoint that a resume may make
             (see `training.changes`).
         plugins: files of the user's functions.
+        temporary: whether the folder is removed after the work, so that no path in it is named.
         before_open: is called just before the first write; a pipeline opens its own folder then.
     """
 
@@ -42,6 +43,7 @@ class RunFolder:
         plugins: Sequence[Path] = (),
         console: Console | None = None,
         seed: int = 0,
+        temporary: bool = False,
     ) -> None:
         check_accepted(accept)
         self.path = path
@@ -53,6 +55,7 @@ class RunFolder:
         self.plugins = plugins
         self.console = console or Console()
         self.seed = seed
+        self.temporary = temporary
         self.before_open: Callable[[], None] = lambda: None
 
     @property
@@ -83,6 +86,10 @@ class RunFolder:
             values["plugins"] = [str(p) for p in self.plugins]
         text = f"# {visible(self.command)}\n{yaml.safe_dump(values, sort_keys=False)}"
         checkpoint.write_text_whole(self.path / "recipe.yaml", text)
+
+    def written(self, name: str) -> str:
+        """ " written to" a file of the folder, or nothing where the folder does not stay."""
+        return "" if self.temporary else f" written to {self.path / name}"
 
     def changes(self) -> list[Change]:
         """The keys that differ from the recipe that the folder holds."""
