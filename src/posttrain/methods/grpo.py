@@ -66,6 +66,10 @@ def grpo(
       KL term:  losses: [..., {name: kl, weight: 0.04}]; KL in the reward: credit: {kl_weight: 0.05}
     Groups whose rewards are all equal have no gradient and get no training pass.
 
+    The loss is near 0 at every step, and is no measure of progress: the advantages of a group sum
+    to 0, and each ratio is 1 before the first update of a step. Its gradient is not 0. Look at
+    `reward`, `frac_reward_zero_std` and `entropy` instead.
+
     Args:
         task: its prompts, and what the reward "task" asks.
         rewards: names or functions, with weights.
