@@ -109,10 +109,11 @@ def first_sentence(text: str) -> str:
 
 
 def unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function within any number of `functools.partial`."""
+    """The function within any number of `functools.partial` and checks of its settings."""
     while isinstance(function, functools.partial):
         function = function.func
-    return function
+    inner: Callable[..., Any] = getattr(function, "__unchecked__", function)
+    return inner
 
 
 def source_file(function: Callable[..., Any]) -> Path:

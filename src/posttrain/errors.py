@@ -19,6 +19,7 @@ import difflib
 from collections.abc import Iterable
 
 _MAX_MESSAGE, _HEAD = 2000, 1200
+_MAX_KNOWN, _NUM_SIMILAR = 24, 8  # names in a message: all, or so many of them
 
 
 class PosttrainError(Exception):
@@ -105,7 +106,7 @@ class TrainingDiverged(PosttrainError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The tail of an error about an unknown name: a suggestion where one is near, and what is
-    known.
+    known; of many names the most similar.
 
     >>> nearest("lerning_rate", ["learning_rate", "seed"])
     "did you mean 'learning_rate'? Known: learning_rate, seed"
@@ -113,4 +114,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     options = sorted(known)
     close = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
     hint = f"did you mean '{close[0]}'? " if close else ""
+    if len(options) > _MAX_KNOWN:
+        similar = sorted(difflib.get_close_matches(name, options, n=_NUM_SIMILAR, cutoff=0.0))
+        return (
+            f"{hint}Known: {', '.join(similar)}, and {len(options) - _NUM_SIMILAR} more "
+            "(`posttrain ls` and `posttrain explain` show all)"
+        )
     return f"{hint}Known: {', '.join(options) if options else '(none)'}"

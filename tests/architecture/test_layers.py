@@ -34,6 +34,7 @@ LAYERS = [
     {"recipe_names", "main_loss", "limits"},
     {"keys"},
     {"registry"},
+    {"checked"},
     {"entry"},
     {"config"},
     {"data_config", "model_config", "component"},

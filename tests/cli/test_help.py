@@ -9,7 +9,7 @@ import pytest
 from posttrain.cli import main
 from posttrain.cli.help import default_text, overview, shortened, summary
 from posttrain.config import SamplingConfig
-from posttrain.registry import REQUIRED
+from posttrain.registry import REQUIRED, advantages
 
 
 def test_help_groups_commands_and_settings(capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,3 +61,12 @@ def test_only_groups_with_commands_have_a_heading() -> None:
     page = overview([("evaluate", "eval", "Measure a model.")])
     assert "evaluate:\n  eval  Measure a model.\n" in page
     assert "make data:" not in page
+
+
+def test_a_summary_keeps_its_formula_whole() -> None:
+    doc = "Centred by the mean (arXiv 1): A_i = (r_i - mean(r)) / (std(r) + eps). More."
+    assert summary(doc) == "Centred by the mean: A_i = (r_i - mean(r)) / (std(r) + eps)"
+    assert summary("Rows (a file): read. More.") == "Rows: read"
+    for entry in advantages.entries().values():
+        text = summary(entry.doc)
+        assert text.count("(") == text.count(")") and not text.endswith(("/", "="))

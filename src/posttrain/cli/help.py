@@ -65,10 +65,14 @@ def overview(commands: Sequence[tuple[str, str, str]]) -> str:
 
 
 def summary(doc: str) -> str:
-    """A docstring's first sentence without remarks in parentheses."""
-    text = " ".join(doc.strip().split("\n\n")[0].split())
-    text = re.sub(r"\s*\([^()]*\)", "", text)
-    return first_sentence(text)
+    """A docstring's first sentence without remarks in parentheses; those of a formula stay.
+
+    >>> summary("Centred (arXiv 1): A_i = (r_i - mean(r)) / (std(r) + eps). More.")
+    'Centred: A_i = (r_i - mean(r)) / (std(r) + eps)'
+    """
+    text = first_sentence(" ".join(doc.strip().split("\n\n")[0].split()))
+    words, sign, formula = text.partition(" = ")
+    return re.sub(r"\s+\([^()]*\)", "", words) + sign + formula
 
 
 def shortened(text: str, limit: int) -> str:

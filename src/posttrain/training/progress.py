@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
 
-from posttrain.terminal import NotebookLine, is_live, visible, write
+from posttrain.terminal import NotebookLine, is_live, visible, write, write_table
 from posttrain.training.panel import History, Sampled, panel, sample_lines
 
 # Steps that the pace is measured over: enough to be calm, few enough to follow a change.
@@ -114,7 +114,7 @@ class Progress:
     def __enter__(self) -> Progress:
         self._pace.restart(self.step)
         if is_live(self.console):
-            self._live = Live(self, console=self.console, refresh_per_second=4, transient=False)
+            self._live = Live(self, console=self.console, refresh_per_second=4, transient=True)
             self._live.start()
         return self
 
@@ -122,10 +122,13 @@ class Progress:
         self.close()
 
     def close(self) -> None:
-        """Stop; the last state stays visible."""
+        """Stop; the last state stays visible, once: lines that were printed between (Ctrl-C) leave
+        no copies of the panel.
+        """
         if self._live is not None:
             self._live.stop()
             self._live = None
+            write_table(self.console, self)
 
     def __call__(self, step: int, metrics: dict[str, float]) -> None:
         self.history.add(metrics)
