@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test check docs bench bench-sweep conformance format clean
+.PHONY: quickstart test check docs bench bench-sweep bench-vllm conformance format clean
 
 quickstart: $(READY)  ## base model -> SFT -> GRPO -> vote, on a CPU, in minutes
 	$(BIN)/posttrain run recipes/quickstart.yaml output=$(or $(OUTPUT),runs/quickstart)
@@ -28,6 +28,9 @@ bench: $(READY)  ## the README's table: beside TRL, its defaults and its best (P
 
 bench-sweep: $(READY)  ## TRL's best settings on this machine, for `make bench` to read (once; ONLY=sft,grpo)
 	$(BIN)/python benchmarks/sweep.py $(if $(ONLY),--only $(ONLY))
+
+bench-vllm: $(READY)  ## the embedded engine beside vLLM on this CPU (its environment is 2.9 GB; ROUNDS=3)
+	$(BIN)/python benchmarks/engine_peer.py --rounds $(or $(ROUNDS),3)
 
 conformance: $(READY)  ## value, gradients and metrics of losses beside TRL's, in its environment
 	$(BIN)/python benchmarks/peer.py --install

@@ -135,6 +135,7 @@ WORKLOADS = {
         ),
         Workload("tokenise", "tokenise", rows=100_000, steps=1, warm=0),
         Workload("sample-64k", "sample", vocab=64000, group=64, steps=1, warm=1, prompt=512),
+        Workload("sample-60m", "sample", shape="60m", vocab=64000, group=64, steps=1, prompt=512),
         *_tiny(),
         *_on_gpu("0.6b"),
         *_on_gpu("1.7b"),

@@ -40,6 +40,7 @@ KINDS = {
     "advantages": ("Advantages", "`pt.advantage.NAME`, and `advantage=`", "advantage"),
     "rewards": ("Rewards", "`pt.reward.NAME`, and `rewards=`", "reward"),
     "tasks": ("Tasks", "`pt.task.NAME`, and the first argument of `pt.grpo`", "task"),
+    "environments": ("Environments", "`pt.environment.NAME`, and `environment=`", "environment"),
     "searches": ("Searches", "`search=` of `pt.evaluate`", "search"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -64,3 +65,16 @@ def build(kind: str) -> LanguageModel:
     model = LanguageModel(hf, None)  # type: ignore[arg-type]
     model.share_trunks()
     return model
+
+
+def with_lora(decoder: Callable[[str], LanguageModel]) -> LanguageModel:
+    """The llama with adapters that change what it computes."""
+    from posttrain.config import LoraConfig
+    from posttrain.models.adapters import add_lora
+
+    hf = add_lora(decoder("llama").hf, LoraConfig(r=2), seed=0)
+    with torch.no_grad():
+        for name, p in hf.named_parameters():
+            if "lora_B" in name:
+                p.normal_(std=0.3)
+    return LanguageModel(hf, None)  # type: ignore[arg-type]

@@ -89,7 +89,8 @@ class ScriptedEngine:
                     ends[index] = self._grow(request, on_tokens, index, written[index])
             if None not in ends:
                 del self._open[ticket]
-                finished.append(Finished(ticket, list(map(self._sample, written, ends))))
+                samples = list(map(self._sample, written, ends))
+                finished.append(Finished(ticket, samples, reused_tokens=1))
         return finished
 
     def _grow(self, request: Request, on_tokens: Any, index: int, ids: list[int]) -> Any:

@@ -66,3 +66,22 @@ def test_a_topic_is_the_first_sentence_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text('"""Losses of\nwords. More."""\n')
     assert topic_of(path) == "Losses of words"
+
+
+def test_a_class_is_read_as_what_makes_its_objects(tmp_path: Path) -> None:
+    path = tmp_path / "games.py"
+    path.write_text(
+        "import posttrain as pt\n\n\n"
+        "@pt.environment\n"
+        "class Sized:\n"
+        '    """With a size."""\n\n'
+        "    def __init__(self, *, size: int = 3):\n"
+        "        self.size = size\n\n\n"
+        "@pt.environment\n"
+        "class Plain:\n"
+        '    """Without."""\n'
+    )
+    sized, plain = entries_of_file(path, "environments", "environment")
+    assert (sized.name, sized.inputs, sized.returns) == ("Sized", (), "Sized")
+    assert sized.settings["size"].default == 3 and sized.doc == "With a size."
+    assert plain.name == "Plain" and not plain.settings and not plain.inputs

@@ -22,6 +22,8 @@ UNCHECKED = "__unchecked__"
 
 OF_FIT = (
     "steps",
+    "after",
+    "schedule_steps",
     "output",
     "resume",
     "accept",

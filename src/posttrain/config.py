@@ -124,6 +124,42 @@ class CreditConfig:
 
 @described("Limits")
 @dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """How a model acts in an environment, turn by turn.
+
+    Attributes:
+        max_turns: completions of an episode; 0 = no limit.
+        max_tokens: sampled tokens of an episode, all turns together; 0 = no limit. One turn is
+            bounded by the sampling's own max_tokens, and ends the episode where it is cut.
+        max_tool_calls: calls of an episode; 0 = no limit.
+        max_parse_errors: malformed calls that are answered with the error. The next one ends the
+            episode.
+        tool_seconds: time of one call of a tool or of the environment; 0 = no limit.
+        timeout_seconds: time of an episode; 0 = no limit.
+        gather_seconds: how long the model waits for calls that have begun, before it goes on with
+            the other episodes. A call that takes longer stops nobody else. Where all take less, a
+            run repeats itself bit for bit.
+        max_concurrent: episodes that run at the same time; 0 = all of a step.
+        parser: form of tool calls; "auto" follows the chat template.
+        chat: whether conversations follow the chat template. None: where there are tools, or the
+            prompt is chat.
+        train_unparsed: whether turns whose calls cannot be read are trained on.
+    """
+
+    max_turns: int = 16
+    max_tokens: int = 0
+    max_tool_calls: int = 0
+    max_parse_errors: int = 0
+    tool_seconds: float = 60.0
+    timeout_seconds: float = 0.0
+    gather_seconds: float = 0.05
+    max_concurrent: int = 0
+    parser: str = "auto"
+    chat: bool | None = None
+    train_unparsed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """How much may fail or be left out before a run stops.
 
@@ -131,8 +167,8 @@ class Limits:
         max_prompts_dropped: largest share of a task's prompts, or worked examples, that may be
             dropped because the model's context has no room for them (for a prompt: with its
             completion).
-        max_failed_rewards: largest share of a step's completions on which one reward may fail.
-            Above it, or where it fails on all, the run stops.
+        max_failed_rewards: largest share of a step's completions on which one reward may fail, and
+            of its episodes that may fail. Above it, or where all fail, the run stops.
         reward_timeout_seconds: how long one reward may take for the completions of a step; 0 = no
             limit.
     """
@@ -171,6 +207,9 @@ class EvaluationConfig:
         num_examples: number of problems, from the first.
         num_samples: completions per problem.
         sampling: how the completions are sampled.
+        environment: what the model acts in; it is then measured by episodes. Where the task cannot
+            grade, an episode is right if the environment's reward is at least 1.
+        agent: how the model acts there.
         seed: seed of the completions. It does not depend on the recipe's seed, so that all models
             get the same random numbers.
     """
@@ -179,6 +218,8 @@ class EvaluationConfig:
     num_examples: int = 200
     num_samples: int = 1
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    environment: Component | None = None
+    agent: AgentConfig = AgentConfig()
     seed: int = 1234
 
 

@@ -121,6 +121,8 @@ def source_file(function: Callable[..., Any]) -> Path:
     function = unwrapped(function)
     try:
         source = inspect.getsourcefile(function)
+    except OSError:  # a class of a notebook
+        source = None
     except TypeError:  # an object with __call__
         try:
             source = inspect.getsourcefile(type(function))
@@ -183,12 +185,12 @@ def _scan(path: Path, variable: str, kind: str, modified: int) -> tuple[Entry, .
     scope = scope_of(path)
     entries = []
     for node in parse(path).body:
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             continue
         declared = _declared_by(node, scope, variable, kind, path)
         if declared is None:
             continue
-        a = node.args
+        a = _arguments(node)
         positional = [*a.posonlyargs, *a.args]
         parameters = list(zip(a.kwonlyargs, a.kw_defaults, strict=True))
         if kind == METHOD:
@@ -203,7 +205,7 @@ def _scan(path: Path, variable: str, kind: str, modified: int) -> tuple[Entry, .
             node.name,
             tuple(p.arg for p in positional),
             settings,
-            ast.unparse(node.returns) if node.returns else "",
+            _returns(node),
             ast.get_docstring(node) or "",
             path,
             node.lineno,
@@ -214,8 +216,33 @@ def _scan(path: Path, variable: str, kind: str, modified: int) -> tuple[Entry, .
     return tuple(entries)
 
 
+_Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def _arguments(node: _Definition) -> ast.arguments:
+    """The parameters of a function, or of a class when it is called."""
+    if not isinstance(node, ast.ClassDef):
+        return node.args
+    for inner in node.body:
+        if isinstance(inner, ast.FunctionDef) and inner.name == "__init__":
+            a = inner.args
+            before, others = a.posonlyargs, a.args  # one of them begins with self
+            before, others = (before[1:], others) if before else ([], others[1:])
+            return ast.arguments(
+                before, others, a.vararg, a.kwonlyargs, a.kw_defaults, a.kwarg, a.defaults
+            )
+    return ast.arguments([], [], None, [], [], None, [])
+
+
+def _returns(node: _Definition) -> str:
+    if isinstance(node, ast.ClassDef):
+        return node.name
+    return ast.unparse(node.returns) if node.returns else ""
+
+
 def entries_of_file(path: Path, variable: str, kind: str) -> tuple[Entry, ...]:
-    """Entries of the functions at the top level of a file that a registry's decorator marks.
+    """Entries of the functions and classes at the top level of a file that a registry's decorator
+    marks.
 
     `@losses.register`, `@losses.register(per="token")` and, with posttrain imported as pt,
     `@pt.loss(per="token")` mark a loss.
@@ -224,7 +251,7 @@ def entries_of_file(path: Path, variable: str, kind: str) -> tuple[Entry, ...]:
 
 
 def _declared_by(
-    node: ast.FunctionDef | ast.AsyncFunctionDef, scope: Scope, variable: str, kind: str, path: Path
+    node: _Definition, scope: Scope, variable: str, kind: str, path: Path
 ) -> dict[str, Any] | None:
     """The keyword values of the registry's decorator; None where the function has none."""
     for decorator in node.decorator_list:

@@ -16,6 +16,7 @@ NAMES: dict[str, str] = {
     "preview": "posttrain.training.review",
     "loss_of": "posttrain.training.inspection.compute_loss",
     "Plan": "posttrain.training.plan",
+    "Loop": "posttrain.training.plan",
     "Result": "posttrain.training.result",
     "Metrics": "posttrain.training.result",
     "evaluate": "posttrain.methods.measurement",
@@ -30,8 +31,8 @@ NAMES: dict[str, str] = {
     "grpo": "posttrain.methods.grpo",
     "ppo": "posttrain.methods.ppo",
     "online_dpo": "posttrain.methods.online_dpo",
-    "spin": "posttrain.methods.spin",
-    "self_training": "posttrain.methods.self_training",
+    "spin": "posttrain.loops.spin",
+    "self_training": "posttrain.loops.self_training",
     "offline": "posttrain.methods.offline",
     "distill": "posttrain.methods.distill",
     # values
@@ -43,6 +44,7 @@ NAMES: dict[str, str] = {
     "ToolCall": "posttrain.types",
     "Example": "posttrain.types",
     "Sampling": "posttrain.config.SamplingConfig",
+    "Agent": "posttrain.config.AgentConfig",
     "LoRA": "posttrain.config.LoraConfig",
     "Adapter": "posttrain.config.AdapterConfig",
     "Model": "posttrain.config.ModelConfig",
@@ -70,6 +72,7 @@ KINDS: dict[str, str] = {
     "advantage": "advantages",
     "reward": "rewards",
     "task": "tasks",
+    "environment": "environments",
 }
 """Groups of registered functions: pt.reward.exact is one, @pt.reward adds one."""
 

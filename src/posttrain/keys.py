@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from posttrain.annotations import spelled
 from posttrain.config import (
     AdapterConfig,
+    AgentConfig,
     Component,
     CreditConfig,
     DataConfig,
@@ -67,6 +68,7 @@ INHERITED = ("evaluation", "report_to")
 IN_YAML: dict[str, Any] = {
     "Rows": DataConfig,
     "TaskLike": Component,
+    "EnvironmentLike": Component,
     "ComponentLike": Component,
     "Losses": list[Component],
     "Rewards": list[Component],
@@ -78,6 +80,7 @@ CLASSES: dict[str, Any] = {
     c.__name__: c
     for c in (
         AdapterConfig,
+        AgentConfig,
         Component,
         CreditConfig,
         DataConfig,

@@ -201,8 +201,9 @@ def _value(value: Any, hint: Any, where: str) -> Any:
     if hint in (Component, Component | None):
         return None if value is None else component(value, where)
     of_evaluation = hint in (EvaluationConfig, EvaluationConfig | None)
-    if of_evaluation and isinstance(value, Mapping) and "task" in value:
-        value = {**value, "task": component(value["task"], f"{where}.task")}
+    if of_evaluation and isinstance(value, Mapping):
+        named = [key for key in ("task", "environment") if value.get(key) is not None]
+        value = {**value, **{key: component(value[key], f"{where}.{key}") for key in named}}
     return check(value, hint, where)
 
 
@@ -245,9 +246,11 @@ def _check_components(recipe: Recipe) -> None:
         ("penalties", registry.penalties, recipe.penalties),
         ("rewards", registry.rewards, recipe.rewards),
         ("task", registry.tasks, [recipe.task] if recipe.task else []),
-        ("evaluation.task", registry.tasks, [recipe.evaluation.task] if recipe.evaluation else []),
+        ("evaluation.task", registry.tasks, _evaluated(recipe, "task")),
+        ("evaluation.environment", registry.environments, _evaluated(recipe, "environment")),
         ("advantage", registry.advantages, _named(recipe, "advantage")),
         ("search", registry.searches, _named(recipe, "search")),
+        ("environment", registry.environments, _named(recipe, "environment")),
     ):
         for item in items:
             known.check(item.name, item.settings, where)
@@ -262,6 +265,12 @@ def _named(recipe: Recipe, setting: str) -> list[Component]:
     """The function that a method's own setting names, if it has such a setting."""
     value = recipe.settings.get(setting)
     return [value] if isinstance(value, Component) else []
+
+
+def _evaluated(recipe: Recipe, key: str) -> list[Component]:
+    """The function that the evaluation names, if it does."""
+    value = getattr(recipe.evaluation, key, None)
+    return [] if value is None else [value]
 
 
 def recipe_as_dict(recipe: Recipe) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class Registry:
 
     Attributes:
         kind: singular noun for messages. variable: the registry's name in this module.
-        package: sub-package that holds the built-in functions.
+        package: sub-package that holds the built-in functions. also: another one that does.
         inputs: the closed vocabulary of positional parameters; None where any name is allowed (a
             reward's parameters may name columns of the data).
         declares: the keyword values that the decorator takes; None where it takes any.
@@ -59,6 +59,7 @@ class Registry:
     package: str
     inputs: Collection[str] | None = None
     declares: Mapping[str, Declaration] | None = None
+    also: str = ""
     _plugins: list[Path] = field(default_factory=list)
     _functions: dict[str, Callable[..., Any]] = field(default_factory=dict)
     _declared: Any = field(default_factory=weakref.WeakKeyDictionary, repr=False)
@@ -133,7 +134,9 @@ class Registry:
         entry = self.entry(name)
         if name not in self._functions:
             if entry.file.is_relative_to(PACKAGE_FOLDER):
-                importlib.import_module(f"posttrain.{self.package}.{entry.file.stem}")
+                place = f"posttrain.{entry.file.parent.name}.{entry.file.stem}"
+                # Registered by the import, if this is the first one.
+                self._functions.setdefault(name, getattr(importlib.import_module(place), name))
             else:
                 import_plugin(entry.file)
         return self._functions[name]
@@ -196,7 +199,8 @@ class Registry:
         key = (self.package, plugins)
         if key not in self._of_files:
             entries: dict[str, Entry] = {}
-            for path in (*_files_of(self.package), *self._plugins):
+            built_in = [*_files_of(self.package), *(_files_of(self.also) if self.also else ())]
+            for path in (*built_in, *self._plugins):
                 for entry in entries_of_file(path, self.variable, self.kind):
                     entries[entry.name] = self._checked(entry, entries)
             self._of_files.clear()
@@ -208,9 +212,9 @@ class Registry:
         a script or a test.
         """
         code = getattr(unchecked(function), "__code__", None)
-        if code is None:
+        if code is None and not isinstance(function, type):
             return False
-        file = Path(code.co_filename)
+        file = source_file(function) if code is None else Path(code.co_filename)
         if file in self._plugins:
             entries = entries_of_file(file, self.variable, self.kind)
             return any(entry.name == function.__name__ for entry in entries)
@@ -352,7 +356,8 @@ advantages = Registry(
 rewards = Registry("reward", "rewards", "rewards", declares=_REWARD_DECLARES)
 searches = Registry("search strategy", "searches", "search", SEARCH_INPUTS)
 tasks = Registry("task", "tasks", "tasks", ())
-methods = Registry("method", "methods", "methods", ())
+environments = Registry("environment", "environments", "episodes", ())
+methods = Registry("method", "methods", "methods", (), also="loops")
 
 # What each of these is: `posttrain.penalties`.
 penalties = Registry("penalty", "penalties", "penalties", frozenset({"parameter", "start"}))
@@ -364,6 +369,7 @@ REGISTRIES: dict[str, Registry] = {
     "rewards": rewards,
     "searches": searches,
     "tasks": tasks,
+    "environments": environments,
     "methods": methods,
 }
 

@@ -85,7 +85,7 @@ def write_rule(
 
 
 def write_table(console: Console, table: Any) -> None:
-    """Print a `rich` table, whose cells come from `styled`."""
+    """Print a `rich` table or panel, whose cells come from `styled`."""
     console.print(table)
 
 

@@ -66,12 +66,16 @@ class Sampling:
 class Request:
     """`n` completions of one prompt of token ids. The same (prompt_ids, sampling, seed, index)
     gives the same sample.
+
+    reuse: whether later prompts may begin with its samples, so that an engine holds what it
+    computed for them.
     """
 
     prompt_ids: tuple[int, ...]
     sampling: Sampling
     n: int = 1
     seed: int = 0
+    reuse: bool = True
 
 
 @dataclass(slots=True)

@@ -91,6 +91,7 @@ def _function_places(key: str, raw: Mapping[str, Any], entry: Entry) -> list[str
         "advantage": registry.advantages,
         "task": registry.tasks,
         "search": registry.searches,
+        "environment": registry.environments,
     }
     places = []
     for name in known.keys() & entry.settings.keys():

@@ -17,6 +17,7 @@ LAYERS = [
     {"cli"},
     {"serve"},
     {"runs"},
+    {"loops"},
     {"methods"},
     {"training", "evaluation"},
     {"sources"},

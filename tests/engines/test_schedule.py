@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from posttrain.engines.schedule import Row, Schedule
+from posttrain.engines.stepping import Joined
 from posttrain.engines.stops import Stops
 from posttrain.types import Sampling
 
@@ -19,13 +20,15 @@ class Counting:
 
     def __init__(self) -> None:
         self.joined: list[list[tuple[int, ...]]] = []
+        self.stored: list[tuple[int, ...]] = []
         self.largest = self._rows = 0
 
-    def join(self, prompts: Sequence[tuple[int, ...]], capacity: Sequence[int]) -> Tensor:
+    def join(self, prompts: Sequence[tuple[int, ...]], capacity: Sequence[int]) -> Joined:
         self.joined.append(list(prompts))
         self._rows += len(prompts)
         self.largest = max(self.largest, self._rows)
-        return self._logits(torch.tensor([p[-1] for p in prompts]))
+        logits = self._logits(torch.tensor([p[-1] for p in prompts]))
+        return Joined(logits, [len(p) for p in prompts])
 
     def step(self, tokens: Tensor) -> Tensor:
         assert len(tokens) == self._rows
@@ -33,6 +36,9 @@ class Counting:
 
     def keep(self, rows: Tensor) -> None:
         self._rows = len(rows)
+
+    def store(self, texts: Mapping[int, tuple[int, ...]]) -> None:
+        self.stored += texts.values()
 
     def _logits(self, tokens: Tensor) -> Tensor:
         logits = torch.full((len(tokens), VOCABULARY), -30.0)
@@ -65,9 +71,10 @@ def run(limits: list[int], **bounds: int) -> tuple[Counting, Schedule, list[list
 
 
 def test_rows_end_at_a_stop_or_at_their_limit() -> None:
-    _, schedule, texts = run([9, 2, 9, 1])
+    stepper, schedule, texts = run([9, 2, 9, 1])
     assert texts == [[1, 2, 3, 4, 5, 6], [2, 3], [3, 4, 5, 6], [1]]
     assert schedule.num_generated == 13
+    assert set(stepper.stored) == {(p, *t) for p, t in zip((0, 1, 2, 0), texts, strict=True)}
 
 
 def test_few_rows_at_once_give_the_same_texts_in_order() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from decoders import with_lora
 
 from posttrain.engines.decode import DecodePlan
 from posttrain.engines.torch import TorchEngine
@@ -150,11 +151,11 @@ def test_few_keys_and_values_are_held_where_memory_is_short(
 
 def test_caches_are_keyed_by_the_weights(decoder: Build, llama: LanguageModel) -> None:
     model = decoder("llama")
-    engine = TorchEngine(model, cache_tokens=10_000)
+    engine = TorchEngine(model)
     before = ids(engine.generate(requests(1, temperature=0.0)))
     computed = engine.stats.computed_tokens
     assert ids(engine.generate(requests(1, temperature=0.0))) == before
-    assert engine.stats.computed_tokens == computed  # everything came from the cache
+    assert engine.stats.computed_tokens == computed + len(PROMPTS)  # a prompt's last token each
     with torch.no_grad():
         model.hf.model.layers[0].self_attn.v_proj.weight.neg_()
     engine.sync(1)
@@ -162,9 +163,54 @@ def test_caches_are_keyed_by_the_weights(decoder: Build, llama: LanguageModel) -
     after = engine.generate(requests(1, temperature=0.0))
     assert ids(after) == ids(fresh) != before
     assert after[0][0].weights_version == 1
-    small = TorchEngine(model, cache_tokens=20)
-    small.generate(requests(1))
-    assert sum(len(p) for _, p in small._cache) <= 20
+
+
+def test_prefixes_are_keyed_by_the_adapter(decoder: Build) -> None:
+    model = with_lora(decoder)
+    model.share_trunks()
+    engine = TorchEngine(model)
+    wanted = requests(1, temperature=0.0)
+    adapted = ids(engine.generate(wanted))
+    with model.reference():
+        plain = ids(engine.generate(wanted))
+    assert plain == ids(TorchEngine(decoder("llama")).generate(wanted)) != adapted
+    assert ids(engine.generate(wanted)) == adapted
+
+
+def test_the_next_turn_computes_only_what_is_new(model: LanguageModel) -> None:
+    engine = TorchEngine(model)
+    first = Request(PROMPTS[2], Sampling(max_tokens=12), n=2)
+    open_ticket = engine.submit(first)
+    (finished,) = [f for _ in range(12) for f in engine.step()]
+    assert (finished.ticket, finished.reused_tokens) == (open_ticket, 0)
+    text = (*PROMPTS[2], *finished.samples[1].ids)
+    engine.submit(Request((*text, 8, 9), Sampling(max_tokens=5, temperature=0.0)))
+    (turn,) = [f for _ in range(5) for f in engine.step()]
+    stats = engine.stats
+    assert (
+        stats.prompt_tokens
+        == 2 * 30 + len(text) + 2
+        == (stats.computed_tokens + stats.reused_tokens)
+    )
+    if model.shares_trunks:  # the newest token of a row has not been computed
+        assert turn.reused_tokens == len(text) - 1 and stats.computed_tokens == 30 + 3
+    else:
+        assert turn.reused_tokens == 0 and stats.reused_tokens == 0
+    alone = TorchEngine(model, max_prefix_bytes=0)
+    expected = alone.generate([Request((*text, 8, 9), Sampling(max_tokens=5, temperature=0.0))])
+    assert ids([turn.samples]) == ids(expected)
+    lone = turn.samples[0].raw_logprobs
+    assert lone == pytest.approx(expected[0][0].raw_logprobs, abs=1e-5)
+
+
+def test_requests_that_are_not_continued_hold_no_samples(llama: LanguageModel) -> None:
+    engine = TorchEngine(llama)
+    engine.generate([Request(PROMPTS[0], Sampling(max_tokens=9), n=3, reuse=False)])
+    assert engine._prefixes.num_tokens == len(PROMPTS[0])
+    engine.generate([Request(PROMPTS[0], Sampling(max_tokens=9), n=3)])
+    assert engine._prefixes.num_tokens == len(PROMPTS[0]) + 3 * 8
+    engine.sync(engine.weights_version + 1)
+    assert engine._prefixes.num_tokens == 0
 
 
 def test_prompts_are_computed_once(llama: LanguageModel) -> None:
@@ -313,8 +359,8 @@ def test_refuses(
 def test_bounds_and_seeds(llama: LanguageModel) -> None:
     with pytest.raises(ConfigError, match="max_rows is 0; it must be at least 1"):
         TorchEngine(llama, max_rows=0)
-    with pytest.raises(ConfigError, match="cache_tokens is -1"):
-        TorchEngine(llama, cache_tokens=-1)
+    with pytest.raises(ConfigError, match="max_prefix_bytes is -1"):
+        TorchEngine(llama, max_prefix_bytes=-1)
     a, b, c = (
         TorchEngine(llama).generate([Request((1, 2), Sampling(), seed=s)])[0][0].ids
         for s in (0, 2**63 + 5, -1)

@@ -28,6 +28,15 @@ POLICY: dict[str, Any] = {
     "learning_rate": 1e-3,
     "max_steps": 5,
 }
+SAMPLED = {key: value for key, value in POLICY.items() if key != "num_generations"}
+STAR: dict[str, Any] = {
+    "method": "self_training",
+    **POLICY,
+    "num_rounds": 2,
+    "steps_per_round": 3,
+    "min_reward": None,
+    "top_fraction": 0.5,
+}
 RUNS: dict[str, dict[str, Any]] = {
     "sft": {
         **SFT,
@@ -52,6 +61,9 @@ RUNS: dict[str, dict[str, Any]] = {
         "num_generations": 4,
         "losses": [{"name": "clipped"}, {"name": "kl", "weight": 0.05}],
     },
+    "spin": {"method": "spin", **SAMPLED, "num_rounds": 2},
+    "self_training": {**STAR, "accumulate": True},
+    "restarted": {**STAR, "restart": True, "lora": {"r": 4, "dropout": 0.1}},
 }
 KILLS_EACH = 4
 

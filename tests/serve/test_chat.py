@@ -35,6 +35,7 @@ def test_an_answer_has_the_shape_of_openai(client: Any, service: Any) -> None:
     prompt = server.model.engine.requests[0].prompt_ids
     assert server.model.tokenizer.decode(prompt).endswith("<|user|>\nhello<|end|>\n<|assistant|>\n")
     assert body["usage"]["prompt_tokens"] == len(prompt)
+    assert body["usage"]["prompt_tokens_details"] == {"cached_tokens": 1}
     assert body["usage"]["completion_tokens"] == 18
     assert body["usage"]["completion_tokens_details"] == {
         "selected_tokens": 18,
@@ -132,42 +133,70 @@ TOOL = {
 
 
 def test_tools_that_the_template_does_not_show_are_refused(client: Any, service: Any) -> None:
-    reads = service(tool_calls=lambda text: (text, []))
-    for server in (service(), reads):
-        error = post(client, server, HELLO | {"tools": [TOOL]})
-        assert error.status_code == 400 and error.json()["error"]["param"] == "tools"
+    error = post(client, service(), HELLO | {"tools": [TOOL]})
+    assert error.status_code == 400 and error.json()["error"]["param"] == "tools"
+    fine = post(client, service(), HELLO | {"tools": [TOOL], "tool_choice": "none"})
+    assert fine.status_code == 200
+
+
+SUM = '{"x": 1}'
+CALLS = f'so <tool_call>{{"name": "add", "arguments": {SUM}}}</tool_call>'
+
+
+def with_tools(tokenizer: Any) -> Any:
+    """The tokenizer with a template that shows tools."""
+    import copy
+
+    tokenizer = copy.copy(tokenizer)
+    tokenizer.chat_template = "{{ tools | tojson if tools else '' }}" + tokenizer.chat_template
+    return tokenizer
 
 
 def test_tool_calls_are_read(client: Any, service: Any, tiny_tokenizer: Any) -> None:
-    import copy
+    tokenizer = with_tools(tiny_tokenizer)
 
-    tokenizer = copy.copy(tiny_tokenizer)
-    tokenizer.chat_template = "{{ tools | tojson if tools else '' }}" + tokenizer.chat_template
-
-    def read(text: str) -> Any:
-        head, mark, rest = text.partition("CALL ")
-        return (head, [("add", json.loads(rest))]) if mark else (text, [])
-
-    def server(text: str) -> Any:
+    def server(text: str, **fields: Any) -> Any:
         made = service(
-            lambda request, index: made.model.engine.ids(text), tokenizer=tokenizer, tool_calls=read
+            lambda request, index: made.model.engine.ids(text),
+            tokenizer=tokenizer,
+            context_length=400,
+            **fields,
         )
         return made
 
-    body = HELLO | {"tools": [TOOL]}
-    (choice,) = post(client, server('so CALL {"x": 1}'), body).json()["choices"]
-    assert choice["finish_reason"] == "tool_calls" and choice["message"]["content"] == "so "
+    body = HELLO | {"tools": [TOOL], "max_tokens": 90}
+    (choice,) = post(client, server(CALLS), body).json()["choices"]
+    assert choice["finish_reason"] == "tool_calls" and choice["message"]["content"] == "so"
     (call,) = choice["message"]["tool_calls"]
     assert call["type"] == "function" and call["id"]
-    assert call["function"] == {"name": "add", "arguments": '{"x": 1}'}
-    parts = events(post(client, server('so CALL {"x": 1}'), body | {"stream": True}))
+    assert call["function"] == {"name": "add", "arguments": SUM}
+    parts = events(post(client, server(CALLS), body | {"stream": True}))
     deltas = [p["choices"][0] for p in parts]
+    assert "".join(d["delta"].get("content", "") for d in deltas) == "so"
     (with_call,) = [d["delta"] for d in deltas if "tool_calls" in d["delta"]]
-    assert with_call["tool_calls"][0]["function"]["name"] == "add"
-    assert with_call["tool_calls"][0]["index"] == 0
+    (call,) = with_call["tool_calls"]
+    assert call["function"] == {"name": "add", "arguments": SUM} and call["index"] == 0
     assert deltas[-1]["finish_reason"] == "tool_calls"
     (choice,) = post(client, server("plain"), body).json()["choices"]
     assert choice["finish_reason"] == "stop" and choice["message"]["content"] == "plain"
+    (choice,) = post(client, server(CALLS, tool_parser="none"), body).json()["choices"]
+    assert choice["message"]["content"] == CALLS and "tool_calls" not in choice["message"]
+
+
+def test_a_call_that_is_cut_off_is_content(client: Any, service: Any, tiny_tokenizer: Any) -> None:
+    def server() -> Any:
+        made = service(
+            lambda request, index: made.model.engine.ids(CALLS),
+            tokenizer=with_tools(tiny_tokenizer),
+        )
+        return made
+
+    body = HELLO | {"tools": [TOOL], "max_tokens": 30}
+    (choice,) = post(client, server(), body).json()["choices"]
+    assert choice["message"]["content"] == CALLS[:30] and choice["finish_reason"] == "length"
+    parts = events(post(client, server(), body | {"stream": True}))
+    deltas = [p["choices"][0]["delta"] for p in parts]
+    assert "".join(d.get("content", "") for d in deltas) == CALLS[:30]
 
 
 def test_an_earlier_call_reaches_the_template(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from scripted_engine import ScriptedEngine
 
+from posttrain.engines.base import Finished
 from posttrain.errors import DataError
 from posttrain.serve.worker import EngineWorker
 from posttrain.types import Request, Sample, Sampling
@@ -25,8 +26,8 @@ class Heard:
     def tokens(self, index: int, ids: list[int]) -> None:
         self.ids.setdefault(index, []).extend(ids)
 
-    def finished(self, samples: list[Sample]) -> None:
-        self.samples = samples
+    def finished(self, result: Finished) -> None:
+        self.samples = result.samples
 
     def failed(self, error: Exception) -> None:
         self.error = error
@@ -138,3 +139,16 @@ def test_stopping_aborts_what_runs(tiny_tokenizer: Any, until: Until) -> None:
     until(lambda: engine.num_open == 1)
     worker.stop()
     assert engine.num_open == 0 and not worker.is_alive
+
+
+def test_a_closed_worker_ends_what_runs_and_what_comes(
+    worker: EngineWorker, engine: ScriptedEngine, until: Until
+) -> None:
+    running, late = Heard(), Heard()
+    worker.submit(request(10**6), running)
+    until(lambda: engine.num_open == 1)
+    error = RuntimeError("closing")
+    worker.close(error)
+    worker.submit(request(), late)
+    until(lambda: late.error is error)
+    assert running.error is error and engine.num_open == 0 and len(engine.requests) == 1

@@ -44,16 +44,13 @@ class Model:
     [
         (Reference(), 10, []),
         (Reference(every=4, mix=0.5), 10, [4, 8]),
-        (Reference(rounds=3), 10, [4, 8]),  # ceil(10 / 3) steps a round
-        (Reference(rounds=2), 10, [5, 10]),
-        (Reference(rounds=20), 3, [1, 2, 3]),
     ],
 )
 def test_when_it_moves(reference: Reference, steps: int, expected: list[int]) -> None:
     moved = []
     for step in range(1, steps + 1):
         model = Model()
-        for hook in reference.hooks(model, steps):
+        for hook in reference.hooks(model):
             hook(step, {})
         moved += [step] * len(model.mixes)
         assert model.mixes in ([], [reference.mix])

@@ -14,55 +14,16 @@ from support import weights_of
 import posttrain as pt
 from posttrain.errors import CheckpointError, ConfigError
 from posttrain.training import resume
-from posttrain.training.caller import Caller
 from posttrain.training.changes import Change
 from posttrain.training.ending import Interrupted
 
 QUIET = Console(quiet=True)
 ROWS = [{"prompt": f"Q: {a}+2\nA:", "completion": f" {a + 2}"} for a in range(16)]
-LINEAR = {"lr_scheduler_type": "linear", "warmup_steps": 0.0, "min_lr_ratio": 0.0}
-CONSTANT = {**LINEAR, "lr_scheduler_type": "constant"}
 
 
 def started(folder: Path, step: int, steps: int, **options: Any) -> resume.Start:
     saved = {"global_step": step, "steps": steps}
     return resume.Start(folder, folder / f"checkpoint-{step}", saved, **options)
-
-
-@pytest.mark.parametrize(
-    ("schedule", "steps", "reasons", "refused"),
-    [
-        (CONSTANT, 8, [], False),
-        (LINEAR, 8, [], True),
-        (LINEAR, 4, [], False),  # as long as before
-        (CONSTANT, 8, ["adalora prunes"], True),
-        (
-            {**CONSTANT, "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 2.0},
-            8,
-            [],
-            False,
-        ),
-        (
-            {**CONSTANT, "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 0.5},
-            8,
-            [],
-            True,
-        ),
-    ],
-)
-def test_a_length_changes_a_run_where_its_rates_would_have_been_others(
-    tmp_path: Path, schedule: dict[str, Any], steps: int, reasons: list[str], refused: bool
-) -> None:
-    change = resume.length_change(started(tmp_path, 3, 4), schedule, steps, reasons)
-    assert (change is not None) == refused
-    if change is not None:
-        assert (change.name, change.rule, change.text) == ("max_steps", "accept", "steps: 4 -> 8")
-        assert all(reason in change.reason for reason in reasons)
-
-
-def test_a_run_cannot_be_shorter_than_what_is_done(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="max_steps: 2"):
-        resume.length_change(started(tmp_path, 3, 4), CONSTANT, 2, [])
 
 
 def test_changes_are_refused_unless_accepted(tmp_path: Path) -> None:
@@ -220,14 +181,6 @@ def test_a_change_of_length_is_told_once(tmp_path: Path) -> None:
     assert told.count("4 -> 8") == 1 and "(accepted)" in told
     told = "\n".join(resume.announced(started(tmp_path, 3, 4, changes=[longer]), 8))
     assert told.count("4 -> 8") == 1
-
-
-@pytest.mark.parametrize(("schedule", "accepts"), [(CONSTANT, False), (LINEAR, True)])
-def test_how_a_finished_run_is_trained_on(tmp_path: Path, schedule: Any, accepts: bool) -> None:
-    text = resume.longer(started(tmp_path, 4, 4), schedule)
-    assert "max_steps=N" in text and ("--accept max_steps" in text) == accepts
-    text = resume.longer(started(tmp_path, 4, 4, caller=Caller(python=True)), schedule)
-    assert "steps=N" in text and ("accept=['max_steps']" in text) == accepts
 
 
 def ctrl_c(step: int, metrics: dict[str, float]) -> None:

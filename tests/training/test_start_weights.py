@@ -69,7 +69,8 @@ def ctrl_c(step: int, metrics: dict[str, float]) -> None:
     [
         (sft, None, False),
         (dpo, None, True),
-        (dpo, pt.LoRA(r=2), False),
+        # The reference is base and adapters together: the base alone is not enough.
+        (dpo, pt.LoRA(r=2), True),
         (lambda: dpo(reference_every=1), None, True),
         (lambda: dpo(cache_reference=True), None, True),
         (grpo, None, True),
@@ -103,6 +104,25 @@ def test_a_model_that_has_learnt_before_and_since(
     assert weights_of(model) == weights_of(whole.model)
     assert result.metrics["loss"] == whole.metrics["loss"]
     assert result.model is model
+
+
+def test_adapters_that_began_with_the_run(tiny_folder: Path, tmp_path: Path) -> None:
+    """Their reference is the base, also where the model has been trained on since."""
+    lora = pt.LoRA(r=2)
+    options: Any = {"output": tmp_path / "run", "console": QUIET}
+    whole = pt.fit(pt.load(tiny_folder, lora=lora), dpo(), steps=4, console=QUIET)
+    model = pt.load(tiny_folder, lora=lora)
+    with pytest.raises(Interrupted):
+        pt.fit(model, dpo(), steps=4, **options, hooks=[ctrl_c])
+    assert not (tmp_path / "run" / START).exists()
+    pt.fit(model, sft(), steps=1, console=QUIET)
+    assert not model.fresh_adapters
+    with pytest.raises(CheckpointError):
+        pt.fit(model, dpo(losses=["ipo"]), steps=4, **options, resume=True)
+    assert not model.fresh_adapters
+    result = pt.fit(model, dpo(), steps=4, **options, resume=True)
+    assert weights_of(model) == weights_of(whole.model)
+    assert result.metrics["loss"] == whole.metrics["loss"]
 
 
 def test_a_run_by_name_that_needs_its_start_takes_it_from_there(

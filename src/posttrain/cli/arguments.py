@@ -87,6 +87,6 @@ def _evaluation_change(text: str) -> str:
     """`task.KEY=VALUE` and the fields of evaluation need no `evaluation.` before them."""
     key = text.partition("=")[0].strip()
     first = key.partition(".")[0]
-    if first in ("task", "num_examples", "num_samples", "sampling", "seed"):
+    if first in ("task", "num_examples", "num_samples", "sampling", "seed", "environment", "agent"):
         return f"evaluation.{text}"
     return f"evaluation.sampling.{text}" if first in ("max_tokens", "stop") else text

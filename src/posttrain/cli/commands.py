@@ -363,7 +363,7 @@ def _lookup_commands() -> dict[str, Command]:
         ),
         "ls": Command(
             "look up",
-            "list losses, advantages, rewards, searches, tasks, methods",
+            "list losses, advantages, rewards, searches, tasks, environments, methods",
             explain.ls,
             partial(_lookup_arguments, "posttrain ls [KIND] [--plugin FILE]"),
             ("kind?",),

@@ -83,6 +83,7 @@ def _longer(run: Any) -> str:
     """How a finished run is trained on."""
     from posttrain.training import resume
     from posttrain.training.caller import SHELL
+    from posttrain.training.length import Length
 
     new = f"start a new run from its model: {SHELL.start_from(run.folder / 'model')}"
     start = resume.find_start(run.folder) if run.trains else None
@@ -91,7 +92,7 @@ def _longer(run: Any) -> str:
     recipe = run.recipe
     names = ("lr_scheduler_type", "warmup_steps", "min_lr_ratio")
     schedule = {name: getattr(recipe, name) for name in names}
-    return f"{resume.longer(start, schedule)}, or {new}"
+    return f"{Length(start.step, schedule).longer(start)}, or {new}"
 
 
 def _run(recipe: Recipe, **options: Any) -> Any:

@@ -19,10 +19,13 @@ from posttrain.typecheck import check
 
 if TYPE_CHECKING:
     from posttrain.rewards.exact import Extractor
-    from posttrain.serve.served import Limits
+    from posttrain.serve.served import Limits, ServedModel
 
 KEY_VARIABLE = "POSTTRAIN_API_KEY"
 """Environment variable with one key or several, separated by commas."""
+
+TOOL_PARSERS = ("auto", "hermes", "qwen_coder", "llama", "mistral", "response_template", "none")
+"""Forms of tool calls that `posttrain.episodes.tool_calls.parser_for` reads."""
 
 _MODEL_KEYS = ("tokenizer", "chat_template", "revision", "dtype", "device", "trust_remote_code")
 
@@ -53,6 +56,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         choices=("last_number", "hash", "boxed", "tag", "whole"),
         help="how searches read the answer of a text where a request does not say (last_number)",
     )
+    parser.add_argument(
+        "--tool-parser",
+        default="auto",
+        choices=TOOL_PARSERS,
+        help="form in which the model writes tool calls (auto: what its chat template writes)",
+    )
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -74,7 +83,8 @@ def serve(options: argparse.Namespace) -> int:
     from posttrain.serve.service import Service
 
     listener = program.listen(address)
-    service = Service(_load(place, config, name, options.extractor), limits)
+    model = _load(place, config, name, options.extractor)
+    service = Service(dataclasses.replace(model, tool_parser=options.tool_parser), limits)
     host, port = listener.getsockname()[:2]
     asked = "with a key" if address.keys else "from this machine, without a key"
 
@@ -123,7 +133,7 @@ def served_name(name: str) -> str:
     return short.replace("@", "-") or "model"
 
 
-def _load(place: str, config: ModelConfig, name: str, extractor: Extractor) -> Any:
+def _load(place: str, config: ModelConfig, name: str, extractor: Extractor) -> ServedModel:
     from posttrain import kernels
     from posttrain.engines.likelihood import likelihoods
     from posttrain.engines.torch import TorchEngine

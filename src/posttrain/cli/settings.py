@@ -49,7 +49,7 @@ GROUPS = (
 _GROUP_OF_KEY = {
     **dict.fromkeys(("task", "take_as", "step_separator", "max_prompts_dropped"), "data"),
     **dict.fromkeys(("mix_task", "mix_batch_size", "stages"), "data"),
-    **dict.fromkeys(("num_generations", "endpoint"), "sampling"),
+    **dict.fromkeys(("num_generations", "endpoint", "environment", "agent"), "sampling"),
     **dict.fromkeys(("rewards", "scorer", "oracle", *keys.OF_REWARDS), "rewards"),
     **dict.fromkeys(("losses", "advantage", "credit"), "loss"),
     **dict.fromkeys(("learning_rate", "critic_learning_rate", "weight_decay"), "optimiser"),
@@ -179,6 +179,8 @@ _SHARED_MEANINGS = {
     "critic": "model that the critic starts from; None is a copy of the policy",
     "judge": "model that compares completions; None is the model itself",
     "policy": "model whose completions the reward model chooses from",
+    "environment": "what the model acts in; `posttrain ls environments` lists them",
+    "agent": "how the model acts in an environment",
     "endpoint": "server that writes the completions instead of the model",
     "step_separator": "text between the steps of a completion",
     "search": "strategy that chooses among completions; `posttrain ls searches` lists them",

@@ -44,7 +44,7 @@ class Writer:
 
         options = {name: getattr(config, name) for name in _PASSED}
         self.model = load_model(place, trust_remote_code=config.trust_remote_code, **options)
-        self.engine = TorchEngine(self.model, cache_tokens=8192)
+        self.engine = TorchEngine(self.model)
         self.seed = seed
         values = {f.name: getattr(sampling, f.name) for f in dataclasses.fields(sampling)}
         values["max_tokens"] = sampling.max_tokens or MAX_TOKENS

@@ -23,12 +23,14 @@ class Finished:
     """The end of a request.
 
     ticket: what `submit` gave. samples: as many as were asked for, in order. error: why there are
-    none, else None.
+    none, else None. reused_tokens: of the prompt, those that were not computed for this request;
+    0 where an engine does not report them.
     """
 
     ticket: int
     samples: list[Sample]
     error: PosttrainError | None = None
+    reused_tokens: int = 0
 
 
 class Engine(Protocol):

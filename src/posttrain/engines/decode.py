@@ -7,17 +7,17 @@ one softmax. Rows may join and leave between steps, so that they need not have w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from posttrain.engines.seats import Seats
 from posttrain.kernels.forest_cpu import fused_attention
 from posttrain.kernels.products import kernel_products
-
-KeyValues = list[tuple[Tensor, Tensor]]
-"""Per layer, keys and values [Hkv, L, D] of one prompt."""
+from posttrain.models.prefixed_attention import KeyValues
 
 
 class DecodePlan:
@@ -34,6 +34,8 @@ class DecodePlan:
         capacity: int64 [R], tokens that each row may write. A row that has written them and is not
         dropped at once writes over its last one, so that it stays within its buffer and the model's
         positions.
+        own: keys and values of text between the prompt and what each row writes, None for rows
+        without. They lie in the row's buffer, and count in its capacity as written.
     """
 
     # What rows must not see, made anew at every step: by window, and for the fused kernel.
@@ -42,7 +44,13 @@ class DecodePlan:
 
     _step = 16  # columns by which what rows have written grows
 
-    def __init__(self, prompts: list[KeyValues], prompt_of: Tensor, capacity: Tensor) -> None:
+    def __init__(
+        self,
+        prompts: list[KeyValues],
+        prompt_of: Tensor,
+        capacity: Tensor,
+        own: Sequence[KeyValues | None] = (),
+    ) -> None:
         self.capacity = capacity
         self.lengths = torch.tensor([kv[0][0].shape[1] for kv in prompts], device=prompt_of.device)
         longest = max(kv[0][0].shape[1] for kv in prompts)
@@ -58,6 +66,7 @@ class DecodePlan:
         self.written = torch.zeros_like(prompt_of)
         self._has_kernel = prompt_of.device.type == "cpu"
         self._arrange()
+        self._begin(own)
 
     def positions(self) -> Tensor:
         """Position of the token that each row is about to compute, [R]."""
@@ -72,9 +81,15 @@ class DecodePlan:
             self._measure()
         self.forget_masks()
 
-    def join(self, prompts: list[KeyValues], prompt_of: Tensor, capacity: Tensor) -> None:
+    def join(
+        self,
+        prompts: list[KeyValues],
+        prompt_of: Tensor,
+        capacity: Tensor,
+        own: Sequence[KeyValues | None] = (),
+    ) -> None:
         """Take in rows that start now; prompt_of counts the plan's prompts first, then the new
-        ones.
+        ones. own: of the new rows.
         """
         if prompts:
             new = DecodePlan(prompts, prompt_of[:0], capacity[:0])
@@ -95,6 +110,43 @@ class DecodePlan:
         self.written = torch.cat([self.written, torch.zeros_like(prompt_of)])
         self.capacity = torch.cat([self.capacity, capacity])
         self._arrange()
+        self._begin(own)
+
+    def _begin(self, own: Sequence[KeyValues | None]) -> None:
+        """Put what the newest rows begin with into their buffers."""
+        sizes = [0 if kv is None else kv[0][0].shape[1] for kv in own]
+        if not any(sizes):
+            return
+        first = len(self.written) - len(own)
+        self.written[first:] = torch.tensor(sizes, device=self.written.device)
+        self._measure()
+        for layer, (keys, values) in enumerate(self._prompts):
+            empty = (
+                x.new_zeros(len(self.written), x.shape[1], 0, x.shape[3]) for x in (keys, values)
+            )
+            buffers = self._room(layer, *empty)
+            for line, (kv, size) in enumerate(zip(own, sizes, strict=True), start=first):
+                if kv is not None:
+                    buffers[0][line, :, :size], buffers[1][line, :, :size] = kv[layer]
+
+    def row_kv(self, line: int, start: int, *, skip: int = 0) -> KeyValues:
+        """Copies of the keys and values that a row sees, from place skip + start on: of its
+        prompt, then its own.
+        """
+        prompt, written = int(self.prompt_of[line]), int(self.written[line])
+        start, length = start + skip, int(self.lengths[prompt])
+
+        def joined(of_prompts: Tensor, of_rows: Tensor | None) -> Tensor:
+            parts = [of_prompts[prompt, :, start:length]]
+            if of_rows is not None:
+                parts.append(of_rows[line, :, max(start - length, 0) : written])
+            return torch.cat(parts, 1)
+
+        buffers = [own or (None, None) for own in self._buffers]
+        return [
+            (joined(keys, own[0]), joined(values, own[1]))
+            for (keys, values), own in zip(self._prompts, buffers, strict=True)
+        ]
 
     def keep(self, rows: Tensor) -> Tensor:
         """Drop all rows but these (indices [R], ascending, at least one), and the prompts that
@@ -157,8 +209,8 @@ class DecodePlan:
                 .to(dtype)
             )
         grouped = grouped * scale
-        before = self._unseat(
-            self._seat(grouped) @ prompt_keys.transpose(-1, -2), group
+        before = self._seats.unseat(
+            self._seats.seat(grouped) @ prompt_keys.transpose(-1, -2), group
         )  # [R, Hkv, g, L]
         with kernel_products():  # as in `_fused`
             of_row = grouped @ keys.transpose(-1, -2)  # [R, Hkv, g, t]
@@ -181,7 +233,9 @@ class DecodePlan:
         weights = scores.softmax(dim=-1).to(value.dtype)
         longest, columns = before.shape[-1], of_row.shape[-1]
         on_prompt, on_own = weights[..., :longest], weights[..., longest : longest + columns]
-        mixed = self._unseat(self._seat(on_prompt) @ prompt_values, group) + on_own @ values
+        mixed = (
+            self._seats.unseat(self._seats.seat(on_prompt) @ prompt_values, group) + on_own @ values
+        )
         return mixed.reshape(rows, 1, heads, value.shape[-1]).to(dtype)
 
     def attend_one(
@@ -206,11 +260,11 @@ class DecodePlan:
         before, of_row = self._kernel_masks(query.dtype)
         group = query.shape[2]
         on_prompt, prompt_lse = fused_attention(
-            self._seat(query), *self._prompts[layer], attn_mask=before, scale=scale
+            self._seats.seat(query), *self._prompts[layer], attn_mask=before, scale=scale
         )
         on_prompt, prompt_lse = (
-            self._unseat(on_prompt, group),
-            self._unseat(prompt_lse[..., None], group),
+            self._seats.unseat(on_prompt, group),
+            self._seats.unseat(prompt_lse[..., None], group),
         )
         with kernel_products():  # for a few queries oneDNN would turn all keys over
             scores = (query * scale) @ keys.transpose(-1, -2)
@@ -244,17 +298,8 @@ class DecodePlan:
         return self._masks
 
     def _arrange(self) -> None:
-        """Seat the rows of each prompt side by side: row r sits at place[r] of [P, width] seats."""
-        counts = torch.bincount(self.prompt_of, minlength=len(self.lengths))
-        width = int(counts.max())
-        # In the order of their prompts, a row's seat is its distance from its prompt's first row.
-        ordered, order = self.prompt_of.sort(stable=True)
-        seats = torch.arange(len(ordered), device=ordered.device)
-        within = seats - (counts.cumsum(0) - counts)[ordered]
-        self._place = torch.empty_like(ordered)
-        self._place[order] = ordered * width + within
-        self._seats = (len(counts), width)
-        self._even = len(ordered) == len(counts) * width and bool((self._place == seats).all())
+        """Take note of which rows and prompts there are."""
+        self._seats = Seats(self.prompt_of, len(self.lengths))
         self._ragged = bool((self.lengths != self._prompts[0][0].shape[2]).any())
         self.forget_masks()
         self._rows = torch.arange(len(self.prompt_of), device=self.prompt_of.device)
@@ -316,22 +361,6 @@ class DecodePlan:
                 torch.cat([buffers[1], value_rest], 2),
             )
         return buffers
-
-    def _seat(self, x: Tensor) -> Tensor:
-        """[R, Hkv, g, X] -> [P, Hkv, S * g, X]; empty seats hold zeros."""
-        prompts, width = self._seats
-        if not self._even:
-            padded = x.new_zeros(prompts * width, *x.shape[1:])
-            x = padded.index_copy(0, self._place, x)
-        x = x.reshape(prompts, width, *x.shape[1:]).transpose(1, 2)
-        return x.reshape(prompts, x.shape[1], -1, x.shape[-1])
-
-    def _unseat(self, x: Tensor, group: int) -> Tensor:
-        """[P, Hkv, S * g, X] -> [R, Hkv, g, X]."""
-        prompts, width = self._seats
-        x = x.reshape(prompts, x.shape[1], width, group, x.shape[-1]).transpose(1, 2)
-        x = x.reshape(prompts * width, *x.shape[2:])
-        return x if self._even else x.index_select(0, self._place)
 
     def _hidden_from(self, window: int | None) -> Tensor | None:
         """What each row must not see, bool [R, L + t], the same for all layers of a step; None

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from posttrain.engines.prefill import Prompt
 from posttrain.engines.sampling import RowSettings, SettingKinds, choose, row_keys, uniforms
-from posttrain.engines.stepping import Prompt, Stepper
+from posttrain.engines.stepping import Stepper
 from posttrain.engines.stops import Stops
 from posttrain.engines.transcript import Transcript
 from posttrain.types import FinishReason, Sample, Sampling
@@ -26,8 +27,10 @@ class Row:
     """One sample to be written.
 
     ticket: of its request. index: its place among the request's samples. limit: the most tokens
-    that it may have. kinds: of the settings of all rows that were added with it. tail: the newest
-    ids, where stop strings are looked for. stop_string: the one that ended it.
+    that it may have. reuse: whether later prompts may begin with its text. kinds: of the settings
+    of all rows that were added with it. num_computed: tokens of the prompt that were computed for
+    this row. tail: the newest ids, where stop strings are looked for. stop_string: the one that
+    ended it.
     """
 
     ticket: int
@@ -36,7 +39,9 @@ class Row:
     sampling: Sampling
     seed: int
     limit: int
+    reuse: bool = True
     kinds: SettingKinds = field(default_factory=SettingKinds)
+    num_computed: int = 0
     tail: list[int] = field(default_factory=list)
     stop_string: str | None = None
 
@@ -56,7 +61,8 @@ class Schedule:
         to hold, at their longest; one row runs whatever it needs.
     Attributes:
         num_generated: tokens that rows have written, those of rows that were dropped included.
-        num_prompt_tokens: tokens of the prompts of all rows that have begun.
+        num_prompt_tokens: tokens of the prompts of all rows that have begun. num_computed_tokens:
+        of these, those that were computed.
     """
 
     def __init__(
@@ -68,7 +74,7 @@ class Schedule:
         max_rows: int,
         max_kv_tokens: int,
     ) -> None:
-        self.num_generated = self.num_prompt_tokens = 0
+        self.num_generated = self.num_prompt_tokens = self.num_computed_tokens = 0
         self._stepper = stepper
         self._stops = stops
         self._device = device
@@ -120,10 +126,16 @@ class Schedule:
         stopped = self._stops.after(self._rows, self._stop_kinds, tokens, self._running)
         ended = self._running & (stopped | (self._written.at >= self._limits))
         self._running = self._running & ~ended
-        return [
-            self._ended(line, "stop" if stopped[line] else "length", weights_version)
+        results = {
+            line: self._ended(line, "stop" if stopped[line] else "length", weights_version)
             for line in np.flatnonzero(ended).tolist()
-        ]
+        }
+        texts = {
+            line: (*row.prompt, *sample.ids) for line, (row, sample) in results.items() if row.reuse
+        }
+        if texts:
+            self._stepper.store(texts)
+        return list(results.values())
 
     def newest(self, tickets: set[int]) -> list[tuple[Row, list[int]]]:
         """What rows of these tickets wrote in the last step, those that ended with it included."""
@@ -181,7 +193,6 @@ class Schedule:
         if not new:
             return []
         self._rows += new
-        self.num_prompt_tokens += sum(len(row.prompt) for row in new)
         self._running = np.concatenate([self._running, np.ones(len(new), dtype=bool)])
         seeds = np.array([row.seed % 2**64 for row in new], dtype=np.uint64)
         keys = row_keys(seeds, np.array([row.index for row in new]))
@@ -193,7 +204,12 @@ class Schedule:
         self._stop_kinds = torch.cat([self._stop_kinds, torch.tensor(kinds, device=self._device)])
         settings = RowSettings.of([row.sampling for row in new], self._device)
         self._settings = self._settings.joined(settings)
-        return [self._stepper.join([row.prompt for row in new], limits)]
+        joined = self._stepper.join([row.prompt for row in new], limits)
+        for row, computed in zip(new, joined.num_computed, strict=True):
+            row.num_computed = computed
+        self.num_prompt_tokens += sum(len(row.prompt) for row in new)
+        self.num_computed_tokens += sum(joined.num_computed)
+        return [joined.logits]
 
     def _admitted(self) -> list[Row]:
         """The waiting rows that there is room for, taken from the queue."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from posttrain.engines.decode import DecodePlan, KeyValues
+from posttrain.engines.decode import DecodePlan
+from posttrain.models.prefixed_attention import KeyValues
 
 _WIDTH = 64  # columns by which a recorded step is too wide at most
 
@@ -15,9 +18,15 @@ class SteadyPlan(DecodePlan):
 
     _step = _WIDTH
 
-    def __init__(self, prompts: list[KeyValues], prompt_of: Tensor, capacity: Tensor) -> None:
+    def __init__(
+        self,
+        prompts: list[KeyValues],
+        prompt_of: Tensor,
+        capacity: Tensor,
+        own: Sequence[KeyValues | None] = (),
+    ) -> None:
         self._num_arranged = 0
-        super().__init__(prompts, prompt_of, capacity)
+        super().__init__(prompts, prompt_of, capacity, own)
         self._has_kernel = False
 
     @property

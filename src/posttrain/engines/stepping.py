@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from posttrain.data.forest import Forest, TokenSequence, Tree
-from posttrain.engines.decode import DecodePlan, KeyValues
+from posttrain.engines.decode import DecodePlan
+from posttrain.engines.prefill import Prefill, Prefilled, Prompt
 from posttrain.engines.steady_plan import SteadyPlan
+from posttrain.engines.trunks import find_trunks
 from posttrain.kernels import computing
 from posttrain.kernels.agreement import agrees
 from posttrain.kernels.columns import ColumnDecoder, column_decoder
@@ -20,10 +24,18 @@ from posttrain.kernels.graphs import StepGraphs
 from posttrain.models.attention import without_mask
 from posttrain.models.forest_model import evaluating
 from posttrain.models.language_model import LanguageModel
+from posttrain.models.prefixed_attention import KeyValues
 
-Prompt = tuple[int, ...]
-Prefill = Callable[[list[Prompt]], list[tuple[KeyValues, Tensor]]]
-"""Per prompt, each layer's keys and values and the last hidden state [D]."""
+
+class Joined(NamedTuple):
+    """Rows that have joined.
+
+    logits: float32 [new, V] of their first tokens. num_computed: prompt tokens that were computed
+    for each row; the others had been computed before, or were for another row.
+    """
+
+    logits: Tensor
+    num_computed: list[int]
 
 
 class Stepper(Protocol):
@@ -31,10 +43,8 @@ class Stepper(Protocol):
     joined.
     """
 
-    def join(self, prompts: Sequence[Prompt], capacity: Sequence[int]) -> Tensor:
-        """Take in a row per prompt, which writes at most `capacity` tokens each; logits float32
-        [new, V] of the first ones.
-        """
+    def join(self, prompts: Sequence[Prompt], capacity: Sequence[int]) -> Joined:
+        """Take in a row per prompt, which writes at most `capacity` tokens each."""
         ...
 
     def step(self, tokens: Tensor) -> Tensor:
@@ -45,10 +55,18 @@ class Stepper(Protocol):
         """Drop all rows but these, indices ascending."""
         ...
 
+    def store(self, texts: Mapping[int, Prompt]) -> None:
+        """Hold what rows have computed for later prompts: by line, prompt and what was written."""
+        ...
+
 
 class ForestStepper:
     """Decoding with shared prompts, each step by `columns` where there is one, else by the model
-    itself, which `graphs` may repeat from a recording."""
+    itself, which `graphs` may repeat from a recording.
+
+    What `prefill` computes and rows write is held in its tree. Prompts that part late share a trunk
+    (`engines.trunks`); the rest of each lies in its rows' own buffers.
+    """
 
     def __init__(
         self,
@@ -65,28 +83,57 @@ class ForestStepper:
         self._resident: list[Prompt] = []
         # The last prompt that joined may have samples that still wait; it is not computed again for
         # them.
-        self._last: dict[Prompt, tuple[KeyValues, Tensor]] = {}
+        self._last: dict[Prompt, Prefilled] = {}
 
-    def join(self, prompts: Sequence[Prompt], capacity: Sequence[int]) -> Tensor:
+    def join(self, prompts: Sequence[Prompt], capacity: Sequence[int]) -> Joined:
         distinct = list(dict.fromkeys(prompts))
         missing = [p for p in distinct if p not in self._last]
         computed = self._last | dict(zip(missing, self._prefill(missing), strict=True))
         self._last = {prompts[-1]: computed[prompts[-1]]}
-        fresh = [p for p in distinct if p not in self._resident]
-        self._resident.extend(fresh)
+        trunks = find_trunks(Counter(prompts), self._resident)
         number = {p: i for i, p in enumerate(self._resident)}
-        prompt_of = torch.tensor([number[p] for p in prompts], device=self.model.device)
-        limits = torch.tensor(capacity, device=self.model.device)
-        kv = [computed[p][0] for p in fresh]
-        if self._plan is None:
-            records = self._graphs is not None and self._graphs.why_not is None
-            self._plan = (SteadyPlan if records else DecodePlan)(kv, prompt_of, limits)
-        else:
-            self._plan.join(kv, prompt_of, limits)
-        hidden = torch.stack([computed[p][1] for p in distinct])
+        fresh = []
+        for prompt in distinct:
+            trunk = trunks[prompt]
+            if trunk not in number:
+                number[trunk] = len(number)
+                virtual = self._prefill.num_virtual
+                fresh.append(computed[prompt].kv(0, virtual + len(trunk)))
+        self._resident = list(number)
+        own = {p: self._rest(computed[p], trunks[p]) for p in distinct if trunks[p] != p}
+        self._take(fresh, prompts, capacity, [number[trunks[p]] for p in prompts], own)
+        hidden = torch.stack([computed[p].hidden for p in distinct])
         place = {p: i for i, p in enumerate(distinct)}
         rows = torch.tensor([place[p] for p in prompts], device=hidden.device)
-        return self._head.logits(hidden).float()[rows]
+        # The first row of a prompt bears its cost.
+        cost = {p: computed[p].num_computed for p in missing}
+        num_computed = [cost.pop(p, 0) for p in prompts]
+        return Joined(self._head.logits(hidden).float()[rows], num_computed)
+
+    def _rest(self, computed: Prefilled, trunk: Prompt) -> KeyValues:
+        return computed.kv(self._prefill.num_virtual + len(trunk))
+
+    def _take(
+        self,
+        fresh: list[KeyValues],
+        prompts: Sequence[Prompt],
+        capacity: Sequence[int],
+        trunk_of: Sequence[int],
+        own: Mapping[Prompt, KeyValues],
+    ) -> None:
+        """Let rows join the plan. fresh: trunks that are new. own: what lies behind the trunk."""
+        behind = [own.get(p) for p in prompts]
+        limits = [
+            limit + (0 if kv is None else kv[0][0].shape[1])
+            for limit, kv in zip(capacity, behind, strict=True)
+        ]
+        device = self.model.device
+        of_rows = (torch.tensor(trunk_of, device=device), torch.tensor(limits, device=device))
+        if self._plan is None:
+            records = self._graphs is not None and self._graphs.why_not is None
+            self._plan = (SteadyPlan if records else DecodePlan)(fresh, *of_rows, behind)
+        else:
+            self._plan.join(fresh, *of_rows, behind)
 
     def step(self, tokens: Tensor) -> Tensor:
         assert self._plan is not None
@@ -110,6 +157,17 @@ class ForestStepper:
             self._plan, self._resident = None, []
             return
         self._resident = [self._resident[i] for i in self._plan.keep(rows).tolist()]
+
+    def store(self, texts: Mapping[int, Prompt]) -> None:
+        tree, virtual = self._prefill.tree, self._prefill.num_virtual
+        if self._plan is None or not tree.max_bytes:
+            return
+        # The newest token of a row has no keys and values yet.
+        positions = self._plan.positions().tolist()
+        for line, ids in texts.items():
+            computed = functools.partial(self._plan.row_kv, line, skip=virtual)
+            tree.insert(ids[: positions[line] - virtual], computed)
+        tree.trim()
 
 
 def matching_decoder(model: LanguageModel) -> ColumnDecoder | None:
@@ -175,13 +233,12 @@ class CacheStepper:
     ended.
     """
 
-    def __init__(self, model: LanguageModel, count: Callable[[int], None]) -> None:
+    def __init__(self, model: LanguageModel) -> None:
         self.model = model
-        self._count = count
         self._groups: list[_Group] = []
         self._rows = 0
 
-    def join(self, prompts: Sequence[Prompt], capacity: Sequence[int]) -> Tensor:
+    def join(self, prompts: Sequence[Prompt], capacity: Sequence[int]) -> Joined:
         logits = []
         start = 0
         for stop in range(1, len(prompts) + 1):
@@ -190,14 +247,13 @@ class CacheStepper:
             batch = torch.tensor(prompts[start:stop], device=self.model.device)
             with computing(accelerated=False):
                 out = self.model.pretrained(input_ids=batch, use_cache=True)
-            self._count(batch.numel())
             lines = torch.arange(start, stop, device=batch.device) + self._rows
             name = "cache_params" if "cache_params" in out else "past_key_values"
             self._groups.append(_Group(lines, max(capacity[start:stop]) - 1, name, out[name]))
             logits.append(out.logits[:, -1].float())
             start = stop
         self._rows += len(prompts)
-        return torch.cat(logits)
+        return Joined(torch.cat(logits), list(map(len, prompts)))
 
     def step(self, tokens: Tensor) -> Tensor:
         logits = torch.zeros(self._rows, self.model.config.vocab_size, device=tokens.device)
@@ -223,3 +279,6 @@ class CacheStepper:
             group.lines = place[group.lines]
         self._groups = [group for group in self._groups if bool((group.lines >= 0).any())]
         self._rows = len(rows)
+
+    def store(self, texts: Mapping[int, Prompt]) -> None:
+        """Nothing: a recurrent state is no beginning of another text."""

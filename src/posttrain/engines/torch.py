@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,11 +10,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from posttrain.data.forest import Batch, Forest, TokenSequence, Tree
+from posttrain.data.forest import Batch, TokenSequence, Tree
 from posttrain.engines.base import Finished, OnTokens, check_requests
-from posttrain.engines.decode import KeyValues
+from posttrain.engines.prefill import Prefill
+from posttrain.engines.prefix_tree import PrefixTree
 from posttrain.engines.schedule import Row, Schedule
 from posttrain.engines.stepping import (
     CacheStepper,
@@ -52,11 +51,14 @@ class Statistics:
 
 @dataclass(slots=True)
 class _Ticket:
-    """An open request. samples: those that have ended, by index."""
+    """An open request. samples: those that have ended, by index. num_computed: tokens of its
+    prompt that were computed for them.
+    """
 
     request: Request
     on_tokens: OnTokens | None
     samples: dict[int, Sample] = field(default_factory=dict)
+    num_computed: int = 0
 
     @property
     def num_tokens(self) -> int:
@@ -76,13 +78,13 @@ class TorchEngine:
     Args:
         max_rows: samples decoded side by side. max_kv_bytes: of keys and values that those may come
         to hold (one row runs whatever it needs). max_prefill_tokens: of one prompt pass.
-        cache_tokens: prompt tokens whose keys and values are cached for later calls (0 = none), for
-        searches that come back to a prompt while the weights stay the same.
+        max_prefix_bytes: of keys and values of prompts and samples that are held for later prompts
+        that begin alike, as long as the weights stay the same (0 = none).
         graphs: repeats decoding steps from recordings (`kernels.graphs`); None = never, auto = on
         CUDA.
 
     Raises:
-        ConfigError: a bound below 1 (cache_tokens: below 0).
+        ConfigError: a bound below 1 (max_prefix_bytes: below 0).
     """
 
     def __init__(
@@ -92,7 +94,7 @@ class TorchEngine:
         max_rows: int = 256,
         max_kv_bytes: int = 4 << 30,
         max_prefill_tokens: int = 16384,
-        cache_tokens: int = 0,
+        max_prefix_bytes: int = 1 << 28,
         graphs: StepGraphs | Literal["auto"] | None = "auto",
     ) -> None:
         bounds = {
@@ -103,22 +105,20 @@ class TorchEngine:
         for name, value in bounds.items():
             if value < 1:
                 raise ConfigError(f"{name} is {value}; it must be at least 1")
-        if cache_tokens < 0:
+        if max_prefix_bytes < 0:
             raise ConfigError(
-                f"cache_tokens is {cache_tokens}; it must be at least 0 (0 keeps nothing)"
+                f"max_prefix_bytes is {max_prefix_bytes}; it must be at least 0 (0 holds nothing)"
             )
         self.model = model
         self.max_rows = max_rows
         self.max_kv_bytes = max_kv_bytes
         self.max_prefill_tokens = max_prefill_tokens
-        self.cache_tokens = cache_tokens
         self.weights_version = model.weights_version
         self.stats = Statistics()
         self.graphs = _graphs_of(model.device) if graphs == "auto" else graphs
         self._columns: tuple[list[object], ColumnDecoder | None] = ([], None)
-        self._cache: OrderedDict[tuple[int, tuple[int, ...]], tuple[KeyValues, Tensor]] = (
-            OrderedDict()
-        )
+        self._weights: list[object] = []  # of which the prefixes are
+        self._prefixes = PrefixTree(max_prefix_bytes)
         self._schedule: Schedule | None = None  # while requests are open
         self._tickets: dict[int, _Ticket] = {}
         self._finished: list[Finished] = []  # not yet given out by `step`
@@ -159,7 +159,7 @@ class TorchEngine:
                 "change"
             )
         self.weights_version = version
-        self._cache.clear()
+        self._prefixes.clear()
 
     def submit(self, request: Request, on_tokens: OnTokens | None = None) -> int:
         """Hand in a request; its ticket.
@@ -249,10 +249,10 @@ class TorchEngine:
         ticket = self._next_ticket
         self._next_ticket += 1
         self._tickets[ticket] = _Ticket(request, on_tokens)
-        limit = self._limit(request)
+        ids, limit = request.prompt_ids, self._limit(request)
         self._schedule.add(
             [
-                Row(ticket, k, request.prompt_ids, request.sampling, request.seed, limit)
+                Row(ticket, k, ids, request.sampling, request.seed, limit, request.reuse)
                 for k in range(request.n)
             ]
         )
@@ -264,6 +264,7 @@ class TorchEngine:
         assert schedule is not None
         started = time.perf_counter()
         generated, prompted = schedule.num_generated, schedule.num_prompt_tokens
+        computed = schedule.num_computed_tokens
         try:
             ended = schedule.step(self.weights_version)
         except BaseException:
@@ -271,12 +272,15 @@ class TorchEngine:
             raise
         self.stats.generated_tokens += schedule.num_generated - generated
         self.stats.prompt_tokens += schedule.num_prompt_tokens - prompted
+        self.stats.computed_tokens += schedule.num_computed_tokens - computed
         self.stats.reused_tokens = self.stats.prompt_tokens - self.stats.computed_tokens
         self.stats.seconds += time.perf_counter() - started
         listeners = {k: t.on_tokens for k, t in self._tickets.items() if t.on_tokens is not None}
         news = schedule.newest(set(listeners)) if listeners else []
         for row, sample in ended:
-            self._tickets[row.ticket].samples[row.index] = sample
+            opened = self._tickets[row.ticket]
+            opened.samples[row.index] = sample
+            opened.num_computed += row.num_computed
             self._finish(row.ticket)
         for row, ids in news:
             listeners[row.ticket](row.index, ids)
@@ -289,7 +293,8 @@ class TorchEngine:
         del self._tickets[ticket]
         self.stats.returned_tokens += opened.num_tokens
         samples = [opened.samples[k] for k in range(opened.request.n)]
-        self._finished.append(Finished(ticket, samples))
+        reused = max(len(opened.request.prompt_ids) - opened.num_computed, 0)
+        self._finished.append(Finished(ticket, samples, reused_tokens=reused))
         if not self._tickets:
             self._close()
 
@@ -327,19 +332,26 @@ class TorchEngine:
 
     def _stepper(self) -> Stepper:
         if self.model.shares_trunks:
-            columns = self._column_decoder() if self.graphs is None else None
-            return ForestStepper(self.model, self.prefill, columns, self.graphs)
-        return CacheStepper(self.model, self._computed)
+            state = self._weights_state()
+            if state != self._weights:
+                self._prefixes.clear()
+                self._weights = state
+            prefill = Prefill(self.model, self._prefixes, max_tokens=self.max_prefill_tokens)
+            columns = self._column_decoder(state) if self.graphs is None else None
+            return ForestStepper(self.model, prefill, columns, self.graphs)
+        return CacheStepper(self.model)
 
-    def _column_decoder(self) -> ColumnDecoder | None:
+    def _weights_state(self) -> list[object]:
+        """Changes when the weights do, or the adapters that are switched on."""
+        model = self.model
+        virtual = weights_state(model.hf) if model.num_virtual_tokens else []
+        return [self.weights_version, *weights_state(model.pretrained), *virtual]
+
+    def _column_decoder(self, state: list[object]) -> ColumnDecoder | None:
         """The decoder in columns of the weights as they are now, where the model has one."""
-        state = [self.weights_version, *weights_state(self.model.pretrained)]
         if state != self._columns[0]:
             self._columns = (state, matching_decoder(self.model))
         return self._columns[1]
-
-    def _computed(self, tokens: int) -> None:
-        self.stats.computed_tokens += tokens
 
     @property
     def _bytes_per_token(self) -> int:
@@ -359,57 +371,6 @@ class TorchEngine:
         )
         return 2 * config.num_hidden_layers * kv_heads * depth * size
 
-    def prefill(self, prompts: list[tuple[int, ...]]) -> list[tuple[KeyValues, Tensor]]:
-        """Per prompt, each layer's keys and values and the last hidden state [D]. Shared
-        beginnings are computed once.
-        """
-        version = self.weights_version
-        prefilled = {p: self._cache[version, p] for p in prompts if (version, p) in self._cache}
-        for p in prefilled:
-            self._cache.move_to_end((version, p))
-        missing = [p for p in prompts if p not in prefilled]
-        for part in _portions(missing, self.max_prefill_tokens):
-            sequences = [TokenSequence(np.array(p), np.zeros(len(p), dtype=bool)) for p in part]
-            tree = Tree.build(sequences)
-            hidden, plan = self.model.prefill(Forest.pack([tree]))
-            self._computed(tree.num_tokens)
-            first = self.model.num_virtual_tokens  # before all others, and seen by all
-            for p, last in zip(part, tree.last.tolist(), strict=True):
-                seen = np.flatnonzero(tree.ends[: last + 1] > last)
-                path = torch.from_numpy(np.concatenate([np.arange(first), first + seen])).to(
-                    hidden.device
-                )
-                kv = [
-                    (k[0].index_select(1, path), v[0].index_select(1, path))
-                    for _, (k, v) in sorted(plan.kv.items())
-                ]
-                prefilled[p] = (
-                    kv,
-                    hidden[last].clone(),
-                )  # a view would keep all hidden states alive
-        self._remember({p: prefilled[p] for p in missing})
-        return [prefilled[p] for p in prompts]
-
-    def _remember(self, fresh: dict[tuple[int, ...], tuple[KeyValues, Tensor]]) -> None:
-        if not self.cache_tokens:
-            return
-        for p, value in fresh.items():
-            self._cache[self.weights_version, p] = value
-        while self._cache and sum(len(p) for _, p in self._cache) > self.cache_tokens:
-            self._cache.popitem(last=False)
-
 
 def _graphs_of(device: torch.device) -> StepGraphs | None:
     return StepGraphs(CudaRecorder(device)) if device.type == "cuda" else None
-
-
-def _portions(prompts: list[tuple[int, ...]], budget: int) -> list[list[tuple[int, ...]]]:
-    parts: list[list[tuple[int, ...]]] = []
-    size = 0
-    for p in prompts:
-        if not parts or size + len(p) > budget:
-            parts.append([])
-            size = 0
-        parts[-1].append(p)
-        size += len(p)
-    return parts

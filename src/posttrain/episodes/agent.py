@@ -5,60 +5,23 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from posttrain.data.templates import as_messages, decode_completion
 from posttrain.episodes.ask import Ask
 from posttrain.episodes.chat import Chat, Conversation, call_id
-from posttrain.episodes.environments import (
-    Factory,
-    Session,
-    as_conversation,
-    open_session,
-)
+from posttrain.episodes.environments import as_conversation
+from posttrain.episodes.limits import EpisodeLimits
 from posttrain.episodes.plain_chat import PlainConversation
+from posttrain.episodes.sessions import Factory, Session, open_session
 from posttrain.episodes.tool_calls import Completion
 from posttrain.errors import ConfigError, PosttrainError
 from posttrain.rewards.values import described
-from posttrain.types import Example, Message, Sample, StopReason, Text, Trace, Turn
+from posttrain.types import Example, Message, StopReason, Text, Trace, Turn
 
 REWARD = "environment"
 """Name of the environment's own reward among the rewards of a trace."""
-
-
-@dataclass(frozen=True, slots=True)
-class EpisodeLimits:
-    """Where an episode ends that does not end by itself. 0 = no limit, unless said otherwise.
-
-    Attributes:
-        max_turns: completions of the model (stop reason "max_turns").
-        max_tokens: sampled tokens of all turns together ("max_tokens"). One turn is bounded by the
-            sampling's own max_tokens, and ends the episode where it is cut.
-        max_context: tokens of a context and its completion ("context_overflow"), beside the
-            engine's own limit.
-        max_tool_calls: calls of all turns together ("max_tool_calls").
-        max_parse_errors: turns with a malformed call that are answered with the error. The next one
-            ends the episode ("parse_error"); 0: the first.
-        tool_seconds: time of one call of a tool or of the environment. A tool that takes longer is
-            an error for the model; an environment that does fails the episode.
-        timeout_seconds: time of the episode ("timeout").
-    """
-
-    max_turns: int = 16
-    max_tokens: int = 0
-    max_context: int = 0
-    max_tool_calls: int = 0
-    max_parse_errors: int = 0
-    tool_seconds: float = 60.0
-    timeout_seconds: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
-            if not 0 <= value < math.inf:
-                raise ConfigError(f"{name} is {value}; it must be at least 0 (0 = no limit)")
 
 
 class Agent:
@@ -117,6 +80,7 @@ class Agent:
             reward = await session.reward()
             trace.rewards = {} if reward is None else {REWARD: reward}
             trace.reward = reward
+            trace.metrics.update(session.metrics())
         except PosttrainError as error:
             if isinstance(error, ConfigError):
                 raise
@@ -182,8 +146,6 @@ class _Episode:
         self.parse_errors = 0
         self.calls = 0
         self.branches = 0
-        bounds = [n for n in (ask.context_length, self.limits.max_context or None) if n is not None]
-        self.max_context = min(bounds, default=None)
         seconds = self.limits.timeout_seconds
         self.deadline = asyncio.get_running_loop().time() + seconds if seconds else None
 
@@ -205,7 +167,7 @@ class _Episode:
     async def _turn(self) -> StopReason | None:
         """One completion, and what follows from it. Why the episode ends with it, or None."""
         context = self.conversation.context_ids
-        room = self._room(context)
+        room = self.limits.room(self.ask, len(context), self.trace.num_sampled)
         if isinstance(room, str):
             return room
         sampling = dataclasses.replace(self.ask.sampling, max_tokens=room)
@@ -223,27 +185,10 @@ class _Episode:
         if completion.errors and not self.agent.train_unparsed:
             turn.is_trained = False
         if sample.finish_reason != "stop":
-            return self._cut(context, sample)
+            return self.limits.cut(self.ask, len(context), sample)
         if completion.errors:
             return self._unreadable(completion)
         return await self._reply(turn, completion)
-
-    def _room(self, context: Sequence[int]) -> int | StopReason:
-        """Tokens that the next turn may have, or the limit at which there is none."""
-        room = self.ask.sampling.max_tokens
-        if self.limits.max_tokens:
-            room = min(room, self.limits.max_tokens - self.trace.num_sampled)
-        if room < 1:
-            return "max_tokens"
-        if self.max_context is not None:
-            room = min(room, self.max_context - len(context))
-        return room if room >= 1 else "context_overflow"
-
-    def _cut(self, context: Sequence[int], sample: Sample) -> StopReason:
-        if str(sample.finish_reason) == "timeout":
-            return "timeout"
-        full = self.max_context is not None and len(context) + len(sample.ids) >= self.max_context
-        return "context_overflow" if full else "max_tokens"
 
     def _unreadable(self, completion: Completion) -> StopReason | None:
         self.parse_errors += 1

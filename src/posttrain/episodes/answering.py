@@ -18,11 +18,17 @@ Answer = list[Sample] | BaseException
 
 @dataclass(eq=False, slots=True)
 class Asked:
-    """A request, and the future that gets its samples. ticket: the engine's, once submitted."""
+    """A request, and the future that gets its samples.
+
+    place: of the coroutine that asks. Requests of a batch are submitted in the order of these, so
+    that the batch does not depend on which thread of a tool was the first. ticket: the engine's,
+    once submitted.
+    """
 
     request: Request
     on_tokens: OnTokens | None
     future: asyncio.Future[list[Sample]]
+    place: int = 0
     ticket: int | None = None
     dropped: bool = field(default=False)
 
@@ -47,11 +53,13 @@ class Answering:
         self._failure: BaseException | None = None
         self._stopped = False
 
-    async def answer(self, request: Request, on_tokens: OnTokens | None) -> list[Sample]:
+    async def answer(
+        self, request: Request, on_tokens: OnTokens | None, place: int = 0
+    ) -> list[Sample]:
         """The samples of a request. A cancelled wait aborts it."""
         if self._stopped:  # a coroutine that asks while it is cancelled
             raise asyncio.CancelledError
-        asked = Asked(request, on_tokens, asyncio.get_running_loop().create_future())
+        asked = Asked(request, on_tokens, asyncio.get_running_loop().create_future(), place)
         if self._pool is not None and on_tokens is not None:
             asked.on_tokens = _in_loop(asked.future.get_loop(), on_tokens)
         self._waiting.append(asked)
@@ -73,7 +81,7 @@ class Answering:
             return False
         if not (self._waiting or self._open or self._aborted):
             return False
-        batch, self._waiting = self._waiting, []
+        batch, self._waiting = sorted(self._waiting, key=lambda asked: asked.place), []
         aborted, self._aborted = self._aborted, []
         if self._pool is None:
             for asked, answer in self._answers(batch, aborted):

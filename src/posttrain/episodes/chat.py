@@ -13,6 +13,7 @@ rendered with the new messages:
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -217,6 +218,12 @@ class Conversation:
             self.segments.append(Segment(behind, tuple(self.chat.ids(behind, inside=True))))
         self.messages += messages
         self._sample = self._completion = None
+
+    def fork(self) -> Conversation:
+        """A conversation of its own that goes on from here."""
+        fork = copy.copy(self)
+        fork.messages, fork.segments = list(self.messages), list(self.segments)
+        return fork
 
     # ---- the three ways in which a turn becomes history
 

@@ -4,15 +4,19 @@ What all of them wait for together is one batch: when no coroutine can go on by 
 that has been asked is submitted, and the engine takes a step. The event loop says when that is: it
 waits for files and timers only when no callback is ready, so the step is taken where it would wait.
 A tool in a thread, a timer and an answer of the engine each wake their own coroutine, and nobody
-waits for the slowest.
+waits for the slowest. The engine may wait a moment for calls that have just begun
+(`gather_seconds`): where all calls are that fast, its batches do not depend on the timing of
+threads, and the same run gives the same numbers bit for bit.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 import selectors
 import threading
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -22,6 +26,7 @@ from typing import Any, Generic, TypeVar
 from posttrain.engines.base import Engine
 from posttrain.episodes.answering import Answering
 from posttrain.episodes.ask import OnTokens, call_seed
+from posttrain.episodes.worker import starts_of_calls
 from posttrain.errors import ConfigError
 from posttrain.rewards.values import described
 from posttrain.types import Request, Sample, Sampling, Trace
@@ -53,13 +58,14 @@ class Failed:
 class EngineAsk:
     """The `Ask` of one coroutine: its seeds do not depend on what else runs."""
 
-    def __init__(self, answering: Answering, sampling: Sampling, seed: int) -> None:
+    def __init__(self, answering: Answering, sampling: Sampling, seed: int, place: int) -> None:
         engine: Any = answering.engine
         self.sampling = sampling
         self.seed = seed
         self.context_length: int | None = getattr(engine, "context_length", None)
         self.stop_ids: frozenset[int] = getattr(engine, "stop_ids", frozenset())
         self._answering = answering
+        self._place = place
         self._occurrences: Counter[tuple[int, ...]] = Counter()
 
     async def __call__(
@@ -77,7 +83,7 @@ class EngineAsk:
             seed = call_seed(self.seed, ids, self._occurrences[ids])
             self._occurrences[ids] += 1
         request = Request(ids, sampling or self.sampling, n=n, seed=seed, **fields)
-        return await self._answering.answer(request, on_tokens)
+        return await self._answering.answer(request, on_tokens, self._place)
 
 
 Program = Callable[[EngineAsk], Coroutine[Any, Any, T]]
@@ -92,6 +98,7 @@ def drive(
     seeds: Sequence[int] | None = None,
     max_concurrent: int = 0,
     timeout_seconds: float = 0.0,
+    gather_seconds: float = 0.0,
     on_finished: Callable[[int, T | Failed], None] | None = None,
 ) -> list[T | Failed]:
     """The results of coroutines that share an engine, in order.
@@ -105,15 +112,17 @@ def drive(
         seeds: one per program; None = their places.
         max_concurrent: most programs that run at the same time; 0 = all.
         timeout_seconds: most time of one program, from its start; 0 = no limit.
+        gather_seconds: how long a step of the engine waits for a call of a tool, from the call's
+            start. A call that takes longer stops nobody else.
         on_finished: called with place and result whenever a program ends.
 
     Raises:
         ConfigError: a limit below 0, or not one seed per program.
     """
-    if max_concurrent < 0 or timeout_seconds < 0:
+    if max_concurrent < 0 or timeout_seconds < 0 or gather_seconds < 0:
         raise ConfigError(
-            f"max_concurrent is {max_concurrent} and timeout_seconds is {timeout_seconds}; both "
-            "must be at least 0 (0 = no limit)"
+            f"max_concurrent is {max_concurrent}, timeout_seconds {timeout_seconds} and "
+            f"gather_seconds {gather_seconds}; all must be at least 0"
         )
     if seeds is not None and len(seeds) != len(programs):
         raise ConfigError(f"seeds: {len(seeds)} for {len(programs)} programs; give one each")
@@ -124,6 +133,7 @@ def drive(
         seeds if seeds is not None else range(len(programs)),
         max_concurrent or len(programs),
         timeout_seconds,
+        gather_seconds,
         on_finished,
     )
     return run.in_thread() if _in_loop() else run.here()
@@ -140,6 +150,7 @@ class _Run(Generic[T]):
         seeds: Sequence[int],
         max_concurrent: int,
         timeout_seconds: float,
+        gather_seconds: float,
         on_finished: Callable[[int, T | Failed], None] | None,
     ) -> None:
         self.programs = programs
@@ -148,6 +159,7 @@ class _Run(Generic[T]):
         self.seeds = seeds
         self.max_concurrent = max_concurrent
         self.timeout_seconds = timeout_seconds
+        self.gather_seconds = gather_seconds
         self.on_finished = on_finished
         self._results: dict[int, T | Failed] = {}
         self._waiting: Iterator[int] = iter(range(len(programs)))
@@ -157,7 +169,7 @@ class _Run(Generic[T]):
         """Run in this thread."""
 
         def loop() -> asyncio.AbstractEventLoop:
-            return asyncio.SelectorEventLoop(_IdleSelector(self.answering))
+            return asyncio.SelectorEventLoop(_IdleSelector(self.answering, self.gather_seconds))
 
         try:
             with asyncio.Runner(loop_factory=loop) as runner:
@@ -207,7 +219,7 @@ class _Run(Generic[T]):
                 self.on_finished(place, result)
 
     async def _one(self, place: int) -> T | Failed:
-        ask = EngineAsk(self.answering, self.sampling, self.seeds[place])
+        ask = EngineAsk(self.answering, self.sampling, self.seeds[place], place)
         try:
             async with asyncio.timeout(self.timeout_seconds or None) as scope:
                 return await self.programs[place](ask)
@@ -232,15 +244,28 @@ def _failed(error: BaseException) -> Failed:
 class _IdleSelector(selectors.DefaultSelector):
     """Waits for files, and lets the engine work first whenever the event loop would wait."""
 
-    def __init__(self, answering: Answering) -> None:
+    def __init__(self, answering: Answering, gather_seconds: float) -> None:
         super().__init__()
         self._answering = answering
+        self._gather_seconds = gather_seconds
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        would_wait = timeout is None or timeout > 0
-        if would_wait and self._answering.work():
+        if timeout is not None and timeout <= 0:
+            return super().select(timeout)
+        gathering = self._gathering()
+        if gathering > 0:
+            # The loop comes back, whether a call has ended or the time is over.
+            return super().select(gathering if timeout is None else min(timeout, gathering))
+        if self._answering.work():
             timeout = 0
         return super().select(timeout)
+
+    def _gathering(self) -> float:
+        """Seconds for which the engine still waits for calls of tools."""
+        if not self._gather_seconds:
+            return 0.0
+        latest = max(starts_of_calls(asyncio.get_running_loop()), default=-math.inf)
+        return latest + self._gather_seconds - time.monotonic()
 
 
 def _in_loop() -> bool:

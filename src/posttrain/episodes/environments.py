@@ -15,27 +15,17 @@ an episode run in one thread of its own (coroutine functions on the event loop),
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from posttrain.component import name_of
-from posttrain.episodes.chat import tool_message
-from posttrain.episodes.tool_calls import Completion
-from posttrain.episodes.tools import Tool, call_tool, tools_by_name
-from posttrain.episodes.worker import Worker
-from posttrain.errors import ConfigError, EpisodeError, nearest
-from posttrain.rewards.values import described
-from posttrain.types import Example, Message, StopReason, Text
+from posttrain.episodes.tools import Tool
+from posttrain.errors import ConfigError, EpisodeError
+from posttrain.types import Example, Message, Text
 
 RESERVED = frozenset({"reset", "get_reward", "done", "close"})
 """Methods of an environment that are no tools."""
-
-
-CLOSE_SECONDS = 5.0
-"""Most time that an environment has to release what it holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,215 +72,35 @@ class TextEnvironment:
         """Release what the episode holds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What a turn of the model leads to.
+class ToolEnvironment:
+    """An environment that has its tools from elsewhere, such as a server. One whose tools are its
+    own methods needs no base class. Any of its methods may be a coroutine function.
 
     Attributes:
-        messages: what the model is told. ended: why the episode ends here; None: it goes on.
+        done: True ends the episode.
+        metrics: numbers of the episode, read at its end.
     """
 
-    messages: list[Message]
-    ended: StopReason | None = None
-    reward: float | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    done: bool = False
+    metrics: Mapping[str, float] = {}
 
+    def reset(self, **row: Any) -> Any:
+        """Begin; see `TextEnvironment.reset`."""
+        raise NotImplementedError
 
-class Session(Protocol):
-    """One episode as the agent's loop sees it.
+    def tools(self) -> Sequence[Tool]:
+        """The tools; asked after `reset`."""
+        raise NotImplementedError
 
-    tools: by name, of which the model is told.
-    """
+    def wrote(self, message: Message) -> Any:
+        """Read a turn of the model, before its calls are done."""
 
-    tools: Mapping[str, Tool]
+    def get_reward(self) -> Any:
+        """The reward of the episode, None where there is none."""
+        return None
 
-    async def start(self, example: Example, seed: int) -> Text | None:
-        """Begin; gives what the model is told behind the prompt.
-
-        Raises:
-            EpisodeError: it failed, or took too long; so do all others.
-        """
-        ...
-
-    async def reply(self, completion: Completion, call_ids: Sequence[str]) -> Reply:
-        """What a turn leads to. Its calls get their results."""
-        ...
-
-    async def reward(self) -> float | None:
-        """The reward of the episode, None where it gives none."""
-        ...
-
-    async def close(self) -> None:
-        """Release what it holds."""
-        ...
-
-
-class ToolSession:
-    """Tools, and the environment that they may belong to.
-
-    Args:
-        functions: tools beside the environment's methods. environment: None = the tools alone.
-        worker: where the environment was made.
-        timeout_seconds: most time of one call; 0 = no limit.
-
-    Raises:
-        ConfigError: a method is no tool, or the environment has no `reset`.
-    """
-
-    def __init__(
-        self,
-        functions: Sequence[Callable[..., Any] | Tool] = (),
-        environment: Any = None,
-        *,
-        worker: Worker,
-        timeout_seconds: float = 60.0,
-    ) -> None:
-        self.environment = environment
-        methods = [] if environment is None else tool_methods(environment)
-        self.tools: Mapping[str, Tool] = tools_by_name([*functions, *methods])
-        self._seconds = timeout_seconds
-        self._worker = worker
-
-    async def start(self, example: Example, seed: int) -> Text | None:
-        """See `Session`."""
-        if self.environment is None:
-            return None
-        row = taken(self.environment.reset, row_of(example, seed))
-        reset = functools.partial(self.environment.reset, **row)
-        text: Text | None = await self._do(reset, "reset")
-        return text
-
-    async def reply(self, completion: Completion, call_ids: Sequence[str]) -> Reply:
-        """See `Session`: a turn without calls ends the episode."""
-        if not completion.calls:
-            return Reply([], "completed")
-        messages = []
-        for call, number in zip(completion.calls, call_ids, strict=True):
-            text = await call_tool(self.tools, call, self._worker, timeout_seconds=self._seconds)
-            messages.append(tool_message(call.name, text, number))
-        done = getattr(self.environment, "done", False)
-        if callable(done):
-            done = await self._do(done, "done")
-        return Reply(messages, "tool_stopped" if done else None)
-
-    async def reward(self) -> float | None:
-        """See `Session`."""
-        if not hasattr(self.environment, "get_reward"):
-            return None
-        return as_reward(await self._do(self.environment.get_reward, "get_reward"))
-
-    async def close(self) -> None:
-        """See `Session`."""
-        if hasattr(self.environment, "close"):
-            await self._worker.call(self.environment.close, seconds=CLOSE_SECONDS)
-        self._worker.close()
-
-    async def _do(self, function: Callable[[], Any], method: str) -> Any:
-        name = f"{type(self.environment).__name__}.{method}"
-        return await bounded(self._worker, function, name, self._seconds)
-
-
-class TextSession:
-    """A text environment as a session; its tools are none. See `ToolSession`."""
-
-    tools: Mapping[str, Tool] = {}
-
-    def __init__(
-        self, environment: TextEnvironment, *, worker: Worker, timeout_seconds: float = 60.0
-    ) -> None:
-        self.environment = environment
-        self._seconds = timeout_seconds
-        self._rewards: list[float] = []
-        self._worker = worker
-
-    async def start(self, example: Example, seed: int) -> Text | None:
-        """See `Session`."""
-        reset = functools.partial(self.environment.reset, **row_of(example, seed))
-        text: Text | None = await self._do(reset, "reset")
-        return text
-
-    async def reply(self, completion: Completion, call_ids: Sequence[str]) -> Reply:
-        """See `Session`."""
-        step: Step = await self._do(
-            functools.partial(self.environment.step, completion.content), "step"
-        )
-        reward = None if step.reward is None else as_reward(step.reward)
-        if reward is not None:
-            self._rewards.append(reward)
-        said: Text = step.observation or []
-        messages = [{"role": "user", "content": said}] if isinstance(said, str) else said
-        ended: StopReason | None = "completed" if step.done or not messages else None
-        return Reply(messages, ended, reward, step.metrics)
-
-    async def reward(self) -> float | None:
-        """See `Session`."""
-        reward = as_reward(await self._do(self.environment.get_reward, "get_reward"))
-        if reward is None and self._rewards:
-            return sum(self._rewards)
-        return reward
-
-    async def close(self) -> None:
-        """See `Session`."""
-        await self._worker.call(self.environment.close, seconds=CLOSE_SECONDS)
-        self._worker.close()
-
-    async def _do(self, function: Callable[[], Any], method: str) -> Any:
-        name = f"{type(self.environment).__name__}.{method}"
-        return await bounded(self._worker, function, name, self._seconds)
-
-
-Factory = Callable[[], Any]
-"""Makes an environment: a class, or a function without arguments."""
-
-
-async def open_session(
-    factory: Factory | Mapping[str, Factory] | None,
-    example: Example,
-    functions: Sequence[Any],
-    *,
-    timeout_seconds: float,
-) -> Session:
-    """The session of an example. The environment is made in the thread in which it is used.
-
-    Args:
-        factory: several by name: the example's column `environment` chooses. None = tools alone.
-        functions: tools beside the environment's.
-        timeout_seconds: most time of one call of the environment; 0 = no limit.
-
-    Raises:
-        ConfigError: the example names no environment, or a method is no tool.
-        EpisodeError: the environment cannot be made.
-    """
-    if isinstance(factory, Mapping):
-        factory = _chosen(factory, example)
-    worker = Worker()
-    if factory is None:
-        return ToolSession(functions, worker=worker, timeout_seconds=timeout_seconds)
-    called = await worker.call(factory, seconds=timeout_seconds)
-    if called.timed_out or called.error is not None:
-        worker.close()
-        reason = described(called.error) if called.error else f"more than {timeout_seconds:g} s"
-        raise EpisodeError(f"the environment {name_of(factory)} cannot be made: {reason}")
-    environment = called.value
-    if not isinstance(environment, TextEnvironment):
-        return ToolSession(functions, environment, worker=worker, timeout_seconds=timeout_seconds)
-    if functions:
-        worker.close()
-        raise ConfigError(
-            f"the environment {type(environment).__name__} reads text and calls no tools; leave "
-            "the tools out"
-        )
-    return TextSession(environment, worker=worker, timeout_seconds=timeout_seconds)
-
-
-def _chosen(factories: Mapping[str, Factory], example: Example) -> Factory:
-    name = str(example.columns.get("environment"))
-    if name not in factories:
-        row = example.id or f"{example.prompt!r:.60}"
-        raise ConfigError(
-            f"row {row}: the column environment is {name!r}: {nearest(name, factories)}"
-        )
-    return factories[name]
+    def close(self) -> None:
+        """Release what the episode holds."""
 
 
 def tool_methods(environment: Any) -> list[Callable[..., Any]]:
@@ -346,20 +156,6 @@ def as_reward(value: Any) -> float | None:
     if number != number or number in (float("inf"), float("-inf")):
         raise EpisodeError(f"the reward is {number}; it must be finite")
     return number
-
-
-async def bounded(worker: Worker, function: Callable[[], Any], name: str, seconds: float) -> Any:
-    """The value of an environment's method.
-
-    Raises:
-        EpisodeError: it raised, or took longer than `seconds`.
-    """
-    called = await worker.call(function, seconds=seconds)
-    if called.timed_out:
-        raise EpisodeError(f"{name} took longer than {seconds:g} s")
-    if called.error is not None:
-        raise EpisodeError(f"{name}: {described(called.error)}") from called.error
-    return called.value
 
 
 def as_conversation(prompt: Text, observation: Text | None) -> list[Message]:

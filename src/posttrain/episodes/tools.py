@@ -73,6 +73,18 @@ class Tool:
                 '"Args:" that describes each one'
             ) from error
 
+    @classmethod
+    def of_schema(
+        cls,
+        name: str,
+        description: str,
+        parameters: Mapping[str, Any],
+        function: Callable[..., Any],
+    ) -> Tool:
+        """A tool whose arguments are described by a JSON schema, such as that of a server."""
+        schema = {"name": name, "description": description, "parameters": dict(parameters)}
+        return cls({"type": "function", "function": schema}, function)
+
 
 _OPEN_KINDS = (
     inspect.Parameter.VAR_POSITIONAL,

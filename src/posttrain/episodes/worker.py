@@ -15,6 +15,7 @@ import inspect
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,16 @@ class Called:
     seconds: float = 0.0
 
 
+_STARTS: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[object, float]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def starts_of_calls(loop: asyncio.AbstractEventLoop) -> list[float]:
+    """When the calls that run now began, by `time.monotonic`."""
+    return list(_STARTS.get(loop, {}).values())
+
+
 class Worker:
     """Runs functions in a thread of its own, and coroutine functions on the event loop.
 
@@ -55,6 +66,15 @@ class Worker:
         A function that returns an awaitable has it awaited, within the same time.
         """
         started = time.monotonic()
+        starts = _STARTS.setdefault(asyncio.get_running_loop(), {})
+        call = object()
+        starts[call] = started
+        try:
+            return await self._call(function, started, seconds)
+        finally:
+            del starts[call]
+
+    async def _call(self, function: Callable[[], Any], started: float, seconds: float) -> Called:
         if inspect.iscoroutinefunction(function):
             return await _awaited(function(), started, seconds)
         if self._thread is None:

@@ -87,6 +87,8 @@ def unlikeness(a: Evaluation, b: Evaluation) -> list[str]:
         ("task", (a.task_settings, b.task_settings)),
     ):
         lines += _differing(name, x, y)
+    if a.environment != b.environment:
+        lines.append(f"environment: {a.environment or 'none'} and {b.environment or 'none'}")
     if (a.search, a.search_settings, a.scorer) != (b.search, b.search_settings, b.scorer):
         lines.append(f"search: {a.strategy or 'none'} and {b.strategy or 'none'}")
         lines += (

@@ -24,7 +24,8 @@ class Outcome:
     """One problem: whether each sample was right, its answer, its tokens; the first few texts.
 
     Under a search strategy there is one entry, the strategy's choice, and num_tokens holds all
-    tokens it spent on the problem.
+    tokens it spent on the problem. Of episodes there are the environment's rewards (empty: it gives
+    none; None: the episode failed) and the numbers of turns.
     """
 
     id: str
@@ -34,6 +35,8 @@ class Outcome:
     answers: list[str | None]
     num_tokens: list[int]
     texts: list[str] = field(default_factory=list)
+    rewards: list[float | None] = field(default_factory=list)
+    num_turns: list[int] = field(default_factory=list)
 
     @property
     def fingerprint(self) -> str:
@@ -50,7 +53,7 @@ class Evaluation:
     num_available: problems that the task has, of which the first are asked. errors: verdicts that
     raised.
     search: the strategy that chose; strategy: the same in words. oracle: whether the gold chose
-    (None: unknown).
+    (None: unknown). environment: what the model acted in, in words.
     """
 
     task: str
@@ -68,6 +71,7 @@ class Evaluation:
     strategy: str | None = None
     scorer: dict[str, Any] | None = None
     oracle: bool | None = False
+    environment: str | None = None
 
     @property
     def problems(self) -> str:
@@ -81,6 +85,12 @@ class Evaluation:
     def means(self) -> list[float]:
         """Mean correctness per question."""
         return [float(x) for x in per_question([o.correct for o in self.outcomes])]
+
+    def reward(self) -> Interval | None:
+        """Mean over questions of the environment's mean reward; None where it gives none."""
+        rewards = [[r for r in o.rewards if r is not None] for o in self.outcomes]
+        means = [sum(of_question) / len(of_question) for of_question in rewards if of_question]
+        return mean_interval(means) if means else None
 
     def pass_at(self, k: int) -> Interval:
         """Unbiased pass@k."""
@@ -99,18 +109,23 @@ class Evaluation:
         choices. pass@k, maj@k: unbiased over k of the samples; a search has one outcome per
         problem, so none. mean_tokens: tokens per completion; under a search tokens per problem, all
         that it sampled. truncated: share of the completions, or candidates, that did not end by
-        themselves. unparsed: share of the outcomes without an answer. errors: verdicts that raised.
+        themselves. unparsed: share of the outcomes without an answer. errors: verdicts that raised,
+        and episodes that failed. Of episodes: reward: the environment's, mean over problems;
+        mean_turns.
         """
         ks = sorted(
             {k for k in (2, 4, 8, 16, 32, 64, 128) if k < self.num_samples}
             | {self.num_samples} - {1}
         )
         count = max(sum(len(o.correct) for o in self.outcomes), 1)
+        reward, turns = self.reward(), [n for o in self.outcomes for n in o.num_turns]
         return {
             "accuracy": asdict(self.accuracy()),
+            **({"reward": asdict(reward)} if reward is not None else {}),
             **{f"pass@{k}": asdict(self.pass_at(k)) for k in ks},
             **{f"maj@{k}": asdict(self.majority_at(k)) for k in ks},
             "mean_tokens": sum(sum(o.num_tokens) for o in self.outcomes) / count,
+            **({"mean_turns": sum(turns) / len(turns)} if turns else {}),
             "truncated": self.truncated,
             "unparsed": sum(a is None for o in self.outcomes for a in o.answers) / count,
             "errors": self.errors,
@@ -127,10 +142,17 @@ class Evaluation:
             lines[-1] += f"; oracle: {str(bool(self.oracle)).lower()}"
         metrics = self.metrics()
         parts = []
+        if self.environment is not None:
+            lines.append(f"environment {self.environment}")
+        if "reward" in metrics:
+            low, high = metrics["reward"]["low"], metrics["reward"]["high"]
+            parts.append(f"reward {metrics['reward']['estimate']:.3f} ({low:.3f} to {high:.3f})")
+        if "mean_turns" in metrics:
+            parts.append(f"{metrics['mean_turns']:.1f} turns")
         for name, value in metrics.items():
             if name.startswith(("pass@", "maj@")):
                 parts.append(f"{name} {value['estimate']:.1%}")
-        unit = "problem" if self.search else "completion"
+        unit = "problem" if self.search else "episode" if self.environment else "completion"
         parts.append(f"{metrics['mean_tokens']:.0f} tokens per {unit}")
         parts.append(f"{metrics['truncated']:.1%} cut off")
         parts.append(f"{metrics['unparsed']:.1%} without an answer")
@@ -196,6 +218,7 @@ class Evaluation:
             "strategy": self.strategy,
             "scorer": self.scorer,
             "oracle": self.oracle,
+            "environment": self.environment,
             "metrics": self.metrics(),
             "truncated": self.truncated,
             "errors": self.errors,
@@ -226,6 +249,7 @@ class Evaluation:
             strategy=values.get("strategy") or (search.replace("_", " ") if search else None),
             scorer=values.get("scorer"),
             oracle=values.get("oracle", None if scored else False),
+            environment=values.get("environment"),
         )
 
 

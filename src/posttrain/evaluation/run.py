@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,14 +11,28 @@ from posttrain.data.templates import decode_completion
 from posttrain.engines.base import Engine
 from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError
+from posttrain.evaluation.episodes import measure_episodes
 from posttrain.evaluation.outcomes import Evaluation, problems_text
 from posttrain.evaluation.problems import Problems, encode_problems
-from posttrain.evaluation.samples import Progress, measure_samples, measure_search
+from posttrain.evaluation.samples import Problem, Progress, measure_samples, measure_search
 from posttrain.evaluation.strategy import make_strategy
 from posttrain.models.language_model import LanguageModel
 from posttrain.rewards.grader import Grader
 from posttrain.search.strategy import Strategy
+from posttrain.sources.episodes import EpisodeSampler
 from posttrain.types import Sample, Sampling, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Acting:
+    """How a model acts in an environment.
+
+    Attributes:
+        environment: in words. sampler: of a tokenizer, what runs the episodes.
+    """
+
+    environment: str
+    sampler: Callable[[Any], EpisodeSampler]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +51,7 @@ class Measurement:
     strategy: Strategy | None = None
     timeout_seconds: float = 600.0
     task_settings: Mapping[str, Any] = field(default_factory=dict)
+    acting: Acting | None = None
 
     @property
     def problems_text(self) -> str:
@@ -56,6 +71,8 @@ class Measurement:
             ),
             ("search", str(self.strategy or "none")),
         ]
+        if self.acting is not None:
+            facts[-1] = ("environment", self.acting.environment)
         if self.strategy is not None and self.strategy.oracle:
             facts.append(("oracle", self.strategy.warning().partition(": ")[2]))
         return facts
@@ -88,7 +105,17 @@ class Measurement:
         }
         engine = engine or TorchEngine(model)
         problems = self.problems.fitting
-        if self.strategy is None:
+        if self.acting is not None:
+            result = measure_episodes(
+                engine,
+                problems,
+                self.task,
+                self.acting.sampler(model.tokenizer),
+                environment=self.acting.environment,
+                num_samples=self.num_samples,
+                **options,
+            )
+        elif self.strategy is None:
             result = measure_samples(
                 engine, problems, self.task, decode, num_samples=self.num_samples, **options
             )
@@ -130,12 +157,14 @@ def prepare(
     max_failed_rewards: float = 0.5,
     reward_timeout_seconds: float = 600.0,
     task_settings: Mapping[str, Any] | None = None,
+    acting: Acting | None = None,
 ) -> Measurement:
     """Check an evaluation and encode its problems, without a model's weights.
 
     Args:
         context_length: positions of the model; None = no bound.
         task_settings: by which the task was named, for the record.
+        acting: the environment in which the model acts; None asks for single completions.
         others: see `evaluate`.
 
     Raises:
@@ -154,17 +183,26 @@ def prepare(
             f"evaluation.num_samples: {num_samples} is not read under a search, whose own setting "
             "says how many; leave it out"
         )
+    if strategy is not None and acting is not None:
+        raise ConfigError(
+            f"search {strategy.name!r} chooses among completions of a prompt, and an environment "
+            f"has episodes ({acting.environment}); leave search or environment out"
+        )
     sampling = sampling or Sampling(max_tokens=task.max_tokens, stop=task.stop)
     if not sampling.stop:
         sampling = replace(sampling, stop=task.stop)
-    problems = encode_problems(
-        task,
-        tokenizer,
-        context_length,
-        sampling,
-        num_examples=num_examples,
-        max_dropped=max_prompts_dropped,
-    )
+    if acting is not None:  # what is said first is known when an episode begins
+        asked: list[Problem] = [(example, ()) for example in task.examples[:num_examples]]
+        problems = Problems(asked, [], len(task.examples))
+    else:
+        problems = encode_problems(
+            task,
+            tokenizer,
+            context_length,
+            sampling,
+            num_examples=num_examples,
+            max_dropped=max_prompts_dropped,
+        )
     return Measurement(
         task,
         problems,
@@ -174,6 +212,7 @@ def prepare(
         strategy,
         reward_timeout_seconds,
         task_settings or {},
+        acting,
     )
 
 

@@ -57,7 +57,8 @@ def measure_samples(
         RewardError: verdicts exceed the time limit again and again.
     """
     requests = [
-        Request(ids, sampling, n=num_samples, seed=example_seed(seed, e)) for e, ids in problems
+        Request(ids, sampling, n=num_samples, seed=example_seed(seed, e), reuse=False)
+        for e, ids in problems
     ]
     verdicts = TaskGrader(task, grader)
     outcomes: list[Outcome] = []

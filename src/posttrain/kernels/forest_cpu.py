@@ -19,6 +19,7 @@ gradient of its part.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -174,14 +175,36 @@ def attend_runs(
     for start, stop, end in shape.trunks:
         trunk = (_slice(x, start, stop) for x in (key, value))
         part, part_lse = _forward(_slice(query, stop, end), *trunk, 0.0, False, scale=scale)
-        part, part_lse = part[0].transpose(0, 1), part_lse[0].transpose(0, 1)
-        below, below_lse = out[stop:end], lse[stop:end]
-        merged = torch.logaddexp(below_lse, part_lse)
-        below.mul_((below_lse - merged).exp_()[..., None]).add_(
-            part * (part_lse - merged).exp_()[..., None]
-        )
-        below_lse.copy_(merged)
+        _merge(out[stop:end], lse[stop:end], part[0], part_lse[0])
     return out, lse
+
+
+@within(kernel_products)
+def attend_blocks(
+    query: torch.Tensor,
+    blocks: Iterable[tuple[int, int, torch.Tensor, torch.Tensor]],
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    scale: float,
+) -> None:
+    """Let queries see further keys, all of a block: query, out [N, H, D] and lse [N, H] as of
+    `attend_runs`, the latter two written over.
+
+    blocks: (start, stop, key, value): queries from start to stop, [1, Hkv, n, D] each.
+    """
+    for start, stop, key, value in blocks:
+        part, part_lse = _forward(_slice(query, start, stop), key, value, 0.0, False, scale=scale)
+        _merge(out[start:stop], lse[start:stop], part[0], part_lse[0])
+
+
+def _merge(
+    out: torch.Tensor, lse: torch.Tensor, part: torch.Tensor, part_lse: torch.Tensor
+) -> None:
+    """Put a part [H, T, D], [H, T] to what there is, [T, H, D], [T, H], which is written over."""
+    part, part_lse = part.transpose(0, 1), part_lse.transpose(0, 1)
+    merged = torch.logaddexp(lse, part_lse)
+    out.mul_((lse - merged).exp_()[..., None]).add_(part * (part_lse - merged).exp_()[..., None])
+    lse.copy_(merged)
 
 
 @within(kernel_products)

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from posttrain.kernels.forest_cpu import ForestShape, attend_runs, attend_runs_backward
+from posttrain.kernels.forest_cpu import ForestShape, attend_runs_backward
 from posttrain.kernels.layer import Layer, Weights, has_plain_weights, read_layers
 from posttrain.kernels.products import fast_products, wide, within
 
@@ -43,8 +43,17 @@ class ForestAttention(Protocol):
     @property
     def has_prefix(self) -> bool: ...
 
+    def attend_runs(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """Attention of a layer, query [N, H, D], key and value [N, Hkv, D], and its log-sum-exp.
+
+        A backward pass takes it to be that of `shape` alone.
+        """
+        ...
+
     def note(self, layer: int, key: Tensor, value: Tensor) -> None:
-        """A layer has attended by `shape` itself, with key and value [N, Hkv, D]."""
+        """A layer has attended by `attend_runs`, with key and value [N, Hkv, D]."""
         ...
 
 
@@ -147,7 +156,7 @@ class _FusedLayer(torch.autograd.Function):
         q, k, v = _projected(n1 * w.input_norm, w, layer.head_dim)
         q, q_normed, q_root = _prepared(q, w.q_norm, layer.eps.q, angles)
         k, k_normed, k_root = _prepared(k, w.k_norm, layer.eps.k, angles)
-        mixed, lse = attend_runs(q, k, v, plan.shape, layer.scale)
+        mixed, lse = plan.attend_runs(layer.number, q, k, v, layer.scale)
         plan.note(layer.number, k, v)
         x = torch.addmm(x, mixed.flatten(1).to(x.dtype), w.out.t())
         n2, r2 = _normed(x, layer.eps.mlp)

@@ -17,8 +17,9 @@ from posttrain.models.forest_model import ForestModel
 from posttrain.models.spec import ModelSpec, model_spec
 from posttrain.training.folder import RunFolder
 from posttrain.training.hooks import Hook
+from posttrain.training.loop_session import LoopSession
 from posttrain.training.measurement import Evaluating
-from posttrain.training.plan import Plan
+from posttrain.training.plan import Loop, Plan
 from posttrain.training.record import record_of
 from posttrain.training.result import Result
 from posttrain.training.session import Session
@@ -28,9 +29,11 @@ from posttrain.typecheck import check_in_python
 
 def fit(
     model: ModelSpec | ForestModel | ModelConfig | str | Path,
-    plan: Plan,
+    plan: Plan | Loop,
     *,
     steps: int | None = None,
+    after: Result | None = None,
+    schedule_steps: int | None = None,
     output: str | Path | None = None,
     resume: bool = False,
     accept: Sequence[str] = (),
@@ -48,8 +51,16 @@ def fit(
 
     Args:
         model: a loaded model, which is trained in place, or a folder, a hub id, "embedded".
-        plan: what is trained: pt.sft(rows), pt.grpo(task, rewards=[...]), and so on.
+        plan: what is trained: pt.sft(rows), pt.grpo(task, rewards=[...]), and so on; or a loop of
+            rounds, such as pt.self_training(task).
         steps: optimiser steps; None takes as many as the plan's epochs need.
+        after: the result of an earlier fit of this model, with the weights as that fit left them.
+            The optimiser's moments, the random numbers and the count of steps go on from there;
+            `steps` stays the number of steps of this fit. A reference is the model as it is now,
+            and a source's own state (a moving baseline) begins anew.
+        schedule_steps: number of the step at which the schedule of the learning rate ends; None is
+            the last step of this fit. Two fits of 5 steps, each over a schedule of 10, equal one
+            fit of 10.
         output: a folder for metrics, checkpoints and the model; None writes nothing.
         resume: go on with the run that `output` holds, exactly. A loaded model takes over the
             weights of the checkpoint, whatever it holds.
@@ -63,12 +74,13 @@ def fit(
         settings: see `TrainingSettings`: weight_decay, warmup_steps, save_every, ...
 
     Raises:
-        ConfigError, DataError: found before any weights are loaded.
+        ConfigError, DataError: found before any weights are loaded; weights other than those that
+            `after` left, before anything is trained.
         CheckpointError: the run cannot be resumed as asked; nothing was written.
         TrainingDiverged: a loss, a gradient or a weight is not finite.
         Interrupted: the user stopped the run; a checkpoint holds its state.
     """
-    if not isinstance(plan, Plan):
+    if not isinstance(plan, Plan | Loop):
         raise ConfigError(
             f"plan: {shown(plan)} is no plan; a method makes one, such as pt.sft(rows)"
         )
@@ -82,7 +94,15 @@ def fit(
     console = console or Console()
     folder = None
     if output is not None:
-        record = record_of(spec, plan, options, steps=steps, seed=seed)
+        record = record_of(
+            spec,
+            plan,
+            options,
+            steps=steps,
+            seed=seed,
+            after_step=None if after is None else after.step,
+            schedule_steps=schedule_steps,
+        )
         folder = RunFolder(
             Path(output),
             record,
@@ -94,21 +114,27 @@ def fit(
         )
     elif resume:
         raise ConfigError("resume: it needs output, the folder of the run that is gone on with")
+    if isinstance(plan, Loop) and (after is not None or schedule_steps is not None):
+        raise ConfigError(
+            f"after, schedule_steps: {plan.method} is a loop, whose rounds go on from each other; "
+            "they are for a fit of a plan"
+        )
     measuring = evaluation
     if evaluation is not None and not hasattr(evaluation, "report"):
         measuring = measuring_of(spec, evaluation)
+    shared: dict[str, Any] = {
+        "folder": folder,
+        "steps": steps,
+        "seed": seed,
+        "hooks": hooks,
+        "evaluation": measuring,
+        "console": console,
+    }
     try:
-        return Session(
-            spec,
-            plan,
-            options,
-            folder=folder,
-            steps=steps,
-            seed=seed,
-            hooks=hooks,
-            evaluation=cast(Evaluating | None, measuring),
-            console=console,
-        ).run()
+        if isinstance(plan, Loop):
+            return LoopSession(spec, plan, options, **shared).run()
+        session = Session(spec, plan, options, after=after, schedule_steps=schedule_steps, **shared)
+        return session.run()
     finally:
         if measuring is not evaluation:
             cast(Measuring, measuring).close()

@@ -5,6 +5,7 @@ method.
 from __future__ import annotations
 
 from posttrain.config import (
+    AgentConfig,
     Component,
     ComponentLike,
     CreditConfig,
@@ -12,6 +13,7 @@ from posttrain.config import (
     SamplingConfig,
     TrustRegionConfig,
 )
+from posttrain.methods.episodes import EnvironmentLike, Episodes
 from posttrain.methods.objects import Losses, Rewards, Rows, TaskLike, components_of
 from posttrain.methods.policy_gradient import policy_gradient_plan
 from posttrain.methods.policy_settings import PolicyGradient
@@ -30,6 +32,8 @@ def grpo(
     credit: CreditConfig = CreditConfig(),
     num_generations: int = 8,
     sampling: SamplingConfig = SamplingConfig(),
+    environment: EnvironmentLike | None = None,
+    agent: AgentConfig = AgentConfig(),
     batch_size: int = 8,
     num_iterations: int = 1,
     num_minibatches: int = 1,
@@ -78,6 +82,9 @@ def grpo(
         credit: what is done to rewards and advantages beside estimating.
         num_generations: completions per prompt.
         sampling: of the completions.
+        environment: what the model acts in: a completion is then an episode of several turns. The
+            reward "environment" is what it gives.
+        agent: how the model acts there.
         batch_size: prompts per step.
         num_iterations: passes over a step's completions.
         num_minibatches: updates per pass.
@@ -110,6 +117,7 @@ def grpo(
             advantage=Component.of(advantage),
             credit=credit,
             sampling=sampling,
+            episodes=Episodes.of(environment, agent),
             num_generations=num_generations,
             batch_size=batch_size,
             num_iterations=num_iterations,

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, cast
 
 from rich.console import Console
 
-from posttrain.config import Component, ComponentLike, EvaluationConfig, Limits, SamplingConfig
+from posttrain.config import (
+    AgentConfig,
+    Component,
+    ComponentLike,
+    EvaluationConfig,
+    Limits,
+    SamplingConfig,
+)
 from posttrain.data.account import Account
 from posttrain.errors import ConfigError
 from posttrain.evaluation.outcomes import Evaluation
-from posttrain.evaluation.run import Measurement, prepare
+from posttrain.evaluation.run import Acting, Measurement, prepare
+from posttrain.methods.episodes import EnvironmentLike, Episodes
 from posttrain.methods.objects import ModelLike, TaskLike, settings_of_task, task_of
 from posttrain.methods.prompts import sampling_of
 from posttrain.models.language_model import LanguageModel
@@ -40,6 +49,7 @@ class Measuring:
         search, scorer, oracle: as `evaluate` takes them.
         console: where progress is shown; None shows none.
         task_settings: by which the task was named, for the record; None are those of the config.
+        episodes: in what the model acts; None is the config's environment.
     """
 
     def __init__(
@@ -54,9 +64,16 @@ class Measuring:
         oracle: bool = False,
         console: Console | None = None,
         task_settings: Mapping[str, Any] | None = None,
+        episodes: Episodes | None = None,
     ) -> None:
         task = task_of(config.task)
-        refuse_unscored(task, "an evaluation")
+        episodes = episodes or Episodes.of(config.environment, config.agent)
+        acting: Acting | None = None
+        if episodes is None:
+            refuse_unscored(task, "an evaluation")
+        else:
+            episodes.check(spec, task)
+            acting = Acting(episodes.text(), partial(episodes.sampler, task=task, limits=limits))
         sampling = sampling_of(config.sampling, task)
         self.console = console
         self.measurement: Measurement = prepare(
@@ -76,6 +93,7 @@ class Measuring:
             task_settings=(
                 settings_of_task(config.task) if task_settings is None else task_settings
             ),
+            acting=acting,
         )
         _note_dropped(self.measurement, account, spec)
 
@@ -133,6 +151,8 @@ def evaluate(
     search: ComponentLike | Strategy | None = None,
     scorer: ComponentLike | None = None,
     oracle: bool = False,
+    environment: EnvironmentLike | None = None,
+    agent: AgentConfig = AgentConfig(),
     num_examples: int = 200,
     num_samples: int = 1,
     sampling: SamplingLike = None,
@@ -152,8 +172,12 @@ def evaluate(
         scorer: what the search chooses by, where it asks for a score: a reward, or "oracle", the
             task's own verdict, which no deployed system has.
         oracle: permits a scorer that reads the gold, and reports it.
+        environment: what the model acts in, as for `pt.grpo`: it is then measured by episodes.
+            Where the task cannot grade, an episode is right if the environment's reward is at
+            least 1.
+        agent: how the model acts there.
         num_examples: the first so many problems are asked.
-        num_samples: completions of each problem; not read under a search.
+        num_samples: completions (or episodes) of each problem; not read under a search.
         sampling: of the completions, as pt.Sampling or {"max_tokens": 8}; None is temperature 1
             with the task's length.
         seed: of the samples. It is the same for every model, so that models are asked with the
@@ -180,6 +204,7 @@ def evaluate(
         seed=seed,
         limits=limits,
         console=console,
+        episodes=Episodes.of(environment, agent),
     )
     try:
         loaded = spec.load()

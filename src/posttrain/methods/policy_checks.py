@@ -9,6 +9,7 @@ from posttrain.config import TrustRegionConfig
 from posttrain.errors import ConfigError
 from posttrain.methods.policy_settings import PolicyGradient
 from posttrain.rewards.base import RewardSet
+from posttrain.sources.earned import ENVIRONMENT
 from posttrain.types import Sampling
 
 
@@ -47,6 +48,7 @@ def check(s: PolicyGradient, sampling: Sampling) -> None:
     _check_critic(s)
     _check_credit(s, sampling)
     _check_given(s)
+    _check_episodes(s)
     per_token = not {"token_rewards", "turn_rewards"}.isdisjoint(s.advantage_inputs)
     for item in s.losses:
         level = item.settings.get("level", "token")
@@ -170,6 +172,29 @@ def _check_given(s: PolicyGradient) -> None:
         raise ConfigError(
             "trust_region: its step is of the surrogate alone; leave out given tokens, or the "
             "trust region"
+        )
+
+
+def _check_episodes(s: PolicyGradient) -> None:
+    """Settings of episodes, and rewards that only they have."""
+    names = [r.name for r in s.rewards if r.function is None]
+    if s.episodes is None:
+        if ENVIRONMENT in names:
+            raise ConfigError(
+                "rewards: 'environment' is what an environment gives, and there is none; give "
+                "environment, or take another reward"
+            )
+        return
+    if s.given_steps:
+        raise ConfigError(
+            "given_steps: the beginning of a worked completion cannot be given to an episode; "
+            "leave it out, or the environment"
+        )
+    in_parts = not {"token_rewards", "turn_rewards"}.isdisjoint(s.advantage_inputs)
+    if s.credit.reward_clip is not None and in_parts and ENVIRONMENT in names:
+        raise ConfigError(
+            f"credit.reward_clip bounds the reward of a whole episode, and {s.advantage.name!r} "
+            "credits those of its turns as they are; leave it out"
         )
 
 

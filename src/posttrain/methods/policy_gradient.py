@@ -7,6 +7,7 @@ from typing import Any
 
 from posttrain.data.account import Account
 from posttrain.inputs import ROLLOUTS
+from posttrain.methods.episodes import refuse_task_reward
 from posttrain.methods.objects import TaskLike, rewards_of, rewards_text, task_of
 from posttrain.methods.policy_checks import check, check_numbers
 from posttrain.methods.policy_settings import PolicyGradient
@@ -24,6 +25,7 @@ from posttrain.models.spec import ModelSpec
 from posttrain.rewards.base import RewardSet
 from posttrain.sources.collect import Prompt
 from posttrain.sources.credit import Creditor
+from posttrain.sources.episodes import EpisodeSampler
 from posttrain.sources.rollouts import RolloutSource
 from posttrain.sources.rows import DataSource, Singles
 from posttrain.training.objective import Objective
@@ -48,12 +50,14 @@ def policy_gradient_plan(
     prompt_task = task_of(task)
     sampling = sampling_of(s.sampling, prompt_task)
     check(s, sampling)
+    if s.episodes is not None:
+        refuse_task_reward(s.rewards, prompt_task)
     reward_set = rewards_of(s.rewards, prompt_task, s.limits)
     check_numbers(s, reward_set)
     objective = Objective(
         s.losses,
         aggregation="sequence_mean",
-        max_length=sampling.max_tokens,
+        max_length=s.episodes.max_length(sampling) if s.episodes else sampling.max_tokens,
         temperature=sampling.temperature,
         groups=s.compares_groups,
         measure_idle=s.measure_tied_groups,
@@ -67,9 +71,7 @@ def policy_gradient_plan(
         if s.trust_region is not None:
             check_trusted(spec.config, spec.place)
         account = Account()
-        prompts = encode_prompts(spec, prompt_task, sampling, limits=s.limits, account=account)
-        if s.given_steps:
-            prompts = with_gold(spec, prompts, prompt_task)
+        prompts = _prompts(s, spec, prompt_task, sampling, account)
         mixed = None
         if s.mixes:
             rows = encode_examples(
@@ -79,7 +81,12 @@ def policy_gradient_plan(
         number = steps_of(steps, s.num_train_epochs, prompt_steps(prompts, s.batch_size))
 
         def source(learner: Learner) -> RolloutSource:
-            return _source(s, learner, prompts, reward_set, sampling, objective, mixed, seed)
+            episodes = None
+            if s.episodes is not None:
+                episodes = s.episodes.sampler(learner.model.tokenizer, prompt_task, s.limits)
+            return _source(
+                s, learner, prompts, reward_set, sampling, objective, mixed, episodes, seed
+            )
 
         return Work(
             steps=number,
@@ -102,6 +109,17 @@ def policy_gradient_plan(
     )
 
 
+def _prompts(
+    s: PolicyGradient, spec: ModelSpec, task: Task, sampling: Sampling, account: Account
+) -> list[Prompt]:
+    """What the traces begin with."""
+    if s.episodes is not None:
+        s.episodes.check(spec, task)
+        return s.episodes.prompts(task)
+    prompts = encode_prompts(spec, task, sampling, limits=s.limits, account=account)
+    return with_gold(spec, prompts, task) if s.given_steps else prompts
+
+
 def _source(
     s: PolicyGradient,
     learner: Learner,
@@ -110,6 +128,7 @@ def _source(
     sampling: Sampling,
     objective: Objective,
     mixed: DataSource | None,
+    episodes: EpisodeSampler | None,
     seed: int,
 ) -> RolloutSource:
     model = learner.model
@@ -124,6 +143,7 @@ def _source(
         greedy="greedy_rewards" in s.advantage_inputs,
         max_resamples=s.max_resamples,
         given_steps=s.given_steps,
+        episodes=episodes,
     )
     credit = Creditor(
         s.advantage,
@@ -164,8 +184,10 @@ def _facts(
         f"{t.name} ({t.aggregation if t.per == 'token' else t.per}) x {t.weight:g}"
         for t in objective.terms
     )
+    environment = [] if s.episodes is None else [("environment", s.episodes.text())]
     return [
         ("task", prompts_text(task, prompts)),
+        *environment,
         ("rewards", rewards_text(s.rewards)),
         ("advantage", s.advantage.name + (" (with a critic)" if s.critic is not None else "")),
         ("losses", losses),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from posttrain import registry
 from posttrain.config import Component, CreditConfig, Limits, SamplingConfig, TrustRegionConfig
+from posttrain.methods.episodes import Episodes
 from posttrain.methods.objects import Rows, TaskLike
 from posttrain.training.plan import Critic
 
@@ -27,6 +28,7 @@ class PolicyGradient:
     max_resamples: int
     num_train_epochs: float
     limits: Limits
+    episodes: Episodes | None = None
     drop_duplicates: bool = False
     trust_region: TrustRegionConfig | None = None
     critic: Critic | None = None

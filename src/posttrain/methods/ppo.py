@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from posttrain.config import (
+    AgentConfig,
     Component,
     ComponentLike,
     CreditConfig,
@@ -10,6 +11,7 @@ from posttrain.config import (
     SamplingConfig,
     TrustRegionConfig,
 )
+from posttrain.methods.episodes import EnvironmentLike, Episodes
 from posttrain.methods.objects import (
     Losses,
     ModelLike,
@@ -41,6 +43,8 @@ def ppo(
     critic_learning_rate: float | None = None,
     num_generations: int = 1,
     sampling: SamplingConfig = SamplingConfig(),
+    environment: EnvironmentLike | None = None,
+    agent: AgentConfig = AgentConfig(),
     batch_size: int = 64,
     num_iterations: int = 4,
     num_minibatches: int = 1,
@@ -80,6 +84,9 @@ def ppo(
         critic_learning_rate: the critic's own; None is learning_rate.
         num_generations: completions per prompt.
         sampling: of the completions.
+        environment: what the model acts in: a completion is then an episode of several turns. The
+            reward "environment" is what it gives.
+        agent: how the model acts there.
         batch_size: prompts per step.
         num_iterations: passes over a step's completions.
         num_minibatches: updates per pass.
@@ -105,6 +112,7 @@ def ppo(
             advantage=Component.of(advantage),
             credit=credit,
             sampling=sampling,
+            episodes=Episodes.of(environment, agent),
             num_generations=num_generations,
             batch_size=batch_size,
             num_iterations=num_iterations,

@@ -208,4 +208,6 @@ def prompt_steps(prompts: Sequence[Prompt], batch_size: int) -> int:
 def prompts_text(task: Task, prompts: Sequence[Prompt]) -> str:
     """The prompts of a task, as a check shows them."""
     lengths = [len(p.ids) for p in prompts]
+    if not any(lengths):  # episodes, which encode their own
+        return f"{task.name}: {len(prompts)} prompts"
     return f"{task.name}: {len(prompts)} prompts of {min(lengths)} to {max(lengths)} tokens"

@@ -18,20 +18,21 @@ import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
-from torch.nn.functional import scaled_dot_product_attention, softmax
 
 from posttrain.data.forest import Forest
 from posttrain.errors import ModelError
-from posttrain.kernels.forest_cpu import ForestShape, merged_attention
-from posttrain.kernels.products import kernel_products, within
+from posttrain.kernels.forest_cpu import ForestShape, attend_runs, merged_attention
+from posttrain.models.masked_attention import (
+    Piece,
+    eager_attention,
+    masked_attention,
+    pieces_of,
+)
 
 NAME = "posttrain"
 
-_QUERY_CHUNK = 256  # rows of a piece of the masked path
-_PIECE_SCORES = 1 << 22  # most score entries per head in one call of the masked path
 _FLEX_BLOCK = 128
 
 
@@ -102,42 +103,6 @@ def posttrain_attention(
     return mixed.transpose(1, 2).contiguous(), None
 
 
-def eager_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    scaling: float | None,
-    softcap: float | None = None,
-    sinks: torch.Tensor | None = None,
-    dropout: float = 0.0,
-) -> torch.Tensor:
-    """softmax(cap * tanh(scale * q k / cap)) v with everything spelled out; `sinks` [H] are scores
-    that hold no value.
-
-    mask: boolean (True = visible) or additive, broadcast over [B, H, T, S]; None shows everything.
-    """
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    scores = (query @ key.transpose(-1, -2)) * (
-        query.shape[-1] ** -0.5 if scaling is None else scaling
-    )
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    if mask is not None and mask.dtype == torch.bool:
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    elif mask is not None:
-        scores = scores + mask
-    if sinks is not None:
-        scores = torch.cat(
-            [scores, sinks.view(1, -1, 1, 1).to(scores.dtype).expand(*scores.shape[:-1], 1)], -1
-        )
-    accurate = torch.float64 if scores.dtype == torch.float64 else torch.float32
-    weights = softmax(scores, -1, dtype=accurate).to(value.dtype)[..., : key.shape[2]]
-    return torch.nn.functional.dropout(weights, dropout) @ value
-
-
 class ForestPlan:
     """How to attend over one forest. Build it once per forest; every layer uses it.
 
@@ -170,7 +135,7 @@ class ForestPlan:
         self._prefix = prefix
         self.shape = ForestShape(forest.ends.cpu().numpy(), forest.ends.device)
         self._depth = int(forest.positions.max()) + 1
-        self._pieces: dict[int | None, list[_Piece]] = {}
+        self._pieces: dict[int | None, list[Piece]] = {}
         self._block_masks: dict[int | None, BlockMask] = {}
 
     def attend(
@@ -224,7 +189,25 @@ class ForestPlan:
             grouped = query.shape[1] != key.shape[1]
             mixed = _compiled_flex()(query, key, value, capped, mask, scale, grouped)
             return mixed.transpose(1, 2).contiguous()
-        return self._masked(query, key, value, scale, window, softcap, s_aux, dropout)
+        if window not in self._pieces:
+            self._pieces[window] = pieces_of(self.shape, self.positions, window)
+        return masked_attention(
+            query, key, value, self._pieces[window], scale, softcap, s_aux, dropout
+        )
+
+    def attend_runs(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scale: float,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attention of a layer on a CPU without windows, caps and sinks, and its log-sum-exp.
+
+        query [N, H, D], key and value [N, Hkv, D], not in half precision -> [N, H, D], [N, H].
+        """
+        return attend_runs(query, key, value, self.shape, scale)
 
     @property
     def has_prefix(self) -> bool:
@@ -269,113 +252,6 @@ class ForestPlan:
                 BLOCK_SIZE=_FLEX_BLOCK,
             )
         return self._block_masks[window]
-
-    @within(kernel_products)
-    def _masked(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        scale: float,
-        window: int | None,
-        softcap: float | None,
-        sinks: torch.Tensor | None,
-        dropout: float,
-    ) -> torch.Tensor:
-        """The path that can do everything: pieces of queries with the keys they may see, masked
-        by depth.
-        """
-        if window not in self._pieces:
-            self._pieces[window] = _make_pieces(self.shape, self.positions, window)
-        query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))  # [N, H, D]
-        mixed = []
-        for piece in self._pieces[window]:
-            count, rows, columns = piece.mask.shape[0], *piece.mask.shape[2:]
-            q = query.index_select(0, piece.queries).unflatten(0, (count, rows)).transpose(1, 2)
-            k, v = (
-                x.index_select(0, piece.keys).unflatten(0, (count, columns)).transpose(1, 2)
-                for x in (key, value)
-            )
-            if softcap is None and sinks is None:
-                grouped = q.shape[1] != k.shape[1]
-                part = scaled_dot_product_attention(
-                    q, k, v, piece.mask, dropout, scale=scale, enable_gqa=grouped
-                )
-            else:
-                part = eager_attention(q, k, v, piece.mask, scale, softcap, sinks, dropout)
-            mixed.append(part.transpose(1, 2).flatten(0, 1).index_select(0, piece.real_rows))
-        order = torch.cat(
-            [piece.queries.index_select(0, piece.real_rows) for piece in self._pieces[window]]
-        )
-        flat = torch.cat(mixed)
-        return torch.empty_like(flat).index_copy(0, order, flat)[None]
-
-
-class _Piece:
-    """Padded stretches of queries with their keys: queries [R * Lq], keys [R * Lk], mask [R, 1,
-    Lq, Lk], real rows (not padding).
-    """
-
-    def __init__(
-        self,
-        stretches: list[tuple[int, int, np.ndarray]],
-        positions: np.ndarray,
-        window: int | None,
-    ) -> None:
-        rows = max(stop - start for start, stop, _ in stretches)
-        columns = max(len(keys) for _, _, keys in stretches)
-        # Padding repeats the last row, so that no row is without a visible key; padded rows are
-        # dropped afterwards.
-        queries = np.stack(
-            [np.minimum(np.arange(start, start + rows), stop - 1) for start, stop, _ in stretches]
-        )
-        keys = np.stack([np.pad(k, (0, columns - len(k)), mode="edge") for _, _, k in stretches])
-        real = np.arange(columns)[None] < np.array([len(k) for _, _, k in stretches])[:, None]
-        distance = positions[queries][:, :, None] - positions[keys][:, None, :]
-        mask = (distance >= 0) & real[:, None, :]
-        if window is not None:
-            mask &= distance < window
-        real_rows = (
-            np.arange(rows)[None]
-            < np.array([stop - start for start, stop, _ in stretches])[:, None]
-        )
-        self.queries = torch.from_numpy(queries.reshape(-1))
-        self.keys = torch.from_numpy(keys.reshape(-1))
-        self.mask = torch.from_numpy(mask[:, None])
-        self.real_rows = torch.from_numpy(np.flatnonzero(real_rows))
-
-    def to(self, device: torch.device) -> _Piece:
-        for name, tensor in vars(self).items():
-            setattr(self, name, tensor.to(device))
-        return self
-
-
-def _make_pieces(shape: ForestShape, depth: torch.Tensor, window: int | None) -> list[_Piece]:
-    positions = depth.cpu().numpy()
-    stretches = []
-    for run, (start, stop) in enumerate(zip(shape.starts, shape.stops)):
-        path = np.concatenate(
-            [np.arange(shape.starts[r], shape.stops[r]) for r in shape.ancestry(run)]
-        )
-        for first in range(start, stop, _QUERY_CHUNK):
-            last = min(stop, first + _QUERY_CHUNK)
-            keys = path[: len(path) - (stop - last)]
-            if window is not None:
-                keys = keys[positions[keys] > positions[first] - window]
-            stretches.append((first, last, keys))
-    stretches.sort(key=lambda s: (-len(s[2]), -(s[1] - s[0]), s[0]))
-    groups: list[list[tuple[int, int, np.ndarray]]] = []
-    for stretch in stretches:
-        if groups:
-            rows = max(b - a for a, b, _ in [*groups[-1], stretch])
-            columns = len(groups[-1][0][2])
-            padded = (len(groups[-1]) + 1) * rows * columns
-            useful = sum((b - a) * len(k) for a, b, k in [*groups[-1], stretch])
-            if padded <= _PIECE_SCORES and padded <= 2 * useful + (1 << 14):
-                groups[-1].append(stretch)
-                continue
-        groups.append([stretch])
-    return [_Piece(group, positions, window).to(depth.device) for group in groups]
 
 
 @functools.cache

@@ -20,6 +20,7 @@ from posttrain.models.adapter_state import save_state
 from posttrain.models.attention import ForestPlan, without_mask
 from posttrain.models.embeddings import EmbeddingNoise, EmbeddingTransform
 from posttrain.models.peft_kind import is_peft
+from posttrain.models.prefixed_attention import Block, PrefixedPlan
 from posttrain.models.virtual_tokens import VirtualTokens
 
 if TYPE_CHECKING:
@@ -157,11 +158,14 @@ class ForestModel:
 
     @kernels.computing()
     def _shared_hidden(
-        self, forest: Forest, *, keep_kv: bool = False
+        self, forest: Forest, *, keep_kv: bool = False, blocks: Sequence[Block] = ()
     ) -> tuple[torch.Tensor, ForestPlan]:
         """Hidden states [N, D] and the plan that computed them, in which virtual tokens stand
-        before the forest's.
+        before the forest's. blocks: keys and values above the forest, which hold those of virtual
+        tokens too.
         """
+        if blocks:
+            return self._hidden_below(forest, blocks)
         virtual, count = self.virtual, self.num_virtual_tokens
         prefix = virtual.keys_and_values() if virtual is not None else None
         rooted = forest.below(count) if count else forest
@@ -177,6 +181,17 @@ class ForestModel:
             else:
                 hidden = trunk(embedded, rooted.positions, plan)
         return hidden[count:], plan
+
+    def _hidden_below(
+        self, forest: Forest, blocks: Sequence[Block]
+    ) -> tuple[torch.Tensor, ForestPlan]:
+        """Hidden states [N, D] of a forest below keys and values that were computed before."""
+        plan = PrefixedPlan(forest, blocks)
+        trunk = kernels.for_model(self.base, plan) if self.uses_kernels else None
+        if trunk is None:
+            return self._own_hidden(plan, forest, input_ids=forest.tokens[None]), plan
+        embedded = self.pretrained.get_input_embeddings()(forest.tokens)
+        return trunk(embedded, forest.positions, plan), plan
 
     def _own_hidden(self, plan: ForestPlan, forest: Forest, **inputs: torch.Tensor) -> torch.Tensor:
         """Last hidden states [N, D] by the model's own layers."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +20,7 @@ from posttrain.models.attention import ForestPlan
 from posttrain.models.forest_model import ForestModel, cuda_devices, evaluating
 from posttrain.models.logprobs import Head, token_logprobs
 from posttrain.models.peft_kind import is_peft
+from posttrain.models.prefixed_attention import Block
 from posttrain.models.score_model import ScoreModel
 from posttrain.models.virtual_tokens import virtual_tokens
 from posttrain.models.vocabulary import DERIVED, DISTRIBUTIONS, FOREIGN, Vocabulary
@@ -176,12 +177,17 @@ class LanguageModel(ForestModel):
         if self.critic is not None:
             self.critic.save(Path(folder) / "critic")
 
-    def prefill(self, forest: Forest) -> tuple[torch.Tensor, ForestPlan]:
+    def prefill(
+        self, forest: Forest, blocks: Sequence[Block] = ()
+    ) -> tuple[torch.Tensor, ForestPlan]:
         """Hidden states [N, D] and a plan whose `kv[layer]` holds each layer's keys and values [1,
         Hkv, n + N, D].
 
         The first n are those of virtual tokens, which every sequence sees; most models have none.
 
+        Args:
+            blocks: keys and values above the forest, computed before. Then n = 0, the forest's
+            positions count what is above it, and virtual tokens are blocks.
         Raises:
             ModelError: the model does not share trunks.
         """
@@ -190,7 +196,7 @@ class LanguageModel(ForestModel):
                 f"this model cannot run a forest ({self.why_unshared}); give it padded rows"
             )
         forest = forest.to(self.device)
-        return self._shared_hidden(forest, keep_kv=True)
+        return self._shared_hidden(forest, keep_kv=True, blocks=blocks)
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:

@@ -27,7 +27,15 @@ from posttrain.models.load import Kind, load_model, load_score_model
 from posttrain.models.named import NamedModel
 from posttrain.models.score_model import ScoreModel
 
-_KEPT = ("weights_version", "critic", "teacher", "foreign", "_frozen", "reference_updates")
+_KEPT = (
+    "weights_version",
+    "critic",
+    "teacher",
+    "foreign",
+    "_frozen",
+    "reference_updates",
+    "fresh_adapters",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +55,6 @@ class LoadedModel:
     def __init__(self, model: ForestModel) -> None:
         self.model = model
         self.config = ModelConfig(self.name)
-        self._start_weights: dict[str, Tensor] = {}  # before those of a checkpoint were loaded
         self._held: _Held | None = None
 
     @cached_property
@@ -152,10 +159,6 @@ class LoadedModel:
         assert critic is not None  # `has_critic` was asked before
         return critic
 
-    def start_weights(self, model: LanguageModel | None) -> dict[str, Tensor]:
-        """A copy of the trained weights as the run starts, by name."""
-        return trained_weights(self.model) if model is not None else self._start_weights
-
     def as_critic(self, *, adapters: bool = False) -> NamedModel:
         """The critic starts from the files that the model was loaded from."""
         return NamedModel(ModelConfig(self.place))
@@ -168,9 +171,15 @@ class LoadedModel:
         self._take(weights, place)
         self.__dict__.pop("digest", None)
 
+    def begin_as(self, *, fresh_adapters: bool) -> None:
+        """Take adapters as the run's own or as trained before it, as they were at its start."""
+        if getattr(self.model, "fresh_adapters", fresh_adapters) != fresh_adapters:
+            self._hold()
+            self.model.fresh_adapters = fresh_adapters  # type: ignore[attr-defined]
+
     def give_back(self) -> None:
         """Bring back what the model held before a resume that was refused."""
-        held, self._held, self._start_weights = self._held, None, {}
+        held, self._held = self._held, None
         self.__dict__.pop("digest", None)
         if held is None:
             return
@@ -186,17 +195,17 @@ class LoadedModel:
 
     def settle(self) -> None:
         """Keep what was loaded: the resume goes on."""
-        self._held, self._start_weights = None, {}
+        self._held = None
 
     def _hold(self) -> None:
-        """Remember what the model holds, and the digest and the weights of the start."""
+        """Remember what the model holds, and the digest of the start."""
         model, hf = self.model, self.model.hf
-        self._start_weights, _ = trained_weights(model), self.digest
+        _ = self.digest
         if self._held is not None:
             return
         adapter = vars(hf.peft_config["default"]) if self.has_adapters else {}
         self._held = _Held(
-            self._start_weights,
+            trained_weights(model),
             {name: getattr(model, name) for name in _KEPT if hasattr(model, name)},
             {name: dict(table) for name, table in rank_tables(hf).items()},
             copy.copy(adapter),

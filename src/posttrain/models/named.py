@@ -8,8 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor
-
 from posttrain.config import ModelConfig
 from posttrain.model_config import model_location
 from posttrain.models.adapters import adapter_of, rate_factors, refuse_virtual_score
@@ -145,15 +143,6 @@ class NamedModel:
     def load_critic(self) -> ScoreModel:
         """The critic that was trained with the model."""
         return self.load_scores(per="token", weights=Path(self.place) / "critic")
-
-    def start_weights(self, model: LanguageModel | None) -> dict[str, Tensor]:
-        """A copy of the trained weights as the run starts, by name.
-
-        Args:
-            model: the model as it starts; None loads it again.
-        """
-        hf = (model or self.load()).hf
-        return {n: p.detach().clone() for n, p in hf.named_parameters() if p.requires_grad}
 
     def give_back(self) -> None:
         """Nothing: each load reads the model again."""

@@ -25,6 +25,9 @@ from posttrain.types import Text, plain_text
 
 T = TypeVar("T")
 
+ROUNDS = "rounds.json"
+"""What the folder of a loop has."""
+
 MAX_SAMPLE_ROWS = 4000
 """Rows of samples.jsonl that are read: a page shows far fewer."""
 
@@ -61,6 +64,8 @@ def _stage_names(run: RunFolder) -> list[str]:
     """Folders of stages in the order they ran (the summary's), then stages without an
     evaluation, which have no row in the summary.
     """
+    if (run.path / ROUNDS).is_file():
+        return []  # the folders of a loop's rounds, whose tables the loop's own hold
     rows = run.summary.rows if run.summary else ()
     in_summary = [row.folder for row in rows if row.folder and (run.path / row.folder).is_dir()]
     folders = [p for p in run.path.iterdir() if p.is_dir() and (p / "recipe.yaml").is_file()]

@@ -51,8 +51,9 @@ class RewardSet:
     """Rewards whose weighted sum is the reward of a completion.
 
     A reward is called once per step with all completions. Its parameters are filled by name:
-    prompts, completions, completion_ids, answer, examples, task, and any column of the data;
-    `**kwargs` takes all columns. They are copies: what a reward does to them changes nothing. It
+    prompts, completions, completion_ids, traces, answer, examples, task, and any column of the
+    data; `**kwargs` takes all columns. The completion of an episode of several turns is the list
+    of its messages. They are copies: what a reward does to them changes nothing. It
     returns one number or None (not applicable) per completion, or a list of numbers, one for each
     step of the completion (a line that is not blank), whose mean counts where a step does not. The
     reward of a trace is the weighted sum over its numbers, and None where it has none.
@@ -114,13 +115,14 @@ class RewardSet:
         return self.grader.failures
 
     def reward(self, groups: Sequence[TraceGroup]) -> None:
-        """Fill `rewards`, `reward` and `error` of every trace.
+        """Fill `rewards`, `reward` and `error` of every trace that has not failed already.
 
         Raises:
             RewardError: a reward failed on too many completions of a step, took too long, or
                 returned something that is no list of rewards.
         """
-        self._fill([(g.example, r) for g in groups for r in g.traces], self._watch)
+        pairs = [(g.example, t) for g in groups for t in g.traces if not t.has_failed]
+        self._fill(pairs, self._watch)
 
     def _fill(self, pairs: Pairs, watch: Callable[[str, int, int, Sequence[Value]], None]) -> None:
         """Reward completions; `watch` is called with name, failures, completions, values of

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from posttrain.errors import RewardError
-from posttrain.types import Example, Task, Text, Trace
+from posttrain.types import Example, Message, Task, Text, Trace
 
 Pairs = Sequence[tuple[Example, Trace]]
 
@@ -67,6 +67,57 @@ def as_completion(prompt: Text, text: str) -> Text:
     return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
 
 
+def completion_of(prompt: Text, trace: Trace) -> Text:
+    """The completion of a trace: its text or message, as `as_completion` gives it; of several turns
+    their messages, with those of tools and users between them, the model's last one at the end.
+    """
+    if len(trace.turns) < 2:
+        return as_completion(prompt, trace.text)
+    messages: list[Message] = []
+    for number, turn in enumerate(trace.turns):
+        messages += copied(turn.messages) if number else []
+        message: Message = {"role": "assistant", "content": turn.text}
+        if turn.tool_calls:
+            message["tool_calls"] = [
+                {"type": "function", "function": {"name": c.name, "arguments": copied(c.arguments)}}
+                for c in turn.tool_calls
+            ]
+        messages.append(message)
+    return messages
+
+
+def _sampled_ids(trace: Trace) -> list[int]:
+    """The sampled ids of all turns; refused where only a text is known."""
+    if len(trace.turns) < 2:
+        return list(trace.sample.ids)
+    return [i for turn in trace.turns for i in turn.sample.ids]
+
+
+def copied_trace(trace: Trace) -> Trace:
+    """A trace whose lists and mappings are copies."""
+    turns = [
+        replace(
+            turn,
+            sample=replace(
+                turn.sample,
+                ids=list(turn.sample.ids),
+                engine_logprobs=list(turn.sample.engine_logprobs),
+                raw_logprobs=list(turn.sample.raw_logprobs),
+            ),
+            messages=copied(turn.messages),
+            tool_calls=[replace(c, arguments=copied(c.arguments)) for c in turn.tool_calls],
+        )
+        for turn in trace.turns
+    ]
+    return replace(
+        trace,
+        turns=turns,
+        rewards=dict(trace.rewards),
+        step_rewards=copied(trace.step_rewards),
+        metrics=dict(trace.metrics),
+    )
+
+
 def reward_inputs(
     function: Callable[..., Any], pairs: Pairs, task: Task | None = None, *, name: str = ""
 ) -> dict[str, Any]:
@@ -78,8 +129,9 @@ def reward_inputs(
     """
     inputs: dict[str, Callable[[], Any]] = {
         "prompts": lambda: [copied(e.prompt) for e, _ in pairs],
-        "completions": lambda: [as_completion(e.prompt, r.text) for e, r in pairs],
-        "completion_ids": lambda: [list(r.sample.ids) for _, r in pairs],
+        "completions": lambda: [completion_of(e.prompt, r) for e, r in pairs],
+        "completion_ids": lambda: [_sampled_ids(r) for _, r in pairs],
+        "traces": lambda: [copied_trace(r) for _, r in pairs],
         "answer": lambda: [copied(e.answer) for e, _ in pairs],
         "examples": lambda: [copied_example(e) for e, _ in pairs],
         "task": lambda: task and replace(task, examples=CopiedExamples(task.examples)),
@@ -92,7 +144,7 @@ def reward_inputs(
     named = {p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
     requested = set(named)
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        requested |= columns | inputs.keys() - {"task", "examples"}
+        requested |= columns | inputs.keys() - {"task", "examples", "traces"}
         if "completion_ids" not in named and not all(r.has_tokens for _, r in pairs):
             requested.discard("completion_ids")
     for p in parameters:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,11 @@ from rich.console import Console
 from posttrain import registry
 from posttrain.config import Recipe
 from posttrain.errors import CheckpointError, PosttrainError
+from posttrain.loops.pipeline import SUMMARY, run_stages, write_summary
 from posttrain.recipe import recipe_as_dict, stage_recipes
 from posttrain.runs.recipe_run import Prepared, RecipeRun
-from posttrain.runs.summary import SUMMARY, summarise
 from posttrain.terminal import write, write_rule
-from posttrain.training.ending import Interrupted
+from posttrain.training.ending import resumed_as
 from posttrain.training.plan import Facts
 
 
@@ -78,14 +77,8 @@ class PreparedPipeline(Prepared):
                 stage.preview(console, num)
 
     def _execute(self) -> None:
-        try:
+        with resumed_as(self.run.run_folder.caller.resume(self.run.folder)):
             _execute(self.run, self.run.stages)
-        except KeyboardInterrupt as stop:
-            # A stage names its own folder; what the user wants to go on with is the whole.
-            text = "stopped; what is done is saved"
-            if isinstance(stop, Interrupted):
-                text = str(stop).partition("; go on")[0].partition(" Go on")[0].rstrip(".")
-            raise Interrupted(f"{text}. Go on with: posttrain resume {self.run.folder}") from stop
 
 
 def _execute(run: PipelineRun, stages: dict[str, RecipeRun]) -> None:
@@ -101,19 +94,23 @@ def _execute(run: PipelineRun, stages: dict[str, RecipeRun]) -> None:
             opened.append(True)
             folder.open()
 
-    for name, stage in stages.items():
-        if name in begun and stage.finished and name not in again:
+    def is_done(name: str) -> bool:
+        done = name in begun and stages[name].finished and name not in again
+        if done:
             write(run.console, f"{name}: done before", style="dim")
-            continue
+        return done
+
+    def begin(name: str) -> None:
+        stage = stages[name]
         # A stage that refuses to be resumed leaves the pipeline's folder as it was, too.
         stage.run_folder.before_open = open_once
         stage.run_folder.resume = name in begun
-        write_rule(run.console, stage.recipe.title or name)
-        started = time.perf_counter()
-        stage.execute()
-        seconds[name] = time.perf_counter() - started
+        write_rule(run.console, stage.title or name)
+
+    run_stages(stages, is_done=is_done, begin=begin, seconds=seconds)
     open_once()
-    summarise(run, stages, seconds)
+    title, command = run.title, run.run_folder.command
+    write_summary(run.folder, stages, seconds, title=title, command=command)
 
 
 def _changed_stages(run: RecipeRun, begun: dict[str, RecipeRun]) -> set[str]:

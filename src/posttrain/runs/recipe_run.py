@@ -19,7 +19,8 @@ from posttrain.terminal import write
 from posttrain.training.changes import Change
 from posttrain.training.folder import RunFolder
 from posttrain.training.lock import locked
-from posttrain.training.plan import Facts, Job, Plan, PreparedJob, Preview
+from posttrain.training.loop_session import LoopSession
+from posttrain.training.plan import Facts, Job, Loop, Plan, PreparedJob, Preview
 from posttrain.training.review import review_resume, write_facts
 from posttrain.training.session import Session
 
@@ -68,10 +69,15 @@ class RecipeRun:
         """The run's folder."""
         return self.run_folder.path
 
+    @property
+    def title(self) -> str:
+        """The recipe's title, "" where it has none."""
+        return self.recipe.title
+
     def prepared(self) -> Prepared:
         """Everything that can be checked without weights, checked."""
         plan_or_job = self.call.make()
-        if isinstance(plan_or_job, Plan):
+        if isinstance(plan_or_job, Plan | Loop):
             prepared: Prepared = PreparedTraining(self, plan_or_job)
         else:
             prepared = PreparedWork(self, plan_or_job)
@@ -141,7 +147,7 @@ class Prepared:
     """
 
     facts: Facts
-    session: Session | None = None
+    session: Session | LoopSession | None = None
     preview: Preview | None = None
     execute: Callable[[], Any]
 
@@ -149,10 +155,10 @@ class Prepared:
 class PreparedTraining(Prepared):
     """A training that is checked."""
 
-    def __init__(self, run: RecipeRun, plan: Plan) -> None:
+    def __init__(self, run: RecipeRun, plan: Plan | Loop) -> None:
         recipe, call = run.recipe, run.call
         spec = call.trained_model
-        work = plan.prepare(spec, recipe.seed, recipe.max_steps)
+        work: Any = plan.prepare(spec, recipe.seed, recipe.max_steps)
         self.facts = list(work.facts)
         evaluation = None
         if recipe.evaluation is not None:
@@ -164,7 +170,8 @@ class PreparedTraining(Prepared):
         self.facts += work.account.losses.items()
         self.preview = work.preview
         self.work = work
-        session = Session(
+        make: Any = LoopSession if isinstance(plan, Loop) else Session
+        session = make(
             spec,
             plan,
             call.training,

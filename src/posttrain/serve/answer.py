@@ -59,6 +59,7 @@ class Answer(ABC):
             "prompt_tokens": c.prompt,
             "completion_tokens": c.completion,
             "total_tokens": c.prompt + c.completion,
+            "prompt_tokens_details": {"cached_tokens": c.reused},
             "completion_tokens_details": {
                 "selected_tokens": c.completion - c.discarded,
                 "discarded_tokens": c.discarded,
@@ -70,7 +71,12 @@ class SampledAnswer(Answer):
     """An answer of samples as the engine gives them, without a choice among them.
 
     Choice `number` is sample `number % n` of prompt `number // n`.
+
+    Attributes:
+        kept_ids: special tokens that are part of the text.
     """
+
+    kept_ids: frozenset[int] = frozenset()
 
     def __init__(
         self, service: Service, model: str, prefix: str, requests: Sequence[Request]
@@ -89,15 +95,14 @@ class SampledAnswer(Answer):
 
     def text(self, request: int, sample: Sample) -> str:
         """The text of a sample, up to its stop string."""
-        return text_of(
-            self.service.model.tokenizer, sample.ids, self.requests[request].sampling.stop
-        )
+        stop = self.requests[request].sampling.stop
+        return text_of(self.service.model.tokenizer, sample.ids, stop, self.kept_ids)
 
     async def deltas(self) -> AsyncGenerator[tuple[int, str, str | None]]:
         """(choice, new text, finish reason) as text comes; the last of each choice has a reason."""
         tokenizer, n = self.service.model.tokenizer, self.requests[0].n
         texts = [
-            SampleText(tokenizer, request.sampling.stop)
+            SampleText(tokenizer, request.sampling.stop, self.kept_ids)
             for request in self.requests
             for _ in range(request.n)
         ]
@@ -126,6 +131,7 @@ class SampledAnswer(Answer):
         samples = [sample for group in generation.samples for sample in group]
         self.counts.completion = sum(len(sample.ids) for sample in samples) + generation.num_lost
         self.counts.discarded = generation.num_lost
+        self.counts.reused = generation.num_reused
 
 
 def finish_reason(sample: Sample) -> str:

@@ -51,9 +51,10 @@ def make_app(service: Service, address: Address | None = None) -> Gate:
         finally:
             service.stop()
 
-    app = FastAPI(
-        title="posttrain", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
-    )
+    options: dict[str, Any] = dict.fromkeys(("docs_url", "redoc_url", "openapi_url"))
+    # Newer versions of FastAPI report to OpenTelemetry where it is set up; this server does not.
+    options["telemetry"] = {"tracing": False, "metrics": False, "logs": False}
+    app = FastAPI(title="posttrain", lifespan=lifespan, **options)
     _add_routes(app, service)
     _add_errors(app)
     keys = Keys((address or Address()).keys)
@@ -193,6 +194,8 @@ class _Stream(StreamingResponse):
         self._events, self._end = events, end
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        # By later versions a response learns only by sending that its client is gone.
+        scope = {**scope, "asgi": {**scope.get("asgi", {}), "spec_version": "2.3"}}
         try:
             await super().__call__(scope, receive, send)
         finally:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from posttrain.serve.answer import Answer, SampledAnswer, finish_reason
@@ -11,8 +10,12 @@ from posttrain.serve.logprobs import chat_logprobs, check_alternatives, sampled_
 from posttrain.serve.refusal import unsupported
 from posttrain.serve.schema import ChatRequest
 from posttrain.serve.search import Found, SearchAnswer, search_plan
-from posttrain.serve.service import Service, new_id, seed_of
-from posttrain.types import Request
+from posttrain.serve.service import Service, seed_of
+from posttrain.serve.tool_text import ToolText, call_fields
+from posttrain.types import Request, ToolCall
+
+_PREFIX_TOKENS = 16
+"""Last tokens of a prompt, among which a template may open a thought."""
 
 
 async def chat_answer(service: Service, fields: ChatRequest) -> Answer:
@@ -29,8 +32,6 @@ async def chat_answer(service: Service, fields: ChatRequest) -> Answer:
     tools = [tool.model_dump(exclude_none=True) for tool in fields.tools]
     if fields.tool_choice == "none":
         tools = []
-    if tools and service.model.tool_calls is None:
-        raise unsupported("tools", f"tools: no reader of {service.model.name}'s calls is known")
     messages = [message.message() for message in fields.messages]
     prompt = await service.prompt_of_messages(messages, tools)
     name = "max_tokens" if fields.max_completion_tokens is None else "max_completion_tokens"
@@ -42,21 +43,27 @@ async def chat_answer(service: Service, fields: ChatRequest) -> Answer:
             field = "tools" if tools else "logprobs"
             raise unsupported(field, f"{field}: not with a search")
         return ChatSearch(service, fields.model, "chatcmpl", request, plan)
-    return ChatAnswer(service, fields, request, reads_calls=bool(tools))
+    return ChatAnswer(service, fields, request, tools)
 
 
 class ChatAnswer(SampledAnswer):
-    """Messages as they are sampled."""
+    """Messages as they are sampled.
+
+    Args:
+        tools: schemas of the tools that the prompt shows; where there are any, calls are read.
+    """
 
     kind = "chat.completion"
     part_kind = "chat.completion.chunk"
 
     def __init__(
-        self, service: Service, fields: ChatRequest, request: Request, *, reads_calls: bool
+        self, service: Service, fields: ChatRequest, request: Request, tools: list[dict[str, Any]]
     ) -> None:
         super().__init__(service, fields.model, "chatcmpl", [request])
-        self._reads_calls = reads_calls
         self._num_top = (fields.top_logprobs or 0) if fields.logprobs else None
+        self._reader = service.call_reader(tools) if tools else None
+        if self._reader is not None:
+            self.kept_ids = self._reader.kept_ids
 
     async def whole(self) -> dict[str, Any]:
         (samples,) = await self.samples()
@@ -81,39 +88,45 @@ class ChatAnswer(SampledAnswer):
     async def parts(self) -> AsyncGenerator[dict[str, Any] | None]:
         for index in range(self.requests[0].n):
             yield self._delta(index, {"role": "assistant", "content": ""})
-        written = ["" for _ in range(self.requests[0].n)]
+        texts = [self._tool_text() for _ in range(self.requests[0].n)]
         async for index, text, reason in self.deltas():
-            if self._reads_calls:  # a call is only known as one when it is whole
-                written[index] += text
-                if reason is None:
-                    yield None
-                    continue
-                message, reason = self._message(written[index], reason)
-                yield self._delta(index, _call_delta(message))
-            elif text:
+            tool_text = texts[index]
+            calls: list[ToolCall] = []
+            if tool_text is not None:
+                text = tool_text.add(text)
+                if reason is not None:
+                    rest, calls = tool_text.end()
+                    text += rest
+            if text:
                 yield self._delta(index, {"content": text})
+            elif reason is None:
+                yield None
+            if calls:
+                fields = call_fields(calls)
+                parts = [{"index": number, **call} for number, call in enumerate(fields)]
+                yield self._delta(index, {"tool_calls": parts})
             if reason is not None:
-                yield self._delta(index, {}, reason)
+                yield self._delta(index, {}, _reason(reason, calls))
 
     def _message(self, text: str, reason: str) -> tuple[dict[str, Any], str]:
         """The message of a text, with its tool calls where tools were offered."""
+        tool_text = self._tool_text()
+        calls: list[ToolCall] = []
+        if tool_text is not None:
+            start = tool_text.add(text)
+            rest, calls = tool_text.end()
+            text = start + rest
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
-        read = self.service.model.tool_calls
-        if not self._reads_calls or read is None:
-            return message, reason
-        content, calls = read(text)
-        if not calls:
-            return message, reason
-        message["content"] = content or None
-        message["tool_calls"] = [
-            {
-                "id": new_id("call"),
-                "type": "function",
-                "function": {"name": name, "arguments": json.dumps(arguments)},
-            }
-            for name, arguments in calls
-        ]
-        return message, "tool_calls" if reason == "stop" else reason
+        if calls:
+            message |= {"content": text or None, "tool_calls": call_fields(calls)}
+        return message, _reason(reason, calls)
+
+    def _tool_text(self) -> ToolText | None:
+        if self._reader is None:
+            return None
+        last_ids = list(self.requests[0].prompt_ids[-_PREFIX_TOKENS:])
+        decode = self.service.model.tokenizer.decode
+        return ToolText(self._reader, str(decode(last_ids, skip_special_tokens=False)))
 
     def _delta(
         self, index: int, delta: dict[str, Any], reason: str | None = None
@@ -122,12 +135,8 @@ class ChatAnswer(SampledAnswer):
         return self.part([choice])
 
 
-def _call_delta(message: dict[str, Any]) -> dict[str, Any]:
-    delta = {"content": message["content"]}
-    if "tool_calls" in message:
-        calls = message["tool_calls"]
-        delta["tool_calls"] = [{"index": i, **call} for i, call in enumerate(calls)]
-    return delta
+def _reason(reason: str, calls: Sequence[ToolCall]) -> str:
+    return "tool_calls" if calls and reason == "stop" else reason
 
 
 class ChatSearch(SearchAnswer):

@@ -11,7 +11,7 @@ import hmac
 import json
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from posttrain.serve.metrics import Metrics
 from posttrain.serve.refusal import Refusal
@@ -36,6 +36,14 @@ _CLOSE = {"Connection": "close"}
 
 OPEN_PATHS = frozenset({"/health"})
 """Answered without a key: they say nothing about the model or its users."""
+
+
+class Owners(Protocol):
+    """Whose requests are accepted."""
+
+    def owner(self, header: bytes | None) -> str | None:
+        """A name for the key in an Authorization header; None where it is not accepted."""
+        ...
 
 
 class Keys:
@@ -75,7 +83,7 @@ class Gate:
         max_body_bytes: of a body, whether or not its length is announced.
     """
 
-    def __init__(self, app: App, keys: Keys, max_body_bytes: int, metrics: Metrics) -> None:
+    def __init__(self, app: App, keys: Owners, max_body_bytes: int, metrics: Metrics) -> None:
         self.app = app
         self._keys = keys
         self._max_body_bytes = max_body_bytes

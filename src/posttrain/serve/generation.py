@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
+from posttrain.engines.base import Finished
 from posttrain.errors import PosttrainError
 from posttrain.serve.refusal import Refusal
 from posttrain.serve.worker import EngineWorker, Job
@@ -17,9 +18,12 @@ from posttrain.types import Request, Sample
 
 @dataclass(slots=True)
 class Counts:
-    """Tokens of one HTTP request. discarded: sampled ones that are not part of the answer."""
+    """Tokens of one HTTP request. reused: of the prompts, those that were not computed for it.
+    discarded: sampled ones that are not part of the answer.
+    """
 
     prompt: int = 0
+    reused: int = 0
     completion: int = 0
     discarded: int = 0
 
@@ -35,10 +39,11 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """All samples of a request."""
+    """All samples of a request. reused_tokens: of its prompt, see `Finished`."""
 
     request: int
     samples: list[Sample]
+    reused_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +66,8 @@ class _LoopListener:
         self.num_tokens += len(ids)
         self._put(Tokens(self.number, index, ids))
 
-    def finished(self, samples: list[Sample]) -> None:
-        self._put(Done(self.number, samples))
+    def finished(self, result: Finished) -> None:
+        self._put(Done(self.number, result.samples, result.reused_tokens))
 
     def failed(self, error: Exception) -> None:
         self._put(_Failed(error))
@@ -80,7 +85,8 @@ class Generation:
     Args:
         seconds: how long all of it may take.
     Attributes:
-        samples: of each request, empty until it has finished.
+        samples: of each request, empty until it has finished. num_reused: prompt tokens of those
+        that have finished that were not computed for them.
     """
 
     def __init__(self, worker: EngineWorker, requests: Sequence[Request], seconds: float) -> None:
@@ -91,6 +97,7 @@ class Generation:
         self._timer = loop.call_later(seconds, self._events.put_nowait, late)
         self._listeners = [_LoopListener(i, loop, self._events) for i in range(len(requests))]
         self.samples: list[list[Sample]] = [[] for _ in requests]
+        self.num_reused = 0
         self._jobs: list[Job | None] = [
             worker.submit(request, listener)
             for request, listener in zip(requests, self._listeners, strict=True)
@@ -123,6 +130,7 @@ class Generation:
             if isinstance(event, Done):
                 self._jobs[event.request] = None
                 self.samples[event.request] = event.samples
+                self.num_reused += event.reused_tokens
             if isinstance(event, Tokens | Done):
                 yield event
 
@@ -170,8 +178,8 @@ class _QueueListener:
     def tokens(self, index: int, ids: list[int]) -> None:
         self._events.put(Tokens(self.number, index, ids))
 
-    def finished(self, samples: list[Sample]) -> None:
-        self._events.put(Done(self.number, samples))
+    def finished(self, result: Finished) -> None:
+        self._events.put(Done(self.number, result.samples, result.reused_tokens))
 
     def failed(self, error: Exception) -> None:
         self._events.put(_Failed(error))

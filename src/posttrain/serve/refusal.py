@@ -63,3 +63,8 @@ def unsupported(param: str, message: str) -> Refusal:
 def too_many(message: str, *, seconds: int = 1) -> Refusal:
     """The queue or a key's share of it is full: 429 with Retry-After."""
     return Refusal(429, message, code="queue_full", headers={"Retry-After": str(seconds)})
+
+
+def stopping() -> Refusal:
+    """503 while the server stops."""
+    return Refusal(503, "the server is stopping", code="stopping")

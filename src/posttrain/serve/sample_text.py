@@ -19,10 +19,15 @@ class Decoder:
 
     Tokens are decoded in a window that begins at the last whole character, because the text of a
     token depends on the one before it (spaces of SentencePiece, bytes of a character).
+
+    Args:
+        kept_ids: special tokens that are part of the text; without it none is.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, kept_ids: frozenset[int] = frozenset()) -> None:
         self._tokenizer = tokenizer
+        self._dropped = special_ids(tokenizer).keys() - kept_ids if kept_ids else frozenset()
+        self._skips_special = not kept_ids
         self._ids: list[int] = []
         self._start = 0  # of the window
         self._end = 0  # of the tokens whose text is out
@@ -38,6 +43,8 @@ class Decoder:
         return text
 
     def _add(self, token: int) -> str:
+        if token in self._dropped:
+            return ""
         self._ids.append(token)
         text = self._text(self._start, len(self._ids))
         if text.endswith(_REPLACEMENT):
@@ -53,7 +60,9 @@ class Decoder:
             return ""
         return str(
             self._tokenizer.decode(
-                self._ids[start:end], skip_special_tokens=True, clean_up_tokenization_spaces=False
+                self._ids[start:end],
+                skip_special_tokens=self._skips_special,
+                clean_up_tokenization_spaces=False,
             )
         )
 
@@ -62,11 +71,13 @@ class SampleText:
     """The text of one sample up to its stop string, in parts that may be sent at once.
 
     Args:
-        stop: stop strings of the request.
+        stop: stop strings of the request. kept_ids: see `Decoder`.
     """
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str] = ()) -> None:
-        self._decoder = Decoder(tokenizer)
+    def __init__(
+        self, tokenizer: Any, stop: Sequence[str] = (), kept_ids: frozenset[int] = frozenset()
+    ) -> None:
+        self._decoder = Decoder(tokenizer, kept_ids)
         self._stop = tuple(stop)
         self._held = ""  # text that may be the beginning of a stop string
         self._stopped = False
@@ -89,12 +100,12 @@ class SampleText:
         if places:
             self._stopped, self._held = True, ""
             return text[: min(places)]
-        held = 0 if last else max((_overlap(text, s) for s in self._stop), default=0)
+        held = 0 if last else max((overlap(text, s) for s in self._stop), default=0)
         self._held = text[len(text) - held :]
         return text[: len(text) - held]
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """Length of the longest end of the text with which the stop string begins."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:length]):
@@ -102,10 +113,23 @@ def _overlap(text: str, stop: str) -> int:
     return 0
 
 
-def text_of(tokenizer: Any, ids: Sequence[int], stop: Sequence[str] = ()) -> str:
+def text_of(
+    tokenizer: Any,
+    ids: Sequence[int],
+    stop: Sequence[str] = (),
+    kept_ids: frozenset[int] = frozenset(),
+) -> str:
     """The whole text of a sample."""
-    text_so_far = SampleText(tokenizer, stop)
+    text_so_far = SampleText(tokenizer, stop, kept_ids)
     return text_so_far.add(ids) + text_so_far.end()
+
+
+def special_ids(tokenizer: Any) -> dict[int, str]:
+    """All special tokens with their texts."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    special = {i: str(token) for i, token in added.items() if token.special}
+    named = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=False)
+    return special | {i: str(token) for i, token in named}
 
 
 def token_bytes(tokenizer: Any, token: int) -> bytes | None:

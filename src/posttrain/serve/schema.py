@@ -227,6 +227,7 @@ class FunctionFields(_Strict):
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     description: str | None = None
     parameters: dict[str, Any] | None = None
+    strict: Literal[False] | None = None
 
 
 class ToolFields(_Strict):
@@ -246,6 +247,7 @@ class ChatRequest(SamplingFields):
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP)
     tools: list[ToolFields] = []
     tool_choice: Literal["auto", "none"] | None = None
+    parallel_tool_calls: Literal[True] | None = None
     search: SearchRequest | None = None
 
     @model_validator(mode="after")
@@ -258,8 +260,9 @@ class ChatRequest(SamplingFields):
             )
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs: only with logprobs: true")
-        if self.tool_choice is not None and not self.tools:
-            raise ValueError("tool_choice: only with tools")
+        for name in ("tool_choice", "parallel_tool_calls"):
+            if getattr(self, name) is not None and not self.tools:
+                raise ValueError(f"{name}: only with tools")
         return self
 
     @property

@@ -16,9 +16,6 @@ Likelihoods = Callable[[Sequence[Sequence[int]], int], list[list[TokenLikelihood
 """(sequences of ids, number of alternatives) -> of each token but the first its log-prob and the
 likeliest tokens in its place."""
 
-ToolCalls = Callable[[str], tuple[str, list[tuple[str, dict[str, Any]]]]]
-"""Text of an answer -> the text before its tool calls, and (name, arguments) of each."""
-
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
@@ -32,7 +29,8 @@ class ServedModel:
         context_length: most tokens of prompt and completion; None where unknown.
         likelihoods: scores given tokens; None where the engine cannot.
         extractor: how a search reads the answer of a text, where the request does not say.
-        tool_calls: reads the calls of an answer; None where no reader fits the model.
+        tool_parser: form in which the model writes tool calls, see
+            `posttrain.episodes.tool_calls.parser_for`; "auto" reads it from the chat template.
     """
 
     name: str
@@ -42,7 +40,7 @@ class ServedModel:
     context_length: int | None = None
     likelihoods: Likelihoods | None = None
     extractor: Extractor = "last_number"
-    tool_calls: ToolCalls | None = None
+    tool_parser: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,10 @@ from posttrain import __version__
 from posttrain.data.templates import encode_prompt, render
 from posttrain.errors import PosttrainError
 from posttrain.serve.metrics import Metrics
-from posttrain.serve.refusal import Refusal, too_many, unsupported
+from posttrain.serve.refusal import Refusal, stopping, too_many, unsupported
 from posttrain.serve.schema import SamplingFields
 from posttrain.serve.served import Limits, ServedModel
+from posttrain.serve.tool_text import CallReader
 from posttrain.serve.worker import EngineWorker
 from posttrain.types import Message, Request, Sampling
 
@@ -48,6 +49,14 @@ class Service:
     def start(self) -> None:
         """Begin to serve."""
         self.worker.start()
+
+    def drain(self) -> None:
+        """Take no new requests; running ones go on."""
+        self.is_draining = True
+
+    def end_answers(self) -> None:
+        """End running requests with 503."""
+        self.worker.close(stopping())
 
     def stop(self) -> None:
         """Abort what runs and end all threads."""
@@ -84,7 +93,7 @@ class Service:
                 param="n",
             )
         if self.is_draining:
-            raise Refusal(503, "the server is stopping", code="stopping")
+            raise stopping()
         if self.num_samples + count > limits.max_samples:
             raise too_many(
                 f"{self.num_samples} completions run or wait, of at most {limits.max_samples}; "
@@ -173,6 +182,11 @@ class Service:
             return tuple(encode_prompt(tokenizer, list(messages), tools=tools or None))
 
         return await self.run_text(encode)
+
+    def call_reader(self, tools: list[dict[str, Any]]) -> CallReader:
+        """Reads the calls of tools that a request offers."""
+        model = self.model
+        return CallReader(model.tokenizer, tools, model.tool_parser, model.engine.stop_ids)
 
     async def prompts_of(self, prompts: Sequence[str | list[int]]) -> list[tuple[int, ...]]:
         """Ids of prompts of the completions route.

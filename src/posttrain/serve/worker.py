@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 from posttrain.engines.base import Engine, Finished
 from posttrain.errors import PosttrainError
-from posttrain.types import Request, Sample
+from posttrain.types import Request
 
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -27,7 +27,7 @@ class Listener(Protocol):
     def tokens(self, index: int, ids: list[int]) -> None:
         """New token ids of sample `index`."""
 
-    def finished(self, samples: list[Sample]) -> None:
+    def finished(self, result: Finished) -> None:
         """All samples, in order. Nothing is called after it."""
 
     def failed(self, error: Exception) -> None:
@@ -59,6 +59,7 @@ class EngineWorker:
         self.failures = 0
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._jobs: dict[int, Job] = {}
+        self._closed: Exception | None = None
         self._stopping = False
         self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
 
@@ -66,10 +67,22 @@ class EngineWorker:
         """Begin to serve."""
         self._thread.start()
 
+    def close(self, error: Exception) -> None:
+        """End all requests, and every later one, with an error. Rows are freed before the next
+        step.
+        """
+
+        def close() -> None:
+            self._closed = error
+            self._fail_all(error)
+
+        self._inbox.put(close)
+
     def stop(self) -> None:
         """Abort everything and end the thread."""
-        self._inbox.put(self._end)
-        self._thread.join()
+        if self._thread.is_alive():
+            self._inbox.put(self._end)
+            self._thread.join()
 
     @property
     def is_alive(self) -> bool:
@@ -148,7 +161,7 @@ class EngineWorker:
             return
         job.is_open = False
         if result.error is None:
-            job.listener.finished(result.samples)
+            job.listener.finished(result)
         else:
             job.listener.failed(result.error)
 
@@ -165,6 +178,10 @@ class EngineWorker:
 
     def _submit(self, job: Job) -> None:
         if not job.is_open:
+            return
+        if self._closed is not None:
+            job.is_open = False
+            job.listener.failed(self._closed)
             return
 
         def tokens(index: int, ids: list[int]) -> None:

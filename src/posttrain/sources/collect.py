@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
@@ -12,7 +13,8 @@ from posttrain.averages import Averages
 from posttrain.data.forest import TokenSequence
 from posttrain.engines.base import Engine
 from posttrain.rewards.base import RewardSet
-from posttrain.types import Example, Request, Sample, Sampling, Trace, TraceGroup
+from posttrain.sources.episodes import EpisodeSampler
+from posttrain.types import Example, Request, Sample, Sampling, StopReason, Trace, TraceGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class Collector:
         given_steps: over how many steps the share of the gold completion that is given with the
         prompt falls from all but one
             token to nothing (MIXER, arXiv 1511.06732); 0 gives none.
+        episodes: what runs an episode for each completion; None: a completion of the prompt's ids.
         max_resamples: rounds in which other prompts take the place of those whose rewards tie,
         which teach nothing (dynamic
             sampling of DAPO, arXiv 2503.14476); 0 keeps them all.
@@ -59,6 +62,7 @@ class Collector:
         greedy: bool = False,
         max_resamples: int = 0,
         given_steps: int = 0,
+        episodes: EpisodeSampler | None = None,
     ) -> None:
         self.prompts = prompts
         self.engine = engine
@@ -71,6 +75,7 @@ class Collector:
         self.greedy = greedy
         self.max_resamples = max_resamples
         self.given_steps = given_steps
+        self.episodes = episodes
         self.sampled: list[TraceGroup] = []  # all of the step, those that were left out included
         self.steps_per_epoch = max(len(prompts) // self.batch_size, 1)
 
@@ -126,15 +131,50 @@ class Collector:
         """
         sampling = dataclasses.replace(self.sampling, temperature=0.0) if greedy else self.sampling
         n = 1 if greedy else self.num_generations
+        groups = (
+            self._completions(prompts, seeds, n, sampling, given)
+            if self.episodes is None
+            else self._episodes(self.episodes, prompts, seeds, n, sampling)
+        )
+        if self.rewards is not None:
+            self.rewards.reward(groups)
+        return groups
+
+    def _episodes(
+        self,
+        episodes: EpisodeSampler,
+        prompts: Sequence[Prompt],
+        seeds: Sequence[int],
+        n: int,
+        sampling: Sampling,
+    ) -> list[TraceGroup]:
+        """Groups of episodes. The prompt of a group is the context of a first turn."""
+        examples = [p.example for p in prompts]
+        rows = episodes.traces(self.engine, examples, seeds, n, sampling)
+        groups = []
+        for prompt, traces in zip(prompts, rows, strict=True):
+            first = next((t.turns[0].context_ids for t in traces if t.turns), prompt.ids)
+            groups.append(TraceGroup(prompt.example, first, traces))
+        return groups
+
+    def _completions(
+        self,
+        prompts: Sequence[Prompt],
+        seeds: Sequence[int],
+        n: int,
+        sampling: Sampling,
+        given: float,
+    ) -> list[TraceGroup]:
+        """Groups of completions of the prompts' token ids."""
         begun = [
             p.gold[: min(int(given * len(p.gold)), len(p.gold) - 1)] if given else ()
             for p in prompts
         ]
         requests = [
-            Request(p.ids + start, sampling, n=n, seed=s)
+            Request(p.ids + start, sampling, n=n, seed=s, reuse=False)
             for p, start, s in zip(prompts, begun, seeds, strict=True)
         ]
-        groups = [
+        return [
             TraceGroup(
                 p.example,
                 p.ids + start,
@@ -143,9 +183,6 @@ class Collector:
             )
             for p, start, row in zip(prompts, begun, self.engine.generate(requests), strict=True)
         ]
-        if self.rewards is not None:
-            self.rewards.reward(groups)
-        return groups
 
     def _text(self, start: tuple[int, ...], sample: Sample) -> str:
         """The text of a completion, what was given of it included."""
@@ -183,6 +220,8 @@ class Collector:
         )
         if ended.any():
             averages.update({"completions/mean_terminated_length": float(lengths[ended].mean())})
+        if self.episodes is not None:
+            averages.merge(episode_metrics(traces))
         if self.rewards is None:
             return averages
         rewards = [[r.reward for r in g.traces if r.reward is not None] for g in groups]
@@ -198,6 +237,49 @@ class Collector:
         failures = sum(r.error is not None for r in traces)
         averages.update({"rewards/errors": float(failures)})
         return averages
+
+
+def episode_metrics(traces: Sequence[Trace]) -> Averages:
+    """Means over the episodes of a step: what they report, and why they ended.
+
+    tools/call_frequency and tools/failure_frequency are TRL's: calls per episode, and the share of
+    calls that failed.
+    """
+    averages = Averages()
+    turns = [turn for trace in traces for turn in trace.turns]
+    calls = [call for turn in turns for call in turn.tool_calls]
+    averages.add("episodes/num_turns", len(turns), len(traces))
+    averages.add("episodes/failed", sum(t.has_failed for t in traces), len(traces))
+    averages.add("tools/call_frequency", len(calls), len(traces))
+    if calls:
+        failed = sum(call.error is not None for call in calls)
+        averages.add("tools/failure_frequency", failed, len(calls))
+    for reason in get_args(StopReason):
+        count = sum(t.stop_reason == reason and not t.has_failed for t in traces)
+        averages.add(f"episodes/stop/{reason}", count, len(traces))
+    own = ("num_turns", "num_tool_calls", "num_tool_errors")  # counted above
+    for name in dict.fromkeys(name for trace in traces for name in trace.metrics):
+        if name not in own:
+            values = [t.metrics[name] for t in traces if name in t.metrics]
+            averages.add(f"episodes/{name}", sum(values), len(values))
+    return averages
+
+
+class Sampled:
+    """A collector of completions that were sampled before, by step."""
+
+    def __init__(self, collector: Collector, groups: Mapping[int, list[TraceGroup]]) -> None:
+        self.engine = collector.engine
+        self.groups = groups
+        self._collector = collector
+
+    def collect(self, step: int) -> list[TraceGroup]:
+        """The groups of a step."""
+        return self.groups[step]
+
+    def metrics(self, groups: Sequence[TraceGroup], step: int) -> Averages:
+        """Metrics of a step's rollouts, as `Collector` gives them."""
+        return self._collector.metrics(groups, step)
 
 
 def trained(prompt_ids: Sequence[int], written: Sequence[int], row: str) -> TokenSequence:

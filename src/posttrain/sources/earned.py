@@ -45,7 +45,9 @@ def token_rewards(
         for numbers_at in parts.values():
             nothing = np.isnan(numbers_at)
             out = np.where(nothing, out, np.nan_to_num(out) + np.nan_to_num(numbers_at))
-        others = [(weights[n], v) for n, v in trace.rewards.items() if n not in parts]
+        others = [
+            (weights[n], v) for n, v in trace.rewards.items() if n in weights and n not in parts
+        ]
         rest = [w * v for w, v in others if v is not None]
         if not rest:
             return out

@@ -4,16 +4,14 @@ self-play.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
 from posttrain.averages import Averages
 from posttrain.data.forest import Batch, TokenSequence, Tree
-from posttrain.sources.collect import Collector, trained
+from posttrain.sources.collect import Collector, Sampled, trained
 from posttrain.types import Trace, TraceGroup
 
 Pair = tuple[TokenSequence, TokenSequence]
@@ -65,29 +63,25 @@ class PairSource:
 
     Args:
         pair: group -> (chosen, rejected), or None. whole: as in `Batch`.
-        sampler: within it the model is the one that samples; left out, the model as it is.
     """
 
     def __init__(
         self,
-        collector: Collector,
+        collector: Collector | Sampled,
         pair: Callable[[TraceGroup], Pair | None],
         *,
         model: Any,
         whole: Any = "tree",
-        sampler: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
         self.collector = collector
         self.pair = pair
         self.model = model
         self.whole = whole
-        self.sampler = sampler
         self.groups: list[TraceGroup] = []
         self._averages = Averages()
 
     def batches(self, step: int) -> Iterator[Batch]:
-        with self.sampler():
-            self.groups = self.collector.collect(step)
+        self.groups = self.collector.collect(step)
         self._averages = self.collector.metrics(self.groups, step)
         pairs = [pair for group in self.groups if (pair := self.pair(group)) is not None]
         self._averages.update(
@@ -108,6 +102,4 @@ class PairSource:
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """There is none: what is sampled follows from the seed, the step, the weights and the
-        reference.
-        """
+        """There is none: what is sampled follows from the seed, the step and the weights."""

@@ -111,7 +111,13 @@ class StepLabeller:
             left = max(self.sampling.max_tokens - solution.ends[step] - 1, 1)
             sampling = replace(self.sampling, max_tokens=left)
             requests.append(
-                Request(solution.prefix(step), sampling, n=self.num_rollouts, seed=self.seed)
+                Request(
+                    solution.prefix(step),
+                    sampling,
+                    n=self.num_rollouts,
+                    seed=self.seed,
+                    reuse=False,
+                )
             )
         for (solution, step), samples in zip(places, self.engine.generate(requests), strict=True):
             self.num_samples += len(samples)

@@ -22,15 +22,19 @@ class Caller:
 
     python: bool = False
 
-    def resume(self, folder: Path, *, steps: str = "", accept: Iterable[str] = ()) -> str:
+    def resume(
+        self, folder: Path, *, steps: str = "", accept: Iterable[str] = (), after: bool = False
+    ) -> str:
         """The call that goes on with a run.
 
         Args:
             steps: its new length, where it changes. accept: changes that are accepted.
+            after: whether it goes on from an earlier result, which only Python can give.
         """
         names = list(accept)
         if self.python:
             length = f"steps={steps}, " if steps else ""
+            length += "after=result, " if after else ""
             more = f", {self.accepting(names)}" if names else ""
             return f"pt.fit(model, plan, {length}output={str(folder)!r}, resume=True{more})"
         length = f" max_steps={steps}" if steps else ""

@@ -62,7 +62,7 @@ RULES: dict[Rule, tuple[str, ...]] = {
         "model.in_memory",
         "teacher.in_memory",
     ),
-    "length": ("max_steps", "num_train_epochs", "num_rounds"),
+    "length": ("max_steps", "num_train_epochs", "num_rounds", "schedule_steps"),
     "accept": (
         "learning_rate",
         "lr_scheduler_type",

@@ -48,7 +48,7 @@ def save_checkpoint(
     with written_whole(folder) as partial:
         save_model(partial)
         torch.save(optimizer.state_dict(), partial / "optimizer.pt")
-        torch.save(_random_state(), partial / "rng_state.pth")
+        torch.save(random_state(), partial / "rng_state.pth")
         # Through JSON and back, so that the digest is of what a reader will see.
         values = json.loads(json.dumps({"global_step": step, **state, "files": _digests(partial)}))
         text = json.dumps({**values, "digest": _digest_of_values(values)}, indent=1)
@@ -92,6 +92,19 @@ def read_state(folder: Path) -> dict[str, Any]:
     return dict(state)
 
 
+def read_values(path: Path) -> dict[str, Any]:
+    """The JSON object of a file that was written whole.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
+    return dict(values)
+
+
 def load_checkpoint(folder: Path, optimizer: Any) -> None:
     """Restore the optimiser and the random numbers. (The model is loaded from the folder itself.)
 
@@ -100,7 +113,7 @@ def load_checkpoint(folder: Path, optimizer: Any) -> None:
     """
     try:
         optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
-        _restore_random_state(torch.load(folder / "rng_state.pth", weights_only=True))
+        restore_random_state(torch.load(folder / "rng_state.pth", weights_only=True))
     except CheckpointError:
         raise
     except Exception as error:
@@ -148,7 +161,8 @@ def _digest_of_values(values: dict[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def _random_state() -> dict[str, Any]:
+def random_state() -> dict[str, Any]:
+    """The state of the global generators."""
     kind, keys, position, has_gauss, gauss = np.random.get_state()
     return {
         "torch": torch.get_rng_state(),
@@ -164,7 +178,8 @@ def _random_state() -> dict[str, Any]:
     }
 
 
-def _restore_random_state(saved: dict[str, Any]) -> None:
+def restore_random_state(saved: dict[str, Any]) -> None:
+    """Set the global generators to what `random_state` gave."""
     torch.set_rng_state(saved["torch"])
     if saved["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(saved["cuda"])

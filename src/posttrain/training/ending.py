@@ -35,6 +35,31 @@ def closing(hooks: Sequence[Any]) -> Iterator[None]:
 
 
 @contextmanager
+def in_eval_mode(model: Any) -> Iterator[None]:
+    """Leave the model in evaluation mode, whatever happens."""
+    try:
+        yield
+    finally:
+        model.eval()
+
+
+@contextmanager
+def resumed_as(go_on: str) -> Iterator[None]:
+    """A stop within it names the call that goes on with the whole, and not with the part at hand.
+
+    Raises:
+        Interrupted: in place of any KeyboardInterrupt.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        text = "stopped; what is done is saved"
+        if isinstance(stop, Interrupted):
+            text = str(stop).partition("; go on")[0].partition(" Go on")[0].rstrip(".")
+        raise Interrupted(f"{text}. Go on with: {go_on}") from stop
+
+
+@contextmanager
 def stop_on_signal(state: State, console: Console, go_on: str) -> Iterator[None]:
     """The first SIGINT (Ctrl-C), SIGTERM or SIGHUP ends the run after the step at hand, with a
     checkpoint.

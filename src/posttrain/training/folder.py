@@ -87,9 +87,26 @@ class RunFolder:
         text = f"# {visible(self.command)}\n{yaml.safe_dump(values, sort_keys=False)}"
         checkpoint.write_text_whole(self.path / "recipe.yaml", text)
 
+    def open_at(self, start: resume.Start, steps: int) -> None:
+        """Make the folder, or go on in it: what training would overwrite moves aside."""
+        if self.resume:
+            self.write(*resume.announced(start, steps))
+            self.before_open()
+            resume.set_aside(start)
+        self.open()
+
     def written(self, name: str) -> str:
         """ " written to" a file of the folder, or nothing where the folder does not stay."""
         return "" if self.temporary else f" written to {self.path / name}"
+
+    def go_on(self, steps: int, *, after: bool = False) -> str:
+        """The call that goes on with the run. A recipe knows its length.
+
+        Args:
+            steps: its length. after: whether it goes on from an earlier result.
+        """
+        length = str(steps) if self.caller.python else ""
+        return self.caller.resume(self.path, steps=length, after=after)
 
     def changes(self) -> list[Change]:
         """The keys that differ from the recipe that the folder holds."""

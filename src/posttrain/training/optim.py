@@ -158,15 +158,6 @@ class Optimizer:
         place = {id(m): i for i, m in enumerate(self.masters)}
         return [place[id(m)] for group in self.adamw.param_groups for m in group["params"]]
 
-    def restart(self) -> None:
-        """Begin anew at the weights as they are now: no moments, no counts of steps."""
-        self.adamw.state.clear()
-        with torch.no_grad():
-            for parameter, master in zip(self.parameters, self.masters, strict=True):
-                parameter.grad = None
-                if master is not parameter:
-                    master.copy_(parameter)
-
     def state_dict(self) -> dict[str, Any]:
         """Everything that an exact resume needs."""
         masters = {

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from rich.console import Console
-from torch import Tensor
 
 from posttrain.config import TrustRegionConfig
 from posttrain.data.account import Account
@@ -69,13 +68,11 @@ class Learner:
     Attributes:
         model: with its weights. optimizer: what updates them.
         max_tokens: distinct tokens that one forward pass may hold.
-        start_weights: gives a copy of the trained weights as they were at the start of the run.
     """
 
     model: Any
     optimizer: Any
     max_tokens: int
-    start_weights: Callable[[], dict[str, Tensor]]
 
 
 Measure = Callable[[Any, Source, int], dict[str, float]]
@@ -200,6 +197,76 @@ class Job:
     prepare: Callable[[ModelSpec | None, int], PreparedJob]
     leaves: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Rounds(Protocol):
+    """The rounds of a loop; see `training.rounds`."""
+
+    @property
+    def number(self) -> int:
+        """The number of the round at hand, from 0."""
+        ...
+
+    @property
+    def step(self) -> int:
+        """Steps of the rounds that are done."""
+        ...
+
+    @property
+    def model(self) -> Any:
+        """The model as the rounds that are done have left it."""
+        ...
+
+    def rows(self, sample: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
+        """What the round has sampled."""
+        ...
+
+    def fit(self, plan: Plan, *, steps: int, restart: bool = False) -> Any:
+        """Train the round at hand."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedLoop:
+    """A loop for one model, checked, before any weights are loaded.
+
+    Attributes:
+        steps: optimiser steps of all rounds.
+        run: the `for` statement over `rounds.fit`.
+        facts, account, notes, preview, by_steps, close: as in `Work`.
+        prompts: what is sampled from; a resume compares it.
+        restarts: whether rounds begin at the weights of the start.
+    """
+
+    steps: int
+    run: Callable[[Rounds], None]
+    facts: Facts
+    account: Account = field(default_factory=Account)
+    notes: tuple[str, ...] = ()
+    preview: Preview | None = None
+    prompts: Sequence[Any] = ()
+    by_steps: str = ""
+    restarts: bool = False
+    close: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loop:
+    """Rounds of `fit`: what is done in each and how often. `fit` runs it as it runs a plan.
+
+    Attributes:
+        method: the method's name. settings: what it was called with.
+        prepare: (model, seed, steps or None for the loop's own number) -> the loop for that model.
+        optimizer: the learning rate and its schedule, which is over the steps of all rounds.
+    """
+
+    method: str
+    prepare: Callable[[ModelSpec, int, int | None], PreparedLoop]
+    optimizer: AdamW
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_values(self.settings)
 
 
 def steps_of(steps: int | None, num_train_epochs: float, steps_per_epoch: int) -> int:

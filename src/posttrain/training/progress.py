@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
 
-from posttrain.terminal import NotebookLine, is_live, visible, write
+from posttrain.terminal import NotebookLine, is_live, visible, write, write_table
 from posttrain.training.panel import History, Sampled, panel, sample_lines
 
 # Steps that the pace is measured over: enough to be calm, few enough to follow a change.
@@ -128,7 +128,7 @@ class Progress:
         if self._live is not None:
             self._live.stop()
             self._live = None
-            self.console.print(self)
+            write_table(self.console, self)
 
     def __call__(self, step: int, metrics: dict[str, float]) -> None:
         self.history.add(metrics)

@@ -10,7 +10,7 @@ from typing import Any
 from posttrain.config import Component
 from posttrain.models.loaded import LoadedModel
 from posttrain.models.named import NamedModel
-from posttrain.training.plan import Plan
+from posttrain.training.plan import Loop, Plan
 from posttrain.training.resume import IN_PYTHON
 from posttrain.training.settings import TrainingSettings
 from posttrain.types import Task
@@ -18,15 +18,19 @@ from posttrain.types import Task
 
 def record_of(
     spec: NamedModel | LoadedModel,
-    plan: Plan,
+    plan: Plan | Loop,
     settings: TrainingSettings,
     *,
     steps: int | None,
     seed: int,
+    **continuation: int | None,
 ) -> dict[str, Any]:
     """Model, method and settings as plain values; objects that YAML cannot hold as a description.
 
     It documents the run and shows what changed since; `posttrain resume` cannot read it.
+
+    Args:
+        continuation: `after_step` and `schedule_steps`, as `fit` takes them.
     """
     record = {
         "method": plan.method,
@@ -34,6 +38,7 @@ def record_of(
         IN_PYTHON: True,
         "seed": seed,
         "max_steps": steps,
+        **continuation,
         **{name: _described(value) for name, value in plan.settings.items()},
         **dataclasses.asdict(settings),
     }

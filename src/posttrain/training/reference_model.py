@@ -27,14 +27,12 @@ class Reference:
         cached: its log-probs are computed before training and kept on disk, so that no copy of it
             is held in memory.
         every, mix: each `every` steps (0 = never) it moves to mix * policy + (1 - mix) * reference.
-        rounds: it moves at the end of each of so many equal shares of the steps (0 = off).
     """
 
     needed: bool = False
     cached: bool = False
     every: int = 0
     mix: float = 1.0
-    rounds: int = 0
 
     def check(self, objective: Objective) -> None:
         """Refuse settings that cannot work.
@@ -92,14 +90,13 @@ class Reference:
         )
         write(console, f"reference log-probs: {cached} sequences found, {computed} computed")
 
-    def hooks(self, model: Any, steps: int) -> list[Hook]:
+    def hooks(self, model: Any) -> list[Hook]:
         """What moves the reference. Checkpoints are made after it and hold it."""
-        every = max(-(-steps // self.rounds), 1) if self.rounds else self.every
-        if not every:
+        if not self.every:
             return []
 
         def move(step: int, metrics: dict[str, float]) -> None:
-            if step % every == 0:
+            if step % self.every == 0:
                 model.update_reference(self.mix)
 
         return [move]

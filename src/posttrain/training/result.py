@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-from posttrain.errors import nearest
+from posttrain.errors import ConfigError, nearest
 from posttrain.report.notebook import Rollouts, metrics_table, result_html
 from posttrain.training.hooks import group_as_json
+from posttrain.training.training_state import TrainingState, last_checkpoint
 
 MAX_GROUPS = 4
 """Prompts per step whose completions are kept."""
@@ -99,9 +100,11 @@ class Result:
         folder: Path | None = None,
         evaluation: Any = None,
         load: Callable[[], Any] | None = None,
+        state: TrainingState | None = None,
     ) -> None:
         self._model = model
         self._load = load
+        self._state = state
         self.metrics = Metrics(metrics)
         self.rollouts = Rollouts(rollouts)
         self.folder = folder
@@ -114,15 +117,47 @@ class Result:
             self._model = self._load()
         return self._model
 
+    @property
+    def step(self) -> int:
+        """The number of the last step, those of earlier fits (see `after` of `fit`) included."""
+        return int(self.metrics[-1]["step"]) if self.metrics else 0
+
+    def check_state(self) -> None:
+        """Refuse to go on from a result whose optimiser's state is not there.
+
+        Raises:
+            ConfigError: says where it is gone.
+        """
+        if self._state is not None:
+            return
+        if self.folder is None:
+            raise ConfigError(
+                "after: the optimiser's state of this result is with the fit that went on from "
+                "it; give that one's result, or leave out after"
+            )
+        last_checkpoint(self.folder, self.step)
+
+    def take_state(self) -> TrainingState:
+        """The state to go on from. One in memory is handed over, as the next fit changes it.
+
+        Raises:
+            ConfigError: it is not there. CheckpointError: the checkpoint is damaged.
+        """
+        self.check_state()
+        state, self._state = self._state, None
+        if state is None:
+            assert self.folder is not None  # `check_state` has looked
+            state = TrainingState.read(self.folder, self.step)
+        return state
+
     def _repr_html_(self) -> str:
         """Curves, metrics and completions in a notebook's cell."""
         evaluation = self.evaluation.to_json() if self.evaluation is not None else None
         return str(result_html(self.metrics, self.rollouts, evaluation, title=repr(self)))
 
     def __repr__(self) -> str:
-        steps = int(self.metrics[-1]["step"]) if self.metrics else 0
         place = f", folder={str(self.folder)!r}" if self.folder else ""
-        return f"Result({steps} steps{place})"
+        return f"Result({self.step} steps{place})"
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

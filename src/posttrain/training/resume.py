@@ -5,16 +5,15 @@ Nothing here trains.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from posttrain.errors import CheckpointError
 from posttrain.files import move
 from posttrain.training import checkpoint
 from posttrain.training.caller import SHELL, Caller
 from posttrain.training.changes import Change, recipe_changes, refusals
-from posttrain.training.optim import Schedule, learning_rate_factor
 from posttrain.yaml_reader import read_yaml_file
 
 IN_PYTHON = "in_python"
@@ -114,74 +113,6 @@ def recorded_recipe(folder: Path) -> dict[str, Any]:
     if isinstance(raw, dict) and IN_PYTHON in raw:
         return raw
     return recipe_as_dict(load_recipe(path))
-
-
-def length_change(
-    start: Start,
-    schedule: Mapping[str, Any],
-    steps: int,
-    reasons: Sequence[str],
-) -> Change | None:
-    """The change of a run's length, where steps that are done would have been others in a run of
-    the new length.
-
-    Args:
-        schedule: lr_scheduler_type, warmup_steps and min_lr_ratio.
-        reasons: of the method or its adapters, why the number of steps matters.
-
-    Raises:
-        CheckpointError: the new length is below the steps that are done.
-    """
-    before = int(start.saved["steps"])
-    if steps < start.step:
-        raise CheckpointError(
-            f"{start.caller.length}: {steps} is below the {start.step} steps that "
-            f"{start.checkpoint} has "
-            "done; raise it. Nothing was changed"
-        )
-    if steps == before:
-        return None
-    name, warmup = str(schedule["lr_scheduler_type"]), float(schedule["warmup_steps"])
-    before_rates, rates = (
-        [
-            learning_rate_factor(
-                step,
-                length,
-                schedule=cast(Schedule, name),
-                warmup_steps=warmup,
-                min_lr_ratio=float(schedule["min_lr_ratio"]),
-            )
-            for step in range(start.step)
-        ]
-        for length in (before, steps)
-    )
-    why = list(reasons)
-    if before_rates != rates:
-        share = 0 < warmup < 1
-        what = "warmup_steps is a share of them" if share else f"lr_scheduler_type is {name}"
-        why.insert(
-            0,
-            f"the learning rates of the steps done would have been others: {what}; constant rates "
-            "extend exactly",
-        )
-    if not why:
-        return None
-    key = next((c.name for c in start.changes if c.rule == "length"), "max_steps")
-    return Change(key, "accept", f"steps: {before} -> {steps}", "; ".join(why))
-
-
-def longer(start: Start, schedule: Mapping[str, Any], by_steps: str = "") -> str:
-    """How a finished run is trained on, with the reason where that has to be accepted.
-
-    Args:
-        schedule, by_steps: as `length_change` takes the schedule and a reason.
-    """
-    reasons = [by_steps] if by_steps else []
-    change = length_change(start, schedule, start.step + 1, reasons)
-    accept = [change.name] if change is not None else []
-    call = start.caller.resume(start.folder, steps="N", accept=accept)
-    why = f" ({change.reason})" if change is not None else ""
-    return f"To train on to step N: {call}{why}"
 
 
 def announced(start: Start, steps: int) -> list[str]:
@@ -292,8 +223,11 @@ def refuse_late_changes(start: Start, steps: int) -> None:
     )
     texts = [*(c.text for c in late), *(reason for _, reason in start.damaged)]
     lines = "".join(f"\n  {text}" for text in texts)
+    new = f"start a new run from its model: {start.caller.start_from(start.folder / 'model')}"
+    out = f"To train on, {new}"
+    if start.checkpoint is not None:
+        out = f"Raise {start.caller.length}, or {new}"
     raise CheckpointError(
         f"{start.folder} is trained to its end and {where}; these changes would do nothing:{lines}"
-        f"\nRaise {start.caller.length}, or start a new run from its model: "
-        f"{start.caller.start_from(start.folder / 'model')}"
+        f"\n{out}"
     )

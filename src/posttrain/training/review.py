@@ -13,13 +13,14 @@ from posttrain.models.spec import ModelSpec, model_spec
 from posttrain.terminal import styled, write
 from posttrain.training import resume
 from posttrain.training.folder import RunFolder
-from posttrain.training.plan import Facts, Plan
+from posttrain.training.loop_session import LoopSession
+from posttrain.training.plan import Facts, Loop, Plan
 from posttrain.training.session import Session
 
 
 def check(
     model: ModelSpec | ForestModel | ModelConfig | str | Path,
-    plan: Plan,
+    plan: Plan | Loop,
     *,
     steps: int | None = None,
     seed: int = 0,
@@ -38,7 +39,7 @@ def check(
 
 def preview(
     model: ModelSpec | ForestModel | ModelConfig | str | Path,
-    plan: Plan,
+    plan: Plan | Loop,
     num: int = 3,
     *,
     seed: int = 0,
@@ -63,20 +64,19 @@ def write_facts(console: Console, facts: Facts) -> None:
         write(console, "  ", styled(f"{name:<{width}}", "bold"), f"  {value}")
 
 
-def review_resume(session: Session, folder: RunFolder) -> None:
+def review_resume(session: Session | LoopSession, folder: RunFolder) -> None:
     """Say from where a resume would go on, and what has changed as far as the recipe shows.
 
     Raises:
         CheckpointError: the resume would be refused.
     """
-    start, steps = folder.start(), session.work.steps
+    start, steps = session.start(), session.steps
     if start.has_model and start.saved.get("steps", steps) == steps:
         resume.refuse_late_changes(start, steps)
-        folder.write(f"{folder.path} is finished. {session.longer(start)}")
+        folder.write(f"{folder.path} is finished. {session.length.longer(start)}")
         return
     if start.checkpoint is not None:
-        reasons = [session.work.by_steps] if session.work.by_steps else []
-        change = resume.length_change(start, session.schedule, steps, reasons)
+        change = session.length.change(start)
         start.changes += [change] if change is not None else []
         start.refuse(folder.accept)
     folder.write(*resume.announced(start, steps))

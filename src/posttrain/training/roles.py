@@ -14,13 +14,19 @@ from posttrain.training.settings import TrainingSettings
 
 
 def load_models(
-    spec: ModelSpec, plan: Plan, objective: Objective, weights: Path | None = None
+    spec: ModelSpec,
+    plan: Plan,
+    objective: Objective,
+    weights: Path | None = None,
+    *,
+    goes_on: bool = False,
 ) -> Any:
     """The model of a plan with its helpers.
 
     Args:
         objective: what is minimised; it says whether a reference is needed.
         weights: the folder of a checkpoint; None loads the model as the run starts.
+        goes_on: an earlier fit is gone on from, so the critic is the one that it trained.
     """
     if plan.scores is not None:
         return spec.load_scores(per=plan.scores, weights=weights)
@@ -28,7 +34,11 @@ def load_models(
     if plan.critic is not None:
         critic = plan.critic.model or spec.as_critic(adapters=plan.critic.adapters)
         place = weights / "critic" if weights else None
-        model.critic = critic.load_scores(per="token", weights=place)
+        model.critic = (
+            spec.load_critic()
+            if goes_on and weights is None and spec.has_critic
+            else critic.load_scores(per="token", weights=place)
+        )
         rate = plan.optimizer.learning_rate
         factor = (plan.critic.learning_rate or rate) / rate
         model.rate_factors |= dict.fromkeys(model.critic.trainable_parameters(), factor)
@@ -37,6 +47,16 @@ def load_models(
         model.foreign = ForeignTeacher(model.teacher, spec.tokenizer)
     model.neftune_noise_alpha = plan.noise
     return model
+
+
+def specs_of(spec: ModelSpec, plan: Plan) -> dict[str, ModelSpec]:
+    """The models that a plan names, and the one that is trained ("model")."""
+    models = {"model": spec}
+    if plan.teacher is not None:
+        models["teacher"] = plan.teacher
+    if plan.critic is not None and plan.critic.model is not None:
+        models["critic"] = plan.critic.model
+    return models
 
 
 def micro_batch_tokens(model: ForestModel, settings: TrainingSettings) -> int:

@@ -108,6 +108,7 @@ class Saver:
             "source": self.source.state(),
             "weights_version": getattr(self.model, "weights_version", 0),
             "steps": self.steps,
+            "norm": trained_norm(self.model),
             **self.facts,
         }
         path = save_checkpoint(

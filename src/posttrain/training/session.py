@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
-from posttrain.errors import CheckpointError, RewardError
+from posttrain.errors import CheckpointError, ConfigError, RewardError
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.loaded import LoadedModel
 from posttrain.models.spec import ModelSpec
 from posttrain.terminal import write
 from posttrain.training import checkpoint, resume, start_weights
 from posttrain.training.contents import content_changes, contents, contents_of
-from posttrain.training.ending import Interrupted, closing, stop_on_signal
+from posttrain.training.ending import Interrupted, closing, in_eval_mode, stop_on_signal
+from posttrain.training.finished import finished
 from posttrain.training.folder import RunFolder
 from posttrain.training.hooks import (
     Hook,
@@ -27,6 +27,7 @@ from posttrain.training.hooks import (
     add_peak_memory,
     first_rollout,
 )
+from posttrain.training.length import Length
 from posttrain.training.lock import locked
 from posttrain.training.loop import State, train
 from posttrain.training.measurement import Evaluating, HeldOut, Measured
@@ -35,11 +36,12 @@ from posttrain.training.optimizers import make_optimizer
 from posttrain.training.plan import Learner, Plan, Work
 from posttrain.training.progress import Progress
 from posttrain.training.result import Record, Result, read_lines
-from posttrain.training.roles import load_models, micro_batch_tokens
+from posttrain.training.roles import load_models, micro_batch_tokens, specs_of
 from posttrain.training.saving import Saver, check_finite, collapse, trained_norm
 from posttrain.training.seeding import seeded
 from posttrain.training.settings import TrainingSettings
 from posttrain.training.tracking import build_trackers, check_trackers
+from posttrain.training.training_state import TrainingState
 from posttrain.training.trust_region import TrustRegion
 
 
@@ -49,6 +51,10 @@ class Session:
     Args:
         folder: where it is written; None keeps everything in memory.
         work: the plan prepared for this model, where that was done before.
+        after: the fit that is gone on from. schedule_steps: steps that the schedule of the learning
+            rate is over; None = up to the last step of this training. fresh_optimizer: count on
+            from `after` with an optimiser that begins anew.
+        keeps_start: keep the weights of the start in the folder where a resume needs them.
     """
 
     def __init__(
@@ -65,6 +71,10 @@ class Session:
         console: Console,
         title: str = "",
         work: Work | None = None,
+        after: Result | None = None,
+        schedule_steps: int | None = None,
+        fresh_optimizer: bool = False,
+        keeps_start: bool = True,
     ) -> None:
         check_trackers(list(settings.report_to))
         self.spec, self.plan, self.settings, self.folder = spec, plan, settings, folder
@@ -73,6 +83,25 @@ class Session:
         self.work = work or plan.prepare(spec, seed, steps)
         self._filtered = False
         self.measured = Measured(evaluation) if evaluation is not None else None
+        self.after, self.schedule_steps = after, schedule_steps
+        self.fresh_optimizer, self.keeps_start = fresh_optimizer, keeps_start
+        self.stopped = False  # by the user, at the last step at the latest
+        self._check_continuation()
+
+    def _check_continuation(self) -> None:
+        """Refuse a state that is not there, and a schedule that is over too early."""
+        if self.after is not None and (self.folder is None or not self.folder.resume):
+            self.after.check_state()
+        if self.schedule_steps is not None and self.schedule_steps < self.steps:
+            raise ConfigError(
+                f"schedule_steps: {self.schedule_steps} is below {self.steps}, the last step of "
+                "this training; raise it or leave it out"
+            )
+
+    @property
+    def steps(self) -> int:
+        """The number of the last step; those of an earlier fit that is gone on from count."""
+        return (self.after.step if self.after is not None else 0) + self.work.steps
 
     def run(self) -> Result:
         """Train, save and measure."""
@@ -91,10 +120,10 @@ class Session:
         for note in self.work.notes:
             self._print(note, style="yellow")
         try:
-            start = self._start()
+            start = self.start()
             start_weights.bring(self.spec, start, seed=self.seed, scores=self.plan.scores)
             self._with_start_model()
-            if start.has_model and start.saved.get("steps", self.work.steps) == self.work.steps:
+            if start.has_model and start.saved.get("steps", self.steps) == self.steps:
                 return self._finished(start)
             return self._train(start)
         except BaseException:
@@ -110,7 +139,8 @@ class Session:
 
     # -- before the training
 
-    def _start(self) -> resume.Start:
+    def start(self) -> resume.Start:
+        """Where the training starts, with changes of the recipe refused that nobody accepted."""
         return self.folder.start() if self.folder is not None else resume.Start(Path())
 
     def _with_start_model(self) -> None:
@@ -129,25 +159,19 @@ class Session:
     # -- the training
 
     def _train(self, start: resume.Start) -> Result:
-        model = load_models(self.spec, self.plan, self.objective, start.checkpoint)
-        with seeded(self.seed), _in_eval_mode(model):
-            optimizer = make_optimizer(
-                model, self.plan, self.objective, self.settings, self.work.steps
-            )
+        goes_on = self.after is not None
+        model = load_models(self.spec, self.plan, self.objective, start.checkpoint, goes_on=goes_on)
+        with seeded(self.seed), in_eval_mode(model):
+            span = self.schedule_steps or self.steps
+            optimizer = make_optimizer(model, self.plan, self.objective, self.settings, span)
             limit = micro_batch_tokens(model, self.settings)
-
-            asked: list[bool] = []
-
-            def weights_at_start() -> dict[str, torch.Tensor]:
-                asked.append(True)
-                return self.spec.start_weights(model if start.checkpoint is None else None)
-
-            source = self.work.source(Learner(model, optimizer, limit, weights_at_start))
-            facts = self._facts(start, source, optimizer)
+            source = self.work.source(Learner(model, optimizer, limit))
+            facts = self._facts(start, model, source, optimizer)
             state = self._restore(start, model, source, optimizer)
+            first = state.step
             if self.folder is not None:
-                self._open(self.folder, start)
-                if start.checkpoint is None and self._needs_start(model, bool(asked)):
+                self.folder.open_at(start, self.steps)
+                if start.checkpoint is None and self._needs_start(model):
                     start_weights.keep(self.folder.path, model)
             self.spec.settle()
             norm = float(start.saved.get("initial_norm", 0.0)) or trained_norm(model)
@@ -171,32 +195,35 @@ class Session:
                         optimizer,
                         hooks,
                         state,
-                        steps=self.work.steps,
+                        steps=self.steps,
                         max_tokens=limit,
                     )
                 except RewardError:
                     # Rewards are called before anything of their step is updated.
-                    if saver is not None and state.step > start.step:
+                    if saver is not None and state.step > first:
                         saver.save(state.step)
                     raise
             model.eval()
+            self.stopped = state.stop
+            held = None
+            if self.folder is None or not self.settings.save_final:
+                held = TrainingState.of(model, optimizer, state)
         if self.folder is not None and saver is not None:
             self._save(self.folder, model, state, start, saver, norm)
         model.neftune_noise_alpha = 0.0
-        return self._result(model, record)
+        # A later run starts from base and adapters together, which is then its reference.
+        model.fresh_adapters = False
+        return self._result(model, record, held)
 
-    def _facts(self, start: resume.Start, source: Any, optimizer: Any) -> dict[str, Any]:
+    def _facts(
+        self, start: resume.Start, model: Any, source: Any, optimizer: Any
+    ) -> dict[str, Any]:
         """What every checkpoint says of the run; changes since the one at hand are refused."""
         if self.folder is None:
             return {}
-        models = {"model": self.spec}
-        if self.plan.teacher is not None:
-            models["teacher"] = self.plan.teacher
-        if self.plan.critic is not None and self.plan.critic.model is not None:
-            models["critic"] = self.plan.critic.model
         saved = contents_of(start.saved)
         made_from = contents(
-            models,
+            specs_of(self.spec, self.plan),
             self.spec.tokenizer,
             self.folder.plugins,
             source,
@@ -210,22 +237,28 @@ class Session:
             )
             reasons = ["adalora prunes by the number of steps"]
             reasons = reasons if getattr(optimizer, "updates", None) is not None else []
-            reasons += [self.work.by_steps] if self.work.by_steps else []
-            change = resume.length_change(start, self.schedule, self.work.steps, reasons)
+            change = self.length.change(start, *reasons)
             start.changes += [change] if change is not None else []
             start.refuse(self.folder.accept)
-        return {"recipe": self.folder.record, "contents": made_from}
+        return {
+            "recipe": self.folder.record,
+            "contents": made_from,
+            "schedule_steps": self.schedule_steps or self.steps,
+            "fresh_adapters": getattr(model, "fresh_adapters", True),
+        }
 
-    def _needs_start(self, model: Any, asked: bool) -> bool:
+    def _needs_start(self, model: Any) -> bool:
         """Whether a resume of this run could not do without the weights of its start."""
-        return isinstance(self.spec, LoadedModel) and start_weights.are_needed(
-            self.plan, self.objective, model, filtered=self._filtered, asked=asked
+        return self.keeps_start and start_weights.are_needed(
+            self.spec, self.plan, self.objective, model, filtered=self._filtered
         )
 
     def _restore(self, start: resume.Start, model: Any, source: Any, optimizer: Any) -> State:
         """Optimiser, source and generators as the checkpoint has them; the state to go on from."""
         if start.checkpoint is None:
-            return State()
+            if self.after is None:
+                return State()
+            return self.after.take_state().restore(model, optimizer, fresh=self.fresh_optimizer)
         checkpoint.load_checkpoint(start.checkpoint, optimizer)
         try:
             source.load_state(start.saved["source"])
@@ -238,28 +271,22 @@ class Session:
             model.weights_version = start.saved["weights_version"]
         return State(start.step, start.saved["num_tokens"], str(start.checkpoint))
 
-    def _open(self, folder: RunFolder, start: resume.Start) -> None:
-        if folder.resume:
-            folder.write(*resume.announced(start, self.work.steps))
-            folder.before_open()
-            resume.set_aside(start)
-        folder.open()
-
     def _saver(self, *parts: Any, facts: Mapping[str, Any]) -> Saver | None:
         """What saves the model, source, optimiser and state of a run in a folder."""
         if self.folder is None:
             return None
-        steps = self.work.steps
-        return Saver.of(self.settings, self.folder.path, *parts, steps=steps, facts=dict(facts))
+        return Saver.of(
+            self.settings, self.folder.path, *parts, steps=self.steps, facts=dict(facts)
+        )
 
     def _hooks(
         self, model: Any, source: Any, optimizer: Any, state: State, record: Record
     ) -> tuple[list[Any], Progress]:
         """What is called after each step, but for the saver; and the progress display."""
-        work, steps, every = self.work, self.work.steps, self.settings.eval_every
+        work, steps, every = self.work, self.steps, self.settings.eval_every
         first = dict(work.account.metrics)
         hooks: list[Any] = [optimizer.report] if isinstance(optimizer, TrustRegion) else []
-        hooks += self.plan.reference.hooks(model, steps)
+        hooks += self.plan.reference.hooks(model)
         if work.samples and self.folder is not None:
             path = self.folder.path / "rollouts.jsonl"
             hooks.append(RolloutWriter(path, lambda: source.groups, resume_step=state.step))
@@ -307,7 +334,7 @@ class Session:
         Raises:
             Interrupted: the run was stopped before its last step.
         """
-        steps = self.work.steps
+        steps = self.steps
         if state.stop and state.step < steps:
             raise Interrupted(
                 f"stopped after step {state.step} of {steps}; go on with: {self._go_on(folder)}"
@@ -322,90 +349,54 @@ class Session:
             model.save(place)
         saver.finish()
 
-    def _result(self, model: Any, record: Record) -> Result:
+    def _result(self, model: Any, record: Record, state: TrainingState | None) -> Result:
         evaluation = None
         if self.measured is not None:
             evaluation = self.measured.after_training(model, self.folder, self.console)
-        if self.folder is None:
-            return Result(
-                model, metrics=record.metrics, rollouts=record.rollouts, evaluation=evaluation
-            )
-        path = self.folder.path
+        metrics, rollouts, path = record.metrics, record.rollouts, None
+        if self.folder is not None:
+            path = self.folder.path
+            metrics = read_lines(path / "metrics.jsonl")
+            rollouts = read_lines(path / "rollouts.jsonl")
         return Result(
             model,
-            metrics=read_lines(path / "metrics.jsonl"),
-            rollouts=read_lines(path / "rollouts.jsonl"),
+            metrics=metrics,
+            rollouts=rollouts,
             folder=path,
             evaluation=evaluation,
+            state=state,
         )
 
     def _finished(self, start: resume.Start) -> Result:
-        """The result of a run whose training is done; its evaluation is made where it is missing.
+        """The result of a run whose training is done."""
+        assert self.folder is not None  # only a folder can hold a finished run
+        weights = start.checkpoint if start.step == self.steps else self.folder.path / "model"
 
-        Raises:
-            CheckpointError: changes that would need training.
-        """
-        folder, steps = self.folder, self.work.steps
-        assert folder is not None  # only a folder can hold a finished run
-        resume.refuse_late_changes(start, steps)
-        path = folder.path / "evaluation.json"
-        # The folder's recipe is the one that the evaluation there was made by; the checkpoint's
-        # may be older.
-        again = any(c.name.startswith("evaluation") for c in folder.changes())
-        weights = start.checkpoint if start.step == steps else folder.path / "model"
-        if self.measured is None or (path.exists() and not again):
-            self._print(f"{folder.path} is finished. {self.longer(start)}")
-            in_memory = isinstance(self.spec, LoadedModel)
-            model = (
-                load_models(self.spec, self.plan, self.objective, weights) if in_memory else None
-            )
-        else:
-            folder.write(f"{folder.path} is trained; what is left is its evaluation")
-            folder.write(*(f"  changed: {change.text}" for change in start.changes))
+        def load() -> Any:
             model = load_models(self.spec, self.plan, self.objective, weights)
-            folder.before_open()
-            if path.exists():
-                folder.write(f"  kept: {path.name} as {resume.set_evaluation_aside(start).name}")
-            folder.open()
-            model.eval()
-            self.measured.after_training(model, folder, self.console)
+            model.fresh_adapters = False
+            return model
+
+        in_memory = isinstance(self.spec, LoadedModel)
+        longer = self.length.longer(start)
+        result = finished(self.folder, start, self.steps, self.measured, load, longer, in_memory)
         self.spec.settle()
-        return Result(
-            model,
-            metrics=read_lines(folder.path / "metrics.jsonl"),
-            rollouts=read_lines(folder.path / "rollouts.jsonl"),
-            folder=folder.path,
-            load=lambda: load_models(self.spec, self.plan, self.objective, weights),
-        )
+        return result
 
     @property
-    def schedule(self) -> dict[str, Any]:
-        """What the learning rate of a step follows from, beside the number of steps."""
-        return {
-            "lr_scheduler_type": self.plan.optimizer.lr_scheduler_type,
-            "warmup_steps": self.settings.warmup_steps,
-            "min_lr_ratio": self.settings.min_lr_ratio,
-        }
-
-    def longer(self, start: resume.Start) -> str:
-        """How a finished run is trained on."""
-        if start.checkpoint is None:
-            return "It kept no checkpoint to train on from (save_final)"
-        return resume.longer(start, self.schedule, self.work.by_steps)
+    def length(self) -> Length:
+        """How long the run is."""
+        return Length.of(
+            self.steps,
+            self.plan.optimizer,
+            self.settings,
+            schedule_steps=self.schedule_steps,
+            by_steps=self.work.by_steps,
+        )
 
     def _go_on(self, folder: RunFolder) -> str:
-        """The call that goes on with the run. A recipe knows its length."""
-        steps = str(self.work.steps) if folder.caller.python else ""
-        return folder.caller.resume(folder.path, steps=steps)
+        """The call that goes on with the run."""
+        return folder.go_on(self.work.steps, after=self.after is not None)
 
     def _print(self, text: str, style: str = "") -> None:
         write(self.console, text, style=style)
-
-
-@contextlib.contextmanager
-def _in_eval_mode(model: Any) -> Iterator[None]:
-    """Leave the model in evaluation mode, whatever happens."""
-    try:
-        yield
-    finally:
-        model.eval()

@@ -2,7 +2,7 @@
 
 A model in memory may have learnt since. A checkpoint holds its trained weights; three things need
 those of the start besides: a reference that is a copy of the model, a filter of the rows by the
-model, and rounds that begin anew. Such a run keeps them in its folder, once.
+model, and the rounds of a loop. Such a run keeps them in its folder, once.
 """
 
 from __future__ import annotations
@@ -28,14 +28,16 @@ START = "start.safetensors"
 """The file of a run's folder that holds them."""
 
 
-def are_needed(plan: Plan, objective: Any, model: Any, *, filtered: bool, asked: bool) -> bool:
+def are_needed(spec: ModelSpec, plan: Plan, objective: Any, model: Any, *, filtered: bool) -> bool:
     """Whether a resume needs the trained weights of the start.
 
     Args:
-        filtered: whether the model chose the rows. asked: whether the source has read them.
+        filtered: whether the model chose the rows.
     """
+    if not isinstance(spec, LoadedModel):
+        return False  # it can be loaded again
     compares = plan.reference.in_memory(objective) or plan.reference.cached
-    return asked or filtered or (compares and not getattr(model, "base_is_reference", True))
+    return filtered or (compares and not getattr(model, "base_is_reference", True))
 
 
 def keep(folder: Path, model: ForestModel) -> None:
@@ -58,8 +60,10 @@ def bring(spec: ModelSpec, start: Start, *, seed: int, scores: Any) -> None:
     Raises:
         CheckpointError: what is needed is not at hand; the model is left as it was.
     """
-    if not isinstance(spec, LoadedModel) or start.checkpoint is None:
+    if not isinstance(spec, LoadedModel) or not start.saved:
         return
+    if "fresh_adapters" in start.saved:
+        spec.begin_as(fresh_adapters=start.saved["fresh_adapters"])
     saved = contents_of(start.saved)
     begun = str(saved["weights"].get("model"))
     if not begun.startswith(IN_MEMORY):
@@ -68,8 +72,8 @@ def bring(spec: ModelSpec, start: Start, *, seed: int, scores: Any) -> None:
     if saved["frozen"].get("model") != spec.frozen:
         raise CheckpointError(
             f"{start.folder} is not resumed: the weights that it does not train are others in this "
-            f"model than at the start, and {start.checkpoint.name} does not hold them. Load the "
-            "model as it was loaded then"
+            "model than at the start, and checkpoints do not hold them. Load the model as it was "
+            "loaded then"
         )
     file = start.folder / START
     if begun == f"{IN_MEMORY}{spec.digest}" or not file.is_file():
@@ -81,7 +85,7 @@ def bring(spec: ModelSpec, start: Start, *, seed: int, scores: Any) -> None:
     if begun != f"{IN_MEMORY}{spec.digest}":
         raise CheckpointError(
             f"{file} is damaged: it does not hold the weights that {start.folder} began from. "
-            f"Start a new run: {start.caller.start_from(start.checkpoint)}"
+            f"Start a new run: {start.caller.start_from(start.checkpoint or start.folder)}"
         )
 
 

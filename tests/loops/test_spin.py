@@ -11,7 +11,7 @@ import pytest
 from support import checked, stopped_and_resumed, told, weights, write
 
 from posttrain.errors import ConfigError, DataError
-from posttrain.methods.spin import spin
+from posttrain.loops.spin import spin
 from posttrain.models.spec import model_spec
 from posttrain.tasks.jsonl import jsonl
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from posttrain.config import Limits, SamplingConfig
@@ -24,12 +26,13 @@ from posttrain.methods.objects import (
 from posttrain.methods.prompts import encode_prompts, make_collector, prompt_steps, sampling_of
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
-from posttrain.sources.preferences import PairSource, against_data
+from posttrain.sources.collect import Collector, Sampled
+from posttrain.sources.preferences import Pair, PairSource, against_data
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Schedule
-from posttrain.training.plan import AdamW, Learner, Plan, Work, steps_of
-from posttrain.training.reference_model import Reference
-from posttrain.types import Task
+from posttrain.training.plan import AdamW, Learner, Loop, Plan, PreparedLoop, Rounds, Work, steps_of
+from posttrain.training.rollout_rows import RolloutRow
+from posttrain.types import Task, TraceGroup
 
 
 @methods.register(trains="language")
@@ -45,7 +48,7 @@ def spin(
     learning_rate: float = 1e-6,
     lr_scheduler_type: Schedule = "constant_with_warmup",
     limits: Limits = Limits(),
-) -> Plan:
+) -> Loop:
     """Self-play fine-tuning (SPIN, arXiv 2401.01335): worked completions are chosen, the opponent's
     own are rejected.
 
@@ -77,53 +80,91 @@ def spin(
             "losses: self-play compares with the opponent, so a loss with a reference is needed, "
             "such as dpo"
         )
-    reference = Reference(rounds=num_rounds)
+    optimizer = AdamW(learning_rate, lr_scheduler_type)
     worked = task_of(task)
     sampled = sampling_of(sampling, worked)
     reward_set = rewards_of(rewards, worked, limits)
 
-    def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
+    def prepare(spec: ModelSpec, seed: int, steps: int | None) -> PreparedLoop:
         account = Account()
         prompts = encode_prompts(spec, worked, sampled, limits=limits, account=account)
-        completions = _worked_completions(spec, worked)
+        pair = against_data(_worked_completions(spec, worked))
         per_round = steps_of(None, num_train_epochs, prompt_steps(prompts, batch_size))
         number = steps or num_rounds * per_round
+        share = max(-(-number // num_rounds), 1)
 
-        def source(learner: Learner) -> PairSource:
-            collector = make_collector(
-                learner.model, prompts, reward_set, sampled, batch_size, 1, seed
-            )
-            return PairSource(
-                collector,
-                against_data(completions),
-                model=learner.model,
-                whole=objective.whole,
-                sampler=learner.model.reference,
-            )
+        def collector(model: Any) -> Collector:
+            return make_collector(model, prompts, reward_set, sampled, batch_size, 1, seed)
 
-        steps_text = f"{max(-(-number // num_rounds), 1)} steps of {batch_size} pairs"
-        return Work(
+        def run(rounds: Rounds) -> None:
+            while rounds.step < number:
+                end = min(rounds.step + share, number)
+                rows = rounds.rows(partial(_sampled, collector, pair, end))
+                plan = _against_opponent(objective, optimizer, pair, collector, rows)
+                rounds.fit(plan, steps=end - rounds.step)
+
+        return PreparedLoop(
             steps=number,
-            source=source,
+            run=run,
             facts=[
                 ("task", f"{worked.name}: {len(prompts)} worked examples"),
                 ("losses", losses_text(objective)),
-                ("rounds", f"{num_rounds} of {steps_text}"),
+                ("rounds", f"{num_rounds} of {share} steps of {batch_size} pairs"),
             ],
             account=account,
+            prompts=prompts,
             by_steps="rounds are equal shares of the steps",
-            samples=True,
             close=reward_set.close,
         )
 
-    return Plan(
-        method="spin",
-        settings=settings,
-        objective=objective,
-        prepare=prepare,
-        optimizer=AdamW(learning_rate, lr_scheduler_type),
-        reference=reference,
-    )
+    return Loop(method="spin", settings=settings, prepare=prepare, optimizer=optimizer)
+
+
+def _sampled(
+    collector: Callable[[Any], Collector],
+    pair: Callable[[TraceGroup], Pair | None],
+    end: int,
+    rounds: Rounds,
+    rows: list[RolloutRow],
+) -> list[RolloutRow]:
+    """The opponent's completions for the steps of the round, up to `end`.
+
+    Args:
+        rows: those of earlier steps, where the round was shorter before.
+    """
+    done = {row.step for row in rows}
+    missing = [step for step in range(rounds.step, end) if step not in done]
+    if not missing:
+        return rows
+    opponent = collector(rounds.model)
+    sampled = [(step, group) for step in missing for group in opponent.collect(step)]
+    more = [RolloutRow(step, g, (0,) if pair(g) is not None else ()) for step, g in sampled]
+    return [*rows, *more]
+
+
+def _against_opponent(
+    objective: Objective,
+    optimizer: AdamW,
+    pair: Callable[[TraceGroup], Pair | None],
+    collector: Callable[[Any], Collector],
+    rows: Sequence[RolloutRow],
+) -> Plan:
+    """The plan of a round: pairs that are there already. Its reference is the model as the round
+    starts, which is the opponent.
+    """
+    groups: dict[int, list[TraceGroup]] = {}
+    for row in rows:
+        groups.setdefault(row.step, []).append(row.group)
+
+    def source(learner: Learner) -> PairSource:
+        sampled = Sampled(collector(learner.model), groups)
+        return PairSource(sampled, pair, model=learner.model, whole=objective.whole)
+
+    def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
+        assert steps is not None  # a loop says how many a round has
+        return Work(steps=steps, source=source, facts=[], samples=True)
+
+    return Plan(method="dpo", objective=objective, prepare=prepare, optimizer=optimizer)
 
 
 def _worked_completions(spec: ModelSpec, task: Task) -> dict[str, TokenSequence]:

@@ -5,11 +5,15 @@ settings of this one method.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
-import torch
+import numpy as np
 
+from posttrain.averages import Averages
 from posttrain.config import Limits, SamplingConfig
 from posttrain.data.account import Account
+from posttrain.data.forest import TokenSequence
 from posttrain.data.templates import encode_prompt
 from posttrain.errors import ConfigError
 from posttrain.inputs import IMITATED
@@ -24,13 +28,23 @@ from posttrain.methods.objects import (
 from posttrain.methods.prompts import encode_prompts, make_collector, sampling_of
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
-from posttrain.sources.collect import Prompt
-from posttrain.sources.selection import Rule
-from posttrain.sources.self_training import SelfTrainingSource
+from posttrain.sources.collect import Collector, Prompt, trained
+from posttrain.sources.selected import SelectedRows
+from posttrain.sources.selection import Rule, filter_metrics, refuse_empty
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Schedule
-from posttrain.training.plan import AdamW, Learner, Plan, Work, check_positive
-from posttrain.types import Example, Sampling, Task, Text
+from posttrain.training.plan import (
+    AdamW,
+    Learner,
+    Loop,
+    Plan,
+    PreparedLoop,
+    Rounds,
+    Work,
+    check_positive,
+)
+from posttrain.training.rollout_rows import RolloutRow
+from posttrain.types import Example, Sampling, Task, Text, TraceGroup
 
 
 @methods.register(trains="language")
@@ -55,7 +69,7 @@ def self_training(
     learning_rate: float = 1e-5,
     lr_scheduler_type: Schedule = "constant_with_warmup",
     limits: Limits = Limits(),
-) -> Plan:
+) -> Loop:
     """Rounds of sampling, selection and fine-tuning on what was selected.
 
     Each round
@@ -101,41 +115,45 @@ def self_training(
         num_rounds=num_rounds, steps_per_round=steps_per_round, prompts_per_round=prompts_per_round
     )
     objective = Objective(components_of(losses), accuracy=True, carries=IMITATED)
-    prompt_task = task_of(task)
-    sampled = sampling_of(sampling, prompt_task)
+    sampled = sampling_of(sampling, prompt_task := task_of(task))
     reward_set = rewards_of(rewards, prompt_task, limits)
 
-    def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
+    optimizer = AdamW(learning_rate, lr_scheduler_type)
+
+    def prepare(spec: ModelSpec, seed: int, steps: int | None) -> PreparedLoop:
         account = Account()
         prompts = encode_prompts(spec, prompt_task, sampled, limits=limits, account=account)
         hints = None
         if rationalise is not None:
             hints = _hints(spec, prompt_task, prompts, rationalise, sampled)
         size = min(prompts_per_round or len(prompts), len(prompts))
-
-        def source(learner: Learner) -> SelfTrainingSource:
-            collector = make_collector(
-                learner.model, prompts, reward_set, sampled, size, num_generations, seed
-            )
-            return SelfTrainingSource(
-                collector,
-                rule,
-                batch_size=batch_size,
-                steps_per_round=steps_per_round,
-                restart=_restart(learner) if restart else None,
-                accumulate=accumulate,
-                hints=hints,
-            )
-
         number = steps or num_rounds * steps_per_round
+
+        def collector(model: Any) -> Collector:
+            return make_collector(model, prompts, reward_set, sampled, size, num_generations, seed)
+
+        def sample(rounds: Rounds, rows: list[RolloutRow]) -> list[RolloutRow]:
+            return rows or _sampled(rounds, collector(rounds.model), rule, hints)
+
+        def run(rounds: Rounds) -> None:
+            selected: list[TokenSequence] = []
+            while rounds.step < number:
+                rows = rounds.rows(sample)
+                selected = [*(selected if accumulate else []), *_selected(rows)]
+                metrics = partial(_metrics, rows, rule=rule, hinted=hints is not None)
+                source = partial(_source, rounds, rows, selected, batch_size, collector, metrics)
+                plan = _imitation(objective, optimizer, source)
+                left = number - rounds.step
+                rounds.fit(plan, steps=min(steps_per_round, left), restart=restart)
+
         text = (
             f"{num_generations} completions of {size} prompts, at most {sampled.max_tokens} "
             f"tokens, temperature {sampled.temperature:g}; then {steps_per_round} updates of "
             f"{batch_size} selected completions"
         )
-        return Work(
+        return PreparedLoop(
             steps=number,
-            source=source,
+            run=run,
             facts=[
                 ("task", f"{prompt_task.name}: {len(prompts)} prompts"),
                 ("a round", text + (", from the weights of the start" if restart else "")),
@@ -143,17 +161,114 @@ def self_training(
                 ("steps", f"{number}, {num_rounds} rounds"),
             ],
             account=account,
-            samples=True,
+            prompts=prompts,
+            restarts=restart,
             close=reward_set.close,
         )
 
-    return Plan(
-        method="self_training",
-        settings=settings,
-        objective=objective,
-        prepare=prepare,
-        optimizer=AdamW(learning_rate, lr_scheduler_type),
+    return Loop(method="self_training", settings=settings, prepare=prepare, optimizer=optimizer)
+
+
+def _source(
+    rounds: Rounds,
+    rows: Sequence[RolloutRow],
+    selected: Sequence[TokenSequence],
+    batch_size: int,
+    collector: Callable[[Any], Collector],
+    metrics: Callable[[Collector, int], Averages],
+    learner: Learner,
+) -> SelectedRows:
+    """The source of the round at hand: what was selected, in batches."""
+    sampler = collector(learner.model)
+    return SelectedRows(
+        selected,
+        batch_size=batch_size,
+        seed=sampler.seed,
+        number=rounds.number,
+        first=rounds.step,
+        groups=[row.group for row in rows if not row.hinted],
+        sampling=metrics(sampler, rounds.number),
     )
+
+
+def _imitation(objective: Objective, optimizer: AdamW, source: Any) -> Plan:
+    """The plan of a round: its rows are there already."""
+
+    def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
+        assert steps is not None  # a loop says how many a round has
+        return Work(steps=steps, source=source, facts=[], samples=True)
+
+    return Plan(method="sft", objective=objective, prepare=prepare, optimizer=optimizer)
+
+
+def _sampled(
+    rounds: Rounds,
+    collector: Collector,
+    rule: Rule,
+    hints: dict[str, tuple[int, ...]] | None,
+) -> list[RolloutRow]:
+    """What a round samples and selects: a function of (seed, round, weights).
+
+    Args:
+        hints: prompt tokens that hold the answer, by the example's id. A prompt of which nothing
+            was selected is asked once more with its own (rationalisation, STaR).
+    """
+    number, step = rounds.number, rounds.step
+    rows = _rows(step, collector.collect(number), rule)
+    if hints is not None:
+        failed = [row.group for row in rows if not row.selected]
+        prompts = [Prompt(g.example, hints[g.example.id]) for g in failed]
+        entropy = (collector.seed, number, 11)
+        seeds = np.random.default_rng(entropy).integers(0, 2**62, size=len(failed))
+        asked_again = collector.sample(prompts, [int(s) for s in seeds])
+        rows += _rows(step, asked_again, rule, hinted=True)
+    traces = [r for row in rows if not row.hinted for r in row.group.traces]
+    rewards = [r.reward for r in traces if r.reward is not None]
+    num_selected = sum(len(row.selected) for row in rows)
+    refuse_empty(num_selected, rewards, len(traces), rule, f"round {number + 1}")
+    return rows
+
+
+def _rows(
+    step: int, groups: Sequence[TraceGroup], rule: Rule, *, hinted: bool = False
+) -> list[RolloutRow]:
+    """Groups with the places of what the rule selects."""
+    rows = []
+    for group, chosen in zip(groups, rule.keep(groups), strict=True):
+        place = {id(trace): i for i, trace in enumerate(group.traces)}
+        rows.append(RolloutRow(step, group, tuple(place[id(r)] for r in chosen), hinted))
+    return rows
+
+
+def _selected(rows: Sequence[RolloutRow]) -> list[TokenSequence]:
+    """The sequences that are trained on. A hint is left out of what is learnt."""
+    hinted = iter([row for row in rows if row.hinted])
+    with_hints = any(row.hinted for row in rows)
+    sequences = []
+    for row in rows:
+        if row.hinted:
+            continue
+        source = row if row.selected or not with_hints else next(hinted)
+        group = row.group
+        sequences += [
+            trained(group.prompt_ids, r.sample.ids, group.example.id) for r in source.chosen
+        ]
+    return sequences
+
+
+def _metrics(
+    rows: Sequence[RolloutRow], collector: Collector, number: int, rule: Rule, *, hinted: bool
+) -> Averages:
+    """Metrics of what a round has sampled. hinted: whether failed prompts were asked again."""
+    first = [row for row in rows if not row.hinted]
+    groups = [row.group for row in first]
+    averages = Averages()
+    averages.merge(collector.metrics(groups, number))
+    averages.update(filter_metrics(groups, [row.chosen for row in first], rule))
+    if hinted:
+        num_selected = sum(len(row.selected) for row in rows if row.hinted)
+        averages.update({"filter/rationalised": float(num_selected)})
+    return averages
 
 
 def _rule_text(rule: Rule, *, again: bool) -> str:
@@ -164,20 +279,6 @@ def _rule_text(rule: Rule, *, again: bool) -> str:
         + (", distinct" if rule.distinct else "")
         + (", failed prompts once more with the answer" if again else "")
     )
-
-
-def _restart(learner: Learner) -> Callable[[], None]:
-    """What sets the model to the weights of the start, and begins the optimiser anew."""
-    parameters = dict(learner.model.hf.named_parameters())
-    weights = learner.start_weights()
-
-    def restart() -> None:
-        with torch.no_grad():
-            for name, saved in weights.items():
-                parameters[name].copy_(saved)
-        learner.optimizer.restart()
-
-    return restart
 
 
 def _hints(

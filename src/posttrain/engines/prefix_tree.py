@@ -1,0 +1,153 @@
+"""Keys and values of all text that an engine has computed, as a radix tree over token ids.
+
+An edge holds a stretch of ids with their keys and values. Texts that begin alike share stretches,
+token by token; where they part, the stretch is split. Above a bound of bytes the leaves that were
+used longest ago go first. Readers hold the tensors of the nodes that they matched, so that a node
+may go at any time between two calls.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from posttrain.models.prefixed_attention import KeyValues
+
+
+class Node:
+    """A stretch of a text.
+
+    ids: its tokens. kv: their keys and values, [Hkv, len(ids), D] per layer; those of the root are
+    of virtual tokens. children: by first id. used: when, by the tree's clock.
+    """
+
+    __slots__ = ("children", "ids", "kv", "num_bytes", "parent", "used")
+
+    def __init__(self, ids: tuple[int, ...], kv: KeyValues, parent: Node | None) -> None:
+        self.ids, self.kv, self.parent = ids, kv, parent
+        self.children: dict[int, Node] = {}
+        self.used = 0
+        self.num_bytes = sum(x.numel() * x.element_size() for pair in kv for x in pair)
+
+
+class Part(NamedTuple):
+    """The first `num_tokens` tokens of a node, as part of the path of a text."""
+
+    node: Node
+    num_tokens: int
+
+    def kv(self) -> KeyValues:
+        """Keys and values of these tokens, views."""
+        return part_of(self.node.kv, 0, self.num_tokens)
+
+
+def part_of(kv: KeyValues, start: int, stop: int) -> KeyValues:
+    """Those of some tokens, views."""
+    return [(k[:, start:stop], v[:, start:stop]) for k, v in kv]
+
+
+class PrefixTree:
+    """A radix tree of keys and values in bounded memory.
+
+    Args:
+        max_bytes: of keys and values; 0 keeps nothing from one `trim` to the next.
+    Attributes:
+        num_bytes: held now. num_tokens: likewise, virtual ones not counted.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._clock = 0
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.root = Node((), [], None)
+        self.num_bytes = self.num_tokens = 0
+
+    def match(self, ids: Sequence[int]) -> list[Part]:
+        """The longest beginning of a text that is held, as a path from below the root."""
+        self._clock += 1
+        ids = tuple(ids)
+        path: list[Part] = []
+        node, place = self.root, 0
+        while place < len(ids) and (child := node.children.get(ids[place])) is not None:
+            child.used = self._clock
+            count = num_equal(child.ids, ids[place : place + len(child.ids)])
+            path.append(Part(child, count))
+            place += count
+            if count < len(child.ids):
+                break
+            node = child
+        return path
+
+    def insert(self, ids: Sequence[int], compute: Callable[[int], KeyValues]) -> None:
+        """Hold a text.
+
+        Args:
+            compute: gives keys and values of ids[start:], for a start that is asked for if any are
+            not held yet. Tensors are held as they are given: views keep what they are views of.
+        """
+        ids = tuple(ids)
+        path = self.match(ids)
+        start = sum(part.num_tokens for part in path)
+        if start == len(ids):
+            return
+        parent = self.root
+        if path:
+            last, count = path[-1]
+            parent = last if count == len(last.ids) else self._split(last, count)
+        node = Node(ids[start:], compute(start), parent)
+        node.used = self._clock
+        parent.children[ids[start]] = node
+        self.num_bytes += node.num_bytes
+        self.num_tokens += len(node.ids)
+
+    def trim(self) -> None:
+        """Let leaves go, those used longest ago first, until the bound holds."""
+        if self.num_bytes <= self.max_bytes:
+            return
+        leaves = [(n.used, id(n), n) for n in self._nodes() if not n.children]
+        heapq.heapify(leaves)
+        while self.num_bytes > self.max_bytes and leaves:
+            _, _, node = heapq.heappop(leaves)
+            parent = node.parent
+            assert parent is not None
+            del parent.children[node.ids[0]]
+            self.num_bytes -= node.num_bytes
+            self.num_tokens -= len(node.ids)
+            if parent is not self.root and not parent.children:
+                heapq.heappush(leaves, (parent.used, id(parent), parent))
+
+    def _split(self, node: Node, count: int) -> Node:
+        """Put the first tokens of a node into a node of their own, above it."""
+        first, rest = (
+            [(k.clone(), v.clone()) for k, v in part_of(node.kv, start, stop)]
+            for start, stop in ((0, count), (count, len(node.ids)))
+        )
+        above = Node(node.ids[:count], first, node.parent)
+        above.used = node.used
+        assert node.parent is not None
+        node.parent.children[node.ids[0]] = above
+        above.children[node.ids[count]] = node
+        node.ids, node.kv, node.parent = node.ids[count:], rest, above
+        node.num_bytes -= above.num_bytes
+        return above
+
+    def _nodes(self) -> list[Node]:
+        nodes = list(self.root.children.values())
+        for node in nodes:  # grows as it is walked
+            nodes += node.children.values()
+        return nodes
+
+
+def num_equal(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+    """How many tokens two texts have in common at the beginning."""
+    low, high = 0, min(len(a), len(b))
+    if a[:high] == b[:high]:
+        return high
+    while low < high:  # by bisection: comparing slices is fast
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if a[:middle] == b[:middle] else (low, middle - 1)
+    return low

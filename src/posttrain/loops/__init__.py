@@ -1,0 +1,1 @@
+"""Outer loops: `for` statements over `fit` and `evaluate`. Each file registers a method."""
