@@ -223,8 +223,11 @@ def refuse_late_changes(start: Start, steps: int) -> None:
     )
     texts = [*(c.text for c in late), *(reason for _, reason in start.damaged)]
     lines = "".join(f"\n  {text}" for text in texts)
+    new = f"start a new run from its model: {start.caller.start_from(start.folder / 'model')}"
+    out = f"To train on, {new}"
+    if start.checkpoint is not None:
+        out = f"Raise {start.caller.length}, or {new}"
     raise CheckpointError(
         f"{start.folder} is trained to its end and {where}; these changes would do nothing:{lines}"
-        f"\nRaise {start.caller.length}, or start a new run from its model: "
-        f"{start.caller.start_from(start.folder / 'model')}"
+        f"\n{out}"
     )
