@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import sys
+import textwrap
 import time
 import unicodedata
 from typing import TYPE_CHECKING, Any, TextIO
@@ -75,6 +76,14 @@ def write(console: Console, *parts: object, style: str = "") -> None:
     for part in parts:
         line.append_text(part if isinstance(part, Text) else styled(part))
     console.print(line, soft_wrap=True, highlight=False)
+
+
+def write_wrapped(console: Console, text: str, style: str = "") -> None:
+    """Print a sentence in lines that fit the console, for text without paths."""
+    indent = len(text) - len(text.lstrip())
+    later = " " * (indent + 2)
+    for line in textwrap.wrap(text, max(console.width, 40), subsequent_indent=later):
+        write(console, line, style=style)
 
 
 def write_rule(

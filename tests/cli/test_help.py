@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from posttrain.cli import main
-from posttrain.cli.help import default_text, overview, shortened, summary
+from posttrain.cli.help import default_text, described, overview, reflowed, summary
 from posttrain.config import SamplingConfig
 from posttrain.registry import REQUIRED, advantages
 
@@ -16,7 +16,7 @@ def test_help_groups_commands_and_settings(capsys: pytest.CaptureFixture[str]) -
     assert main([]) == 0
     page = capsys.readouterr().out
     assert all(f"\n  {name} " in page for name in ("run", "sft", "grpo", "eval", "chat", "ls"))
-    assert len(page.splitlines()) < 60 and max(map(len, page.splitlines())) <= 80
+    assert len(page.splitlines()) < 75 and max(map(len, page.splitlines())) <= 80
     with pytest.raises(SystemExit):
         main(["dpo", "--help"])
     page = capsys.readouterr().out
@@ -51,10 +51,12 @@ def test_a_summary_is_one_sentence_without_remarks() -> None:
     assert summary("Train it (arXiv 1234)\nwell. Then more.\n\nArgs:\n x") == "Train it well"
 
 
-def test_long_texts_are_cut_at_a_clause_or_a_word() -> None:
-    assert shortened("short", 5) == "short"
-    assert shortened("a clause: and what follows it", 12) == "a clause"
-    assert shortened("one two three four five six", 16) == "one two ..."
+def test_long_texts_are_cut_at_a_clause_or_wrapped() -> None:
+    assert described("short", 5) == ["short"]
+    assert described("a clause: and what follows it", 12) == ["a clause"]
+    assert described("one two three four five", 16) == ["one two three", "four five"]
+    page = overview([("recipes", "run", f"{'word ' * 40}end")])
+    assert page.count("word") == 40 and all(len(line) <= 100 for line in page.splitlines())
 
 
 def test_only_groups_with_commands_have_a_heading() -> None:
@@ -70,3 +72,13 @@ def test_a_summary_keeps_its_formula_whole() -> None:
     for entry in advantages.entries().values():
         text = summary(entry.doc)
         assert text.count("(") == text.count(")") and not text.endswith(("/", "="))
+
+
+def test_a_docstring_keeps_its_formulas_when_it_is_wrapped() -> None:
+    full = f"{'word ' * 18}end"
+    doc = f"{full}\nlonger\n\n  a = b\n  c = d\n  {full}\n      longer\nlast"
+    rows = reflowed(doc, 40).split("\n")
+    assert all(len(row) <= 40 for row in rows)
+    assert rows[2].endswith("end longer") and {"  a = b", "  c = d", "last"} <= set(rows)
+    assert any(row.startswith("      ") and row.endswith("longer") for row in rows)
+    assert reflowed("  x\ny", 80) == "  x\ny"

@@ -75,3 +75,10 @@ def test_a_value_that_a_method_does_not_take_is_refused(
     both = ["--data", "x", "--task", "arithmetic"]
     assert main(["init", "sft", str(tmp_path / "r.yaml"), *both]) == 2
     assert not (tmp_path / "r.yaml").exists()
+
+
+def test_comments_fit_a_terminal(tmp_path: Path) -> None:
+    assert main(["init", "grpo", str(tmp_path / "a.yaml")]) == 0
+    lines = (tmp_path / "a.yaml").read_text().splitlines()
+    comments = [line for line in lines if line.count("#") > 1 or ": " not in line]
+    assert comments and all(len(line) <= 80 for line in comments)

@@ -51,6 +51,9 @@ _SAMPLE_OF = {
 }
 
 
+_WIDTH = 80  # columns of the comments
+
+
 def init(
     method: str, file: str | None, *, force: bool = False, values: Mapping[str, str] = {}
 ) -> int:
@@ -111,7 +114,7 @@ def recipe_text(entry: Entry, sample: str, values: Mapping[str, str] = {}) -> st
         sample: name of the file of sample rows, for a method on rows.
         values: of model, data and task, where they are given.
     """
-    title = textwrap.wrap(f"{pages.summary(entry.doc)}.", 96)
+    title = textwrap.wrap(f"{pages.summary(entry.doc)}.", _WIDTH - 2)
     lines = [f"# {row}" for row in title]
     lines += [f"# `posttrain {entry.name} --help` explains the keys.", "", f"method: {entry.name}"]
     lines += _given(_required(entry, sample), entry, values)
@@ -188,11 +191,13 @@ def _nested(settings: list[SettingLine], sample: str) -> list[list[str]]:
         default = "..." if line.default is REQUIRED else _yaml_text(line.default)
         text = f"# {indent}{field or head}: {default}"
         meaning = first_sentence(line.meaning) or line.type
-        if len(text) <= 40 and len(meaning) <= 56:
-            blocks.append([f"{text:<40}  # {meaning}"])
+        beside = f"{text:<40}  # {meaning}"
+        if len(text) <= 40 and len(beside) <= _WIDTH:
+            blocks.append([beside])
         else:
-            comment = textwrap.wrap(meaning, 92)
-            blocks.append([*(f"#   {indent}# {row}" for row in comment), text])
+            head = f"#   {indent}# "
+            comment = textwrap.wrap(meaning, _WIDTH - len(head))
+            blocks.append([*(f"{head}{row}" for row in comment), text])
     return blocks
 
 

@@ -27,7 +27,7 @@ from posttrain.models.language_model import LanguageModel
 from posttrain.models.spec import ModelSpec, model_spec
 from posttrain.search.strategy import Strategy
 from posttrain.tasks.answers import refuse_unscored
-from posttrain.terminal import write
+from posttrain.terminal import write, write_wrapped
 from posttrain.training.plan import Facts
 from posttrain.training.progress import ItemProgress
 from posttrain.typecheck import check_in_python
@@ -119,9 +119,9 @@ class Measuring:
 
     def report(self, result: Evaluation, console: Console) -> None:
         """Print the accuracy with its interval, and what belongs to it."""
-        write(console, result.headline())
+        write_wrapped(console, result.headline())
         for line in result.details():
-            write(console, f"  {line}", style="dim")
+            write_wrapped(console, f"  {line}", style="dim")
         if warning := result.warning():
             write(console, warning, style="yellow")
 
