@@ -92,13 +92,13 @@ def weights_of(model: Any) -> str:
 
 def without_weights(patch: pytest.MonkeyPatch) -> None:
     """Let every load of weights fail, for tests of what is checked before."""
-    from posttrain.models import spec
+    from posttrain.models import named
 
     def refuse(*arguments: Any, **options: Any) -> Any:
         raise AssertionError("weights were loaded")
 
-    patch.setattr(spec, "load_model", refuse)
-    patch.setattr(spec, "load_score_model", refuse)
+    patch.setattr(named, "load_model", refuse)
+    patch.setattr(named, "load_score_model", refuse)
 
 
 def checked(tmp_path: Path, tiny_folder: Path, **raw: Any) -> str:

@@ -85,3 +85,25 @@ def test_a_class_is_read_as_what_makes_its_objects(tmp_path: Path) -> None:
     assert (sized.name, sized.inputs, sized.returns) == ("Sized", (), "Sized")
     assert sized.settings["size"].default == 3 and sized.doc == "With a size."
     assert plain.name == "Plain" and not plain.settings and not plain.inputs
+
+
+def test_files_without_decorators_are_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from posttrain import entry as module
+
+    file = registry.PACKAGE_FOLDER / "methods" / "objects.py"
+    monkeypatch.setattr(module, "parse", lambda path: pytest.fail(f"{path} is parsed"))
+    module._scan.cache_clear()
+    assert entries_of_file(file, "methods", "method") == ()
+
+
+def test_types_are_resolved_when_they_are_asked_for() -> None:
+    asked = []
+
+    class Names:
+        def evaluate(self, text: str) -> type:
+            asked.append(text)
+            return int
+
+    setting = Setting("Number", 1, scope=Names())  # type: ignore[arg-type]
+    assert not asked
+    assert setting.hint is int and setting.hint is int and asked == ["Number"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from posttrain.terminal import NotebookLine, echo, is_live, styled, visible, write
+from posttrain.terminal import NotebookLine, echo, is_live, styled, visible, write, write_wrapped
 
 
 def test_control_characters_become_signs() -> None:
@@ -71,3 +71,11 @@ def test_fast_updates_of_a_notebook_are_skipped_but_the_last(
     line.update("skipped")
     line.update("last\x1b", last=True)
     assert shown == ["first", "last␛"]
+
+
+def test_a_sentence_is_wrapped_at_words() -> None:
+    file = io.StringIO()
+    write_wrapped(Console(file=file, width=40), f"  {'word ' * 12}end")
+    lines = file.getvalue().splitlines()
+    assert len(lines) > 1 and all(len(line) <= 40 for line in lines)
+    assert lines[0].startswith("  word") and lines[1].startswith("    word")

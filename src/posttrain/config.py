@@ -17,6 +17,7 @@ from posttrain.data_config import DataLike as DataLike
 from posttrain.model_config import AdapterConfig as AdapterConfig
 from posttrain.model_config import LoraConfig as LoraConfig
 from posttrain.model_config import ModelConfig as ModelConfig
+from posttrain.typecheck import described
 
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 """How the learning rate changes over a run."""
@@ -25,6 +26,7 @@ Aggregation = Literal["token_mean", "sequence_mean", "sequence_sum", "fixed_leng
 """How a loss with one value per token is averaged: see `posttrain.losses.reduce`."""
 
 
+@described("Sampling")
 @dataclass(frozen=True, slots=True)
 class SamplingConfig:
     """How completions are sampled.
@@ -46,6 +48,7 @@ class SamplingConfig:
     stop: list[str] = field(default_factory=list)
 
 
+@described("Endpoint")
 @dataclass(frozen=True, slots=True)
 class EndpointConfig:
     """An OpenAI-compatible server (vLLM, SGLang, llama.cpp, a hosted service) that writes
@@ -79,6 +82,7 @@ class EndpointConfig:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
+@described("Credit")
 @dataclass(frozen=True, slots=True)
 class CreditConfig:
     """How rewards and advantages are changed before the loss (policy gradients).
@@ -118,6 +122,7 @@ class CreditConfig:
     entropy_change: float = 0.005
 
 
+@described("Limits")
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
     """How a model acts in an environment, turn by turn.
@@ -173,6 +178,7 @@ class Limits:
     reward_timeout_seconds: float = 600.0
 
 
+@described("TrustRegion")
 @dataclass(frozen=True, slots=True)
 class TrustRegionConfig:
     """TRPO's update instead of AdamW (arXiv 1502.05477).

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from posttrain.errors import ConfigError, nearest
+from posttrain.typecheck import described
 
 
+@described("Data")
 @dataclass(frozen=True, slots=True)
 class DataConfig:
     """Rows to train on: a file, a folder, a hub data set, or rows in memory (`DataConfig.of`).

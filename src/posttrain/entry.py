@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain import config
-from posttrain.annotations import Scope, opaque, parse, scope_of, spelled
+from posttrain.annotations import PACKAGE_FOLDER, Scope, opaque, parse, scope_of, spelled
 from posttrain.component import name_of
 from posttrain.errors import ConfigError
 
@@ -24,18 +24,26 @@ REQUIRED: Any = inspect.Parameter.empty
 METHOD = "method"  # all parameters of a method are settings, and keys of a recipe
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Setting:
     """A keyword-only parameter.
 
     Attributes:
-        annotation: as written. default: REQUIRED where there is none. hint: the annotation as a
-        type, with aliases resolved.
+        annotation: as written. default: REQUIRED where there is none.
+        scope: names of the file that it is written in; None where the annotation is resolved.
     """
 
     annotation: str
     default: Any
-    hint: Any = Any
+    resolved: Any = Any
+    scope: Scope | None = field(default=None, repr=False, compare=False)
+
+    @functools.cached_property
+    def hint(self) -> Any:
+        """The annotation as a type, with aliases resolved. Resolving may parse other files, so it
+        waits until the type is asked for: the page of all commands asks for none.
+        """
+        return self.resolved if self.scope is None else self.scope.evaluate(self.annotation)
 
     def __str__(self) -> str:
         default = "required" if self.default is REQUIRED else f"default {self.default!r}"
@@ -109,10 +117,11 @@ def first_sentence(text: str) -> str:
 
 
 def unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function within any number of `functools.partial`."""
+    """The function within any number of `functools.partial` and checks of its settings."""
     while isinstance(function, functools.partial):
         function = function.func
-    return function
+    inner: Callable[..., Any] = getattr(function, "__unchecked__", function)
+    return inner
 
 
 def source_file(function: Callable[..., Any]) -> Path:
@@ -179,8 +188,15 @@ def _setting(annotation: Any, default: Any, names: Mapping[str, Any]) -> Setting
     return Setting(spelled(annotation), default, hint)
 
 
+def _may_register(path: Path) -> bool:
+    """Whether a file has to be parsed. The package's own decorators are all `NAME.register`."""
+    return not path.is_relative_to(PACKAGE_FOLDER) or ".register" in path.read_text("utf-8")
+
+
 @functools.lru_cache(maxsize=1024)
 def _scan(path: Path, variable: str, kind: str, modified: int) -> tuple[Entry, ...]:
+    if not _may_register(path):
+        return ()
     scope = scope_of(path)
     entries = []
     for node in parse(path).body:
@@ -284,7 +300,7 @@ def _setting_in_text(
     if annotation is None:
         return Setting("Any", value)
     text = ast.unparse(annotation)
-    return Setting(text, value, scope.evaluate(text))
+    return Setting(text, value, scope=scope)
 
 
 def _literal(node: ast.expr) -> Any:

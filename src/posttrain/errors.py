@@ -19,6 +19,8 @@ import difflib
 from collections.abc import Iterable
 
 _MAX_MESSAGE, _HEAD = 2000, 1200
+_MAX_KNOWN, _NUM_SIMILAR = 24, 8  # names in a message: all, or so many of them
+_MAX_FILES, _NUM_FILES, _MAX_FILE_NAME = 2000, 3, 60  # compared, shown, and characters of one
 
 
 class PosttrainError(Exception):
@@ -103,9 +105,29 @@ class TrainingDiverged(PosttrainError):
     """A loss or gradient became NaN or infinite."""
 
 
+def nearest_files(name: str, there: Iterable[str]) -> str:
+    """The tail of an error about a file that is missing: the names of its folder that are near, in
+    one short line.
+
+    >>> nearest_files("rows.json", ["rows.jsonl", "notes.txt"])
+    "did you mean 'rows.jsonl'?"
+    >>> nearest_files("rows.json", [f"{number:03}.csv" for number in range(200)])
+    'its folder holds 200 names, none of them near'
+    """
+    names = sorted(there)
+    # The bound keeps a folder of a million files from making the error slow.
+    close = difflib.get_close_matches(name, names[:_MAX_FILES], n=_NUM_FILES, cutoff=0.6)
+    quoted = [repr(found) for found in close if len(found) <= _MAX_FILE_NAME]
+    if quoted:
+        return f"did you mean {' or '.join(quoted)}?"
+    if not names:
+        return "its folder is empty or missing"
+    return f"its folder holds {len(names)} names, none of them near"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The tail of an error about an unknown name: a suggestion where one is near, and what is
-    known.
+    known; of many names the most similar.
 
     >>> nearest("lerning_rate", ["learning_rate", "seed"])
     "did you mean 'learning_rate'? Known: learning_rate, seed"
@@ -113,4 +135,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     options = sorted(known)
     close = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
     hint = f"did you mean '{close[0]}'? " if close else ""
+    if len(options) > _MAX_KNOWN:
+        similar = sorted(difflib.get_close_matches(name, options, n=_NUM_SIMILAR, cutoff=0.0))
+        return (
+            f"{hint}Known: {', '.join(similar)}, and {len(options) - _NUM_SIMILAR} more "
+            "(`posttrain ls` and `posttrain explain` show all)"
+        )
     return f"{hint}Known: {', '.join(options) if options else '(none)'}"

@@ -10,7 +10,7 @@ from typing import Any
 NAMES: dict[str, str] = {
     # models, training, measuring
     "load": "posttrain.models.spec",
-    "fit": "posttrain.training.fit",
+    "fit": "posttrain.methods.fit",
     "setup": "posttrain.kernels",
     "check": "posttrain.training.review",
     "preview": "posttrain.training.review",

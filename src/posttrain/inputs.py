@@ -127,6 +127,9 @@ SEARCH_INPUTS: dict[str, Input] = _table(
 )
 
 
+INDICES = ("step", "target", "sequence", "group")
+"""Inputs that are whole numbers: indices and token ids."""
+
 # -- what a number per sequence or per pair is computed from
 
 SUMS = {

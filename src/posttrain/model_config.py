@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass, field, fields
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal
 
-from posttrain.errors import ConfigError
+from posttrain.errors import ConfigError, ModelError
+from posttrain.typecheck import described
 
 EMBEDDED_MODELS = {"embedded": "base", "embedded-tools": "tools"}
 """Folder below assets/ of each model that ships with the package, by its name."""
 
 
 def model_location(path: str) -> str:
-    """Folder or hub id of a model: names such as "embedded" stand for models of the package."""
+    """Folder or hub id of a model: names such as "embedded" stand for models of the package.
+
+    Raises:
+        ModelError: it is almost the name of such a model, and there is no folder of that name.
+    """
     name = EMBEDDED_MODELS.get(path)
+    if name is None and not Path(path).exists():
+        close = difflib.get_close_matches(path, EMBEDDED_MODELS, n=1, cutoff=0.85)
+        if close:
+            raise ModelError(
+                f"no model {path!r}: did you mean {close[0]!r}? Models that ship with posttrain: "
+                f"{', '.join(EMBEDDED_MODELS)}"
+            )
     return str(files("posttrain") / "assets" / name) if name else path
 
 
+@described("LoRA")
 @dataclass(frozen=True, slots=True)
 class LoraConfig:
     """Low-rank adapters (LoRA, arXiv 2106.09685) beside frozen weights: W + (alpha / r) B A.
@@ -75,6 +90,7 @@ _ADAPTER_SETTINGS = {
 }
 
 
+@described("Adapter")
 @dataclass(frozen=True, slots=True)
 class AdapterConfig:
     """Parts to train other than low-rank adapters. Settings that a kind does not read are refused.
@@ -154,6 +170,7 @@ class AdapterConfig:
         return {"kind": text}
 
 
+@described("Model")
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     """Which model to load, and how.

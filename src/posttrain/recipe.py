@@ -16,7 +16,7 @@ from typing import Any
 from posttrain import keys, main_loss, registry, unread_keys
 from posttrain.annotations import spelled
 from posttrain.config import Aggregation, Component, EvaluationConfig, Recipe
-from posttrain.errors import ConfigError, nearest
+from posttrain.errors import ConfigError, nearest, nearest_files
 from posttrain.limits import check_numbers
 from posttrain.overrides import apply_overrides as apply_overrides
 from posttrain.overrides import rename
@@ -34,7 +34,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     path = Path(path)
     if not path.is_file():
         near = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
-        raise ConfigError(f"no recipe {str(path)!r}: {nearest(path.name, near)}")
+        raise ConfigError(f"no recipe {str(path)!r}: {nearest_files(path.name, near)}")
     raw = read_yaml_file(path)
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds no keys; a recipe starts with `method: ...`")

@@ -54,9 +54,11 @@ def model_of(path: str, notice: Callable[[str], None] = print) -> str:
     found = [*folder.glob("checkpoint-*"), *folder.glob("round-*/checkpoint-*")]
     checkpoints = sorted(found, key=lambda p: p.stat().st_mtime)
     way = f"or use {checkpoints[-1]}" if checkpoints else "or choose another model"
+    in_python = "\nin_python: true" in (folder / "recipe.yaml").read_text(encoding="utf-8")
+    call = f"pt.fit(model, plan, output={path!r}, resume=True)"
+    resume = call if in_python else f"`posttrain resume {path}`"
     raise ModelError(
-        f"{path} is the folder of a run without a model; finish it with `posttrain resume {path}`, "
-        f"{way}"
+        f"{path} is the folder of a run without a model; finish it with {resume}, {way}"
     )
 
 

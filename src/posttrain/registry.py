@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 from posttrain.annotations import PACKAGE_FOLDER
+from posttrain.checked import checked, unchecked
 from posttrain.component import Component
 from posttrain.entry import (
     REQUIRED,
@@ -72,7 +73,10 @@ class Registry:
     def register(self, /, **declared: Any) -> Callable[[Function], Function]: ...
 
     def register(self, function: Any = None, /, **declared: Any) -> Any:
-        """Decorator: register the function under its own name, and return it unchanged.
+        """Decorator: register the function under its own name, and return it.
+
+        A function of the package is returned with its settings checked (`checked`), any other
+        unchanged.
 
         A second function of the same name replaces the first, as when a notebook cell runs again.
         A lambda is not listed, as it has no name; it can be used where functions are accepted.
@@ -89,8 +93,10 @@ class Registry:
             entry = entry_of_function(function, self.kind, declared)
             entry = self._checked(entry, self._entries_of_files())
             self._of_functions[function] = entry
-        self._declared[function] = declared
         name = getattr(function, "__name__", "")
+        if name.isidentifier() and source_file(function).is_relative_to(PACKAGE_FOLDER):
+            function = checked(function, functools.partial(self.entry, name))
+        self._declared[function] = declared
         if name.isidentifier():
             self._functions[name] = function
         return function
@@ -128,7 +134,9 @@ class Registry:
         entry = self.entry(name)
         if name not in self._functions:
             if entry.file.is_relative_to(PACKAGE_FOLDER):
-                importlib.import_module(f"posttrain.{entry.file.parent.name}.{entry.file.stem}")
+                place = f"posttrain.{entry.file.parent.name}.{entry.file.stem}"
+                # Registered by the import, if this is the first one.
+                self._functions.setdefault(name, getattr(importlib.import_module(place), name))
             else:
                 import_plugin(entry.file)
         return self._functions[name]
@@ -145,9 +153,9 @@ class Registry:
 
     def bind_of(self, component: Component, where: str = "") -> Callable[..., Any]:
         """The component's function with its settings checked and fixed."""
-        checked = self.check_of(component, where or self.kind)
+        settings = self.check_of(component, where or self.kind)
         function = component.function or self.get(component.name)
-        return functools.partial(function, **checked)
+        return functools.partial(unchecked(function), **settings)
 
     def check(self, name: str, settings: Mapping[str, Any], where: str) -> dict[str, Any]:
         """Settings, converted to the types of the signature.
@@ -203,7 +211,7 @@ class Registry:
         """Whether the function is in a file that is read as text; others come from a notebook,
         a script or a test.
         """
-        code = getattr(function, "__code__", None)
+        code = getattr(unchecked(function), "__code__", None)
         if code is None and not isinstance(function, type):
             return False
         file = source_file(function) if code is None else Path(code.co_filename)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import sys
+import textwrap
 import time
 import unicodedata
 from typing import TYPE_CHECKING, Any, TextIO
@@ -77,6 +78,14 @@ def write(console: Console, *parts: object, style: str = "") -> None:
     console.print(line, soft_wrap=True, highlight=False)
 
 
+def write_wrapped(console: Console, text: str, style: str = "") -> None:
+    """Print a sentence in lines that fit the console, for text without paths."""
+    indent = len(text) - len(text.lstrip())
+    later = " " * (indent + 2)
+    for line in textwrap.wrap(text, max(console.width, 40), subsequent_indent=later):
+        write(console, line, style=style)
+
+
 def write_rule(
     console: Console, title: object, style: str = "bold", line: str = "rule.line"
 ) -> None:
@@ -85,7 +94,7 @@ def write_rule(
 
 
 def write_table(console: Console, table: Any) -> None:
-    """Print a `rich` table, whose cells come from `styled`."""
+    """Print a `rich` table or panel, whose cells come from `styled`."""
     console.print(table)
 
 

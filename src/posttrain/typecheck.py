@@ -10,13 +10,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import numbers
 import types
 import typing
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from posttrain.annotations import Opaque, spelled
 from posttrain.errors import ConfigError, nearest, shown
+
+Class = TypeVar("Class")
 
 _WORDS: dict[Any, str] = {
     int: "a whole number",
@@ -26,6 +29,7 @@ _WORDS: dict[Any, str] = {
     None: "nothing",
     type(None): "nothing",
 }
+_SECTIONS = ("posttrain.config", "posttrain.model_config")
 _PLAIN = (str, bool, int, float, list, tuple, dict, type(None))
 
 
@@ -60,6 +64,84 @@ def check(value: Any, hint: Any, where: str) -> Any:
     if not accepted:
         raise _fail(value, hint, where)
     return converted
+
+
+def check_in_python(value: Any, hint: Any, where: str) -> Any:
+    """As `check`, of a value that a script gives: text is not read as a number.
+
+    Raises:
+        ConfigError: as `check`.
+    """
+    converted = check(value, hint, where)
+    if isinstance(value, str) and isinstance(converted, float):
+        raise _fail(value, hint, where)
+    return converted
+
+
+def is_plain(hint: Any) -> bool:
+    """Whether a type is one of numbers, texts, choices, lists of these, or a section of settings
+    that has no short form.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint in _WORDS or origin is typing.Literal:
+        return True
+    if origin in (typing.Union, types.UnionType, list, tuple):
+        return all(is_plain(part) for part in arguments if part is not Ellipsis)
+    section = dataclasses.is_dataclass(hint) and isinstance(hint, type)
+    return section and hint.__module__ in _SECTIONS and not hasattr(hint, "from_short")
+
+
+def described(name: str) -> Callable[[type[Class]], type[Class]]:
+    """Decorator of a dataclass of settings: its fields are checked when one is made, and its
+    `repr` is its public name with the fields that differ from their defaults.
+
+    >>> @described("Point")
+    ... @dataclasses.dataclass
+    ... class PointConfig:
+    ...     x: int = 0
+    ...     y: int = 0
+    >>> PointConfig(y=2)
+    Point(y=2)
+    """
+
+    def decorate(cls: type[Class]) -> type[Class]:
+        section: Any = cls
+        make = section.__init__
+
+        @functools.wraps(make)
+        def init(self: Any, *values: Any, **named: Any) -> None:
+            names = [f.name for f in dataclasses.fields(section)]
+            for key in named:
+                if key not in names:
+                    raise ConfigError(f"{name} has no field {key!r}: {nearest(key, names)}")
+            hints = _hints(section)
+
+            def checked(key: str, value: Any) -> Any:
+                plain = is_plain(hints[key])
+                return check_in_python(value, hints[key], f"{name}.{key}") if plain else value
+
+            first = [checked(key, value) for key, value in zip(names, values)]
+            rest = {key: checked(key, value) for key, value in named.items()}
+            make(self, *first, *values[len(names) :], **rest)
+
+        def shown_fields(self: Any) -> str:
+            parts = []
+            for f in dataclasses.fields(self):
+                value = getattr(self, f.name)
+                default = f.default_factory() if callable(f.default_factory) else f.default
+                if f.repr and value != default:
+                    parts.append(f"{f.name}={value!r}")
+            return f"{name}({', '.join(parts)})"
+
+        section.__init__, section.__repr__ = init, shown_fields
+        return cls
+
+    return decorate
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 def describe(hint: Any) -> str:
@@ -131,6 +213,8 @@ def _as_int(value: Any) -> tuple[bool, Any]:
         return False, None
     if isinstance(value, float) and value.is_integer():
         return True, int(value)
+    if isinstance(value, numbers.Integral) and not isinstance(value, int):  # of NumPy
+        return True, int(value)
     return isinstance(value, int) and not _not_finite(value), value
 
 
@@ -143,6 +227,8 @@ def _as_float(value: Any) -> tuple[bool, Any]:
             return True, float(value)
         except ValueError:
             return False, None
+    if isinstance(value, numbers.Real) and not isinstance(value, int | float):  # of NumPy
+        return math.isfinite(value), float(value)
     return isinstance(value, int | float), float(value) if isinstance(value, int) else value
 
 
@@ -192,7 +278,7 @@ def _check_container(value: Any, hint: Any, where: str) -> Any:
 
 @functools.cache
 def _fields(cls: type) -> dict[str, tuple[dataclasses.Field[Any], Any]]:
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     return {
         f.name: (f, hints[f.name])
         for f in dataclasses.fields(cls)

@@ -339,3 +339,7 @@ class Task:
     stop: tuple[str, ...] = ()
     max_tokens: int = 256
     unscored: str = ""
+
+    def __repr__(self) -> str:
+        ungraded = ", no verdict" if self.unscored else ""
+        return f"Task({self.name!r}, {len(self.examples)} examples{ungraded})"

@@ -111,7 +111,7 @@ def test_limits_are_keys_of_methods_that_take_them() -> None:
 
 def test_settings_of_training_are_read_by_fit() -> None:
     """Each field of the settings stands as an attribute in the code of the training."""
-    names = ("session.py", "optimizers.py", "roles.py")
+    names = ("session.py", "optimizers.py", "roles.py", "saving.py")
     text = "".join((SOURCE / "training" / name).read_text() for name in names)
     text = text.replace("from __future__ import annotations", "")
     read = {node.attr for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)}

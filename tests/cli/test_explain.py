@@ -9,13 +9,17 @@ from posttrain.cli import main
 from posttrain.inputs import LOSS_INPUTS
 
 
-def test_each_input_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_input_is_explained(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     assert main(["explain", "losses", "dpo"]) == 0
     lines = capsys.readouterr().out.splitlines()
     for name in registry.losses.entry("dpo").inputs:
-        (line,) = [text for text in lines if text.split()[:1] == [name]]
+        (number,) = [n for n, text in enumerate(lines) if text.split()[:1] == [name]]
         row = LOSS_INPUTS[name]
-        assert row.shape in line and row.meaning in line and row.producer in line
+        words = " ".join(" ".join(lines[number : number + 3]).split())
+        assert row.shape in words and row.meaning in words and row.producer in words
     assert any(text.startswith("per: pair") for text in lines)
     settings = "\n".join(lines[lines.index("settings:") :])
     assert "divergence" in settings and "reverse_kl" in settings and "js" in settings
@@ -38,3 +42,13 @@ def test_losses_are_listed_by_topic(capsys: pytest.CaptureFixture[str]) -> None:
     between = lines[places["dpo"] : places["simpo"]]
     assert any(text == "" for text in between)
     assert not any(text == "" for text in lines[places["dpo"] : places["ipo"]])
+
+
+@pytest.mark.parametrize("name", ["clipped", "dpo"])
+def test_pages_fit_the_terminal(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["explain", "losses", name]) == 0
+    _, *lines = capsys.readouterr().out.splitlines()  # the first names a file
+    assert lines and all(len(line) <= 80 for line in lines)

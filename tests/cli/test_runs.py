@@ -51,3 +51,20 @@ def test_a_run_of_python_objects_resumes_in_python_alone(tmp_path: Path) -> None
     (tmp_path / "recipe.yaml").write_text("method: sft\nin_python: true\n")
     with pytest.raises(ConfigError, match="resume=True"):
         resume(tmp_path, [], [], "")
+
+
+def test_resume_checks_from_where_it_would_go_on(
+    rows: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = f"sft --model {tiny_folder} --data rows.jsonl max_steps=2 batch_size=2 --output run"
+    assert main(run.split()) == 0
+    files = sorted(Path("run").rglob("*"))
+    assert main(["resume", "run"]) == 0
+    assert main(["resume", "run", "--check"]) == 0
+    assert capsys.readouterr().out.count("max_steps=N --accept max_steps") == 2
+    assert main(["resume", "run", "max_steps=4", "--check"]) == 1
+    assert "--accept max_steps" in capsys.readouterr().err
+    assert main(["resume", "run", "max_steps=4", "--accept", "max_steps", "--check"]) == 0
+    told = capsys.readouterr().out
+    assert "checkpoint-2: steps 3 to 4" in told and told.count("2 -> 4") == 1
+    assert sorted(Path("run").rglob("*")) == files

@@ -97,3 +97,11 @@ def test_recipes_have_no_rows_in_memory(tiny_folder: Path) -> None:
     raw = {"method": "sft", "model": str(tiny_folder), "data": {"path": "a", "rows": ROWS}}
     with pytest.raises(ConfigError, match=r"unknown key 'data\.rows'"):
         parse_recipe(raw)
+
+
+def test_a_missing_file_does_not_list_its_folder(tmp_path: Path) -> None:
+    for number in range(200):
+        (tmp_path / f"part-{number:03}.bin").touch()
+    with pytest.raises(DataError) as caught:
+        load_rows(tmp_path / "x.jsonl")
+    assert len(str(caught.value)) < len(str(tmp_path)) + 100

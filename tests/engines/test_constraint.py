@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +138,64 @@ def test_lines_without_a_matcher_keep_their_bits(tiny_tokenizer: Any) -> None:
     expected = torch.log_softmax(logits[1], 0)[7]
     torch.testing.assert_close(raw, torch.tensor([0.0, float(expected), 0.0]))
     assert masked(logits, {}) is logits and with_raw(raw, logits, raw, {}) is raw
+
+
+def many_keys(count: int) -> Constraint:
+    """Any of the keys may come next, which is an item of the parser for each."""
+    properties = {f"p{i}": {"type": "string"} for i in range(count)}
+    return Constraint.json_schema({"type": "object", "properties": properties})
+
+
+def test_a_small_schema_of_a_large_grammar_is_refused(tiny_tokenizer: Any) -> None:
+    parts = [
+        {"anyOf": [{"properties": {f"p{i}": {"type": kind}}} for kind in ("string", "integer")]}
+        for i in range(11)
+    ]
+    grammars = Grammars(tiny_tokenizer, len(tiny_tokenizer), [tiny_tokenizer.eos_token_id])
+    with pytest.raises(ConfigError) as refused:
+        grammars.matcher(Constraint.json_schema({"type": "object", "allOf": parts}))
+    assert "\n" not in str(refused.value)
+
+
+def test_the_latest_grammars_are_held(tiny_tokenizer: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("posttrain.engines.constraint._MAX_COMPILED", 2)
+    grammars = Grammars(tiny_tokenizer, len(tiny_tokenizer), [tiny_tokenizer.eos_token_id])
+    first, second, third = (Constraint.regex(letter) for letter in "abc")
+    held = grammars.compiled(first)
+    other = grammars.compiled(second)
+    assert grammars.compiled(first) is held  # and is the later one now
+    grammars.compiled(third)
+    assert grammars.compiled(first) is held and grammars.compiled(second) is not other
+
+
+def test_a_sample_that_cannot_be_followed_fails_its_request_alone(model: LanguageModel) -> None:
+    engine = TorchEngine(model)
+    sampling = Sampling(max_tokens=12)
+    failing = Request(IDS, sampling, n=3, seed=1, constraint=many_keys(600))
+    free = Request(IDS, sampling, n=2, seed=1)
+    tickets = [engine.submit(failing), engine.submit(free)]
+    results = {}
+    while engine.num_open:
+        results |= {f.ticket: f for f in engine.step()}
+    assert isinstance(results[tickets[0]].error, ConfigError)
+    assert not results[tickets[0]].samples
+    (alone,) = TorchEngine(model).generate([free])
+    assert [s.ids for s in results[tickets[1]].samples] == [s.ids for s in alone]
+    stats = engine.stats
+    assert stats.generated_tokens == stats.returned_tokens + stats.discarded_tokens
+    with pytest.raises(ConfigError):
+        engine.generate([failing])
+    assert engine.num_open == 0 and engine.step() == []
+
+
+def test_a_constraint_is_compiled_ahead_in_another_thread(model: LanguageModel) -> None:
+    engine = TorchEngine(model)
+    constraint = Constraint.json_schema(SCHEMA)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(engine.compile, constraint).result()
+        with pytest.raises(ConfigError):
+            pool.submit(engine.compile, Constraint.regex("(a")).result()
+    held = engine._grammars.compiled(constraint)
+    ((sample,),) = engine.generate([Request(IDS, Sampling(max_tokens=40), constraint=constraint)])
+    assert json.loads(model.tokenizer.decode(sample.ids, skip_special_tokens=True))
+    assert engine._grammars.compiled(constraint) is held and not held.is_complete

@@ -140,3 +140,16 @@ def test_unlike_sampling_is_named() -> None:
         "seed: 3 and 4",
         "sampling.temperature: 1.0 and 0.5",
     ]
+
+
+def test_runs_that_measured_nothing_name_the_commands(tmp_path: Path) -> None:
+    run, other = tmp_path / "a", tmp_path / "b"
+    (run / "model").mkdir(parents=True)
+    (other / "model").mkdir(parents=True)
+    (other / "evaluation.json").write_text("{}")
+    with pytest.raises(DataError) as error:
+        compare_files(run, other)
+    text = str(error.value)
+    assert f"posttrain eval --model {run} --task TASK --output {run}-eval" in text
+    assert f"posttrain compare {run}-eval {other}" in text
+    assert f"--model {other}" not in text

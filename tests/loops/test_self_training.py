@@ -75,7 +75,7 @@ def test_a_restarted_round_is_a_run_of_its_own(
     import torch
 
     from posttrain.config import Component, ModelConfig
-    from posttrain.models.spec import NamedModel
+    from posttrain.models.named import NamedModel
     from posttrain.sources import selected as module
     from posttrain.training.objective import Objective
     from posttrain.training.optim import Optimizer

@@ -336,7 +336,7 @@ def test_a_finished_run_without_its_checkpoint_says_so(run_recipe: Runner, tmp_p
     shutil.rmtree(folder / "checkpoint-2")
     refused(
         run_recipe,
-        r"no checkpoint is left(.|\n)*start a new run from model.path=.*model",
+        r"no checkpoint is left(.|\n)*start a new run from its model: model.path=.*model",
         **run,
         max_steps=4,
     )
@@ -430,7 +430,7 @@ def test_a_final_state_can_be_left_out(run_recipe: Runner, tmp_path: Path) -> No
     assert (folder / "model").is_dir() and not list(folder.glob("checkpoint*"))
     refused(
         run_recipe,
-        r"no checkpoint is left(.|\n)*start a new run from model.path=.*model",
+        r"no checkpoint is left(.|\n)*start a new run from its model: model.path=.*model",
         **run,
         max_steps=4,
     )

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from support import checked, write
 
-from posttrain.errors import DataError
+import posttrain as pt
+from posttrain.errors import ConfigError, DataError
+from posttrain.types import Sampling
 
 
 def test_an_evaluation_meets_only_the_prompts_it_asks(
@@ -40,3 +42,14 @@ def test_an_evaluation_meets_only_the_prompts_it_asks(
     assert "evaluation prompts dropped as too long" in write_report(folder).read_text()
     with pytest.raises(DataError, match="4 of 20 prompts leave no room"):
         checked(tmp_path, tiny_folder, **evaluated(20))
+
+
+def test_sampling_is_given_in_any_form() -> None:
+    rows = [{"prompt": "Q: 1+2\nA:", "answer": "3"}]
+    given = ({"max_tokens": 8}, pt.Sampling(max_tokens=8), Sampling(max_tokens=8))
+    tokens = [pt.evaluate("embedded", rows, sampling=s).metrics()["mean_tokens"] for s in given]
+    assert tokens[0] == tokens[1] == tokens[2] <= 8
+    wrong: list[Any] = [{"max_token": 8}, 8, {"max_tokens": "8"}]
+    for sampling in wrong:
+        with pytest.raises(ConfigError, match="sampling"):
+            pt.evaluate("embedded", rows, sampling=sampling)

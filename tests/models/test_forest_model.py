@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+import posttrain as pt
 from posttrain.config import AdapterConfig, LoraConfig
 from posttrain.data.forest import Forest, TokenSequence
 from posttrain.errors import ModelError
@@ -139,3 +141,12 @@ def test_only_what_requires_gradients_is_trained(folder: Path) -> None:
     assert trained and len(trained) < len(list(model.hf.parameters()))
     assert all(p.requires_grad for p in trained)
     assert not model.eval().hf.training and model.train().hf.training
+
+
+def test_a_model_shows_itself_on_one_line() -> None:
+    plain = repr(pt.load("embedded"))
+    assert plain.startswith("LanguageModel(") and "parameters, float32" in plain
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)  # of a library, which users need not see
+        adapted = repr(pt.load("embedded", lora=pt.LoRA(r=2)))
+    assert "of them trained" in adapted and "\n" not in adapted and len(adapted) < 200

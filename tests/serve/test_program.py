@@ -11,16 +11,27 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 openai = pytest.importorskip("openai", reason="tests of the protocol need OpenAI's client")
+pydantic = pytest.importorskip("pydantic", reason="the server needs the extra serve")
 httpx = pytest.importorskip("httpx", reason="tests of the server need httpx")
 pytest.importorskip("uvicorn", reason="the server needs the extra serve")
 
 KEY = "a-key-for-tests"
 SAY: list[Any] = [{"role": "user", "content": "hello"}]
+
+
+class Calculation(pydantic.BaseModel):
+    """What an answer is held to."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+    left: Literal[337, 12]
+    operator: Literal["+", "-", "*"]
+    right: Literal[51, 3]
+    sure: bool
 
 
 def start(model: Path | str, log: Path, *arguments: str) -> tuple[subprocess.Popen[bytes], str]:
@@ -215,6 +226,40 @@ def test_tools_are_called_and_their_results_read(launch: Any) -> None:
     answer = client.chat.completions.create(messages=messages, temperature=0, **fields)
     process.send_signal(signal.SIGTERM)
     assert answer.choices[0].message.content == f"#### {337 * 51}" == f"#### {result}"
+    assert process.wait(60) == 0
+
+
+def test_answers_are_json_of_a_schema(launch: Any) -> None:
+    pytest.importorskip("llguidance", reason="forms of answers need the extra constrained")
+    process, address = launch("embedded-tools")
+    client = openai.OpenAI(base_url=address, api_key=KEY, max_retries=0, timeout=120)
+    fields: dict[str, Any] = {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "What is 337*51?"}],
+        "max_tokens": 120,
+        "seed": 1,
+    }
+    parsed = client.chat.completions.parse(response_format=Calculation, n=8, **fields)
+    for choice in parsed.choices:
+        assert choice.finish_reason == "stop"
+        assert choice.message.parsed == Calculation(**json.loads(choice.message.content))
+    schema = Calculation.model_json_schema()
+    form = {"type": "json_schema", "json_schema": {"name": "sum", "schema": schema}}
+    texts = [""] * 4
+    for chunk in client.chat.completions.create(response_format=form, n=4, stream=True, **fields):
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+    for text in texts:
+        Calculation.model_validate_json(text)
+    answer = client.completions.create(
+        model="tiny", prompt="x", max_tokens=120, extra_body={"response_format": form}
+    )
+    Calculation.model_validate_json(answer.choices[0].text)
+    with pytest.raises(openai.BadRequestError) as bad:
+        form["json_schema"]["schema"] = {"not": {}}
+        client.chat.completions.create(response_format=form, **fields)
+    process.send_signal(signal.SIGTERM)
+    assert bad.value.param == "response_format" and bad.value.code == "invalid_schema"
     assert process.wait(60) == 0
 
 

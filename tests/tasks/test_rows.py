@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from posttrain.config import DataConfig
-from posttrain.errors import DataError
+from posttrain.errors import ConfigError, DataError
 from posttrain.tasks.rows import examples_of, make_task
 from posttrain.types import Example
 
@@ -57,3 +57,12 @@ def test_rows_without_a_prompt_are_named_all_at_once(broken: dict[str, Any]) -> 
     with pytest.raises(DataError, match=r"mine: 7 of 8 rows .*row 1\b.*row 5\b") as caught:
         make_task(rows, name="mine")
     assert "row 6" not in str(caught.value)
+
+
+def test_an_unknown_verifier_names_the_nearest() -> None:
+    rows = [{"prompt": "a", "answer": "1"}]
+    wrong: list[dict[str, Any]] = [{"verifier": "equals"}, {"extractor": "last"}]
+    for settings in wrong:
+        with pytest.raises(ConfigError, match=next(iter(settings))):
+            make_task(rows, **settings)
+    assert make_task(rows, verifier="equal").score("it is 1", Example("a", answer="1")) == 1.0

@@ -69,7 +69,7 @@ def test_changes_are_listed_and_refused_by_name() -> None:
 
 def test_only_what_can_be_accepted_is_accepted() -> None:
     check_accepted(["learning_rate", "max_steps", "data", "weights", "plugins"])
-    with pytest.raises(ConfigError, match="--accept lerning_rate: .*did you mean 'learning_rate'"):
+    with pytest.raises(ConfigError, match="lerning_rate.*did you mean 'learning_rate'"):
         check_accepted(["lerning_rate"])
-    with pytest.raises(ConfigError, match="--accept seed"):
+    with pytest.raises(ConfigError, match="seed"):
         check_accepted(["seed"])

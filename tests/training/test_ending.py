@@ -49,7 +49,7 @@ def test_each_signal_saves(
 
 def test_the_second_one_says_what_is_lost(tmp_path: Path) -> None:
     state, out = State(step=7, last_checkpoint="runs/a/checkpoint-5"), io.StringIO()
-    with stop_on_signal(state, Console(file=out, width=200), tmp_path):
+    with stop_on_signal(state, Console(file=out, width=200), f"posttrain resume {tmp_path}"):
         os.kill(os.getpid(), signal.SIGINT)
         assert state.stop and "Ctrl-C: finishing this step, then saving" in out.getvalue()
         with pytest.raises(

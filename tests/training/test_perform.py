@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from support import without_weights
 
 import posttrain as pt
 from posttrain.errors import ConfigError
-from posttrain.models.spec import LoadedModel, NamedModel
+from posttrain.models.loaded import LoadedModel
+from posttrain.models.named import NamedModel
 from posttrain.training.perform import perform
 from posttrain.training.plan import Job, PreparedJob
 
@@ -102,3 +104,14 @@ def test_mistakes_are_found_before_weights(
     task = pt.make_task([{"prompt": "a"}])
     with pytest.raises(ConfigError, match="max_tokens: 1000000"):
         pt.sample(tiny_folder, task, rewards=["length"], sampling=pt.Sampling(max_tokens=1_000_000))
+
+
+def test_a_folder_that_does_not_stay_is_not_named(tmp_path: Path) -> None:
+    rows = [{"prompt": "Q: 1+2\nA:", "answer": "3"}]
+    options: dict[str, Any] = {"num_generations": 1, "sampling": pt.Sampling(max_tokens=4)}
+    options["keep_truncated"] = True
+    for output in (None, tmp_path / "run"):
+        out = io.StringIO()
+        console = Console(file=out, width=200)
+        assert pt.sample("embedded", rows, output=output, console=console, **options)
+        assert ("samples.jsonl" in out.getvalue()) == (output is not None)

@@ -99,3 +99,10 @@ def test_limits_are_part_of_the_plan(tiny_folder: Path) -> None:
         strict.prepare(spec, 0, 1)
     lenient = pt.grpo(task, rewards=["length"], limits=Limits(max_prompts_dropped=0.5))
     assert lenient.prepare(spec, 0, 1).account.metrics["data/prompts_dropped"] == 1
+
+
+def test_a_plan_and_a_task_show_themselves_on_one_line() -> None:
+    rows = [{"prompt": "a", "completion": "b"}]
+    assert repr(pt.sft(rows, learning_rate=1e-3)) == ("Plan(sft: nll; learning_rate=0.001, linear)")
+    assert repr(pt.make_task([{"prompt": "a", "answer": "1"}])) == "Task('rows', 1 examples)"
+    assert repr(pt.make_task([{"prompt": "a"}])) == "Task('rows', 1 examples, no verdict)"

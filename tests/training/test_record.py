@@ -35,7 +35,8 @@ def test_settings_and_method_are_there_and_what_is_unset_is_not(tiny_folder: Pat
 
 def test_a_model_in_memory_is_named(tiny_folder: Path) -> None:
     values = record(pt.load(tiny_folder), pt.sft(ROWS))
-    assert values["model"] == f"{tiny_folder} (in memory)"
+    named = record(str(tiny_folder), pt.sft(ROWS))["model"]
+    assert values["model"] == {**named, "in_memory": True}
 
 
 def test_objects_are_described(tiny_folder: Path) -> None:

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+
 from posttrain.training.result import MAX_GROUPS, Metrics, Record, Result, read_lines
 from posttrain.types import Example, Sample, Trace, TraceGroup
 
@@ -15,7 +17,8 @@ ROWS = [{"step": 0, "eval_loss": 3.0}, {"step": 1, "loss": 2.0}, {"step": 2, "lo
 def test_metrics_by_step_and_by_name() -> None:
     metrics = Metrics(ROWS)
     assert metrics["loss"] == [2.0, 1.5] and metrics["eval_loss"] == [3.0]
-    assert metrics["nothing"] == []
+    with pytest.raises(KeyError, match="eval_loss"):
+        metrics["nothing"]
     assert metrics[-1] == ROWS[-1] and metrics[1:] == ROWS[1:]
     assert len(metrics) == 3 and list(metrics) == ROWS
     assert metrics.names() == ["step", "eval_loss", "loss"]
@@ -64,3 +67,8 @@ def test_only_a_newline_ends_a_line(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), "utf-8")
     assert read_lines(path) == rows
     assert read_lines(tmp_path / "none.jsonl") == []
+
+
+def test_a_metric_that_is_not_there_names_the_nearest() -> None:
+    with pytest.raises(KeyError, match="'loss'"):
+        Metrics([{"step": 1, "loss": 2.0}])["los"]

@@ -12,89 +12,18 @@ from rich.console import Console
 from support import weights_of
 
 import posttrain as pt
-from posttrain.errors import CheckpointError
+from posttrain.errors import CheckpointError, ConfigError
 from posttrain.training import resume
 from posttrain.training.changes import Change
 from posttrain.training.ending import Interrupted
 
 QUIET = Console(quiet=True)
 ROWS = [{"prompt": f"Q: {a}+2\nA:", "completion": f" {a + 2}"} for a in range(16)]
-LINEAR = {"lr_scheduler_type": "linear", "warmup_steps": 0.0, "min_lr_ratio": 0.0}
-CONSTANT = {**LINEAR, "lr_scheduler_type": "constant"}
 
 
 def started(folder: Path, step: int, steps: int, **options: Any) -> resume.Start:
     saved = {"global_step": step, "steps": steps}
     return resume.Start(folder, folder / f"checkpoint-{step}", saved, **options)
-
-
-@pytest.mark.parametrize(
-    ("schedule", "steps", "reasons", "refused"),
-    [
-        (CONSTANT, 8, [], False),
-        (LINEAR, 8, [], True),
-        (LINEAR, 4, [], False),  # as long as before
-        (CONSTANT, 8, ["adalora prunes"], True),
-        (
-            {**CONSTANT, "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 2.0},
-            8,
-            [],
-            False,
-        ),
-        (
-            {**CONSTANT, "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 0.5},
-            8,
-            [],
-            True,
-        ),
-    ],
-)
-def test_a_length_changes_a_run_where_its_rates_would_have_been_others(
-    tmp_path: Path, schedule: dict[str, Any], steps: int, reasons: list[str], refused: bool
-) -> None:
-    change = resume.length_change(started(tmp_path, 3, 4), schedule, steps, reasons)
-    assert (change is not None) == refused
-    if change is not None:
-        assert (change.name, change.rule, change.text) == ("max_steps", "accept", "steps: 4 -> 8")
-        assert all(reason in change.reason for reason in reasons)
-
-
-def test_a_run_cannot_be_shorter_than_what_is_done(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="max_steps: 2"):
-        resume.length_change(started(tmp_path, 3, 4), CONSTANT, 2, [])
-
-
-def contents(**change: Any) -> dict[str, Any]:
-    base = {
-        "rows": None,
-        "tokenizer": "t",
-        "template": "c",
-        "weights": {"model": "w"},
-        "plugins": {"mine.py": "p"},
-        "versions": {"torch": "1", "threads": 2},
-    }
-    return {**base, **change}
-
-
-@pytest.mark.parametrize(
-    ("change", "name", "rule"),
-    [
-        ({"tokenizer": "other"}, "tokenizer", "refused"),
-        ({"template": "other"}, "tokenizer", "refused"),
-        ({"weights": {"model": "other"}}, "weights", "accept"),
-        ({"weights": {"model": "w", "teacher": "v"}}, "weights", "accept"),
-        ({"plugins": {}}, "plugins", "accept"),
-        ({"versions": {"torch": "2", "threads": 2}}, "torch", "rounding"),
-        ({"versions": {"torch": "1", "threads": 4}}, "threads", "rounding"),
-    ],
-)
-def test_what_differs_of_that_a_run_is_made_from(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, change: Any, name: str, rule: str
-) -> None:
-    monkeypatch.setattr(resume, "rows_difference", lambda a, b: None)
-    assert resume.content_changes(contents(), contents(), tmp_path) == []
-    (found,) = resume.content_changes(contents(), contents(**change), tmp_path)
-    assert (found.name, found.rule) == (name, rule)
 
 
 def test_changes_are_refused_unless_accepted(tmp_path: Path) -> None:
@@ -182,12 +111,17 @@ def test_a_second_fit_goes_on_from_the_first(tiny_folder: Path, lora: Any) -> No
     assert sum(second) < sum(first)
 
 
-def test_another_model_in_memory_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("init", ["pretrained", "random"])
+def test_what_a_model_in_memory_holds_does_not_matter(
+    tiny_folder: Path, tmp_path: Path, init: Any
+) -> None:
+    whole = pt.fit(pt.load(tiny_folder), plan(), steps=4, console=QUIET)
     folder = tmp_path / "run"
     pt.fit(pt.load(tiny_folder), plan(), steps=2, output=folder, console=QUIET)
-    other = pt.load(tiny_folder, init="random", seed=9)
-    with pytest.raises(CheckpointError, match="weights"):
-        pt.fit(other, plan(), steps=4, output=folder, resume=True, console=QUIET)
+    other = pt.load(tiny_folder, init=init, seed=9)
+    pt.fit(other, plan(), steps=1, console=QUIET)
+    result = pt.fit(other, plan(), steps=4, output=folder, resume=True, console=QUIET)
+    assert result.model is other and weights_of(other) == weights_of(whole.model)
 
 
 def test_other_rows_in_memory_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
@@ -196,6 +130,57 @@ def test_other_rows_in_memory_are_refused(tiny_folder: Path, tmp_path: Path) -> 
     other = pt.sft(ROWS[::-1], learning_rate=1e-2, batch_size=4, lr_scheduler_type="constant")
     with pytest.raises(CheckpointError, match="data"):
         pt.fit(tiny_folder, other, steps=4, output=folder, resume=True, console=QUIET)
+
+
+@pytest.mark.parametrize("first_loaded", [True, False])
+@pytest.mark.parametrize("lora", [None, pt.LoRA(r=2)])
+def test_a_name_and_the_model_loaded_by_it_are_one(
+    tiny_folder: Path, tmp_path: Path, lora: Any, first_loaded: bool
+) -> None:
+    def model(loaded: bool) -> Any:
+        return pt.load(tiny_folder, lora=lora) if loaded else pt.Model(str(tiny_folder), lora=lora)
+
+    whole = pt.fit(model(True), plan(), steps=4, console=QUIET)
+    folder = tmp_path / "run"
+    pt.fit(model(first_loaded), plan(), steps=2, output=folder, console=QUIET)
+    options: Any = {"output": folder, "resume": True, "console": QUIET}
+    result = pt.fit(model(not first_loaded), plan(), steps=4, **options)
+    assert weights_of(result.model) == weights_of(whole.model)
+    again = pt.fit(model(first_loaded), plan(), steps=4, **options)
+    assert weights_of(again.model) == weights_of(whole.model)
+
+
+def test_a_finished_run_is_taken_over_by_the_model_in_memory(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    options: Any = {"steps": 2, "output": tmp_path / "run", "console": QUIET}
+    trained = pt.fit(pt.load(tiny_folder), plan(), **options).model
+    model = pt.load(tiny_folder)
+    assert pt.fit(model, plan(), **options, resume=True).model is model
+    assert weights_of(model) == weights_of(trained)
+
+
+def test_changes_are_accepted_by_name_in_python(tiny_folder: Path, tmp_path: Path) -> None:
+    options: Any = {"output": tmp_path / "run", "console": QUIET}
+    pt.fit(tiny_folder, plan(False), steps=2, **options)
+    with pytest.raises(CheckpointError, match=r"accept=\['max_steps'\]"):
+        pt.fit(tiny_folder, plan(False), steps=4, **options, resume=True)
+    for name, steps in (("max_steps", 4), ("steps", 5)):
+        result = pt.fit(
+            tiny_folder, plan(False), steps=steps, **options, resume=True, accept=[name]
+        )
+        assert result.metrics["step"][-1] == steps
+    with pytest.raises(ConfigError, match="lerning_rate"):
+        pt.fit(tiny_folder, plan(), steps=4, **options, resume=True, accept=["lerning_rate"])
+
+
+def test_a_change_of_length_is_told_once(tmp_path: Path) -> None:
+    longer = Change("max_steps", "length", "max_steps: 4 -> 8")
+    effect = Change("max_steps", "accept", "steps: 4 -> 8")
+    told = "\n".join(resume.announced(started(tmp_path, 3, 4, changes=[longer, effect]), 8))
+    assert told.count("4 -> 8") == 1 and "(accepted)" in told
+    told = "\n".join(resume.announced(started(tmp_path, 3, 4, changes=[longer]), 8))
+    assert told.count("4 -> 8") == 1
 
 
 def ctrl_c(step: int, metrics: dict[str, float]) -> None:
@@ -215,7 +200,8 @@ def test_ctrl_c_in_memory_is_the_usual_exception(tiny_folder: Path) -> None:
 def test_ctrl_c_in_a_folder_saves_and_goes_on_exactly(tiny_folder: Path, tmp_path: Path) -> None:
     whole = pt.fit(tiny_folder, plan(False), steps=4, console=QUIET)
     folder = tmp_path / "run"
-    with pytest.raises(Interrupted, match="step 2 of 4"):
+    go_on = r"pt\.fit\(model, plan, steps=4, output='.*run', resume=True\)"
+    with pytest.raises(Interrupted, match=f"step 2 of 4.*{go_on}"):
         pt.fit(tiny_folder, plan(False), steps=4, output=folder, hooks=[ctrl_c], console=QUIET)
     result = pt.fit(tiny_folder, plan(False), steps=4, output=folder, resume=True, console=QUIET)
     assert weights_of(result.model) == weights_of(whole.model)

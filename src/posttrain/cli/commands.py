@@ -228,12 +228,17 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _init_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "posttrain init METHOD [FILE] [--force]"
+    parser.usage = "posttrain init METHOD [FILE] [--model M] [--data D | --task T] [--force]"
+    parser.add_argument("--model", help="folder, run, hub id, or embedded")
+    parser.add_argument("--data", help="your rows, in place of a few sample rows")
+    parser.add_argument("--task", help="the task, where the method takes one")
     parser.add_argument("--force", action="store_true", help="replace FILE if it exists")
 
 
 def _init(options: argparse.Namespace) -> int:
-    return init.init(options.method, options.file, force=options.force)
+    given = {name: getattr(options, name) for name in ("model", "data", "task")}
+    values = {name: value for name, value in given.items() if value is not None}
+    return init.init(options.method, options.file, force=options.force, values=values)
 
 
 def _lookup_arguments(usage: str, parser: argparse.ArgumentParser) -> None:
@@ -317,7 +322,7 @@ def _model_commands() -> dict[str, Command]:
             "evaluate",
             "compare two evaluations of the same problems, paired",
             _compare,
-            partial(_usage, "posttrain compare RUN RUN"),
+            partial(_usage, "posttrain compare EVALUATION EVALUATION"),
             ("first", "second"),
         ),
         "chat": Command(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,10 @@ def ls(options: argparse.Namespace) -> int:
             if topic:
                 echo(f"\n  {topic}")
             for entry in members:
-                text = pages.shortened(pages.summary(entry.doc), pages.width() - width - 4)
-                echo(f"  {entry.name:<{width}}  {text}")
+                rows = pages.described(pages.summary(entry.doc), pages.width() - width - 4)
+                echo(f"  {entry.name:<{width}}  {rows[0]}")
+                for row in rows[1:]:
+                    echo(f"  {'':<{width}}  {row}")
         echo()
     echo("`posttrain explain KIND NAME` shows the equation, the paper and the settings.")
     return 0
@@ -51,7 +54,8 @@ def explain(options: argparse.Namespace) -> int:
         return _explain_section(options.name)
     registry = _registry(options.kind, options.plugin)
     entry = registry.entry(options.name)
-    echo(f"{registry.kind} {entry.name}   ({entry.place})\n\n{entry.doc}\n")
+    doc = pages.reflowed(entry.doc, pages.width())
+    echo(f"{registry.kind} {entry.name}   ({entry.place})\n\n{doc}\n")
     for key, value in entry.declared.items():
         meaning = registry.declares[key].choices[value] if registry.declares else ""
         echo(f"{key}: {value}" + (f" ({meaning})" if meaning else ""))
@@ -84,8 +88,12 @@ def _explain_inputs(registry: Any, entry: Entry) -> None:
     shapes = max((len(table[name].shape) for name in entry.inputs if name in table), default=0)
     for name in entry.inputs:
         row = table.get(name)
-        detail = f"{row.shape:<{shapes}}  {row.meaning} (from: {row.producer})" if row else ""
-        echo(f"  {name:<{names}}  {detail}".rstrip())
+        shape = row.shape if row else ""
+        text = f"{row.meaning} (from: {row.producer})" if row else ""
+        head = f"  {name:<{names}}  {shape:<{shapes}}  "
+        rest = " " * len(head)
+        lines = textwrap.wrap(text, pages.width(), initial_indent=head, subsequent_indent=rest)
+        echo("\n".join(lines) or head.rstrip())
 
 
 def _explain_section(name: str) -> int:
@@ -96,7 +104,8 @@ def _explain_section(name: str) -> int:
         known = [*sections, *by_class]
         raise ConfigError(f"unknown section {name!r}: {nearest(name, known)}")
     doc = inspect.cleandoc(section.__doc__ or "").partition("\nAttributes:")[0]
-    echo(f"settings {section.__name__}\n\n{doc.strip()}\n")
+    doc = pages.reflowed(doc.strip(), pages.width())
+    echo(f"settings {section.__name__}\n\n{doc}\n")
     lines = [line for line in section_settings(section) if line.key not in ("settings", "base")]
     echo(pages.settings_table(lines))
     return 0

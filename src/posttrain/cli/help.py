@@ -14,6 +14,9 @@ from posttrain.descriptions import first_sentence
 from posttrain.main_loss import main_loss
 from posttrain.registry import REQUIRED, Entry
 
+_FULL_LINE = 90
+"""Columns from which a line of a docstring was broken because it was full."""
+
 GROUPS = (
     "recipes",
     "learn from examples",
@@ -59,26 +62,63 @@ def overview(commands: Sequence[tuple[str, str, str]]) -> str:
             continue
         lines.append(f"{group}:")
         for name, text in members:
-            lines.append(f"  {name:<{column - 2}}{shortened(text, width() - column)}")
+            rows = described(text, width() - column)
+            lines += [f"  {name:<{column - 2}}{rows[0]}", *(" " * column + row for row in rows[1:])]
         lines.append("")
     return "\n".join(lines) + "\n" + _EXAMPLES
 
 
 def summary(doc: str) -> str:
-    """A docstring's first sentence without remarks in parentheses."""
-    text = " ".join(doc.strip().split("\n\n")[0].split())
-    text = re.sub(r"\s*\([^()]*\)", "", text)
-    return first_sentence(text)
+    """A docstring's first sentence without remarks in parentheses; those of a formula stay.
+
+    >>> summary("Centred (arXiv 1): A_i = (r_i - mean(r)) / (std(r) + eps). More.")
+    'Centred: A_i = (r_i - mean(r)) / (std(r) + eps)'
+    """
+    text = first_sentence(" ".join(doc.strip().split("\n\n")[0].split()))
+    words, sign, formula = text.partition(" = ")
+    return re.sub(r"\s+\([^()]*\)", "", words) + sign + formula
 
 
-def shortened(text: str, limit: int) -> str:
-    """Text on one line of at most `limit` characters, cut at a clause or a word."""
+def described(text: str, limit: int) -> list[str]:
+    """Text in lines of at most `limit` characters: its first clause alone if that fits on one
+    line, else all of it.
+    """
     if len(text) <= limit:
-        return text
+        return [text]
     clause = re.split(r"[:;]\s|,\s(?=and|which|as)", text)[0]
-    if len(clause) <= limit:
-        return clause
-    return textwrap.shorten(text, limit, placeholder=" ...")
+    return [clause] if len(clause) <= limit else textwrap.wrap(text, limit)
+
+
+def reflowed(doc: str, limit: int) -> str:
+    """A docstring in lines of at most `limit` characters. A line break stays where the next word
+    would have fitted: formulas and tables keep their lines.
+
+    >>> print(reflowed("One line that is rather long\\n\\n  l = -log p", 20))
+    One line that is
+    rather long
+    <BLANKLINE>
+      l = -log p
+    """
+    joined: list[tuple[str, int]] = []  # lines, and the indent of their later rows
+    last = ""
+    for line in doc.split("\n"):
+        words = line.split()
+        full = words and last.strip() and len(last) + 1 + len(words[0]) > _FULL_LINE
+        text, hang = joined[-1] if joined else ("", 0)
+        if full and (_indent(line) == hang or _indent(line) > hang > 0):
+            joined[-1] = f"{text} {line.strip()}", max(hang, _indent(line))
+        else:
+            joined.append((line, _indent(line)))
+        last = line
+    rows: list[str] = []
+    for line, hang in joined:
+        long = len(line) > limit
+        rows += textwrap.wrap(line, limit, subsequent_indent=" " * hang) if long else [line]
+    return "\n".join(rows)
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
 
 
 def method_page(entry: Entry, usage: str, flags: Sequence[tuple[str, str]]) -> str:

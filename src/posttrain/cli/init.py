@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +51,25 @@ _SAMPLE_OF = {
 }
 
 
-def init(method: str, file: str | None, *, force: bool = False) -> int:
+_WIDTH = 80  # columns of the comments
+
+
+def init(
+    method: str, file: str | None, *, force: bool = False, values: Mapping[str, str] = {}
+) -> int:
     """Write a recipe that `posttrain check` accepts as it is, with a few sample rows if needed.
 
+    Args:
+        values: of model, data and task, where they are given.
+
     Raises:
-        ConfigError: there is no such method, or the file exists.
+        ConfigError: there is no such method, it does not take a value, or the file exists.
     """
     entry = registry.methods.entry("evaluate" if method == "eval" else method)
+    _refuse_untaken(entry, values)
     path = Path(file or f"{entry.name}.yaml")
     sample = path.with_name(f"{path.stem}_sample.jsonl")
-    writes_rows = _needs_rows(entry)
+    writes_rows = _needs_rows(entry) and not {"data", "task"} & set(values)
     for place in (path, *([sample] if writes_rows else [])):
         if place.exists() and not force:
             raise ConfigError(f"{place} exists; choose another FILE, or replace it with --force")
@@ -68,7 +78,7 @@ def init(method: str, file: str | None, *, force: bool = False) -> int:
         rows = _ROWS[_SAMPLE_OF.get(entry.name, "default")]
         sample.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         echo(f"wrote {sample}: {len(rows)} sample rows; put your own file under data in {path}")
-    path.write_text(recipe_text(entry, sample.name), encoding="utf-8")
+    path.write_text(recipe_text(entry, sample.name, values), encoding="utf-8")
     echo(f"wrote {path}\n\ncheck it:  posttrain check {path}\nrun it:    posttrain run {path}")
     return 0
 
@@ -79,18 +89,37 @@ def _needs_rows(entry: Entry) -> bool:
     return "data" in entry.settings and not both
 
 
-def recipe_text(entry: Entry, sample: str) -> str:
+def _refuse_untaken(entry: Entry, values: Mapping[str, str]) -> None:
+    """Refuse what a method does not take, and rows beside a task.
+
+    Raises:
+        ConfigError: names the flag.
+    """
+    taken = {"model", *entry.settings} | ({"task"} if entry.name == "evaluate" else set())
+    for name in values:
+        if name not in taken:
+            both = [flag for flag in ("model", "data", "task") if flag in taken]
+            raise ConfigError(
+                f"--{name}: method {entry.name} does not take it; it takes "
+                f"{', '.join(f'--{flag}' for flag in both)}"
+            )
+    if "data" in values and "task" in values:
+        raise ConfigError("--data and --task both say where the rows are from; keep one")
+
+
+def recipe_text(entry: Entry, sample: str, values: Mapping[str, str] = {}) -> str:
     """A recipe of a method: required keys, and every other key as a comment with its default.
 
     Args:
         sample: name of the file of sample rows, for a method on rows.
+        values: of model, data and task, where they are given.
     """
-    title = textwrap.wrap(f"{pages.summary(entry.doc)}.", 96)
+    title = textwrap.wrap(f"{pages.summary(entry.doc)}.", _WIDTH - 2)
     lines = [f"# {row}" for row in title]
     lines += [f"# `posttrain {entry.name} --help` explains the keys.", "", f"method: {entry.name}"]
-    lines += _required(entry, sample)
+    lines += _given(_required(entry, sample), entry, values)
     written = {"model.path", "data.path", "evaluation.task", "output"}
-    written |= set() if _needs_rows(entry) else {"task"}
+    written |= {"task"} if "task" in values or not _needs_rows(entry) else set()
     if keys.trains(entry):
         written.add("max_steps")
     if entry.name == "pipeline":
@@ -101,6 +130,19 @@ def recipe_text(entry: Entry, sample: str) -> str:
             lines += ["", f"# -- {group}"]
             lines += [row for line in _nested(rest, sample) for row in line]
     return "\n".join(lines) + "\n"
+
+
+def _given(lines: list[str], entry: Entry, values: Mapping[str, str]) -> list[str]:
+    """The required lines with the values that were given."""
+    texts = {name: _yaml_text(value) for name, value in values.items()}
+    rows = {"data", "task"} & set(values)
+    replaced = {"data", "task"} if rows and entry.name != "evaluate" else set()
+    heads = {"model"} & set(values) | replaced | ({"evaluation"} if rows - replaced else set())
+    kept = [line for line in lines if line.removeprefix("# ").split(":")[0] not in heads]
+    new = [f"{name}: {text}" for name, text in texts.items() if name in {"model"} | replaced]
+    if rows - replaced:
+        new.append(f"evaluation: {{task: {texts['task']}}}")
+    return [*new, *kept]
 
 
 def _required(entry: Entry, sample: str) -> list[str]:
@@ -149,11 +191,13 @@ def _nested(settings: list[SettingLine], sample: str) -> list[list[str]]:
         default = "..." if line.default is REQUIRED else _yaml_text(line.default)
         text = f"# {indent}{field or head}: {default}"
         meaning = first_sentence(line.meaning) or line.type
-        if len(text) <= 40 and len(meaning) <= 56:
-            blocks.append([f"{text:<40}  # {meaning}"])
+        beside = f"{text:<40}  # {meaning}"
+        if len(text) <= 40 and len(beside) <= _WIDTH:
+            blocks.append([beside])
         else:
-            comment = textwrap.wrap(meaning, 92)
-            blocks.append([*(f"#   {indent}# {row}" for row in comment), text])
+            head = f"#   {indent}# "
+            comment = textwrap.wrap(meaning, _WIDTH - len(head))
+            blocks.append([*(f"{head}{row}" for row in comment), text])
     return blocks
 
 

@@ -73,13 +73,26 @@ def resume(
         run.check()
         return
     if run.finished and not overrides:
-        echo(
-            f"{folder} is finished. To train on, raise its length (max_steps=...), or start a new "
-            f"run from {folder}/model"
-        )
+        echo(f"{folder} is finished. {_longer(run)}")
     else:
         run.execute()
     _write_report(run)  # a run that was killed after its last file has none yet
+
+
+def _longer(run: Any) -> str:
+    """How a finished run is trained on."""
+    from posttrain.training import resume
+    from posttrain.training.caller import SHELL
+    from posttrain.training.length import Length
+
+    new = f"start a new run from its model: {SHELL.start_from(run.folder / 'model')}"
+    start = resume.find_start(run.folder) if run.trains else None
+    if start is None or start.checkpoint is None:
+        return f"To train on, {new}"
+    recipe = run.recipe
+    names = ("lr_scheduler_type", "warmup_steps", "min_lr_ratio")
+    schedule = {name: getattr(recipe, name) for name in names}
+    return f"{Length(start.step, schedule).longer(start)}, or {new}"
 
 
 def _run(recipe: Recipe, **options: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,15 @@ from posttrain.cli.libraries import prepare_libraries
 from posttrain.cli.runs import notice
 from posttrain.cli.writer import model_place
 from posttrain.config import ModelConfig
-from posttrain.errors import ConfigError, nearest
+from posttrain.errors import ConfigError, MissingDependency, nearest
 from posttrain.overrides import apply_overrides
 from posttrain.typecheck import check
 
 if TYPE_CHECKING:
+    from posttrain.engines.torch import TorchEngine
     from posttrain.rewards.exact import Extractor
     from posttrain.serve.served import Limits, ServedModel
+    from posttrain.types import Constraint
 
 KEY_VARIABLE = "POSTTRAIN_API_KEY"
 """Environment variable with one key or several, separated by commas."""
@@ -155,5 +157,18 @@ def _load(place: str, config: ModelConfig, name: str, extractor: Extractor) -> S
         likelihoods=lambda sequences, num_top: likelihoods(
             model, sequences, num_top=num_top, max_tokens=engine.max_prefill_tokens
         ),
+        compile_constraint=_compiler(engine),
         extractor=extractor,
     )
+
+
+def _compiler(engine: TorchEngine) -> Callable[[Constraint], None] | None:
+    """Compiles constraints of an engine; None, with a notice, where it can follow none."""
+    from posttrain.types import Constraint
+
+    try:
+        engine.compile(Constraint.regex("a|b"))  # reads the tokenizer, before any thread does
+    except (ConfigError, MissingDependency) as error:
+        notice(f"response_format is off: {error}")
+        return None
+    return engine.compile

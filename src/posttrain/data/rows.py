@@ -11,7 +11,7 @@ from typing import Any
 from posttrain.config import DataConfig, DataLike
 from posttrain.data.hub import is_dataset, read_hub, table_rows
 from posttrain.data.row_files import KINDS, Row, files_of, read_file, read_folder
-from posttrain.errors import DataError, nearest, shown
+from posttrain.errors import DataError, nearest, nearest_files, shown
 from posttrain.memory import without_collection
 
 __all__ = ["Row", "files_of", "load_rows", "rows_of", "stream_of", "stream_rows"]
@@ -104,7 +104,7 @@ def stream_rows(
         rows = read_folder(place, split)
     elif place.suffix in (*KINDS, ".gz") or str(path).startswith((".", "/", "~")):
         names = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
-        raise DataError(f"no file or folder {str(path)!r}: {nearest(place.name, names)}")
+        raise DataError(f"no file or folder {str(path)!r}: {nearest_files(place.name, names)}")
     else:
         rows = read_hub(str(path), subset, split)
     yield from _selected(rows, str(path), limit, columns or {})

@@ -39,6 +39,13 @@ def template_fingerprint(tokenizer: Any) -> str:
     return hashlib.blake2b("\x00".join(parts).encode(), digest_size=6).hexdigest()
 
 
+def template_facts(tokenizer: Any) -> list[tuple[str, str]]:
+    """What a check shows of the chat template; nothing where there is none."""
+    if tokenizer is None or not tokenizer.chat_template:
+        return []
+    return [("chat template", f"fingerprint {template_fingerprint(tokenizer)}")]
+
+
 def bos_id(tokenizer: Any) -> int | None:
     """The id that the tokenizer itself puts before plain text, or None where it puts none."""
     with_special = tokenizer("a", add_special_tokens=True)["input_ids"]

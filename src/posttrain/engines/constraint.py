@@ -9,6 +9,9 @@ brings.
 
 from __future__ import annotations
 
+import copy
+import threading
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -22,14 +25,26 @@ from posttrain.types import Constraint
 # A small model that may write any white space between the parts of JSON does not stop.
 _JSON: Any = {"whitespace_pattern": " ?"}
 
+_MAX_SYMBOLS = 10_000
+"""Of one grammar. About a second compiles so many; an `allOf` of few choices can ask for more than
+a hundred thousand.
+"""
+
+_MAX_COMPILED = 64
+"""Grammars that are held, the latest used ones."""
+
+_REASON_CHARACTERS = 300
+
 
 class Matcher:
     """Follows the text of one sample.
 
     Attributes:
         allowed: bool [V], which tokens may come next. is_complete: the text has the form. is_done:
-        no token but an end may follow.
+        no token but an end may follow. error: why the text cannot be followed further, else None.
     """
+
+    error: str | None = None
 
     def __init__(self, state: Any, vocab_size: int, ends: list[int]) -> None:
         self._state = state
@@ -39,7 +54,9 @@ class Matcher:
 
     def copy(self) -> Matcher:
         """One that goes on from the same text."""
-        return Matcher(self._state.deep_copy(), self._vocab_size, self._ends)
+        other = copy.copy(self)
+        other._state = self._state.deep_copy()
+        return other
 
     def accept(self, token: int) -> None:
         """Add a token to the text. An end of the model adds nothing."""
@@ -50,6 +67,8 @@ class Matcher:
             self._look()
 
     def _look(self) -> None:
+        if self._state.is_error():
+            self.error = _reason(self._state)
         self.is_complete = bool(self._state.is_accepting())
         bits = np.frombuffer(self._state.compute_bitmask(), dtype=np.uint8)
         self.allowed = np.unpackbits(bits, bitorder="little")[: self._vocab_size].astype(bool)
@@ -60,7 +79,7 @@ class Matcher:
 
 
 class Grammars:
-    """Compiles constraints for one tokenizer, each once.
+    """Compiles constraints for one tokenizer and holds the latest. Any thread may use it.
 
     Args:
         tokenizer: a fast tokenizer of transformers. stop_ids: ids that end every sample; they may
@@ -77,6 +96,7 @@ class Grammars:
         except ImportError as error:
             raise MissingDependency("llguidance", "constrained") from error
         self._library = llguidance.LLMatcher
+        self._limits = llguidance.LLParserLimits(max_grammar_size=_MAX_SYMBOLS)
         self._vocab_size = vocab_size
         self._ends = sorted(i for i in stop_ids if 0 <= i < vocab_size)
         try:
@@ -87,17 +107,34 @@ class Grammars:
             raise ConfigError(
                 f"constraints need a tokenizer that llguidance can read; this one: {error}"
             ) from error
-        self._compiled: dict[Constraint, Matcher] = {}
+        self._compiled: OrderedDict[Constraint, Matcher] = OrderedDict()
+        self._lock = threading.Lock()  # of what is held; compiling goes on without it
 
     def matcher(self, constraint: Constraint) -> Matcher:
         """One that stands at the beginning of a text.
 
         Raises:
-            ConfigError: the schema or expression is not valid, or no token can begin its text.
+            ConfigError: the schema or expression is not valid or too large, or no token can begin
+            its text.
         """
-        if constraint not in self._compiled:
-            self._compiled[constraint] = self._compile(constraint)
-        return self._compiled[constraint].copy()
+        return self.compiled(constraint).copy()
+
+    def compiled(self, constraint: Constraint) -> Matcher:
+        """The one that `matcher` copies. It stays at the beginning.
+
+        Raises:
+            ConfigError: see `matcher`.
+        """
+        with self._lock:
+            if constraint in self._compiled:
+                self._compiled.move_to_end(constraint)
+                return self._compiled[constraint]
+        matcher = self._compile(constraint)
+        with self._lock:
+            self._compiled[constraint] = matcher
+            while len(self._compiled) > _MAX_COMPILED:
+                self._compiled.popitem(last=False)
+        return matcher
 
     def _compile(self, constraint: Constraint) -> Matcher:
         try:
@@ -109,11 +146,11 @@ class Grammars:
             raise ConfigError(
                 f"constraint: {constraint.text!r:.200} is no JSON: {error}"
             ) from error
-        state = self._library(self._tokens, grammar, log_level=0)
+        state = self._library(self._tokens, grammar, log_level=0, limits=self._limits)
         if state.is_error():
             raise ConfigError(
                 f"constraint: {constraint.kind} {constraint.text!r:.200} is not valid: "
-                f"{state.get_error()}"
+                f"{_reason(state)}"
             )
         matcher = Matcher(state, self._vocab_size, self._ends)
         if not matcher.allowed.any():
@@ -122,6 +159,14 @@ class Grammars:
                 f"{constraint.text!r:.200}; give one that some text of at least a token matches"
             )
         return matcher
+
+
+def _reason(state: Any) -> str:
+    """The library's error on one line, without the grammar and the stack behind it."""
+    text = str(state.get_error())
+    for mark in ("<state>", "<backtrace>", "<grammar>"):
+        text = text.partition(mark)[0]
+    return " ".join(text.split())[:_REASON_CHARACTERS]
 
 
 def masked(logits: Tensor, matchers: Mapping[int, Matcher]) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from posttrain.engines.base import OnTokens
 from posttrain.engines.schedule import Row
+from posttrain.errors import ConfigError
 from posttrain.types import Request, Sample
 
 
@@ -30,17 +31,24 @@ class Statistics:
 @dataclass(slots=True)
 class Ticket:
     """An open request. samples: those that have ended, by index. num_computed: tokens of its
-    prompt that were computed for them, None as long as none of them had begun.
+    prompt that were computed for them, None as long as none of them had begun. error: of a sample
+    that could not be held to the constraint to its end, else None.
     """
 
     request: Request
     on_tokens: OnTokens | None
     samples: dict[int, Sample] = field(default_factory=dict)
     num_computed: int | None = None
+    error: ConfigError | None = None
 
     def add(self, row: Row, sample: Sample) -> None:
         """Note the end of a row."""
         self.samples[row.index] = sample
+        if row.matcher is not None and row.matcher.error is not None:
+            self.error = ConfigError(
+                f"constraint: a sample cannot be followed further: {row.matcher.error}; give a "
+                "simpler one"
+            )
         if row.num_computed is not None:
             self.num_computed = (self.num_computed or 0) + row.num_computed
 

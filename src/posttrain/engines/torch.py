@@ -32,7 +32,7 @@ from posttrain.kernels.columns import ColumnDecoder, weights_state
 from posttrain.kernels.graphs import CudaRecorder, StepGraphs
 from posttrain.models.forest_model import evaluating
 from posttrain.models.language_model import LanguageModel
-from posttrain.types import Request, Sample
+from posttrain.types import Constraint, Request, Sample
 
 
 class TorchEngine:
@@ -140,6 +140,15 @@ class TorchEngine:
         self.weights_version = version
         self._prefixes.clear()
 
+    def compile(self, constraint: Constraint) -> None:
+        """Compile a constraint before a request has it. Another thread than the engine's may.
+
+        Raises:
+            ConfigError: it is not valid or too large; the model has no tokenizer, or one that
+            cannot be read. MissingDependency: the extra constrained is not installed.
+        """
+        self._grammars.compiled(constraint)
+
     def submit(self, request: Request, on_tokens: OnTokens | None = None) -> int:
         """Hand in a request; its ticket.
 
@@ -187,8 +196,11 @@ class TorchEngine:
                 self.abort(ticket)
             self._take(tickets)
             raise
-        samples = {f.ticket: f.samples for f in self._take(tickets)}
-        return [samples[ticket] for ticket in tickets]
+        finished = {f.ticket: f for f in self._take(tickets)}
+        for result in finished.values():
+            if result.error is not None:
+                raise result.error
+        return [finished[ticket].samples for ticket in tickets]
 
     def score(self, sequences: Sequence[tuple[Sequence[int], int]]) -> list[list[float]]:
         """Log-probs of ids[start:] at temperature 1, computed as the trainer computes them."""
@@ -221,11 +233,7 @@ class TorchEngine:
         if self.model.tokenizer is None and any(r.sampling.stop for r in requests):
             raise ConfigError("stop strings need a tokenizer and this model has none; use stop_ids")
         for constraint in {r.constraint for r in requests if r.constraint is not None}:
-            if self.model.tokenizer is None:
-                raise ConfigError(
-                    "a constraint needs a tokenizer and this model has none; leave it out"
-                )
-            self._grammars.matcher(constraint)  # refused now if it is not valid
+            self.compile(constraint)  # refused now if it is not valid
 
     def _open(self, request: Request, on_tokens: OnTokens | None) -> int:
         """Queue the rows of a checked request."""
@@ -272,13 +280,18 @@ class TorchEngine:
         news = schedule.newest(set(listeners)) if listeners else []
         for row, sample in ended:
             self._tickets[row.ticket].add(row, sample)
-            self._finish(row.ticket)
+        for ticket in dict.fromkeys(row.ticket for row, _ in ended):
+            self._finish(ticket)
         for row, ids in news:
             listeners[row.ticket](row.index, ids)
 
     def _finish(self, ticket: int) -> None:
-        """Give out a request whose samples have all ended."""
+        """Give out a request whose samples have all ended, or of which one has failed."""
         opened = self._tickets[ticket]
+        if opened.error is not None:
+            self.abort(ticket)
+            self._finished.append(Finished(ticket, [], opened.error))
+            return
         if len(opened.samples) < opened.request.n:
             return
         del self._tickets[ticket]
@@ -317,6 +330,10 @@ class TorchEngine:
 
     @cached_property
     def _grammars(self) -> Grammars:
+        if self.model.tokenizer is None:
+            raise ConfigError(
+                "a constraint needs a tokenizer and this model has none; leave it out"
+            )
         return Grammars(self.model.tokenizer, self.model.config.vocab_size, self.stop_ids)
 
     def _limit(self, request: Request) -> int:

@@ -125,8 +125,35 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def _refuse_unmeasured(a: Path, b: Path) -> None:
+    """Refuse folders of runs that measured nothing.
+
+    Raises:
+        DataError: names the commands that measure their models and compare what they write.
+    """
+    runs = [p for p in (a, b) if (p / "model").is_dir() and not (p / "evaluation.json").is_file()]
+    if not runs:
+        return
+    targets = {path: path.with_name(f"{path.name}-eval") for path in runs}
+    commands = [
+        f"posttrain eval --model {path} --task TASK --output {target}"
+        for path, target in targets.items()
+    ]
+    commands.append(f"posttrain compare {targets.get(a, a)} {targets.get(b, b)}")
+    lines = "".join(f"\n  {command}" for command in commands)
+    raise DataError(
+        f"{' and '.join(map(str, runs))}: a run that measured nothing (no evaluation.json). "
+        f"Folders of evaluations are compared; make them from the models, with one TASK:{lines}"
+    )
+
+
 def compare_files(a: Path, b: Path) -> str:
-    """What `posttrain compare` prints."""
+    """What `posttrain compare` prints.
+
+    Args:
+        a, b: folders with an evaluation.json, or such files.
+    """
+    _refuse_unmeasured(a, b)
     first, second = read_evaluation(a), read_evaluation(b)
     lines = []
     for path, evaluation in ((a, first), (b, second)):

@@ -104,7 +104,7 @@ def self_training(
             learnt without the answer in the prompt.
         sampling: of the completions.
         batch_size: completions per update.
-        learning_rate: the largest of the run.
+        learning_rate: peak learning rate of the run.
         lr_scheduler_type: how the learning rate changes.
         limits: how much may fail or be dropped.
     """

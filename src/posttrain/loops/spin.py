@@ -65,7 +65,7 @@ def spin(
         sampling: of the opponent's completions.
         batch_size: pairs per step.
         num_train_epochs: passes over the task in a round, where the number of steps is not set.
-        learning_rate: the largest of the run.
+        learning_rate: peak learning rate of the run.
         lr_scheduler_type: how the learning rate changes.
         limits: how much may fail or be dropped.
     """

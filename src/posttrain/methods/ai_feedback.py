@@ -335,4 +335,4 @@ def _write(place: Place, name: str, rows: list[dict[str, Any]], note: str) -> No
     write_text_whole(
         place.path / name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     )
-    write(place.console, f"{len(rows)} rows written to {place.path / name}; {note}")
+    write(place.console, f"{len(rows)} rows{place.written(name)}; {note}")

@@ -14,7 +14,7 @@ from posttrain.data import training_data
 from posttrain.data.account import Account
 from posttrain.data.encoded import Encoded
 from posttrain.data.forest import TokenSequence, Tree
-from posttrain.data.templates import template_fingerprint
+from posttrain.data.templates import template_facts
 from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError, DataError
 from posttrain.models.language_model import LanguageModel
@@ -90,7 +90,7 @@ def comparison_facts(spec: ModelSpec, encoded: Encoded, objective: Objective, wh
             f"{int(encoded.lengths.max())}",
         ),
         ("losses", losses_text(objective) + frozen),
-        ("template", template_fingerprint(spec.tokenizer)),
+        *template_facts(spec.tokenizer),
     ]
 
 

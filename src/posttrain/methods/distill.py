@@ -93,7 +93,7 @@ def distill(
         seq_kd: whether the teacher writes the completions of the other steps.
         sampling: of student and teacher.
         num_generations: completions per prompt.
-        learning_rate: the largest of the run.
+        learning_rate: peak learning rate of the run.
         batch_size: rows or prompts per step.
         num_train_epochs: passes over the data, where the number of steps is not set.
         lr_scheduler_type: how the learning rate changes.

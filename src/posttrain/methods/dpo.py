@@ -92,7 +92,7 @@ def dpo(
         perplexity_percentile: leave out pairs of which a completion is less likely under the
             reference than this share of its own samples, in per cent (0 = off, 95 is usual).
         perplexity_samples: number of samples for that.
-        learning_rate: the largest of the run.
+        learning_rate: peak learning rate of the run.
         batch_size: pairs per step.
         num_train_epochs: passes over the data, where the number of steps is not set.
         lr_scheduler_type: how the learning rate changes.

@@ -70,6 +70,10 @@ def grpo(
       KL term:  losses: [..., {name: kl, weight: 0.04}]; KL in the reward: credit: {kl_weight: 0.05}
     Groups whose rewards are all equal have no gradient and get no training pass.
 
+    The loss is near 0 at every step, and is no measure of progress: the advantages of a group sum
+    to 0, and each ratio is 1 before the first update of a step. Its gradient is not 0. Look at
+    `reward`, `frac_reward_zero_std` and `entropy` instead.
+
     Args:
         task: its prompts, and what the reward "task" asks.
         rewards: names or functions, with weights.
@@ -99,7 +103,7 @@ def grpo(
             completion tokens of a step, as in TRL. It costs about a third of a training pass over
             these groups and does not change the weights. If false, these metrics leave the groups
             out and their names end in /informative_groups.
-        learning_rate: the largest of the run.
+        learning_rate: peak learning rate of the run.
         lr_scheduler_type: how the learning rate changes.
         limits: how much may fail or be dropped.
     """

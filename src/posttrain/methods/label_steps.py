@@ -247,8 +247,7 @@ def _write(place: Place, rows: list[Row], counts: dict[str, int], seconds: float
     write(
         place.console,
         f"{len(rows)} solutions ({summary['correct']:.0%} right) with {len(flat)} steps (mean "
-        f"label {summary['mean_label']:.2f}) "
-        f"written to {place.path / SAMPLES}; {summary['num_tokens']} tokens sampled, "
-        f"{counts['rollout_tokens']} of them in "
+        f"label {summary['mean_label']:.2f}){place.written(SAMPLES)}; "
+        f"{summary['num_tokens']} tokens sampled, {counts['rollout_tokens']} of them in "
         f"{counts['rollouts']} rollouts",
     )

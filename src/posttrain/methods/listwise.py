@@ -56,7 +56,7 @@ def listwise(
         cache_reference: compute the reference's log-probs once and keep them on disk.
         reference_every: steps after which the reference moves; 0 = never.
         reference_mix: share of the policy in the reference when it moves.
-        learning_rate: the largest of the run.
+        learning_rate: peak learning rate of the run.
         batch_size: lists per step.
         num_train_epochs: passes over the data, where the number of steps is not set.
         lr_scheduler_type: how the learning rate changes.

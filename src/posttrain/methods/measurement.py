@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 
@@ -27,13 +27,18 @@ from posttrain.models.language_model import LanguageModel
 from posttrain.models.spec import ModelSpec, model_spec
 from posttrain.search.strategy import Strategy
 from posttrain.tasks.answers import refuse_unscored
-from posttrain.terminal import write
+from posttrain.terminal import write, write_wrapped
 from posttrain.training.plan import Facts
 from posttrain.training.progress import ItemProgress
+from posttrain.typecheck import check_in_python
 from posttrain.types import Sampling
 
 EVALUATED = "evaluation prompts"
 """What the prompts of an evaluation are called where their losses are reported."""
+
+
+SamplingLike = SamplingConfig | Sampling | Mapping[str, Any] | None
+"""How completions are sampled; None is as the task says."""
 
 
 class Measuring:
@@ -114,9 +119,9 @@ class Measuring:
 
     def report(self, result: Evaluation, console: Console) -> None:
         """Print the accuracy with its interval, and what belongs to it."""
-        write(console, result.headline())
+        write_wrapped(console, result.headline())
         for line in result.details():
-            write(console, f"  {line}", style="dim")
+            write_wrapped(console, f"  {line}", style="dim")
         if warning := result.warning():
             write(console, warning, style="yellow")
 
@@ -150,7 +155,7 @@ def evaluate(
     agent: AgentConfig = AgentConfig(),
     num_examples: int = 200,
     num_samples: int = 1,
-    sampling: SamplingConfig | Sampling | None = None,
+    sampling: SamplingLike = None,
     seed: int = 1234,
     limits: Limits = Limits(),
     console: Console | None = None,
@@ -173,7 +178,8 @@ def evaluate(
         agent: how the model acts there.
         num_examples: the first so many problems are asked.
         num_samples: completions (or episodes) of each problem; not read under a search.
-        sampling: of the completions; None is temperature 1 with the task's length.
+        sampling: of the completions, as pt.Sampling or {"max_tokens": 8}; None is temperature 1
+            with the task's length.
         seed: of the samples. It is the same for every model, so that models are asked with the
             same random numbers.
         limits: how much may fail or be dropped.
@@ -186,26 +192,18 @@ def evaluate(
         ConfigError, DataError: what cannot be measured, before any weights are loaded.
     """
     spec = model_spec(model)
-    options: dict[str, Any] = {"sampling": sampling} if sampling is not None else {}
-    problems = task_of(task)
-    item = Component(problems.name, function=lambda: problems)
-    config = EvaluationConfig(
-        item,
-        num_examples=num_examples,
-        num_samples=num_samples,
-        seed=seed,
-        **options,
-    )
-    measuring = Measuring(
+    measuring = measuring_of(
         spec,
-        config,
-        limits=limits,
-        account=Account(),
+        task,
         search=search,
         scorer=scorer,
         oracle=oracle,
+        num_examples=num_examples,
+        num_samples=num_samples,
+        sampling=sampling,
+        seed=seed,
+        limits=limits,
         console=console,
-        task_settings=settings_of_task(task),
         episodes=Episodes.of(environment, agent),
     )
     try:
@@ -216,6 +214,42 @@ def evaluate(
         return measuring.of(loaded)
     finally:
         measuring.close()
+
+
+def measuring_of(
+    spec: ModelSpec,
+    task: TaskLike,
+    *,
+    num_examples: int = 200,
+    num_samples: int = 1,
+    sampling: SamplingLike = None,
+    seed: int = 1234,
+    limits: Limits = Limits(),
+    **options: Any,
+) -> Measuring:
+    """An evaluation, prepared for a model. options: as `Measuring` takes them.
+
+    Raises:
+        ConfigError, DataError: what cannot be measured.
+    """
+    if not isinstance(sampling, Sampling):
+        sampling = check_in_python(sampling or {}, SamplingConfig, "evaluate: sampling")
+    problems = task_of(task)
+    config = EvaluationConfig(
+        Component(problems.name, function=lambda: problems),
+        num_examples=check_in_python(num_examples, int, "evaluate: num_examples"),
+        num_samples=check_in_python(num_samples, int, "evaluate: num_samples"),
+        sampling=cast(SamplingConfig, sampling),
+        seed=check_in_python(seed, int, "evaluate: seed"),
+    )
+    return Measuring(
+        spec,
+        config,
+        limits=limits,
+        account=Account(),
+        task_settings=settings_of_task(task),
+        **options,
+    )
 
 
 def check_critic(spec: ModelSpec, strategy: Strategy) -> None:

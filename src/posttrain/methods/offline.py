@@ -71,7 +71,7 @@ def offline(
         min_reward: rows with less are not trained on; None = no bound.
         top_fraction: of the rows that are left, the share with the highest rewards is trained on.
         step_separator: text whose token ends a step, for losses of steps.
-        learning_rate: the largest of the run.
+        learning_rate: peak learning rate of the run.
         batch_size: prompts per step.
         num_train_epochs: passes over the data, where the number of steps is not set.
         lr_scheduler_type: how the learning rate changes.

@@ -67,7 +67,7 @@ def online_dpo(
         num_train_epochs: passes over the prompts, where the number of steps is not set.
         reference_every: steps after which the reference moves; 0 = never.
         reference_mix: share of the policy in the reference when it moves.
-        learning_rate: the largest of the run.
+        learning_rate: peak learning rate of the run.
         lr_scheduler_type: how the learning rate changes.
         limits: how much may fail or be dropped.
     """

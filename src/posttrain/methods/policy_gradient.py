@@ -194,7 +194,12 @@ def _facts(
         (
             "a step",
             f"{completions} completions of at most {sampling.max_tokens} tokens, temperature "
-            f"{sampling.temperature:g}, {s.num_iterations * s.num_minibatches} updates by {update}",
+            f"{sampling.temperature:g}, "
+            f"{_updates(s.num_iterations * s.num_minibatches)} by {update}",
         ),
         ("steps", str(steps)),
     ]
+
+
+def _updates(number: int) -> str:
+    return "1 update" if number == 1 else f"{number} updates"

@@ -98,7 +98,7 @@ def ppo(
         mix_task: a task whose worked examples take the place of mix_data.
         mix_batch_size: mixed rows per update.
         num_train_epochs: passes over the prompts, where the number of steps is not set.
-        learning_rate: the largest of the run.
+        learning_rate: peak learning rate of the run.
         lr_scheduler_type: how the learning rate changes.
         limits: how much may fail or be dropped.
     """

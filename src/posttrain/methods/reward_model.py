@@ -15,7 +15,7 @@ from posttrain.data.forest import Batch, Tree
 from posttrain.data.formats import detect_format
 from posttrain.data.preview import preview
 from posttrain.data.scored import EncodedScores, Kind, encode_scores, kind_of, reshaped
-from posttrain.data.templates import template_fingerprint
+from posttrain.data.templates import template_facts
 from posttrain.data.training_data import steps_text
 from posttrain.errors import ConfigError
 from posttrain.evaluation.reward_model import flat, measure
@@ -90,7 +90,7 @@ def reward_model(
             after training.
         losses: losses of scores, with weights; none takes that of the rows' format.
         step_separator: text between the steps of a completion.
-        learning_rate: the largest of the run.
+        learning_rate: peak learning rate of the run.
         batch_size: rows per step.
         num_train_epochs: passes over the data, where the number of steps is not set.
         lr_scheduler_type: how the learning rate changes.
@@ -251,6 +251,6 @@ def _facts(
             f"{int(lengths.max())}",
         ),
         ("losses", losses_text(objective)),
-        ("template", template_fingerprint(spec.tokenizer)),
+        *template_facts(spec.tokenizer),
         ("steps", steps_text(steps, batch_size, len(encoded.trees), "rows")),
     ]

@@ -269,7 +269,7 @@ def _finish(
     writer.close()
     write(
         place.console,
-        f"{len(rows)} of {count} completions written to {place.path / SAMPLES}: mean reward "
+        f"{len(rows)} of {count} completions{place.written(SAMPLES)}: mean reward "
         f"{metrics['reward']:.3f}, "
         f"{truncated} not ended, {metrics['rewards/errors']:.0f} rewards failed, "
         f"{metrics['prompts/refused']:.0f} prompts refused",

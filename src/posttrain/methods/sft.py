@@ -12,7 +12,7 @@ from posttrain.data.account import Account
 from posttrain.data.encoded import Encoded, trained_ends
 from posttrain.data.forest import Batch, TokenSequence, Tree
 from posttrain.data.preview import preview
-from posttrain.data.templates import template_fingerprint
+from posttrain.data.templates import template_facts
 from posttrain.data.training_data import data_facts, encode_stream, encode_task, steps_text
 from posttrain.errors import ConfigError
 from posttrain.inputs import IMITATED
@@ -58,7 +58,7 @@ def sft(
         losses: losses of tokens, with weights.
         neftune_noise_alpha: size of the noise on embeddings in training (NEFTune, arXiv
             2310.05914; 5 is usual, 0 = off).
-        learning_rate: the largest of the run.
+        learning_rate: peak learning rate of the run.
         batch_size: rows, or sequences of plain text, per step.
         num_train_epochs: passes over the data, where the number of steps is not set.
         lr_scheduler_type: how the learning rate changes.
@@ -159,6 +159,6 @@ def _facts(spec: ModelSpec, encoded: Encoded, steps: int, batch_size: int) -> Fa
         ("format", f"{encoded.form.name} ({encoded.form.reason})"),
         *data_facts(encoded),
         ("EOS", f"trained at the end of {ends:,} of {len(encoded.sequences):,} sequences"),
-        ("template", template_fingerprint(spec.tokenizer)),
+        *template_facts(spec.tokenizer),
         ("steps", steps_text(steps, batch_size, len(encoded.sequences), unit)),
     ]

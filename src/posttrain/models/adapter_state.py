@@ -72,11 +72,16 @@ def save_state(hf: Any, folder: str | Path) -> None:
     if kind != "ADALORA" and kind not in VIRTUAL_KINDS:
         return
     tensors = {f"parameter.{n}": p.detach() for n, p in hf.named_parameters() if p.requires_grad}
-    if kind == "ADALORA":
-        allocator = hf.base_model.rankallocator
-        for table in _TABLES:
-            tensors |= {f"{table}.{n}": t for n, t in getattr(allocator, table).items()}
+    for table, values in rank_tables(hf).items():
+        tensors |= {f"{table}.{n}": t for n, t in values.items()}
     save_file({n: t.contiguous().clone() for n, t in tensors.items()}, Path(folder) / STATE_FILE)
+
+
+def rank_tables(hf: Any) -> dict[str, dict[str, Any]]:
+    """AdaLoRA's tables of the importance of ranks, by name; none of other models."""
+    if adapter_kind(hf) != "ADALORA":
+        return {}
+    return {table: getattr(hf.base_model.rankallocator, table) for table in _TABLES}
 
 
 def _order_config(file: Path) -> None:

@@ -154,6 +154,8 @@ def with_adapters(model: Any, config: Any, what: str, seed: int) -> Any:
     with torch.random.fork_rng(), warnings.catch_warnings():
         torch.manual_seed(seed)
         warnings.filterwarnings("ignore", message=".*(PiSSA|OLoRA|initial|modifies|CorDA).*")
+        # PEFT asks a new model for it under its old name.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
         try:
             return peft_library().get_peft_model(model, config)
         except (ValueError, RuntimeError, KeyError) as error:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from posttrain import kernels
+from posttrain.config import ModelConfig
 from posttrain.data.forest import Forest, TokenSequence, Tree
 from posttrain.errors import ModelError
 from posttrain.kernels.agreement import bound_of, relative_error
@@ -41,6 +42,8 @@ class ForestModel:
         rate_factors: factors of the learning rates of single parameters, where they are not 1.
         context_length: most positions the config allows for a sequence, None where it names no
         limit.
+        origin: how it was loaded: folder or hub id, precision, adapters; None where that is
+        unknown.
     """
 
     def __init__(self, hf: Any, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -50,6 +53,7 @@ class ForestModel:
         self.why_unshared: str | None = "not asked for"
         self.uses_kernels = True
         self.rate_factors: dict[torch.nn.Parameter, float] = {}
+        self.origin: ModelConfig | None = None
         self._noise = EmbeddingNoise()
         self.transforms: list[EmbeddingTransform] = [self._noise]
         # The model that runs: `hf`, or within a language model's `reference()` its frozen copy.
@@ -86,6 +90,18 @@ class ForestModel:
         """Most positions that the config allows."""
         limit = getattr(self.config, "max_position_embeddings", None)
         return limit if limit is None else limit - self.num_virtual_tokens
+
+    def __repr__(self) -> str:
+        parameters = list(self.hf.parameters())
+        total, trained = sum(p.numel() for p in parameters), self.trainable_parameters()
+        number = sum(p.numel() for p in trained)
+        part = "" if number == total else f", {number:,} of them trained"
+        place = getattr(self.config, "_name_or_path", "") or self.config.model_type
+        dtype = str(next(iter(parameters)).dtype).removeprefix("torch.")
+        return (
+            f"{type(self).__name__}({place!r}, {total:,} parameters{part}, {dtype} on "
+            f"{self.device})"
+        )
 
     @property
     def neftune_noise_alpha(self) -> float:

@@ -66,10 +66,7 @@ def load_config(path: str, *, kind: Kind = "language", **shared: Any) -> Any:
     looks_local = folder.is_absolute() or path.startswith(("./", "../", "~")) or path.count("/") > 1
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ModelError(
-                f"{path} has no config.json; a model folder holds config.json, weights and a "
-                "tokenizer"
-            )
+            raise _no_model(path, folder)
         read_json(folder / "config.json")
     elif folder.exists() or looks_local:
         raise ModelError(f"no model folder {path} (looked for {folder.absolute()})")
@@ -134,6 +131,18 @@ def score_level(path: str | Path) -> Literal["sequence", "token"]:
     raise ModelError(
         f"{path} holds a language model, which gives no score; train one with `posttrain "
         "reward_model`"
+    )
+
+
+def _no_model(path: str, folder: Path) -> ModelError:
+    """The error of a folder that holds neither a model nor a run."""
+    inside = sorted(p.parent for p in folder.glob("*/config.json"))
+    inside += sorted(p.parent for p in folder.glob("*/recipe.yaml"))
+    way = f"did you mean {inside[0]}? " if inside else ""
+    return ModelError(
+        f"{path} has no config.json; {way}A model folder holds config.json, weights and a "
+        "tokenizer. Or give the folder of a run (with recipe.yaml and model/), a hub id, or "
+        "'embedded'"
     )
 
 

@@ -19,7 +19,7 @@ from posttrain.config import (
 from posttrain.errors import ConfigError
 from posttrain.keys import Watch, refuse_unread_fields
 from posttrain.model_config import EMBEDDED_MODELS
-from posttrain.models.spec import NamedModel
+from posttrain.models.named import NamedModel
 from posttrain.training.settings import TrainingSettings
 
 

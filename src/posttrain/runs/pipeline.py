@@ -77,7 +77,7 @@ class PreparedPipeline(Prepared):
                 stage.preview(console, num)
 
     def _execute(self) -> None:
-        with resumed_as(self.run.folder):
+        with resumed_as(self.run.run_folder.caller.resume(self.run.folder)):
             _execute(self.run, self.run.stages)
 
 

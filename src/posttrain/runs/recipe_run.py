@@ -21,7 +21,7 @@ from posttrain.training.folder import RunFolder
 from posttrain.training.lock import locked
 from posttrain.training.loop_session import LoopSession
 from posttrain.training.plan import Facts, Job, Loop, Plan, PreparedJob, Preview
-from posttrain.training.review import write_facts
+from posttrain.training.review import review_resume, write_facts
 from posttrain.training.session import Session
 
 SAMPLES = "samples.jsonl"
@@ -98,7 +98,10 @@ class RecipeRun:
 
     def check(self) -> None:
         """Prepare only, and show what is there."""
-        write_facts(self.console, self.prepared().facts)
+        prepared = self.prepared()
+        write_facts(self.console, prepared.facts)
+        if self.run_folder.resume and prepared.session is not None:
+            review_resume(prepared.session, self.run_folder)
         write(self.console, "\nevery check that needs no weights has passed", style="green")
 
     def preview(self, num: int) -> None:
@@ -140,9 +143,11 @@ class Prepared:
 
     Attributes:
         facts: what a check shows. preview: prints rows as they are trained on, None without rows.
+        session: the training, None where nothing is trained.
     """
 
     facts: Facts
+    session: Session | LoopSession | None = None
     preview: Preview | None = None
     execute: Callable[[], Any]
 
@@ -178,6 +183,7 @@ class PreparedTraining(Prepared):
             title=recipe.title,
             work=work,
         )
+        self.session = session
         self.execute = session.run_in_folder
 
 

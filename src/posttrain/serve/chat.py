@@ -32,12 +32,16 @@ async def chat_answer(service: Service, fields: ChatRequest) -> Answer:
     tools = [tool.model_dump(exclude_none=True) for tool in fields.tools]
     if fields.tool_choice == "none":
         tools = []
+    form = fields.response_format
+    if tools and form is not None and form.type != "text":
+        # A call is not of the form, and the form would let none be written.
+        raise unsupported("response_format", "response_format: not with tools; leave out one")
     messages = [message.message() for message in fields.messages]
     prompt = await service.prompt_of_messages(messages, tools)
     name = "max_tokens" if fields.max_completion_tokens is None else "max_completion_tokens"
-    request = service.request(
-        prompt, fields, service.room(prompt, fields.limit, name), seed_of(fields)
-    )
+    room = service.room(prompt, fields.limit, name)
+    constraint = await service.forms.constraint(form)
+    request = service.request(prompt, fields, room, seed_of(fields), constraint)
     if plan is not None:
         if tools or fields.logprobs:
             field = "tools" if tools else "logprobs"

@@ -36,11 +36,11 @@ async def completion_answer(service: Service, fields: CompletionRequest) -> Answ
     check_alternatives(service, fields.logprobs or 0, "logprobs")
     prompts = await service.prompts_of(fields.prompt)
     seed = seed_of(fields)
+    rooms = [service.room(prompt, fields.max_tokens) for prompt in prompts]
+    constraint = await service.forms.constraint(fields.response_format)
     requests = [
-        service.request(
-            prompt, fields, service.room(prompt, fields.max_tokens), seed + i * _SEED_STEP
-        )
-        for i, prompt in enumerate(prompts)
+        service.request(prompt, fields, room, seed + i * _SEED_STEP, constraint)
+        for i, (prompt, room) in enumerate(zip(prompts, rooms, strict=True))
     ]
     if plan is not None:
         for field, given in (

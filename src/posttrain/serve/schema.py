@@ -93,9 +93,9 @@ class SearchRequest(BaseModel):
 
 
 class JsonSchema(_Strict):
-    """A JSON schema by which an answer is constrained."""
+    """A JSON schema that an answer fits. It fits whatever `strict` says."""
 
-    name: str = Field(max_length=64)
+    name: str | None = Field(default=None, max_length=64)
     description: str | None = None
     schema_: dict[str, Any] = Field(alias="schema")
     strict: bool | None = None
@@ -104,7 +104,7 @@ class JsonSchema(_Strict):
 class ResponseFormat(_Strict):
     """How the answer is written."""
 
-    type: Literal["text", "json_schema"]
+    type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
 
     @model_validator(mode="after")

@@ -77,7 +77,8 @@ def search_plan(
     """The search that a request asks for by its model's name or its `search` field.
 
     Raises:
-        Refusal: an unknown model, strategy or setting; two strategies; n above 1.
+        Refusal: an unknown model, strategy or setting; two strategies; n above 1; a form of
+            answers.
     """
     base, at, name = model.partition(AT)
     service.check_name(base if at and name in served_searches() else model)
@@ -93,6 +94,9 @@ def search_plan(
         raise Refusal(400, message, param="search.name")
     if fields.n != 1:
         raise unsupported("n", f"n: a search gives one answer, so that n must be 1, not {fields.n}")
+    form = fields.response_format
+    if form is not None and form.type != "text":
+        raise unsupported("response_format", "response_format: not with a search; leave out one")
     limit = service.limits.max_search_tokens
     if search.max_tokens is not None and search.max_tokens > limit:
         message = f"search.max_tokens is {search.max_tokens}; this server allows at most {limit}"

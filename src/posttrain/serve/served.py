@@ -11,6 +11,7 @@ from posttrain.engines.base import Engine
 from posttrain.engines.likelihood import TokenLikelihood
 from posttrain.errors import ConfigError
 from posttrain.rewards.exact import Extractor
+from posttrain.types import Constraint
 
 Likelihoods = Callable[[Sequence[Sequence[int]], int], list[list[TokenLikelihood]]]
 """(sequences of ids, number of alternatives) -> of each token but the first its log-prob and the
@@ -28,6 +29,8 @@ class ServedModel:
         vocab_size: ids of a prompt are below it.
         context_length: most tokens of prompt and completion; None where unknown.
         likelihoods: scores given tokens; None where the engine cannot.
+        compile_constraint: prepares the form of an answer, in a thread beside the engine's; None
+            where the engine constrains no answers.
         extractor: how a search reads the answer of a text, where the request does not say.
         tool_parser: form in which the model writes tool calls, see
             `posttrain.episodes.tool_calls.parser_for`; "auto" reads it from the chat template.
@@ -39,6 +42,7 @@ class ServedModel:
     vocab_size: int
     context_length: int | None = None
     likelihoods: Likelihoods | None = None
+    compile_constraint: Callable[[Constraint], None] | None = None
     extractor: Extractor = "last_number"
     tool_parser: str = "auto"
 
@@ -55,6 +59,8 @@ class Limits:
         max_prompts: most prompts of one completions request.
         max_samples: completions that are written or wait at a time; more are answered with 429.
         max_samples_per_key: the same, of one API key.
+        max_schema_characters: of the JSON schema of an answer; about a second compiles the
+            default.
         max_body_bytes: largest body of a request; a larger one is answered with 413.
         timeout_seconds: longest time of one request; 504 after it.
         grace_seconds: how long running requests may go on after SIGTERM.
@@ -66,6 +72,7 @@ class Limits:
     max_prompts: int = 128
     max_samples: int = 1024
     max_samples_per_key: int = 1024
+    max_schema_characters: int = 32_768
     max_body_bytes: int = 4 << 20
     timeout_seconds: float = 600.0
     grace_seconds: float = 10.0

@@ -15,11 +15,12 @@ from posttrain.data.templates import encode_prompt, render
 from posttrain.errors import PosttrainError
 from posttrain.serve.metrics import Metrics
 from posttrain.serve.refusal import Refusal, stopping, too_many, unsupported
+from posttrain.serve.response_format import Forms
 from posttrain.serve.schema import SamplingFields
 from posttrain.serve.served import Limits, ServedModel
 from posttrain.serve.tool_text import CallReader
 from posttrain.serve.worker import EngineWorker
-from posttrain.types import Message, Request, Sampling
+from posttrain.types import Constraint, Message, Request, Sampling
 
 T = TypeVar("T")
 
@@ -39,6 +40,7 @@ class Service:
         self.limits = limits or Limits()
         self.metrics = Metrics()
         self.worker = EngineWorker(model.engine)
+        self.forms = Forms(model, self.limits)
         self.created = int(time.time())
         self.is_draining = False
         self._places: dict[str, int] = {}
@@ -63,6 +65,7 @@ class Service:
         self.worker.stop()
         self._texts.shutdown(cancel_futures=True)
         self.searches.shutdown(cancel_futures=True)
+        self.forms.stop()
 
     @property
     def fingerprint(self) -> str:
@@ -153,12 +156,6 @@ class Service:
         if num_prompts > limits.max_prompts:
             message = f"prompt holds {num_prompts} prompts; at most {limits.max_prompts} is allowed"
             raise Refusal(400, message, param="prompt")
-        form = fields.response_format
-        if form is not None and form.type != "text":
-            raise unsupported(
-                "response_format",
-                "response_format: this engine does not constrain answers; leave it out",
-            )
 
     async def prompt_of_messages(
         self, messages: Sequence[Message], tools: list[dict[str, Any]]
@@ -240,7 +237,12 @@ class Service:
         return min(limit, context - len(prompt)) if wanted is None else wanted
 
     def request(
-        self, prompt: tuple[int, ...], fields: SamplingFields, max_tokens: int, seed: int
+        self,
+        prompt: tuple[int, ...],
+        fields: SamplingFields,
+        max_tokens: int,
+        seed: int,
+        constraint: Constraint | None = None,
     ) -> Request:
         """A request to the engine."""
         sampling = Sampling(
@@ -252,7 +254,7 @@ class Service:
             stop=tuple(fields.stop),
             stop_ids=tuple(fields.stop_token_ids),
         )
-        return Request(prompt, sampling, n=fields.n, seed=seed)
+        return Request(prompt, sampling, n=fields.n, seed=seed, constraint=constraint)
 
 
 def seed_of(fields: SamplingFields) -> int:

@@ -15,6 +15,7 @@ from posttrain.data.text_files import refuse_half_characters
 from posttrain.errors import DataError, nearest
 from posttrain.rewards.exact import canonical, extract_answer, same_answer
 from posttrain.tasks.answers import missing_answers, unscored_text
+from posttrain.typecheck import check_in_python
 from posttrain.types import Example, Task, Text
 
 Extractor = Literal["last_number", "hash", "boxed", "tag", "whole"]
@@ -75,8 +76,11 @@ def make_task(
         stop: texts that end a completion.
         max_tokens: tokens per completion, where the sampling does not say.
     Raises:
+        ConfigError: there is no such extractor or verifier.
         DataError: a row has no prompt, or a worked completion does not give its own answer.
     """
+    extractor = check_in_python(extractor, Extractor, "make_task: extractor")
+    verifier = check_in_python(verifier, Verifier, "make_task: verifier")
     columns = Columns(prompt_column, answer_column, completion_column)
     examples = examples_of(rows, columns, where=name)
     unscored = ""

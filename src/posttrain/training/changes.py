@@ -5,7 +5,7 @@ rounding   the same result up to the rounding of sums: memory and placement
 content    paths: what lies there decides (see `fingerprint`), not its name
 length     how long to train: free where no step so far would have been another
 accept     honoured from the next step on, if it is named: `posttrain resume RUN KEY=VALUE --accept
-           KEY`
+           KEY`, or pt.fit(..., resume=True, accept=["KEY"])
 refused    a checkpoint cannot honour it: start a new run from the checkpoint's model
 """
 
@@ -59,6 +59,8 @@ RULES: dict[Rule, tuple[str, ...]] = {
         "model.path",
         "model.tokenizer",
         "model.chat_template",
+        "model.in_memory",
+        "teacher.in_memory",
     ),
     "length": ("max_steps", "num_train_epochs", "num_rounds", "schedule_steps"),
     "accept": (
@@ -157,7 +159,7 @@ def check_accepted(names: Iterable[str]) -> None:
     for name in names:
         if name not in acceptable:
             raise ConfigError(
-                f"--accept {name}: no change by this name can be accepted: "
+                f"accept {name!r}: no change by this name can be accepted: "
                 f"{nearest(name, acceptable)}"
             )
 

@@ -6,7 +6,6 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -45,8 +44,8 @@ def in_eval_mode(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def resumed_as(folder: Path) -> Iterator[None]:
-    """A stop within it names this folder as what is resumed, and not that of the part at hand.
+def resumed_as(go_on: str) -> Iterator[None]:
+    """A stop within it names the call that goes on with the whole, and not with the part at hand.
 
     Raises:
         Interrupted: in place of any KeyboardInterrupt.
@@ -57,16 +56,19 @@ def resumed_as(folder: Path) -> Iterator[None]:
         text = "stopped; what is done is saved"
         if isinstance(stop, Interrupted):
             text = str(stop).partition("; go on")[0].partition(" Go on")[0].rstrip(".")
-        raise Interrupted(f"{text}. Go on with: posttrain resume {folder}") from stop
+        raise Interrupted(f"{text}. Go on with: {go_on}") from stop
 
 
 @contextmanager
-def stop_on_signal(state: State, console: Console, folder: Path) -> Iterator[None]:
+def stop_on_signal(state: State, console: Console, go_on: str) -> Iterator[None]:
     """The first SIGINT (Ctrl-C), SIGTERM or SIGHUP ends the run after the step at hand, with a
     checkpoint.
 
     The second ends it at once. A signal that the process was started to ignore (nohup) stays
     ignored.
+
+    Args:
+        go_on: the call that goes on with the run.
 
     Raises:
         Interrupted: by the second signal; says what is lost.
@@ -80,7 +82,7 @@ def stop_on_signal(state: State, console: Console, folder: Path) -> Iterator[Non
             raise Interrupted(
                 f"stopped at once, without saving. Done: {state.step} steps; last checkpoint: "
                 f"{state.last_checkpoint}. "
-                f"Steps after it are lost. Go on with: posttrain resume {folder}"
+                f"Steps after it are lost. Go on with: {go_on}"
             )
         state.stop = True
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name

@@ -17,11 +17,14 @@ def finished(
     steps: int,
     measured: Measured | None,
     load: Callable[[], Any],
+    longer: str,
+    in_memory: bool,
 ) -> Result:
     """The result of a run whose training is done; its evaluation is made where it is missing.
 
     Args:
-        steps: of the run. load: gives the trained model.
+        steps: of the run. load: gives the trained model. longer: how it is trained on.
+        in_memory: whether the caller's own model takes the trained weights, at once.
 
     Raises:
         CheckpointError: changes that would need training.
@@ -31,9 +34,9 @@ def finished(
     # The folder's recipe is the one that the evaluation there was made by; the checkpoint's may be
     # older.
     again = any(c.name.startswith("evaluation") for c in folder.changes())
-    model = None
     if measured is None or (path.exists() and not again):
-        folder.write(f"{folder.path} is finished")
+        folder.write(f"{folder.path} is finished. {longer}")
+        model = load() if in_memory else None
     else:
         folder.write(f"{folder.path} is trained; what is left is its evaluation")
         folder.write(*(f"  changed: {change.text}" for change in start.changes))

@@ -13,7 +13,9 @@ from rich.console import Console
 from posttrain.errors import CheckpointError, ConfigError
 from posttrain.terminal import visible, write
 from posttrain.training import checkpoint, resume
+from posttrain.training.caller import Caller
 from posttrain.training.changes import Change, check_accepted, recipe_changes
+from posttrain.training.resume import IN_PYTHON
 
 
 class RunFolder:
@@ -26,6 +28,7 @@ class RunFolder:
         accept: names of changes since the checkpoint that a resume may make
             (see `training.changes`).
         plugins: files of the user's functions.
+        temporary: whether the folder is removed after the work, so that no path in it is named.
         before_open: is called just before the first write; a pipeline opens its own folder then.
     """
 
@@ -40,16 +43,19 @@ class RunFolder:
         plugins: Sequence[Path] = (),
         console: Console | None = None,
         seed: int = 0,
+        temporary: bool = False,
     ) -> None:
         check_accepted(accept)
         self.path = path
         self.record = plain(record)
+        self.caller = Caller(python=IN_PYTHON in record)
         self.command = command
         self.resume = resume
         self.accept = accept
         self.plugins = plugins
         self.console = console or Console()
         self.seed = seed
+        self.temporary = temporary
         self.before_open: Callable[[], None] = lambda: None
 
     @property
@@ -65,9 +71,8 @@ class RunFolder:
         """
         if not self.resume and self.holds_run:
             raise ConfigError(
-                f"output: {self.path} already holds a run. Go on with it by `posttrain resume "
-                f"{self.path}` (in Python: resume=True), choose another output, or remove the "
-                "folder"
+                f"output: {self.path} already holds a run. Go on with it by "
+                f"`{self.caller.resume(self.path)}`, choose another output, or remove the folder"
             )
 
     def open(self) -> None:
@@ -81,6 +86,27 @@ class RunFolder:
             values["plugins"] = [str(p) for p in self.plugins]
         text = f"# {visible(self.command)}\n{yaml.safe_dump(values, sort_keys=False)}"
         checkpoint.write_text_whole(self.path / "recipe.yaml", text)
+
+    def open_at(self, start: resume.Start, steps: int) -> None:
+        """Make the folder, or go on in it: what training would overwrite moves aside."""
+        if self.resume:
+            self.write(*resume.announced(start, steps))
+            self.before_open()
+            resume.set_aside(start)
+        self.open()
+
+    def written(self, name: str) -> str:
+        """ " written to" a file of the folder, or nothing where the folder does not stay."""
+        return "" if self.temporary else f" written to {self.path / name}"
+
+    def go_on(self, steps: int, *, after: bool = False) -> str:
+        """The call that goes on with the run. A recipe knows its length.
+
+        Args:
+            steps: its length. after: whether it goes on from an earlier result.
+        """
+        length = str(steps) if self.caller.python else ""
+        return self.caller.resume(self.path, steps=length, after=after)
 
     def changes(self) -> list[Change]:
         """The keys that differ from the recipe that the folder holds."""
@@ -112,10 +138,10 @@ class RunFolder:
             CheckpointError: there is no run, no readable checkpoint, or a change is refused.
         """
         if not self.resume:
-            return resume.Start(self.path)
+            return resume.Start(self.path, caller=self.caller)
         if not self.holds_run:
             raise CheckpointError(f"{self.path} holds no run; start it anew")
-        start = resume.find_start(self.path)
+        start = resume.find_start(self.path, self.caller)
         if start.checkpoint is not None or start.has_model:
             start.changes = resume.changes_since(start, self.record)
             start.refuse(self.accept)

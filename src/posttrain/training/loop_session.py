@@ -12,13 +12,16 @@ from rich.console import Console
 
 from posttrain.errors import CheckpointError
 from posttrain.files import write_text_whole
+from posttrain.models.loaded import LoadedModel
 from posttrain.models.spec import ModelSpec
 from posttrain.terminal import write
-from posttrain.training import checkpoint, resume
+from posttrain.training import checkpoint, resume, start_weights
+from posttrain.training.contents import content_changes, contents, contents_of
 from posttrain.training.ending import closing, resumed_as
 from posttrain.training.finished import finished
 from posttrain.training.folder import RunFolder
 from posttrain.training.hooks import Hook
+from posttrain.training.length import Length
 from posttrain.training.lock import locked
 from posttrain.training.measurement import Evaluating, Measured
 from posttrain.training.plan import Loop, PreparedLoop
@@ -75,23 +78,32 @@ class LoopSession:
         for text in [*(f"{name}: {text}" for name, text in losses), *self.work.notes]:
             write(self.console, text, style="yellow")
         try:
-            start = self._start()
-            if start.has_model and start.saved.get("steps", self.work.steps) == self.work.steps:
+            start = self.start()
+            self._compare(start)
+            if start.has_model and start.saved.get("steps", self.steps) == self.steps:
                 return self._finished(start)
             return self._train(start)
+        except BaseException:
+            self.spec.give_back()  # where a resume was refused, and has loaded weights
+            raise
         finally:
             self.work.close()
 
     # -- before the rounds
 
-    def _start(self) -> resume.Start:
-        """Where the rounds stand, with changes since refused that nobody accepted."""
+    @property
+    def steps(self) -> int:
+        """Of all rounds."""
+        return self.work.steps
+
+    def start(self) -> resume.Start:
+        """Where the rounds stand, with changes of the recipe refused that nobody accepted."""
         folder = self.folder
         if folder is None or not folder.resume:
             return resume.Start(Path())
         if not folder.holds_run:
             raise CheckpointError(f"{folder.path} holds no run; start it anew")
-        start = resume.Start(folder.path)
+        start = resume.Start(folder.path, caller=folder.caller)
         if not (folder.path / STATE).is_file():
             return start  # it was stopped before its first round
         saved = checkpoint.read_values(folder.path / STATE)
@@ -100,41 +112,55 @@ class LoopSession:
         done = int(found[-1].name.rpartition("-")[2]) if found else 0
         start.saved = {**saved, "global_step": done}
         start.changes = resume.changes_since(start, folder.record)
-        start.changes += resume.content_changes(
-            saved["contents"], self._contents(folder), folder.path
-        )
-        if done:
-            reasons = [self.work.by_steps] if self.work.by_steps else []
-            change = resume.length_change(start, self._schedule(), self.work.steps, reasons)
-            start.changes += [change] if change is not None else []
         start.refuse(folder.accept)
         return start
 
-    def _schedule(self) -> dict[str, Any]:
-        return {
-            "lr_scheduler_type": self.loop.optimizer.lr_scheduler_type,
-            "warmup_steps": self.settings.warmup_steps,
-            "min_lr_ratio": self.settings.min_lr_ratio,
-        }
+    def _compare(self, start: resume.Start) -> None:
+        """Refuse other prompts, weights or lengths that nobody accepted. A model in memory takes
+        the weights of the start.
+        """
+        if self.folder is None or not start.saved:
+            return
+        start_weights.bring(self.spec, start, seed=self.seed, scores=None)
+        made_from = self._contents(self.folder, start)
+        start.changes += content_changes(contents_of(start.saved), made_from, start.folder)
+        change = self.length.change(start) if start.step else None
+        start.changes += [change] if change is not None else []
+        start.refuse(self.folder.accept)
 
-    def _contents(self, folder: RunFolder) -> dict[str, Any]:
+    @property
+    def length(self) -> Length:
+        """How long all rounds are."""
+        return Length.of(
+            self.steps, self.loop.optimizer, self.settings, by_steps=self.work.by_steps
+        )
+
+    def _contents(self, folder: RunFolder, start: resume.Start) -> dict[str, Any]:
+        begun = contents_of(start.saved)["weights"]
         prompts = _Prompts(self.work.prompts)
-        return resume.contents({"model": self.spec}, self.spec.tokenizer, folder.plugins, prompts)
+        models = {"model": self.spec}
+        return contents(models, self.spec.tokenizer, folder.plugins, prompts, begun=begun)
 
-    def _open(self, folder: RunFolder, start: resume.Start, contents: dict[str, Any]) -> None:
-        if folder.resume:
-            folder.write(*resume.announced(start, self.work.steps))
-            folder.before_open()
-            resume.set_aside(start)
-        folder.open()
-        values = {"recipe": folder.record, "steps": self.work.steps, "contents": contents}
+    def _open(
+        self, folder: RunFolder, start: resume.Start, model: Any, made_from: dict[str, Any]
+    ) -> None:
+        folder.open_at(start, self.steps)
+        if not start.saved and isinstance(self.spec, LoadedModel):
+            start_weights.keep(folder.path, model)
+        self.spec.settle()
+        values = {
+            "recipe": folder.record,
+            "steps": self.steps,
+            "contents": made_from,
+            "fresh_adapters": model.fresh_adapters,
+        }
         write_text_whole(folder.path / STATE, json.dumps(values, indent=1))
 
     # -- the rounds
 
     def _train(self, start: resume.Start) -> Result:
         folder, work = self.folder, self.work
-        contents = self._contents(folder) if folder is not None else {}
+        made_from = self._contents(folder, start) if folder is not None else {}
         rounds = Rounds(
             self.spec,
             self.settings,
@@ -148,7 +174,7 @@ class LoopSession:
         )
         model = rounds.model
         if folder is not None:
-            self._open(folder, start, contents)
+            self._open(folder, start, model, made_from)
         own = self._own_hooks(model)
         rounds.hooks += [*own, *self.hooks]
         with self._saved_as(rounds), closing([*own, *self.hooks]):
@@ -176,7 +202,7 @@ class LoopSession:
         if self.folder is None:
             yield
             return
-        with resumed_as(self.folder.path):
+        with resumed_as(self.folder.go_on(self.steps)):
             try:
                 yield
             finally:
@@ -187,13 +213,17 @@ class LoopSession:
     def _finished(self, start: resume.Start) -> Result:
         assert self.folder is not None  # only a folder can hold a finished run
         weights = start.checkpoint or self.folder.path / "model"
-        return finished(
-            self.folder,
-            start,
-            self.work.steps,
-            self.measured,
-            lambda: self.spec.load(weights=weights),
-        )
+
+        def load() -> Any:
+            model = self.spec.load(weights=weights)
+            model.fresh_adapters = False
+            return model
+
+        in_memory = isinstance(self.spec, LoadedModel)
+        longer = self.length.longer(start)
+        result = finished(self.folder, start, self.steps, self.measured, load, longer, in_memory)
+        self.spec.settle()
+        return result
 
 
 class _Prompts:

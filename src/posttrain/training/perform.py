@@ -39,7 +39,11 @@ def perform(
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(output) if output is not None else Path(scratch) / "job"
         folder = RunFolder(
-            place, {"method": job.method, "in_python": True}, console=console, seed=seed
+            place,
+            {"method": job.method, "in_python": True},
+            console=console,
+            seed=seed,
+            temporary=output is None,
         )
         folder.refuse_existing()
         try:

@@ -38,7 +38,7 @@ class AdamW:
     """The part of the optimiser that a method chooses; the rest are settings of `fit`.
 
     Attributes:
-        learning_rate: the largest of the run.
+        learning_rate: peak learning rate of the run.
         lr_scheduler_type: how it changes over the run.
     """
 
@@ -146,6 +146,11 @@ class Plan:
     def __post_init__(self) -> None:
         check_values(self.settings)
 
+    def __repr__(self) -> str:
+        rate = f"learning_rate={self.optimizer.learning_rate:g}"
+        losses = ", ".join(term.name for term in self.objective.terms)
+        return f"Plan({self.method}: {losses}; {rate}, {self.optimizer.lr_scheduler_type})"
+
 
 class Place(Protocol):
     """Where a job writes, and where it prints."""
@@ -156,6 +161,10 @@ class Place(Protocol):
 
     def open(self) -> None:
         """Make the folder, once the first result is at hand."""
+        ...
+
+    def written(self, name: str) -> str:
+        """ " written to" a file of the folder, or nothing where the folder does not stay."""
         ...
 
 

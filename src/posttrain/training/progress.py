@@ -15,12 +15,13 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
 
-from posttrain.terminal import NotebookLine, is_live, visible, write
+from posttrain.terminal import NotebookLine, is_live, visible, write, write_table
 from posttrain.training.panel import History, Sampled, panel, sample_lines
 
 # Steps that the pace is measured over: enough to be calm, few enough to follow a change.
 _PACE_STEPS = 30
 _SILENT_SECONDS = 60.0
+_MAX_LINE = 80  # characters of a plain line
 
 
 def duration(seconds: float) -> str:
@@ -114,7 +115,7 @@ class Progress:
     def __enter__(self) -> Progress:
         self._pace.restart(self.step)
         if is_live(self.console):
-            self._live = Live(self, console=self.console, refresh_per_second=4, transient=False)
+            self._live = Live(self, console=self.console, refresh_per_second=4, transient=True)
             self._live.start()
         return self
 
@@ -122,10 +123,13 @@ class Progress:
         self.close()
 
     def close(self) -> None:
-        """Stop; the last state stays visible."""
+        """Stop; the last state stays visible, once: lines that were printed between (Ctrl-C) leave
+        no copies of the panel.
+        """
         if self._live is not None:
             self._live.stop()
             self._live = None
+            write_table(self.console, self)
 
     def __call__(self, step: int, metrics: dict[str, float]) -> None:
         self.history.add(metrics)
@@ -136,12 +140,28 @@ class Progress:
         self.step = step
         if self._live is None:
             due = _is_due(step, self.start, self.steps)
-            self._lines.show(self.line(), due=due, last=step == self.steps)
+            wide = self.console.is_jupyter
+            self._lines.show(
+                self.line(None if wide else _MAX_LINE), due=due, last=step == self.steps
+            )
 
-    def line(self) -> str:
-        """The state of the run as one plain line."""
+    def line(self, limit: int | None = None) -> str:
+        """The state of the run as one plain line.
+
+        Args:
+            limit: characters that it may have. The metrics that come last are left out first, but
+                for two, and then the speed.
+        """
         where = f"{self.title} {self.step}/{self.steps}"
-        return "  ".join([where, *self._times(), *self.history.line()])
+        times, metrics = self._times(), self.history.line()
+        while limit is not None and len("  ".join([where, *times, *metrics])) > limit:
+            if len(metrics) > 2:
+                metrics.pop()
+            elif len(times) > 2:
+                times.pop()
+            else:
+                break
+        return "  ".join([where, *times, *metrics])
 
     def _times(self) -> list[str]:
         speed = self.history.metrics.get("tokens_per_second", 0.0)

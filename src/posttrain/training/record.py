@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.config import Component
-from posttrain.models.spec import LoadedModel, NamedModel
+from posttrain.models.loaded import LoadedModel
+from posttrain.models.named import NamedModel
 from posttrain.training.plan import Loop, Plan
 from posttrain.training.resume import IN_PYTHON
 from posttrain.training.settings import TrainingSettings
@@ -49,7 +50,9 @@ def _described(value: Any) -> Any:
     if isinstance(value, NamedModel):
         return _described(value.config)
     if isinstance(value, LoadedModel):
-        return f"{value.name} (in memory)"
+        if value.origin is None:
+            return f"{value.name} (in memory)"
+        return {**_described(value.origin), "in_memory": True}
     if isinstance(value, Component):
         if value.function is not None:
             return {"name": value.name, "weight": value.weight, "in_memory": True}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-from posttrain.errors import ConfigError
+from posttrain.errors import ConfigError, nearest
 from posttrain.report.notebook import Rollouts, metrics_table, result_html
 from posttrain.training.hooks import group_as_json
 from posttrain.training.training_state import TrainingState, last_checkpoint
@@ -24,6 +24,9 @@ class Metrics(Sequence[dict[str, float]]):
     [2.0, 1.5]
     >>> metrics[-1]["step"]
     2
+
+    Raises:
+        KeyError: no step has a metric of that name.
     """
 
     def __init__(self, rows: Iterable[dict[str, float]] = ()) -> None:
@@ -37,7 +40,10 @@ class Metrics(Sequence[dict[str, float]]):
     def __getitem__(self, key: str) -> list[float]: ...
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, str):
-            return [row[key] for row in self.rows if key in row]
+            values = [row[key] for row in self.rows if key in row]
+            if not values:
+                raise KeyError(f"no metric {key!r}: {nearest(key, self.names())}")
+            return values
         return self.rows[key]
 
     def __len__(self) -> int:

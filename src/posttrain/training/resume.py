@@ -5,26 +5,15 @@ Nothing here trains.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import torch
-
-from posttrain import __version__
-from posttrain.data.templates import template_fingerprint
 from posttrain.errors import CheckpointError
 from posttrain.files import move
-from posttrain.models.spec import LoadedModel, ModelSpec
 from posttrain.training import checkpoint
+from posttrain.training.caller import SHELL, Caller
 from posttrain.training.changes import Change, recipe_changes, refusals
-from posttrain.training.fingerprint import (
-    rows_difference,
-    rows_digest,
-    tokenizer_digest,
-    weights_digest,
-)
-from posttrain.training.optim import Schedule, learning_rate_factor
 from posttrain.yaml_reader import read_yaml_file
 
 IN_PYTHON = "in_python"
@@ -42,7 +31,7 @@ class Start:
         checkpoint: the folder to start from, None = the recipe's model. saved: its state. damaged:
         checkpoints that cannot
             be read, newest first, with the reason. changes: of the recipe and of what it names,
-            since the checkpoint.
+            since the checkpoint. caller: who asked, for messages.
     """
 
     folder: Path
@@ -50,6 +39,7 @@ class Start:
     saved: dict[str, Any] = dataclasses.field(default_factory=dict)
     damaged: list[tuple[Path, str]] = dataclasses.field(default_factory=list)
     changes: list[Change] = dataclasses.field(default_factory=list)
+    caller: Caller = SHELL
 
     @property
     def step(self) -> int:
@@ -74,12 +64,11 @@ class Start:
         names = sorted({c.name for c in refused if c.rule == "accept"})
         out = []
         if names:
-            flags = " ".join(f"--accept {name}" for name in names)
-            out.append(f"To go on with the change from here, add {flags}.")
+            out.append(f"To go on with the change from here, add {self.caller.accepting(names)}.")
         if any(c.rule == "refused" for c in refused):
             out.append(
                 "What a checkpoint cannot take over needs a new run, for example from "
-                f"model.path={self._model()}."
+                f"its model: {self.caller.start_from(self._model())}."
             )
         raise CheckpointError(
             f"{self.folder} is not resumed, and nothing was changed in it: the result would not "
@@ -91,14 +80,14 @@ class Start:
         return self.checkpoint or self.folder / "model"
 
 
-def find_start(folder: Path) -> Start:
+def find_start(folder: Path, caller: Caller = SHELL) -> Start:
     """The newest whole checkpoint of a run, or the recipe's model where nothing was saved. Writes
     nothing.
 
     Raises:
         CheckpointError: there are checkpoints, and none can be read.
     """
-    start = Start(folder)
+    start = Start(folder, caller=caller)
     for path in reversed(checkpoint.checkpoints(folder)):
         try:
             start.saved = checkpoint.read_state(path)
@@ -126,142 +115,6 @@ def recorded_recipe(folder: Path) -> dict[str, Any]:
     return recipe_as_dict(load_recipe(path))
 
 
-def contents(
-    models: Mapping[str, ModelSpec], tokenizer: Any, plugins: Sequence[Path], source: Any
-) -> dict[str, Any]:
-    """Digests of what a run is made from, and the versions that it runs with.
-
-    Args:
-        models: the one that is trained ("model") and those that help ("teacher", "critic").
-        plugins: files of the user's functions. source: a fresh source of batches.
-    """
-    return {
-        "rows": rows_digest(source),
-        "tokenizer": tokenizer_digest(tokenizer),
-        "template": template_fingerprint(tokenizer),
-        "weights": {name: _weights(spec) for name, spec in models.items()},
-        "plugins": {
-            _plugin_name(i, path): checkpoint.file_digest(path) for i, path in enumerate(plugins)
-        },
-        "versions": {
-            "posttrain": __version__,
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-        },
-    }
-
-
-def _weights(spec: ModelSpec) -> str | None:
-    """Digest of the weights that a run starts from."""
-    if isinstance(spec, LoadedModel):
-        return spec.digest
-    return weights_digest(
-        spec.place,
-        revision=spec.config.revision,
-        trust_remote_code=spec.config.trust_remote_code,
-    )
-
-
-def _plugin_name(index: int, path: Path) -> str:
-    """The file's name; of later plugins with their place, as two folders may hold files of one
-    name.
-    """
-    return f"{path.name} ({index + 1})" if index else path.name
-
-
-def content_changes(saved: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> list[Change]:
-    """What differs of that a run is made from."""
-    changes = []
-    rows = rows_difference(saved["rows"], now["rows"])
-    if rows is not None:
-        changes.append(Change("data", "accept", f"data: {rows}"))
-    if saved["template"] != now["template"]:
-        text = (
-            f"{folder} was trained with the chat template {saved['template']}, this recipe's is "
-            f"{now['template']}"
-        )
-        changes.append(Change("tokenizer", "refused", text))
-    if saved["tokenizer"] != now["tokenizer"]:
-        changes.append(
-            Change(
-                "tokenizer", "refused", "tokenizer: it gives other ids, or reads them as other text"
-            )
-        )
-    for name in sorted(saved["weights"].keys() | now["weights"].keys()):
-        if saved["weights"].get(name) != now["weights"].get(name):
-            changes.append(
-                Change(
-                    "weights", "accept", f"weights: those of {name} are others than at the start"
-                )
-            )
-    for name in sorted(saved["plugins"].keys() | now["plugins"].keys()):
-        if saved["plugins"].get(name) != now["plugins"].get(name):
-            changes.append(Change("plugins", "accept", f"plugins: {name} has changed"))
-    for name, value in now["versions"].items():
-        if saved["versions"].get(name) != value:
-            changes.append(
-                Change(name, "rounding", f"{name}: {saved['versions'].get(name)} -> {value}")
-            )
-    return changes
-
-
-def length_change(
-    start: Start,
-    schedule: Mapping[str, Any],
-    steps: int,
-    reasons: Sequence[str],
-    *,
-    schedule_steps: int | None = None,
-) -> Change | None:
-    """The change of a run's length, where steps that are done would have been others in a run of
-    the new length.
-
-    Args:
-        schedule: lr_scheduler_type, warmup_steps and min_lr_ratio.
-        reasons: of the method or its adapters, why the number of steps matters.
-        schedule_steps: steps that the schedule is over; None = `steps`.
-
-    Raises:
-        CheckpointError: the new length is below the steps that are done.
-    """
-    before = int(start.saved["steps"])
-    if steps < start.step:
-        raise CheckpointError(
-            f"max_steps: {steps} is below the {start.step} steps that {start.checkpoint} has "
-            "done; raise it. Nothing was changed"
-        )
-    lengths = int(start.saved.get("schedule_steps", before)), schedule_steps or steps
-    if steps == before and lengths[0] == lengths[1]:
-        return None
-    name, warmup = str(schedule["lr_scheduler_type"]), float(schedule["warmup_steps"])
-    before_rates, rates = (
-        [
-            learning_rate_factor(
-                step,
-                length,
-                schedule=cast(Schedule, name),
-                warmup_steps=warmup,
-                min_lr_ratio=float(schedule["min_lr_ratio"]),
-            )
-            for step in range(start.step)
-        ]
-        for length in lengths
-    )
-    why = list(reasons)
-    if before_rates != rates:
-        share = 0 < warmup < 1
-        what = "warmup_steps is a share of them" if share else f"lr_scheduler_type is {name}"
-        why.insert(
-            0,
-            f"the learning rates of the steps done would have been others: {what}; constant rates "
-            "extend exactly",
-        )
-    if not why:
-        return None
-    key = next((c.name for c in start.changes if c.rule == "length"), "max_steps")
-    return Change(key, "accept", f"steps: {before} -> {steps}", "; ".join(why))
-
-
 def announced(start: Start, steps: int) -> list[str]:
     """What a resume will do, as lines."""
     lines = [
@@ -279,13 +132,17 @@ def announced(start: Start, steps: int) -> list[str]:
         else "all steps are done; what is left is to save model/"
     )
     lines.append(f"resuming {start.folder} from {start.checkpoint.name}: {todo}")
+    accepted = {change.name for change in start.changes if change.rule == "accept"}
     for change in start.changes:
-        if change.name != "output":
+        told = change.rule == "length" and change.name in accepted  # its effect is told instead
+        if change.name != "output" and not told:
             note = {"rounding": " (sums may round differently)", "accept": " (accepted)"}.get(
                 change.rule, ""
             )
             lines.append(f"  changed: {change.text}{note}")
-    lines += [f"  kept: {old.name} as {new.name}" for old, new in _moves(start)]
+    lines += [
+        f"  the previous {_listed(old)} moves to {_listed(new)}" for old, new in _moves(start)
+    ]
     return lines
 
 
@@ -320,6 +177,11 @@ def _moves(start: Start) -> list[tuple[Path, Path]]:
     return moves
 
 
+def _listed(path: Path) -> str:
+    """A name of the run's folder; a folder's ends in a slash."""
+    return path.name if path.suffix else f"{path.name}/"
+
+
 def _damaged_name(path: Path) -> Path:
     return _free(path.with_name(f"{path.name}.damaged"))
 
@@ -335,7 +197,13 @@ def changes_since(start: Start, record: Mapping[str, Any]) -> list[Change]:
     checkpoint. record: the recipe of now, as plain values.
     """
     before = start.saved.get("recipe") or recorded_recipe(start.folder)
-    return recipe_changes(before, record)
+    model = record.get("model")
+    in_memory = isinstance(model, Mapping) and model.get("in_memory")
+    return [
+        # How the weights of a model in memory arose is all one: the checkpoint's take their place.
+        dataclasses.replace(c, rule="content") if in_memory and c.name == "model.init" else c
+        for c in recipe_changes(before, record)
+    ]
 
 
 def refuse_late_changes(start: Start, steps: int) -> None:
@@ -355,7 +223,11 @@ def refuse_late_changes(start: Start, steps: int) -> None:
     )
     texts = [*(c.text for c in late), *(reason for _, reason in start.damaged)]
     lines = "".join(f"\n  {text}" for text in texts)
+    new = f"start a new run from its model: {start.caller.start_from(start.folder / 'model')}"
+    out = f"To train on, {new}"
+    if start.checkpoint is not None:
+        out = f"Raise {start.caller.length}, or {new}"
     raise CheckpointError(
         f"{start.folder} is trained to its end and {where}; these changes would do nothing:{lines}"
-        f"\nRaise max_steps, or start a new run from model.path={start.folder / 'model'}"
+        f"\n{out}"
     )

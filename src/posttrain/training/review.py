@@ -11,7 +11,11 @@ from posttrain.errors import ConfigError
 from posttrain.models.forest_model import ForestModel
 from posttrain.models.spec import ModelSpec, model_spec
 from posttrain.terminal import styled, write
+from posttrain.training import resume
+from posttrain.training.folder import RunFolder
+from posttrain.training.loop_session import LoopSession
 from posttrain.training.plan import Facts, Loop, Plan
+from posttrain.training.session import Session
 
 
 def check(
@@ -58,3 +62,21 @@ def write_facts(console: Console, facts: Facts) -> None:
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
         write(console, "  ", styled(f"{name:<{width}}", "bold"), f"  {value}")
+
+
+def review_resume(session: Session | LoopSession, folder: RunFolder) -> None:
+    """Say from where a resume would go on, and what has changed as far as the recipe shows.
+
+    Raises:
+        CheckpointError: the resume would be refused.
+    """
+    start, steps = session.start(), session.steps
+    if start.has_model and start.saved.get("steps", steps) == steps:
+        resume.refuse_late_changes(start, steps)
+        folder.write(f"{folder.path} is finished. {session.length.longer(start)}")
+        return
+    if start.checkpoint is not None:
+        change = session.length.change(start)
+        start.changes += [change] if change is not None else []
+        start.refuse(folder.accept)
+    folder.write(*resume.announced(start, steps))

@@ -49,6 +49,16 @@ def load_models(
     return model
 
 
+def specs_of(spec: ModelSpec, plan: Plan) -> dict[str, ModelSpec]:
+    """The models that a plan names, and the one that is trained ("model")."""
+    models = {"model": spec}
+    if plan.teacher is not None:
+        models["teacher"] = plan.teacher
+    if plan.critic is not None and plan.critic.model is not None:
+        models["critic"] = plan.critic.model
+    return models
+
+
 def micro_batch_tokens(model: ForestModel, settings: TrainingSettings) -> int:
     """Distinct tokens that one forward pass may hold: as set, or what suits the device."""
     default = 2048 if model.device.type == "cpu" else 16384

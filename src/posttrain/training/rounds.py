@@ -17,7 +17,8 @@ from torch import Tensor
 from posttrain.errors import ModelError
 from posttrain.files import write_text_whole, written_whole
 from posttrain.models.language_model import LanguageModel
-from posttrain.models.spec import LoadedModel, ModelSpec, trained_weights
+from posttrain.models.loaded import LoadedModel, trained_weights
+from posttrain.models.spec import ModelSpec
 from posttrain.terminal import write_rule
 from posttrain.training import checkpoint
 from posttrain.training.ending import Interrupted
@@ -101,7 +102,7 @@ class Rounds:
             if self.keep_start:
                 self._start = trained_weights(self._model)
         if self._pending is not None:
-            LoadedModel(self._model, origin=self.spec).load(weights=self._pending)
+            LoadedModel(self._model).load(weights=self._pending)
             self._model.fresh_adapters = False
             self._pending = None
         return self._model
@@ -153,7 +154,7 @@ class Rounds:
             folder = self._round_folder(self.folder)
             write_rule(self.console, f"round {self.number + 1}")
         session = Session(
-            LoadedModel(model, origin=self.spec),
+            LoadedModel(model),
             plan,
             self.settings,
             folder=folder,
@@ -165,19 +166,18 @@ class Rounds:
             after=self.results[-1] if self.results else None,
             schedule_steps=self.steps,
             fresh_optimizer=restart,
+            keeps_start=False,  # the loop's start and the rounds before give them again
         )
         result = session.run()
         if session.stopped and result.step < self.steps:
-            place = (
-                "" if self.folder is None else f"; go on with: posttrain resume {self.folder.path}"
-            )
+            place = "" if self.folder is None else f"; go on with: {self.folder.go_on(self.steps)}"
             raise Interrupted(f"stopped after step {result.step} of {self.steps}{place}")
         return result
 
     def _round_folder(self, whole: RunFolder) -> RunFolder:
         assert self.path is not None
         record = {**whole.record, IN_PYTHON: True, "round": self.number + 1}
-        return RunFolder(
+        folder = RunFolder(
             self.path,
             record,
             command=whole.command,
@@ -187,6 +187,8 @@ class Rounds:
             console=self.console,
             seed=self.seed,
         )
+        folder.caller = whole.caller
+        return folder
 
     def _read(self, path: Path) -> Result:
         return Result(

@@ -15,6 +15,7 @@ from posttrain.models.forest_model import ForestModel, evaluating
 from posttrain.sources.rows import Source
 from posttrain.training.checkpoint import prune_checkpoints, save_checkpoint
 from posttrain.training.loop import State
+from posttrain.training.settings import TrainingSettings
 
 GROWTH = 10.0
 """By how much the norm of the trained weights grows in a run that has collapsed: fine-tuning
@@ -68,6 +69,18 @@ class Saver:
         )
         self.facts = facts
         self._saved = time.monotonic()
+
+    @classmethod
+    def of(cls, settings: TrainingSettings, *parts: Any, **options: Any) -> Saver:
+        """A saver with the cadences of the settings of a training."""
+        return cls(
+            *parts,
+            **options,
+            every=settings.save_every,
+            seconds=settings.save_seconds,
+            limit=settings.save_total_limit,
+            final=settings.save_final,
+        )
 
     def __call__(self, step: int, metrics: dict[str, float]) -> None:
         """Save if it is time.

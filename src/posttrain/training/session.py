@@ -12,9 +12,11 @@ from rich.console import Console
 
 from posttrain.errors import CheckpointError, ConfigError, RewardError
 from posttrain.models.language_model import LanguageModel
+from posttrain.models.loaded import LoadedModel
 from posttrain.models.spec import ModelSpec
 from posttrain.terminal import write
-from posttrain.training import checkpoint, resume
+from posttrain.training import checkpoint, resume, start_weights
+from posttrain.training.contents import content_changes, contents, contents_of
 from posttrain.training.ending import Interrupted, closing, in_eval_mode, stop_on_signal
 from posttrain.training.finished import finished
 from posttrain.training.folder import RunFolder
@@ -25,6 +27,7 @@ from posttrain.training.hooks import (
     add_peak_memory,
     first_rollout,
 )
+from posttrain.training.length import Length
 from posttrain.training.lock import locked
 from posttrain.training.loop import State, train
 from posttrain.training.measurement import Evaluating, HeldOut, Measured
@@ -33,7 +36,7 @@ from posttrain.training.optimizers import make_optimizer
 from posttrain.training.plan import Learner, Plan, Work
 from posttrain.training.progress import Progress
 from posttrain.training.result import Record, Result, read_lines
-from posttrain.training.roles import load_models, micro_batch_tokens
+from posttrain.training.roles import load_models, micro_batch_tokens, specs_of
 from posttrain.training.saving import Saver, check_finite, collapse, trained_norm
 from posttrain.training.seeding import seeded
 from posttrain.training.settings import TrainingSettings
@@ -51,6 +54,7 @@ class Session:
         after: the fit that is gone on from. schedule_steps: steps that the schedule of the learning
             rate is over; None = up to the last step of this training. fresh_optimizer: count on
             from `after` with an optimiser that begins anew.
+        keeps_start: keep the weights of the start in the folder where a resume needs them.
     """
 
     def __init__(
@@ -70,15 +74,17 @@ class Session:
         after: Result | None = None,
         schedule_steps: int | None = None,
         fresh_optimizer: bool = False,
+        keeps_start: bool = True,
     ) -> None:
         check_trackers(list(settings.report_to))
         self.spec, self.plan, self.settings, self.folder = spec, plan, settings, folder
         self.seed, self.hooks, self.console = seed, hooks, console
         self.title = title or plan.method
         self.work = work or plan.prepare(spec, seed, steps)
+        self._filtered = False
         self.measured = Measured(evaluation) if evaluation is not None else None
         self.after, self.schedule_steps = after, schedule_steps
-        self.fresh_optimizer = fresh_optimizer
+        self.fresh_optimizer, self.keeps_start = fresh_optimizer, keeps_start
         self.stopped = False  # by the user, at the last step at the latest
         self._check_continuation()
 
@@ -114,11 +120,15 @@ class Session:
         for note in self.work.notes:
             self._print(note, style="yellow")
         try:
+            start = self.start()
+            start_weights.bring(self.spec, start, seed=self.seed, scores=self.plan.scores)
             self._with_start_model()
-            start = self._start()
             if start.has_model and start.saved.get("steps", self.steps) == self.steps:
                 return self._finished(start)
             return self._train(start)
+        except BaseException:
+            self.spec.give_back()  # where a resume was refused, and has loaded weights
+            raise
         finally:
             self.work.close()
 
@@ -129,12 +139,14 @@ class Session:
 
     # -- before the training
 
-    def _start(self) -> resume.Start:
+    def start(self) -> resume.Start:
+        """Where the training starts, with changes of the recipe refused that nobody accepted."""
         return self.folder.start() if self.folder is not None else resume.Start(Path())
 
     def _with_start_model(self) -> None:
         """What the model of the start has to say of the data: a filter, cached log-probs."""
         work, reference = self.work, self.plan.reference
+        self._filtered = work.filtered is not None
         if work.filtered is None and not reference.cached:
             return
         model = self.spec.load()
@@ -154,19 +166,23 @@ class Session:
             optimizer = make_optimizer(model, self.plan, self.objective, self.settings, span)
             limit = micro_batch_tokens(model, self.settings)
             source = self.work.source(Learner(model, optimizer, limit))
-            facts = self._facts(start, source, optimizer)
+            facts = self._facts(start, model, source, optimizer)
             state = self._restore(start, model, source, optimizer)
             first = state.step
             if self.folder is not None:
-                self._open(self.folder, start)
+                self.folder.open_at(start, self.steps)
+                if start.checkpoint is None and self._needs_start(model):
+                    start_weights.keep(self.folder.path, model)
+            self.spec.settle()
             norm = float(start.saved.get("initial_norm", 0.0)) or trained_norm(model)
-            saver = self._saver(model, source, optimizer, state, {**facts, "initial_norm": norm})
+            facts["initial_norm"] = norm
+            saver = self._saver(model, source, optimizer, state, facts=facts)
             record = Record(source if self.work.samples else None)
             hooks, progress = self._hooks(model, source, optimizer, state, record)
             hooks += [saver] if saver is not None else []
             model.train()
             stopping = (
-                stop_on_signal(state, self.console, self.folder.path)
+                stop_on_signal(state, self.console, self._go_on(self.folder))
                 if self.folder is not None
                 else contextlib.nullcontext()
             )
@@ -199,35 +215,43 @@ class Session:
         model.fresh_adapters = False
         return self._result(model, record, held)
 
-    def _facts(self, start: resume.Start, source: Any, optimizer: Any) -> dict[str, Any]:
+    def _facts(
+        self, start: resume.Start, model: Any, source: Any, optimizer: Any
+    ) -> dict[str, Any]:
         """What every checkpoint says of the run; changes since the one at hand are refused."""
         if self.folder is None:
             return {}
-        models = {"model": self.spec}
-        if self.plan.teacher is not None:
-            models["teacher"] = self.plan.teacher
-        if self.plan.critic is not None and self.plan.critic.model is not None:
-            models["critic"] = self.plan.critic.model
-        contents = resume.contents(models, self.spec.tokenizer, self.folder.plugins, source)
+        saved = contents_of(start.saved)
+        made_from = contents(
+            specs_of(self.spec, self.plan),
+            self.spec.tokenizer,
+            self.folder.plugins,
+            source,
+            begun=saved["weights"],
+            scores=self.plan.scores,
+        )
         if start.checkpoint is not None:
-            start.changes += resume.content_changes(
-                start.saved["contents"], contents, start.checkpoint
+            kept = (self.folder.path / start_weights.START).exists()
+            start.changes += content_changes(
+                saved, made_from, start.checkpoint, free=() if kept else ("model",)
             )
             reasons = ["adalora prunes by the number of steps"]
             reasons = reasons if getattr(optimizer, "updates", None) is not None else []
-            reasons += [self.work.by_steps] if self.work.by_steps else []
-            schedule = {
-                "lr_scheduler_type": self.plan.optimizer.lr_scheduler_type,
-                "warmup_steps": self.settings.warmup_steps,
-                "min_lr_ratio": self.settings.min_lr_ratio,
-            }
-            change = resume.length_change(
-                start, schedule, self.steps, reasons, schedule_steps=self.schedule_steps
-            )
+            change = self.length.change(start, *reasons)
             start.changes += [change] if change is not None else []
             start.refuse(self.folder.accept)
-        span = self.schedule_steps or self.steps
-        return {"recipe": self.folder.record, "contents": contents, "schedule_steps": span}
+        return {
+            "recipe": self.folder.record,
+            "contents": made_from,
+            "schedule_steps": self.schedule_steps or self.steps,
+            "fresh_adapters": getattr(model, "fresh_adapters", True),
+        }
+
+    def _needs_start(self, model: Any) -> bool:
+        """Whether a resume of this run could not do without the weights of its start."""
+        return self.keeps_start and start_weights.are_needed(
+            self.spec, self.plan, self.objective, model, filtered=self._filtered
+        )
 
     def _restore(self, start: resume.Start, model: Any, source: Any, optimizer: Any) -> State:
         """Optimiser, source and generators as the checkpoint has them; the state to go on from."""
@@ -247,31 +271,12 @@ class Session:
             model.weights_version = start.saved["weights_version"]
         return State(start.step, start.saved["num_tokens"], str(start.checkpoint))
 
-    def _open(self, folder: RunFolder, start: resume.Start) -> None:
-        if folder.resume:
-            folder.write(*resume.announced(start, self.steps))
-            folder.before_open()
-            resume.set_aside(start)
-        folder.open()
-
-    def _saver(
-        self, model: Any, source: Any, optimizer: Any, state: State, facts: Mapping[str, Any]
-    ) -> Saver | None:
+    def _saver(self, *parts: Any, facts: Mapping[str, Any]) -> Saver | None:
+        """What saves the model, source, optimiser and state of a run in a folder."""
         if self.folder is None:
             return None
-        s = self.settings
-        return Saver(
-            self.folder.path,
-            model,
-            source,
-            optimizer,
-            state,
-            steps=self.steps,
-            every=s.save_every,
-            seconds=s.save_seconds,
-            limit=s.save_total_limit,
-            final=s.save_final,
-            facts=dict(facts),
+        return Saver.of(
+            self.settings, self.folder.path, *parts, steps=self.steps, facts=dict(facts)
         )
 
     def _hooks(
@@ -332,8 +337,7 @@ class Session:
         steps = self.steps
         if state.stop and state.step < steps:
             raise Interrupted(
-                f"stopped after step {state.step} of {steps}; go on with: posttrain resume "
-                f"{folder.path}"
+                f"stopped after step {state.step} of {steps}; go on with: {self._go_on(folder)}"
             )
         if start.step == steps and start.saved["steps"] != steps and self.settings.save_final:
             saver.save(steps)  # the checkpoint was one of a longer run
@@ -369,9 +373,30 @@ class Session:
         weights = start.checkpoint if start.step == self.steps else self.folder.path / "model"
 
         def load() -> Any:
-            return load_models(self.spec, self.plan, self.objective, weights)
+            model = load_models(self.spec, self.plan, self.objective, weights)
+            model.fresh_adapters = False
+            return model
 
-        return finished(self.folder, start, self.steps, self.measured, load)
+        in_memory = isinstance(self.spec, LoadedModel)
+        longer = self.length.longer(start)
+        result = finished(self.folder, start, self.steps, self.measured, load, longer, in_memory)
+        self.spec.settle()
+        return result
+
+    @property
+    def length(self) -> Length:
+        """How long the run is."""
+        return Length.of(
+            self.steps,
+            self.plan.optimizer,
+            self.settings,
+            schedule_steps=self.schedule_steps,
+            by_steps=self.work.by_steps,
+        )
+
+    def _go_on(self, folder: RunFolder) -> str:
+        """The call that goes on with the run."""
+        return folder.go_on(self.work.steps, after=self.after is not None)
 
     def _print(self, text: str, style: str = "") -> None:
         write(self.console, text, style=style)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import typing
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from posttrain.component import ComponentLike
 from posttrain.errors import ConfigError, nearest
 from posttrain.limits import check_values
+from posttrain.typecheck import check_in_python, is_plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +57,32 @@ class TrainingSettings:
         check_values({name: getattr(self, name) for name in names})
 
     @classmethod
-    def of(cls, options: Mapping[str, Any]) -> TrainingSettings:
+    def of(
+        cls, options: Mapping[str, Any], method: str = "", taken: Collection[str] = ()
+    ) -> TrainingSettings:
         """Settings by name.
 
+        Args:
+            method: of the plan that is trained. taken: the settings that the method takes.
+
         Raises:
-            ConfigError: there is no setting of a name; it names the nearest.
+            ConfigError: there is no setting of a name, or a value is of the wrong type.
         """
-        names = [f.name for f in dataclasses.fields(cls)]
+        hints = typing.get_type_hints(cls)
         for name in options:
-            if name not in names:
-                raise ConfigError(f"fit has no setting {name!r}: {nearest(name, names)}")
-        return cls(**options)
+            if name in taken:
+                raise ConfigError(
+                    f"fit has no setting {name!r}: it belongs to the plan: pt.{method}(..., "
+                    f"{name}=...)"
+                )
+            if name not in hints:
+                known = [*hints, *("steps", "output", "resume", "accept", "hooks", "seed")]
+                renamed = name == "max_steps"
+                hint = "it is called 'steps' here" if renamed else nearest(name, known)
+                raise ConfigError(f"fit has no setting {name!r}: {hint}")
+        return cls(
+            **{
+                name: check_in_python(value, hints[name], name) if is_plain(hints[name]) else value
+                for name, value in options.items()
+            }
+        )

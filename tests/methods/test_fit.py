@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 import posttrain as pt
-from posttrain.errors import CheckpointError, ConfigError
+from posttrain.errors import CheckpointError, ConfigError, ModelError
 
 ROWS = [
     {"prompt": f"Q: {a}+2\nA:", "completion": f" {a}+2={a + 2}\n#### {a + 2}"} for a in range(3, 19)
@@ -125,3 +125,42 @@ def test_rounds_of_sampling_and_training_are_a_loop() -> None:
         best = [row for row in rows if row["reward"] == 1.0] or rows
         pt.fit(model, pt.sft(best, batch_size=4), steps=2, console=QUIET)
     assert pt.evaluate(model, TASK, num_examples=4).accuracy().n == 4
+
+
+@pytest.mark.parametrize("problems", ["task", "rows"])
+def test_a_task_or_rows_are_measured_on_the_way(problems: str) -> None:
+    rows = [{"prompt": f"Q: {a}+2\nA:", "answer": str(a + 2)} for a in range(3)]
+    given: Any = pt.make_task(rows) if problems == "task" else rows
+    result = pt.fit("embedded", plan(), steps=2, eval_every=1, evaluation=given, console=QUIET)
+    assert len(result.metrics["evaluation/accuracy"]) == 2
+    measured = pt.evaluate(result.model, given)
+    assert result.evaluation.metrics()["accuracy"] == measured.metrics()["accuracy"]
+
+
+def test_a_run_stands_for_its_model(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    pt.fit(tiny_folder, plan(), steps=1, output=run, console=QUIET)
+    assert digest(pt.load(run)) == digest(pt.load(run / "model"))
+    assert str(run / "model") in capsys.readouterr().err
+    on = pt.fit(run, plan(), steps=1, console=QUIET)
+    whole = pt.fit(run / "model", plan(), steps=1, console=QUIET)
+    assert digest(on.model) == digest(whole.model)
+    evaluations = [pt.evaluate(m, TASK, num_examples=2) for m in (run, run / "model")]
+    assert evaluations[0].metrics() == evaluations[1].metrics()
+
+
+def test_a_run_without_a_model_says_how_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("method: sft\nin_python: true\n")
+    with pytest.raises(ModelError, match="resume=True"):
+        pt.load(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("method: sft\n")
+    with pytest.raises(ModelError, match=f"posttrain resume {tmp_path}"):
+        pt.load(tmp_path)
+
+
+def test_a_folder_above_a_model_names_the_model(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "inner").symlink_to(tiny_folder)
+    with pytest.raises(ModelError, match=str(tmp_path / "inner")):
+        pt.load(tmp_path)

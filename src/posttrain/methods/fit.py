@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 
 from posttrain.config import ModelConfig
-from posttrain.errors import ConfigError
+from posttrain.errors import ConfigError, shown
+from posttrain.limits import check_values
+from posttrain.methods.measurement import Measuring, measuring_of
+from posttrain.methods.objects import TaskLike
 from posttrain.models.forest_model import ForestModel
 from posttrain.models.spec import ModelSpec, model_spec
 from posttrain.training.folder import RunFolder
 from posttrain.training.hooks import Hook
 from posttrain.training.loop_session import LoopSession
+from posttrain.training.measurement import Evaluating
 from posttrain.training.plan import Loop, Plan
 from posttrain.training.record import record_of
 from posttrain.training.result import Result
-from posttrain.training.session import Evaluating, Session
+from posttrain.training.session import Session
 from posttrain.training.settings import TrainingSettings
+from posttrain.typecheck import check_in_python
 
 
 def fit(
@@ -31,9 +36,10 @@ def fit(
     schedule_steps: int | None = None,
     output: str | Path | None = None,
     resume: bool = False,
+    accept: Sequence[str] = (),
     hooks: Sequence[Hook] = (),
     seed: int = 0,
-    evaluation: Evaluating | None = None,
+    evaluation: TaskLike | Evaluating | None = None,
     console: Console | None = None,
     **settings: Any,
 ) -> Result:
@@ -56,10 +62,14 @@ def fit(
             the last step of this fit. Two fits of 5 steps, each over a schedule of 10, equal one
             fit of 10.
         output: a folder for metrics, checkpoints and the model; None writes nothing.
-        resume: go on with the run that `output` holds, exactly.
+        resume: go on with the run that `output` holds, exactly. A loaded model takes over the
+            weights of the checkpoint, whatever it holds.
+        accept: names of changes since the checkpoint that a resume may make although an
+            undisturbed run would not have had them, such as "steps" or "learning_rate".
         hooks: called after each step as hook(step, metrics).
         seed: of order, sampling, dropout and fresh weights.
-        evaluation: measures the model every `eval_every` steps and at the end.
+        evaluation: a task, or rows with answers, on which the model is measured every `eval_every`
+            steps and at the end, as `pt.evaluate` does; or what `of(model)` measures.
         console: where progress is printed.
         settings: see `TrainingSettings`: weight_decay, warmup_steps, save_every, ...
 
@@ -70,8 +80,17 @@ def fit(
         TrainingDiverged: a loss, a gradient or a weight is not finite.
         Interrupted: the user stopped the run; a checkpoint holds its state.
     """
+    if not isinstance(plan, Plan | Loop):
+        raise ConfigError(
+            f"plan: {shown(plan)} is no plan; a method makes one, such as pt.sft(rows)"
+        )
+    steps = check_in_python(steps, int | None, "steps")
+    seed = check_in_python(seed, int, "seed")
+    if steps is not None and steps < 1:
+        raise ConfigError(f"steps: {steps} must be at least 1; leave it out to train whole epochs")
+    check_values({"seed": seed})
     spec = model_spec(model, seed=seed)
-    options = TrainingSettings.of(settings)
+    options = TrainingSettings.of(settings, plan.method, plan.settings)
     console = console or Console()
     folder = None
     if output is not None:
@@ -85,37 +104,37 @@ def fit(
             schedule_steps=schedule_steps,
         )
         folder = RunFolder(
-            Path(output), record, command="posttrain.fit", resume=resume, console=console, seed=seed
+            Path(output),
+            record,
+            command="posttrain.fit",
+            resume=resume,
+            accept=["max_steps" if name == "steps" else name for name in accept],
+            console=console,
+            seed=seed,
         )
     elif resume:
         raise ConfigError("resume: it needs output, the folder of the run that is gone on with")
-    if isinstance(plan, Loop):
-        if after is not None or schedule_steps is not None:
-            raise ConfigError(
-                f"after, schedule_steps: {plan.method} is a loop, whose rounds go on from each "
-                "other; they are for a fit of a plan"
-            )
-        return LoopSession(
-            spec,
-            plan,
-            options,
-            folder=folder,
-            steps=steps,
-            seed=seed,
-            hooks=hooks,
-            evaluation=evaluation,
-            console=console,
-        ).run()
-    return Session(
-        spec,
-        plan,
-        options,
-        folder=folder,
-        steps=steps,
-        seed=seed,
-        hooks=hooks,
-        evaluation=evaluation,
-        console=console,
-        after=after,
-        schedule_steps=schedule_steps,
-    ).run()
+    if isinstance(plan, Loop) and (after is not None or schedule_steps is not None):
+        raise ConfigError(
+            f"after, schedule_steps: {plan.method} is a loop, whose rounds go on from each other; "
+            "they are for a fit of a plan"
+        )
+    measuring = evaluation
+    if evaluation is not None and not hasattr(evaluation, "report"):
+        measuring = measuring_of(spec, evaluation)
+    shared: dict[str, Any] = {
+        "folder": folder,
+        "steps": steps,
+        "seed": seed,
+        "hooks": hooks,
+        "evaluation": measuring,
+        "console": console,
+    }
+    try:
+        if isinstance(plan, Loop):
+            return LoopSession(spec, plan, options, **shared).run()
+        session = Session(spec, plan, options, after=after, schedule_steps=schedule_steps, **shared)
+        return session.run()
+    finally:
+        if measuring is not evaluation:
+            cast(Measuring, measuring).close()
