@@ -20,6 +20,7 @@ from posttrain.episodes.adapters.gymnasium import Gymnasium
 
 ACTIONS = ("left", "down", "right", "up")
 MAX_STEPS = 16
+FIRST_TRAIN_SEED = 1_000_000
 
 
 def action_of(text: str) -> int:
@@ -51,11 +52,13 @@ def frozen_lake() -> Gymnasium:
 
 
 @pt.task
-def walks(*, num_examples: int = 1000) -> pt.Task:
-    """Games, which all begin on the first square."""
+def walks(*, num_examples: int = 1000, split: str = "train") -> pt.Task:
+    """Games, which all begin on the first square. Seeds of the splits train and test differ."""
+    first = 0 if split == "test" else FIRST_TRAIN_SEED
+    seeds = range(first, first + num_examples)
     return pt.Task(
         "walks",
-        [pt.Example("", columns={"seed": n}, id=f"walk-{n}") for n in range(num_examples)],
+        [pt.Example("", columns={"seed": seed}, id=f"walk-{seed}") for seed in seeds],
         lambda text, example: 0.0,
         lambda text: None,
         max_tokens=8,
