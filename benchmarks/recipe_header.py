@@ -73,11 +73,13 @@ def _accuracy_text(
     for title, means in rows:
         mean, half = interval_of(means)
         texts.append(f"{title} {percent(mean)} ({percent(mean - half)} to {percent(mean + half)})")
-    number = evaluation["num_samples"]
+    number = evaluation.get("num_samples", 1)
+    unit = "episode" if evaluation.get("environment") else "sample"
+    split = evaluation["task"].get("split")
     return (
         f"Held-out accuracy, {len(figures.runs[name])} seeds, means with 95 % intervals: "
-        f"{', '.join(texts)}. {number} sample{'s' * (number > 1)} at temperature 1 for each of "
-        f"{evaluation['num_examples']} problems of the test split;"
+        f"{', '.join(texts)}. {number} {unit}{'s' * (number > 1)} at temperature 1 for each of "
+        f"{evaluation['num_examples']} problems{f' of the {split} split' if split else ''};"
     )
 
 

@@ -21,6 +21,7 @@ from figures import DIGITS, HERE, Counts, Figures, Run, machine_text
 ROOT = HERE.parent
 WORK = HERE / ".work" / "recipes"
 NUM_PROBLEMS, NUM_SAMPLES = 300, 4
+EMBEDDED = ("embedded", "embedded-tools")
 RUNS = "runs/"
 """Where recipes leave what other recipes read."""
 COMMAND = re.compile(r"#\s{2,}((?:posttrain|python) .*)")
@@ -70,7 +71,7 @@ def unmeasured(recipe: dict[str, Any], settings: dict[str, str]) -> str | None:
         path = value.get(part) if isinstance(value, dict) else value if key != "task" else None
         if path is None or place in settings:
             continue
-        if path != "embedded" and not path.startswith(RUNS):
+        if path not in EMBEDDED and not path.startswith(RUNS):
             return f"{place}: {path} is the user's; set {place}=..."
     measured = recipe["method"] == "evaluate_reward" or "eval_data" in recipe
     return None if measured or evaluation_of(recipe) else "it has no held-out measure"

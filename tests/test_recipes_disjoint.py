@@ -37,7 +37,9 @@ def _items(task: str) -> Items:
     if "path" in entry.settings:
         every = {k: s.default for k, s in entry.settings.items()} | settings
         return frozenset([(name, every["path"], every.get("subset"), every.get("split"))])
-    return frozenset(str(e.prompt) for e in registry.tasks.bind(name, settings)().examples)
+    examples = registry.tasks.bind(name, settings)().examples
+    # What an environment tells follows from the example's columns.
+    return frozenset(str(e.prompt or e.columns) for e in examples)
 
 
 def items(task: Component) -> Items:

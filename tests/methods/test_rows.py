@@ -4,6 +4,7 @@ its size.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -167,9 +168,8 @@ def test_documents_are_what_the_setting_says(tmp_path: Path, tiny_folder: Path) 
     path = tmp_path / "corpus.txt"
     path.write_text("a\nb\n\nc\n")
     for document, count in (("paragraph", 2), ("line", 3), ("file", 1)):
-        assert f"documents  {count}, in {count} sequences" in checked(
-            tmp_path, tiny_folder, **sft_text(path, document=document)
-        )
+        facts = checked(tmp_path, tiny_folder, **sft_text(path, document=document))
+        assert re.search(rf"documents +{count}, in {count} sequences", facts)
     rows = write(tmp_path / "rows.jsonl", rows_of("sft", 0))
     with pytest.raises(ConfigError, match="data.document: 'line'"):
         checked(tmp_path, tiny_folder, method="sft", data={"path": rows, "document": "line"})
