@@ -148,7 +148,7 @@ class SampledGroups:
 
     def updated(self, model: Any) -> None:
         model.weights_version += 1
-        self.engine.load_weights(model.weights_version)
+        self.engine.sync(model.weights_version)
 
     def metrics(self) -> Averages:
         return Averages()

@@ -86,6 +86,40 @@ def tiny_tokenizer(tiny_folder: Path) -> Any:
 
 
 @pytest.fixture
+def other_tokenizer(tmp_path: Path) -> Path:
+    """A tiny model with words for tokens."""
+    import torch
+    import transformers
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    words = {
+        w: i
+        for i, w in enumerate(["<s>", "</s>", "<unk>", "Q", "A", ":", "+", *map(str, range(30))])
+    }
+    core = Tokenizer(WordLevel(words, unk_token="<unk>"))
+    core.pre_tokenizer = Whitespace()
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>"
+    )
+    folder = tmp_path / "other"
+    tokenizer.save_pretrained(folder)
+    config = transformers.LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
 def run_recipe(tmp_path: Path, tiny_folder: Path) -> Callable[..., Path]:
     """Run a recipe given as keywords on the tiny model, and return its folder."""
 

@@ -69,6 +69,19 @@ def stopped_and_resumed(
     return whole, run_recipe(**raw, output=str(folder / "half"), resume=True)
 
 
+def resolved(arguments: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """The recipe that a dry run of a command shows."""
+    import yaml
+
+    from posttrain.cli import main
+
+    assert main([*arguments.split(), "--dry-run"]) == 0
+    text = capsys.readouterr().out.partition("with this recipe:\n")[2]
+    recipe = yaml.safe_load(text)
+    assert not Path(recipe["output"]).exists()
+    return dict(recipe)
+
+
 def weights_of(model: Any) -> str:
     """Digest of all weights of a model in memory."""
     content = hashlib.sha256()
@@ -86,3 +99,34 @@ def without_weights(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(spec, "load_model", refuse)
     patch.setattr(spec, "load_score_model", refuse)
+
+
+def checked(tmp_path: Path, tiny_folder: Path, **raw: Any) -> str:
+    """What `posttrain check` prints of a recipe."""
+    import io
+
+    from rich.console import Console
+
+    from posttrain.recipe import parse_recipe
+    from posttrain.runs import run_of
+
+    out = io.StringIO()
+    recipe = parse_recipe(
+        {
+            "model": {"path": str(tiny_folder), "dtype": "float32"},
+            "output": str(tmp_path / "run"),
+            **raw,
+        },
+        tmp_path,
+    )
+    run_of(recipe, console=Console(file=out, width=500)).check()
+    return out.getvalue()
+
+
+def prompts_task(tmp_path: Path, num_long: int, num: int = 20) -> dict[str, Any]:
+    """A task of short prompts, of which the first `num_long` exceed the tiny model's context."""
+    rows = [
+        {"prompt": "a" * (600 if i < num_long else 5), "answer": "1", "id": f"p{i}"}
+        for i in range(num)
+    ]
+    return {"name": "jsonl", "path": write(tmp_path / "prompts.jsonl", rows)}

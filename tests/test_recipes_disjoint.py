@@ -37,7 +37,7 @@ def _items(task: str) -> Items:
     if "path" in entry.settings:
         every = {k: s.default for k, s in entry.settings.items()} | settings
         return frozenset([(name, every["path"], every.get("subset"), every.get("split"))])
-    return frozenset(e.prompt for e in registry.tasks.bind(name, settings)().examples)
+    return frozenset(str(e.prompt) for e in registry.tasks.bind(name, settings)().examples)
 
 
 def items(task: Component) -> Items:

@@ -37,6 +37,10 @@ NAMES: dict[str, str] = {
     # values
     "make_task": "posttrain.tasks.rows",
     "Task": "posttrain.types",
+    "Trace": "posttrain.types",
+    "TraceGroup": "posttrain.types",
+    "Turn": "posttrain.types",
+    "ToolCall": "posttrain.types",
     "Example": "posttrain.types",
     "Sampling": "posttrain.config.SamplingConfig",
     "LoRA": "posttrain.config.LoraConfig",

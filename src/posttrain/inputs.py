@@ -111,6 +111,10 @@ ADVANTAGE_INPUTS: dict[str, Input] = _table(
     ("baseline", "", "the estimator's own state, NaN at first; saved in checkpoints", "estimator"),
     ("token_rewards", "[P][G] of [T]", "reward earned with each token; NaN means none", _ROLLOUTS),
     ("values", "[P][G] of [T]", "value of the state before each token", "critic"),
+    ("turn_rewards", "[P][G] of [K]", "reward earned with each turn; NaN means none", _ROLLOUTS),
+    ("turns", "[P][G] of [T]", "number of the turn that each token belongs to", _ROLLOUTS),
+    ("states", "[P][G] of [K]", "number of what a turn answers; equal means equal", _ROLLOUTS),
+    ("contexts", "[P][G] of [K]", "number of a turn's whole context", _ROLLOUTS),
 )
 
 SEARCH_INPUTS: dict[str, Input] = _table(

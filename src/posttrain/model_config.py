@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from importlib.resources import files
 from typing import Any, Literal
 
 from posttrain.errors import ConfigError
+
+EMBEDDED_MODELS = {"embedded": "base", "embedded-tools": "tools"}
+"""Folder below assets/ of each model that ships with the package, by its name."""
+
+
+def model_location(path: str) -> str:
+    """Folder or hub id of a model: names such as "embedded" stand for models of the package."""
+    name = EMBEDDED_MODELS.get(path)
+    return str(files("posttrain") / "assets" / name) if name else path
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +159,8 @@ class ModelConfig:
     """Which model to load, and how.
 
     Attributes:
-        path: a folder, a hub id, or "embedded" for the small model that ships with posttrain.
+        path: a folder, a hub id, or a model that ships with posttrain: "embedded" continues text,
+            "embedded-tools" follows short instructions and calls tools.
         tokenizer: folder or hub id of the tokenizer. None is the model's own.
         chat_template: a Jinja template, or a file that holds one. None is the tokenizer's own.
         revision: branch, tag or commit on the hub.

@@ -13,8 +13,8 @@ from typing import Any
 
 from posttrain.config import Component, DataConfig, EvaluationConfig, ModelConfig, Recipe
 from posttrain.errors import ModelError
+from posttrain.model_config import EMBEDDED_MODELS
 
-EMBEDDED = "embedded"
 STAGE = "stage:"
 
 _MODEL_FIELDS = ("path", "tokenizer", "chat_template")
@@ -66,7 +66,7 @@ class _Paths:
 
     def absolute(self, path: str) -> str:
         """The absolute path of what exists, else the text as it is."""
-        if not path or path == EMBEDDED or path.startswith(STAGE):
+        if not path or path in EMBEDDED_MODELS or path.startswith(STAGE):
             return path
         try:
             for place in (Path(path).expanduser(), self.base / path):

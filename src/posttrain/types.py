@@ -96,72 +96,171 @@ class Sample:
     weights_version: int = 0
 
 
+StopReason = Literal[
+    "completed",
+    "tool_stopped",
+    "max_turns",
+    "max_tokens",
+    "max_tool_calls",
+    "context_overflow",
+    "parse_error",
+    "timeout",
+]
+"""Why an episode ended: by itself, by a tool or its environment, at a limit (turns, tokens, tool
+calls, the model's context, seconds), or because a tool call could not be read.
+"""
+
+_LIMITS = frozenset({"max_turns", "max_tokens", "max_tool_calls", "context_overflow", "timeout"})
+
+
 @dataclass(slots=True)
-class Rollout:
-    """One completion with its rewards and its advantage.
+class ToolCall:
+    """One call of a tool.
 
-    `Rollout(sample, text)` holds a completion that an engine sampled; `Rollout.of_text(text)` one
-    of which the text alone is known, such as that of a server. Rewards that read token ids cannot
-    be asked about the latter.
-
-    rewards: by reward function, None = not applicable. reward: the weighted sum.
-    step_rewards: of rewards that judge each step of a completion, one number per step; `rewards`
-    has their mean.
-    advantage: the mean over its tokens where those differ. error: why there is no reward.
-    text_finish_reason: of a completion without tokens; a sample has its own.
+    result: what the tool returned, as text; None where it failed. error: why it failed. seconds:
+    how long it took.
     """
 
-    _sample: Sample | None
+    name: str
+    arguments: dict[str, Any]
+    result: str | None = None
+    error: str | None = None
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Turn:
+    """One completion of the policy in the context in which it was sampled.
+
+    context_ids: all token ids before it. sample: the sampled ids, which are the trained ids. text:
+    the completion as text.
+    messages: what was said since the turn before (user, tool, system), for people to read.
+    tool_calls: the calls that the completion makes. reward: the environment's reward of this step;
+    None where it gives none.
+    is_trained: False leaves the turn out of losses: truncated, not parsed, or not of the policy.
+    """
+
+    context_ids: tuple[int, ...]
+    sample: Sample
     text: str
+    messages: list[Message] = field(default_factory=list)
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    reward: float | None = None
+    is_trained: bool = True
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Context and completion."""
+        return (*self.context_ids, *self.sample.ids)
+
+
+@dataclass(slots=True)
+class Trace:
+    """One episode with its rewards and its advantage: a completion, or several turns.
+
+    `Trace.of_sample(prompt_ids, sample, text)` holds one completion that an engine sampled;
+    `Trace.of_text(text)` one of which the text alone is known, such as that of a server. Rewards
+    that read token ids cannot be asked about the latter. `text`, `sample` and `finish_reason` are
+    those of the last turn.
+
+    turns: in the order of sampling; none for a text alone, and for an episode that failed before
+    its first. rewards: by reward function, None = not applicable. reward: the weighted sum.
+    step_rewards: of rewards that judge each step of a completion, one number per step; `rewards`
+    has their mean.
+    advantage: the mean over its tokens where those differ. stop_reason: why the episode ended.
+    error: why there is no reward. Such a trace has failed: no baseline counts it.
+    metrics: numbers that the episode or its environment reports.
+    text_alone, text_finish_reason: of a completion without tokens.
+    """
+
+    turns: list[Turn]
     rewards: dict[str, float | None] = field(default_factory=dict)
     reward: float | None = None
-    advantage: float = 0.0
-    error: str | None = None
     step_rewards: dict[str, list[float]] = field(default_factory=dict)
+    advantage: float = 0.0
+    stop_reason: StopReason = "completed"
+    error: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    text_alone: str = ""
     text_finish_reason: FinishReason = "stop"
 
     @classmethod
-    def of_text(cls, text: str, finish_reason: FinishReason = "stop") -> Rollout:
+    def of_sample(
+        cls,
+        prompt_ids: tuple[int, ...],
+        sample: Sample,
+        text: str,
+        rewards: dict[str, float | None] | None = None,
+        reward: float | None = None,
+        advantage: float = 0.0,
+    ) -> Trace:
+        """One completion of a prompt, with the rewards that are known already."""
+        stop: StopReason = "max_tokens" if sample.finish_reason == "length" else "completed"
+        turns = [Turn(prompt_ids, sample, text)]
+        return cls(turns, rewards or {}, reward, advantage=advantage, stop_reason=stop)
+
+    @classmethod
+    def of_text(cls, text: str, finish_reason: FinishReason = "stop") -> Trace:
         """A completion of which only the text is known."""
-        return cls(None, text, text_finish_reason=finish_reason)
+        return cls([], text_alone=text, text_finish_reason=finish_reason)
 
     @property
     def has_tokens(self) -> bool:
         """Whether the token ids are known."""
-        return self._sample is not None
+        return bool(self.turns)
+
+    @property
+    def text(self) -> str:
+        """The last completion."""
+        return self.turns[-1].text if self.turns else self.text_alone
 
     @property
     def sample(self) -> Sample:
-        """The sampled tokens.
+        """The sampled tokens of the last turn.
 
         Raises:
-            DataError: only the text is known.
+            DataError: only the text is known, or nothing was sampled.
         """
-        if self._sample is None:
+        if not self.turns:
             raise DataError(
                 f"the completion {self.text!r:.40} is text without token ids; sample it with an "
                 "engine to train on it or to ask rewards that read completion_ids"
             )
-        return self._sample
+        return self.turns[-1].sample
 
     @property
     def finish_reason(self) -> FinishReason:
-        """ "stop", or "length" for a completion that was cut."""
-        return self.text_finish_reason if self._sample is None else self._sample.finish_reason
+        """ "stop", or "length" where the last completion was cut."""
+        return self.sample.finish_reason if self.turns else self.text_finish_reason
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether there is an error: no baseline and no loss counts the trace."""
+        return self.error is not None
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether a limit ended it: of a completion's length, turns, tool calls, or seconds."""
+        return self.finish_reason == "length" or self.stop_reason in _LIMITS
+
+    @property
+    def num_sampled(self) -> int:
+        """Sampled tokens of all turns."""
+        return sum(len(turn.sample.ids) for turn in self.turns)
 
 
 @dataclass(slots=True)
-class RolloutGroup:
-    """The rollouts of one prompt.
+class TraceGroup:
+    """The traces of one prompt, any number of them.
 
     greedy_reward: of the completion sampled at temperature 0, where one was asked for. num_given:
-    tokens at the end of prompt_ids that are the beginning of the gold completion; the rollouts'
+    tokens at the end of prompt_ids that are the beginning of the gold completion; the traces'
     texts begin with them.
     """
 
     example: Example
     prompt_ids: tuple[int, ...]
-    rollouts: list[Rollout]
+    traces: list[Trace]
     greedy_reward: float | None = None
     num_given: int = 0
 

@@ -92,3 +92,34 @@ def test_pass_at_k_is_unbiased(k: int, n: int) -> None:
         ends = [np.exp(logits + s * 1e-6 * np.eye(3)[j]) for s in (1, -1)]
         slope = (best(ends[0] / ends[0].sum()) - best(ends[1] / ends[1].sum())) / 2e-6
         assert mean[j] == pytest.approx(slope, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["group_mean", "leave_one_out", "opo", "gpg", "max_likelihood", "pass_at_k", "batch_mean"],
+)
+def test_ragged_groups_are_those_of_their_own_size(name: str) -> None:
+    """Rows that NaN fills get what the shorter groups get by themselves, the step's number of
+    completions and its mean being those there are.
+    """
+    from posttrain import registry
+
+    function = registry.advantages.get(name)
+    inputs = registry.advantages.entry(name).inputs
+    ragged = np.array([[1.0, 0.0, 2.0, 0.5], [3.0, 1.0, NAN, NAN]])
+    lengths = np.array([[2, 3, 4, 5], [1, 2, 0, 0]])
+    given = {"rewards": ragged, "lengths": lengths}
+    settings = {"k": 2} if name == "pass_at_k" else {}
+    credit = function(*(given[n] for n in inputs), **settings)
+    assert not credit[1, 2:].any() and np.isfinite(credit).all()
+    if name == "batch_mean":
+        np.testing.assert_allclose(credit[1, :2], np.array([3.0, 1.0]) - 7.5 / 6)
+        return
+    alone = {"rewards": ragged[1:, :2], "lengths": lengths[1:, :2]}
+    np.testing.assert_allclose(credit[1, :2], function(*(alone[n] for n in inputs), **settings)[0])
+
+
+def test_gpg_counts_the_completions_that_there_are() -> None:
+    """Of 3 + 2 completions the group of 2 ties, so that those of the other weigh 5 / 3."""
+    credit = group.gpg(np.array([[3.0, 0.0, 0.0], [1.0, 1.0, NAN]]))
+    np.testing.assert_allclose(credit, np.array([[2.0, -1.0, -1.0], [0, 0, 0]]) * 5 / 3)

@@ -15,11 +15,13 @@ SOURCE = Path(__file__).parent.parent.parent / "src" / "posttrain"
 
 LAYERS = [
     {"cli"},
+    {"serve"},
     {"runs"},
     {"methods"},
     {"training", "evaluation"},
     {"sources"},
     {"search"},
+    {"episodes"},
     {"tasks"},
     {"rewards"},
     {"engines"},
@@ -54,6 +56,10 @@ OPTIONAL = {
     "wandb": "training/tracking.py",
     "trackio": "training/tracking.py",
     "IPython": "terminal.py",
+    "fastapi": "serve/app.py",
+    "starlette": "serve/app.py",
+    "pydantic": "serve/schema.py",
+    "uvicorn": "serve/program.py",
 }
 
 

@@ -98,7 +98,7 @@ def ours(
         reward_weights=rewards.weights,
         token_text=str,
     )
-    counted = [[np.ones(len(r.sample.ids), dtype=bool) for r in g.rollouts] for g in groups]
+    counted = [[np.ones(len(r.sample.ids), dtype=bool) for r in g.traces] for g in groups]
     streams = creditor.credit(groups, {}, None, counted)["advantages"]
     order = np.argsort([g.prompt_ids[0] for g in groups])
     assert all((array == array[0]).all() for row in streams for array in row)

@@ -129,7 +129,7 @@ def test_a_prompt_whose_samples_wait_is_computed_once(llama: LanguageModel) -> N
             Request(PROMPTS[2], Sampling(max_tokens=3), n=8),
         ]
     )
-    assert engine.stats.prompt_tokens == len(PROMPTS[0]) + len(PROMPTS[2])
+    assert engine.stats.computed_tokens == len(PROMPTS[0]) + len(PROMPTS[2])
 
 
 def test_few_keys_and_values_are_held_where_memory_is_short(
@@ -152,12 +152,12 @@ def test_caches_are_keyed_by_the_weights(decoder: Build, llama: LanguageModel) -
     model = decoder("llama")
     engine = TorchEngine(model, cache_tokens=10_000)
     before = ids(engine.generate(requests(1, temperature=0.0)))
-    computed = engine.stats.prompt_tokens
+    computed = engine.stats.computed_tokens
     assert ids(engine.generate(requests(1, temperature=0.0))) == before
-    assert engine.stats.prompt_tokens == computed  # everything came from the cache
+    assert engine.stats.computed_tokens == computed  # everything came from the cache
     with torch.no_grad():
         model.hf.model.layers[0].self_attn.v_proj.weight.neg_()
-    engine.load_weights(1)
+    engine.sync(1)
     fresh = TorchEngine(model).generate(requests(1, temperature=0.0))
     after = engine.generate(requests(1, temperature=0.0))
     assert ids(after) == ids(fresh) != before
@@ -171,9 +171,10 @@ def test_prompts_are_computed_once(llama: LanguageModel) -> None:
     engine = TorchEngine(llama)
     shared = tuple(range(30))
     engine.generate([Request((*shared, 40 + i), Sampling(max_tokens=2), n=8) for i in range(4)])
-    assert engine.stats.prompt_tokens == 30 + 4
-    assert engine.stats.shared_tokens == 4 * 8 * 31 - 34
-    assert engine.stats.decoded_tokens == 4 * 8 * 2
+    stats = engine.stats
+    assert (stats.prompt_tokens, stats.computed_tokens) == (4 * 8 * 31, 30 + 4)
+    assert stats.prompt_tokens == stats.computed_tokens + stats.reused_tokens
+    assert (stats.generated_tokens, stats.returned_tokens, stats.discarded_tokens) == (64, 64, 0)
 
 
 def test_lora_and_training_mode_are_left_alone(decoder: Build) -> None:
@@ -191,6 +192,96 @@ def test_lora_and_training_mode_are_left_alone(decoder: Build) -> None:
         TorchEngine(decoder("llama")).generate(requests(2))
     )  # B = 0: the base model, without dropout
     assert wrapped.hf.training
+
+
+def drained(engine: TorchEngine) -> dict[int, list[Sample]]:
+    """Step until nothing is open; the samples of each ticket."""
+    results: dict[int, list[Sample]] = {}
+    while engine.num_open:
+        results |= {f.ticket: f.samples for f in engine.step()}
+    return results
+
+
+def test_requests_join_and_leave_while_others_run(decoder: Build) -> None:
+    """In float64 a sample has the same ids beside any traffic, whenever it joins."""
+    model = decoder("qwen3")
+    model.hf.double()
+    model.share_trunks()
+    wanted = requests(3, temperature=0.8)
+    alone = [TorchEngine(model).generate([r])[0] for r in wanted]
+    engine = TorchEngine(model, max_rows=7)
+    results: dict[int, list[Sample]] = {}
+    tickets, passing = {}, []
+    for number, request in enumerate(wanted):
+        tickets[engine.submit(request)] = number
+        prompt = (*request.prompt_ids, 9) if number % 2 else request.prompt_ids
+        other = Request(prompt, Sampling(max_tokens=40, top_p=0.9), n=2, seed=99 + number)
+        passing.append(engine.submit(other))
+        for _ in range(3 + number):
+            results |= {f.ticket: f.samples for f in engine.step()}
+        engine.abort(passing[0])
+    results |= drained(engine)
+    assert set(results) == {*tickets, *passing[1:]}
+    for ticket, number in tickets.items():
+        assert ids([results[ticket]]) == ids([alone[number]])
+        for sample, expected in zip(results[ticket], alone[number], strict=True):
+            assert sample.raw_logprobs == pytest.approx(expected.raw_logprobs, abs=1e-6)
+
+
+def test_the_accounts_of_an_open_engine_add_up(model: LanguageModel) -> None:
+    engine = TorchEngine(model, max_rows=6)
+    tickets = [engine.submit(r) for r in requests(4)]
+    for _ in range(5):
+        engine.step()
+    engine.abort(tickets[0])
+    engine.abort(tickets[0])  # no longer open: ignored
+    for _ in range(3):
+        engine.step()
+    engine.abort(tickets[3])
+    results = drained(engine)
+    stats = engine.stats
+    assert set(results) == set(tickets[1:3]) and engine.num_open == 0 and engine.step() == []
+    returned = sum(len(s.ids) for samples in results.values() for s in samples)
+    assert stats.returned_tokens == returned == 2 * 4 * 20
+    assert stats.generated_tokens == returned + stats.discarded_tokens
+    assert stats.discarded_tokens >= 4 * 5
+    assert stats.prompt_tokens == stats.computed_tokens + stats.reused_tokens
+
+
+def test_tokens_are_handed_over_as_they_are_written(llama: LanguageModel) -> None:
+    engine = TorchEngine(llama)
+    request = Request(PROMPTS[0], Sampling(max_tokens=12, stop_ids=tuple(range(0, 97, 9))), n=3)
+    heard: dict[int, list[int]] = {0: [], 1: [], 2: []}
+    engine.submit(request, lambda index, new: heard[index].extend(new))
+    (samples,) = drained(engine).values()
+    assert heard == {k: s.ids for k, s in enumerate(samples)}
+    assert ids([samples]) == ids(engine.generate([request]))
+
+
+def test_generate_leaves_other_requests_open(llama: LanguageModel) -> None:
+    engine = TorchEngine(llama)
+    short, long = (engine.submit(Request((4, 5), Sampling(max_tokens=m))) for m in (2, 30))
+    (group,) = engine.generate([Request((8, 9), Sampling(max_tokens=10))])
+    assert len(group[0].ids) == 10 and engine.num_open == 1
+    with pytest.raises(ConfigError, match="1 requests are open"):
+        engine.sync(3)
+    assert [f.ticket for f in engine.step()] == [short]
+    assert list(drained(engine)) == [long]
+
+
+def test_a_step_that_fails_aborts_what_is_open(
+    decoder: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = TorchEngine(decoder("llama"))
+    engine.submit(requests()[0])
+    engine.step()
+    with monkeypatch.context() as patch:
+        patch.setattr(DecodePlan, "advance", lambda plan: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            engine.step()
+    assert engine.num_open == 0 and engine.step() == []
+    assert engine.stats.generated_tokens == engine.stats.discarded_tokens == 5
+    assert ids(engine.generate(requests())) == ids(TorchEngine(engine.model).generate(requests()))
 
 
 @pytest.mark.parametrize(
@@ -237,3 +328,17 @@ def test_bfloat16_runs(decoder: Build) -> None:
     model.share_trunks()
     out = TorchEngine(model).generate(requests(2))
     assert all(len(s.ids) == 20 for g in out for s in g)
+
+
+def test_tokens_are_told_up_to_the_end_of_each_sample(llama: LanguageModel) -> None:
+    """Samples of one request end at different times; ended lines run along in silence."""
+    engine = TorchEngine(llama)
+    told: dict[int, list[int]] = {k: [] for k in range(8)}
+    request = Request(PROMPTS[0], Sampling(max_tokens=20, stop_ids=tuple(range(0, 97, 9))), n=8)
+    engine.submit(request, lambda index, ids: told[index].extend(ids))
+    finished = []
+    while engine.num_open:
+        finished += engine.step()
+    samples = finished[0].samples
+    assert len({len(sample.ids) for sample in samples}) > 2
+    assert [told[k] for k in range(8)] == [sample.ids for sample in samples]

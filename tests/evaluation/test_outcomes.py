@@ -30,7 +30,7 @@ class FakeEngine:
     def score(self, sequences: Sequence[tuple[Sequence[int], int]]) -> list[list[float]]:
         return [[] for _ in sequences]
 
-    def load_weights(self, version: int) -> None:
+    def sync(self, version: int) -> None:
         self.weights_version = version
 
 

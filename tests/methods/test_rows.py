@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import interrupted, lines, told, weights, write
+from support import checked, interrupted, lines, told, weights, write
 
 from posttrain.data import store
 from posttrain.data.forest import Batch, Tree
 from posttrain.errors import ConfigError, DataError
-from posttrain.runs import run_of
 
 LONG = " " + "b" * 60
 SHORT: dict[str, dict[str, Any]] = {
@@ -46,37 +45,12 @@ def settings(method: str, tiny_folder: Path) -> dict[str, Any]:
     return {"method": method, "batch_size": 8, "max_steps": 1, **more}
 
 
-def checked(tmp_path: Path, tiny_folder: Path, **raw: Any) -> str:
-    """What `posttrain check` prints, and `Run.job` gives."""
-    import io
-
-    from rich.console import Console
-
-    from posttrain.recipe import parse_recipe
-
-    out = io.StringIO()
-    recipe = parse_recipe(
-        {
-            "model": {"path": str(tiny_folder), "dtype": "float32"},
-            "output": str(tmp_path / "run"),
-            **raw,
-        },
-        tmp_path,
-    )
-    run_of(recipe, console=Console(file=out, width=500)).check()
-    return out.getvalue()
-
-
 @pytest.mark.parametrize("method", SHORT)
 def test_losses_above_the_share_are_an_error_in_every_method(
     method: str, run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path
 ) -> None:
     data = {"path": write(tmp_path / "rows.jsonl", rows_of(method, 3)), "max_length": 24}
-    message = (
-        r"3 of 20 rows cut, losing \d+ of [\d,]+ tokens .*more than data.max_cut=0.1 allows. "
-        r"Raise data.max_length .the model"
-    )
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=r"3 of 20 .*data\.max_cut=0\.1 .*data\.max_length"):
         run_recipe(**settings(method, tiny_folder), data=data)
     assert not (tmp_path / "run").exists()
     text = checked(
@@ -102,8 +76,7 @@ def test_losses_are_on_the_terminal_in_the_metrics_and_in_the_report(
     )
     with pytest.raises(
         DataError,
-        match=r"eval_data: rows longer than eval_data\.max_length=24 .*accept it with "
-        r"eval_data\.max_cut=0\.53",
+        match=r"^eval_data: .*eval_data\.max_length=24 .*eval_data\.max_cut=0\.53",
     ):
         checked(
             tmp_path,
@@ -198,9 +171,7 @@ def test_documents_are_what_the_setting_says(tmp_path: Path, tiny_folder: Path) 
             tmp_path, tiny_folder, **sft_text(path, document=document)
         )
     rows = write(tmp_path / "rows.jsonl", rows_of("sft", 0))
-    with pytest.raises(
-        ConfigError, match="data.document: 'line' says what a document of .txt files is"
-    ):
+    with pytest.raises(ConfigError, match="data.document: 'line'"):
         checked(tmp_path, tiny_folder, method="sft", data={"path": rows, "document": "line"})
 
 
@@ -268,79 +239,6 @@ def test_a_document_has_the_same_losses_alone_and_beside_others(
     assert np.abs(logprobs([joined]) - logprobs([second])).max() > 1e-3
 
 
-def prompts_task(tmp_path: Path, num_long: int, num: int = 20) -> dict[str, Any]:
-    rows = [
-        {"prompt": "a" * (600 if i < num_long else 5), "answer": "1", "id": f"p{i}"}
-        for i in range(num)
-    ]
-    return {"name": "jsonl", "path": write(tmp_path / "prompts.jsonl", rows)}
-
-
-def test_long_prompts_are_dropped_counted_and_bounded(
-    run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path
-) -> None:
-    raw: dict[str, Any] = {
-        "method": "grpo",
-        "rewards": [{"name": "length", "target": 6}],
-        "batch_size": 2,
-        "num_generations": 2,
-        "sampling": {"max_tokens": 8},
-        "max_steps": 1,
-    }
-    text = checked(tmp_path, tiny_folder, **raw, task=prompts_task(tmp_path, 2))
-    assert "18 prompts of 6 to 6 tokens" in text
-    assert (
-        "2 of 20 dropped: with 8 new tokens they exceed the model's context of 512 (the longest, "
-        "p0, has 601 tokens)" in text
-    )
-    with pytest.raises(
-        DataError,
-        match=r"3 of 20 prompts leave no room .*max_prompts_dropped=0\.1 allows.*set "
-        r"max_prompts_dropped=0\.15",
-    ):
-        checked(tmp_path, tiny_folder, **raw, task=prompts_task(tmp_path, 3))
-    assert "3 of 20 dropped" in checked(
-        tmp_path, tiny_folder, **raw, task=prompts_task(tmp_path, 3), max_prompts_dropped=0.15
-    )
-    with pytest.raises(ConfigError, match="max_prompts_dropped: 1.5 is not a share"):
-        checked(
-            tmp_path, tiny_folder, **raw, task=prompts_task(tmp_path, 3), max_prompts_dropped=1.5
-        )
-    folder = run_recipe(**raw, task=prompts_task(tmp_path, 2))
-    assert lines(folder / "metrics.jsonl")[0] == {"step": 0, "data/prompts_dropped": 2.0}
-    assert "prompts lost: 2 of 20 dropped" in (tmp_path / "console.txt").read_text()
-
-
-def test_an_evaluation_meets_only_the_prompts_it_asks(
-    run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path
-) -> None:
-    from posttrain.evaluation.outcomes import read_evaluation
-    from posttrain.report.html import write_report
-
-    rows = [
-        {"prompt": "a" * (600 if i in (3, 15, 16, 17) else 5), "answer": "1", "id": f"p{i}"}
-        for i in range(20)
-    ]
-    task = {"name": "jsonl", "path": write(tmp_path / "prompts.jsonl", rows)}
-
-    def evaluated(num: int) -> dict[str, Any]:
-        return {
-            "method": "evaluate",
-            "evaluation": {"task": task, "num_examples": num, "sampling": {"max_tokens": 4}},
-        }
-
-    assert "prompts lost" not in checked(tmp_path, tiny_folder, **evaluated(3))
-    folder = run_recipe(**evaluated(12))
-    assert [o.id for o in read_evaluation(folder).outcomes] == [
-        f"p{i}" for i in range(12) if i != 3
-    ]
-    text = (tmp_path / "console.txt").read_text()
-    assert "; 1 prompts too long for the context dropped" in text
-    assert "evaluation prompts dropped as too long" in write_report(folder).read_text()
-    with pytest.raises(DataError, match="4 of 20 prompts leave no room"):
-        checked(tmp_path, tiny_folder, **evaluated(20))
-
-
 def test_worked_examples_beyond_the_context_are_dropped_up_to_a_share(
     tiny_folder: Path, tmp_path: Path, run_recipe: Callable[..., Path]
 ) -> None:
@@ -356,9 +254,7 @@ def test_worked_examples_beyond_the_context_are_dropped_up_to_a_share(
         "max_steps": 1,
         "task": {"name": "jsonl", "path": path, "completion_column": "completion"},
     }
-    with pytest.raises(
-        DataError, match=r"2 of 10 worked examples exceed .* set max_prompts_dropped=0.2"
-    ):
+    with pytest.raises(DataError, match=r"2 of 10 .*max_prompts_dropped=0.2"):
         run_recipe(**recipe, output=str(tmp_path / "a"))
     folder = run_recipe(**recipe, output=str(tmp_path / "b"), max_prompts_dropped=0.2)
     assert lines(folder / "metrics.jsonl")[0]["data/rows_dropped"] == 2

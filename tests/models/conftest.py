@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from posttrain.data.forest import TokenSequence
+from posttrain.data.forest import Forest, TokenSequence, Tree
 from posttrain.models.language_model import LanguageModel
 
 SIZES: dict[str, Any] = {
@@ -164,3 +164,9 @@ def folder(tmp_path: Path) -> Path:
     tiny_hf("Llama", torch.float32).save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
+
+
+@pytest.fixture
+def forest(groups: list[list[TokenSequence]]) -> Forest:
+    """The groups as a forest."""
+    return Forest.pack([Tree.build(group, min_shared=1) for group in groups])

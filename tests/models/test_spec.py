@@ -12,12 +12,12 @@ from support import weights_of
 import posttrain as pt
 from posttrain.config import AdapterConfig, LoraConfig, ModelConfig
 from posttrain.errors import ConfigError
+from posttrain.model_config import model_location
 from posttrain.models.load import load_score_model
 from posttrain.models.spec import (
     LoadedModel,
     NamedModel,
     model_spec,
-    place_of,
     trained_weights,
     weights_digest,
 )
@@ -54,8 +54,8 @@ def test_what_is_no_model_is_refused_by_its_type(model: Any) -> None:
 
 
 def test_the_embedded_model_is_a_folder_of_the_package() -> None:
-    assert (Path(place_of("embedded")) / "config.json").is_file()
-    assert place_of("org/name") == "org/name"
+    assert (Path(model_location("embedded")) / "config.json").is_file()
+    assert model_location("org/name") == "org/name"
     spec = model_spec("embedded")
     assert spec.name == "embedded" and spec.place != "embedded"
 

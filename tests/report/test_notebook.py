@@ -18,7 +18,7 @@ from posttrain.report.notebook import (
     result_html,
     rollouts_html,
 )
-from posttrain.types import Example, Rollout, RolloutGroup, Sample
+from posttrain.types import Example, Sample, Trace, TraceGroup
 
 EVIL = "</pre><script>alert(1)</script>"
 
@@ -45,9 +45,11 @@ def test_curves_are_inline_and_static(fake: ModuleType) -> None:
     assert "No metric" in curves([])
 
 
-def group(text: str, count: int = 1) -> RolloutGroup:
-    rollout = Rollout(Sample([1, 2], [0.0] * 2, [0.0] * 2, "stop"), text, {"task": 1.0}, 1.0, 0.5)
-    return RolloutGroup(Example("2+2", answer=4, id="a"), (1,), [rollout] * count)
+def group(text: str, count: int = 1) -> TraceGroup:
+    trace = Trace.of_sample(
+        (1,), Sample([1, 2], [0.0] * 2, [0.0] * 2, "stop"), text, {"task": 1.0}, 1.0, 0.5
+    )
+    return TraceGroup(Example("2+2", answer=4, id="a"), (1,), [trace] * count)
 
 
 def test_rollouts_in_memory_and_lines_of_a_file(fake: ModuleType) -> None:

@@ -10,13 +10,15 @@ import pytest
 from posttrain import registry
 from posttrain.errors import ConfigError, RewardError
 from posttrain.rewards.base import RewardSet
-from posttrain.types import Example, Rollout, RolloutGroup, Sample, Task
+from posttrain.types import Example, Sample, Task, Trace, TraceGroup
 
 
-def group(*texts: str, answer: Any = "1", **columns: Any) -> RolloutGroup:
+def group(*texts: str, answer: Any = "1", **columns: Any) -> TraceGroup:
     example = Example("p", " 1", answer, columns, id="e")
-    return RolloutGroup(
-        example, (1,), [Rollout(Sample([1, 2], [0.0] * 2, [0.0] * 2, "stop"), t) for t in texts]
+    return TraceGroup(
+        example,
+        (1,),
+        [Trace.of_sample((1,), Sample([1, 2], [0.0] * 2, [0.0] * 2, "stop"), t) for t in texts],
     )
 
 
@@ -61,8 +63,8 @@ def test_inputs_by_name_and_weighted_sum(register: Any) -> None:
         and seen["state"] is None
     )
     assert {"level", "answer", "prompts"} <= seen["columns"]
-    assert [r.reward for r in made.rollouts] == [2.5, 2.0]
-    assert made.rollouts[1].rewards == {"by_name": 2.0, "everything": None, "later": 0.0}
+    assert [r.reward for r in made.traces] == [2.5, 2.0]
+    assert made.traces[1].rewards == {"by_name": 2.0, "everything": None, "later": 0.0}
 
 
 def test_failures_are_data_until_they_are_all(register: Any) -> None:
@@ -79,8 +81,8 @@ def test_failures_are_data_until_they_are_all(register: Any) -> None:
     made = group("good", "bad")
     rewards = RewardSet([("shaky", 1.0, {}), ("length", 1.0, {})])
     rewards.reward([made])
-    assert made.rollouts[0].reward is not None and made.rollouts[0].error is None
-    assert made.rollouts[1].reward is None and made.rollouts[1].error == "shaky: returned nan"
+    assert made.traces[0].reward is not None and made.traces[0].error is None
+    assert made.traces[1].reward is None and made.traces[1].error == "shaky: returned nan"
     assert rewards.failures == {"shaky": 1}
     with pytest.raises(
         RewardError, match=r"(?s)'broken' failed on 2 of 2 .*ZeroDivisionError: by zero.*Traceback"
@@ -123,7 +125,7 @@ def test_chat_prompts_give_messages(register: Any) -> None:
     made = group("a")
     made.example = Example([{"role": "user", "content": "q"}], None, "1", {}, id="e")
     RewardSet([("sees", 1.0, {})]).reward([made])
-    assert made.rollouts[0].reward == 1.0
+    assert made.traces[0].reward == 1.0
 
 
 def test_self_test(register: Any) -> None:
@@ -154,4 +156,4 @@ def test_repeated_rewards_keep_apart() -> None:
     rewards = RewardSet([("length", 1.0, {"target": 2}), ("length", 1.0, {"target": 4})])
     made = group("a")
     rewards.reward([made])
-    assert rewards.names == ["length", "length_1"] and made.rollouts[0].reward == 1.5
+    assert rewards.names == ["length", "length_1"] and made.traces[0].reward == 1.5

@@ -18,7 +18,7 @@ from posttrain.rewards.exact import (
     same_answer,
 )
 from posttrain.rewards.format import pattern, tags
-from posttrain.types import Example, Rollout, RolloutGroup, Sample, Task
+from posttrain.types import Example, Sample, Task, Trace, TraceGroup
 
 BIG = 100_000
 EXTRACTORS: list[Extractor] = ["last_number", "hash", "boxed", "tag", "whole"]
@@ -142,11 +142,13 @@ def test_no_reward_raises(name: str, settings: dict[str, Any]) -> None:
     texts = [*HOSTILE.values(), *mutations(100, seed=1)]
     for answer in ("36", 36, None, "7" * 5000, [1]):
         example = Example("p", None, answer, {}, id="e")
-        made = RolloutGroup(
-            example, (1,), [Rollout(Sample([1], [0.0], [0.0], "stop"), t) for t in texts]
+        made = TraceGroup(
+            example,
+            (1,),
+            [Trace.of_sample((1,), Sample([1], [0.0], [0.0], "stop"), t) for t in texts],
         )
         RewardSet([(name, 1.0, settings)], task=task, max_failed=0.0).reward([made])
-        assert all(r.error is None for r in made.rollouts)
+        assert all(r.error is None for r in made.traces)
 
 
 def test_math_never_raises() -> None:
@@ -188,14 +190,14 @@ def test_a_hanging_pattern_is_a_recorded_failure() -> None:
     nested = "a" * 60 + "!"
     values = pattern(["aaa", nested, "aa"], regex=r"(a+)+$", timeout_seconds=0.5)
     assert values[0] == values[2] == 1.0 and isinstance(values[1], TimeoutError)
-    made = RolloutGroup(
+    made = TraceGroup(
         Example("p"),
         (1,),
-        [Rollout(Sample([1], [0.0], [0.0], "stop"), t) for t in ("aaa", nested, "b")],
+        [Trace.of_sample((1,), Sample([1], [0.0], [0.0], "stop"), t) for t in ("aaa", nested, "b")],
     )
     RewardSet([("pattern", 1.0, {"regex": r"(a+)+$", "timeout_seconds": 0.5})]).reward([made])
-    assert [r.reward for r in made.rollouts] == [1.0, None, 0.0]
-    assert "took longer than 0.5 s" in str(made.rollouts[1].error)
+    assert [r.reward for r in made.traces] == [1.0, None, 0.0]
+    assert "took longer than 0.5 s" in str(made.traces[1].error)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from posttrain.rewards.model import (
     process_model,
     reward_model,
 )
-from posttrain.types import Example, Rollout, RolloutGroup, Sample
+from posttrain.types import Example, Sample, Trace, TraceGroup
 
 PROMPTS = ["Q: 3+4\nA:", "Q: 3+4\nA:", "Q: 9-2\nA:"]
 COMPLETIONS = [" 3+4=7\n#### 7", " 8", ""]
@@ -106,18 +106,18 @@ def test_several_models(folders: dict[str, Path]) -> None:
 def test_a_completion_beyond_the_context_has_no_score_and_stops_nothing(
     folders: dict[str, Path],
 ) -> None:
-    group = RolloutGroup(
+    group = TraceGroup(
         Example("p", id="e"),
         (1,),
-        [Rollout(Sample([1], [0.0], [0.0], "stop"), t) for t in ("x" * 600, "y")],
+        [Trace.of_sample((1,), Sample([1], [0.0], [0.0], "stop"), t) for t in ("x" * 600, "y")],
     )
     rewards = RewardSet(
         [("reward_model", 1.0, {"path": str(folders["sequence"]), "device": "cpu"})]
     )
     rewards.self_test([group.example])
     rewards.reward([group])
-    assert group.rollouts[0].reward is None and "nan" in str(group.rollouts[0].error)
-    assert group.rollouts[1].reward is not None and rewards.failures == {"reward_model": 1}
+    assert group.traces[0].reward is None and "nan" in str(group.traces[0].error)
+    assert group.traces[1].reward is not None and rewards.failures == {"reward_model": 1}
     rewards.close()
 
 

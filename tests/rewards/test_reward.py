@@ -17,12 +17,12 @@ from posttrain.rewards.implicit import implicit_reward
 from posttrain.rewards.judge import judge
 from posttrain.rewards.model import process_model, reward_model
 from posttrain.rewards.reward import Reward
-from posttrain.types import Example, Rollout, RolloutGroup
+from posttrain.types import Example, Trace, TraceGroup
 
 
-def group(*texts: str) -> RolloutGroup:
-    rollouts = [Rollout.of_text(text) for text in texts]
-    return RolloutGroup(Example("p", " 1", "1", id="e"), (1,), rollouts)
+def group(*texts: str) -> TraceGroup:
+    traces = [Trace.of_text(text) for text in texts]
+    return TraceGroup(Example("p", " 1", "1", id="e"), (1,), traces)
 
 
 def short(completions: Any, *, limit: int = 2) -> list[float]:
@@ -64,7 +64,7 @@ def test_names_of_lambdas_functions_and_components() -> None:
     rewards.self_test([Example("p", id="e")])
     groups = group("abc", "b")
     rewards.reward([groups])
-    assert [r.reward for r in groups.rollouts] == [3.0 + 0.875, 4.0 + 0.5]
+    assert [r.reward for r in groups.traces] == [3.0 + 0.875, 4.0 + 0.5]
 
 
 def test_an_object_with_a_state_is_checked_and_closed() -> None:
@@ -78,8 +78,8 @@ def test_an_object_with_a_state_is_checked_and_closed() -> None:
 
 
 def test_text_alone_has_no_tokens() -> None:
-    rollout = Rollout.of_text("a", "length")
-    assert not rollout.has_tokens and rollout.finish_reason == "length"
+    trace = Trace.of_text("a", "length")
+    assert not trace.has_tokens and trace.finish_reason == "length"
     with pytest.raises(DataError, match="without token ids"):
         RewardSet(["length"]).reward([group("a")])
     seen: dict[str, Any] = {}
@@ -107,10 +107,10 @@ def test_models_from_outside(tiny_folder: Path) -> None:
     rewards.self_test([Example("p", id="e")])
     groups = group("a\nb", "c")
     rewards.reward([groups])
-    values = groups.rollouts[0].rewards
+    values = groups.traces[0].rewards
     prompts, texts = ["p"], ["a\nb"]
     assert values["reward_model"] == pytest.approx(reward_model(prompts, texts, model=scorer)[0])
-    assert groups.rollouts[0].step_rewards["process_model"] == pytest.approx(
+    assert groups.traces[0].step_rewards["process_model"] == pytest.approx(
         process_model(prompts, texts, model=steps)[0]
     )
     assert (

@@ -10,14 +10,16 @@ import pytest
 from posttrain import registry
 from posttrain.errors import ConfigError, RewardError
 from posttrain.rewards.base import RewardSet
-from posttrain.types import Example, Rollout, RolloutGroup, Sample, Task
+from posttrain.types import Example, Sample, Task, Trace, TraceGroup
 
 
-def group(*texts: str, chat: bool = False, **columns: Any) -> RolloutGroup:
+def group(*texts: str, chat: bool = False, **columns: Any) -> TraceGroup:
     prompt: Any = [{"role": "user", "content": "q"}] if chat else "q"
     example = Example(prompt, " 1", "1", columns, id="e")
-    return RolloutGroup(
-        example, (1,), [Rollout(Sample([1, 2], [0.0] * 2, [0.0] * 2, "stop"), t) for t in texts]
+    return TraceGroup(
+        example,
+        (1,),
+        [Trace.of_sample((1,), Sample([1, 2], [0.0] * 2, [0.0] * 2, "stop"), t) for t in texts],
     )
 
 
@@ -67,9 +69,9 @@ def test_nothing_a_reward_does_to_its_arguments_stays(register: Any) -> None:
     made = group("a", "b", chat=True, tests={"cases": [1, 2]})
     task = Task("t", [made.example], lambda text, e: 1.0, lambda text: text)
     RewardSet([("vandal", 1.0, {}), ("witness", 1.0, {})], task=task).reward([made])
-    assert [r.reward for r in made.rollouts] == [2.0, 2.0]
+    assert [r.reward for r in made.traces] == [2.0, 2.0]
     assert made.example == group(chat=True, tests={"cases": [1, 2]}).example
-    assert [r.sample.ids for r in made.rollouts] == [[1, 2]] * 2
+    assert [r.sample.ids for r in made.traces] == [[1, 2]] * 2
 
 
 # -- exceptions
@@ -87,10 +89,9 @@ def test_an_exception_is_of_its_completion_alone(register: Any) -> None:
     made = group("1", "x", "3", "4")
     rewards = RewardSet([("picky", 1.0, {})])
     rewards.reward([made])
-    assert [r.reward for r in made.rollouts] == [1.0, None, 3.0, 4.0]
+    assert [r.reward for r in made.traces] == [1.0, None, 3.0, 4.0]
     assert (
-        made.rollouts[1].error is not None
-        and "ValueError: could not convert" in made.rollouts[1].error
+        made.traces[1].error is not None and "ValueError: could not convert" in made.traces[1].error
     )
     assert rewards.failures == {"picky": 1} and calls == [4, 1, 1, 1, 1, 3]
     calls.clear()
@@ -108,7 +109,7 @@ def test_a_reward_that_compares_completions_compares_the_rest(register: Any) -> 
 
     made = group("1", "bad", "3")
     RewardSet([("relative", 1.0, {})]).reward([made])
-    assert [r.reward for r in made.rollouts] == [-1.0, None, 1.0]
+    assert [r.reward for r in made.traces] == [-1.0, None, 1.0]
 
 
 def test_a_run_stops_above_the_stated_share(register: Any) -> None:
@@ -143,7 +144,9 @@ def test_a_search_goes_on_after_a_failure_and_stops_where_most_fail(register: An
     example = Example("p", None, "1", {}, id="e")
 
     def score(*texts: str) -> list[float]:
-        return rewards.score(example, [Rollout(Sample([], [], [], "stop"), text) for text in texts])
+        return rewards.score(
+            example, [Trace.of_sample((1,), Sample([], [], [], "stop"), text) for text in texts]
+        )
 
     assert score("x") == [-math.inf] and score("2", "x") == [2.0, -math.inf]
     with pytest.raises(RewardError, match="'picky' failed on 31 of 32"):
@@ -168,8 +171,8 @@ def test_no_exception_ends_the_process(register: Any, error: BaseException) -> N
 
     made = group("a", "bad", "c")
     RewardSet([("leaves", 1.0, {})]).reward([made])
-    assert [r.reward for r in made.rollouts] == [1.0, None, 1.0]
-    assert type(error).__name__ in str(made.rollouts[1].error)
+    assert [r.reward for r in made.traces] == [1.0, None, 1.0]
+    assert type(error).__name__ in str(made.traces[1].error)
     with pytest.raises(RewardError, match=f"failed on 1 of 1 .*{type(error).__name__}"):
         RewardSet([("leaves", 1.0, {})]).reward([group("bad")])
 

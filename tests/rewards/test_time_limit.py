@@ -16,7 +16,7 @@ from posttrain import registry
 from posttrain.errors import RewardError
 from posttrain.rewards.base import RewardSet
 from posttrain.rewards.time_limit import TimeLimitExceeded, call_within
-from posttrain.types import Example, Rollout, RolloutGroup, Sample
+from posttrain.types import Example, Sample, Trace, TraceGroup
 
 
 def loop() -> None:
@@ -152,8 +152,8 @@ def test_rewards_that_hang(monkeypatch: pytest.MonkeyPatch) -> None:
         await asyncio.sleep(60)
 
     example = Example("p", " 1", "1", id="e")
-    made = RolloutGroup(
-        example, (1,), [Rollout(Sample([1], [0.0], [0.0], "stop"), t) for t in "ab"]
+    made = TraceGroup(
+        example, (1,), [Trace.of_sample((1,), Sample([1], [0.0], [0.0], "stop"), t) for t in "ab"]
     )
     for name in ("hangs", "hangs_awaiting"):
         with pytest.raises(

@@ -13,14 +13,16 @@ import torch
 from posttrain import registry
 from posttrain.errors import RewardError
 from posttrain.rewards.base import RewardSet
-from posttrain.types import Example, Rollout, RolloutGroup, Sample
+from posttrain.types import Example, Sample, Trace, TraceGroup
 
 
-def group(*texts: str, chat: bool = False, **columns: Any) -> RolloutGroup:
+def group(*texts: str, chat: bool = False, **columns: Any) -> TraceGroup:
     prompt: Any = [{"role": "user", "content": "q"}] if chat else "q"
     example = Example(prompt, " 1", "1", columns, id="e")
-    return RolloutGroup(
-        example, (1,), [Rollout(Sample([1, 2], [0.0] * 2, [0.0] * 2, "stop"), t) for t in texts]
+    return TraceGroup(
+        example,
+        (1,),
+        [Trace.of_sample((1,), Sample([1, 2], [0.0] * 2, [0.0] * 2, "stop"), t) for t in texts],
     )
 
 
@@ -70,8 +72,8 @@ def test_values_that_are_recorded(register: Any, value: Any, text: str) -> None:
 
     made = group("a", "b", "c")
     RewardSet([("odd", 1.0, {})]).reward([made])
-    assert [r.reward for r in made.rollouts] == [1.0, None, 2.0]
-    assert text in str(made.rollouts[1].error) and made.rollouts[1].rewards == {"odd": None}
+    assert [r.reward for r in made.traces] == [1.0, None, 2.0]
+    assert text in str(made.traces[1].error) and made.traces[1].rewards == {"odd": None}
 
 
 REFUSED: list[tuple[str, Callable[[int], Any], str]] = [
@@ -127,7 +129,7 @@ def test_values_that_are_numbers(register: Any, make: Callable[[int], Any]) -> N
 
     made = group("a", "b")
     RewardSet([("fair", 1.0, {})]).reward([made])
-    assert [r.reward for r in made.rollouts] == [1.0, 1.0]
+    assert [r.reward for r in made.traces] == [1.0, 1.0]
 
 
 def test_a_generator_that_raises_has_failed(register: Any) -> None:

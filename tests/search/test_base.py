@@ -21,7 +21,7 @@ class Recorder:
     def score(self, sequences):
         return []
 
-    def load_weights(self, version: int) -> None:
+    def sync(self, version: int) -> None:
         self.weights_version = version
 
 

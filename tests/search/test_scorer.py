@@ -41,7 +41,7 @@ class Counting:
     def score(self, sequences: Any) -> Any:
         return [[] for _ in sequences]
 
-    def load_weights(self, version: int) -> None:
+    def sync(self, version: int) -> None:
         self.weights_version = version
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from posttrain.sources.collect import Collector, Prompt
-from posttrain.types import Example, Rollout, RolloutGroup, Sample, Sampling
+from posttrain.types import Example, Sample, Sampling, Trace, TraceGroup
 
 
 def test_deviations_are_over_all_completions_of_the_step() -> None:
@@ -16,11 +16,13 @@ def test_deviations_are_over_all_completions_of_the_step() -> None:
     over 2; one number has none.
     """
 
-    def rollout(reward: float | None, other: float | None) -> Rollout:
-        return Rollout(Sample([3], [0.0], [0.0], "stop"), "", {"r": reward, "s": other}, reward)
+    def trace(reward: float | None, other: float | None) -> Trace:
+        return Trace.of_sample(
+            (1,), Sample([3], [0.0], [0.0], "stop"), "", {"r": reward, "s": other}, reward
+        )
 
     rows = [[(0.0, None), (1.0, 5.0)], [(3.0, None), (None, None)]]
-    groups = [RolloutGroup(Example(""), (1,), [rollout(*x) for x in row]) for row in rows]
+    groups = [TraceGroup(Example(""), (1,), [trace(*x) for x in row]) for row in rows]
     rewards: Any = SimpleNamespace(names=["r", "s"])
     collector = Collector(
         [Prompt(Example(""), (1,))],

@@ -14,17 +14,19 @@ import pytest
 from posttrain.config import Component, CreditConfig
 from posttrain.rewards.process import arithmetic_steps
 from posttrain.sources.credit import Creditor
-from posttrain.types import Example, Rollout, RolloutGroup, Sample
+from posttrain.types import Example, Sample, Trace, TraceGroup
 
 TEXTS = {0: "1+1=2\n", 1: "2+2=5\n", 2: "#### 5", 3: ""}
 
 
-def group(*rollouts: tuple[list[int], float | None]) -> RolloutGroup:
+def group(*traces: tuple[list[int], float | None]) -> TraceGroup:
     made = [
-        Rollout(Sample(ids, [0.0] * len(ids), [0.0] * len(ids), "stop"), "", {"r": reward}, reward)
-        for ids, reward in rollouts
+        Trace.of_sample(
+            (1,), Sample(ids, [0.0] * len(ids), [0.0] * len(ids), "stop"), "", {"r": reward}, reward
+        )
+        for ids, reward in traces
     ]
-    return RolloutGroup(Example(""), (9,), made)
+    return TraceGroup(Example(""), (9,), made)
 
 
 def creditor(
@@ -43,8 +45,8 @@ def creditor(
     )
 
 
-def counted(groups: list[RolloutGroup]) -> Any:
-    return [[np.ones(len(r.sample.ids), dtype=bool) for r in g.rollouts] for g in groups]
+def counted(groups: list[TraceGroup]) -> Any:
+    return [[np.ones(len(r.sample.ids), dtype=bool) for r in g.traces] for g in groups]
 
 
 def test_kl_in_the_reward_of_groups_and_of_tokens() -> None:
@@ -65,7 +67,7 @@ def test_kl_in_the_reward_of_groups_and_of_tokens() -> None:
         groups, measured, None, counted(groups)
     )
     np.testing.assert_allclose(streams["advantages"][0][0], [0.9, 0.95])
-    assert groups[0].rollouts[0].advantage == pytest.approx(0.925)
+    assert groups[0].traces[0].advantage == pytest.approx(0.925)
 
 
 def test_values_give_returns_and_a_missing_reward_teaches_nothing() -> None:
@@ -88,18 +90,19 @@ def test_step_rewards_fall_where_steps_end() -> None:
     text = TEXTS[0] + TEXTS[1] + TEXTS[2]
     (numbers,) = arithmetic_steps([text], Task(), [Example("")])
     assert numbers == [1.0, 0.0, 1.0]
-    rollout = Rollout(
+    trace = Trace.of_sample(
+        (1,),
         Sample([0, 1, 2, 3], [0.0] * 4, [0.0] * 4, "stop"),
         text,
         {"s": 2 / 3, "r": 5.0},
         5.0,
-        step_rewards={"s": numbers},
     )
-    groups = [RolloutGroup(Example(""), (9,), [rollout])]
+    trace.step_rewards = {"s": numbers}
+    groups = [TraceGroup(Example(""), (9,), [trace])]
     c = creditor("reward_to_go", weights={"s": 0.5, "r": 1.0})
     (((found,),),) = (c.credit(groups, {}, None, counted(groups))["advantages"],)
     np.testing.assert_allclose(found, [6.0, 5.5, 5.5, 5.5])
-    rollout.rewards, rollout.step_rewards = {"s": 2 / 3}, {"s": numbers}
+    trace.rewards, trace.step_rewards = {"s": 2 / 3}, {"s": numbers}
     (((found,),),) = (
         creditor("group_process", weights={"s": 1.0}).credit(groups, {}, None, counted(groups))[
             "advantages"

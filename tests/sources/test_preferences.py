@@ -11,15 +11,17 @@ import numpy as np
 from posttrain.averages import Averages
 from posttrain.data.forest import TokenSequence
 from posttrain.sources.preferences import PairSource, against_data, best_and_worst
-from posttrain.types import Example, Rollout, RolloutGroup, Sample
+from posttrain.types import Example, Sample, Trace, TraceGroup
 
 
-def group(*rollouts: tuple[list[int], float | None], name: str = "e") -> RolloutGroup:
+def group(*traces: tuple[list[int], float | None], name: str = "e") -> TraceGroup:
     made = [
-        Rollout(Sample(ids, [0.0] * len(ids), [0.0] * len(ids), "stop"), str(ids), reward=reward)
-        for ids, reward in rollouts
+        Trace.of_sample(
+            (1,), Sample(ids, [0.0] * len(ids), [0.0] * len(ids), "stop"), str(ids), reward=reward
+        )
+        for ids, reward in traces
     ]
-    return RolloutGroup(Example("p", id=name), (1, 2), made)
+    return TraceGroup(Example("p", id=name), (1, 2), made)
 
 
 def test_the_best_is_chosen_and_the_worst_rejected() -> None:
@@ -53,9 +55,9 @@ def test_self_play_rejects_what_the_model_wrote() -> None:
 def test_skipped_groups_are_counted_and_a_step_without_pairs_is_empty() -> None:
     class Collected:
         def __init__(self) -> None:
-            self.groups: list[RolloutGroup] = []
+            self.groups: list[TraceGroup] = []
 
-        def collect(self, step: int) -> list[RolloutGroup]:
+        def collect(self, step: int) -> list[TraceGroup]:
             seen.append((step, inside))
             return self.groups
 

@@ -15,7 +15,7 @@ from posttrain.data.forest import TokenSequence
 from posttrain.models.language_model import LanguageModel
 from posttrain.sources.credit import Creditor
 from posttrain.sources.rollouts import RolloutSource, measure
-from posttrain.types import Example, Rollout, RolloutGroup, Sample, Sampling
+from posttrain.types import Example, Sample, Sampling, Trace, TraceGroup
 
 
 def test_old_log_probs_are_without_dropout_at_the_temperature_of_sampling() -> None:
@@ -33,7 +33,7 @@ def test_old_log_probs_are_without_dropout_at_the_temperature_of_sampling() -> N
     ids = [np.array([1, 2, 3, 4]), np.array([1, 2, 5])]
     first, second = (TokenSequence(x, np.arange(len(x)) >= 2) for x in ids)
     model.train()
-    found = measure(model, [[first, None], [second]], ["logprobs"], 2.0, 1000)["logprobs"]
+    found = measure(model, [[[first], []], [[second]]], ["logprobs"], 2.0, 1000)["logprobs"]
     assert model.hf.training and len(found[0][1]) == 0
     model.eval()
     for x, numbers in zip(ids, (found[0][0], found[1][0]), strict=True):
@@ -45,11 +45,13 @@ def test_old_log_probs_are_without_dropout_at_the_temperature_of_sampling() -> N
 def test_a_completion_that_is_masked_has_no_reward() -> None:
     """Losses that compare log-probs of completions would take one without targets for certain."""
 
-    def rollout(token: int, reason: Any, reward: float) -> Rollout:
-        return Rollout(Sample([token], [0.0], [0.0], reason), "", {"r": reward}, reward)
+    def trace(token: int, reason: Any, reward: float) -> Trace:
+        return Trace.of_sample(
+            (1,), Sample([token], [0.0], [0.0], reason), "", {"r": reward}, reward
+        )
 
-    rollouts = [rollout(3, "stop", 1.0), rollout(4, "length", 0.0)]
-    groups = [RolloutGroup(Example(""), (1, 2), rollouts)]
+    traces = [trace(3, "stop", 1.0), trace(4, "length", 0.0)]
+    groups = [TraceGroup(Example(""), (1, 2), traces)]
     told: dict[str, Any] = {"collect": lambda step: groups, "metrics": lambda *_: _Told()}
     collector: Any = SimpleNamespace(sampling=Sampling(), seed=0, given_steps=0, **told)
     credit = Creditor(

@@ -8,18 +8,18 @@ import pytest
 
 from posttrain.errors import ConfigError
 from posttrain.sources.selection import Rule, filter_metrics
-from posttrain.types import Example, Rollout, RolloutGroup, Sample
+from posttrain.types import Example, Sample, Trace, TraceGroup
 
 
-def group(*marks: tuple[str, float | None]) -> RolloutGroup:
-    rollouts = [
-        Rollout(Sample([ord(c) for c in text], [], [], "stop"), text, reward=reward)
+def group(*marks: tuple[str, float | None]) -> TraceGroup:
+    traces = [
+        Trace.of_sample((1,), Sample([ord(c) for c in text], [], [], "stop"), text, reward=reward)
         for text, reward in marks
     ]
-    return RolloutGroup(Example("q", answer="a", id="q"), (1, 2), rollouts)
+    return TraceGroup(Example("q", answer="a", id="q"), (1, 2), traces)
 
 
-def texts(kept: Sequence[Sequence[Rollout]]) -> list[list[str]]:
+def texts(kept: Sequence[Sequence[Trace]]) -> list[list[str]]:
     return [[r.text for r in row] for row in kept]
 
 

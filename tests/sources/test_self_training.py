@@ -37,7 +37,7 @@ class Scripted:
     def score(self, sequences: Any) -> list[list[float]]:
         return []
 
-    def load_weights(self, version: int) -> None:
+    def sync(self, version: int) -> None:
         self.weights_version = version
 
 

@@ -15,7 +15,7 @@ from posttrain.training.hooks import MetricsWriter, RolloutWriter, add_peak_memo
 from posttrain.training.panel import sparkline
 from posttrain.training.progress import Progress, duration
 from posttrain.training.tracking import build_trackers
-from posttrain.types import Example, Rollout, RolloutGroup, Sample
+from posttrain.types import Example, Sample, Trace, TraceGroup
 
 
 def read(path: Path) -> list[dict]:
@@ -42,9 +42,11 @@ def test_going_on_drops_what_lies_past_the_checkpoint(tmp_path: Path) -> None:
 
 
 def test_rollouts(tmp_path: Path) -> None:
-    rollout = Rollout(Sample([1, 2], [0.0], [0.0], "length"), "text \u00e9", {"a": 1.0}, 1.0, 0.5)
+    trace = Trace.of_sample(
+        (1,), Sample([1, 2], [0.0], [0.0], "length"), "text \u00e9", {"a": 1.0}, 1.0, 0.5
+    )
     prompt = [{"role": "user", "content": "q"}]
-    groups = [RolloutGroup(Example(prompt, None, 7, id=str(i)), (1,), [rollout]) for i in range(9)]
+    groups = [TraceGroup(Example(prompt, None, 7, id=str(i)), (1,), [trace]) for i in range(9)]
     writer = RolloutWriter(tmp_path / "rollouts.jsonl", lambda: groups, max_groups=2)
     writer(5, {})
     writer.close()
@@ -163,14 +165,14 @@ def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
-def sampled_group(text: str = "4", **values: Any) -> RolloutGroup:
-    rollout = Rollout(
-        Sample([1, 2, 3], [0.0] * 3, [0.0] * 3, "stop"), text, {"task": 1.0}, 1.0, 0.5
+def sampled_group(text: str = "4", **values: Any) -> TraceGroup:
+    trace = Trace.of_sample(
+        (1,), Sample([1, 2, 3], [0.0] * 3, [0.0] * 3, "stop"), text, {"task": 1.0}, 1.0, 0.5
     )
     for name, value in values.items():
-        setattr(rollout, name, value)
-    return RolloutGroup(
-        Example([{"role": "user", "content": "2+2"}], answer=4, id="row-1"), (7,), [rollout]
+        setattr(trace, name, value)
+    return TraceGroup(
+        Example([{"role": "user", "content": "2+2"}], answer=4, id="row-1"), (7,), [trace]
     )
 
 

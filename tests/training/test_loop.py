@@ -112,18 +112,6 @@ def test_same_seed_same_weights() -> None:
         assert torch.equal(value, weights(b)[key])
 
 
-def test_an_epoch_sees_every_row_once_in_a_new_order() -> None:
-    source = DataSource(rows(20), batch_size=6, seed=3)
-    orders = []
-    for epoch in range(2):
-        seen = [
-            row for i in range(4) for batch in source.batches(epoch * 4 + i) for row in batch.rows
-        ]
-        assert sorted(seen) == sorted(f"row {i}" for i in range(20))
-        orders.append(seen)
-    assert orders[0] != orders[1]
-
-
 def test_a_loss_that_is_not_finite_stops_before_the_update() -> None:
     model = tiny()
     source = DataSource(rows(), batch_size=8, seed=1)
@@ -131,11 +119,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update() -> None:
     with torch.no_grad():
         model.hf.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
     before = weights(model)
-    with pytest.raises(
-        TrainingDiverged,
-        match=r"step 1: the loss is NaN.*Rows of the batch: row \d+.*Last good checkpoint: "
-        r"somewhere",
-    ):
+    with pytest.raises(TrainingDiverged, match=r"step 1: .*row \d+.*somewhere"):
         run(model, 4, source=source, state=State(last_checkpoint="somewhere"))
     for key, value in weights(model).items():
         assert torch.equal(value.nan_to_num(), before[key].nan_to_num())

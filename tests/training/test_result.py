@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from posttrain.training.result import MAX_GROUPS, Metrics, Record, Result, read_lines
-from posttrain.types import Example, Rollout, RolloutGroup, Sample
+from posttrain.types import Example, Sample, Trace, TraceGroup
 
 ROWS = [{"step": 0, "eval_loss": 3.0}, {"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}]
 
@@ -22,10 +22,10 @@ def test_metrics_by_step_and_by_name() -> None:
     assert "<table" in metrics._repr_html_()
 
 
-def group(number: int) -> RolloutGroup:
-    rollout = Rollout(Sample([1], [0.0], [0.0], "stop"), f"answer {number}")
-    rollout.reward = float(number)
-    return RolloutGroup(Example(f"prompt {number}", id=str(number)), (1, 2), [rollout])
+def group(number: int) -> TraceGroup:
+    trace = Trace.of_sample((1,), Sample([1], [0.0], [0.0], "stop"), f"answer {number}")
+    trace.reward = float(number)
+    return TraceGroup(Example(f"prompt {number}", id=str(number)), (1, 2), [trace])
 
 
 def test_a_few_groups_of_each_step_are_recorded() -> None:

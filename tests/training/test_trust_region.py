@@ -39,3 +39,14 @@ def test_the_critic_is_clipped_and_a_step_without_gradient_tells_of_no_other() -
     told: dict[str, float] = {}
     region.report(1, told)
     assert told["trust_region/step"] == 0
+
+
+def test_conjugate_gradient_solves() -> None:
+    from posttrain.training.trust_region import conjugate_gradient
+
+    draw = torch.Generator().manual_seed(0)
+    root = torch.randn(6, 6, generator=draw, dtype=torch.float64)
+    matrix, b = root @ root.T + torch.eye(6), torch.randn(6, generator=draw, dtype=torch.float64)
+    torch.testing.assert_close(
+        conjugate_gradient(lambda v: matrix @ v, b, 20), torch.linalg.solve(matrix, b)
+    )

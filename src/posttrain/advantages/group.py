@@ -89,8 +89,9 @@ def gpg(rewards: Array) -> NDArray[np.float64]:
     their zero gradient. rewards [P, G] -> [P, G].
     """
     centred = np.nan_to_num(centre(rewards))
-    active = int(centred.any(axis=1).sum())
-    return centred * (len(centred) / max(active, 1))
+    sizes = np.sum(~np.isnan(rewards), axis=1)
+    active = int(sizes[centred.any(axis=1)].sum())
+    return centred * (int(sizes.sum()) / max(active, 1))
 
 
 @advantages.register

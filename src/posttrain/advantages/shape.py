@@ -1,7 +1,7 @@
 """What is done to rewards and advantages beside estimating: whitening, corrections, masks,
 controllers. Plain functions.
 
-Numbers per token are lists of arrays [T], one a completion.
+Numbers per token are lists of arrays [T], one per completion.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def step_rewards(text_of_tokens: Sequence[str], rewards: Sequence[float]) -> Arr
     one with the last token.
 
     Args:
-        text_of_tokens: T texts. rewards: one a step; surplus ones are dropped, and a step beyond
+        text_of_tokens: T texts. rewards: one per step; surplus ones are dropped, and a step beyond
         them has none.
     """
     out = np.full(len(text_of_tokens), math.nan)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from posttrain import registry
-from posttrain.cli import explain, init, runs
+from posttrain.cli import explain, init, runs, serve
 from posttrain.cli import help as pages
 from posttrain.cli.arguments import MODEL, evaluation_recipe, method_recipe, recipe_of
 from posttrain.cli.parser import Command
@@ -325,6 +325,14 @@ def _model_commands() -> dict[str, Command]:
             "talk to a model in the terminal",
             _chat,
             _chat_arguments,
+            ("model",),
+            changes=True,
+        ),
+        "serve": Command(
+            "use a model",
+            "answer requests of OpenAI's protocol over HTTP",
+            serve.serve,
+            serve.arguments,
             ("model",),
             changes=True,
         ),

@@ -12,7 +12,8 @@ from typing import Any
 from urllib.parse import urlparse
 
 from posttrain.config import DataConfig, ModelConfig, Recipe
-from posttrain.recipe_paths import EMBEDDED, STAGE
+from posttrain.model_config import EMBEDDED_MODELS
+from posttrain.recipe_paths import STAGE
 
 HUB_SECONDS = 3.0
 """How long the hub may take to answer before it counts as unreachable."""
@@ -36,7 +37,7 @@ def prepare_libraries(recipe: Recipe | None = None, *, names: Iterable[str] = ()
 
 def is_hub_id(name: str) -> bool:
     """Whether a name is no file, no folder and no name of ours, so that the hub is asked for it."""
-    if name == EMBEDDED or name.startswith((STAGE, "/", ".", "~")):
+    if name in EMBEDDED_MODELS or name.startswith((STAGE, "/", ".", "~")):
         return False
     return name.count("/") <= 1 and not Path(name).exists()
 

@@ -11,8 +11,9 @@ from posttrain.cli.libraries import prepare_libraries
 from posttrain.cli.runs import notice
 from posttrain.config import ModelConfig, SamplingConfig
 from posttrain.errors import ConfigError, nearest
+from posttrain.model_config import EMBEDDED_MODELS, model_location
 from posttrain.overrides import apply_overrides
-from posttrain.recipe_paths import EMBEDDED, model_of
+from posttrain.recipe_paths import model_of
 from posttrain.typecheck import check
 from posttrain.types import Text
 
@@ -108,9 +109,7 @@ def split_settings(model: str, overrides: Sequence[str]) -> tuple[ModelConfig, S
 
 def model_place(path: str) -> str:
     """Folder or hub id of a model that a user names."""
-    if path == EMBEDDED:
-        from importlib.resources import files
-
-        return str(files("posttrain") / "assets" / "base")
+    if path in EMBEDDED_MODELS:
+        return model_location(path)
     expanded = Path(path).expanduser()
     return model_of(str(expanded) if expanded.exists() else path, notice)

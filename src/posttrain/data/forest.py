@@ -44,6 +44,8 @@ class Forest:
     Attributes:
         tokens, positions, ends: int64 [N]. source, target, place, sequence: int64 [M].
         last, tree: int64 [S], the flat index of each sequence's last token, and its tree.
+        trace: int64 [S], the trace that each sequence is a branch of (itself, where it is no
+            branch), numbered from 0 within the forest. num_traces: how many there are.
         streams: float32 [M] each. values: float32 [S] each. Those of any of the trees; the others
             have `absent(name)` at their targets, and NaN for a value.
         rows: S names. Sequences are numbered 0..S-1 within the forest, and trees from 0.
@@ -58,6 +60,8 @@ class Forest:
     sequence: torch.Tensor
     last: torch.Tensor
     tree: torch.Tensor
+    trace: torch.Tensor
+    num_traces: int
     streams: dict[str, torch.Tensor]
     values: dict[str, torch.Tensor]
     rows: list[str]
@@ -75,6 +79,7 @@ class Forest:
         values = names_of(t.values for t in trees)
         offsets = np.cumsum([0, *(t.num_tokens for t in trees)])
         counts = np.cumsum([0, *(t.num_sequences for t in trees)])
+        traces = np.cumsum([0, *(t.num_traces for t in trees)])
 
         def joined(arrays: Iterable[np.ndarray]) -> torch.Tensor:
             return torch.from_numpy(np.concatenate(list(arrays)))
@@ -89,6 +94,8 @@ class Forest:
             sequence=joined(t.sequence + c for t, c in zip(trees, counts)),
             last=joined(t.last + o for t, o in zip(trees, offsets)),
             tree=torch.repeat_interleave(torch.tensor([t.num_sequences for t in trees])),
+            trace=joined(t.trace + o for t, o in zip(trees, traces)),
+            num_traces=int(traces[-1]),
             streams={name: joined(t.stream(name) for t in trees) for name in streams},
             values={name: joined(t.value(name) for t in trees) for name in values},
             rows=[row for t in trees for row in t.rows],
@@ -121,6 +128,7 @@ class Forest:
             "sequence",
             "last",
             "tree",
+            "trace",
         )
         moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
         for name in ("streams", "values"):
@@ -197,6 +205,11 @@ class Batch:
     def num_sequences(self) -> int:
         """Sequences over the whole batch."""
         return sum(t.num_sequences for t in (*self.trees, *self.idle))
+
+    @property
+    def num_traces(self) -> int:
+        """Sequences over the whole batch, the branches of a trace counted as one."""
+        return sum(t.num_traces for t in (*self.trees, *self.idle))
 
     @property
     def num_trees(self) -> int:

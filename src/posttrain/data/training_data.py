@@ -17,7 +17,7 @@ from posttrain.data.corpus import encode_documents, read_parts, text_files
 from posttrain.data.encode import encode_into, encode_items
 from posttrain.data.encoded import Encoded, Limits, rounded_up
 from posttrain.data.formats import RowFormat, format_to_imitate, to_imitate
-from posttrain.data.item import Item
+from posttrain.data.item import Item, tools_of
 from posttrain.data.rows import Row, rows_of, stream_of
 from posttrain.data.store import SequenceStore
 from posttrain.errors import ConfigError, DataError
@@ -165,7 +165,7 @@ def encode_task(
     items = [
         Item(e.id, text=e.completion)
         if e.prompt == "" and isinstance(e.completion, str)
-        else Item(e.id, prompt=e.prompt, completion=e.completion)
+        else Item(e.id, prompt=e.prompt, completion=e.completion, tools=tools_of(e.columns, e.id))
         for e in task.examples
     ]
     form = RowFormat("task", f"worked examples of {task.name}")

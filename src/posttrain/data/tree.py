@@ -62,7 +62,8 @@ class TokenSequence:
     index 0, which nothing predicts. streams: float32 [L] numbers per token (advantages, ...), read
     where loss_mask is True.
     values: numbers per sequence (reward, margin, ...). row: which data row or rollout it came from,
-    for error messages.
+    for error messages. trace: sequences of a tree with the same number are branches of one trace:
+    in ratios and averages they count as one sequence. None: a sequence of its own.
     """
 
     ids: np.ndarray
@@ -70,6 +71,7 @@ class TokenSequence:
     streams: dict[str, np.ndarray] = field(default_factory=dict)
     values: dict[str, float] = field(default_factory=dict)
     row: str = ""
+    trace: int | None = None
 
     def __post_init__(self) -> None:
         self.ids = np.asarray(self.ids, dtype=np.int64)
@@ -115,6 +117,8 @@ class Tree:
         tokens, positions, ends: int64 [N]. positions: depth below the root.
         source, target, place, sequence: int64 [M], see the module `forest`.
         last: int64 [S], the flat index of each sequence's last token.
+        trace: int64 [S], the trace of each sequence, numbered from 0 in order of first appearance;
+            the branches of a trace have one number.
         streams: float32 [M] each. values: float32 [S] each. A sequence without a stream has
             `absent(name)` at its targets, one without a value has NaN.
         rows: S names. sequences: what the tree was built from.
@@ -128,6 +132,7 @@ class Tree:
     place: np.ndarray
     sequence: np.ndarray
     last: np.ndarray
+    trace: np.ndarray
     streams: dict[str, np.ndarray]
     values: dict[str, np.ndarray]
     rows: list[str]
@@ -135,17 +140,23 @@ class Tree:
     _nodes: Nodes
 
     @classmethod
-    def build(cls, sequences: Sequence[TokenSequence], *, min_shared: int = 16) -> Tree:
+    def build(cls, sequences: Sequence[TokenSequence], *, min_shared: int | None = None) -> Tree:
         """Share prefixes: the longest one common to all, and below it those of at least
         `min_shared` tokens.
 
         Identical sequences share everything. A sequence may be a prefix of another.
+
+        Args:
+            min_shared: None is 16, or 1 where there are traces of several branches, which have long
+                prefixes in common.
 
         Raises:
             DataError: no sequences.
         """
         if not sequences:
             raise DataError("a tree needs at least one sequence")
+        if min_shared is None:
+            min_shared = 16 if all(s.trace is None for s in sequences) else 1
         return cls._lay_out(
             list(sequences), radix_tree([s.ids for s in sequences], max(1, min_shared))
         )
@@ -171,6 +182,7 @@ class Tree:
             place=np.concatenate([f[t] for f, t in zip(flat, targets)]),
             sequence=np.repeat(np.arange(len(sequences)), [len(t) for t in targets]),
             last=np.array([f[-1] for f in flat], dtype=np.int64),
+            trace=_traces(sequences),
             streams={
                 name: np.concatenate([_at(s, t, name) for s, t in zip(sequences, targets)])
                 for name in names_of(s.streams for s in sequences)
@@ -199,6 +211,11 @@ class Tree:
         """Sequences, those without targets included."""
         return len(self.rows)
 
+    @property
+    def num_traces(self) -> int:
+        """Sequences, the branches of a trace counted as one."""
+        return int(self.trace.max()) + 1
+
     def stream(self, name: str) -> np.ndarray:
         """float32 [M], a stream at the targets; where the tree has none, what stands for it."""
         if name in self.streams:
@@ -214,8 +231,8 @@ class Tree:
     def split(self, max_tokens: int) -> list[Tree]:
         """Smaller trees that hold the same sequences, with trunks repeated.
 
-        Sequences are taken in depth-first order and never cut. A sequence joins the tree before it
-        while that holds at most
+        Sequences are taken in depth-first order and never cut, nor are the branches of a trace
+        parted. A sequence joins the tree before it while that holds at most
 
             max(max_tokens, shared + min(shared, max_tokens))
 
@@ -231,18 +248,25 @@ class Tree:
         parts: list[list[int]] = []
         nodes: set[int] = set()  # of the last part
         size = 0
-        for index in np.argsort(self._nodes.of_sequence, kind="stable"):
-            path = self._nodes.ancestry(int(self._nodes.of_sequence[index]))
+        for members in self._members_of_traces():
+            path = {n for i in members for n in self._nodes.ancestry(self._nodes.of_sequence[i])}
             whole = int(sum(lengths[n] for n in path))
             new = int(sum(lengths[n] for n in path if n not in nodes))
             shared = whole - new
             if not parts or size + new > max(max_tokens, shared + min(shared, max_tokens)):
                 parts.append([])
                 nodes, size, new = set(), 0, whole
-            parts[-1].append(int(index))
+            parts[-1] += members
             nodes.update(path)
             size += new
         return [self] if len(parts) == 1 else [self._subset(sorted(part)) for part in parts]
+
+    def _members_of_traces(self) -> list[list[int]]:
+        """The sequences of each trace, by the depth-first place of its first one."""
+        members: dict[int, list[int]] = {}
+        for index in np.argsort(self._nodes.of_sequence, kind="stable"):
+            members.setdefault(int(self.trace[index]), []).append(int(index))
+        return list(members.values())
 
     def _subset(self, indices: list[int]) -> Tree:
         """The tree of some of the sequences."""
@@ -269,3 +293,10 @@ def _at(sequence: TokenSequence, targets: np.ndarray, name: str) -> np.ndarray:
     if name in sequence.streams:
         return sequence.streams[name][targets]
     return np.full(len(targets), absent(name), dtype=np.float32)
+
+
+def _traces(sequences: Sequence[TokenSequence]) -> np.ndarray:
+    """int64 [S], the traces of sequences, numbered from 0 in order of first appearance."""
+    keys = [(False, i) if s.trace is None else (True, s.trace) for i, s in enumerate(sequences)]
+    number = {key: n for n, key in enumerate(dict.fromkeys(keys))}
+    return np.array([number[key] for key in keys], dtype=np.int64)

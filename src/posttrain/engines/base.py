@@ -7,20 +7,72 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from posttrain.errors import ConfigError, DataError
+from posttrain.errors import ConfigError, DataError, PosttrainError
 from posttrain.types import Request, Sample, Sampling
 
 Score = Callable[[Sequence[tuple[Sequence[int], int]]], list[list[float]]]
 """Log-probs of ids[start:] at temperature 1, for each (ids, start)."""
 
 
+OnTokens = Callable[[int, list[int]], None]
+"""Called within `step` with the index of a sample in its request and the ids that are new."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end of a request.
+
+    ticket: what `submit` gave. samples: as many as were asked for, in order. error: why there are
+    none, else None.
+    """
+
+    ticket: int
+    samples: list[Sample]
+    error: PosttrainError | None = None
+
+
 class Engine(Protocol):
-    """Sampling and scoring of token ids.
+    """Sampling and scoring of token ids. One thread owns an engine.
+
+    Requests are handed in at any time and decode side by side:
+
+        ticket = engine.submit(request)
+        while engine.num_open:
+            for finished in engine.step(): ...
 
     weights_version: raised by every weight update; whatever an engine caches is keyed by it.
+    stop_ids: token ids that end every sample. context_length: most tokens of a prompt and its
+    sample together, None where there is no limit.
     """
 
     weights_version: int
+
+    @property
+    def stop_ids(self) -> frozenset[int]: ...
+
+    @property
+    def context_length(self) -> int | None: ...
+
+    @property
+    def num_open(self) -> int:
+        """Requests that are neither finished nor aborted."""
+        ...
+
+    def submit(self, request: Request, on_tokens: OnTokens | None = None) -> int:
+        """Hand in a request; its ticket. It is sampled by the steps that follow.
+
+        Raises:
+            DataError, ConfigError: see `check_requests`.
+        """
+        ...
+
+    def step(self) -> list[Finished]:
+        """One decoding step of everything open; the requests that finish with it."""
+        ...
+
+    def abort(self, ticket: int) -> None:
+        """End a request without a result. Tickets that are not open are ignored."""
+        ...
 
     def generate(self, requests: Sequence[Request]) -> list[list[Sample]]:
         """`n` samples for each request, in the order of the requests."""
@@ -30,8 +82,12 @@ class Engine(Protocol):
         """Log-probs under the model at temperature 1 of ids[start:], for each (ids, start)."""
         ...
 
-    def load_weights(self, version: int) -> None:
-        """The weights have changed: forget what was computed with older ones."""
+    def sync(self, version: int) -> None:
+        """The weights have changed: forget what was computed with older ones.
+
+        Raises:
+            ConfigError: requests are open.
+        """
         ...
 
 

@@ -23,14 +23,14 @@ KeyValues = list[tuple[Tensor, Tensor]]
 class DecodePlan:
     """The attention plan of a batch that decodes one token a row and step.
 
-    P prompts, padded to the longest, per layer [P, Hkv, L, D]; R rows in the order of their
-    prompts, whose own keys and values lie in buffers [R, Hkv, width, D] that grow by some columns
+    P prompts, padded to the longest, per layer [P, Hkv, L, D]; R rows in any
+    order, whose own keys and values lie in buffers [R, Hkv, width, D] that grow by some columns
     as they fill. Attention runs over the full buffers with a mask: slicing them first would be up
     to twice as slow.
 
     Args:
         prompts: keys and values of the distinct prompts. prompt_of: int64 [R], which prompt each
-        row continues, ascending.
+        row continues.
         capacity: int64 [R], tokens that each row may write. A row that has written them and is not
         dropped at once writes over its last one, so that it stays within its buffer and the model's
         positions.
@@ -247,15 +247,14 @@ class DecodePlan:
         """Seat the rows of each prompt side by side: row r sits at place[r] of [P, width] seats."""
         counts = torch.bincount(self.prompt_of, minlength=len(self.lengths))
         width = int(counts.max())
-        # Rows are in the order of their prompts, so a row's seat is its distance from its prompt's
-        # first row.
-        first = counts.cumsum(0) - counts
-        within = (
-            torch.arange(len(self.prompt_of), device=self.prompt_of.device) - first[self.prompt_of]
-        )
-        self._place = self.prompt_of * width + within
+        # In the order of their prompts, a row's seat is its distance from its prompt's first row.
+        ordered, order = self.prompt_of.sort(stable=True)
+        seats = torch.arange(len(ordered), device=ordered.device)
+        within = seats - (counts.cumsum(0) - counts)[ordered]
+        self._place = torch.empty_like(ordered)
+        self._place[order] = ordered * width + within
         self._seats = (len(counts), width)
-        self._even = bool((counts == width).all())
+        self._even = len(ordered) == len(counts) * width and bool((self._place == seats).all())
         self._ragged = bool((self.lengths != self._prompts[0][0].shape[2]).any())
         self.forget_masks()
         self._rows = torch.arange(len(self.prompt_of), device=self.prompt_of.device)

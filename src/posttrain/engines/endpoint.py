@@ -82,7 +82,7 @@ class Endpoint:
         long, filtered).
 
         Args:
-            seeds: one a prompt, sent along; many servers do not heed it.
+            seeds: one per prompt, sent along; many servers ignore them.
         Raises:
             EndpointError: a request failed to the end, was answered with something else than `n`
             completions, or every prompt

@@ -6,8 +6,9 @@ does not depend on what else is in the batch, and no generator has to be kept pe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -44,17 +45,45 @@ def uniforms(keys: np.ndarray, step: int | np.ndarray) -> np.ndarray:
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
+class SettingKinds(NamedTuple):
+    """What settings of rows have in common, which tells what can be left out: all at temperature
+    0, all at temperature 1 without truncation, any truncated.
+    """
+
+    greedy: bool = True
+    plain: bool = True
+    truncated: bool = False
+
+    @classmethod
+    def of(cls, rows: Sequence[Sampling]) -> SettingKinds:
+        """Of the settings of each row."""
+        truncated = any(r.top_p < 1 or r.top_k > 0 or r.min_p > 0 for r in rows)
+        return cls(
+            greedy=all(r.temperature == 0 for r in rows),
+            plain=all(r.temperature == 1 for r in rows) and not truncated,
+            truncated=truncated,
+        )
+
+    @classmethod
+    def union(cls, kinds: Iterable[SettingKinds]) -> SettingKinds:
+        """Of several groups of rows together."""
+        distinct = set(kinds)
+        return cls(
+            greedy=all(k.greedy for k in distinct),
+            plain=all(k.plain for k in distinct),
+            truncated=any(k.truncated for k in distinct),
+        )
+
+
 @dataclass(slots=True)
 class RowSettings:
-    """Sampling settings of B rows as tensors [B]; flags tell what can be left out."""
+    """Sampling settings of B rows as tensors [B]."""
 
     temperature: Tensor
     top_p: Tensor
     top_k: Tensor
     min_p: Tensor
-    greedy: bool
-    plain: bool
-    truncated: bool
+    kinds: SettingKinds
 
     @classmethod
     def of(cls, rows: Sequence[Sampling], device: torch.device) -> RowSettings:
@@ -63,21 +92,29 @@ class RowSettings:
         def column(name: str, dtype: torch.dtype) -> Tensor:
             return torch.tensor([getattr(r, name) for r in rows], dtype=dtype, device=device)
 
-        truncated = any(r.top_p < 1 or r.top_k > 0 or r.min_p > 0 for r in rows)
         return cls(
             column("temperature", torch.float32),
             column("top_p", torch.float32),
             column("top_k", torch.int64),
             column("min_p", torch.float32),
-            greedy=all(r.temperature == 0 for r in rows),
-            plain=all(r.temperature == 1 for r in rows) and not truncated,
-            truncated=truncated,
+            SettingKinds.of(rows),
         )
+
+    def columns(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The four tensors, in the order of the fields."""
+        return self.temperature, self.top_p, self.top_k, self.min_p
 
     def select(self, keep: Tensor) -> RowSettings:
         """The settings of some rows."""
-        columns = (self.temperature[keep], self.top_p[keep], self.top_k[keep], self.min_p[keep])
-        return RowSettings(*columns, greedy=self.greedy, plain=self.plain, truncated=self.truncated)
+        temperature, top_p, top_k, min_p = (column[keep] for column in self.columns())
+        return RowSettings(temperature, top_p, top_k, min_p, self.kinds)
+
+    def joined(self, more: RowSettings) -> RowSettings:
+        """These rows, then those of `more`."""
+        pairs = zip(self.columns(), more.columns(), strict=True)
+        temperature, top_p, top_k, min_p = (torch.cat(pair) for pair in pairs)
+        kinds = SettingKinds.union([self.kinds, more.kinds])
+        return RowSettings(temperature, top_p, top_k, min_p, kinds)
 
 
 def choose(logits: Tensor, settings: RowSettings, draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,13 +126,13 @@ def choose(logits: Tensor, settings: RowSettings, draws: Tensor) -> tuple[Tensor
         tokens int64 [B]; their log-probs [B] under the distribution sampled from; and under
         softmax(logits).
     """
-    if settings.truncated and not settings.greedy:
+    if settings.kinds.truncated and not settings.kinds.greedy:
         return _choose_truncated(logits.contiguous(), settings, draws)
     greedy = settings.temperature == 0
     largest = logits.amax(dim=-1, keepdim=True)
     raw_total, unit = None, torch.ones((), device=logits.device)
     if (
-        settings.greedy or settings.plain
+        settings.kinds.greedy or settings.kinds.plain
     ):  # one pass of exponentials serves the draw and both log-probs
         # Where tokens lie side by side softmax is three times as fast; all is then relative to the
         # likeliest token's weight.
@@ -106,7 +143,7 @@ def choose(logits: Tensor, settings: RowSettings, draws: Tensor) -> tuple[Tensor
         raw_total = weights.exp().sum(dim=-1)
         weights.div_(torch.where(greedy, 1.0, settings.temperature)[:, None]).exp_()
     cumulative = _cumulative(weights)
-    tokens = logits.argmax(dim=-1) if settings.greedy else _invert(weights, cumulative, draws)
+    tokens = logits.argmax(dim=-1) if settings.kinds.greedy else _invert(weights, cumulative, draws)
     if raw_total is not None:
         tokens = torch.where(greedy, logits.argmax(dim=-1), tokens)
     below = (logits.gather(1, tokens[:, None]) - largest)[:, 0]

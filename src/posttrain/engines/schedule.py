@@ -1,164 +1,218 @@
-"""Which rows decode side by side: finished ones leave, waiting ones join, and the text of each is
-collected at the end.
-"""
+"""Which rows decode side by side: rows join while others run, and leave when they end."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from posttrain.engines.sampling import RowSettings, choose, row_keys, uniforms
+from posttrain.engines.sampling import RowSettings, SettingKinds, choose, row_keys, uniforms
 from posttrain.engines.stepping import Prompt, Stepper
 from posttrain.engines.stops import Stops
-from posttrain.types import Sample, Sampling
+from posttrain.engines.transcript import Transcript
+from posttrain.types import FinishReason, Sample, Sampling
 
 _REFILL = 0.8
 """Rows leave and join when at most this share of the batch still runs, so that the copies pay."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Row:
-    """One sample to be written: its request and index there, its prompt, its settings, its seed,
-    and the most tokens it may have.
+    """One sample to be written.
+
+    ticket: of its request. index: its place among the request's samples. limit: the most tokens
+    that it may have. kinds: of the settings of all rows that were added with it. tail: the newest
+    ids, where stop strings are looked for. stop_string: the one that ended it.
     """
 
-    request: int
+    ticket: int
     index: int
     prompt: Prompt
     sampling: Sampling
     seed: int
     limit: int
+    kinds: SettingKinds = field(default_factory=SettingKinds)
+    tail: list[int] = field(default_factory=list)
+    stop_string: str | None = None
+
+
+class Ended(NamedTuple):
+    """A row that has ended, with what it wrote."""
+
+    row: Row
+    sample: Sample
 
 
 class Schedule:
-    """Decodes rows to their ends.
+    """Decodes rows to their ends, a token per row and step.
 
     Args:
-        rows: equal prompts side by side. max_rows: decoded at once. max_kv_tokens: tokens whose
-        keys and values these rows may come to hold, at their longest; one row runs whatever it
-        needs.
+        max_rows: decoded at once. max_kv_tokens: tokens whose keys and values these rows may come
+        to hold, at their longest; one row runs whatever it needs.
+    Attributes:
+        num_generated: tokens that rows have written, those of rows that were dropped included.
+        num_prompt_tokens: tokens of the prompts of all rows that have begun.
     """
 
     def __init__(
         self,
         stepper: Stepper,
-        rows: Sequence[Row],
         stops: Stops,
         device: torch.device,
         *,
         max_rows: int,
         max_kv_tokens: int,
     ) -> None:
-        self.rows = rows
-        self.decoded_tokens = 0
+        self.num_generated = self.num_prompt_tokens = 0
         self._stepper = stepper
         self._stops = stops
         self._device = device
         self._max_rows, self._max_kv_tokens = max_rows, max_kv_tokens
-        self._settings = RowSettings.of([row.sampling for row in rows], device)
-        self._keys = row_keys(
-            np.array([row.seed % 2**64 for row in rows], dtype=np.uint64),
-            np.array([row.index for row in rows]),
-        )
-        self._limits = np.array([row.limit for row in rows])
-        self._length = np.zeros(len(rows), dtype=np.int64)
-        self._waiting = 0  # the first row that has not begun
-        # Per line of the batch: its row, and how many tokens it has written.
-        self._alive = np.zeros(0, dtype=np.int64)
-        self._at = np.zeros(0, dtype=np.int64)
-        # Per step and line: row, place in the row's text; token, its log-prob as sampled and raw.
-        self._history: list[tuple[np.ndarray, np.ndarray]] = []
-        self._drawn: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._added: list[Row] = []  # since the last step
+        self._waiting: deque[Row] = deque()
+        # By line of the batch. A row that has ended runs along until the batch is next refilled.
+        self._rows: list[Row] = []
+        self._running = np.zeros(0, dtype=bool)
+        self._keys = np.zeros(0, dtype=np.uint64)
+        self._limits = np.zeros(0, dtype=np.int64)
+        self._written = Transcript()
+        self._settings = RowSettings.of([], device)
+        self._stop_kinds = torch.zeros(0, dtype=torch.int64, device=device)
+        self._tokens = torch.zeros(0, dtype=torch.int64, device=device)
+        self._has_dropped = False
+        self._wrote = np.zeros(0, dtype=bool)  # lines whose newest token is part of their sample
 
-    def run(self, weights_version: int) -> list[Sample]:
-        """A sample per row, in order."""
-        logits = torch.cat(self._join())
-        settings, alive = self._lines()
-        running = np.ones(len(self._alive), dtype=bool)
-        while len(self._alive):
-            draws = torch.from_numpy(uniforms(self._keys[self._alive], self._at)).to(self._device)
-            tokens, sampled, raw = choose(logits, settings, draws)
-            self._history.append((self._alive, self._at))
-            self._drawn.append((tokens, sampled, raw))
-            self._at = self._at + 1
-            self._length[self._alive[running]] += 1
-            self.decoded_tokens += int(running.sum())
-            running = (
-                running
-                & ~self._stops.after(alive, tokens, running)
-                & (self._at < self._limits[self._alive])
-            )
-            if running.sum() > _REFILL * len(running):
-                logits = self._stepper.step(tokens)
-                continue
-            remaining = np.flatnonzero(running)
-            lines = torch.from_numpy(remaining).to(self._device)
-            self._stepper.keep(lines)
-            self._alive, self._at = self._alive[remaining], self._at[remaining]
-            parts = [self._stepper.step(tokens[lines])] if len(remaining) else []
-            parts += self._join()
-            if parts:
-                logits = torch.cat(parts)
-            settings, alive = self._lines()
-            running = np.ones(len(self._alive), dtype=bool)
-        return self._collect(weights_version)
+    @property
+    def num_open(self) -> int:
+        """Rows that have not ended."""
+        return len(self._added) + len(self._waiting) + int(self._running.sum())
 
-    def _lines(self) -> tuple[RowSettings, Tensor]:
-        alive = torch.from_numpy(self._alive).to(self._device)
-        return self._settings.select(alive), alive
+    def add(self, rows: Sequence[Row]) -> None:
+        """Queue rows; they join at the next step if there is room."""
+        self._added += rows
+
+    def drop(self, ticket: int) -> int:
+        """End the rows of a ticket; the number of tokens that they have written."""
+        self._added = [row for row in self._added if row.ticket != ticket]
+        self._waiting = deque(row for row in self._waiting if row.ticket != ticket)
+        is_dropped = np.array([row.ticket == ticket for row in self._rows], dtype=bool)
+        is_dropped &= self._running
+        self._running = self._running & ~is_dropped
+        self._has_dropped |= bool(is_dropped.any())
+        return int(self._written.at[is_dropped].sum())
+
+    def step(self, weights_version: int) -> list[Ended]:
+        """Write one token for every running row; the rows that end with it."""
+        logits = self._next_logits()
+        if logits is None:
+            return []
+        draws = torch.from_numpy(uniforms(self._keys, self._written.at)).to(self._device)
+        tokens, sampled, raw = choose(logits, self._settings, draws)
+        self._written.append(tokens, sampled, raw)
+        self._tokens = tokens
+        self.num_generated += int(self._running.sum())
+        self._wrote = self._running
+        stopped = self._stops.after(self._rows, self._stop_kinds, tokens, self._running)
+        ended = self._running & (stopped | (self._written.at >= self._limits))
+        self._running = self._running & ~ended
+        return [
+            self._ended(line, "stop" if stopped[line] else "length", weights_version)
+            for line in np.flatnonzero(ended).tolist()
+        ]
+
+    def newest(self, tickets: set[int]) -> list[tuple[Row, list[int]]]:
+        """What rows of these tickets wrote in the last step, those that ended with it included."""
+        return [
+            (row, self._written.ids(line, int(at) - 1, int(at)))
+            for line, (row, at) in enumerate(zip(self._rows, self._written.at, strict=True))
+            if self._wrote[line] and row.ticket in tickets
+        ]
+
+    def _ended(self, line: int, reason: FinishReason, weights_version: int) -> Ended:
+        row, length = self._rows[line], int(self._written.at[line])
+        ids = self._written.ids(line, 0, length)
+        logprobs = self._written.logprobs(line, length)
+        return Ended(row, Sample(ids, *logprobs, reason, row.stop_string, weights_version))
+
+    def _next_logits(self) -> Tensor | None:
+        """Compute what rows wrote last and let others join; logits [R, V], None without rows."""
+        has_news = bool(self._added) or self._has_dropped
+        if self._rows and not has_news and self._running.sum() > _REFILL * len(self._running):
+            return self._stepper.step(self._tokens)
+        self._queue()
+        if not self._running.all():
+            self._keep(np.flatnonzero(self._running))
+        parts = [self._stepper.step(self._tokens)] if self._rows else []
+        parts += self._join()
+        self._arrange()
+        return torch.cat(parts) if parts else None
+
+    def _queue(self) -> None:
+        """Let the rows that were added wait behind the others, equal prompts side by side."""
+        number = {p: i for i, p in enumerate(dict.fromkeys(row.prompt for row in self._added))}
+        self._added.sort(key=lambda row: (number[row.prompt], row.ticket, row.index))
+        kinds = SettingKinds.of([row.sampling for row in self._added])
+        for row in self._added:
+            row.kinds = kinds
+        self._waiting.extend(self._added)
+        self._added = []
+
+    def _keep(self, lines: np.ndarray) -> None:
+        index = torch.from_numpy(lines).to(self._device)
+        self._stepper.keep(index)
+        self._written.keep(lines)
+        self._rows = [self._rows[line] for line in lines.tolist()]
+        self._keys, self._limits = self._keys[lines], self._limits[lines]
+        self._running = self._running[lines]
+        self._tokens, self._stop_kinds = self._tokens[index], self._stop_kinds[index]
+        self._settings = self._settings.select(index)
+        self._has_dropped = False
 
     def _join(self) -> list[Tensor]:
         """Begin as many waiting rows as there is room for; their logits [new, V] where there
         are any.
         """
-        resident = {self.rows[i].prompt for i in self._alive.tolist()}
-        longest = max((len(p) for p in resident), default=0)
-        limit = int(self._limits[self._alive].max()) if len(self._alive) else 0
-        stop = self._waiting
-        while stop < len(self.rows) and len(self._alive) + stop - self._waiting < self._max_rows:
-            row = self.rows[stop]
-            resident.add(row.prompt)
-            longest, limit = max(longest, len(row.prompt)), max(limit, row.limit)
-            count = len(self._alive) + stop - self._waiting + 1
-            if count > 1 and len(resident) * longest + count * limit > self._max_kv_tokens:
-                break
-            stop += 1
-        new = range(self._waiting, stop)
+        new = self._admitted()
         if not new:
             return []
-        self._waiting = stop
-        self._alive = np.concatenate([self._alive, np.arange(new.start, new.stop)])
-        self._at = np.concatenate([self._at, np.zeros(len(new), dtype=np.int64)])
-        return [
-            self._stepper.join(
-                [self.rows[i].prompt for i in new], [self.rows[i].limit for i in new]
-            )
-        ]
+        self._rows += new
+        self.num_prompt_tokens += sum(len(row.prompt) for row in new)
+        self._running = np.concatenate([self._running, np.ones(len(new), dtype=bool)])
+        seeds = np.array([row.seed % 2**64 for row in new], dtype=np.uint64)
+        keys = row_keys(seeds, np.array([row.index for row in new]))
+        limits = [row.limit for row in new]
+        self._keys = np.concatenate([self._keys, keys])
+        self._limits = np.concatenate([self._limits, np.array(limits)])
+        self._written.join(len(new))
+        kinds = [self._stops.kind(row.sampling) for row in new]
+        self._stop_kinds = torch.cat([self._stop_kinds, torch.tensor(kinds, device=self._device)])
+        settings = RowSettings.of([row.sampling for row in new], self._device)
+        self._settings = self._settings.joined(settings)
+        return [self._stepper.join([row.prompt for row in new], limits)]
 
-    def _collect(self, weights_version: int) -> list[Sample]:
-        """Samples from what each step wrote; lists are built once, at the end."""
-        if not self._history:
-            return []
-        row, at = (np.concatenate([h[i] for h in self._history]) for i in (0, 1))
-        columns = [torch.cat([drawn[i] for drawn in self._drawn]).cpu().numpy() for i in range(3)]
-        # A finished row runs along until the batch is next refilled; what it drew after its end
-        # does not count.
-        remaining = np.flatnonzero(at < self._length[row])
-        order = remaining[np.argsort(row[remaining], kind="stable")]
-        ids, sampled, raw = (column[order].tolist() for column in columns)
-        ends = self._length.cumsum().tolist()
-        return [
-            Sample(
-                ids[start:end],
-                sampled[start:end],
-                raw[start:end],
-                "stop" if r in self._stops.stopped else "length",
-                self._stops.stopped.get(r),
-                weights_version,
-            )
-            for r, (start, end) in enumerate(zip([0, *ends], ends, strict=False))
-        ]
+    def _admitted(self) -> list[Row]:
+        """The waiting rows that there is room for, taken from the queue."""
+        resident = {row.prompt for row in self._rows}
+        longest = max((len(p) for p in resident), default=0)
+        limit = int(self._limits.max()) if len(self._limits) else 0
+        new: list[Row] = []
+        while self._waiting and len(self._rows) + len(new) < self._max_rows:
+            row = self._waiting[0]
+            resident.add(row.prompt)
+            longest, limit = max(longest, len(row.prompt)), max(limit, row.limit)
+            count = len(self._rows) + len(new) + 1
+            if count > 1 and len(resident) * longest + count * limit > self._max_kv_tokens:
+                break
+            new.append(self._waiting.popleft())
+        return new
+
+    def _arrange(self) -> None:
+        """Which kinds of settings there are. Rows that were added together count together, so
+        that their log-probs do not depend on which of them have ended.
+        """
+        self._settings.kinds = SettingKinds.union([row.kinds for row in self._rows])

@@ -34,8 +34,6 @@ class Stepper(Protocol):
     def join(self, prompts: Sequence[Prompt], capacity: Sequence[int]) -> Tensor:
         """Take in a row per prompt, which writes at most `capacity` tokens each; logits float32
         [new, V] of the first ones.
-
-        Equal prompts stand together, also with those that joined before.
         """
         ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from posttrain.data.forest import Batch, Forest, TokenSequence, Tree
-from posttrain.engines.base import check_requests
+from posttrain.engines.base import Finished, OnTokens, check_requests
 from posttrain.engines.decode import KeyValues
 from posttrain.engines.schedule import Row, Schedule
 from posttrain.engines.stepping import (
@@ -34,21 +34,44 @@ from posttrain.types import Request, Sample
 
 @dataclass(slots=True)
 class Statistics:
-    """Counts of an engine: prompt tokens computed and saved by sharing, tokens decoded, seconds."""
+    """Tokens of an engine so far, and seconds in its steps.
+
+    prompt: of the prompts of all rows, = computed + reused. computed: of prompts, by a forward
+    pass. generated: written by rows, = returned + discarded as soon as nothing is open. returned:
+    in finished requests. discarded: of aborted ones.
+    """
 
     prompt_tokens: int = 0
-    shared_tokens: int = 0
-    decoded_tokens: int = 0
+    computed_tokens: int = 0
+    reused_tokens: int = 0
+    generated_tokens: int = 0
+    returned_tokens: int = 0
+    discarded_tokens: int = 0
     seconds: float = 0.0
 
 
+@dataclass(slots=True)
+class _Ticket:
+    """An open request. samples: those that have ended, by index."""
+
+    request: Request
+    on_tokens: OnTokens | None
+    samples: dict[int, Sample] = field(default_factory=dict)
+
+    @property
+    def num_tokens(self) -> int:
+        """Of the samples that have ended."""
+        return sum(len(sample.ids) for sample in self.samples.values())
+
+
 class TorchEngine:
-    """Samples from a LanguageModel.
+    """Samples from a LanguageModel. An `Engine`.
 
     Each distinct prompt is computed once, however many samples continue it; finished rows leave the
     batch and waiting ones take their places, in the order of the prompts; a sample is a function of
     (weights, prompt, sampling, seed, index) and not of what else is in the batch, up to the
-    rounding of matrix products of other shapes.
+    rounding of matrix products of other shapes. The weights must not change while requests are
+    open.
 
     Args:
         max_rows: samples decoded side by side. max_kv_bytes: of keys and values that those may come
@@ -96,6 +119,10 @@ class TorchEngine:
         self._cache: OrderedDict[tuple[int, tuple[int, ...]], tuple[KeyValues, Tensor]] = (
             OrderedDict()
         )
+        self._schedule: Schedule | None = None  # while requests are open
+        self._tickets: dict[int, _Ticket] = {}
+        self._finished: list[Finished] = []  # not yet given out by `step`
+        self._next_ticket = 0
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -110,44 +137,79 @@ class TorchEngine:
                 stop_ids.add(ids)
         return frozenset(stop_ids)
 
-    def load_weights(self, version: int) -> None:
-        """The model object has new weights: forget what was cached with older ones."""
+    @property
+    def context_length(self) -> int | None:
+        """Most tokens of a prompt and its sample together, None where there is no limit."""
+        return self.model.context_length
+
+    @property
+    def num_open(self) -> int:
+        """Requests that are neither finished nor aborted."""
+        return len(self._tickets)
+
+    def sync(self, version: int) -> None:
+        """The model object has new weights: forget what was cached with older ones.
+
+        Raises:
+            ConfigError: requests are open.
+        """
+        if self._tickets:
+            raise ConfigError(
+                f"{len(self._tickets)} requests are open; finish or abort them before the weights "
+                "change"
+            )
         self.weights_version = version
         self._cache.clear()
 
-    def generate(self, requests: Sequence[Request]) -> list[list[Sample]]:
-        """Samples for each request, in order.
+    def submit(self, request: Request, on_tokens: OnTokens | None = None) -> int:
+        """Hand in a request; its ticket.
 
         Raises:
             DataError, ConfigError: see `check_requests`.
         """
-        config = self.model.config
-        check_requests(
-            requests, vocab_size=config.vocab_size, context_length=self.model.context_length
-        )
-        if self.model.tokenizer is None and any(r.sampling.stop for r in requests):
-            raise ConfigError("stop strings need a tokenizer and this model has none; use stop_ids")
-        started, computed = time.perf_counter(), self.stats.prompt_tokens
-        number = {ids: i for i, ids in enumerate(dict.fromkeys(r.prompt_ids for r in requests))}
-        rows = [
-            Row(i, k, r.prompt_ids, r.sampling, r.seed, self._limit(r))
-            for i, r in enumerate(requests)
-            for k in range(r.n)
-        ]
-        rows.sort(key=lambda row: (number[row.prompt], row.request, row.index))
-        results: list[list[Sample | None]] = [[None] * r.n for r in requests]
-        if rows:
-            try:
-                with evaluating(self.model.hf), torch.inference_mode():
-                    for row, sample in zip(rows, self._decode(rows), strict=True):
-                        results[row.request][row.index] = sample
-            finally:
-                if self.graphs is not None:
-                    self.graphs.release()
-        requested = sum(len(row.prompt) for row in rows)
-        self.stats.shared_tokens += requested - (self.stats.prompt_tokens - computed)
-        self.stats.seconds += time.perf_counter() - started
-        return [[s for s in group if s is not None] for group in results]
+        self._check([request])
+        return self._open(request, on_tokens)
+
+    def step(self) -> list[Finished]:
+        """Write one token for every open row; the requests that finish with it.
+
+        Whatever the model raises is raised here; all open requests are then aborted.
+        """
+        if self._tickets:
+            with evaluating(self.model.hf), torch.inference_mode():
+                self._advance()
+        finished, self._finished = self._finished, []
+        return finished
+
+    def abort(self, ticket: int) -> None:
+        """End a request without a result, and free its rows by the next step."""
+        if ticket not in self._tickets:
+            return
+        assert self._schedule is not None
+        opened = self._tickets.pop(ticket)
+        self.stats.discarded_tokens += self._schedule.drop(ticket) + opened.num_tokens
+        if not self._tickets:
+            self._close()
+
+    def generate(self, requests: Sequence[Request]) -> list[list[Sample]]:
+        """Samples for each request, in order. Other open requests go on meanwhile.
+
+        Raises:
+            DataError, ConfigError: see `check_requests`.
+        """
+        self._check(requests)
+        tickets = [self._open(request, None) for request in requests]
+        try:
+            with evaluating(self.model.hf), torch.inference_mode():
+                while any(ticket in self._tickets for ticket in tickets):
+                    self._advance()
+        except BaseException:
+            for ticket in tickets:
+                self.abort(ticket)
+            self._take(tickets)
+            raise
+        samples = {f.ticket: f.samples for f in self._take(tickets)}
+        return [samples[ticket] for ticket in tickets]
 
     def score(self, sequences: Sequence[tuple[Sequence[int], int]]) -> list[list[float]]:
         """Log-probs of ids[start:] at temperature 1, computed as the trainer computes them."""
@@ -167,25 +229,92 @@ class TorchEngine:
                     by_row[int(row)] = part.tolist()
         return [by_row[i] for i in range(len(items))]
 
-    def _decode(self, rows: list[Row]) -> list[Sample]:
+    def _take(self, tickets: Sequence[int]) -> list[Finished]:
+        """The results of these tickets, which `step` then does not give out."""
+        wanted = set(tickets)
+        taken = [f for f in self._finished if f.ticket in wanted]
+        self._finished = [f for f in self._finished if f.ticket not in wanted]
+        return taken
+
+    def _check(self, requests: Sequence[Request]) -> None:
+        vocab_size = self.model.config.vocab_size
+        check_requests(requests, vocab_size=vocab_size, context_length=self.context_length)
+        if self.model.tokenizer is None and any(r.sampling.stop for r in requests):
+            raise ConfigError("stop strings need a tokenizer and this model has none; use stop_ids")
+
+    def _open(self, request: Request, on_tokens: OnTokens | None) -> int:
+        """Queue the rows of a checked request."""
+        if self._schedule is None:
+            self._schedule = self._new_schedule()
+        ticket = self._next_ticket
+        self._next_ticket += 1
+        self._tickets[ticket] = _Ticket(request, on_tokens)
+        limit = self._limit(request)
+        self._schedule.add(
+            [
+                Row(ticket, k, request.prompt_ids, request.sampling, request.seed, limit)
+                for k in range(request.n)
+            ]
+        )
+        return ticket
+
+    def _advance(self) -> None:
+        """One step of the schedule, with its accounts."""
+        schedule = self._schedule
+        assert schedule is not None
+        started = time.perf_counter()
+        generated, prompted = schedule.num_generated, schedule.num_prompt_tokens
+        try:
+            ended = schedule.step(self.weights_version)
+        except BaseException:
+            self._close()
+            raise
+        self.stats.generated_tokens += schedule.num_generated - generated
+        self.stats.prompt_tokens += schedule.num_prompt_tokens - prompted
+        self.stats.reused_tokens = self.stats.prompt_tokens - self.stats.computed_tokens
+        self.stats.seconds += time.perf_counter() - started
+        listeners = {k: t.on_tokens for k, t in self._tickets.items() if t.on_tokens is not None}
+        news = schedule.newest(set(listeners)) if listeners else []
+        for row, sample in ended:
+            self._tickets[row.ticket].samples[row.index] = sample
+            self._finish(row.ticket)
+        for row, ids in news:
+            listeners[row.ticket](row.index, ids)
+
+    def _finish(self, ticket: int) -> None:
+        """Give out a request whose samples have all ended."""
+        opened = self._tickets[ticket]
+        if len(opened.samples) < opened.request.n:
+            return
+        del self._tickets[ticket]
+        self.stats.returned_tokens += opened.num_tokens
+        samples = [opened.samples[k] for k in range(opened.request.n)]
+        self._finished.append(Finished(ticket, samples))
+        if not self._tickets:
+            self._close()
+
+    def _close(self) -> None:
+        """Free what open requests hold; those that are left are aborted."""
+        if self._schedule is not None:
+            for ticket, opened in self._tickets.items():
+                self.stats.discarded_tokens += self._schedule.drop(ticket) + opened.num_tokens
+        self._tickets.clear()
+        self._schedule = None
+        if self.graphs is not None:
+            self.graphs.release()
+
+    def _new_schedule(self) -> Schedule:
         model = self.model
-        settings = [row.sampling for row in rows]
-        stops = Stops(
-            settings,
-            self.stop_ids,
-            model.tokenizer,
-            lambda: self._texts,
-            model.config.vocab_size,
-            model.device,
-        )
+        vocab_size = model.config.vocab_size
+        stops = Stops(self.stop_ids, model.tokenizer, lambda: self._texts, vocab_size, model.device)
         max_kv_tokens = self.max_kv_bytes // max(self._bytes_per_token, 1)
-        stepper = self._stepper()
-        schedule = Schedule(
-            stepper, rows, stops, model.device, max_rows=self.max_rows, max_kv_tokens=max_kv_tokens
+        return Schedule(
+            self._stepper(),
+            stops,
+            model.device,
+            max_rows=self.max_rows,
+            max_kv_tokens=max_kv_tokens,
         )
-        samples = schedule.run(self.weights_version)
-        self.stats.decoded_tokens += schedule.decoded_tokens
-        return samples
 
     @cached_property
     def _texts(self) -> list[str]:
@@ -210,7 +339,7 @@ class TorchEngine:
         return self._columns[1]
 
     def _computed(self, tokens: int) -> None:
-        self.stats.prompt_tokens += tokens
+        self.stats.computed_tokens += tokens
 
     @property
     def _bytes_per_token(self) -> int:

@@ -2,7 +2,7 @@
 
 Inputs, each [S], one number a completion: `logprob`, `ref_logprob`, sums over its tokens in nats;
 `length`, tokens; `reward`, higher is better; `group`, which prompt it belongs to (0..Q-1). Values
-are [Q], one a prompt. Equal rewards express no
+are [Q], one per prompt. Equal rewards express no
 preference: sums run over strictly better and worse, so that the order of the completions does not
 matter.
 """

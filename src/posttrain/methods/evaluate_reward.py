@@ -251,7 +251,7 @@ class _BestOf:
             self.seed,
         )
         groups = collector.collect(0)
-        flat = [(g.example.prompt, r) for g in groups for r in g.rollouts]
+        flat = [(g.example.prompt, r) for g in groups for r in g.traces]
         proxy = np.array(
             scorer([p for p, _ in flat], [as_completion(p, r.text) for p, r in flat])
         ).reshape(len(groups), -1)

@@ -188,7 +188,7 @@ def _add_advantages(groups: Groups, baseline: Baseline) -> None:
         raise DataError(
             f"baseline: every one of the {len(groups)} prompts has a single completion, whose "
             "advantage over its prompt's mean "
-            "is 0; use baseline: data, or several completions a prompt"
+            "is 0; use baseline: data, or several completions per prompt"
         )
     overall = float(np.mean([s.values["reward"] for group in groups for s in group]))
     for group in groups:

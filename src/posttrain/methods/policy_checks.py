@@ -47,7 +47,7 @@ def check(s: PolicyGradient, sampling: Sampling) -> None:
     _check_critic(s)
     _check_credit(s, sampling)
     _check_given(s)
-    per_token = "token_rewards" in s.advantage_inputs
+    per_token = not {"token_rewards", "turn_rewards"}.isdisjoint(s.advantage_inputs)
     for item in s.losses:
         level = item.settings.get("level", "token")
         reads_advantages = "advantages" in registry.losses.entry_of(item).inputs
@@ -177,7 +177,8 @@ def check_numbers(s: PolicyGradient, rewards: RewardSet) -> None:
     """Try the estimator on one success among a prompt's completions: where even that earns
     nothing, nothing ever will.
     """
-    if "token_rewards" in s.advantage_inputs or s.compares_groups:
+    parts = {"token_rewards", "turn_rewards"}
+    if not parts.isdisjoint(s.advantage_inputs) or s.compares_groups:
         return
     table = np.zeros((2, s.num_generations))
     table[0, 0] = 1.0

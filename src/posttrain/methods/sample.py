@@ -38,7 +38,7 @@ from posttrain.sources.selection import Rule, filter_metrics, refuse_empty
 from posttrain.terminal import write
 from posttrain.training.hooks import MetricsWriter
 from posttrain.training.plan import Job, Place, PreparedJob, check_positive
-from posttrain.types import Rollout, RolloutGroup, Sampling, Task
+from posttrain.types import Sampling, Task, Trace, TraceGroup
 
 SAMPLES = "samples.jsonl"
 """The rows that a job of sampling or labelling writes."""
@@ -169,13 +169,13 @@ def _rule_text(rule: Rule, batch_size: int, gold: Sequence[str]) -> str:
 
 def _asking(
     server: Endpoint, task: Task, rewards: RewardSet, sampling: Sampling, n: int
-) -> Callable[[Sequence[Prompt], Sequence[int]], list[RolloutGroup]]:
+) -> Callable[[Sequence[Prompt], Sequence[int]], list[TraceGroup]]:
     """What writes and rewards completions of prompts by asking a server."""
 
-    def write(prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[RolloutGroup]:
+    def write(prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[TraceGroup]:
         texts = [as_messages(p.example.prompt, task.system) for p in prompts]
         groups = [
-            RolloutGroup(p.example, (), [Rollout.of_text(w.text, w.finish_reason) for w in row])
+            TraceGroup(p.example, (), [Trace.of_text(w.text, w.finish_reason) for w in row])
             for p, row in zip(
                 prompts, server.complete(texts, sampling, n=n, seeds=seeds), strict=True
             )
@@ -195,39 +195,37 @@ def _refuse_token_rewards(rewards: Sequence[Component]) -> None:
             )
 
 
-def _part(
-    task: Task, groups: list[RolloutGroup], rule: Rule, keep_truncated: bool
-) -> dict[str, Any]:
+def _part(task: Task, groups: list[TraceGroup], rule: Rule, keep_truncated: bool) -> dict[str, Any]:
     """Rows of some prompts, and the counts that the metrics are made of."""
     whole = [
-        RolloutGroup(
+        TraceGroup(
             g.example,
             g.prompt_ids,
-            [r for r in g.rollouts if keep_truncated or r.finish_reason == "stop"],
+            [r for r in g.traces if keep_truncated or r.finish_reason == "stop"],
         )
         for g in groups
     ]
     selected = rule.keep(whole)
-    rollouts = [r for g in groups for r in g.rollouts]
-    rewards = [r.reward for r in rollouts if r.reward is not None]
+    traces = [r for g in groups for r in g.traces]
+    rewards = [r.reward for r in traces if r.reward is not None]
     return {
         "rows": [_row(task, g, r) for g, row in zip(groups, selected, strict=True) for r in row],
-        "count": len(rollouts),
+        "count": len(traces),
         "rewards": rewards,
-        "refused": sum(not g.rollouts for g in groups),
-        "truncated": sum(r.finish_reason == "length" for r in rollouts),
-        "errors": sum(r.error is not None for r in rollouts),
+        "refused": sum(not g.traces for g in groups),
+        "truncated": sum(r.finish_reason == "length" for r in traces),
+        "errors": sum(r.error is not None for r in traces),
         "shares": filter_metrics(groups, selected, rule),
     }
 
 
-def _row(task: Task, group: RolloutGroup, rollout: Rollout) -> dict[str, Any]:
+def _row(task: Task, group: TraceGroup, trace: Trace) -> dict[str, Any]:
     prompt = as_messages(group.example.prompt, task.system)
     chat = not isinstance(prompt, str)
     return {
         "prompt": prompt,
-        "completion": [{"role": "assistant", "content": rollout.text}] if chat else rollout.text,
-        "reward": rollout.reward,
+        "completion": [{"role": "assistant", "content": trace.text}] if chat else trace.text,
+        "reward": trace.reward,
         "answer": None if group.example.answer is None else str(group.example.answer),
         "id": group.example.id,
     }

@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 from collections.abc import Callable
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,19 +18,12 @@ from torch import Tensor
 
 from posttrain.config import AdapterConfig, LoraConfig, ModelConfig
 from posttrain.errors import ConfigError
+from posttrain.model_config import model_location
 from posttrain.models.adapters import adapter_of, rate_factors, refuse_virtual_score
 from posttrain.models.forest_model import ForestModel
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.load import Kind, load_config, load_model, load_score_model, load_tokenizer
 from posttrain.models.score_model import ScoreModel
-
-EMBEDDED = "embedded"
-"""The name of the small model that ships with the package."""
-
-
-def place_of(path: str) -> str:
-    """Folder or hub id of a model: "embedded" stands for the model that ships with the package."""
-    return str(files("posttrain") / "assets" / "base") if path == EMBEDDED else path
 
 
 class NamedModel:
@@ -56,7 +48,7 @@ class NamedModel:
         self.config = config
         self.seed = seed
         self.notice = notice or (lambda text: None)
-        self.place = place_of(config.path)
+        self.place = model_location(config.path)
         self.critic_ahead = critic_ahead
 
     @property

@@ -19,7 +19,7 @@ from posttrain.report.records import Completion, Group
 from posttrain.report.results import evaluation as evaluation_table
 from posttrain.report.run_folder import group_record, measured_record
 from posttrain.report.series import number, short, spread
-from posttrain.types import RolloutGroup, plain_text
+from posttrain.types import TraceGroup, plain_text
 
 MAX_GROUPS = 24
 MAX_TEXT = 2000
@@ -58,7 +58,7 @@ class Rollouts(list[Any]):
 
 def result_html(
     metrics: Metrics,
-    rollouts: Iterable[RolloutGroup | Group | Mapping[str, Any]] = (),
+    rollouts: Iterable[TraceGroup | Group | Mapping[str, Any]] = (),
     evaluation: Mapping[str, Any] | None = None,
     *,
     title: str = "",
@@ -129,7 +129,7 @@ def _charts(metrics: Metrics) -> str:
     return f'<div class="charts">{_FOR_SCRIPT.sub("", charts)}</div>'
 
 
-def rollouts_html(groups: Iterable[RolloutGroup | Group | Mapping[str, Any]]) -> Html:
+def rollouts_html(groups: Iterable[TraceGroup | Group | Mapping[str, Any]]) -> Html:
     """Completions by prompt, each prompt folded; equal completions once, with a count.
 
     Args:
@@ -148,7 +148,7 @@ def _browser(records: Sequence[Group]) -> str:
     return note + (folds or "<p>No completion was recorded.</p>")
 
 
-def _record(group: RolloutGroup | Group | Mapping[str, Any]) -> Group:
+def _record(group: TraceGroup | Group | Mapping[str, Any]) -> Group:
     if isinstance(group, Group):
         return group
     if isinstance(group, Mapping):
@@ -164,7 +164,7 @@ def _record(group: RolloutGroup | Group | Mapping[str, Any]) -> Group:
             r.sample.finish_reason,
             r.error,
         )
-        for r in group.rollouts
+        for r in group.traces
     )
     answer = None if example.answer is None else str(example.answer)
     return Group(None, example.id, plain_text(example.prompt), answer, completions)

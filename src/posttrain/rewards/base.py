@@ -23,7 +23,7 @@ from posttrain.rewards.reward import (
     unique_name,
 )
 from posttrain.rewards.values import Value, read_values
-from posttrain.types import Example, Rollout, RolloutGroup, Sample, Task, Text
+from posttrain.types import Example, Sample, Task, Text, Trace, TraceGroup
 
 __all__ = ["RewardLike", "RewardSet", "as_completion"]
 
@@ -55,9 +55,9 @@ class RewardSet:
     `**kwargs` takes all columns. They are copies: what a reward does to them changes nothing. It
     returns one number or None (not applicable) per completion, or a list of numbers, one for each
     step of the completion (a line that is not blank), whose mean counts where a step does not. The
-    reward of a rollout is the weighted sum over its numbers, and None where it has none.
+    reward of a trace is the weighted sum over its numbers, and None where it has none.
 
-    A failure is recorded: the rollout has an `error` and no reward, and no baseline counts it. A
+    A failure is recorded: the trace has an `error` and no reward, and no baseline counts it. A
     completion fails where its value is not finite, cannot be converted, or is an exception. Where
     the call itself raises (or exits), the reward is called with each completion alone; those that
     raise then have failed. It is called once more with all others together, and these values
@@ -113,14 +113,14 @@ class RewardSet:
         """Failed completions of each reward."""
         return self.grader.failures
 
-    def reward(self, groups: Sequence[RolloutGroup]) -> None:
-        """Fill `rewards`, `reward` and `error` of every rollout.
+    def reward(self, groups: Sequence[TraceGroup]) -> None:
+        """Fill `rewards`, `reward` and `error` of every trace.
 
         Raises:
             RewardError: a reward failed on too many completions of a step, took too long, or
                 returned something that is no list of rewards.
         """
-        self._fill([(g.example, r) for g in groups for r in g.rollouts], self._watch)
+        self._fill([(g.example, r) for g in groups for r in g.traces], self._watch)
 
     def _fill(self, pairs: Pairs, watch: Callable[[str, int, int, Sequence[Value]], None]) -> None:
         """Reward completions; `watch` is called with name, failures, completions, values of
@@ -129,33 +129,33 @@ class RewardSet:
         for name, reward in self._rewards.items():
             values = self._values(reward, pairs)
             failed = 0
-            for (_, rollout), value in zip(pairs, values, strict=True):
+            for (_, trace), value in zip(pairs, values, strict=True):
                 if isinstance(value, str):
                     failed += 1
-                    rollout.rewards[name] = None
-                    rollout.error = f"{name}: {value}"
+                    trace.rewards[name] = None
+                    trace.error = f"{name}: {value}"
                 elif isinstance(value, list):
-                    rollout.step_rewards[name] = value
-                    rollout.rewards[name] = sum(value) / len(value) if value else 0.0
+                    trace.step_rewards[name] = value
+                    trace.rewards[name] = sum(value) / len(value) if value else 0.0
                 else:
-                    rollout.rewards[name] = value
+                    trace.rewards[name] = value
             self.grader.count(name, failed)
             watch(name, failed, len(pairs), values)
-        for _, rollout in pairs:
+        for _, trace in pairs:
             # Without a failed reward the sum would be of other rewards, so there is none.
-            terms = [(r.weight, rollout.rewards[n]) for n, r in self._rewards.items()]
+            terms = [(r.weight, trace.rewards[n]) for n, r in self._rewards.items()]
             numbers = [w * v for w, v in terms if v is not None]
-            rollout.reward = sum(numbers) if numbers and rollout.error is None else None
+            trace.reward = sum(numbers) if numbers and trace.error is None else None
 
-    def score(self, example: Example, rollouts: Sequence[Rollout]) -> list[float]:
+    def score(self, example: Example, traces: Sequence[Trace]) -> list[float]:
         """Rewards of some completions of one prompt, as a search asks for them; -inf where there is
         none.
 
         Raises:
             RewardError: as `reward`, but the share of failures is of all completions scored so far.
         """
-        self._fill([(example, r) for r in rollouts], self._watch_scores)
-        return [-math.inf if r.reward is None else r.reward for r in rollouts]
+        self._fill([(example, r) for r in traces], self._watch_scores)
+        return [-math.inf if r.reward is None else r.reward for r in traces]
 
     def _watch_scores(self, name: str, failed: int, total: int, values: Sequence[Value]) -> None:
         """A search scores few completions at a time, so the share is of all so far."""
@@ -262,11 +262,11 @@ class RewardSet:
         self._models.close()
 
 
-def _trial(reward: _Reward, text: str) -> Rollout:
+def _trial(reward: _Reward, text: str) -> Trace:
     """A completion to try a reward on; one token stands for all where it reads token ids."""
     if "completion_ids" in inspect.signature(reward.signature).parameters:
-        return Rollout(Sample([1], [0.0], [0.0], "stop"), text)
-    return Rollout.of_text(text)
+        return Trace.of_sample((1,), Sample([1], [0.0], [0.0], "stop"), text)
+    return Trace.of_text(text)
 
 
 _Case = tuple[Example, str, float | None]

@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from posttrain.errors import RewardError
-from posttrain.types import Example, Rollout, Task, Text
+from posttrain.types import Example, Task, Text, Trace
 
-Pairs = Sequence[tuple[Example, Rollout]]
+Pairs = Sequence[tuple[Example, Trace]]
 
 _IMMUTABLE = (str, bytes, int, float, complex, bool, type(None))
 

@@ -18,7 +18,8 @@ from posttrain.config import (
 )
 from posttrain.errors import ConfigError
 from posttrain.keys import Watch, refuse_unread_fields
-from posttrain.models.spec import EMBEDDED, NamedModel
+from posttrain.model_config import EMBEDDED_MODELS
+from posttrain.models.spec import NamedModel
 from posttrain.training.settings import TrainingSettings
 
 
@@ -94,7 +95,7 @@ class Call:
 
     def named(self, config: ModelConfig, *, critic_ahead: bool | None = None) -> NamedModel:
         """A model that the recipe names."""
-        path = config.path if config.path == EMBEDDED else self.resolve(config.path)
+        path = config.path if config.path in EMBEDDED_MODELS else self.resolve(config.path)
         tokenizer = self.resolve(config.tokenizer) if config.tokenizer else None
         resolved = dataclasses.replace(config, path=path, tokenizer=tokenizer)
         return NamedModel(

@@ -80,7 +80,7 @@ class Generate(Protocol):
         stop: tuple[str, ...] = (),
         max_tokens: int | Sequence[int] | None = None,
     ) -> list[list[Candidate]]:
-        """n candidates for each prompt. max_tokens: new tokens, one bound or one a prompt."""
+        """n candidates for each prompt. max_tokens: new tokens, one bound, or one per prompt."""
         ...
 
 

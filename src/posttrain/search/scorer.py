@@ -13,7 +13,7 @@ from posttrain.errors import ConfigError, nearest
 from posttrain.rewards.base import RewardSet
 from posttrain.rewards.grader import TaskGrader
 from posttrain.search.base import Candidate
-from posttrain.types import Example, Rollout, Sample, Task
+from posttrain.types import Example, Sample, Task, Trace
 
 ORACLE = "oracle"
 """The scorer that is the task's own verdict."""
@@ -75,12 +75,12 @@ class Scorer:
         """A number per candidate; -inf where the reward gives none. grader: of the task."""
         if self.rewards is None:
             return grader.grades([c.text for c in candidates], example)
-        rollouts = []
+        traces = []
         for c in candidates:
             reason: Any = "stop" if c.ended else "length"
             sample = Sample(list(c.ids), [], [], reason, c.stop_string)
-            rollouts.append(Rollout(sample, c.text))
-        return self.rewards.score(example, rollouts)
+            traces.append(Trace.of_sample((), sample, c.text))
+        return self.rewards.score(example, traces)
 
     def close(self) -> None:
         """Release what the reward holds."""

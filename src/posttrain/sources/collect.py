@@ -12,7 +12,7 @@ from posttrain.averages import Averages
 from posttrain.data.forest import TokenSequence
 from posttrain.engines.base import Engine
 from posttrain.rewards.base import RewardSet
-from posttrain.types import Example, Request, Rollout, RolloutGroup, Sample, Sampling
+from posttrain.types import Example, Request, Sample, Sampling, Trace, TraceGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +71,10 @@ class Collector:
         self.greedy = greedy
         self.max_resamples = max_resamples
         self.given_steps = given_steps
-        self.sampled: list[RolloutGroup] = []  # all of the step, those that were left out included
+        self.sampled: list[TraceGroup] = []  # all of the step, those that were left out included
         self.steps_per_epoch = max(len(prompts) // self.batch_size, 1)
 
-    def collect(self, step: int) -> list[RolloutGroup]:
+    def collect(self, step: int) -> list[TraceGroup]:
         """The rewarded groups of a step."""
         epoch, place = divmod(step, self.steps_per_epoch)
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.prompts))
@@ -97,7 +97,7 @@ class Collector:
 
     def _rewarded(
         self, step: int, chosen: np.ndarray, entropy: tuple[int, ...]
-    ) -> list[RolloutGroup]:
+    ) -> list[TraceGroup]:
         prompts = [self.prompts[i] for i in chosen]
         # A seed per step (not per prompt): the engine mixes it with the prompt's place below.
         seeds = [
@@ -107,7 +107,7 @@ class Collector:
         groups = self.sample(prompts, seeds, given=share)
         greedy = self.sample(prompts, seeds, greedy=True, given=share) if self.greedy else []
         for group, likeliest in zip(groups, greedy, strict=False):
-            group.greedy_reward = likeliest.rollouts[0].reward
+            group.greedy_reward = likeliest.traces[0].reward
         return groups
 
     def sample(
@@ -117,7 +117,7 @@ class Collector:
         *,
         greedy: bool = False,
         given: float = 0.0,
-    ) -> list[RolloutGroup]:
+    ) -> list[TraceGroup]:
         """`num_generations` completions of each prompt, or the greedy one, rewarded.
 
         Args:
@@ -135,10 +135,10 @@ class Collector:
             for p, start, s in zip(prompts, begun, seeds, strict=True)
         ]
         groups = [
-            RolloutGroup(
+            TraceGroup(
                 p.example,
                 p.ids + start,
-                [Rollout(s, self._text(start, s)) for s in row],
+                [Trace.of_sample(p.ids + start, s, self._text(start, s)) for s in row],
                 num_given=len(start),
             )
             for p, start, row in zip(prompts, begun, self.engine.generate(requests), strict=True)
@@ -153,7 +153,7 @@ class Collector:
             dataclasses.replace(sample, ids=[*start, *sample.ids]) if start else sample
         )
 
-    def metrics(self, groups: Sequence[RolloutGroup], step: int) -> Averages:
+    def metrics(self, groups: Sequence[TraceGroup], step: int) -> Averages:
         """Metrics of a step's rollouts, under TRL's names."""
         averages = Averages()
         if (
@@ -169,9 +169,9 @@ class Collector:
             groups = self.sampled
         if greedy := [g.greedy_reward for g in groups if g.greedy_reward is not None]:
             averages.add("reward_greedy", sum(greedy), len(greedy))
-        rollouts = [r for g in groups for r in g.rollouts]
-        lengths = np.array([len(r.sample.ids) for r in rollouts])
-        ended = np.array([r.sample.finish_reason == "stop" for r in rollouts])
+        traces = [r for g in groups for r in g.traces]
+        lengths = np.array([r.num_sampled for r in traces])
+        ended = np.array([not r.is_truncated for r in traces])
         averages.update(
             {
                 "completions/mean_length": float(lengths.mean()),
@@ -185,17 +185,17 @@ class Collector:
             averages.update({"completions/mean_terminated_length": float(lengths[ended].mean())})
         if self.rewards is None:
             return averages
-        rewards = [[r.reward for r in g.rollouts if r.reward is not None] for g in groups]
+        rewards = [[r.reward for r in g.traces if r.reward is not None] for g in groups]
         stds = [float(np.std(row, ddof=1)) for row in rewards if len(row) > 1]
         flat = [value for row in rewards for value in row]
         averages.add("reward", sum(flat), len(flat))
         averages.update(_deviation("reward_std", flat))
         averages.add("frac_reward_zero_std", sum(s < 1e-9 for s in stds), len(stds))
         for name in self.rewards.names:
-            values = [v for r in rollouts if (v := r.rewards.get(name)) is not None]
+            values = [v for r in traces if (v := r.rewards.get(name)) is not None]
             averages.add(f"rewards/{name}/mean", sum(values), len(values))
             averages.update(_deviation(f"rewards/{name}/std", values))
-        failures = sum(r.error is not None for r in rollouts)
+        failures = sum(r.error is not None for r in traces)
         averages.update({"rewards/errors": float(failures)})
         return averages
 
@@ -215,7 +215,7 @@ def _deviation(name: str, values: Sequence[float]) -> dict[str, float]:
     return {name: float(np.std(values, ddof=1))} if len(values) > 1 else {}
 
 
-def _differ(group: RolloutGroup) -> bool:
+def _differ(group: TraceGroup) -> bool:
     """Whether the rewards of a group differ."""
-    rewards = [r.reward for r in group.rollouts if r.reward is not None]
+    rewards = [r.reward for r in group.traces if r.reward is not None]
     return bool(rewards) and max(rewards) - min(rewards) > 1e-9

@@ -1,4 +1,4 @@
-"""Credit for the rollouts of a step: from rewards and log-probs to the numbers that losses read
+"""Credit for the traces of a step: from rewards and log-probs to the numbers that losses read
 at each token.
 """
 
@@ -12,9 +12,12 @@ import numpy as np
 
 from posttrain import registry
 from posttrain.advantages import shape
+from posttrain.advantages.turns import Credited
 from posttrain.averages import Averages
 from posttrain.config import Component, CreditConfig
-from posttrain.types import Rollout, RolloutGroup
+from posttrain.sources.earned import contexts, states, token_rewards, turn_rewards
+from posttrain.sources.trace_sequences import turn_numbers
+from posttrain.types import TraceGroup
 
 Nested = list[list[np.ndarray]]
 """Numbers per token of each completion: [P][G] of arrays [T]."""
@@ -88,12 +91,12 @@ class Creditor:
 
     def credit(
         self,
-        groups: Sequence[RolloutGroup],
+        groups: Sequence[TraceGroup],
         measured: Mapping[str, Nested],
         engine: Nested | None,
         counted: Nested,
     ) -> dict[str, Nested]:
-        """Streams by name, for every token of every completion; sets each rollout's `advantage`.
+        """Streams by name, for every token of every completion; sets each trace's `advantage`.
 
         Args:
             measured: what `measures` asks for. engine: log-probs of the sampler, None where they
@@ -102,36 +105,31 @@ class Creditor:
         """
         self.averages = Averages()
         rewards = self._clipped(
-            np.array(
-                [[math.nan if r.reward is None else r.reward for r in g.rollouts] for g in groups]
-            )
+            padded([[math.nan if t.reward is None else t.reward for t in g.traces] for g in groups])
         )
-        lengths = np.array([[len(r.sample.ids) for r in g.rollouts] for g in groups])
+        lengths = padded([[t.num_sampled for t in g.traces] for g in groups], 0)
         penalties = self._kl_penalties(measured)
-        result = self.function(
+        result: Any = self.function(
             *(self._input(n, groups, rewards, lengths, penalties, measured) for n in self.inputs)
         )
+        learnt: Nested | None = None  # returns, where not advantages plus values
         if isinstance(result, tuple):
             result, self.baseline = result
-        advantages: Nested = [
-            [
-                np.broadcast_to(np.asarray(a, dtype=float), (int(n),)).copy()
-                for a, n in zip(row, sizes, strict=True)
-            ]
-            for row, sizes in zip(result, lengths, strict=True)
-        ]
-        for row, missing in zip(advantages, np.isnan(rewards), strict=True):
-            for array, none in zip(row, missing, strict=True):
-                array[:] = 0.0 if none else array
+        elif isinstance(result, Credited):
+            result, learnt = result.advantages, result.returns
+        sizes = [[t.num_sampled for t in g.traces] for g in groups]
+        missing = [[t.reward is None for t in g.traces] for g in groups]
+        advantages = [_per_token(*row) for row in zip(result, sizes, missing, strict=True)]
         streams: dict[str, Nested] = {}
         if "values" in measured:
             streams["old_values"] = measured["values"]
-            streams["returns"] = _nested(lambda a, v: a + v, advantages, measured["values"])
+            own = _nested(lambda a, v: a + v, advantages, measured["values"])
+            streams["returns"] = own if learnt is None else _chosen(missing, own, learnt)
         if "logprobs" in measured:
             streams["old_logprobs"] = measured["logprobs"]
         rewarded = [
-            [c & ~none for c, none in zip(row, m, strict=True)]
-            for row, m in zip(counted, np.isnan(rewards), strict=True)
+            [c & (not none) for c, none in zip(row, m, strict=True)]
+            for row, m in zip(counted, missing, strict=True)
         ]
         streams["advantages"] = self._shaped(advantages, measured, engine, rewarded)
         if "reward_variance" in self.asked:
@@ -140,14 +138,13 @@ class Creditor:
                 for row in rewards
             ]
             streams["reward_variance"] = [
-                [np.full(int(n), v) for n in sizes]
-                for v, sizes in zip(variance, lengths, strict=True)
+                [np.full(n, v) for n in row] for v, row in zip(variance, sizes, strict=True)
             ]
         if self.config.target_entropy is not None:
-            streams["entropy_weight"] = self._entropy_weights(measured["entropy"], lengths)
+            streams["entropy_weight"] = self._entropy_weights(measured["entropy"], sizes)
         for group, row in zip(groups, streams["advantages"], strict=True):
-            for rollout, array in zip(group.rollouts, row, strict=True):
-                rollout.advantage = float(array.mean()) if len(array) else 0.0
+            for trace, array in zip(group.traces, row, strict=True):
+                trace.advantage = float(array.mean()) if len(array) else 0.0
         return streams
 
     def _clipped(self, rewards: np.ndarray) -> np.ndarray:
@@ -175,7 +172,7 @@ class Creditor:
     def _input(
         self,
         name: str,
-        groups: Sequence[RolloutGroup],
+        groups: Sequence[TraceGroup],
         rewards: np.ndarray,
         lengths: np.ndarray,
         penalties: Nested | None,
@@ -186,7 +183,7 @@ class Creditor:
             return (
                 rewards
                 if penalties is None
-                else rewards - np.array([[a.sum() for a in row] for row in penalties])
+                else rewards - padded([[a.sum() for a in row] for row in penalties])
             )
         if name == "greedy_rewards":
             return self._clipped(
@@ -201,47 +198,50 @@ class Creditor:
             # A completion on which a reward failed has none, so that it counts in no baseline. None
             # becomes NaN.
             none = dict.fromkeys(names)
-            rows = [
-                [r.rewards if r.reward is not None else none for r in g.rollouts] for g in groups
-            ]
-            return np.array(
-                [[[row.get(n) for n in names] for row in rewards] for rewards in rows], dtype=float
+            rows = [[r.rewards if r.reward is not None else none for r in g.traces] for g in groups]
+            return np.stack(
+                [padded([[_number(row.get(n)) for row in some] for some in rows]) for n in names],
+                axis=2,
             )
         if name == "baseline":
             return self.baseline
         if name == "values":
             return measured["values"]
+        if name == "turns":
+            return [[turn_numbers(t) for t in g.traces] for g in groups]
+        if name == "states":
+            return [states(g.traces) for g in groups]
+        if name == "contexts":
+            return [contexts(g.traces) for g in groups]
+        return self._earned(name, groups, rewards, penalties)
+
+    def _earned(
+        self,
+        name: str,
+        groups: Sequence[TraceGroup],
+        rewards: np.ndarray,
+        penalties: Nested | None,
+    ) -> Nested:
+        """Rewards of tokens or of turns; KL, where it is in the reward, is that of their tokens."""
         earned = [
-            [self._token_rewards(r, float(x)) for r, x in zip(g.rollouts, row)]
+            [
+                token_rewards(t, float(x), self.reward_weights, self.token_text)
+                for t, x in zip(g.traces, row)
+            ]
             for g, row in zip(groups, rewards)
         ]
-        return (
-            earned
-            if penalties is None
-            else _nested(lambda r, k: np.nan_to_num(r) - k, earned, penalties)
-        )
-
-    def _token_rewards(self, rollout: Rollout, reward: float) -> np.ndarray:
-        """The reward at the last token, and those of steps where they end; NaN elsewhere."""
-        out = np.full(len(rollout.sample.ids), math.nan)
-        if not len(out) or math.isnan(reward):
-            return out
-        if rollout.step_rewards:
-            texts = [self.token_text(i) for i in rollout.sample.ids]
-            for name, numbers in rollout.step_rewards.items():
-                found = shape.step_rewards(texts, numbers) * self.reward_weights[name]
-                out = np.where(np.isnan(found), out, np.nan_to_num(out) + np.nan_to_num(found))
-            others = [
-                (self.reward_weights[n], v)
-                for n, v in rollout.rewards.items()
-                if n not in rollout.step_rewards
-            ]
-            rest = [w * v for w, v in others if v is not None]
-            if not rest:
-                return out
-            reward = sum(rest)
-        out[-1] = np.nan_to_num(out[-1]) + reward
-        return out
+        if name == "token_rewards":
+            if penalties is None:
+                return earned
+            return _nested(lambda r, k: np.nan_to_num(r) - k, earned, penalties)
+        if penalties is not None:
+            earned = _nested(
+                lambda r, k: r if np.isnan(r).all() else np.nan_to_num(r) - k, earned, penalties
+            )
+        return [
+            [turn_rewards(t, x) for t, x in zip(g.traces, row, strict=True)]
+            for g, row in zip(groups, earned, strict=True)
+        ]
 
     def _shaped(
         self,
@@ -261,7 +261,7 @@ class Creditor:
         if c.importance_correction != "none" and engine is not None:
             weights = _nested(
                 lambda o, e: shape.importance_weights(
-                    o, e, c.importance_correction, c.importance_clip_max
+                    o, _or(e, o), c.importance_correction, c.importance_clip_max
                 ),
                 measured["logprobs"],
                 engine,
@@ -281,7 +281,7 @@ class Creditor:
             advantages = [[a * next(kept) for a in row] for row in advantages]
         return advantages
 
-    def _entropy_weights(self, entropies: Nested, lengths: np.ndarray) -> Nested:
+    def _entropy_weights(self, entropies: Nested, sizes: Sequence[Sequence[int]]) -> Nested:
         """The weight of the entropy bonus at every token, which is off above the target; then
         the weight moves.
         """
@@ -290,12 +290,52 @@ class Creditor:
             self.config.target_entropy,
         )
         assert target is not None
-        mean = total / max(int(lengths.sum()), 1)
+        mean = total / max(sum(map(sum, sizes)), 1)
         weight = self.entropy_weight if mean <= target else 0.0
         self.entropy_weight = shape.next_entropy_weight(
             self.entropy_weight, mean, target, self.config.entropy_change
         )
-        return [[np.full(int(n), weight) for n in row] for row in lengths]
+        return [[np.full(n, weight) for n in row] for row in sizes]
+
+
+def padded(rows: Sequence[Sequence[float]], absent: float = math.nan) -> np.ndarray:
+    """Rows of any length as an array [P, G], G the length of the longest; `absent` where a row has
+    no number.
+    """
+    longest = max(map(len, rows), default=0)
+    return np.array([[*row, *[absent] * (longest - len(row))] for row in rows], dtype=float)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _per_token(
+    advantages: Sequence[Any], sizes: Sequence[int], missing: Sequence[bool]
+) -> list[np.ndarray]:
+    """Advantages of the traces of a prompt as arrays [T]; 0 where a trace has no reward. What is
+    given beyond the last trace is padding.
+    """
+    arrays = [
+        np.broadcast_to(np.asarray(a, dtype=float), (n,)).copy()
+        for a, n in zip(advantages, sizes, strict=False)
+    ]
+    return [np.zeros_like(a) if none else a for a, none in zip(arrays, missing, strict=True)]
+
+
+def _or(numbers: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Numbers, and others where those are NaN: a token of which no sampler reported any log-prob
+    gets the weight 1.
+    """
+    return np.asarray(np.where(np.isnan(numbers), others, numbers))
+
+
+def _chosen(missing: Sequence[Sequence[bool]], first: Nested, second: Nested) -> Nested:
+    """`first` of the traces that have no reward, `second` of the others."""
+    return [
+        [a if none else b for none, a, b in zip(*row, strict=True)]
+        for row in zip(missing, first, second, strict=True)
+    ]
 
 
 def _kl(difference: np.ndarray, estimator: str) -> np.ndarray:

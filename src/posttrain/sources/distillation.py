@@ -12,7 +12,7 @@ import numpy as np
 from posttrain.averages import Averages
 from posttrain.data.forest import Batch, TokenSequence, Tree
 from posttrain.sources.collect import Collector, trained
-from posttrain.types import RolloutGroup
+from posttrain.types import TraceGroup
 
 Writer = Literal["data", "student", "teacher"]
 
@@ -60,7 +60,7 @@ class DistillSource:
         self.seq_kd = seq_kd
         self.seed = seed
         self.whole = whole
-        self.groups: list[RolloutGroup] = []
+        self.groups: list[TraceGroup] = []
         self._averages = Averages()
 
     def writer(self, step: int) -> Writer:
@@ -91,7 +91,7 @@ class DistillSource:
         """Tell the student's engine that the weights have moved; the teacher's stand still."""
         model.weights_version += 1
         if self.student is not None:
-            self.student.engine.load_weights(model.weights_version)
+            self.student.engine.sync(model.weights_version)
 
     def metrics(self) -> Averages:
         return self._averages
@@ -103,17 +103,17 @@ class DistillSource:
         """There is none."""
 
 
-def _sequences(group: RolloutGroup, *, own: bool) -> Iterator[TokenSequence]:
+def _sequences(group: TraceGroup, *, own: bool) -> Iterator[TokenSequence]:
     """The training sequences of a prompt's completions: the sampled ids as they are. own: the
     student wrote them.
     """
     before = len(group.prompt_ids)
-    for rollout in group.rollouts:
-        if not rollout.sample.ids:
+    for trace in group.traces:
+        if not trace.sample.ids:
             continue
-        sequence = trained(group.prompt_ids, rollout.sample.ids, group.example.id)
+        sequence = trained(group.prompt_ids, trace.sample.ids, group.example.id)
         if own:
             sequence.streams["engine_logprobs"] = np.array(
-                [*[0.0] * before, *rollout.sample.raw_logprobs], dtype=np.float32
+                [*[0.0] * before, *trace.sample.raw_logprobs], dtype=np.float32
             )
         yield sequence

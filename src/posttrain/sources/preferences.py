@@ -14,24 +14,24 @@ import numpy as np
 from posttrain.averages import Averages
 from posttrain.data.forest import Batch, TokenSequence, Tree
 from posttrain.sources.collect import Collector, trained
-from posttrain.types import Rollout, RolloutGroup
+from posttrain.types import Trace, TraceGroup
 
 Pair = tuple[TokenSequence, TokenSequence]
 """Chosen and rejected."""
 
 
-def as_sequence(group: RolloutGroup, rollout: Rollout, role: str) -> TokenSequence:
+def as_sequence(group: TraceGroup, trace: Trace, role: str) -> TokenSequence:
     """A completion as one side of a pair."""
-    return trained(group.prompt_ids, rollout.sample.ids, f"{group.example.id} {role}")
+    return trained(group.prompt_ids, trace.sample.ids, f"{group.example.id} {role}")
 
 
-def best_and_worst(group: RolloutGroup) -> Pair | None:
+def best_and_worst(group: TraceGroup) -> Pair | None:
     """The completions with the highest and the lowest reward, the first of those that tie; None
     where all rewards are equal.
 
     Completions without a reward or without a token are left out of the comparison.
     """
-    rated = [(r.reward, r) for r in group.rollouts if r.reward is not None and r.sample.ids]
+    rated = [(r.reward, r) for r in group.traces if r.reward is not None and r.sample.ids]
     if len({reward for reward, _ in rated}) < 2:
         return None
     best, worst = max(rated, key=lambda x: x[0])[1], min(rated, key=lambda x: x[0])[1]
@@ -40,7 +40,7 @@ def best_and_worst(group: RolloutGroup) -> Pair | None:
     return as_sequence(group, best, "chosen"), as_sequence(group, worst, "rejected")
 
 
-def against_data(written: dict[str, TokenSequence]) -> Callable[[RolloutGroup], Pair | None]:
+def against_data(written: dict[str, TokenSequence]) -> Callable[[TraceGroup], Pair | None]:
     """Pairs of the data's completion (chosen) and the first sampled one; None where the two are the
     same.
 
@@ -48,9 +48,9 @@ def against_data(written: dict[str, TokenSequence]) -> Callable[[RolloutGroup], 
         written: example id -> prompt and worked completion.
     """
 
-    def pair(group: RolloutGroup) -> Pair | None:
+    def pair(group: TraceGroup) -> Pair | None:
         chosen = written[group.example.id]
-        rejected = as_sequence(group, group.rollouts[0], "rejected")
+        rejected = as_sequence(group, group.traces[0], "rejected")
         same = np.array_equal(chosen.ids, rejected.ids) or not rejected.loss_mask.any()
         return None if same else (chosen, rejected)
 
@@ -71,7 +71,7 @@ class PairSource:
     def __init__(
         self,
         collector: Collector,
-        pair: Callable[[RolloutGroup], Pair | None],
+        pair: Callable[[TraceGroup], Pair | None],
         *,
         model: Any,
         whole: Any = "tree",
@@ -82,7 +82,7 @@ class PairSource:
         self.model = model
         self.whole = whole
         self.sampler = sampler
-        self.groups: list[RolloutGroup] = []
+        self.groups: list[TraceGroup] = []
         self._averages = Averages()
 
     def batches(self, step: int) -> Iterator[Batch]:
@@ -99,7 +99,7 @@ class PairSource:
     def updated(self, model: Any) -> None:
         """Tell the engine that the weights have moved."""
         model.weights_version += 1
-        self.collector.engine.load_weights(model.weights_version)
+        self.collector.engine.sync(model.weights_version)
 
     def metrics(self) -> Averages:
         return self._averages

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -11,20 +12,23 @@ from posttrain.averages import Averages
 from posttrain.data.forest import Batch, TokenSequence, Tree
 from posttrain.data.tree import marked
 from posttrain.models.scoring import scored
-from posttrain.sources.collect import Collector, trained
+from posttrain.sources.collect import Collector
 from posttrain.sources.credit import Creditor, Nested
 from posttrain.sources.rows import DataSource
-from posttrain.types import Rollout, RolloutGroup, Sample
+from posttrain.sources.trace_sequences import set_streams, trace_sequences, trained_tokens
+from posttrain.types import Trace, TraceGroup
+
+_COUNTED = "counted"  # of set_streams: which sampled tokens are targets
 
 
 class RolloutSource:
-    """Collects the rollouts of a step, credits them, and yields one batch per optimiser update.
+    """Collects the traces of a step, credits them, and yields one batch per optimiser update.
 
     Args:
         credit: from rewards to advantages and the other streams that losses read.
         num_iterations: passes over a step's rollouts. num_minibatches: updates a pass.
-        mask_truncated: leave completions that hit the length limit out of the loss (DAPO's overlong
-        filtering).
+        mask_truncated: leave traces that hit a limit (of length, turns, ...) out of the loss
+        (DAPO's overlong filtering). Failed ones are left out in any case.
         drop_duplicates: of equal completions of a prompt only the first is trained on.
         learns: whether the objective may have a gradient on a tree (`Objective.learns`); no
             training pass is spent on the others.
@@ -60,7 +64,7 @@ class RolloutSource:
         self.max_tokens = max_tokens
         self.whole = whole
         self.mixed = mixed
-        self.groups: list[RolloutGroup] = []
+        self.groups: list[TraceGroup] = []
         self._averages = Averages()
 
     def batches(self, step: int) -> Iterator[Batch]:
@@ -89,7 +93,7 @@ class RolloutSource:
     def updated(self, model: Any) -> None:
         """Tell the engine that the weights have moved."""
         model.weights_version += 1
-        self.collector.engine.load_weights(model.weights_version)
+        self.collector.engine.sync(model.weights_version)
 
     def metrics(self) -> Averages:
         return self._averages
@@ -101,13 +105,17 @@ class RolloutSource:
         self.credit.load_state(state)
 
     def _trees(self) -> list[Tree]:
-        """The credited rollouts of the step, one tree a prompt."""
+        """The credited traces of the step, one tree a prompt. Failed ones are left out."""
+        sound = [dataclasses.replace(g, traces=_sound(g.traces)) for g in self.groups]
+        groups = [group for group in sound if group.traces]
+        if not groups:
+            return []
         rows = [
             [
-                trained(g.prompt_ids, r.sample.ids, g.example.id) if r.sample.ids else None
-                for r in g.rollouts
+                trace_sequences(trace, g.example.id, number=i, every_turn=True)
+                for i, trace in enumerate(g.traces)
             ]
-            for g in self.groups
+            for g in groups
         ]
         measured = measure(
             self.model,
@@ -116,34 +124,38 @@ class RolloutSource:
             self.sampling.temperature or 1.0,
             self.max_tokens,
         )
-        counted: Nested = [
-            [np.full(len(r.sample.ids), self._counts(r)) for r in g.rollouts] for g in self.groups
-        ]
-        sampled = [[self._engine_logprobs(r.sample) for r in g.rollouts] for g in self.groups]
-        complete = all(x is not None for row in sampled for x in row)
-        engine = (
-            [[np.asarray(x, dtype=np.float64) for x in row] for row in sampled]
-            if complete
-            else None
-        )
-        streams = self.credit.credit(self.groups, measured, engine, counted)
+        counted: Nested = [[trained_tokens(t) & self._counts(t) for t in g.traces] for g in groups]
+        sampled = [[self._engine_logprobs(t) for t in g.traces] for g in groups]
+        known = [[x for x in row if x is not None] for row in sampled]
+        engine = known if sum(map(len, known)) == sum(map(len, sampled)) else None
+        streams = self.credit.credit(groups, measured, engine, counted)
         if engine is not None:
             streams["engine_logprobs"] = engine
         self._averages.merge(self.credit.averages)
-        for p, group in enumerate(self.groups):
-            for g, rollout in enumerate(group.rollouts):
-                sequence = rows[p][g]
-                if sequence is not None:
-                    for name, nested in streams.items():
-                        sequence.streams[name] = _behind(nested[p][g], len(sequence.ids))
-                    # Without targets a completion would seem certain to losses that compare
-                    # log-probs: it has no reward.
-                    reward = rollout.reward if self._counts(rollout) else None
-                    sequence.values["reward"] = float("nan") if reward is None else reward
-                    sequence.loss_mask &= self._counts(rollout)
-                    self._mark_given(sequence, len(group.prompt_ids), group.num_given)
+        for p, group in enumerate(groups):
+            for g, trace in enumerate(group.traces):
+                numbers = {name: nested[p][g] for name, nested in streams.items()}
+                self._fill(rows[p][g], group, trace, numbers, counted[p][g])
         sequences = [self._trained_on(row) for row in rows]
         return [Tree.build(some) for some in sequences if some]
+
+    def _fill(
+        self,
+        sequences: Sequence[TokenSequence],
+        group: TraceGroup,
+        trace: Trace,
+        numbers: Mapping[str, np.ndarray],
+        counted: np.ndarray,
+    ) -> None:
+        """Give the sequences of a trace its streams, its reward, and their targets."""
+        set_streams(sequences, {**numbers, _COUNTED: counted})
+        # Without targets a completion would seem certain to losses that compare log-probs: it has
+        # no reward.
+        reward = trace.reward if counted.any() else None
+        for sequence in sequences:
+            sequence.values["reward"] = float("nan") if reward is None else reward
+            sequence.loss_mask = sequence.streams.pop(_COUNTED) > 0
+            self._mark_given(sequence, len(group.prompt_ids), group.num_given)
 
     def _mark_given(self, sequence: TokenSequence, start: int, num_given: int) -> None:
         """Mark what a completion begins with, if that was given, by the stream `given`. Such
@@ -166,58 +178,65 @@ class RolloutSource:
             for tree in batch.trees
         ]
 
-    def _counts(self, rollout: Rollout) -> bool:
-        return not (self.mask_truncated and rollout.sample.finish_reason == "length")
+    def _counts(self, trace: Trace) -> bool:
+        return not (self.mask_truncated and trace.is_truncated)
 
-    def _trained_on(self, row: list[TokenSequence | None]) -> list[TokenSequence]:
+    def _trained_on(self, row: Sequence[Sequence[TokenSequence]]) -> list[TokenSequence]:
         """The sequences of a group that are trained on."""
-        sequences = [s for s in row if s is not None]
+        traces = [sequences for sequences in row if sequences]
         if self.drop_duplicates:
             # Of equal ones the first stays, at its place.
-            sequences = list({s.ids.tobytes(): s for s in reversed(sequences)}.values())[::-1]
-        return sequences
+            by_ids = {tuple(s.ids.tobytes() for s in some): some for some in reversed(traces)}
+            traces = list(by_ids.values())[::-1]
+        return [s for sequences in traces for s in sequences]
 
-    def _engine_logprobs(self, sample: Sample) -> list[float] | None:
-        """The sampler's log-probs where they are of the distribution that is trained:
-        softmax(logits / temperature).
+    def _engine_logprobs(self, trace: Trace) -> np.ndarray | None:
+        """The sampler's log-probs [T] where they are of the distribution that is trained:
+        softmax(logits / temperature). NaN at turns of which no sampler reported any.
         """
-        if self.sampling.temperature in (0.0, 1.0):
-            return sample.raw_logprobs
+        raw = self.sampling.temperature in (0.0, 1.0)
         truncated = self.sampling.top_p < 1 or self.sampling.top_k > 0 or self.sampling.min_p > 0
-        return None if truncated else sample.engine_logprobs
+        if truncated and not raw:
+            return None
+        samples = [turn.sample for turn in trace.turns]
+        reported = [(s, s.raw_logprobs if raw else s.engine_logprobs) for s in samples]
+        numbers = [x if len(x) == len(s.ids) else [np.nan] * len(s.ids) for s, x in reported]
+        return np.array([number for row in numbers for number in row], dtype=np.float64)
+
+
+def _sound(traces: Sequence[Trace]) -> list[Trace]:
+    return [trace for trace in traces if not trace.has_failed]
 
 
 def measure(
     model: Any,
-    rows: Sequence[Sequence[TokenSequence | None]],
+    rows: Sequence[Sequence[Sequence[TokenSequence]]],
     needs: Collection[str],
     temperature: float,
     max_tokens: int,
 ) -> dict[str, Nested]:
     """What the model computes now at the targets of the sequences, with dropout off.
 
+    Args:
+        rows: [P][G], the sequences of each trace.
     Returns:
-        name -> [P][G] of arrays [T]; an empty array where there is no sequence.
+        name -> [P][G] of arrays [T], over the targets of a trace's sequences in their order; an
+        empty array where there is no sequence.
     """
-    nothing = np.zeros(0, dtype=np.float32)
-    numbers_of: dict[str, Nested] = {
-        name: [[nothing for _ in row] for row in rows] for name in sorted(needs)
-    }
+    numbers_of: dict[str, Nested] = {}
     if not needs:
         return numbers_of
-    place = {id(s): (p, g) for p, row in enumerate(rows) for g, s in enumerate(row)}
-    groups = [some for row in rows if (some := [s for s in row if s is not None])]
+    groups = [some for row in rows if (some := [s for sequences in row for s in sequences])]
+    results: dict[int, dict[str, np.ndarray]] = {}
     for sequence, numbers in scored(
         model, groups, needs, max_tokens=max_tokens, temperature=temperature
     ):
-        p, g = place[id(sequence)]
-        for name, values in numbers.items():
-            numbers_of[name][p][g] = values
+        results[id(sequence)] = numbers
+    nothing = np.zeros(0, dtype=np.float32)
+
+    def joined(sequences: Sequence[TokenSequence], name: str) -> np.ndarray:
+        return np.concatenate([nothing, *(results[id(s)][name] for s in sequences)])
+
+    for name in sorted(needs):
+        numbers_of[name] = [[joined(sequences, name) for sequences in row] for row in rows]
     return numbers_of
-
-
-def _behind(numbers: np.ndarray, length: int) -> np.ndarray:
-    """Numbers of the last tokens of a sequence as a stream over all of them."""
-    return np.concatenate(
-        [np.zeros(length - len(numbers), dtype=np.float32), np.asarray(numbers, dtype=np.float32)]
-    )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from posttrain.errors import ConfigError, DataError
-from posttrain.types import Rollout, RolloutGroup
+from posttrain.types import Trace, TraceGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Rule:
                 "writes learns nothing; set one"
             )
 
-    def keep(self, groups: Sequence[RolloutGroup]) -> list[list[Rollout]]:
+    def keep(self, groups: Sequence[TraceGroup]) -> list[list[Trace]]:
         """The completions of each group that are kept, best first; ties in the order of sampling.
 
         Empty completions, and those without a reward (not applicable, or the reward failed), never
@@ -72,7 +72,7 @@ class Rule:
             least = pool[min(room, len(pool)) - 1] if pool else 0.0
             above = sum(value > least for value in pool)
             room -= above  # for those that tie at the border, first come first served
-            chosen: list[list[Rollout]] = []
+            chosen: list[list[Trace]] = []
             for row in candidates:
                 chosen.append([])
                 for r in row:
@@ -83,35 +83,35 @@ class Rule:
             candidates = chosen
         return [row[: self.max_per_prompt] for row in candidates]
 
-    def _candidates(self, group: RolloutGroup) -> list[Rollout]:
-        rated = [(r.reward, r) for r in group.rollouts if r.reward is not None and _said(r)]
+    def _candidates(self, group: TraceGroup) -> list[Trace]:
+        rated = [(r.reward, r) for r in group.traces if r.reward is not None and _said(r)]
         if self.min_reward is not None:
             rated = [(reward, r) for reward, r in rated if reward >= self.min_reward]
         if self.distinct:
-            first: dict[object, tuple[float, Rollout]] = {}
+            first: dict[object, tuple[float, Trace]] = {}
             for reward, r in rated:
                 first.setdefault(_said(r), (reward, r))
             rated = list(first.values())
         return [r for _, r in sorted(rated, key=lambda pair: -pair[0])]
 
 
-def _said(rollout: Rollout) -> object:
+def _said(trace: Trace) -> object:
     """What tells completions apart: their ids, or their text where whoever wrote them gave no
     ids; falsy where empty.
     """
-    return (tuple(rollout.sample.ids) if rollout.has_tokens else ()) or rollout.text.strip()
+    return (tuple(trace.sample.ids) if trace.has_tokens else ()) or trace.text.strip()
 
 
 def filter_metrics(
-    groups: Sequence[RolloutGroup], kept: Sequence[Sequence[Rollout]], rule: Rule
+    groups: Sequence[TraceGroup], kept: Sequence[Sequence[Trace]], rule: Rule
 ) -> dict[str, float]:
     """What became of sampled completions: shares of those sampled, and of the prompts."""
-    rollouts = [r for g in groups for r in g.rollouts]
-    num = max(len(rollouts), 1)
+    traces = [r for g in groups for r in g.traces]
+    num = max(len(traces), 1)
     least = 1.0 if rule.min_reward is None else rule.min_reward
     return {
-        "filter/pass_rate": sum(r.reward is not None and r.reward >= least for r in rollouts) / num,
-        "filter/distinct": sum(len({_said(r) for r in g.rollouts}) for g in groups) / num,
+        "filter/pass_rate": sum(r.reward is not None and r.reward >= least for r in traces) / num,
+        "filter/distinct": sum(len({_said(r) for r in g.traces}) for g in groups) / num,
         "filter/kept": sum(map(len, kept)) / num,
         "filter/prompts_kept": sum(bool(row) for row in kept) / max(len(kept), 1),
         "filter/num_kept": float(sum(map(len, kept))),

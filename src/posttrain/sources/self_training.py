@@ -12,7 +12,7 @@ from posttrain.averages import Averages
 from posttrain.data.forest import Batch, TokenSequence, Tree
 from posttrain.sources.collect import Collector, Prompt, trained
 from posttrain.sources.selection import Rule, filter_metrics, refuse_empty
-from posttrain.types import Rollout, RolloutGroup
+from posttrain.types import Trace, TraceGroup
 
 
 class SelfTrainingSource:
@@ -50,7 +50,7 @@ class SelfTrainingSource:
         self.restart = restart
         self.accumulate = accumulate
         self.hints = hints
-        self.groups: list[RolloutGroup] = []
+        self.groups: list[TraceGroup] = []
         self._rows: list[TokenSequence] = []
         self._averages = Averages()
 
@@ -80,7 +80,7 @@ class SelfTrainingSource:
     def updated(self, model: Any) -> None:
         """Tell the engine that the weights have moved."""
         model.weights_version += 1
-        self.collector.engine.load_weights(model.weights_version)
+        self.collector.engine.sync(model.weights_version)
 
     def metrics(self) -> Averages:
         return self._averages
@@ -106,17 +106,17 @@ class SelfTrainingSource:
         self._averages.update(filter_metrics(self.groups, selected, self.rule))
         if self.hints is not None:
             selected = self._with_hints(selected, number)
-        rollouts = [r for g in self.groups for r in g.rollouts]
-        rewards = [r.reward for r in rollouts if r.reward is not None]
+        traces = [r for g in self.groups for r in g.traces]
+        rewards = [r.reward for r in traces if r.reward is not None]
         refuse_empty(
-            sum(map(len, selected)), rewards, len(rollouts), self.rule, f"round {number + 1}"
+            sum(map(len, selected)), rewards, len(traces), self.rule, f"round {number + 1}"
         )
         if not self.accumulate:
             self._rows = []
         for group, row in zip(self.groups, selected, strict=True):
             self._rows += [trained(group.prompt_ids, r.sample.ids, group.example.id) for r in row]
 
-    def _with_hints(self, selected: list[list[Rollout]], number: int) -> list[list[Rollout]]:
+    def _with_hints(self, selected: list[list[Trace]], number: int) -> list[list[Trace]]:
         """Rationalisation (STaR): a prompt of which nothing was kept is asked again with its
         answer in the prompt.
         """

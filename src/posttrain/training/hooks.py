@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from posttrain.training.checkpoint import write_text_whole
-from posttrain.types import RolloutGroup, plain_text
+from posttrain.types import TraceGroup, plain_text
 
 
 class Hook(Protocol):
@@ -96,7 +96,7 @@ class RolloutWriter:
     def __init__(
         self,
         path: Path,
-        groups: Callable[[], list[RolloutGroup]],
+        groups: Callable[[], list[TraceGroup]],
         *,
         resume_step: int = 0,
         every: int = 1,
@@ -116,7 +116,7 @@ class RolloutWriter:
         self._lines.close()
 
 
-def group_as_json(step: int, group: RolloutGroup) -> dict[str, Any]:
+def group_as_json(step: int, group: TraceGroup) -> dict[str, Any]:
     """A line of rollouts.jsonl."""
     return {
         "step": step,
@@ -133,7 +133,7 @@ def group_as_json(step: int, group: RolloutGroup) -> dict[str, Any]:
                 "finish_reason": r.sample.finish_reason,
                 "error": r.error,
             }
-            for r in group.rollouts
+            for r in group.traces
         ],
     }
 
@@ -145,7 +145,7 @@ def first_rollout(source: Any) -> tuple[str, str, float | None] | None:
     if not source.groups:
         return None
     group = source.groups[0]
-    return plain_text(group.example.prompt), group.rollouts[0].text, group.rollouts[0].reward
+    return plain_text(group.example.prompt), group.traces[0].text, group.traces[0].reward
 
 
 def add_peak_memory(step: int, metrics: dict[str, float]) -> None:

@@ -175,7 +175,7 @@ class Objective:
         weights = batch.stream_total("weights")
         return Totals(
             tokens=float(batch.num_targets) if weights is None else weights,
-            sequences=batch.num_sequences,
+            sequences=batch.num_traces,
             groups=batch.num_trees,
             # "sampled" is counted in any case: metrics are of sampled targets.
             parts={

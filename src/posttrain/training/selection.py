@@ -33,7 +33,8 @@ class Selection:
     Attributes:
         index: int64 [m], places among the M targets of the micro-batch; None means all of them.
         num_targets: M, of the micro-batch.
-        target, sequence: int64 [m]. group: int64 [S], the tree of each sequence.
+        target, sequence: int64 [m]. group: int64 [S], the tree of each sequence. The branches of a
+            trace are one sequence here.
         streams: [m] each. values: [S] each. outputs: what the model computed, [m] each; its
             "vocabulary" is the distributions at these targets.
     """
@@ -71,17 +72,30 @@ class Selection:
 
 def everything(micro: Forest, outputs: Mapping[str, Any]) -> Selection:
     """All targets of a micro-batch, and all its sequences."""
+    sequence, tree, values = _by_trace(micro)
     return Selection(
         None,
         micro.num_targets,
         micro.target,
-        micro.sequence,
-        micro.num_sequences,
-        micro.tree,
+        sequence,
+        len(tree),
+        tree,
         micro.streams,
-        micro.values,
+        values,
         outputs,
     )
+
+
+def _by_trace(micro: Forest) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
+    """The sequence of each target [M], the tree of each sequence [S] and the values of each, where
+    the branches of a trace are one sequence: its first branch stands for it.
+    """
+    if micro.num_traces == micro.num_sequences:
+        return micro.sequence, micro.tree, micro.values
+    first_branches = np.unique(micro.trace.cpu().numpy(), return_index=True)[1]
+    first = torch.from_numpy(first_branches).to(micro.trace.device)
+    values = {name: value[first] for name, value in micro.values.items()}
+    return micro.trace[micro.sequence], micro.tree[first], values
 
 
 def select(on: str, micro: Forest, outputs: Mapping[str, Any], *, trees: bool) -> Selection:
@@ -93,22 +107,23 @@ def select(on: str, micro: Forest, outputs: Mapping[str, Any], *, trees: bool) -
     """
     mask = _mask(on, micro.streams, torch.ones_like(micro.target, dtype=torch.bool))
     index = mask.nonzero()[:, 0]
-    members = torch.zeros_like(micro.tree, dtype=torch.bool)
-    members[micro.sequence[index]] = True
-    if trees and micro.num_sequences:
-        with_target = torch.zeros(int(micro.tree[-1]) + 1, dtype=torch.bool, device=index.device)
-        with_target[micro.tree[members]] = True
-        members = with_target[micro.tree]
+    sequence, tree, values = _by_trace(micro)
+    members = torch.zeros_like(tree, dtype=torch.bool)
+    members[sequence[index]] = True
+    if trees and len(tree):
+        with_target = torch.zeros(int(tree[-1]) + 1, dtype=torch.bool, device=index.device)
+        with_target[tree[members]] = True
+        members = with_target[tree]
     number = members.cumsum(0) - 1
     return Selection(
         index,
         micro.num_targets,
         micro.target[index],
-        number[micro.sequence[index]],
+        number[sequence[index]],
         int(members.sum()),
-        torch.unique_consecutive(micro.tree[members], return_inverse=True)[1],
+        torch.unique_consecutive(tree[members], return_inverse=True)[1],
         {name: stream[index] for name, stream in micro.streams.items()},
-        {name: value[members] for name, value in micro.values.items()},
+        {name: value[members] for name, value in values.items()},
         {name: _at(output, index) for name, output in outputs.items()},
     )
 
@@ -120,7 +135,7 @@ def counts(on: str, batch: Batch) -> Totals:
         mask = selected(on, tree)
         weights = tree.streams.get("weights")
         tokens += float(mask.sum() if weights is None else weights[mask].sum())
-        sequences += len(np.unique(tree.sequence[mask]))
+        sequences += len(np.unique(tree.trace[tree.sequence[mask]]))
         groups += bool(mask.any())
     return Totals(tokens=tokens, sequences=sequences, groups=groups)
 

@@ -122,7 +122,7 @@ def check_rows(terms: Sequence[Term], batch: Batch, num_roles: int) -> None:
     What no row of the batch has is refused when the loss is called, or comes from the model.
 
     Args:
-        num_roles: sequences of a tree that is a pair.
+        num_roles: sequences or traces of a tree that is a pair.
     Raises:
         DataError: names the loss, the row and the stream.
     """
@@ -132,7 +132,7 @@ def check_rows(terms: Sequence[Term], batch: Batch, num_roles: int) -> None:
         lacking = {name for s in tree.sequences for name in streams - s.streams.keys()}
         for term in terms:
             missing = lacking.intersection(term.inputs)
-            unpaired = term.per == "pair" and tree.num_sequences != num_roles
+            unpaired = term.per == "pair" and tree.num_traces != num_roles
             if not (missing or unpaired) or not selected(term.on, tree).any():
                 continue
             reason = f"has no {min(missing)!r}" if missing else "is not one of a pair"

@@ -1,0 +1,149 @@
+"""`posttrain serve MODEL`: an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from posttrain.cli.libraries import prepare_libraries
+from posttrain.cli.runs import notice
+from posttrain.cli.writer import model_place
+from posttrain.config import ModelConfig
+from posttrain.errors import ConfigError, nearest
+from posttrain.overrides import apply_overrides
+from posttrain.typecheck import check
+
+if TYPE_CHECKING:
+    from posttrain.rewards.exact import Extractor
+    from posttrain.serve.served import Limits
+
+KEY_VARIABLE = "POSTTRAIN_API_KEY"
+"""Environment variable with one key or several, separated by commas."""
+
+_MODEL_KEYS = ("tokenizer", "chat_template", "revision", "dtype", "device", "trust_remote_code")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    parser.usage = "posttrain serve MODEL [--host H] [--port P] [--api-key KEY] [key=value ...]"
+    parser.epilog = (
+        "changes: limits such as max_tokens=, max_search_tokens=, max_samples=, "
+        "max_samples_per_key=, max_body_bytes=, timeout_seconds=, grace_seconds=; of the model "
+        "dtype=, device=, tokenizer=, chat_template= ... Keys are also read from the environment "
+        "variable POSTTRAIN_API_KEY (several with commas between them), where other users of the "
+        "machine do not see them."
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8000, help="port (8000); 0 takes a free one")
+    parser.add_argument("--name", help="name of the model in requests (its folder's)")
+    parser.add_argument(
+        "--api-key",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="a key that requests must carry; may be repeated; required off loopback",
+    )
+    parser.add_argument(
+        "--extractor",
+        default="last_number",
+        choices=("last_number", "hash", "boxed", "tag", "whole"),
+        help="how searches read the answer of a text where a request does not say (last_number)",
+    )
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Load a model and answer requests until SIGTERM or SIGINT; 0 after a graceful stop.
+
+    Raises:
+        ConfigError: a wrong flag or key, before the weights are loaded. MissingDependency: the
+        extra serve is not installed.
+    """
+    from posttrain.serve.served import Address
+
+    config, limits = split_settings(options.model, options.overrides)
+    address = Address(options.host, options.port, keys_of(options.api_key, os.environ))
+    name = served_name(options.name or options.model)
+    place = model_place(config.path)
+    prepare_libraries(names=[place])
+    # These two import optional libraries; what is missing is known before the weights are loaded.
+    from posttrain.serve import program
+    from posttrain.serve.service import Service
+
+    listener = program.listen(address)
+    service = Service(_load(place, config, name, options.extractor), limits)
+    host, port = listener.getsockname()[:2]
+    asked = "with a key" if address.keys else "from this machine, without a key"
+
+    def ready() -> None:
+        notice(f"serving {name} at http://{host}:{port}/v1 ({asked}); Ctrl-C stops it")
+
+    program.serve(service, address, listener, ready=ready)
+    notice("stopped")
+    return 0
+
+
+def split_settings(model: str, overrides: Sequence[str]) -> tuple[ModelConfig, Limits]:
+    """The settings of model and limits from `key=value` texts.
+
+    Raises:
+        ConfigError: a key of neither, or a value of the wrong type.
+    """
+    from posttrain.serve.served import Limits
+
+    limit_keys = [field.name for field in dataclasses.fields(Limits)]
+    settings: dict[str, dict[str, Any]] = {"model": {"path": model}, "limits": {}}
+    for text in overrides:
+        ((key, value),) = apply_overrides({}, [text]).items()
+        if key in limit_keys:
+            settings["limits"][key] = value
+        elif key in _MODEL_KEYS:
+            settings["model"][key] = value
+        else:
+            known = [*limit_keys, *_MODEL_KEYS]
+            raise ConfigError(f"unknown key {key!r}: {nearest(key, known)}")
+    config: ModelConfig = check(settings["model"], ModelConfig, "model")
+    limits: Limits = check(settings["limits"], Limits, "limits")
+    return config, limits
+
+
+def keys_of(flags: Sequence[str], environment: Any) -> tuple[str, ...]:
+    """The keys of --api-key and of the environment, each once."""
+    named = [key.strip() for key in environment.get(KEY_VARIABLE, "").split(",")]
+    return tuple(dict.fromkeys(key for key in (*flags, *named) if key))
+
+
+def served_name(name: str) -> str:
+    """The name of the model in requests: the last parts of a path, without the mark of searches."""
+    path = Path(name).expanduser()
+    short = path.resolve().name if path.exists() else name
+    return short.replace("@", "-") or "model"
+
+
+def _load(place: str, config: ModelConfig, name: str, extractor: Extractor) -> Any:
+    from posttrain import kernels
+    from posttrain.engines.likelihood import likelihoods
+    from posttrain.engines.torch import TorchEngine
+    from posttrain.models.load import load_model
+    from posttrain.serve.served import ServedModel
+
+    # The collector stays on: a server lives long.
+    kernels.setup(pause_collection=False)
+    options = {key: getattr(config, key) for key in _MODEL_KEYS}
+    model = load_model(place, **options)
+    model.eval()
+    engine = TorchEngine(model)
+    return ServedModel(
+        name,
+        model.tokenizer,
+        engine,
+        vocab_size=model.config.vocab_size,
+        context_length=model.context_length,
+        likelihoods=lambda sequences, num_top: likelihoods(
+            model, sequences, num_top=num_top, max_tokens=engine.max_prefill_tokens
+        ),
+        extractor=extractor,
+    )

@@ -1,0 +1,1 @@
+"""Episodes: conversations, tool loops and environments as coroutines on one engine."""

@@ -1,0 +1,1 @@
+"""Environments of other libraries, by their protocols: nothing of theirs is imported."""

@@ -1,0 +1,265 @@
+"""Requests in the engine as others see them: an event loop that streams, a thread that searches."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+
+from posttrain.errors import PosttrainError
+from posttrain.serve.refusal import Refusal
+from posttrain.serve.worker import EngineWorker, Job
+from posttrain.types import Request, Sample
+
+
+@dataclass(slots=True)
+class Counts:
+    """Tokens of one HTTP request. discarded: sampled ones that are not part of the answer."""
+
+    prompt: int = 0
+    completion: int = 0
+    discarded: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """New ids of a sample. request, index: which of the requests, and which sample of it."""
+
+    request: int
+    index: int
+    ids: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """All samples of a request."""
+
+    request: int
+    samples: list[Sample]
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    error: Exception
+
+
+class _LoopListener:
+    """Passes what the engine's thread says to the queue of an event loop."""
+
+    def __init__(
+        self, number: int, loop: asyncio.AbstractEventLoop, events: asyncio.Queue[object]
+    ) -> None:
+        self.number = number
+        self.num_tokens = 0
+        self._loop = loop
+        self._events = events
+
+    def tokens(self, index: int, ids: list[int]) -> None:
+        self.num_tokens += len(ids)
+        self._put(Tokens(self.number, index, ids))
+
+    def finished(self, samples: list[Sample]) -> None:
+        self._put(Done(self.number, samples))
+
+    def failed(self, error: Exception) -> None:
+        self._put(_Failed(error))
+
+    def _put(self, event: object) -> None:
+        # The loop is closed when the server has stopped; nobody waits then.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+
+class Generation:
+    """Some requests in the engine, for one answer. Use it as a context: leaving it aborts what has
+    not finished.
+
+    Args:
+        seconds: how long all of it may take.
+    Attributes:
+        samples: of each request, empty until it has finished.
+    """
+
+    def __init__(self, worker: EngineWorker, requests: Sequence[Request], seconds: float) -> None:
+        self._worker = worker
+        self._events: asyncio.Queue[object] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        late = _Failed(too_slow(seconds))
+        self._timer = loop.call_later(seconds, self._events.put_nowait, late)
+        self._listeners = [_LoopListener(i, loop, self._events) for i in range(len(requests))]
+        self.samples: list[list[Sample]] = [[] for _ in requests]
+        self._jobs: list[Job | None] = [
+            worker.submit(request, listener)
+            for request, listener in zip(requests, self._listeners, strict=True)
+        ]
+
+    async def __aenter__(self) -> Generation:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Abort what has not finished."""
+        self._timer.cancel()
+        for job in self._jobs:
+            if job is not None:
+                self._worker.abort(job)
+        self._jobs = [None for _ in self._jobs]
+
+    async def events(self) -> AsyncIterator[Tokens | Done]:
+        """What happens, until all requests have finished.
+
+        Raises:
+            Refusal: the engine refuses or fails.
+        """
+        while any(job is not None for job in self._jobs):
+            event = await self._events.get()
+            if isinstance(event, _Failed):
+                raise refusal_of(event.error)
+            if isinstance(event, Done):
+                self._jobs[event.request] = None
+                self.samples[event.request] = event.samples
+            if isinstance(event, Tokens | Done):
+                yield event
+
+    async def finish(self) -> list[list[Sample]]:
+        """Samples of each request, once all have finished."""
+        async for _ in self.events():
+            pass
+        return self.samples
+
+    @property
+    def num_lost(self) -> int:
+        """Tokens sampled for requests that have not finished."""
+        pairs = zip(self._listeners, self.samples, strict=True)
+        return sum(listener.num_tokens for listener, samples in pairs if not samples)
+
+
+def refusal_of(error: Exception) -> Refusal:
+    """How an error of the engine is answered: a wrong input with 400, the rest with 500."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, PosttrainError):
+        return Refusal(400, str(error), code="refused_by_engine")
+    return Refusal(500, f"the engine failed: {type(error).__name__}", code="engine_failed")
+
+
+def too_slow(seconds: float) -> Refusal:
+    """504 for a request whose time is over."""
+    return Refusal(
+        504,
+        f"the request took more than {seconds:g} seconds, which is this server's limit; ask for "
+        "fewer tokens",
+        code="timeout",
+    )
+
+
+class Cancelled(Exception):
+    """The one who asked is gone, or time is over."""
+
+
+class _QueueListener:
+    def __init__(self, number: int, events: queue.SimpleQueue[object]) -> None:
+        self.number = number
+        self._events = events
+
+    def tokens(self, index: int, ids: list[int]) -> None:
+        self._events.put(Tokens(self.number, index, ids))
+
+    def finished(self, samples: list[Sample]) -> None:
+        self._events.put(Done(self.number, samples))
+
+    def failed(self, error: Exception) -> None:
+        self._events.put(_Failed(error))
+
+
+class BoundedEngine:
+    """The engine as a search sees it: `generate` in another thread, with a budget of tokens.
+
+    Requests of many searches run in the engine side by side.
+
+    Args:
+        max_tokens: sampled tokens of all calls together. Where a call could exceed it, the limit
+            of each of its samples is lowered to an equal share of what is left.
+        max_samples: of one call.
+    Attributes:
+        num_tokens: sampled so far, those of aborted requests included.
+    """
+
+    def __init__(self, worker: EngineWorker, max_tokens: int, max_samples: int) -> None:
+        self.max_tokens = max_tokens
+        self.max_samples = max_samples
+        self.num_tokens = 0
+        self._worker = worker
+        self._events: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        """Let the running call, and every later one, raise Cancelled. From any thread."""
+        self._cancelled.set()
+        self._events.put(None)
+
+    def generate(self, requests: Sequence[Request]) -> list[list[Sample]]:
+        """Samples of each request.
+
+        Raises:
+            Cancelled: `cancel` was called. Refusal: the budget has no token left for each sample,
+            or the engine refuses.
+        """
+        requests = self._within_budget(requests)
+        jobs: dict[int, Job] = {}
+        samples: list[list[Sample]] = [[] for _ in requests]
+        try:
+            for i, request in enumerate(requests):
+                jobs[i] = self._worker.submit(request, _QueueListener(i, self._events))
+            while jobs:
+                event = self._events.get()
+                if self._cancelled.is_set():
+                    raise Cancelled
+                if isinstance(event, _Failed):
+                    raise refusal_of(event.error)
+                if isinstance(event, Tokens):
+                    self.num_tokens += len(event.ids)
+                elif isinstance(event, Done):
+                    del jobs[event.request]
+                    samples[event.request] = event.samples
+        finally:
+            for job in jobs.values():
+                self._worker.abort(job)
+            self._events = queue.SimpleQueue()  # what still comes is of aborted requests
+        return samples
+
+    def _within_budget(self, requests: Sequence[Request]) -> list[Request]:
+        if self._cancelled.is_set():
+            raise Cancelled
+        left = self.max_tokens - self.num_tokens
+        count = sum(request.n for request in requests)
+        if count > self.max_samples:
+            raise Refusal(
+                400,
+                f"search: its settings ask for {count} samples at a time; at most "
+                f"{self.max_samples} are allowed",
+                param="search",
+            )
+        if sum(request.n * request.sampling.max_tokens for request in requests) <= left:
+            return list(requests)
+        share = left // count
+        if share < 1:
+            raise Refusal(
+                400,
+                f"search: it has sampled {self.num_tokens} of its {self.max_tokens} tokens and "
+                f"wants {count} samples more; raise search.max_tokens or lower its settings",
+                param="search",
+                code="budget_exceeded",
+            )
+        return [_cut(request, share) for request in requests]
+
+
+def _cut(request: Request, max_tokens: int) -> Request:
+    """The request with at most so many tokens per sample."""
+    limit = min(request.sampling.max_tokens, max_tokens)
+    return replace(request, sampling=replace(request.sampling, max_tokens=limit))
