@@ -5,7 +5,7 @@
 
 The player walks from the first square of a frozen lake to the last one, past four holes. It sees
 its row and column and answers "left", "down", "right" or "up". The reward is 1 at the goal and 0 in
-a hole. The shortest way has six steps. Random walks arrive in 1 to 2 % of the games.
+a hole. The shortest way has six steps. Models of random play arrive in about 1 % of the games.
 """
 
 from __future__ import annotations
