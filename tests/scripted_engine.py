@@ -94,6 +94,10 @@ class ScriptedEngine:
         return finished
 
     def _grow(self, request: Request, on_tokens: Any, index: int, ids: list[int]) -> Any:
+        if request.budget is not None:
+            if request.budget.is_spent:
+                return ("budget", None)
+            request.budget.spend(1)
         token = self._token(request, index, len(ids))
         ids.append(token)
         if on_tokens is not None:

@@ -20,6 +20,8 @@ NAMES: dict[str, str] = {
     "Result": "posttrain.training.result",
     "Metrics": "posttrain.training.result",
     "evaluate": "posttrain.methods.measurement",
+    "run_search": "posttrain.search.solve",
+    "SearchLimits": "posttrain.search.run",
     "compare": "posttrain.evaluation.comparison",
     "Evaluation": "posttrain.evaluation.outcomes",
     # methods that train: each gives a plan
@@ -73,11 +75,14 @@ KINDS: dict[str, str] = {
     "reward": "rewards",
     "task": "tasks",
     "environment": "environments",
+    "strategy": "searches",
 }
 """Groups of registered functions: pt.reward.exact is one, @pt.reward adds one."""
 
 SEARCHES = ("majority_vote", "weighted_vote", "best_of_n", "value_beam")
-"""Strategies of test-time search, as functions of their settings."""
+"""Strategies of test-time search with names of their own, as functions of their settings; all are
+in pt.strategy.
+"""
 
 
 class Registered:
@@ -108,6 +113,8 @@ class Registered:
         if name not in names:
             nearest = importlib.import_module("posttrain.errors").nearest
             raise AttributeError(f"there is no {self._kind} {name!r}: {nearest(name, names)}")
+        if self._registry == "searches":  # called with settings alone it makes a strategy
+            return importlib.import_module("posttrain.search.strategy").bound(name)
         return self._functions.get(name)
 
     def __dir__(self) -> list[str]:

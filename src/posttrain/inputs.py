@@ -118,12 +118,15 @@ ADVANTAGE_INPUTS: dict[str, Input] = _table(
 )
 
 SEARCH_INPUTS: dict[str, Input] = _table(
-    ("prompts", "[P]", "the prompts to answer", "task"),
-    ("generate", "", "function: requests -> sampled completions", "engine"),
-    ("extract", "", "function: completion -> its final answer", "task"),
-    ("score", "", "function: prompt, completions -> one number each", "rewards of the recipe"),
-    ("value", "", "function: prompt, partial completions -> one number each", "process model"),
+    ("prompt", "[T]", "the prompt, as token ids", "task"),
+    ("ask", "", "coroutine: token ids, n -> n sampled candidates behind them", "engine"),
+    ("extract", "", "function: completion -> its final answer, or None", "task"),
+    ("score", "", "coroutine: candidates, whole or in part -> one number each", "scorer"),
+    ("value", "", "coroutine: states, as token ids -> one number each", "critic"),
     ("decode", "", "function: token ids -> text", "tokenizer"),
+    ("encode", "", "function: text -> token ids to put behind others", "tokenizer"),
+    ("problem", "", "the prompt before it was encoded: text or messages", "task"),
+    ("render", "", "function: text or messages -> token ids of a prompt", "tokenizer"),
 )
 
 

@@ -95,7 +95,8 @@ class Request:
     computed for them. budget: shared with other requests. deadline_seconds: from `submit` on, None
     = no limit; samples that are not complete by then end with what they have. Neither is part of
     what fixes a sample but for where it ends. constraint: the form of the text, a part of the
-    distribution that is sampled from.
+    distribution that is sampled from. num_top_logprobs: most likely ids to report in the place of
+    each sampled one.
     """
 
     prompt_ids: tuple[int, ...]
@@ -106,6 +107,7 @@ class Request:
     budget: Budget | None = None
     deadline_seconds: float | None = None
     constraint: Constraint | None = None
+    num_top_logprobs: int = 0
 
 
 @dataclass(slots=True)
@@ -121,6 +123,8 @@ class Sample:
     stop_string: the stop string that ended it, else None; the ids hold it, `text` after decoding
     should drop it.
     weights_version: which weights wrote it.
+    top_logprobs: per id, the most likely ids in its place with their raw log-probs, best first; as
+    many as the request's num_top_logprobs.
     """
 
     ids: list[int]
@@ -129,6 +133,7 @@ class Sample:
     finish_reason: FinishReason
     stop_string: str | None = None
     weights_version: int = 0
+    top_logprobs: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
 
 
 StopReason = Literal[

@@ -39,6 +39,7 @@ class Finished:
     ticket: int
     samples: list[Sample]
     error: Any = None
+    reused_tokens: int = 0
 
 
 @dataclass

@@ -48,6 +48,13 @@ def decode(sample: Sample) -> str:
     return str(sample.ids[0])
 
 
+class Tokenizer:
+    """The text is the first id."""
+
+    def decode(self, ids: Sequence[int], **_: object) -> str:
+        return str(ids[0]) if ids else ""
+
+
 def ask(bonus: float = 0.0, n: int = 40) -> Evaluation:
     made = task()
     prompts = [(e, (i,)) for i, e in enumerate(made.examples, 1)]
@@ -80,7 +87,7 @@ def search(name: str, n: int, bonus: float = 0.0) -> Evaluation:
     strategy = make_strategy(Component(name, settings), scorer, oracle=False, task=made)
     assert strategy is not None
     return measure_search(
-        FakeEngine(bonus), prompts, made, decode, strategy, sampling=Sampling(), seed=3
+        FakeEngine(bonus), prompts, made, Tokenizer(), strategy, sampling=Sampling(), seed=3
     )
 
 

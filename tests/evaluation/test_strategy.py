@@ -45,6 +45,13 @@ class Counting:
         self.weights_version = version
 
 
+class FirstId:
+    """A tokenizer: the text is the first id."""
+
+    def decode(self, ids: Sequence[int], **_: Any) -> str:
+        return str(ids[0]) if ids else ""
+
+
 def made(
     search: Component | None = BEST, scorer: Component | None = None, *, oracle: bool = False
 ) -> Strategy | None:
@@ -60,7 +67,7 @@ def measured(scorer: Component, search: Component = BEST, *, oracle: bool = Fals
         Counting(),
         prompts,
         problems,
-        lambda s: str(s.ids[0]) if s.ids else "",
+        FirstId(),
         strategy,
         sampling=Sampling(),
         seed=0,
@@ -106,24 +113,47 @@ def test_what_chose_is_recorded() -> None:
     assert other.scorer == {"name": "length", "target": 3} and other.oracle is False
 
 
-def test_a_strategy_that_scores_by_prompt_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The prompt does not say which problem is meant, so that a score by prompt is an error and
-    no lookup.
-    """
-
-    def by_prompt(prompts, generate, extract, score) -> list[Any]:
-        return [
-            score(prompt, group)
-            for prompt, group in zip(prompts, generate(prompts, 2), strict=True)
-        ]
+def test_a_strategy_about_many_prompts_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def by_prompts(prompts, ask) -> list[Any]:
+        return [await ask(prompt, 2) for prompt in prompts]
 
     monkeypatch.setattr(registry.searches, "_functions", dict(registry.searches._functions))
-    registry.searches.register(by_prompt)
-    with pytest.raises(
-        ConfigError,
-        match="'by_prompt' calls score with tuple; score.index, candidates. takes the place",
-    ):
-        measured(Component("oracle"), Component("by_prompt"))
+    with pytest.raises(ConfigError, match="prompts.*did you mean 'prompt'"):
+        registry.searches.register(by_prompts)
+
+
+def test_what_a_strategy_returns_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def wrong(prompt, ask) -> Any:
+        return await ask(prompt, 2)
+
+    monkeypatch.setattr(registry.searches, "_functions", dict(registry.searches._functions))
+    registry.searches.register(wrong)
+    problems = task()
+    strategy = make_strategy(Component("wrong"), None, oracle=False, task=problems)
+    assert strategy is not None
+    prompts = [(e, (7,)) for e in problems.examples]
+    with pytest.raises(ConfigError, match="returned list"):
+        measure_search(
+            Counting(), prompts, problems, FirstId(), strategy, sampling=Sampling(), seed=0
+        )
+
+
+def test_a_search_that_fails_is_a_wrong_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(prompt, ask, extract) -> Any:
+        return 1 / 0
+
+    monkeypatch.setattr(registry.searches, "_functions", dict(registry.searches._functions))
+    registry.searches.register(broken)
+    problems = task()
+    strategy = make_strategy(Component("broken"), None, oracle=False, task=problems)
+    assert strategy is not None
+    prompts = [(e, (7,)) for e in problems.examples]
+    result = measure_search(
+        Counting(), prompts, problems, FirstId(), strategy, sampling=Sampling(), seed=0
+    )
+    assert result.errors == 3 and result.accuracy().estimate == 0.0
+    assert "ZeroDivisionError" in result.failures[0]
+    assert Evaluation.from_json(result.to_json()).failures == result.failures
 
 
 def test_a_comparison_names_what_is_unlike() -> None:

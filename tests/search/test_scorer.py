@@ -45,6 +45,13 @@ class Counting:
         self.weights_version = version
 
 
+class FirstId:
+    """A tokenizer: the text is the first id."""
+
+    def decode(self, ids: Sequence[int], **_: Any) -> str:
+        return str(ids[0]) if ids else ""
+
+
 def made(
     search: Component | None = BEST, scorer: Component | None = None, *, oracle: bool = False
 ) -> Strategy | None:
@@ -60,7 +67,7 @@ def measured(scorer: Component, search: Component = BEST, *, oracle: bool = Fals
         Counting(),
         prompts,
         problems,
-        lambda s: str(s.ids[0]) if s.ids else "",
+        FirstId(),
         strategy,
         sampling=Sampling(),
         seed=0,

@@ -15,14 +15,14 @@ from posttrain.types import Example, Task
 TASK = Task("t", [Example("p", "1", "1", id="e")], lambda t, e: float(t == "1"), lambda t: t)
 
 
-def shortest(prompts, generate, extract, *, num_samples: int = 4) -> list[Selection]:
+async def shortest(prompt, ask, extract, *, num_samples: int = 4) -> Selection:
     """The shortest of several samples."""
-    groups = generate(prompts, num_samples)
-    return [select(g, min(range(len(g)), key=lambda i: len(g[i].text)), extract) for g in groups]
+    group = await ask(prompt, num_samples)
+    return select(group, min(range(len(group)), key=lambda i: len(group[i].text)), extract)
 
 
-def generate(prompts: Any, n: int) -> list[list[Candidate]]:
-    return [[Candidate((1,), "a" * (3 - i), 0.0, True) for i in range(n)] for _ in prompts]
+def write(context: Any, n: int) -> list[Candidate]:
+    return [Candidate((1,), "a" * (3 - i), 0.0, True) for i in range(n)]
 
 
 def test_a_registered_search_by_name() -> None:
@@ -38,27 +38,29 @@ def test_a_registered_search_by_name() -> None:
         strategy("majority_vot")
 
 
-def test_a_function_is_a_search() -> None:
+def test_a_function_is_a_search(scripted, search) -> None:
     value = strategy(shortest, num_samples=2)
     assert str(value) == "shortest of 2"
-    inputs = {"prompts": [(1,)], "generate": generate, "extract": str}
-    assert [s.answer for s in value.select(inputs)] == ["aa"]
+    inputs = {"prompt": (1,), "ask": scripted(write), "extract": str}
+    assert search(value.run(inputs)).answer == "aa"
+    with pytest.raises(ConfigError, match="async def"):
+        search(strategy(lambda prompt, ask: select(write(prompt, 1), 0, str)).run(inputs))
     with pytest.raises(ConfigError, match="num"):
         strategy(shortest, num=2)
 
 
-def test_the_public_form_makes_a_value_or_searches() -> None:
+def test_the_public_form_makes_a_value_or_searches(scripted, search) -> None:
     vote = bound("majority_vote")
     assert vote(num_samples=8) == strategy("majority_vote", num_samples=8)
     assert vote.__name__ == "majority_vote" and "arXiv" in str(vote.__doc__)
-    (selection,) = vote([(1,)], generate, str, num_samples=2)
+    selection = search(vote((1,), scripted(write), str, num_samples=2))
     assert selection.num_tokens == 2
     own = bound(shortest)
     assert isinstance(own(num_samples=3), Strategy)
-    assert own([(1,)], generate, str, num_samples=3)[0].answer == "a"
+    assert search(own((1,), scripted(write), str, num_samples=3)).answer == "a"
     assert list(inspect.signature(own).parameters) == [
-        "prompts",
-        "generate",
+        "prompt",
+        "ask",
         "extract",
         "num_samples",
     ]

@@ -6,36 +6,42 @@ import numpy as np
 
 from posttrain.search.base import Candidate
 from posttrain.search.best_of_n import best_of_n
-from posttrain.search.vote import majority_vote
+from posttrain.search.vote import majority_vote, weighted_vote
 
 
 def fixed(*texts: str, logprobs: tuple[float, ...] = ()):
-    """A `generate` that always gives the same texts."""
-
-    def generate(prompts, n, *, stop=(), max_tokens=None):
-        marks = logprobs or (0.0,) * len(texts)
-        return [
-            [Candidate((1, 2), t, lp, True) for t, lp in zip(texts[:n], marks, strict=False)]
-            for _ in prompts
-        ]
-
-    return generate
+    """What writes always the same texts."""
+    marks = logprobs or (0.0,) * len(texts)
+    return lambda context, n: [
+        Candidate((1, 2), t, lp, True) for t, lp in zip(texts[:n], marks, strict=False)
+    ]
 
 
 def first_word(text: str) -> str | None:
     return text.split()[0] if text.split() else None
 
 
-def test_majority_and_its_ties() -> None:
-    (s,) = majority_vote([(1,)], fixed("a x", "b", "a y", ""), first_word, num_samples=4)
+def test_majority_and_its_ties(scripted, search) -> None:
+    ask = scripted(fixed("a x", "b", "a y", ""))
+    s = search(majority_vote((1,), ask, first_word, num_samples=4))
     assert (s.answer, s.index, s.votes, s.num_tokens) == ("a", 0, {"a": 2.0, "b": 1.0}, 8)
-    (s,) = majority_vote([(1,)], fixed("a", "b", logprobs=(-4.0, -2.0)), first_word, num_samples=2)
+    ask = scripted(fixed("a", "b", logprobs=(-4.0, -2.0)))
+    s = search(majority_vote((1,), ask, first_word, num_samples=2))
     assert s.answer == "b"  # a tie goes to the likelier
-    (s,) = majority_vote([(1,)], fixed("", "", logprobs=(-4.0, -2.0)), first_word, num_samples=2)
+    ask = scripted(fixed("", "", logprobs=(-4.0, -2.0)))
+    s = search(majority_vote((1,), ask, first_word, num_samples=2))
     assert s.answer is None and s.index == 1
 
 
-def test_votes_against_a_skewed_error() -> None:
+def test_weights_outvote_numbers(scripted, scores, search) -> None:
+    ask = scripted(fixed("a", "a", "b", "c"))
+    score = scores(lambda c: {"a": 0.3, "b": 0.7, "c": -np.inf}[c.text])
+    s = search(weighted_vote((1,), ask, first_word, score, num_samples=4))
+    assert s.answer == "b" and s.votes == {"a": 0.6, "b": 0.7}
+    assert [c.score for c in s.candidates] == [0.3, 0.3, 0.7, -np.inf]
+
+
+def test_votes_against_a_skewed_error(scripted, scores, search) -> None:
     """With a wrong answer more frequent than the right one, voting gets worse with N while
     best-of-N gets better.
     """
@@ -47,14 +53,10 @@ def test_votes_against_a_skewed_error() -> None:
         votes = hits = 0
         for _ in range(400):
             texts = [str(x) for x in draw.choice(answers, size=n, p=[0.15, *wrong])]
-            quality = {i: draw.normal(1.5 if t == "right" else 0.0) for i, t in enumerate(texts)}
-
-            def score(index, candidates, quality=quality):
-                return [quality[i] for i in range(len(candidates))]
-
-            generate = fixed(*texts)
-            votes += majority_vote([(1,)], generate, str, num_samples=n)[0].answer == "right"
-            hits += best_of_n([(1,)], generate, str, score, num_samples=n)[0].answer == "right"
+            score = scores(lambda c: draw.normal(1.5 if c.text == "right" else 0.0))
+            ask = scripted(fixed(*texts))
+            votes += search(majority_vote((1,), ask, str, num_samples=n)).answer == "right"
+            hits += search(best_of_n((1,), ask, str, score, num_samples=n)).answer == "right"
         results[n] = (votes / 400, hits / 400)
     assert results[64][0] < results[16][0] < 0.2
     assert results[64][1] > results[16][1] > 0.5

@@ -4,11 +4,13 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from scripted_engine import ScriptedEngine
 
+from posttrain.budget import Budget
 from posttrain.errors import ConfigError
 from posttrain.serve.generation import BoundedEngine, Cancelled, Generation, Tokens, refusal_of
 from posttrain.serve.refusal import Refusal
@@ -72,26 +74,27 @@ def test_errors_of_users_are_400_and_others_500() -> None:
     assert "/secret/path" not in refusal_of(RuntimeError("/secret/path")).message
 
 
-def test_a_bounded_engine_counts_and_lowers_limits(worker: EngineWorker) -> None:
-    engine = BoundedEngine(worker, 30, 8)
+def test_a_bounded_engine_counts_and_keeps_budgets(worker: EngineWorker) -> None:
+    engine = BoundedEngine(worker, 8)
     groups = engine.generate(requests(2, max_tokens=5, n=2))
     assert [[len(s.ids) for s in group] for group in groups] == [[5, 5], [5, 5]]
     assert engine.num_tokens == 20
-    (group,) = engine.generate(requests(1, max_tokens=9, n=3))  # 27 tokens; 10 are left
-    assert [len(s.ids) for s in group] == [3, 3, 3] and engine.num_tokens == 29
-    with pytest.raises(Refusal) as refused:
-        engine.generate(requests(1, n=2))
-    assert refused.value.code == "budget_exceeded"
+    budget = Budget(max_tokens=10)
+    bounded = [replace(r, budget=budget) for r in requests(1, max_tokens=9, n=3)]
+    (group,) = engine.generate(bounded)
+    assert sum(len(s.ids) for s in group) == 10 and engine.num_tokens == 30
+    (group,) = engine.generate(bounded)
+    assert [(s.ids, s.finish_reason) for s in group] == [([], "budget")] * 3
 
 
 def test_a_bounded_engine_bounds_the_samples_of_a_call(worker: EngineWorker) -> None:
     with pytest.raises(Refusal):
-        BoundedEngine(worker, 10**6, 8).generate(requests(1, n=9))
+        BoundedEngine(worker, 8).generate(requests(1, n=9))
     assert worker.num_open == 0
 
 
 def test_cancelling_ends_a_call_in_another_thread(worker: EngineWorker, until: Until) -> None:
-    engine = BoundedEngine(worker, 10**9, 8)
+    engine = BoundedEngine(worker, 8)
     raised = []
 
     def search() -> None:

@@ -88,13 +88,11 @@ def test_a_stream_shows_life_and_then_the_answer(
 
 def test_the_budget_bounds_what_is_sampled(client: Any, service: Any) -> None:
     body = ASK | {"search": {"name": "majority_vote", "num_samples": 8, "max_tokens": 50}}
-    server = service()
-    answer = post(client, server, body).json()
-    assert answer["usage"]["completion_tokens"] == 48  # six each
-    assert server.model.engine.requests[0].sampling.max_tokens == 6
-    too_small = ASK | {"search": {"name": "majority_vote", "num_samples": 8, "max_tokens": 7}}
-    refused = post(client, service(), too_small)
-    assert refused.status_code == 400 and refused.json()["error"]["code"] == "budget_exceeded"
+    answer = post(client, service(), body).json()
+    assert answer["usage"]["completion_tokens"] == 50
+    small = ASK | {"search": {"name": "majority_vote", "num_samples": 8, "max_tokens": 7}}
+    answer = post(client, service(), small).json()
+    assert answer["usage"]["completion_tokens"] == 7
 
 
 def test_the_extractor_is_the_requests(client: Any, voters: Any) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from posttrain.engines.base import OnTokens
+from posttrain.engines.shares import generate_within_budgets
 from posttrain.errors import PosttrainError
 from posttrain.types import Request, Sample
 
@@ -22,7 +23,8 @@ class Asked:
 
     place: of the coroutine that asks. Requests of a batch are submitted in the order of these, so
     that the batch does not depend on which thread of a tool was the first. ticket: the engine's,
-    once submitted.
+    once submitted. on_reused, reused_tokens: who is told of reused tokens of the prompt, and how
+    many there were.
     """
 
     request: Request
@@ -31,6 +33,8 @@ class Asked:
     place: int = 0
     ticket: int | None = None
     dropped: bool = field(default=False)
+    on_reused: Callable[[int], None] | None = None
+    reused_tokens: int = 0
 
 
 class Answering:
@@ -54,12 +58,17 @@ class Answering:
         self._stopped = False
 
     async def answer(
-        self, request: Request, on_tokens: OnTokens | None, place: int = 0
+        self,
+        request: Request,
+        on_tokens: OnTokens | None,
+        place: int = 0,
+        on_reused: Callable[[int], None] | None = None,
     ) -> list[Sample]:
         """The samples of a request. A cancelled wait aborts it."""
         if self._stopped:  # a coroutine that asks while it is cancelled
             raise asyncio.CancelledError
-        asked = Asked(request, on_tokens, asyncio.get_running_loop().create_future(), place)
+        future = asyncio.get_running_loop().create_future()
+        asked = Asked(request, on_tokens, future, place, on_reused=on_reused)
         if self._pool is not None and on_tokens is not None:
             asked.on_tokens = _in_loop(asked.future.get_loop(), on_tokens)
         self._waiting.append(asked)
@@ -142,6 +151,7 @@ class Answering:
             return answers
         for finished in self.engine.step():
             if (owner := self._open.pop(finished.ticket, None)) is not None:
+                owner.reused_tokens = finished.reused_tokens
                 answers.append((owner, finished.error or finished.samples))
         return answers
 
@@ -151,7 +161,7 @@ class Answering:
             return []
         answers: list[Answer] = []
         try:
-            answers += self.engine.generate([asked.request for asked in batch])
+            answers += self._generate([asked.request for asked in batch])
         except PosttrainError as error:
             if len(batch) == 1:
                 return [error]
@@ -163,6 +173,13 @@ class Answering:
                     asked.on_tokens(index, sample.ids)
         return answers
 
+    def _generate(self, requests: Sequence[Request]) -> list[list[Sample]]:
+        """Samples of an engine; the budgets are kept here where it does not keep them itself."""
+        if getattr(self.engine, "keeps_budgets", False):
+            samples: list[list[Sample]] = self.engine.generate(requests)
+            return samples
+        return generate_within_budgets(self.engine, requests)
+
 
 def _resolve(asked: Asked, answer: Answer) -> None:
     if asked.future.done():  # its coroutine has been cancelled
@@ -170,6 +187,8 @@ def _resolve(asked: Asked, answer: Answer) -> None:
     if isinstance(answer, BaseException):
         asked.future.set_exception(answer)
     else:
+        if asked.on_reused is not None:
+            asked.on_reused(asked.reused_tokens)
         asked.future.set_result(answer)
 
 

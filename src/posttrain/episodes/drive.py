@@ -75,15 +75,19 @@ class EngineAsk:
         n: int = 1,
         seed: int | None = None,
         on_tokens: OnTokens | None = None,
+        on_reused: Callable[[int], None] | None = None,
         **fields: Any,
     ) -> list[Sample]:
-        """See `Ask`."""
+        """See `Ask`.
+
+        on_reused: called with the number of the prompt's tokens that were not computed.
+        """
         ids = tuple(prompt_ids)
         if seed is None:
             seed = call_seed(self.seed, ids, self._occurrences[ids])
             self._occurrences[ids] += 1
         request = Request(ids, sampling or self.sampling, n=n, seed=seed, **fields)
-        return await self._answering.answer(request, on_tokens, self._place)
+        return await self._answering.answer(request, on_tokens, self._place, on_reused)
 
 
 Program = Callable[[EngineAsk], Coroutine[Any, Any, T]]

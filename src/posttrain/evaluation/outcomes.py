@@ -53,7 +53,9 @@ class Evaluation:
     num_available: problems that the task has, of which the first are asked. errors: verdicts that
     raised.
     search: the strategy that chose; strategy: the same in words. oracle: whether the gold chose
-    (None: unknown). environment: what the model acted in, in words.
+    (None: unknown). environment: what the model acted in, in words. accounts: means over problems
+    of what a search spent (`search.base.Ledger`) and of the numbers it reports ("notes/..."); its
+    budget in tokens is max_tokens. failures: why searches failed.
     """
 
     task: str
@@ -72,6 +74,8 @@ class Evaluation:
     scorer: dict[str, Any] | None = None
     oracle: bool | None = False
     environment: str | None = None
+    accounts: dict[str, float] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
 
     @property
     def problems(self) -> str:
@@ -219,6 +223,8 @@ class Evaluation:
             "scorer": self.scorer,
             "oracle": self.oracle,
             "environment": self.environment,
+            "accounts": self.accounts,
+            "failures": self.failures,
             "metrics": self.metrics(),
             "truncated": self.truncated,
             "errors": self.errors,
@@ -250,6 +256,8 @@ class Evaluation:
             scorer=values.get("scorer"),
             oracle=values.get("oracle", None if scored else False),
             environment=values.get("environment"),
+            accounts=values.get("accounts") or {},
+            failures=values.get("failures") or [],
         )
 
 

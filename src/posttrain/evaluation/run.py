@@ -18,6 +18,8 @@ from posttrain.evaluation.samples import Problem, Progress, measure_samples, mea
 from posttrain.evaluation.strategy import make_strategy
 from posttrain.models.language_model import LanguageModel
 from posttrain.rewards.grader import Grader
+from posttrain.search.journal import Journal
+from posttrain.search.run import SearchLimits
 from posttrain.search.strategy import Strategy
 from posttrain.sources.episodes import EpisodeSampler
 from posttrain.types import Sample, Sampling, Task
@@ -52,6 +54,7 @@ class Measurement:
     timeout_seconds: float = 600.0
     task_settings: Mapping[str, Any] = field(default_factory=dict)
     acting: Acting | None = None
+    limits: SearchLimits | None = None
 
     @property
     def problems_text(self) -> str:
@@ -83,11 +86,14 @@ class Measurement:
         *,
         engine: Engine | None = None,
         progress: Progress | None = None,
+        journal: Journal | None = None,
     ) -> Evaluation:
         """Outcomes of a model.
 
         Args:
             engine: samples in place of an embedded engine on the model.
+            journal: where the calls of searches are recorded; those of an interrupted run are not
+                sampled again.
             progress: is called with (problems done, problems in all).
 
         Raises:
@@ -128,7 +134,15 @@ class Measurement:
                 )
             value = model.critic.at_ends if model.critic is not None else None
             result = measure_search(
-                engine, problems, self.task, decode, self.strategy, value=value, **options
+                engine,
+                problems,
+                self.task,
+                model.tokenizer,
+                self.strategy,
+                limits=self.limits,
+                value=value,
+                journal=journal,
+                **options,
             )
         result.num_available = self.problems.num_available
         result.prompts_dropped = len(self.problems.dropped)
@@ -158,6 +172,7 @@ def prepare(
     reward_timeout_seconds: float = 600.0,
     task_settings: Mapping[str, Any] | None = None,
     acting: Acting | None = None,
+    budget: int | SearchLimits | None = None,
 ) -> Measurement:
     """Check an evaluation and encode its problems, without a model's weights.
 
@@ -182,6 +197,10 @@ def prepare(
         raise ConfigError(
             f"evaluation.num_samples: {num_samples} is not read under a search, whose own setting "
             "says how many; leave it out"
+        )
+    if strategy is None and budget is not None:
+        raise ConfigError(
+            "evaluation.budget: it bounds a search and there is none; name one, or leave it out"
         )
     if strategy is not None and acting is not None:
         raise ConfigError(
@@ -213,6 +232,7 @@ def prepare(
         reward_timeout_seconds,
         task_settings or {},
         acting,
+        SearchLimits(max_tokens=budget) if isinstance(budget, int) else budget,
     )
 
 
@@ -230,6 +250,7 @@ def evaluate(
     max_prompts_dropped: float = 0.1,
     max_failed_rewards: float = 0.5,
     reward_timeout_seconds: float = 600.0,
+    budget: int | SearchLimits | None = None,
     engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -254,6 +275,7 @@ def evaluate(
         max_failed_rewards: largest share of the completions on which the scorer may fail.
         reward_timeout_seconds: time limit of the task's verdicts on one problem, and of one call of
             the scorer; 0 = no limit. A verdict beyond it is wrong and counted in `errors`.
+        budget: most tokens that the search about one problem samples, the discarded ones included.
         engine: samples in place of an embedded engine on the model.
         progress: is called with (problems done, problems in all).
 
@@ -275,6 +297,7 @@ def evaluate(
         max_prompts_dropped=max_prompts_dropped,
         max_failed_rewards=max_failed_rewards,
         reward_timeout_seconds=reward_timeout_seconds,
+        budget=budget,
     )
     try:
         return measurement.of(model, engine=engine, progress=progress)

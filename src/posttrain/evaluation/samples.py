@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from posttrain.engines.base import Engine
-from posttrain.errors import ConfigError
+from posttrain.episodes.drive import Failed
 from posttrain.evaluation.outcomes import Evaluation, Outcome
 from posttrain.rewards.grader import Grader, TaskGrader
-from posttrain.search.base import Candidate, Sampler
+from posttrain.search.base import Selection
+from posttrain.search.journal import Journal
+from posttrain.search.run import SearchLimits, SearchTools, run_searches
 from posttrain.search.strategy import Strategy
 from posttrain.types import Example, Request, Sample, Sampling, Task, plain_text
 
@@ -95,65 +99,56 @@ def measure_search(
     engine: Engine,
     problems: Sequence[Problem],
     task: Task,
-    decode: Callable[[Sample], str],
+    tokenizer: Any,
     strategy: Strategy,
     *,
     sampling: Sampling,
     seed: int,
+    limits: SearchLimits | None = None,
     value: Callable[[Sequence[tuple[int, ...]]], list[float]] | None = None,
     grader: Grader | None = None,
+    journal: Journal | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Grade what a search strategy chooses.
 
+    A search that fails is a wrong outcome without an answer, and is counted in `errors`.
+
     Args:
         strategy: with its scorer open (`Strategy.open`).
+        limits: of the search about one problem.
         value: a critic's values of states, for strategies that ask for them.
-        decode, grader, progress: see `measure_samples`.
+        journal: answers of an earlier run that was interrupted.
+        grader, progress: see `measure_samples`.
 
     Raises:
         ConfigError: the strategy has no scorer, or calls it wrongly.
         RewardError: verdicts exceed the time limit again and again.
     """
     verdicts = TaskGrader(task, grader)
+    tools = SearchTools(tokenizer, verdicts.answer, verdicts, value, task.system, journal)
+    done = itertools.count(1)
 
-    def score(index: int, candidates: Sequence[Candidate]) -> list[float]:
-        if strategy.scorer is None:
-            raise ConfigError(f"search {strategy.name!r} needs a scorer")
-        if not isinstance(index, int):
-            raise ConfigError(
-                f"search {strategy.name!r} calls score with {type(index).__name__}; score(index, "
-                "candidates) takes the place of the prompt among `prompts`, because two problems "
-                "may have one prompt"
-            )
-        return strategy.scorer.score(problems[index][0], candidates, verdicts)
-
-    inputs: dict[str, Any] = {
-        "prompts": [ids for _, ids in problems],
-        "generate": Sampler(engine, decode, sampling, [example_seed(seed, e) for e, _ in problems]),
-        "extract": verdicts.answer,
-        "score": score,
-        "value": value,
-        "decode": lambda ids: decode(Sample(list(ids), [], [], "stop")),
-    }
-    outcomes: list[Outcome] = []
-    candidates: list[Candidate] = []
-    for (example, _), chosen in zip(problems, strategy.select(inputs), strict=True):
-        candidates += chosen.candidates
-        outcomes.append(
-            Outcome(
-                example.id,
-                plain_text(example.prompt),
-                str(example.answer),
-                verdicts.correct([chosen.text], example),
-                [chosen.answer],
-                [chosen.num_tokens],
-                [chosen.text, *(c.text for c in chosen.candidates)][:NUM_TEXTS],
-            )
-        )
+    def finished(place: int, result: Selection | Failed) -> None:
         if progress is not None:
-            progress(len(outcomes), len(problems))
-    truncated = sum(not c.ended for c in candidates) / max(len(candidates), 1)
+            progress(next(done), len(problems))
+
+    results = run_searches(
+        strategy,
+        problems,
+        engine,
+        tools,
+        sampling=sampling,
+        seeds=[example_seed(seed, example) for example, _ in problems],
+        limits=limits,
+        on_finished=finished,
+    )
+    selections = [result for result in results if isinstance(result, Selection)]
+    outcomes = [
+        _outcome(example, result, verdicts)
+        for (example, _), result in zip(problems, results, strict=True)
+    ]
+    candidates = [c for selection in selections for c in selection.candidates]
     scorer = strategy.scorer
     return Evaluation(
         task.name,
@@ -161,11 +156,43 @@ def measure_search(
         seed,
         1,
         outcomes,
-        truncated,
-        verdicts.errors,
+        sum(not c.ended for c in candidates) / max(len(candidates), 1),
+        verdicts.errors + len(results) - len(selections),
         strategy.name,
         search_settings=dict(strategy.settings),
         strategy=str(strategy),
         scorer=None if scorer is None else {"name": scorer.name, **scorer.settings},
         oracle=strategy.oracle,
+        accounts=_accounts(selections, limits),
+        failures=[result.reason for result in results if isinstance(result, Failed)],
     )
+
+
+def _outcome(example: Example, result: Selection | Failed, verdicts: TaskGrader) -> Outcome:
+    """The graded choice of a search; wrong where it failed."""
+    prompt, answer = plain_text(example.prompt), str(example.answer)
+    if isinstance(result, Failed):
+        return Outcome(example.id, prompt, answer, [0], [None], [0])
+    correct = [0] if result.abstained else verdicts.correct([result.text], example)
+    return Outcome(
+        example.id,
+        prompt,
+        answer,
+        correct,
+        [result.answer],
+        [result.num_tokens],
+        [result.text, *(c.text for c in result.candidates)][:NUM_TEXTS],
+    )
+
+
+def _accounts(selections: Sequence[Selection], limits: SearchLimits | None) -> dict[str, float]:
+    """Means over the problems of what the searches spent and report."""
+    sums: Counter[str] = Counter()
+    for selection in selections:
+        if selection.ledger is not None:
+            sums.update(asdict(selection.ledger))
+        sums.update({f"notes/{name}": value for name, value in selection.notes.items()})
+    means = {name: total / len(selections) for name, total in sums.items()}
+    if limits is not None and limits.max_tokens is not None:
+        means["max_tokens"] = float(limits.max_tokens)
+    return means

@@ -150,14 +150,19 @@ class RewardSet:
             trace.reward = sum(numbers) if numbers and trace.error is None else None
 
     def score(self, example: Example, traces: Sequence[Trace]) -> list[float]:
-        """Rewards of some completions of one prompt, as a search asks for them; -inf where there is
-        none.
+        """Rewards of some completions of one prompt, as a search asks for them (`score_pairs`)."""
+        return self.score_pairs([(example, trace) for trace in traces])
+
+    def score_pairs(self, pairs: Pairs) -> list[float]:
+        """The reward of each pair of an example and a completion; -inf where there is none.
 
         Raises:
             RewardError: as `reward`, but the share of failures is of all completions scored so far.
         """
-        self._fill([(example, r) for r in traces], self._watch_scores)
-        return [-math.inf if r.reward is None else r.reward for r in traces]
+        if not pairs:
+            return []
+        self._fill(pairs, self._watch_scores)
+        return [-math.inf if trace.reward is None else trace.reward for _, trace in pairs]
 
     def _watch_scores(self, name: str, failed: int, total: int, values: Sequence[Value]) -> None:
         """A search scores few completions at a time, so the share is of all so far."""

@@ -1,14 +1,13 @@
 """What search strategies are given and give back.
 
-A strategy gets all prompts at once, so that an engine can work on them side by side; each prompt
-keeps its own pool.
-`generate(prompts, n, stop=(), max_tokens=None)` samples n continuations of each prompt of token
-ids. A candidate's ids put behind its prompt are a prompt again, which is how step-wise searches go
-on. `score(index, candidates)` are the scorer's numbers of whole candidates of `prompts[index]`; the
-index and not the prompt says which problem is meant, because two problems may have one prompt.
-`value(states)` are a critic's values of lists of ids, `decode(ids)` is the text of a completion's
-ids, and
-`extract(text)` its answer.
+A strategy is a coroutine about one prompt; a driver runs many of them on one engine, and what they
+wait for together is one batch. Its positional parameters are filled by name (see
+`posttrain.inputs.SEARCH_INPUTS`), its keyword-only parameters are its settings:
+
+    async def majority_vote(prompt, ask, extract, *, num_samples: int = 8) -> Selection
+
+A candidate's ids put behind its prompt are a prompt again, which is how step-wise searches go on;
+the engine computes only what is new.
 
 A strategy that takes `score` needs a scorer by name (`scorer: {name: reward_model, path: FOLDER}`).
 The gold answer is never taken by default: `scorer: oracle` asks for the task's own verdict, and is
@@ -17,23 +16,34 @@ reported as an oracle.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Protocol
-
-from posttrain.engines.base import Engine
-from posttrain.types import Request, Sample, Sampling
 
 Ids = tuple[int, ...]
+
+TopLogprobs = tuple[tuple[tuple[int, float], ...], ...]
+"""For each token, the most likely ids in its place with their raw log-probs in nats, best first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A part of a candidate. end: place behind its last token. score: of the candidate up to
+    there; None where it was not scored.
+    """
+
+    end: int
+    score: float | None = None
 
 
 @dataclass(slots=True)
 class Candidate:
-    """A sampled continuation. logprob: sum of the raw log-probs of its tokens, nats. ended: it
-    stopped by itself.
+    """A sampled continuation, whole or in part.
 
-    stop_string: the stop string at which it did, None where it ended with an end token or at the
-    length limit.
+    ids, text: behind its context. logprob: sum of the raw log-probs of its tokens, nats. ended: it
+    stopped by itself, with an end token or a stop string. stop_string: the stop string at which it
+    stopped, else None. logprobs: raw, of each token; empty where they are not known. top_logprobs:
+    as many as were asked for. context_ids: what was before it. steps: the parts that a step-wise
+    search sampled one after the other. score: the scorer's, None where it was not asked.
     """
 
     ids: Ids
@@ -41,20 +51,76 @@ class Candidate:
     logprob: float
     ended: bool
     stop_string: str | None = None
+    logprobs: tuple[float, ...] = ()
+    top_logprobs: TopLogprobs = ()
+    context_ids: Ids = ()
+    steps: tuple[Step, ...] = ()
+    score: float | None = None
 
     @property
     def mean_logprob(self) -> float:
         """Per token, so that long candidates are not at a disadvantage."""
         return self.logprob / max(len(self.ids), 1)
 
+    def grown(self, step: Candidate, decode: Callable[[Ids], str]) -> Candidate:
+        """This candidate with a step behind it, which was sampled in its context.
+
+        decode: ids -> text. A stop string at the end is not part of the text.
+        """
+        ids = (*self.ids, *step.ids)
+        text = decode(ids)
+        if step.stop_string is not None and step.stop_string in text:
+            text = text[: text.rindex(step.stop_string)]
+        return replace(
+            self,
+            ids=ids,
+            text=text,
+            logprob=self.logprob + step.logprob,
+            ended=step.ended,
+            stop_string=step.stop_string,
+            logprobs=(*self.logprobs, *step.logprobs),
+            top_logprobs=(*self.top_logprobs, *step.top_logprobs),
+            steps=(*self.steps, Step(len(ids))),
+            score=None,
+        )
+
+    def scored(self, score: float) -> Candidate:
+        """This candidate with a score, which its last step gets too."""
+        steps = self.steps
+        if steps:
+            steps = (*steps[:-1], replace(steps[-1], score=score))
+        return replace(self, score=score, steps=steps)
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What a search has spent.
+
+    num_calls: calls of the engine. num_samples: samples asked for. prompt_tokens: of the prompts
+    of all calls, each call's prompt once; reused_tokens: those of them that were not computed again
+    (0 where an engine does not report them). sampled_tokens: all, those of discarded candidates and
+    of cancelled calls included. num_scored: candidates and states that a scorer or a critic read.
+    seconds: from the beginning to the end of the search, others beside it included.
+    """
+
+    num_calls: int = 0
+    num_samples: int = 0
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    sampled_tokens: int = 0
+    num_scored: int = 0
+    seconds: float = 0.0
+
 
 @dataclass(slots=True)
 class Selection:
     """What a strategy chose for one prompt.
 
-    text, answer: the chosen one's. index: its place among `candidates`. votes: answer -> weight,
-    where there was a vote.
-    num_tokens: all tokens sampled for this prompt, the discarded ones included.
+    text, answer: the chosen one's; answer None where there is none. abstained: the strategy gives
+    no answer, which counts as wrong.
+    index: its place among `candidates`. votes: answer -> weight, where there was a vote.
+    num_tokens: all tokens sampled for this prompt, the discarded ones included. notes: numbers that
+    the strategy reports, such as how many samples it stopped early. ledger: filled by the driver.
     """
 
     text: str
@@ -63,80 +129,9 @@ class Selection:
     candidates: list[Candidate]
     num_tokens: int
     votes: dict[str, float] = field(default_factory=dict)
-
-
-class Generate(Protocol):
-    """The sampling that a strategy may do. sampling: how, and how many tokens a whole
-    completion may have.
-    """
-
-    sampling: Sampling
-
-    def __call__(
-        self,
-        prompts: Sequence[Ids],
-        n: int,
-        *,
-        stop: tuple[str, ...] = (),
-        max_tokens: int | Sequence[int] | None = None,
-    ) -> list[list[Candidate]]:
-        """n candidates for each prompt. max_tokens: new tokens, one bound, or one per prompt."""
-        ...
-
-
-class Sampler:
-    """`generate` on an engine. Each call draws from fresh seeds, and the same sequence of calls
-    gives the same samples.
-
-    Args:
-        decode: sample -> text. seeds: one per prompt of the first call, so that two models are
-        asked alike.
-    """
-
-    def __init__(
-        self,
-        engine: Engine,
-        decode: Callable[[Sample], str],
-        sampling: Sampling,
-        seeds: Sequence[int],
-    ) -> None:
-        self.engine = engine
-        self.decode = decode
-        self.sampling = sampling
-        self.seeds = list(seeds)
-        self.calls = 0
-
-    def __call__(
-        self,
-        prompts: Sequence[Ids],
-        n: int,
-        *,
-        stop: tuple[str, ...] = (),
-        max_tokens: int | Sequence[int] | None = None,
-    ) -> list[list[Candidate]]:
-        bounds = max_tokens or self.sampling.max_tokens
-        bounds = [bounds] * len(prompts) if isinstance(bounds, int) else bounds
-        sampling = [
-            replace(self.sampling, stop=stop or self.sampling.stop, max_tokens=bound)
-            for bound in bounds
-        ]
-        # A different odd factor per call keeps later calls from repeating earlier draws.
-        shift = self.calls * 1_000_003
-        self.calls += 1
-        requests = [
-            Request(p, s, n=n, seed=self.seeds[i % len(self.seeds)] + shift + i // len(self.seeds))
-            for i, (p, s) in enumerate(zip(prompts, sampling, strict=True))
-        ]
-        return [[self._candidate(s) for s in group] for group in self.engine.generate(requests)]
-
-    def _candidate(self, sample: Sample) -> Candidate:
-        return Candidate(
-            tuple(sample.ids),
-            self.decode(sample),
-            float(sum(sample.raw_logprobs)),
-            sample.finish_reason == "stop",
-            sample.stop_string,
-        )
+    notes: dict[str, float] = field(default_factory=dict)
+    ledger: Ledger | None = None
+    abstained: bool = False
 
 
 def select(
@@ -144,8 +139,22 @@ def select(
     index: int,
     extract: Callable[[str], str | None],
     votes: dict[str, float] | None = None,
+    **notes: float,
 ) -> Selection:
-    """A selection of one of the candidates, with all their tokens counted."""
+    """A selection of one of the candidates.
+
+    notes: numbers to report.
+    """
     chosen = candidates[index]
-    spent = sum(len(c.ids) for c in candidates)
-    return Selection(chosen.text, extract(chosen.text), index, candidates, spent, votes or {})
+    sampled = sum(len(c.ids) for c in candidates)
+    return Selection(
+        chosen.text, extract(chosen.text), index, candidates, sampled, votes or {}, notes
+    )
+
+
+def distinct(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """The first candidate of each sequence of ids, in order."""
+    first: dict[tuple[Ids, Ids], Candidate] = {}
+    for candidate in candidates:
+        first.setdefault((candidate.context_ids, candidate.ids), candidate)
+    return list(first.values())

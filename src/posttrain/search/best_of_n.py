@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 from posttrain.registry import searches
-from posttrain.search.base import Selection, select
+from posttrain.search.base import Candidate, Selection, select
 
 
 @searches.register
-def best_of_n(prompts, generate, extract, score, *, num_samples: int = 8) -> list[Selection]:
+async def best_of_n(prompt, ask, extract, score, *, num_samples: int = 8) -> Selection:
     """Best-of-N: the sample with the highest score; ties go to the higher log-prob per token.
 
     The policy it samples from moves by KL(best-of-N || policy) <= log N - (N - 1) / N nats (Beirami
     et al., arXiv 2401.01879).
     """
-    selections = []
-    for index, group in enumerate(generate(prompts, num_samples)):
-        scores = score(index, group)
-        best = max(range(len(group)), key=lambda i: (scores[i], group[i].mean_logprob))
-        selections.append(select(group, best, extract))
-    return selections
+    candidates = await scored(await ask(prompt, num_samples), score)
+    return select(candidates, best_scored(candidates), extract)
 
 
 @searches.register
-def most_likely(prompts, generate, extract, *, num_samples: int = 8) -> list[Selection]:
+async def most_likely(prompt, ask, extract, *, num_samples: int = 8) -> Selection:
     """Best-of-N by the model's own log-prob per token: needs no verifier."""
-    groups = generate(prompts, num_samples)
-    return [select(g, max(range(len(g)), key=lambda i: g[i].mean_logprob), extract) for g in groups]
+    candidates = await ask(prompt, num_samples)
+    return select(
+        candidates, max(range(len(candidates)), key=lambda i: candidates[i].mean_logprob), extract
+    )
+
+
+async def scored(candidates: list[Candidate], score) -> list[Candidate]:
+    """Candidates with their scores."""
+    numbers = await score(candidates)
+    return [c.scored(number) for c, number in zip(candidates, numbers, strict=True)]
+
+
+def best_scored(candidates: list[Candidate]) -> int:
+    """The place of the highest score; ties go to the higher log-prob per token."""
+    return max(
+        range(len(candidates)), key=lambda i: (candidates[i].score, candidates[i].mean_logprob)
+    )

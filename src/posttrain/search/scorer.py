@@ -69,23 +69,35 @@ class Scorer:
         """Whether it reads the gold."""
         return bool(self.gold)
 
-    def score(
-        self, example: Example, candidates: Sequence[Candidate], grader: TaskGrader
-    ) -> list[float]:
-        """A number per candidate; -inf where the reward gives none. grader: of the task."""
+    def scores(
+        self, items: Sequence[tuple[Example, Sequence[Candidate]]], grader: TaskGrader | None
+    ) -> list[list[float]]:
+        """A number for each candidate of each example; -inf where the reward gives none.
+
+        grader: of the task, for an oracle.
+
+        Raises:
+            ConfigError: an oracle without a task. RewardError: the reward fails too often.
+        """
         if self.rewards is None:
-            return grader.grades([c.text for c in candidates], example)
-        traces = []
-        for c in candidates:
-            reason: Any = "stop" if c.ended else "length"
-            sample = Sample(list(c.ids), [], [], reason, c.stop_string)
-            traces.append(Trace.of_sample((), sample, c.text))
-        return self.rewards.score(example, traces)
+            if grader is None:
+                raise ConfigError("scorer: oracle needs a task, whose verdict it is")
+            return [grader.grades([c.text for c in group], example) for example, group in items]
+        pairs = [(example, _trace(c)) for example, group in items for c in group]
+        numbers = iter(self.rewards.score_pairs(pairs))
+        return [[next(numbers) for _ in group] for _, group in items]
 
     def close(self) -> None:
         """Release what the reward holds."""
         if self.rewards is not None:
             self.rewards.close()
+
+
+def _trace(candidate: Candidate) -> Trace:
+    """A candidate as rewards read it."""
+    reason: Any = "stop" if candidate.ended else "length"
+    sample = Sample(list(candidate.ids), [], [], reason, candidate.stop_string)
+    return Trace.of_sample(candidate.context_ids, sample, candidate.text)
 
 
 def open_scorer(scorer: Component, task: Task, limits: Mapping[str, float] | None = None) -> Scorer:

@@ -23,7 +23,7 @@ class Strategy:
     It holds no weights and no task: `open` prepares its scorer for a task.
 
     Attributes:
-        inputs: what the search asks for: prompts, generate, extract, score, value, decode.
+        inputs: what the search asks for (`posttrain.inputs.SEARCH_INPUTS`).
         function: a search that is given itself and not looked up by its name.
         scorer_component: a reward, or "oracle"; None where there is none (yet).
         allows_gold: whether a scorer that reads the gold is permitted.
@@ -103,13 +103,24 @@ class Strategy:
         if self.scorer is not None:
             self.scorer.close()
 
-    def select(self, inputs: Mapping[str, Any]) -> list[Selection]:
-        """A selection for each prompt."""
+    async def run(self, inputs: Mapping[str, Any]) -> Selection:
+        """What the strategy chooses for one prompt.
+
+        inputs: by name, see `posttrain.inputs.SEARCH_INPUTS`.
+
+        Raises:
+            ConfigError: the search is no coroutine function.
+        """
         function = self.function or registry.searches.get(self.name)
-        selections: list[Selection] = function(
-            *(inputs[name] for name in self.inputs), **self.settings
-        )
-        return selections
+        selection = function(*(inputs[name] for name in self.inputs), **self.settings)
+        if not inspect.isawaitable(selection):
+            raise ConfigError(
+                f"search {self.name!r} returned {type(selection).__name__} at once; a search is a "
+                "coroutine about one prompt: async def search(prompt, ask, extract, ...), with "
+                "await before its calls of ask"
+            )
+        chosen: Selection = await selection
+        return chosen
 
     def __str__(self) -> str:
         """In words: "majority vote of 8", "best of 8 by reward_model", "best of 8 (oracle)"."""
@@ -202,7 +213,7 @@ def bound(search: str | Callable[..., Any]) -> Callable[..., Any]:
 
         majority_vote = bound("majority_vote")
         majority_vote(num_samples=8)                                   # a Strategy
-        majority_vote(prompts, generate, extract, num_samples=8)       # runs it: list[Selection]
+        await majority_vote(prompt, ask, extract, num_samples=8)       # runs it: a Selection
 
     A search that asks for a score also takes `scorer` and `oracle` (see `strategy`).
 

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
 
 from posttrain.errors import ConfigError
 from posttrain.registry import searches
-from posttrain.search.base import Candidate, Ids, Selection
-
-
-@dataclass(slots=True)
-class _Path:
-    """An unfinished completion. ended: by itself; done: that, or at the length limit."""
-
-    ids: Ids
-    logprob: float
-    ended: bool
-    done: bool
-    value: float = 0.0
+from posttrain.search.ask import path_room
+from posttrain.search.base import Candidate, Ids, Selection, distinct, select
 
 
 @searches.register
-def value_beam(
-    prompts,
-    generate,
+async def value_beam(
+    prompt,
+    ask,
     extract,
     value,
     decode,
@@ -31,7 +21,7 @@ def value_beam(
     num_beams: int = 4,
     separator: str = "\n",
     max_rounds: int = 20,
-) -> list[Selection]:
+) -> Selection:
     """Value-guided step beam search (OREO, arXiv 2412.16145): needs a critic, as method offline
     trains one.
 
@@ -44,56 +34,48 @@ def value_beam(
     if num_beams < 1 or max_rounds < 1 or not separator:
         raise ConfigError(
             f"value_beam: num_beams {num_beams} and max_rounds {max_rounds} must be at least 1, "
-            f"and separator {separator!r} "
-            "not empty"
+            f"and separator {separator!r} not empty"
         )
-    beams = [[_Path((), 0.0, False, False)] for _ in prompts]
-    spent = [0] * len(prompts)
+    beams = [Candidate((), "", 0.0, False, context_ids=prompt)]
     for depth in range(max_rounds):
-        open_paths = [(i, path) for i, pool in enumerate(beams) for path in pool if not path.done]
-        if not open_paths:
+        active = [path for path in beams if not is_done(path, ask, separator)]
+        if not active or ask.budget.is_spent:
             break
-        grown: list[list[_Path]] = [[path for path in pool if path.done] for pool in beams]
-        groups = generate(
-            [(*prompts[i], *path.ids) for i, path in open_paths],
-            num_beams if depth else num_beams**2,
-            stop=(separator,),
-            max_tokens=[generate.sampling.max_tokens - len(path.ids) for _, path in open_paths],
+        groups = await asyncio.gather(
+            *(
+                ask(
+                    (*prompt, *path.ids),
+                    num_beams if depth else num_beams**2,
+                    stop=(separator,),
+                    max_tokens=path_room(ask, path.ids),
+                )
+                for path in active
+            )
         )
-        for (i, path), group in zip(open_paths, groups, strict=True):
-            spent[i] += sum(len(c.ids) for c in group)
-            grown[i] += [_grown(path, c, generate.sampling.max_tokens) for c in group]
-        beams = _best(prompts, grown, value, num_beams)
-    return [
-        _selection(pool, extract, decode, tokens) for pool, tokens in zip(beams, spent, strict=True)
-    ]
-
-
-def _grown(path: _Path, step: Candidate, max_tokens: int) -> _Path:
-    ids = (*path.ids, *step.ids)
-    at_separator = step.stop_string is not None
-    return _Path(
-        ids,
-        path.logprob + step.logprob,
-        step.ended and not at_separator,
-        not at_separator or len(ids) >= max_tokens,
+        pool = [path for path in beams if path not in active]
+        pool += [p.grown(c, decode) for p, g in zip(active, groups, strict=True) for c in g]
+        pool = distinct(pool)
+        values = await value([_last_state(prompt, path, separator) for path in pool])
+        pool = [path.scored(number) for path, number in zip(pool, values, strict=True)]
+        beams = sorted(pool, key=lambda p: -(p.score or 0.0))[:num_beams]
+    best = max(
+        range(len(beams)), key=lambda i: (is_ended(beams[i], separator), beams[i].score or 0.0)
     )
+    return select(beams, best, extract)
 
 
-def _best(prompts: list[Ids], pools: list[list[_Path]], value, num_beams: int) -> list[list[_Path]]:
-    """The paths of each prompt with the highest values, equal ones once."""
-    distinct = [list({p.ids: p for p in pool}.values()) for pool in pools]
-    fresh = [
-        (prompt, path) for prompt, pool in zip(prompts, distinct, strict=True) for path in pool
-    ]
-    states = [(*prompt, *(path.ids[:-1] if path.ended else path.ids)) for prompt, path in fresh]
-    for (_, path), number in zip(fresh, value(states), strict=True):
-        path.value = number
-    return [sorted(pool, key=lambda p: -p.value)[:num_beams] for pool in distinct]
+def is_ended(path: Candidate, separator: str) -> bool:
+    """Whether a path of steps is a whole completion: it ended by itself, not at the separator."""
+    return path.ended and path.stop_string != separator
 
 
-def _selection(pool: list[_Path], extract, decode, num_tokens: int) -> Selection:
-    candidates = [Candidate(p.ids, decode(p.ids), p.logprob, p.ended) for p in pool]
-    best = max(range(len(pool)), key=lambda i: (pool[i].ended, pool[i].value))
-    text = candidates[best].text
-    return Selection(text, extract(text), best, candidates, num_tokens)
+def is_done(path: Candidate, ask, separator: str) -> bool:
+    """Whether a path cannot go on: it has ended, was cut, or has no room for another token."""
+    if not path.steps:
+        return False
+    return path.stop_string != separator or path_room(ask, path.ids) < 1
+
+
+def _last_state(prompt: Ids, path: Candidate, separator: str) -> Ids:
+    ids = path.ids[:-1] if is_ended(path, separator) else path.ids
+    return (*prompt, *ids)

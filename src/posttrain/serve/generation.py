@@ -7,7 +7,7 @@ import contextlib
 import queue
 import threading
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from posttrain.engines.base import Finished
 from posttrain.errors import PosttrainError
@@ -186,21 +186,23 @@ class _QueueListener:
 
 
 class BoundedEngine:
-    """The engine as a search sees it: `generate` in another thread, with a budget of tokens.
+    """The engine as a search sees it: `generate` in another thread, which can be cancelled.
 
-    Requests of many searches run in the engine side by side.
+    Requests of many searches run in the engine side by side; it keeps their budgets.
 
     Args:
-        max_tokens: sampled tokens of all calls together. Where a call could exceed it, the limit
-            of each of its samples is lowered to an equal share of what is left.
-        max_samples: of one call.
+        max_samples: of one call. context_length: the model's.
     Attributes:
         num_tokens: sampled so far, those of aborted requests included.
     """
 
-    def __init__(self, worker: EngineWorker, max_tokens: int, max_samples: int) -> None:
-        self.max_tokens = max_tokens
+    keeps_budgets = True
+
+    def __init__(
+        self, worker: EngineWorker, max_samples: int, context_length: int | None = None
+    ) -> None:
         self.max_samples = max_samples
+        self.context_length = context_length
         self.num_tokens = 0
         self._worker = worker
         self._events: queue.SimpleQueue[object] = queue.SimpleQueue()
@@ -215,10 +217,10 @@ class BoundedEngine:
         """Samples of each request.
 
         Raises:
-            Cancelled: `cancel` was called. Refusal: the budget has no token left for each sample,
-            or the engine refuses.
+            Cancelled: `cancel` was called. Refusal: too many samples at a time, or the engine
+            refuses.
         """
-        requests = self._within_budget(requests)
+        self._check(requests)
         jobs: dict[int, Job] = {}
         samples: list[list[Sample]] = [[] for _ in requests]
         try:
@@ -241,10 +243,9 @@ class BoundedEngine:
             self._events = queue.SimpleQueue()  # what still comes is of aborted requests
         return samples
 
-    def _within_budget(self, requests: Sequence[Request]) -> list[Request]:
+    def _check(self, requests: Sequence[Request]) -> None:
         if self._cancelled.is_set():
             raise Cancelled
-        left = self.max_tokens - self.num_tokens
         count = sum(request.n for request in requests)
         if count > self.max_samples:
             raise Refusal(
@@ -253,21 +254,3 @@ class BoundedEngine:
                 f"{self.max_samples} are allowed",
                 param="search",
             )
-        if sum(request.n * request.sampling.max_tokens for request in requests) <= left:
-            return list(requests)
-        share = left // count
-        if share < 1:
-            raise Refusal(
-                400,
-                f"search: it has sampled {self.num_tokens} of its {self.max_tokens} tokens and "
-                f"wants {count} samples more; raise search.max_tokens or lower its settings",
-                param="search",
-                code="budget_exceeded",
-            )
-        return [_cut(request, share) for request in requests]
-
-
-def _cut(request: Request, max_tokens: int) -> Request:
-    """The request with at most so many tokens per sample."""
-    limit = min(request.sampling.max_tokens, max_tokens)
-    return replace(request, sampling=replace(request.sampling, max_tokens=limit))

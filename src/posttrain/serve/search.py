@@ -10,18 +10,19 @@ from typing import Any, cast
 
 from posttrain import registry
 from posttrain.config import Component
-from posttrain.data.templates import decode_completion
 from posttrain.engines.base import Engine
+from posttrain.episodes.drive import Failed
 from posttrain.errors import ConfigError
 from posttrain.rewards.exact import Extractor, canonical, extract_answer
-from posttrain.search.base import Sampler, Selection
+from posttrain.search.base import Selection
+from posttrain.search.run import SearchLimits, SearchTools, run_searches
 from posttrain.search.strategy import Strategy, strategy
 from posttrain.serve.answer import Answer
 from posttrain.serve.generation import BoundedEngine, Cancelled, too_slow
 from posttrain.serve.refusal import Refusal, unsupported
 from posttrain.serve.schema import SamplingFields, SearchRequest
 from posttrain.serve.service import Service
-from posttrain.types import Request, Sample
+from posttrain.types import Example, Request
 
 AT = "@"
 """Between the name of a model and that of a strategy."""
@@ -29,7 +30,7 @@ AT = "@"
 HEARTBEAT_SECONDS = 5.0
 """A stream whose search still runs shows a sign of life this often."""
 
-_INPUTS = frozenset({"prompts", "generate", "extract", "decode"})
+_INPUTS = frozenset({"prompt", "ask", "extract", "decode", "encode"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,25 +153,28 @@ class SearchAnswer(Answer):
     async def _search(self) -> Found:
         """Run the strategy in a thread; the thread ends soon after this is cancelled."""
         service, plan = self.service, self.plan
-        engine = BoundedEngine(service.worker, plan.max_tokens, service.limits.max_samples)
-        tokenizer, sampling = service.model.tokenizer, self.request.sampling
+        engine = BoundedEngine(
+            service.worker, service.limits.max_samples, service.model.context_length
+        )
+        request = self.request
+        tools = SearchTools(service.model.tokenizer, plan.extract)
 
-        def decode(sample: Sample) -> str:
-            return decode_completion(tokenizer, sample)
+        def search() -> Selection | Failed:
+            (result,) = run_searches(
+                plan.strategy,
+                [(Example(""), request.prompt_ids)],
+                cast(Engine, engine),
+                tools,
+                sampling=request.sampling,
+                seeds=[request.seed],
+                limits=SearchLimits(max_tokens=plan.max_tokens),
+            )
+            return result
 
-        sampler = Sampler(cast(Engine, engine), decode, sampling, [self.request.seed])
-        inputs = {
-            "prompts": [self.request.prompt_ids],
-            "generate": sampler,
-            "extract": plan.extract,
-            "decode": lambda ids: decode(Sample(list(ids), [], [], "stop")),
-        }
         loop, seconds = asyncio.get_running_loop(), service.limits.timeout_seconds
         timer = loop.call_later(seconds, engine.cancel)
         try:
-            (selection,) = await loop.run_in_executor(
-                service.searches, lambda: plan.strategy.select(inputs)
-            )
+            result = await loop.run_in_executor(service.searches, search)
         except ConfigError as error:
             raise Refusal(400, str(error), param="search") from error
         except Cancelled:
@@ -179,7 +183,9 @@ class SearchAnswer(Answer):
             timer.cancel()
             engine.cancel()
             self.counts.completion = self.counts.discarded = engine.num_tokens
-        found = Found(selection, engine.num_tokens)
+        if isinstance(result, Failed):
+            raise Refusal(500, f"the search failed: {result.reason}", code="search_failed")
+        found = Found(result, engine.num_tokens)
         self.counts.discarded = engine.num_tokens - found.num_selected
         return found
 
@@ -191,6 +197,7 @@ class SearchAnswer(Answer):
             "settings": plan.strategy.settings,
             "answer": selection.answer,
             "votes": selection.votes,
+            "notes": selection.notes,
             "num_candidates": len(selection.candidates),
             "max_tokens": plan.max_tokens,
         }
