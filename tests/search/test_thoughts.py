@@ -60,7 +60,7 @@ def self_evaluated(**settings):
 
     def render(text):
         asked.append(text)
-        return (6, int(text.split("so far:\n")[1][0]))
+        return (6, int(text.split("so far:\n")[1].split("\n")[0] or 0))
 
     def others(context):
         return lambda path: {END: 1.0} if path else {7 if context[1] == 2 else 8: 1.0}
@@ -83,6 +83,8 @@ def test_the_model_values_its_own_thoughts() -> None:
     for limit in range(1, ask.budget.num_tokens + 1, 3):
         s, _, spent = self_evaluated(num_thoughts=12, budget=limit)
         assert spent.budget.num_tokens <= limit
+    with pytest.raises(ConfigError, match="evaluation: .*'thought'"):
+        self_evaluated(evaluation="{thought}")
     with pytest.raises(ConfigError, match="value_words"):
         run(
             tree_of_thoughts(

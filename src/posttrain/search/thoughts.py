@@ -10,7 +10,15 @@ from typing import Any, Literal
 from posttrain.errors import ConfigError
 from posttrain.registry import searches
 from posttrain.search.base import Candidate, Selection
-from posttrain.search.steps import Steps, at_least, best_paths, distinct_texts, number_of
+from posttrain.search.steps import (
+    Steps,
+    at_least,
+    best_paths,
+    distinct_texts,
+    filled,
+    number_of,
+    text_of,
+)
 
 Values = Callable[[Sequence[Candidate]], Awaitable[list[float]]]
 """Coroutine: paths -> how promising each is."""
@@ -62,11 +70,17 @@ async def tree_of_thoughts(
         raise ConfigError(
             "tree_of_thoughts: value_words is empty; give a word and what it is worth"
         )
-    text = problem if isinstance(problem, str) else str(problem[-1]["content"])
+    text = text_of(problem)
     cached: dict[str, float] = {}
 
     async def value_of(path: Candidate) -> float:
-        question = evaluation.format(problem=text, thoughts=path.text, words=", ".join(words))
+        question = filled(
+            "tree_of_thoughts: evaluation",
+            evaluation,
+            problem=text,
+            thoughts=path.text,
+            words=", ".join(words),
+        )
         answers = await ask(render(question), num_evaluations, max_tokens=evaluation_tokens)
         return sum(worth(answer.text, words) for answer in answers)
 
