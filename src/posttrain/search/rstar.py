@@ -72,7 +72,7 @@ async def rstar(
 
     def share(path: Candidate) -> float:
         answer = extract(path.text)
-        return answers[answer] / answers.total() if answer is not None else 0.0
+        return answers[answer] / max(answers.total(), 1) if answer is not None else 0.0
 
     while rollouts < num_rollouts and root.is_open and not (rollouts and ask.budget.is_spent):
         node = descended(root, rule, lambda parent, child: float("inf"))
