@@ -41,7 +41,7 @@ async def rstar(
             one step | all the rest | a sub-question and its answer | the last step once more |
             the problem in other words (first step alone)
         value of a whole path: share of the whole paths so far that have its answer
-        check: cut a whole path at 20 to 50 % of its tokens, complete the beginning consistency_checks times
+        check: consistency_checks times, cut a whole path at 20 to 50 % of its tokens, complete it
                consistency = share of the completions with the same answer
         answer: the path with the highest share of its answer * consistency; ties go to the first
 
