@@ -20,7 +20,7 @@ NAMES: dict[str, str] = {
     "Result": "posttrain.training.result",
     "Metrics": "posttrain.training.result",
     "evaluate": "posttrain.methods.measurement",
-    "run_search": "posttrain.search.solve",
+    "run_search": "posttrain.methods.run_search",
     "SearchLimits": "posttrain.search.run",
     "compare": "posttrain.evaluation.comparison",
     "Evaluation": "posttrain.evaluation.outcomes",

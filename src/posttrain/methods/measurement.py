@@ -25,6 +25,7 @@ from posttrain.methods.objects import ModelLike, TaskLike, settings_of_task, tas
 from posttrain.methods.prompts import sampling_of
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.spec import ModelSpec, model_spec
+from posttrain.search.run import SearchLimits
 from posttrain.search.strategy import Strategy
 from posttrain.tasks.answers import refuse_unscored
 from posttrain.terminal import write, write_wrapped
@@ -46,7 +47,7 @@ class Measuring:
 
     Args:
         spec: the model that is measured, before its weights are loaded.
-        search, scorer, oracle: as `evaluate` takes them.
+        search, scorer, oracle, budget: as `evaluate` takes them.
         console: where progress is shown; None shows none.
         task_settings: by which the task was named, for the record; None are those of the config.
         episodes: in what the model acts; None is the config's environment.
@@ -65,6 +66,7 @@ class Measuring:
         console: Console | None = None,
         task_settings: Mapping[str, Any] | None = None,
         episodes: Episodes | None = None,
+        budget: int | SearchLimits | None = None,
     ) -> None:
         task = task_of(config.task)
         episodes = episodes or Episodes.of(config.environment, config.agent)
@@ -94,6 +96,7 @@ class Measuring:
                 settings_of_task(config.task) if task_settings is None else task_settings
             ),
             acting=acting,
+            budget=budget,
         )
         _note_dropped(self.measurement, account, spec)
 
@@ -151,6 +154,7 @@ def evaluate(
     search: ComponentLike | Strategy | None = None,
     scorer: ComponentLike | None = None,
     oracle: bool = False,
+    budget: int | SearchLimits | None = None,
     environment: EnvironmentLike | None = None,
     agent: AgentConfig = AgentConfig(),
     num_examples: int = 200,
@@ -172,6 +176,8 @@ def evaluate(
         scorer: what the search chooses by, where it asks for a score: a reward, or "oracle", the
             task's own verdict, which no deployed system has.
         oracle: permits a scorer that reads the gold, and reports it.
+        budget: most tokens that the search about one problem samples, the discarded ones included;
+            or its limits.
         environment: what the model acts in, as for `pt.grpo`: it is then measured by episodes.
             Where the task cannot grade, an episode is right if the environment's reward is at
             least 1.
@@ -198,6 +204,7 @@ def evaluate(
         search=search,
         scorer=scorer,
         oracle=oracle,
+        budget=check_in_python(budget, int | SearchLimits | None, "evaluate: budget"),
         num_examples=num_examples,
         num_samples=num_samples,
         sampling=sampling,
