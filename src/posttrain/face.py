@@ -22,6 +22,7 @@ NAMES: dict[str, str] = {
     "evaluate": "posttrain.methods.measurement",
     "run_search": "posttrain.methods.run_search",
     "SearchLimits": "posttrain.search.run",
+    "search_rows": "posttrain.sources.search_rows",
     "compare": "posttrain.evaluation.comparison",
     "Evaluation": "posttrain.evaluation.outcomes",
     # methods that train: each gives a plan
