@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import posttrain as pt
-from posttrain.data.forest import Forest, TokenSequence, Tree
+from posttrain.data.forest import TokenSequence, Tree
 from posttrain.errors import ConfigError
 from posttrain.search.base import Candidate, Selection, select
 from posttrain.sources.search_rows import KINDS, search_group, search_rows
@@ -99,10 +99,9 @@ def test_a_search_is_one_tree() -> None:
         )
         for number, trace in enumerate(group.traces)
     ]
-    tree = Tree.build(sequences)
-    # A last token is a target and no source, so nothing is computed at it.
-    prefixes = {tuple(s.ids[:end]) for s in sequences for end in range(1, len(s.ids))}
-    assert Forest.pack([tree]).num_tokens == len(prefixes)
+    tree = Tree.build(sequences, min_shared=1)
+    prefixes = {tuple(s.ids[:end]) for s in sequences for end in range(1, len(s.ids) + 1)}
+    assert tree.num_tokens == len(prefixes)
     two = chosen(candidate("3"), Candidate((1,), "x", -1.0, True, context_ids=(9,)))
     with pytest.raises(ConfigError, match="2 contexts"):
         search_group(EXAMPLE, two)
