@@ -116,23 +116,11 @@ def measure_search(
         RewardError: verdicts exceed the time limit again and again.
     """
     verdicts = TaskGrader(task, grader)
-
-    def score(index: int, candidates: Sequence[Candidate]) -> list[float]:
-        if strategy.scorer is None:
-            raise ConfigError(f"search {strategy.name!r} needs a scorer")
-        if not isinstance(index, int):
-            raise ConfigError(
-                f"search {strategy.name!r} calls score with {type(index).__name__}; score(index, "
-                "candidates) takes the place of the prompt among `prompts`, because two problems "
-                "may have one prompt"
-            )
-        return strategy.scorer.score(problems[index][0], candidates, verdicts)
-
     inputs: dict[str, Any] = {
         "prompts": [ids for _, ids in problems],
         "generate": Sampler(engine, decode, sampling, [example_seed(seed, e) for e, _ in problems]),
         "extract": verdicts.answer,
-        "score": score,
+        "score": _score_of(strategy, problems, verdicts),
         "value": value,
         "decode": lambda ids: decode(Sample(list(ids), [], [], "stop")),
     }
@@ -169,3 +157,22 @@ def measure_search(
         scorer=None if scorer is None else {"name": scorer.name, **scorer.settings},
         oracle=strategy.oracle,
     )
+
+
+def _score_of(
+    strategy: Strategy, problems: Sequence[Problem], verdicts: TaskGrader
+) -> Callable[[int, Sequence[Candidate]], list[float]]:
+    """What the strategy calls to score candidates of a prompt."""
+
+    def score(index: int, candidates: Sequence[Candidate]) -> list[float]:
+        if strategy.scorer is None:
+            raise ConfigError(f"search {strategy.name!r} needs a scorer")
+        if not isinstance(index, int):
+            raise ConfigError(
+                f"search {strategy.name!r} calls score with {type(index).__name__}; score(index, "
+                "candidates) takes the place of the prompt among `prompts`, because two problems "
+                "may have one prompt"
+            )
+        return strategy.scorer.score(problems[index][0], candidates, verdicts)
+
+    return score

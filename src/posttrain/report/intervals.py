@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 
 from posttrain.report.records import StageRow
@@ -50,28 +50,7 @@ def _intervals(
         )
     for i, row in enumerate(rows):
         y = top + line * (i + 0.5) + (9 if stacked else 0)
-        low, mid, high = x(row.low), x(row.accuracy), x(row.high)
-        at = (
-            f'x="{left:.0f}" y="{y - 13:.1f}"'
-            if stacked
-            else f'x="{left - 16:.0f}" y="{y + 5:.1f}" text-anchor="end"'
-        )
-        shapes.append(f'<text class="name" {at}>{escape(row.short_label)}</text>')
-        shapes.append(
-            f'<line class="track" x1="{left:.1f}" x2="{mid:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        )
-        shapes.append(
-            f'<line class="whisker" x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        )
-        for end in (low, high):
-            shapes.append(
-                f'<line class="whisker" x1="{end:.1f}" x2="{end:.1f}" y1="{y - 5:.1f}" '
-                f'y2="{y + 5:.1f}"/>'
-            )
-        shapes.append(f'<circle class="dot" cx="{mid:.1f}" cy="{y:.1f}" r="5.5"/>')
-        shapes.append(
-            f'<text class="value" x="{high + 11:.1f}" y="{y + 5:.1f}">{row.accuracy:.1%}</text>'
-        )
+        shapes += _stage(row, x, y, left, stacked=stacked)
     spoken = "; ".join(f"{r.label} {r.accuracy:.1%}, {r.low:.1%} to {r.high:.1%}" for r in rows)
     head = ""
     if title:
@@ -87,6 +66,32 @@ def _intervals(
         'role="img" aria-label="Accuracy with 95% intervals: '
         f'{escape(spoken)}">{head}{"".join(shapes)}</svg>'
     )
+
+
+def _stage(
+    row: StageRow, x: Callable[[float], float], y: float, left: float, *, stacked: bool
+) -> list[str]:
+    """A stage's name, track, whiskers, dot and value. x: the place of a share from left to right.
+    y: of the line's middle. left: where the lines begin.
+    """
+    low, mid, high = x(row.low), x(row.accuracy), x(row.high)
+    at = (
+        f'x="{left:.0f}" y="{y - 13:.1f}"'
+        if stacked
+        else f'x="{left - 16:.0f}" y="{y + 5:.1f}" text-anchor="end"'
+    )
+    ends = [
+        f'<line class="whisker" x1="{end:.1f}" x2="{end:.1f}" y1="{y - 5:.1f}" y2="{y + 5:.1f}"/>'
+        for end in (low, high)
+    ]
+    return [
+        f'<text class="name" {at}>{escape(row.short_label)}</text>',
+        f'<line class="track" x1="{left:.1f}" x2="{mid:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>',
+        f'<line class="whisker" x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>',
+        *ends,
+        f'<circle class="dot" cx="{mid:.1f}" cy="{y:.1f}" r="5.5"/>',
+        f'<text class="value" x="{high + 11:.1f}" y="{y + 5:.1f}">{row.accuracy:.1%}</text>',
+    ]
 
 
 _STANDALONE = (
