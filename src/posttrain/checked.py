@@ -31,21 +31,7 @@ OF_FIT = (
     "seed",
     "evaluation",
     "console",
-    "max_tokens_per_micro_batch",
-    "weight_decay",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "warmup_steps",
-    "min_lr_ratio",
-    "max_grad_norm",
-    "save_every",
-    "save_seconds",
-    "save_final",
-    "save_total_limit",
-    "eval_every",
-    "report_to",
-    "penalties",
+    *config.OF_EVERY_TRAINING,
 )
 """Settings of `pt.fit`."""
 
