@@ -133,7 +133,9 @@ class Episodes:
 
 def _is_episode(environment: Any) -> bool:
     """Whether it is a coroutine function, or an object that is called as one."""
-    called = None if isinstance(environment, type) else getattr(environment, "__call__", None)  # noqa: B004
+    called = None
+    if not isinstance(environment, type):
+        called = getattr(environment, "__call__", None)  # noqa: B004
     return inspect.iscoroutinefunction(environment) or inspect.iscoroutinefunction(called)
 
 

@@ -242,7 +242,8 @@ class ForestPlan:
         """A layer has attended by `shape` itself, with key and value [N, Hkv, D]."""
         self.layers.add(layer)
         if self._keep_kv:
-            self.kv[layer] = tuple(x.detach().transpose(0, 1)[None] for x in (key, value))  # type: ignore[assignment]
+            keys, values = (x.detach().transpose(0, 1)[None] for x in (key, value))
+            self.kv[layer] = (keys, values)
 
     def mask_mod(self, window: int | None) -> Callable[..., torch.Tensor]:
         """FlexAttention's rule of visibility: (k <= q) & (q < ends[k]), and q - k < window in

@@ -96,9 +96,12 @@ def _stage(
 
 _STANDALONE = (
     "<style>text{font:13px system-ui,-apple-system,'Segoe UI',sans-serif;fill:#59636e}"
-    ".name,.value{font-size:15px;fill:#1f2328}.value{font-weight:600}.title{font-size:16px;font-weight:600;fill:#1f2328}"
-    ".page{fill:#fff;stroke:#d1d9e0}.grid{stroke:#d1d9e0}.track{stroke:#0969da;stroke-opacity:.18;stroke-width:3}"
+    ".name,.value{font-size:15px;fill:#1f2328}.value{font-weight:600}"
+    ".title{font-size:16px;font-weight:600;fill:#1f2328}"
+    ".page{fill:#fff;stroke:#d1d9e0}.grid{stroke:#d1d9e0}"
+    ".track{stroke:#0969da;stroke-opacity:.18;stroke-width:3}"
     ".whisker{stroke:#0969da;stroke-width:2.5;stroke-linecap:round}.dot{fill:#0969da}"
-    "@media(prefers-color-scheme:dark){text{fill:#9198a1}.name,.value,.title{fill:#e6edf3}.page{fill:#0d1117;stroke:#30363d}"
+    "@media(prefers-color-scheme:dark){text{fill:#9198a1}.name,.value,.title{fill:#e6edf3}"
+    ".page{fill:#0d1117;stroke:#30363d}"
     ".grid{stroke:#30363d}.track,.whisker{stroke:#4493f8}.dot{fill:#4493f8}}</style>"
 )
