@@ -118,6 +118,7 @@ def _plain_hints(entry: Entry) -> dict[str, Any]:
 def _checked_settings(
     entry: Entry, hints: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
+    """The keywords of a call, each of its declared type."""
     values = {}
     for name, value in settings.items():
         if name not in entry.settings and name not in entry.inputs and not entry.accepts_columns:

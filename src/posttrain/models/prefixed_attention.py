@@ -55,6 +55,7 @@ class PrefixedPlan(ForestPlan):
         value: torch.Tensor,
         scale: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `ForestPlan.attend_runs`, over the blocks as well."""
         out, lse = attend_runs(query, key, value, self.shape, scale)
         blocks = (
             (b.start, b.stop, *(x[None].to(query.dtype) for x in b.kv[layer])) for b in self._blocks

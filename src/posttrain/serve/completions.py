@@ -68,6 +68,7 @@ class CompletionAnswer(SampledAnswer):
         self._fields = fields
 
     async def whole(self) -> dict[str, Any]:
+        """The answer as one object: a choice for each sample of each prompt."""
         fields = self._fields
         if fields.max_tokens:
             groups = await self.samples()

@@ -137,6 +137,7 @@ class SearchAnswer(Answer):
         return self.body([self.choice(found)], search=self._report(found))
 
     async def parts(self) -> AsyncGenerator[dict[str, Any] | None]:
+        """None while the search runs, which keeps the connection open, then its choice."""
         task = asyncio.ensure_future(self._search())
         try:
             while not (await asyncio.wait([task], timeout=HEARTBEAT_SECONDS))[0]:
