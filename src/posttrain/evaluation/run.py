@@ -180,8 +180,8 @@ def prepare(
     if not sampling.stop:
         sampling = replace(sampling, stop=task.stop)
     if acting is not None:  # what is said first is known when an episode begins
-        asked: list[Problem] = [(example, ()) for example in task.examples[:num_examples]]
-        problems = Problems(asked, [], len(task.examples))
+        unencoded: list[Problem] = [(example, ()) for example in task.examples[:num_examples]]
+        problems = Problems(unencoded, [], len(task.examples))
     else:
         problems = encode_problems(
             task,

@@ -101,8 +101,8 @@ def reward_model(
     kind = _kind(train_data, items)
     items = items or [Component(DEFAULT_LOSS[kind])]
     _check(items, kind)
-    asked = {name for item in items for name in registry.losses.entry_of(item).inputs}
-    every_token = kind == "labelled" and "labels" in asked
+    inputs = {name for item in items for name in registry.losses.entry_of(item).inputs}
+    every_token = kind == "labelled" and "labels" in inputs
     per: Literal["sequence", "token"] = "token" if every_token or kind == "process" else "sequence"
     roles = ("chosen", "rejected") if kind == "pairs" else ()
     objective = Objective(items, roles=roles, groups=kind == "listwise", carries=SCORES)
@@ -203,14 +203,14 @@ def _kind(data: DataConfig, losses: list[Component]) -> Kind:
     """The kind of the rows; of rewarded rows what the losses make of them."""
     kind = kind_of(detect_format(read_rows(data)))
     entries = [registry.losses.entry_of(item) for item in losses]
-    asked = {name for entry in entries for name in entry.inputs}
+    inputs = {name for entry in entries for name in entry.inputs}
     if kind != "rewarded" or not losses:
         return kind
-    if asked & {"chosen_score", "rejected_score"}:
+    if inputs & {"chosen_score", "rejected_score"}:
         return "pairs"
     if any(entry.per == "group" for entry in entries):
         return "listwise"
-    return "labelled" if asked & {"label", "labels"} else kind
+    return "labelled" if inputs & {"label", "labels"} else kind
 
 
 def _check(components: list[Component], kind: Kind) -> None:

@@ -108,11 +108,11 @@ def sample(
 
     def prepare(spec: ModelSpec | None, seed: int) -> PreparedJob:
         account = Account()
-        asked = prompt_task, reward_set, sampled, num_generations
+        common = prompt_task, reward_set, sampled, num_generations
         if server is not None:
-            writer = _server_writer(server, *asked)
+            writer = _server_writer(server, *common)
         else:
-            writer = _model_writer(needed(spec), *asked, batch_size, seed, limits, account)
+            writer = _model_writer(needed(spec), *common, batch_size, seed, limits, account)
 
         def run(place: Place) -> list[Row]:
             started = time.perf_counter()

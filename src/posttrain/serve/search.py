@@ -133,8 +133,8 @@ class SearchAnswer(Answer):
         """The choices of the parts of a stream."""
 
     async def whole(self) -> dict[str, Any]:
-        found = await self._search()
-        return self.body([self.choice(found)], search=self._report(found))
+        outcome = await self._search()
+        return self.body([self.choice(outcome)], search=self._report(outcome))
 
     async def parts(self) -> AsyncGenerator[dict[str, Any] | None]:
         """None while the search runs, which keeps the connection open, then its choice."""
@@ -142,13 +142,13 @@ class SearchAnswer(Answer):
         try:
             while not (await asyncio.wait([task], timeout=HEARTBEAT_SECONDS))[0]:
                 yield None
-            found = task.result()
+            outcome = task.result()
         finally:
             task.cancel()
-        *first, last = self.part_choices(found)
+        *first, last = self.part_choices(outcome)
         for choice in first:
             yield self.part([choice])
-        yield self.part([last], search=self._report(found))
+        yield self.part([last], search=self._report(outcome))
 
     async def _search(self) -> Found:
         """Run the strategy in a thread; the thread ends soon after this is cancelled."""
@@ -180,9 +180,9 @@ class SearchAnswer(Answer):
             timer.cancel()
             engine.cancel()
             self.counts.completion = self.counts.discarded = engine.num_tokens
-        found = Found(selection, engine.num_tokens)
-        self.counts.discarded = engine.num_tokens - found.num_selected
-        return found
+        outcome = Found(selection, engine.num_tokens)
+        self.counts.discarded = engine.num_tokens - outcome.num_selected
+        return outcome
 
     def _report(self, found: Found) -> dict[str, Any]:
         """What the search did, for the answer's field `search`."""

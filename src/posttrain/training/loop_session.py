@@ -85,9 +85,9 @@ class LoopSession(RunSession):
         if not (folder.path / STATE).is_file():
             return start  # it was stopped before its first round
         saved = checkpoint.read_values(folder.path / STATE)
-        found = [c for r in round_folders(folder.path) for c in checkpoint.checkpoints(r)]
-        start.checkpoint = found[-1] if found else None
-        done = int(found[-1].name.rpartition("-")[2]) if found else 0
+        places = [c for r in round_folders(folder.path) for c in checkpoint.checkpoints(r)]
+        start.checkpoint = places[-1] if places else None
+        done = int(places[-1].name.rpartition("-")[2]) if places else 0
         start.saved = {**saved, "global_step": done}
         start.changes = resume.changes_since(start, folder.record)
         start.refuse(folder.accept)

@@ -209,9 +209,9 @@ class Session(RunSession):
             scores=self.plan.scores,
         )
         if start.checkpoint is not None:
-            kept = (self.folder.path / start_weights.START).exists()
+            has_start = (self.folder.path / start_weights.START).exists()
             start.changes += content_changes(
-                saved, made_from, start.checkpoint, free=() if kept else ("model",)
+                saved, made_from, start.checkpoint, free=() if has_start else ("model",)
             )
             reasons = ["adalora prunes by the number of steps"]
             reasons = reasons if getattr(optimizer, "updates", None) is not None else []
