@@ -89,6 +89,7 @@ def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", default="0,1,2,3,4")
+    parser.add_argument("--problems", type=int, default=300)
     parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
     arguments = parser.parse_args()
     task = pt.task.arithmetic(split="test", **TASK)
@@ -98,7 +99,9 @@ def main() -> None:
     for seed in map(int, arguments.seeds.split(",")):
         folder = trained(seed)
         for name, options in strategies().items():
-            result = pt.evaluate(str(folder), task, num_examples=300, seed=seed, **options)
+            result = pt.evaluate(
+                str(folder), task, num_examples=arguments.problems, seed=seed, **options
+            )
             outcomes.setdefault(name, []).extend(result.means())
             tokens.setdefault(name, []).append(result.metrics()["mean_tokens"])
             print(seed, name, f"{result.accuracy().estimate:.1%}", f"{time.time() - started:.0f} s")
@@ -115,7 +118,12 @@ def main() -> None:
             f"{gain.high:+.1%})  {np.mean(tokens[name]):.0f} tokens per problem"
         )
     if arguments.write:
-        RESULTS.write_text(json.dumps({"seeds": arguments.seeds, "rows": rows}, indent=1) + "\n")
+        RESULTS.write_text(
+            json.dumps(
+                {"seeds": arguments.seeds, "problems": arguments.problems, "rows": rows}, indent=1
+            )
+            + "\n"
+        )
 
 
 def strategies() -> dict[str, dict[str, Any]]:
