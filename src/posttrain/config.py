@@ -231,6 +231,7 @@ class EvaluationConfig:
         agent: how the model acts there.
         seed: seed of the completions. It does not depend on the recipe's seed, so that all models
             get the same random numbers.
+        budget: most tokens that the search about one problem samples, the discarded ones included.
     """
 
     task: Component
@@ -240,6 +241,7 @@ class EvaluationConfig:
     environment: Component | None = None
     agent: AgentConfig = AgentConfig()
     seed: int = 1234
+    budget: int | None = None
 
 
 @dataclass(slots=True)

@@ -48,6 +48,7 @@ NAMES: dict[str, str] = {
     "Example": "posttrain.types",
     "Sampling": "posttrain.config.SamplingConfig",
     "Agent": "posttrain.config.AgentConfig",
+    "Endpoint": "posttrain.config.EndpointConfig",
     "LoRA": "posttrain.config.LoraConfig",
     "Adapter": "posttrain.config.AdapterConfig",
     "Model": "posttrain.config.ModelConfig",

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from posttrain import registry
-from posttrain.cli import explain, init, runs, serve
+from posttrain.cli import explain, init, runs, search, serve
 from posttrain.cli import help as pages
 from posttrain.cli.arguments import MODEL, evaluation_recipe, method_recipe, recipe_of
 from posttrain.cli.parser import Command
@@ -318,6 +318,7 @@ def _model_commands() -> dict[str, Command]:
             _eval_arguments,
             changes=True,
         ),
+        **search.commands(_perform),
         "compare": Command(
             "evaluate",
             "compare two evaluations of the same problems, paired",
