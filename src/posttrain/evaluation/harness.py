@@ -70,7 +70,7 @@ def harness_model(
         MissingDependency: lm_eval is not installed. ConfigError: a wrong search or scorer.
     """
     made: Any = type("PosttrainLM", (HarnessModel, _base_class()), {})
-    return made(  # type: ignore[no-any-return]
+    return made(
         model,
         _strategy(search, scorer),
         extract,
@@ -281,7 +281,7 @@ class HarnessModel:
         """So many choices of the search for each call."""
         assert self.search is not None
         texts: dict[Call, list[str]] = {call: [] for call in numbers}
-        decoded = {call: self.model.tokenizer.decode(call[0]) for call in numbers}
+        decoded = {call: str(self.model.tokenizer.decode(list(call[0]))) for call in numbers}
         for sampling in dict.fromkeys(sampling for _, sampling in numbers):
             items = [
                 (c, k) for c, number in numbers.items() if c[1] == sampling for k in range(number)
