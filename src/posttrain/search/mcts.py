@@ -118,7 +118,7 @@ async def mcts(
     num_children: int = 4,
     rule: Literal["uct", "puct"] = "uct",
     exploration: float = 1.0,
-    value: Literal["score", "rollout"] = "score",
+    evaluation: Literal["score", "rollout"] = "score",
     separator: str = "\n",
     max_steps: int = 10,
     choose: Literal["best", "vote", "weighted_vote"] = "best",
@@ -139,14 +139,14 @@ async def mcts(
     search that ends without a whole path completes the best one. Exploration is in units of the
     score. No score (-inf) counts as the lowest one seen.
 
-    exploration: c. value: what a simulation is worth. separator: text that ends a step. max_steps:
-    the last step runs to the end. choose: the best score, or a vote of all whole paths.
+    exploration: c. evaluation: what a simulation is worth. separator: text that ends a step.
+    max_steps: the last step runs to the end. choose: the best score, or a vote of all whole paths.
     """
     at_least("mcts", num_simulations=num_simulations, num_children=num_children)
     if not exploration >= 0:
         raise ConfigError(f"mcts: exploration is {exploration}; it must be at least 0")
     steps = Steps("mcts", prompt, ask, decode, separator, max_steps)
-    tree = _Tree(steps, score, num_children, value == "rollout")
+    tree = _Tree(steps, score, num_children, evaluation == "rollout")
     select_by = (uct if rule == "uct" else puct)(exploration)
     simulations = 0
     while simulations < num_simulations and tree.root.is_open and not ask.budget.is_spent:
