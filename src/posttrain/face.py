@@ -24,6 +24,7 @@ NAMES: dict[str, str] = {
     "fit_policy": "posttrain.methods.compute_optimal",
     "tradeoff": "posttrain.methods.tradeoff",
     "SearchLimits": "posttrain.search.run",
+    "search_rows": "posttrain.sources.search_rows",
     "compare": "posttrain.evaluation.comparison",
     "Evaluation": "posttrain.evaluation.outcomes",
     # methods that train: each gives a plan

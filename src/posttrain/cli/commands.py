@@ -236,8 +236,8 @@ def _init_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _init(options: argparse.Namespace) -> int:
-    given = {name: getattr(options, name) for name in ("model", "data", "task")}
-    values = {name: value for name, value in given.items() if value is not None}
+    flags = {name: getattr(options, name) for name in ("model", "data", "task")}
+    values = {name: value for name, value in flags.items() if value is not None}
     return init.init(options.method, options.file, force=options.force, values=values)
 
 
