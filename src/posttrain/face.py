@@ -21,6 +21,8 @@ NAMES: dict[str, str] = {
     "Metrics": "posttrain.training.result",
     "evaluate": "posttrain.methods.measurement",
     "run_search": "posttrain.methods.run_search",
+    "fit_policy": "posttrain.methods.compute_optimal",
+    "tradeoff": "posttrain.methods.tradeoff",
     "SearchLimits": "posttrain.search.run",
     "search_rows": "posttrain.sources.search_rows",
     "compare": "posttrain.evaluation.comparison",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain import registry
+from posttrain.cli import tradeoff
 from posttrain.cli.arguments import search_name, search_recipe
 from posttrain.cli.libraries import prepare_libraries
 from posttrain.cli.parser import Command
@@ -36,7 +37,15 @@ def commands(perform: Perform) -> dict[str, Command]:
             arguments,
             ("model",),
             changes=True,
-        )
+        ),
+        "tradeoff": Command(
+            "evaluate",
+            "accuracy of search strategies against tokens, seconds and FLOPs",
+            tradeoff.tradeoff,
+            tradeoff.arguments,
+            ("model",),
+            changes=True,
+        ),
     }
 
 

@@ -18,6 +18,7 @@ from posttrain.evaluation.samples import Problem, Progress, measure_samples, mea
 from posttrain.evaluation.strategy import make_strategy
 from posttrain.models.language_model import LanguageModel
 from posttrain.rewards.grader import Grader
+from posttrain.search.base import Selection
 from posttrain.search.journal import Journal
 from posttrain.search.run import SearchLimits
 from posttrain.search.strategy import Strategy
@@ -87,6 +88,7 @@ class Measurement:
         engine: Engine | None = None,
         progress: Progress | None = None,
         journal: Journal | None = None,
+        on_selection: Callable[[int, Selection], None] | None = None,
     ) -> Evaluation:
         """Outcomes of a model.
 
@@ -94,6 +96,7 @@ class Measurement:
             engine: samples in place of an embedded engine on the model.
             journal: where the calls of searches are recorded; those of an interrupted run are not
                 sampled again.
+            on_selection: called with a problem's place and what a search chose.
             progress: is called with (problems done, problems in all).
 
         Raises:
@@ -142,6 +145,7 @@ class Measurement:
                 limits=self.limits,
                 value=value,
                 journal=journal,
+                on_selection=on_selection,
                 **options,
             )
         result.num_available = self.problems.num_available
