@@ -38,6 +38,7 @@ NAMES: dict[str, str] = {
     "online_dpo": "posttrain.methods.online_dpo",
     "spin": "posttrain.loops.spin",
     "self_training": "posttrain.loops.self_training",
+    "revision_rows": "posttrain.loops.revision",
     "offline": "posttrain.methods.offline",
     "distill": "posttrain.methods.distill",
     # values
