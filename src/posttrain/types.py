@@ -95,7 +95,7 @@ class Request:
     computed for them. budget: shared with other requests. deadline_seconds: from `submit` on, None
     = no limit; samples that are not complete by then end with what they have. Neither is part of
     what fixes a sample but for where it ends. constraint: the form of the text, a part of the
-    distribution that is sampled from.
+    distribution that is sampled from. adapter: name of the adapter that writes it, "" for none.
     """
 
     prompt_ids: tuple[int, ...]
@@ -106,6 +106,7 @@ class Request:
     budget: Budget | None = None
     deadline_seconds: float | None = None
     constraint: Constraint | None = None
+    adapter: str = ""
 
 
 @dataclass(slots=True)

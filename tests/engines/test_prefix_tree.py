@@ -78,7 +78,7 @@ def test_it_agrees_with_a_list_of_texts() -> None:
         insert(tree, text)
         texts.append(text)
     assert tree.num_tokens == len({t[:n] for t in texts for n in range(1, len(t) + 1)})
-    tree.max_bytes = 50 * WIDTH
+    tree.memory.max_bytes = 50 * WIDTH
     tree.trim()
     assert tree.num_bytes == tree.num_tokens * WIDTH <= tree.max_bytes
     for text in texts:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from posttrain.engines.room import Room
 from posttrain.engines.schedule import Row, Schedule
 from posttrain.engines.stepping import Joined
 from posttrain.engines.stops import Stops
@@ -58,7 +59,7 @@ def schedule_of(**bounds: int) -> tuple[Counting, Schedule]:
     stops = Stops(frozenset({6}), None, list, VOCABULARY, device)
     stepper = Counting()
     bounds = {"max_rows": 9, "max_kv_tokens": 999} | bounds
-    return stepper, Schedule(stepper, stops, device, **bounds)
+    return stepper, Schedule(stepper, stops, device, Room(**bounds))
 
 
 def run(limits: list[int], **bounds: int) -> tuple[Counting, Schedule, list[list[int]]]:

@@ -48,7 +48,7 @@ def test_echo_gives_likelihoods_of_the_prompt(client: Any, service: Any) -> None
     """What evaluation harnesses read: a row per token of prompt and completion."""
     from posttrain.engines.likelihood import TokenLikelihood
 
-    def score(sequences: Any, num_top: int) -> Any:
+    def score(sequences: Any, num_top: int, adapter: str) -> Any:
         return [
             [TokenLikelihood(-float(i), ((7, -0.1),)[:num_top]) for i in range(1, len(ids))]
             for ids in sequences

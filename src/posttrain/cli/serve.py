@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +13,12 @@ from posttrain.cli.libraries import prepare_libraries
 from posttrain.cli.runs import notice
 from posttrain.cli.writer import model_place
 from posttrain.config import ModelConfig
-from posttrain.errors import ConfigError, MissingDependency, nearest
+from posttrain.errors import ConfigError, nearest
 from posttrain.overrides import apply_overrides
 from posttrain.typecheck import check
 
 if TYPE_CHECKING:
-    from posttrain.engines.torch import TorchEngine
-    from posttrain.rewards.exact import Extractor
     from posttrain.serve.served import Limits, ServedModel
-    from posttrain.types import Constraint
 
 KEY_VARIABLE = "POSTTRAIN_API_KEY"
 """Environment variable with one key or several, separated by commas."""
@@ -34,7 +31,10 @@ _MODEL_KEYS = ("tokenizer", "chat_template", "revision", "dtype", "device", "tru
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the command."""
-    parser.usage = "posttrain serve MODEL [--host H] [--port P] [--api-key KEY] [key=value ...]"
+    parser.usage = (
+        "posttrain serve MODEL [--adapter NAME=FOLDER] [--host H] [--port P] [--api-key KEY] "
+        "[key=value ...]"
+    )
     parser.epilog = (
         "changes: limits such as max_tokens=, max_search_tokens=, max_samples=, "
         "max_samples_per_key=, max_body_bytes=, timeout_seconds=, grace_seconds=; of the model "
@@ -45,6 +45,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="port (8000); 0 takes a free one")
     parser.add_argument("--name", help="name of the model in requests (its folder's)")
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="an adapter (LoRA) of the model and its name in requests; may be repeated",
+    )
     parser.add_argument(
         "--api-key",
         action="append",
@@ -70,14 +77,15 @@ def serve(options: argparse.Namespace) -> int:
     """Load a model and answer requests until SIGTERM or SIGINT; 0 after a graceful stop.
 
     Raises:
-        ConfigError: a wrong flag or key, before the weights are loaded. MissingDependency: the
-        extra serve is not installed.
+        ConfigError: a wrong flag or key, before the weights are loaded. ModelError: a model or an
+        adapter that cannot be served. MissingDependency: the extra serve is not installed.
     """
     from posttrain.serve.served import Address
 
     config, limits = split_settings(options.model, options.overrides)
     address = Address(options.host, options.port, keys_of(options.api_key, os.environ))
     name = served_name(options.name or options.model)
+    adapters = named_adapters(options.adapter, name)
     place = model_place(config.path)
     prepare_libraries(names=[place])
     # These two import optional libraries; what is missing is known before the weights are loaded.
@@ -85,13 +93,15 @@ def serve(options: argparse.Namespace) -> int:
     from posttrain.serve.service import Service
 
     listener = program.listen(address)
-    model = _load(place, config, name, options.extractor)
-    service = Service(dataclasses.replace(model, tool_parser=options.tool_parser), limits)
+    model = _load(place, config, name, adapters)
+    model = dataclasses.replace(model, tool_parser=options.tool_parser, extractor=options.extractor)
+    service = Service(model, limits)
     host, port = listener.getsockname()[:2]
     asked = "with a key" if address.keys else "from this machine, without a key"
+    names = ", ".join([name, *adapters])
 
     def ready() -> None:
-        notice(f"serving {name} at http://{host}:{port}/v1 ({asked}); Ctrl-C stops it")
+        notice(f"serving {names} at http://{host}:{port}/v1 ({asked}); Ctrl-C stops it")
 
     program.serve(service, address, listener, ready=ready)
     notice("stopped")
@@ -135,40 +145,42 @@ def served_name(name: str) -> str:
     return short.replace("@", "-") or "model"
 
 
-def _load(place: str, config: ModelConfig, name: str, extractor: Extractor) -> ServedModel:
+def named_adapters(flags: Sequence[str], base: str) -> dict[str, str]:
+    """Folders of adapters by name, from NAME=FOLDER texts.
+
+    Args:
+        base: name of the model below them.
+    Raises:
+        ConfigError: another form, a name twice, or that of the model. ModelError: a folder holds no
+        adapters that can be read.
+    """
+    adapters: dict[str, str] = {}
+    for flag in flags:
+        name, equals, folder = flag.partition("=")
+        if not equals or not name or not folder:
+            raise ConfigError(f"--adapter {flag!r} has another form than NAME=FOLDER")
+        if name in adapters:
+            raise ConfigError(f"--adapter: {name!r} is named twice; give each a name of its own")
+        adapters[name] = model_place(folder)
+    if adapters:
+        from posttrain.serve.embedded import check_adapters
+
+        check_adapters(adapters, base)
+    return adapters
+
+
+def _load(place: str, config: ModelConfig, name: str, adapters: Mapping[str, str]) -> ServedModel:
     from posttrain import kernels
-    from posttrain.engines.likelihood import likelihoods
-    from posttrain.engines.torch import TorchEngine
     from posttrain.models.load import load_model
-    from posttrain.serve.served import ServedModel
+    from posttrain.serve.embedded import served_model
 
     # The collector stays on: a server lives long.
     kernels.setup(pause_collection=False)
-    options = {key: getattr(config, key) for key in _MODEL_KEYS}
-    model = load_model(place, **options)
-    model.eval()
-    engine = TorchEngine(model)
-    return ServedModel(
+    model = load_model(place, **{key: getattr(config, key) for key in _MODEL_KEYS})
+    return served_model(
+        model,
         name,
-        model.tokenizer,
-        engine,
-        vocab_size=model.config.vocab_size,
-        context_length=model.context_length,
-        likelihoods=lambda sequences, num_top: likelihoods(
-            model, sequences, num_top=num_top, max_tokens=engine.max_prefill_tokens
-        ),
-        compile_constraint=_compiler(engine),
-        extractor=extractor,
+        adapters,
+        own_templates=config.tokenizer is None and config.chat_template is None,
+        notice=notice,
     )
-
-
-def _compiler(engine: TorchEngine) -> Callable[[Constraint], None] | None:
-    """Compiles constraints of an engine; None, with a notice, where it can follow none."""
-    from posttrain.types import Constraint
-
-    try:
-        engine.compile(Constraint.regex("a|b"))  # reads the tokenizer, before any thread does
-    except (ConfigError, MissingDependency) as error:
-        notice(f"response_format is off: {error}")
-        return None
-    return engine.compile

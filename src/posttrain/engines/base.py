@@ -136,6 +136,11 @@ def check_requests(
                 request.deadline_seconds is None or request.deadline_seconds > 0,
                 "above 0, or None for no limit",
             ),
+            "adapter": (
+                repr(request.adapter),
+                not request.adapter,
+                "'', because this engine holds no adapters by name",
+            ),
         }
         for name, (value, kept, rule) in rules.items():
             if not kept:

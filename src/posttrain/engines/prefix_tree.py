@@ -2,8 +2,9 @@
 
 An edge holds a stretch of ids with their keys and values. Texts that begin alike share stretches,
 token by token; where they part, the stretch is split. Above a bound of bytes the leaves that were
-used longest ago go first. Readers hold the tensors of the nodes that they matched, so that a node
-may go at any time between two calls.
+used longest ago go first. The trees of several models (a base and its adapters) may share one
+bound. Readers hold the tensors of the nodes that they matched, so that a node may go at any time
+between two calls.
 """
 
 from __future__ import annotations
@@ -47,19 +48,61 @@ def part_of(kv: KeyValues, start: int, stop: int | None) -> KeyValues:
     return [(k[:, start:stop], v[:, start:stop]) for k, v in kv]
 
 
-class PrefixTree:
-    """A radix tree of keys and values in bounded memory.
+class PrefixMemory:
+    """The bound of several trees together, and the clock by which their nodes were used.
 
     Args:
         max_bytes: of keys and values; 0 keeps nothing from one `trim` to the next.
-    Attributes:
-        num_bytes: held now. num_tokens: likewise, virtual ones not counted.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self._clock = 0
+        self.clock = 0
+        self.trees: list[PrefixTree] = []
+
+    @property
+    def num_bytes(self) -> int:
+        """Held now by all trees."""
+        return sum(tree.num_bytes for tree in self.trees)
+
+    def trim(self) -> None:
+        """Let leaves of all trees go, those used longest ago first, until the bound holds."""
+        excess = self.num_bytes - self.max_bytes
+        if excess <= 0:
+            return
+        leaves = [
+            (node.used, id(node), node, tree)
+            for tree in self.trees
+            for node in tree.nodes()
+            if not node.children
+        ]
+        heapq.heapify(leaves)
+        while excess > 0 and leaves:
+            _, _, node, tree = heapq.heappop(leaves)
+            excess -= node.num_bytes
+            parent = tree.remove(node)
+            if parent is not tree.root and not parent.children:
+                heapq.heappush(leaves, (parent.used, id(parent), parent, tree))
+
+
+class PrefixTree:
+    """A radix tree of keys and values in bounded memory.
+
+    Args:
+        memory: the bound, which other trees may share; a number of bytes is one of its own.
+    Attributes:
+        num_bytes: held now. num_tokens: likewise, virtual ones not counted.
+    """
+
+    def __init__(self, memory: PrefixMemory | int) -> None:
+        self.memory = PrefixMemory(memory) if isinstance(memory, int) else memory
+        self.memory.trees.append(self)
         self.clear()
+
+    @property
+    def max_bytes(self) -> int:
+        """The bound of its memory."""
+        return self.memory.max_bytes
 
     def clear(self) -> None:
         """Forget everything."""
@@ -68,12 +111,12 @@ class PrefixTree:
 
     def match(self, ids: Sequence[int]) -> list[Part]:
         """The longest beginning of a text that is held, as a path from below the root."""
-        self._clock += 1
+        self.memory.clock += 1
         ids = tuple(ids)
         path: list[Part] = []
         node, place = self.root, 0
         while place < len(ids) and (child := node.children.get(ids[place])) is not None:
-            child.used = self._clock
+            child.used = self.memory.clock
             count = num_equal(child.ids, ids[place : place + len(child.ids)])
             path.append(Part(child, count))
             place += count
@@ -99,26 +142,30 @@ class PrefixTree:
             last, count = path[-1]
             parent = last if count == len(last.ids) else self._split(last, count)
         node = Node(ids[start:], compute(start), parent)
-        node.used = self._clock
+        node.used = self.memory.clock
         parent.children[ids[start]] = node
         self.num_bytes += node.num_bytes
         self.num_tokens += len(node.ids)
 
     def trim(self) -> None:
-        """Let leaves go, those used longest ago first, until the bound holds."""
-        if self.num_bytes <= self.max_bytes:
-            return
-        leaves = [(n.used, id(n), n) for n in self._nodes() if not n.children]
-        heapq.heapify(leaves)
-        while self.num_bytes > self.max_bytes and leaves:
-            _, _, node = heapq.heappop(leaves)
-            parent = node.parent
-            assert parent is not None
-            del parent.children[node.ids[0]]
-            self.num_bytes -= node.num_bytes
-            self.num_tokens -= len(node.ids)
-            if parent is not self.root and not parent.children:
-                heapq.heappush(leaves, (parent.used, id(parent), parent))
+        """Let leaves go until the bound holds, those of trees of the same memory included."""
+        self.memory.trim()
+
+    def remove(self, leaf: Node) -> Node:
+        """Let a leaf go; its parent."""
+        parent = leaf.parent
+        assert parent is not None
+        del parent.children[leaf.ids[0]]
+        self.num_bytes -= leaf.num_bytes
+        self.num_tokens -= len(leaf.ids)
+        return parent
+
+    def nodes(self) -> list[Node]:
+        """All nodes below the root."""
+        nodes = list(self.root.children.values())
+        for node in nodes:  # grows as it is walked
+            nodes += node.children.values()
+        return nodes
 
     def _split(self, node: Node, count: int) -> Node:
         """Put the first tokens of a node into a node of their own, above it."""
@@ -134,12 +181,6 @@ class PrefixTree:
         node.ids, node.kv, node.parent = node.ids[count:], rest, above
         node.num_bytes -= above.num_bytes
         return above
-
-    def _nodes(self) -> list[Node]:
-        nodes = list(self.root.children.values())
-        for node in nodes:  # grows as it is walked
-            nodes += node.children.values()
-        return nodes
 
 
 def num_equal(a: tuple[int, ...], b: tuple[int, ...]) -> int:

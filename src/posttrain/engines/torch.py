@@ -16,7 +16,8 @@ from posttrain.engines.base import Finished, OnTokens, check_requests
 from posttrain.engines.bounds import Bound
 from posttrain.engines.constraint import Grammars
 from posttrain.engines.prefill import Prefill
-from posttrain.engines.prefix_tree import PrefixTree
+from posttrain.engines.prefix_tree import PrefixMemory, PrefixTree
+from posttrain.engines.room import Room
 from posttrain.engines.schedule import Row, Schedule
 from posttrain.engines.speculation import Speculation, SpeculativeStepper
 from posttrain.engines.stepping import (
@@ -53,6 +54,8 @@ class TorchEngine:
         CUDA.
         speculation: drafts tokens, so that a pass may compute several of a row (None = never). It
         changes no sample.
+        beside: an engine of the same base model, whose bounds hold for both together in place of
+        those above.
 
     Raises:
         ConfigError: a bound below 1 (max_prefix_bytes: below 0), or speculation with a model that
@@ -69,6 +72,7 @@ class TorchEngine:
         max_prefix_bytes: int = 1 << 28,
         graphs: StepGraphs | Literal["auto"] | None = "auto",
         speculation: Speculation | None = None,
+        beside: TorchEngine | None = None,
     ) -> None:
         bounds = {
             "max_rows": max_rows,
@@ -89,15 +93,17 @@ class TorchEngine:
             )
         self.model = model
         self.speculation = speculation
-        self.max_rows = max_rows
-        self.max_kv_bytes = max_kv_bytes
         self.max_prefill_tokens = max_prefill_tokens
         self.weights_version = model.weights_version
         self.stats = Statistics()
         self.graphs = _graphs_of(model.device) if graphs == "auto" else graphs
         self._columns: tuple[list[object], ColumnDecoder | None] = ([], None)
         self._weights: list[object] = []  # of which the prefixes are
-        self._prefixes = PrefixTree(max_prefix_bytes)
+        self._beside = beside
+        max_kv_tokens = max_kv_bytes // max(self._bytes_per_token, 1)
+        self._room: Room = beside._room if beside else Room(max_rows, max_kv_tokens)
+        held: PrefixMemory = beside._prefixes.memory if beside else PrefixMemory(max_prefix_bytes)
+        self._prefixes: PrefixTree = PrefixTree(held)
         self._schedule: Schedule | None = None  # while requests are open
         self._tickets: dict[int, Ticket] = {}
         self._finished: list[Finished] = []  # not yet given out by `step`
@@ -306,6 +312,7 @@ class TorchEngine:
         if self._schedule is not None:
             for ticket, opened in self._tickets.items():
                 self.stats.discarded_tokens += self._schedule.drop(ticket) + opened.num_tokens
+            self._room.leave(self._schedule)
         self._tickets.clear()
         self._schedule = None
         if self.graphs is not None:
@@ -315,14 +322,7 @@ class TorchEngine:
         model = self.model
         vocab_size = model.config.vocab_size
         stops = Stops(self.stop_ids, model.tokenizer, lambda: self._texts, vocab_size, model.device)
-        max_kv_tokens = self.max_kv_bytes // max(self._bytes_per_token, 1)
-        return Schedule(
-            self._stepper(),
-            stops,
-            model.device,
-            max_rows=self.max_rows,
-            max_kv_tokens=max_kv_tokens,
-        )
+        return Schedule(self._stepper(), stops, model.device, self._room)
 
     @cached_property
     def _texts(self) -> list[str]:
@@ -330,6 +330,8 @@ class TorchEngine:
 
     @cached_property
     def _grammars(self) -> Grammars:
+        if self._beside is not None:
+            return self._beside._grammars
         if self.model.tokenizer is None:
             raise ConfigError(
                 "a constraint needs a tokenizer and this model has none; leave it out"

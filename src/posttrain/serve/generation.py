@@ -193,14 +193,17 @@ class BoundedEngine:
     Args:
         max_tokens: sampled tokens of all calls together. Where a call could exceed it, the limit
             of each of its samples is lowered to an equal share of what is left.
-        max_samples: of one call.
+        max_samples: of one call. adapter: writes all samples.
     Attributes:
         num_tokens: sampled so far, those of aborted requests included.
     """
 
-    def __init__(self, worker: EngineWorker, max_tokens: int, max_samples: int) -> None:
+    def __init__(
+        self, worker: EngineWorker, max_tokens: int, max_samples: int, adapter: str = ""
+    ) -> None:
         self.max_tokens = max_tokens
         self.max_samples = max_samples
+        self.adapter = adapter
         self.num_tokens = 0
         self._worker = worker
         self._events: queue.SimpleQueue[object] = queue.SimpleQueue()
@@ -218,7 +221,8 @@ class BoundedEngine:
             Cancelled: `cancel` was called. Refusal: the budget has no token left for each sample,
             or the engine refuses.
         """
-        requests = self._within_budget(requests)
+        limited = self._within_budget(requests)
+        requests = [replace(request, adapter=self.adapter) for request in limited]
         jobs: dict[int, Job] = {}
         samples: list[list[Sample]] = [[] for _ in requests]
         try:

@@ -11,7 +11,7 @@ from posttrain.engines.likelihood import TokenLikelihood
 from posttrain.serve.refusal import unsupported
 from posttrain.serve.sample_text import token_bytes, token_text
 from posttrain.serve.service import Service
-from posttrain.types import Sample
+from posttrain.types import Request, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +35,18 @@ def check_alternatives(service: Service, count: int, param: str) -> None:
 
 
 async def sampled_tokens(
-    service: Service, prompt: tuple[int, ...], samples: Sequence[Sample], num_top: int
+    service: Service, request: Request, samples: Sequence[Sample], num_top: int
 ) -> list[list[ScoredToken]]:
-    """The tokens of samples with the log-probs that the engine reported.
+    """The tokens of samples of a request with the log-probs that the engine reported.
 
     Args:
         num_top: alternatives, which one forward pass over the samples finds.
     """
+    prompt = request.prompt_ids
     alternatives: list[list[TokenLikelihood]] = [[] for _ in samples]
     if num_top:
-        scored = await _score(service, [[*prompt, *sample.ids] for sample in samples], num_top)
+        texts = [[*prompt, *sample.ids] for sample in samples]
+        scored = await _score(service, texts, num_top, request.adapter)
         alternatives = [row[len(prompt) - 1 :] for row in scored]
     return [
         [
@@ -56,10 +58,10 @@ async def sampled_tokens(
 
 
 async def prompt_tokens(
-    service: Service, prompts: Sequence[tuple[int, ...]], num_top: int
+    service: Service, prompts: Sequence[tuple[int, ...]], num_top: int, adapter: str
 ) -> list[list[ScoredToken]]:
     """The tokens of prompts with their log-probs; the first of each has none."""
-    scored = await _score(service, prompts, num_top)
+    scored = await _score(service, prompts, num_top, adapter)
     return [
         [ScoredToken(prompt[0], None), *map(ScoredToken, prompt[1:], row)]
         for prompt, row in zip(prompts, scored, strict=True)
@@ -67,11 +69,12 @@ async def prompt_tokens(
 
 
 async def _score(
-    service: Service, sequences: Sequence[Sequence[int]], num_top: int
+    service: Service, sequences: Sequence[Sequence[int]], num_top: int, adapter: str
 ) -> list[list[TokenLikelihood]]:
     score, engine = service.model.likelihoods, service.model.engine
     if score is not None:
-        return await asyncio.wrap_future(service.worker.run(lambda: score(sequences, num_top)))
+        run = service.worker.run(lambda: score(sequences, num_top, adapter))
+        return await asyncio.wrap_future(run)
     rows = await asyncio.wrap_future(
         service.worker.run(lambda: engine.score([(ids, 1) for ids in sequences]))
     )

@@ -81,7 +81,7 @@ def search_plan(
             answers.
     """
     base, at, name = model.partition(AT)
-    service.check_name(base if at and name in served_searches() else model)
+    service.adapter(base if at and name in served_searches() else model)
     if search is None and not at:
         return None
     if search is not None and at and search.name != name:
@@ -111,6 +111,15 @@ def search_plan(
 
 def _extract(extractor: Extractor) -> Callable[[str], str | None]:
     return lambda text: canonical(extract_answer(text, extractor))
+
+
+def adapter_of(service: Service, model: str) -> str:
+    """The adapter that a model's name means, with or without a strategy behind it.
+
+    Raises:
+        Refusal: there is no such model.
+    """
+    return service.adapter(model.partition(AT)[0])
 
 
 class SearchAnswer(Answer):
@@ -152,7 +161,9 @@ class SearchAnswer(Answer):
     async def _search(self) -> Found:
         """Run the strategy in a thread; the thread ends soon after this is cancelled."""
         service, plan = self.service, self.plan
-        engine = BoundedEngine(service.worker, plan.max_tokens, service.limits.max_samples)
+        engine = BoundedEngine(
+            service.worker, plan.max_tokens, service.limits.max_samples, self.request.adapter
+        )
         tokenizer, sampling = service.model.tokenizer, self.request.sampling
 
         def decode(sample: Sample) -> str:
