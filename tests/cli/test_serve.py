@@ -21,8 +21,11 @@ from posttrain.episodes.tool_calls import FORMS
 from posttrain.errors import ConfigError, ModelError
 
 
-def test_settings_are_the_models_or_limits() -> None:
-    config, limits = split_settings("embedded", ["max_tokens=7", "dtype=float32", "max_n=2"])
+def test_settings_are_the_models_limits_or_the_engines() -> None:
+    config, limits, bounds = split_settings(
+        "embedded", ["max_tokens=7", "dtype=float32", "max_n=2", "max_prefix_bytes=0"]
+    )
+    assert bounds == {"max_prefix_bytes": 0}
     assert (config.path, config.dtype) == ("embedded", "float32")
     assert (limits.max_tokens, limits.max_n) == (7, 2)
 
@@ -36,6 +39,9 @@ def test_settings_are_the_models_or_limits() -> None:
         ("timeout_seconds=inf", "timeout_seconds"),
         ("lora=8", "lora"),
         ("dtype=float8", "dtype"),
+        ("max_rows=0", "max_rows"),
+        ("max_prefix_bytes=-1", "max_prefix_bytes"),
+        ("max_kv_bytes=many", "max_kv_bytes"),
     ],
 )
 def test_wrong_settings_are_named(change: str, named: str) -> None:

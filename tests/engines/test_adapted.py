@@ -135,12 +135,13 @@ def test_a_prefix_is_never_taken_from_another_model(
 def test_all_models_share_the_bounds(
     base: LanguageModel, adapted: dict[str, LanguageModel]
 ) -> None:
-    engine = AdaptedEngine(base, adapted, max_prefix_bytes=20_000)
+    engine = AdaptedEngine(base, adapted, max_prefix_bytes=30_000)
     for name in ("", "first", "second"):
         engine.generate(wanted(name))
         memory = engine.engine(name)._prefixes.memory
-        assert 0 < memory.num_bytes <= memory.max_bytes == 20_000
+        assert 0 < memory.num_bytes <= memory.max_bytes == 30_000
     assert sum(e._prefixes.num_bytes for e in engine._engines.values()) == memory.num_bytes
+    assert engine.num_prefix_bytes == memory.num_bytes
     engine.sync(7)
     assert memory.num_bytes == 0 and engine.weights_version == 7
 

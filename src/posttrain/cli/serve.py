@@ -26,6 +26,7 @@ KEY_VARIABLE = "POSTTRAIN_API_KEY"
 TOOL_PARSERS = ("auto", "hermes", "qwen_coder", "llama", "mistral", "response_template", "none")
 """Forms of tool calls that `posttrain.episodes.tool_calls.parser_for` reads."""
 
+_ENGINE_KEYS = ("max_rows", "max_kv_bytes", "max_prefix_bytes")
 _MODEL_KEYS = ("tokenizer", "chat_template", "revision", "dtype", "device", "trust_remote_code")
 
 
@@ -37,7 +38,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = (
         "changes: limits such as max_tokens=, max_search_tokens=, max_samples=, "
-        "max_samples_per_key=, max_body_bytes=, timeout_seconds=, grace_seconds=; of the model "
+        "max_samples_per_key=, max_body_bytes=, timeout_seconds=, grace_seconds=; of the engine "
+        "max_rows=, max_kv_bytes=, max_prefix_bytes=; of the model "
         "dtype=, device=, tokenizer=, chat_template= ... Keys are also read from the environment "
         "variable POSTTRAIN_API_KEY (several with commas between them), where other users of the "
         "machine do not see them."
@@ -82,7 +84,7 @@ def serve(options: argparse.Namespace) -> int:
     """
     from posttrain.serve.served import Address
 
-    config, limits = split_settings(options.model, options.overrides)
+    config, limits, bounds = split_settings(options.model, options.overrides)
     address = Address(options.host, options.port, keys_of(options.api_key, os.environ))
     name = served_name(options.name or options.model)
     adapters = named_adapters(options.adapter, name)
@@ -93,7 +95,7 @@ def serve(options: argparse.Namespace) -> int:
     from posttrain.serve.service import Service
 
     listener = program.listen(address)
-    model = _load(place, config, name, adapters)
+    model = _load(place, config, name, adapters, bounds)
     model = dataclasses.replace(model, tool_parser=options.tool_parser, extractor=options.extractor)
     service = Service(model, limits)
     host, port = listener.getsockname()[:2]
@@ -108,28 +110,37 @@ def serve(options: argparse.Namespace) -> int:
     return 0
 
 
-def split_settings(model: str, overrides: Sequence[str]) -> tuple[ModelConfig, Limits]:
-    """The settings of model and limits from `key=value` texts.
+def split_settings(
+    model: str, overrides: Sequence[str]
+) -> tuple[ModelConfig, Limits, dict[str, int]]:
+    """The settings of model, limits and engine from `key=value` texts.
 
     Raises:
-        ConfigError: a key of neither, or a value of the wrong type.
+        ConfigError: a key of none, or a value of the wrong type.
     """
     from posttrain.serve.served import Limits
 
     limit_keys = [field.name for field in dataclasses.fields(Limits)]
-    settings: dict[str, dict[str, Any]] = {"model": {"path": model}, "limits": {}}
+    settings: dict[str, dict[str, Any]] = {"model": {"path": model}, "limits": {}, "engine": {}}
     for text in overrides:
         ((key, value),) = apply_overrides({}, [text]).items()
         if key in limit_keys:
             settings["limits"][key] = value
+        elif key in _ENGINE_KEYS:
+            settings["engine"][key] = value
         elif key in _MODEL_KEYS:
             settings["model"][key] = value
         else:
-            known = [*limit_keys, *_MODEL_KEYS]
+            known = [*limit_keys, *_ENGINE_KEYS, *_MODEL_KEYS]
             raise ConfigError(f"unknown key {key!r}: {nearest(key, known)}")
     config: ModelConfig = check(settings["model"], ModelConfig, "model")
     limits: Limits = check(settings["limits"], Limits, "limits")
-    return config, limits
+    bounds: dict[str, int] = check(settings["engine"], dict[str, int], "engine")
+    for key, value in bounds.items():
+        least = 0 if key == "max_prefix_bytes" else 1
+        if value < least:
+            raise ConfigError(f"{key} is {value}; it must be at least {least}")
+    return config, limits, bounds
 
 
 def keys_of(flags: Sequence[str], environment: Any) -> tuple[str, ...]:
@@ -169,7 +180,13 @@ def named_adapters(flags: Sequence[str], base: str) -> dict[str, str]:
     return adapters
 
 
-def _load(place: str, config: ModelConfig, name: str, adapters: Mapping[str, str]) -> ServedModel:
+def _load(
+    place: str,
+    config: ModelConfig,
+    name: str,
+    adapters: Mapping[str, str],
+    bounds: Mapping[str, int],
+) -> ServedModel:
     from posttrain import kernels
     from posttrain.models.load import load_model
     from posttrain.serve.embedded import served_model
@@ -177,10 +194,5 @@ def _load(place: str, config: ModelConfig, name: str, adapters: Mapping[str, str
     # The collector stays on: a server lives long.
     kernels.setup(pause_collection=False)
     model = load_model(place, **{key: getattr(config, key) for key in _MODEL_KEYS})
-    return served_model(
-        model,
-        name,
-        adapters,
-        own_templates=config.tokenizer is None and config.chat_template is None,
-        notice=notice,
-    )
+    own_templates = config.tokenizer is None and config.chat_template is None
+    return served_model(model, name, adapters, own_templates=own_templates, notice=notice, **bounds)

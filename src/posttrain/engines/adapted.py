@@ -66,6 +66,11 @@ class AdaptedEngine:
         engines = self._engines.values()
         return Statistics(**{n: sum(getattr(e.stats, n) for e in engines) for n in names})
 
+    @property
+    def num_prefix_bytes(self) -> int:
+        """Bytes that all engines hold for later prompts."""
+        return sum(engine.num_prefix_bytes for engine in self._engines.values())
+
     def engine(self, adapter: str) -> TorchEngine:
         """The engine of an adapter, "" for the base.
 

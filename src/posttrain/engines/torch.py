@@ -132,6 +132,11 @@ class TorchEngine:
         """Requests that are neither finished nor aborted."""
         return len(self._tickets)
 
+    @property
+    def num_prefix_bytes(self) -> int:
+        """Bytes that are held for later prompts."""
+        return self._prefixes.num_bytes
+
     def sync(self, version: int) -> None:
         """The model object has new weights: forget what was cached with older ones.
 

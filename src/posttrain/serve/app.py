@@ -115,6 +115,10 @@ def _metrics(service: Service) -> str:
         "posttrain_open_requests": ("Requests in the engine.", worker.num_open),
         "posttrain_engine_steps": ("Steps of the engine.", worker.steps),
         "posttrain_engine_failures": ("Steps of the engine that failed.", worker.failures),
+        "posttrain_prefix_bytes": (
+            "Keys and values that are held for later prompts.",
+            getattr(service.model.engine, "num_prefix_bytes", 0),
+        ),
         "posttrain_uptime_seconds": ("Seconds since the start.", time.time() - started),
     }
     return service.metrics.text(gauges, getattr(service.model.engine, "stats", None))

@@ -42,6 +42,7 @@ def served_model(
     *,
     own_templates: bool = True,
     notice: Callable[[str], None] = lambda text: None,
+    **bounds: int,
 ) -> ServedModel:
     """A model with adapters on it, ready to be served.
 
@@ -49,14 +50,14 @@ def served_model(
         name: the `model` of requests. adapters: folders by the name in requests.
         own_templates: messages to an adapter are rendered by the chat template of its folder,
         where there is one; else by the model's.
-        notice: told what is off.
+        notice: told what is off. bounds: of `TorchEngine`.
     Raises:
         ConfigError, ModelError: see `check_adapters`; an adapter does not fit the model.
     """
     adapters = adapters or {}
     check_adapters(adapters, name)
     adapted = {name: with_adapter(model, folder) for name, folder in adapters.items()}
-    engine = AdaptedEngine(model.eval(), adapted)
+    engine = AdaptedEngine(model.eval(), adapted, **bounds)
 
     def scored(
         sequences: Sequence[Sequence[int]], num_top: int, adapter: str
