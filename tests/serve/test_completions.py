@@ -115,7 +115,6 @@ def test_a_stream_ends_with_a_reason(client: Any, service: Any) -> None:
         ({"prompt": ["a", 3]}, "prompt.1"),
         ({"prompt": "a", "max_tokens": 0}, "max_tokens"),
         ({"prompt": "a", "echo": True, "stream": True}, "echo"),
-        ({"prompt": "a", "logprobs": 1, "stream": True}, "logprobs"),
         ({"prompt": "a", "logprobs": 21}, "logprobs"),
         ({"prompt": "a", "best_of": 2}, "best_of"),
         ({"prompt": "a", "suffix": "x"}, "suffix"),

@@ -195,6 +195,10 @@ def test_a_search(client: Any) -> None:
     assert answer.search["num_candidates"] == 4
     details = answer.usage.completion_tokens_details
     assert details.selected_tokens + details.discarded_tokens == answer.usage.completion_tokens
+    vote = "tiny@majority_vote"
+    again = client.chat.completions.create(model=vote, messages=SAY, max_tokens=10)
+    cached = again.usage.prompt_tokens_details.cached_tokens  # all but the last, which is computed
+    assert cached == again.usage.prompt_tokens - 1 == again.search["reused_tokens"]
 
 
 def test_tools_are_called_and_their_results_read(launch: Any) -> None:
@@ -232,13 +236,9 @@ def test_tools_are_called_and_their_results_read(launch: Any) -> None:
 
 
 def test_adapters_by_name(launch: Any, tiny_folder: Path, tmp_path: Path) -> None:
-    """Clients of the base and of two adapters at the same time get what each gives alone."""
     pytest.importorskip("peft", reason="adapters need the extra peft")
-    folders = {
-        name: adapter_folder(tiny_folder, tmp_path / name, seed=seed)
-        for seed, name in enumerate(("red", "blue"), 1)
-    }
-    flags = [part for name, place in folders.items() for part in ("--adapter", f"{name}={place}")]
+    red, blue = (adapter_folder(tiny_folder, tmp_path / str(i), seed=i) for i in (1, 2))
+    flags = ["--adapter", f"red={red}", "--adapter", f"blue={blue}"]
     process, address = launch(tiny_folder, *flags)
     client = openai.OpenAI(base_url=address, api_key=KEY, max_retries=0, timeout=60)
     names = [model.id for model in client.models.list() if "@" not in model.id]

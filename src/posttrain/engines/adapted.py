@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from posttrain.engines.base import Finished, OnTokens
+from posttrain.engines.base import Finished, OnLogprobs, OnTokens
 from posttrain.engines.tickets import Statistics
 from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError, nearest
@@ -86,14 +86,19 @@ class AdaptedEngine:
         """See `TorchEngine.compile`."""
         self.base.compile(constraint)
 
-    def submit(self, request: Request, on_tokens: OnTokens | None = None) -> int:
+    def submit(
+        self,
+        request: Request,
+        on_tokens: OnTokens | None = None,
+        on_logprobs: OnLogprobs | None = None,
+    ) -> int:
         """Hand in a request; its ticket.
 
         Raises:
             DataError, ConfigError: see `check_requests`; an unknown adapter.
         """
         engine = self.engine(request.adapter)
-        inner = engine.submit(replace(request, adapter=""), on_tokens)
+        inner = engine.submit(replace(request, adapter=""), on_tokens, on_logprobs)
         ticket = self._next_ticket
         self._next_ticket += 1
         self._open[ticket] = (request.adapter, inner)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -145,11 +145,14 @@ class Schedule:
         }
         return results + self._end(reasons, weights_version)
 
-    def newest(self, tickets: set[int]) -> list[tuple[Row, list[int]]]:
-        """What rows of these tickets wrote in the last step, those that ended with it included."""
+    def newest(self, tickets: Collection[int]) -> list[tuple[Row, list[int], list[float]]]:
+        """What rows of these tickets wrote in the last step, those that ended with it included:
+        ids with raw log-probs.
+        """
+        written = self._written
         return [
-            (row, self._written.ids(line, int(at) - 1, int(at)))
-            for line, (row, at) in enumerate(zip(self._rows, self._written.at, strict=True))
+            (row, written.ids(line, at - 1, at), written.raw_logprobs(line, at - 1, at))
+            for line, (row, at) in enumerate(zip(self._rows, written.at.tolist(), strict=True))
             if self._wrote[line] and row.ticket in tickets
         ]
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from posttrain.data.forest import Batch, TokenSequence, Tree
-from posttrain.engines.base import Finished, OnTokens, check_requests
+from posttrain.engines.base import Finished, OnLogprobs, OnTokens, check_requests
 from posttrain.engines.bounds import Bound
 from posttrain.engines.constraint import Grammars
 from posttrain.engines.prefill import Prefill
@@ -75,17 +75,14 @@ class TorchEngine:
         beside: TorchEngine | None = None,
     ) -> None:
         bounds = {
-            "max_rows": max_rows,
-            "max_kv_bytes": max_kv_bytes,
-            "max_prefill_tokens": max_prefill_tokens,
+            "max_rows": (max_rows, 1),
+            "max_kv_bytes": (max_kv_bytes, 1),
+            "max_prefill_tokens": (max_prefill_tokens, 1),
+            "max_prefix_bytes": (max_prefix_bytes, 0),
         }
-        for name, value in bounds.items():
-            if value < 1:
-                raise ConfigError(f"{name} is {value}; it must be at least 1")
-        if max_prefix_bytes < 0:
-            raise ConfigError(
-                f"max_prefix_bytes is {max_prefix_bytes}; it must be at least 0 (0 holds nothing)"
-            )
+        for name, (value, least) in bounds.items():
+            if value < least:
+                raise ConfigError(f"{name} is {value}; it must be at least {least}")
         if speculation is not None and not model.shares_trunks:
             raise ConfigError(
                 f"speculation needs a model that runs token forests; this one does not "
@@ -160,14 +157,19 @@ class TorchEngine:
         """
         self._grammars.compiled(constraint)
 
-    def submit(self, request: Request, on_tokens: OnTokens | None = None) -> int:
+    def submit(
+        self,
+        request: Request,
+        on_tokens: OnTokens | None = None,
+        on_logprobs: OnLogprobs | None = None,
+    ) -> int:
         """Hand in a request; its ticket.
 
         Raises:
             DataError, ConfigError: see `check_requests`.
         """
         self._check([request])
-        return self._open(request, on_tokens)
+        return self._open(Ticket(request, on_tokens, on_logprobs))
 
     def step(self) -> list[Finished]:
         """Write one token for every open row; the requests that finish with it.
@@ -197,7 +199,7 @@ class TorchEngine:
             DataError, ConfigError: see `check_requests`.
         """
         self._check(requests)
-        tickets = [self._open(request, None) for request in requests]
+        tickets = [self._open(Ticket(request)) for request in requests]
         try:
             with evaluating(self.model.hf), torch.inference_mode():
                 while any(ticket in self._tickets for ticket in tickets):
@@ -246,13 +248,14 @@ class TorchEngine:
         for constraint in {r.constraint for r in requests if r.constraint is not None}:
             self.compile(constraint)  # refused now if it is not valid
 
-    def _open(self, request: Request, on_tokens: OnTokens | None) -> int:
+    def _open(self, opened: Ticket) -> int:
         """Queue the rows of a checked request."""
         if self._schedule is None:
             self._schedule = self._new_schedule()
         ticket = self._next_ticket
         self._next_ticket += 1
-        self._tickets[ticket] = Ticket(request, on_tokens)
+        self._tickets[ticket] = opened
+        request = opened.request
         bound, constraint = Bound.of(request), request.constraint
         row = Row(
             ticket,
@@ -287,14 +290,14 @@ class TorchEngine:
         self.stats.computed_tokens += schedule.num_computed_tokens - computed
         self.stats.reused_tokens = self.stats.prompt_tokens - self.stats.computed_tokens
         self.stats.seconds += time.perf_counter() - started
-        listeners = {k: t.on_tokens for k, t in self._tickets.items() if t.on_tokens is not None}
-        news = schedule.newest(set(listeners)) if listeners else []
+        listeners = {number: opened for number, opened in self._tickets.items() if opened.listens}
+        news = schedule.newest(listeners) if listeners else []
         for row, sample in ended:
             self._tickets[row.ticket].add(row, sample)
         for ticket in dict.fromkeys(row.ticket for row, _ in ended):
             self._finish(ticket)
-        for row, ids in news:
-            listeners[row.ticket](row.index, ids)
+        for row, ids, logprobs in news:
+            listeners[row.ticket].tell(row.index, ids, logprobs)
 
     def _finish(self, ticket: int) -> None:
         """Give out a request whose samples have all ended, or of which one has failed."""

@@ -27,8 +27,6 @@ async def chat_answer(service: Service, fields: ChatRequest) -> Answer:
     plan = search_plan(service, fields.model, fields.search, fields)
     adapter = adapter_of(service, fields.model)
     service.check(fields)
-    if fields.stream and fields.logprobs:
-        raise unsupported("logprobs", "logprobs: not with stream: true; leave out one of them")
     check_alternatives(service, fields.top_logprobs or 0, "top_logprobs")
     tools = [tool.model_dump(exclude_none=True) for tool in fields.tools]
     if fields.tool_choice == "none":
@@ -65,7 +63,7 @@ class ChatAnswer(SampledAnswer):
         self, service: Service, fields: ChatRequest, request: Request, tools: list[dict[str, Any]]
     ) -> None:
         super().__init__(service, fields.model, "chatcmpl", [request])
-        self._num_top = (fields.top_logprobs or 0) if fields.logprobs else None
+        self.num_top = (fields.top_logprobs or 0) if fields.logprobs else None
         self._reader = service.call_reader(tools, request.adapter) if tools else None
         if self._reader is not None:
             self.kept_ids = self._reader.kept_ids
@@ -73,9 +71,9 @@ class ChatAnswer(SampledAnswer):
     async def whole(self) -> dict[str, Any]:
         (samples,) = await self.samples()
         logprobs: list[dict[str, Any] | None] = [None for _ in samples]
-        if self._num_top is not None:
+        if self.num_top is not None:
             request = self.requests[0]
-            scored = await sampled_tokens(self.service, request, samples, self._num_top)
+            scored = await sampled_tokens(self.service, request, samples, self.num_top)
             logprobs = [chat_logprobs(self.service, tokens) for tokens in scored]
         choices = []
         for index, sample in enumerate(samples):
@@ -94,16 +92,17 @@ class ChatAnswer(SampledAnswer):
         for index in range(self.requests[0].n):
             yield self._delta(index, {"role": "assistant", "content": ""})
         texts = [self._tool_text() for _ in range(self.requests[0].n)]
-        async for index, text, reason in self.deltas():
+        async for index, text, reason, tokens in self.deltas():
             tool_text = texts[index]
+            logprobs = chat_logprobs(self.service, tokens) if tokens else None
             calls: list[ToolCall] = []
             if tool_text is not None:
                 text = tool_text.add(text)
                 if reason is not None:
                     rest, calls = tool_text.end()
                     text += rest
-            if text:
-                yield self._delta(index, {"content": text})
+            if text or logprobs is not None:
+                yield self._delta(index, {"content": text}, logprobs=logprobs)
             elif reason is None:
                 yield None
             if calls:
@@ -134,9 +133,13 @@ class ChatAnswer(SampledAnswer):
         return ToolText(self._reader, str(decode(last_ids, skip_special_tokens=False)))
 
     def _delta(
-        self, index: int, delta: dict[str, Any], reason: str | None = None
+        self,
+        index: int,
+        delta: dict[str, Any],
+        reason: str | None = None,
+        logprobs: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
         return self.part([choice])
 
 

@@ -12,6 +12,7 @@ from posttrain.serve.logprobs import (
     completion_logprobs,
     prompt_tokens,
     sampled_tokens,
+    text_length,
 )
 from posttrain.serve.refusal import unsupported
 from posttrain.serve.schema import CompletionRequest
@@ -32,8 +33,6 @@ async def completion_answer(service: Service, fields: CompletionRequest) -> Answ
     plan = search_plan(service, fields.model, fields.search, fields)
     adapter = adapter_of(service, fields.model)
     service.check(fields, len(fields.prompt))
-    if fields.stream and fields.logprobs is not None:
-        raise unsupported("logprobs", "logprobs: not with stream: true; leave out one of them")
     check_alternatives(service, fields.logprobs or 0, "logprobs")
     prompts = await service.prompts_of(fields.prompt, adapter)
     seed = seed_of(fields)
@@ -67,6 +66,7 @@ class CompletionAnswer(SampledAnswer):
     ) -> None:
         super().__init__(service, fields.model, "cmpl", requests)
         self._fields = fields
+        self.num_top = fields.logprobs
 
     async def whole(self) -> dict[str, Any]:
         fields = self._fields
@@ -85,8 +85,13 @@ class CompletionAnswer(SampledAnswer):
         return self.body(choices)
 
     async def parts(self) -> AsyncGenerator[dict[str, Any] | None]:
-        async for index, text, reason in self.deltas():
-            choice = {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
+        places = [0 for request in self.requests for _ in range(request.n)]
+        async for index, text, reason, tokens in self.deltas():
+            logprobs = None
+            if self.num_top is not None:
+                logprobs = completion_logprobs(self.service, tokens, self.num_top, places[index])
+                places[index] += text_length(self.service, tokens)
+            choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
             yield self.part([choice])
 
     async def _before(self) -> list[list[ScoredToken]]:

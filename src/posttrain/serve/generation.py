@@ -30,11 +30,14 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """New ids of a sample. request, index: which of the requests, and which sample of it."""
+    """New ids of a sample with their raw log-probs. request, index: which of the requests, and
+    which sample of it.
+    """
 
     request: int
     index: int
     ids: list[int]
+    logprobs: list[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +65,9 @@ class _LoopListener:
         self._loop = loop
         self._events = events
 
-    def tokens(self, index: int, ids: list[int]) -> None:
+    def tokens(self, index: int, ids: list[int], logprobs: list[float]) -> None:
         self.num_tokens += len(ids)
-        self._put(Tokens(self.number, index, ids))
+        self._put(Tokens(self.number, index, ids, logprobs))
 
     def finished(self, result: Finished) -> None:
         self._put(Done(self.number, result.samples, result.reused_tokens))
@@ -175,8 +178,8 @@ class _QueueListener:
         self.number = number
         self._events = events
 
-    def tokens(self, index: int, ids: list[int]) -> None:
-        self._events.put(Tokens(self.number, index, ids))
+    def tokens(self, index: int, ids: list[int], logprobs: list[float]) -> None:
+        self._events.put(Tokens(self.number, index, ids, logprobs))
 
     def finished(self, result: Finished) -> None:
         self._events.put(Done(self.number, result.samples, result.reused_tokens))
@@ -195,7 +198,9 @@ class BoundedEngine:
             of each of its samples is lowered to an equal share of what is left.
         max_samples: of one call. adapter: writes all samples.
     Attributes:
-        num_tokens: sampled so far, those of aborted requests included.
+        num_tokens: sampled so far, those of aborted requests included. num_reused: prompt tokens
+        of finished requests that were not computed for them. first_reused: of these, those of the
+        first request.
     """
 
     def __init__(
@@ -204,7 +209,8 @@ class BoundedEngine:
         self.max_tokens = max_tokens
         self.max_samples = max_samples
         self.adapter = adapter
-        self.num_tokens = 0
+        self.num_tokens = self.num_reused = 0
+        self.first_reused: int | None = None
         self._worker = worker
         self._events: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._cancelled = threading.Event()
@@ -239,6 +245,9 @@ class BoundedEngine:
                 elif isinstance(event, Done):
                     del jobs[event.request]
                     samples[event.request] = event.samples
+                    self.num_reused += event.reused_tokens
+                    if self.first_reused is None and event.request == 0:
+                        self.first_reused = event.reused_tokens
         finally:
             for job in jobs.values():
                 self._worker.abort(job)

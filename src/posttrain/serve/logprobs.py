@@ -107,11 +107,14 @@ def chat_logprobs(service: Service, tokens: Sequence[ScoredToken]) -> dict[str, 
 
 
 def completion_logprobs(
-    service: Service, tokens: Sequence[ScoredToken], num_top: int
+    service: Service, tokens: Sequence[ScoredToken], num_top: int, place: int = 0
 ) -> dict[str, Any]:
     """`{"tokens", "token_logprobs", "top_logprobs", "text_offset"}`, one entry per token.
 
     The dictionary of alternatives also holds the token itself, as OpenAI's does.
+
+    Args:
+        place: where the text of these tokens begins, see `text_length`.
     """
     tokenizer = service.model.tokenizer
     texts = [token_text(tokenizer, scored.token) for scored in tokens]
@@ -122,13 +125,23 @@ def completion_logprobs(
             continue
         top = {token_text(tokenizer, token): value for token, value in scored.likelihood.top}
         tops.append({text: scored.likelihood.logprob} | top)
-    offsets, place, special = [], 0, set(tokenizer.all_special_ids)
-    for scored, text in zip(tokens, texts, strict=True):
+    offsets = []
+    for scored in tokens:
         offsets.append(place)
-        place += 0 if scored.token in special else len(text)
+        place += text_length(service, [scored])
     return {
         "tokens": texts,
         "token_logprobs": [s.likelihood.logprob if s.likelihood else None for s in tokens],
         "top_logprobs": tops if num_top else None,
         "text_offset": offsets,
     }
+
+
+def text_length(service: Service, tokens: Sequence[ScoredToken]) -> int:
+    """Characters of the text of tokens, as `text_offset` counts them: special ones have none."""
+    tokenizer = service.model.tokenizer
+    special = set(tokenizer.all_special_ids)
+    texts = [
+        token_text(tokenizer, scored.token) for scored in tokens if scored.token not in special
+    ]
+    return sum(map(len, texts))

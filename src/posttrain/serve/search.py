@@ -48,6 +48,7 @@ class Found:
 
     selection: Selection
     num_tokens: int
+    num_reused: int = 0
 
     @property
     def text(self) -> str:
@@ -190,7 +191,8 @@ class SearchAnswer(Answer):
             timer.cancel()
             engine.cancel()
             self.counts.completion = self.counts.discarded = engine.num_tokens
-        found = Found(selection, engine.num_tokens)
+            self.counts.reused = engine.first_reused or 0
+        found = Found(selection, engine.num_tokens, engine.num_reused)
         self.counts.discarded = engine.num_tokens - found.num_selected
         return found
 
@@ -204,6 +206,7 @@ class SearchAnswer(Answer):
             "votes": selection.votes,
             "num_candidates": len(selection.candidates),
             "max_tokens": plan.max_tokens,
+            "reused_tokens": found.num_reused,
         }
         if plan.return_candidates:
             report["candidates"] = [
