@@ -47,7 +47,7 @@ class Node:
 
     @kv.setter
     def kv(self, kv: KeyValues) -> None:
-        # One tensor of all layers: a tensor of a few tokens is smaller than its own header.
+        """Copies, in one tensor of all layers: one of a few tokens is smaller than its header."""
         tensors = [x for pair in kv for x in pair]
         is_even = len({(x.shape, x.dtype) for x in tensors}) == 1
         self._stacked = torch.stack(tensors) if is_even else None
