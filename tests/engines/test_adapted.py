@@ -118,6 +118,33 @@ def test_requests_that_come_and_go_change_nothing(
         assert [streamed[name, at] for at in range(3)] == [group[0] for group in alone[name]]
 
 
+def test_log_probs_come_with_the_tokens(
+    base: LanguageModel, adapted: dict[str, LanguageModel]
+) -> None:
+    engine = AdaptedEngine(base, adapted)
+    for name in ("", "first"):
+        told: dict[int, list[tuple[int, float]]] = {}
+        plain: list[int] = []
+
+        def note(
+            index: int,
+            ids: list[int],
+            logprobs: list[float],
+            told: dict[int, list[tuple[int, float]]] = told,
+        ) -> None:
+            told.setdefault(index, []).extend(zip(ids, logprobs, strict=True))
+
+        engine.submit(wanted(name)[0], lambda _, ids, plain=plain: plain.extend(ids), note)
+        results = []
+        while engine.num_open:
+            results += engine.step()
+        samples = results[0].samples
+        assert told == {
+            k: list(zip(s.ids, s.raw_logprobs, strict=True)) for k, s in enumerate(samples)
+        }
+        assert sorted(plain) == sorted(token for s in samples for token in s.ids)
+
+
 def test_a_prefix_is_never_taken_from_another_model(
     base: LanguageModel, adapted: dict[str, LanguageModel]
 ) -> None:

@@ -96,7 +96,7 @@ def test_rows_join_and_leave_while_others_run() -> None:
     assert schedule.step(0) == [] and schedule.num_open == 2
     schedule.add(rows([2], first=2))
     assert schedule.step(0) == [] and len(stepper.joined) == 2  # at once, though nothing has ended
-    assert schedule.newest({2}) == [(schedule._rows[2], [3])]
+    assert schedule.newest({2}) == [(schedule._rows[2], [3], [0.0])]
     assert schedule.drop(0) == 2 and schedule.num_open == 2
     (ended,) = schedule.step(4)
     assert ended.row.ticket == 2 and ended.sample.ids == [3, 4]
