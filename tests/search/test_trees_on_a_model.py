@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from posttrain.search.solve import run_search
 
 import posttrain as pt
 from posttrain import registry
 from posttrain.engines.torch import TorchEngine
 from posttrain.search.base import Selection
-from posttrain.search.solve import run_search
 from posttrain.types import Sampling
 
 SMALL: dict[str, dict[str, int]] = {
