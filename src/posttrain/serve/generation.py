@@ -191,7 +191,7 @@ class BoundedEngine:
     Requests of many searches run in the engine side by side; it keeps their budgets.
 
     Args:
-        max_samples: of one call. context_length: the model's.
+        max_samples: of one call. context_length, stop_ids: the model's.
     Attributes:
         num_tokens: sampled so far, those of aborted requests included.
     """
@@ -199,10 +199,15 @@ class BoundedEngine:
     keeps_budgets = True
 
     def __init__(
-        self, worker: EngineWorker, max_samples: int, context_length: int | None = None
+        self,
+        worker: EngineWorker,
+        max_samples: int,
+        context_length: int | None = None,
+        stop_ids: frozenset[int] = frozenset(),
     ) -> None:
         self.max_samples = max_samples
         self.context_length = context_length
+        self.stop_ids = stop_ids
         self.num_tokens = 0
         self._worker = worker
         self._events: queue.SimpleQueue[object] = queue.SimpleQueue()

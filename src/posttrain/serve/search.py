@@ -154,7 +154,10 @@ class SearchAnswer(Answer):
         """Run the strategy in a thread; the thread ends soon after this is cancelled."""
         service, plan = self.service, self.plan
         engine = BoundedEngine(
-            service.worker, service.limits.max_samples, service.model.context_length
+            service.worker,
+            service.limits.max_samples,
+            service.model.context_length,
+            service.model.engine.stop_ids,
         )
         request = self.request
         tools = SearchTools(service.model.tokenizer, plan.extract)
