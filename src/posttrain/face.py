@@ -22,6 +22,7 @@ NAMES: dict[str, str] = {
     "evaluate": "posttrain.methods.measurement",
     "run_search": "posttrain.methods.run_search",
     "SearchLimits": "posttrain.search.run",
+    "search_rows": "posttrain.sources.search_rows",
     "compare": "posttrain.evaluation.comparison",
     "Evaluation": "posttrain.evaluation.outcomes",
     # methods that train: each gives a plan
@@ -47,6 +48,7 @@ NAMES: dict[str, str] = {
     "Example": "posttrain.types",
     "Sampling": "posttrain.config.SamplingConfig",
     "Agent": "posttrain.config.AgentConfig",
+    "Endpoint": "posttrain.config.EndpointConfig",
     "LoRA": "posttrain.config.LoraConfig",
     "Adapter": "posttrain.config.AdapterConfig",
     "Model": "posttrain.config.ModelConfig",

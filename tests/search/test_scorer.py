@@ -90,7 +90,7 @@ def test_a_search_with_a_score_needs_a_scorer_by_name(name: str) -> None:
 def test_a_scorer_beside_a_search_that_asks_for_none_is_refused(name: str) -> None:
     with pytest.raises(
         ConfigError,
-        match=f"scorer: search '{name}' does not ask for a score.*best_of_n, weighted_vote",
+        match=f"scorer: search '{name}' does not ask for a score.*best_of_n.*weighted_vote",
     ):
         made(Component(name), Component("keyword", {"words": ["a"]}))
     with pytest.raises(ConfigError, match="oracle: search .* does not ask for a score"):

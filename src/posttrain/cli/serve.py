@@ -88,10 +88,10 @@ def serve(options: argparse.Namespace) -> int:
     model = _load(place, config, name, options.extractor)
     service = Service(dataclasses.replace(model, tool_parser=options.tool_parser), limits)
     host, port = listener.getsockname()[:2]
-    asked = "with a key" if address.keys else "from this machine, without a key"
+    access = "with a key" if address.keys else "from this machine, without a key"
 
     def ready() -> None:
-        notice(f"serving {name} at http://{host}:{port}/v1 ({asked}); Ctrl-C stops it")
+        notice(f"serving {name} at http://{host}:{port}/v1 ({access}); Ctrl-C stops it")
 
     program.serve(service, address, listener, ready=ready)
     notice("stopped")
@@ -115,8 +115,8 @@ def split_settings(model: str, overrides: Sequence[str]) -> tuple[ModelConfig, L
         elif key in _MODEL_KEYS:
             settings["model"][key] = value
         else:
-            known = [*limit_keys, *_MODEL_KEYS]
-            raise ConfigError(f"unknown key {key!r}: {nearest(key, known)}")
+            names = [*limit_keys, *_MODEL_KEYS]
+            raise ConfigError(f"unknown key {key!r}: {nearest(key, names)}")
     config: ModelConfig = check(settings["model"], ModelConfig, "model")
     limits: Limits = check(settings["limits"], Limits, "limits")
     return config, limits

@@ -182,6 +182,7 @@ def _outcome(example: Example, result: Selection | Failed, verdicts: TaskGrader)
         [result.answer],
         [result.num_tokens],
         [result.text, *(c.text for c in result.candidates)][:NUM_TEXTS],
+        notes=dict(result.notes),
     )
 
 

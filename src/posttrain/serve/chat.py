@@ -70,6 +70,7 @@ class ChatAnswer(SampledAnswer):
             self.kept_ids = self._reader.kept_ids
 
     async def whole(self) -> dict[str, Any]:
+        """The answer as one object: a choice for each sample."""
         (samples,) = await self.samples()
         logprobs: list[dict[str, Any] | None] = [None for _ in samples]
         if self._num_top is not None:
@@ -90,6 +91,7 @@ class ChatAnswer(SampledAnswer):
         return self.body(choices)
 
     async def parts(self) -> AsyncGenerator[dict[str, Any] | None]:
+        """The answer as chunks, while it is written."""
         for index in range(self.requests[0].n):
             yield self._delta(index, {"role": "assistant", "content": ""})
         texts = [self._tool_text() for _ in range(self.requests[0].n)]

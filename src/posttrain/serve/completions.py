@@ -43,13 +43,13 @@ async def completion_answer(service: Service, fields: CompletionRequest) -> Answ
         for i, (prompt, room) in enumerate(zip(prompts, rooms, strict=True))
     ]
     if plan is not None:
-        for field, given in (
+        for field, value in (
             ("prompt", len(prompts) > 1),
             ("echo", fields.echo),
             ("logprobs", fields.logprobs is not None),
             ("return_token_ids", fields.return_token_ids),
         ):
-            if given:
+            if value:
                 raise unsupported(field, f"{field}: a search takes one prompt and gives its text")
         return CompletionSearch(service, fields.model, "cmpl", requests[0], plan)
     return CompletionAnswer(service, fields, requests)
@@ -68,6 +68,7 @@ class CompletionAnswer(SampledAnswer):
         self._fields = fields
 
     async def whole(self) -> dict[str, Any]:
+        """The answer as one object: a choice for each sample of each prompt."""
         fields = self._fields
         if fields.max_tokens:
             groups = await self.samples()
