@@ -191,8 +191,9 @@ def _load(
     from posttrain.models.load import load_model
     from posttrain.serve.embedded import served_model
 
-    # The collector stays on: a server lives long.
-    kernels.setup(pause_collection=False)
+    # A server lives long: the collector stays on, and memory that a burst of requests needed goes
+    # back. Kept, it made the process grow by steps (benchmarks/serve_soak.py).
+    kernels.setup(pause_collection=False, keep_freed_memory=False)
     model = load_model(place, **{key: getattr(config, key) for key in _MODEL_KEYS})
     own_templates = config.tokenizer is None and config.chat_template is None
     return served_model(model, name, adapters, own_templates=own_templates, notice=notice, **bounds)
