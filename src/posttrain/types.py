@@ -28,6 +28,10 @@ def plain_text(text: Text) -> str:
     )
 
 
+TopTokens = tuple[tuple[int, float], ...]
+"""The most likely ids in the place of one token with their raw log-probs in nats, best first."""
+
+
 FinishReason = Literal["stop", "length", "budget", "timeout"]
 
 
@@ -96,7 +100,7 @@ class Request:
     = no limit; samples that are not complete by then end with what they have. Neither is part of
     what fixes a sample but for where it ends. constraint: the form of the text, a part of the
     distribution that is sampled from. num_top_logprobs: most likely ids to report in the place of
-    each sampled one.
+    each sampled one. adapter: name of the adapter that writes it, "" for none.
     """
 
     prompt_ids: tuple[int, ...]
@@ -108,6 +112,7 @@ class Request:
     deadline_seconds: float | None = None
     constraint: Constraint | None = None
     num_top_logprobs: int = 0
+    adapter: str = ""
 
 
 @dataclass(slots=True)
@@ -133,7 +138,7 @@ class Sample:
     finish_reason: FinishReason
     stop_string: str | None = None
     weights_version: int = 0
-    top_logprobs: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
+    top_logprobs: list[TopTokens] = field(default_factory=list)
 
 
 StopReason = Literal[

@@ -53,6 +53,7 @@ OPTIONAL = {
     "datasets": "data/hub.py",
     "openai": "engines/endpoint.py",
     "llguidance": "engines/constraint.py",
+    "lm_eval": "evaluation/harness.py",
     "peft": "models/adapters.py",
     "math_verify": "rewards/math_worker.py",
     "reasoning_gym": "tasks/reasoning_gym.py",

@@ -9,8 +9,8 @@ import pytest
 import posttrain as pt
 from posttrain import registry
 from posttrain.engines.torch import TorchEngine
+from posttrain.methods.run_search import run_search
 from posttrain.search.base import Selection
-from posttrain.search.solve import run_search
 from posttrain.types import Sampling
 
 SMALL: dict[str, dict[str, int]] = {

@@ -18,6 +18,10 @@ OnTokens = Callable[[int, list[int]], None]
 """Called within `step` with the index of a sample in its request and the ids that are new."""
 
 
+OnLogprobs = Callable[[int, list[int], list[float]], None]
+"""As `OnTokens`, with the raw log-probs of the new ids (`Sample.raw_logprobs`)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finished:
     """The end of a request.
@@ -60,7 +64,12 @@ class Engine(Protocol):
         """Requests that are neither finished nor aborted."""
         ...
 
-    def submit(self, request: Request, on_tokens: OnTokens | None = None) -> int:
+    def submit(
+        self,
+        request: Request,
+        on_tokens: OnTokens | None = None,
+        on_logprobs: OnLogprobs | None = None,
+    ) -> int:
         """Hand in a request; its ticket. It is sampled by the steps that follow.
 
         Raises:
@@ -131,10 +140,20 @@ def check_requests(
             "min_p": (s.min_p, 0 <= s.min_p < 1, "at least 0 and below 1"),
             "stop": (s.stop, "" not in s.stop, "without the empty string, which any text contains"),
             "n": (request.n, request.n >= 1, "at least 1"),
+            "num_top_logprobs": (
+                request.num_top_logprobs,
+                0 <= request.num_top_logprobs <= vocab_size,
+                f"at least 0 (0 reports none) and at most the vocabulary's {vocab_size}",
+            ),
             "deadline_seconds": (
                 request.deadline_seconds,
                 request.deadline_seconds is None or request.deadline_seconds > 0,
                 "above 0, or None for no limit",
+            ),
+            "adapter": (
+                repr(request.adapter),
+                not request.adapter,
+                "'', because this engine holds no adapters by name",
             ),
         }
         for name, (value, kept, rule) in rules.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from posttrain.config import (
     AgentConfig,
     Component,
     ComponentLike,
+    EndpointConfig,
     EvaluationConfig,
     Limits,
     SamplingConfig,
@@ -20,11 +22,12 @@ from posttrain.data.account import Account
 from posttrain.errors import ConfigError
 from posttrain.evaluation.outcomes import Evaluation
 from posttrain.evaluation.run import Acting, Measurement, prepare
+from posttrain.methods.endpoint import EndpointModel, Spec, engine_of, spec_of
 from posttrain.methods.episodes import EnvironmentLike, Episodes
 from posttrain.methods.objects import ModelLike, TaskLike, settings_of_task, task_of
 from posttrain.methods.prompts import sampling_of
-from posttrain.models.language_model import LanguageModel
-from posttrain.models.spec import ModelSpec, model_spec
+from posttrain.search.journal import Journal
+from posttrain.search.run import SearchLimits
 from posttrain.search.strategy import Strategy
 from posttrain.tasks.answers import refuse_unscored
 from posttrain.terminal import write, write_wrapped
@@ -45,8 +48,8 @@ class Measuring:
     """An evaluation that is prepared for a model, and how its outcome is printed.
 
     Args:
-        spec: the model that is measured, before its weights are loaded.
-        search, scorer, oracle: as `evaluate` takes them.
+        spec: the model that is measured, before its weights are loaded; or a served one.
+        search, scorer, oracle, budget: as `evaluate` takes them.
         console: where progress is shown; None shows none.
         task_settings: by which the task was named, for the record; None are those of the config.
         episodes: in what the model acts; None is the config's environment.
@@ -54,7 +57,7 @@ class Measuring:
 
     def __init__(
         self,
-        spec: ModelSpec,
+        spec: Spec,
         config: EvaluationConfig,
         *,
         limits: Limits,
@@ -65,12 +68,22 @@ class Measuring:
         console: Console | None = None,
         task_settings: Mapping[str, Any] | None = None,
         episodes: Episodes | None = None,
+        budget: int | SearchLimits | None = None,
     ) -> None:
-        task = task_of(config.task)
+        task = (
+            spec.chat_task(task_of(config.task))
+            if isinstance(spec, EndpointModel)
+            else task_of(config.task)
+        )
         episodes = episodes or Episodes.of(config.environment, config.agent)
         acting: Acting | None = None
         if episodes is None:
             refuse_unscored(task, "an evaluation")
+        elif isinstance(spec, EndpointModel):
+            raise ConfigError(
+                "environment: an evaluation by episodes samples from a model that is loaded, and "
+                f"{spec.place} is a server; leave endpoint or environment out"
+            )
         else:
             episodes.check(spec, task)
             acting = Acting(episodes.text(), partial(episodes.sampler, task=task, limits=limits))
@@ -94,6 +107,7 @@ class Measuring:
                 settings_of_task(config.task) if task_settings is None else task_settings
             ),
             acting=acting,
+            budget=config.budget if budget is None else budget,
         )
         _note_dropped(self.measurement, account, spec)
 
@@ -107,15 +121,41 @@ class Measuring:
         """The search whose choices are measured."""
         return self.measurement.strategy
 
-    def of(self, model: LanguageModel) -> Evaluation:
-        """Outcomes of a model, alone or under the search."""
+    def of(self, model: Any, journal: Journal | None = None) -> Evaluation:
+        """Outcomes of a model, alone or under the search.
+
+        Args:
+            model: with its weights, or a served one.
+            journal: answers of an earlier run that was interrupted, for a search.
+        """
+        options: dict[str, Any] = {"journal": journal, "engine": engine_of(model)}
         if self.console is None:
-            return self.measurement.of(model)
+            return self.measurement.of(model, **options)
         number = len(self.measurement.problems.fitting)
         with ItemProgress(
             number, title=self.measurement.task.name, console=self.console
         ) as progress:
-            return self.measurement.of(model, progress=lambda done, total: progress(done))
+            return self.measurement.of(
+                model, progress=lambda done, total: progress(done), **options
+            )
+
+    def journal(self, path: Path, place: str) -> Journal | None:
+        """The file of a search's calls, continued where it is there; None without a search.
+
+        place: of the model.
+        """
+        measurement, chosen = self.measurement, self.strategy
+        if chosen is None:
+            return None
+        about = {
+            "model": place,
+            "task": measurement.task.name,
+            "search": chosen.name,
+            "settings": chosen.settings,
+            "sampling": measurement.sampling,
+            "seed": measurement.seed,
+        }
+        return Journal(path, about)
 
     def report(self, result: Evaluation, console: Console) -> None:
         """Print the accuracy with its interval, and what belongs to it."""
@@ -130,7 +170,7 @@ class Measuring:
         self.measurement.close()
 
 
-def _note_dropped(measurement: Measurement, account: Account, spec: ModelSpec) -> None:
+def _note_dropped(measurement: Measurement, account: Account, spec: Spec) -> None:
     dropped, fitting = measurement.problems.dropped, measurement.problems.fitting
     if not dropped:
         return
@@ -145,12 +185,13 @@ def _note_dropped(measurement: Measurement, account: Account, spec: ModelSpec) -
 
 
 def evaluate(
-    model: ModelLike,
+    model: ModelLike | EndpointConfig,
     task: TaskLike,
     *,
     search: ComponentLike | Strategy | None = None,
     scorer: ComponentLike | None = None,
     oracle: bool = False,
+    budget: int | SearchLimits | None = None,
     environment: EnvironmentLike | None = None,
     agent: AgentConfig = AgentConfig(),
     num_examples: int = 200,
@@ -166,12 +207,14 @@ def evaluate(
         print(pt.evaluate(model, task, search=pt.majority_vote(num_samples=8)))
 
     Args:
-        model: a loaded model, a folder, a hub id, "embedded".
+        model: a loaded model, a folder, a hub id, "embedded", or a server: pt.Endpoint(url, name).
         task: a task, rows with answers, or the name of a task.
         search: a strategy whose choices are measured; None measures samples alone.
         scorer: what the search chooses by, where it asks for a score: a reward, or "oracle", the
             task's own verdict, which no deployed system has.
         oracle: permits a scorer that reads the gold, and reports it.
+        budget: most tokens that the search about one problem samples, the discarded ones included;
+            or its limits.
         environment: what the model acts in, as for `pt.grpo`: it is then measured by episodes.
             Where the task cannot grade, an episode is right if the environment's reward is at
             least 1.
@@ -191,13 +234,14 @@ def evaluate(
     Raises:
         ConfigError, DataError: what cannot be measured, before any weights are loaded.
     """
-    spec = model_spec(model)
+    spec = spec_of(model)
     measuring = measuring_of(
         spec,
         task,
         search=search,
         scorer=scorer,
         oracle=oracle,
+        budget=check_in_python(budget, int | SearchLimits | None, "evaluate: budget"),
         num_examples=num_examples,
         num_samples=num_samples,
         sampling=sampling,
@@ -217,7 +261,7 @@ def evaluate(
 
 
 def measuring_of(
-    spec: ModelSpec,
+    spec: Spec,
     task: TaskLike,
     *,
     num_examples: int = 200,
@@ -252,7 +296,7 @@ def measuring_of(
     )
 
 
-def check_critic(spec: ModelSpec, strategy: Strategy) -> None:
+def check_critic(spec: Spec, strategy: Strategy) -> None:
     """Refuse a strategy that asks for values of a model without a critic.
 
     Raises:

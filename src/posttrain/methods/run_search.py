@@ -1,25 +1,27 @@
-"""A search on a loaded model, in one call."""
+"""A search on a model, in one call."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from posttrain.config import ComponentLike
-from posttrain.data.templates import encode_prompt
+from posttrain.config import ComponentLike, EndpointConfig, SamplingConfig
 from posttrain.engines.base import Engine
 from posttrain.engines.torch import TorchEngine
 from posttrain.episodes.drive import Failed
 from posttrain.errors import ConfigError
-from posttrain.models.language_model import LanguageModel
+from posttrain.methods.endpoint import EndpointModel, Spec, engine_of, spec_of
+from posttrain.methods.measurement import SamplingLike, check_critic
+from posttrain.methods.objects import ModelLike
+from posttrain.methods.prompts import sampling_of
 from posttrain.rewards.exact import Extractor, canonical, extract_answer
 from posttrain.rewards.grader import TaskGrader
 from posttrain.search.base import Selection
 from posttrain.search.journal import Journal
 from posttrain.search.run import SearchLimits, SearchTools, run_searches
 from posttrain.search.strategy import Strategy, strategy
+from posttrain.typecheck import check_in_python
 from posttrain.types import Example, Sampling, Task, Text
 
 Problems = Task | Text | Sequence[Text] | Sequence[Example]
@@ -27,14 +29,14 @@ Problems = Task | Text | Sequence[Text] | Sequence[Example]
 
 
 def run_search(
-    model: LanguageModel,
+    model: ModelLike | EndpointConfig,
     problems: Problems,
     search: ComponentLike | Strategy,
     *,
     scorer: ComponentLike | None = None,
     oracle: bool = False,
     extract: Extractor | Callable[[str], str | None] = "last_number",
-    sampling: Sampling | None = None,
+    sampling: SamplingLike = None,
     budget: int | SearchLimits | None = None,
     seed: int = 0,
     engine: Engine | None = None,
@@ -46,11 +48,12 @@ def run_search(
         answer.text, answer.answer, answer.ledger.sampled_tokens
 
     Args:
+        model: a loaded model, a folder, a hub id, "embedded", or a server: pt.Endpoint(url, name).
         problems: a task, one prompt, a list of prompts, or a list of examples.
         scorer, oracle: what the search chooses by, see `strategy`.
         extract: how an answer is read from a text; of a task, the task says it.
-        sampling: of a whole completion; None is temperature 1 with the task's length and stop
-            strings.
+        sampling: of a whole completion, as pt.Sampling or {"max_tokens": 8}; None is temperature 1
+            with the task's length and stop strings.
         budget: most tokens of the search about one problem, or its limits.
         engine: samples in place of an embedded engine on the model.
         journal: a file of the engine's answers; a search that was interrupted goes on where it
@@ -62,32 +65,32 @@ def run_search(
     task = _task(problems, extract)
     if not task.examples:
         raise ConfigError("run_search: there are no problems; give at least one prompt")
-    sampling = sampling or Sampling(max_tokens=task.max_tokens)
-    sampling = replace(sampling, stop=sampling.stop or task.stop)
+    spec = spec_of(model)
+    task = spec.chat_task(task) if isinstance(spec, EndpointModel) else task
+    if not isinstance(sampling, Sampling):
+        sampling = check_in_python(sampling or {}, SamplingConfig, "run_search: sampling")
+    how = sampling_of(cast(SamplingConfig, sampling), task)
     chosen = strategy(search)
-    value = model.critic.at_ends if model.critic is not None else None
-    if "value" in chosen.inputs and value is None:
-        raise ConfigError(
-            f"search {chosen.name!r} asks for values, and the model has no critic; train one with "
-            "pt.offline and losses that ask for values, such as oreo_policy and oreo_value"
-        )
+    check_critic(spec, chosen)
     if scorer is not None or oracle:
         chosen = chosen.with_scorer(scorer, oracle)
     chosen = chosen.open(task)
-    verdicts = TaskGrader(task)
-    calls = None if journal is None else Journal(journal, _about(task, chosen, sampling, seed))
-    tools = SearchTools(model.tokenizer, verdicts.answer, verdicts, value, task.system, calls)
-    prompts = [
-        tuple(encode_prompt(model.tokenizer, e.prompt, system=task.system)) for e in task.examples
-    ]
+    calls = None if journal is None else Journal(journal, _about(spec, task, chosen, how, seed))
     try:
+        loaded: Any = spec.load()
+        critic = loaded.critic
+        if critic is None and "value" in chosen.inputs:
+            critic = spec.load_critic()
+        verdicts = TaskGrader(task)
+        value = None if critic is None else critic.at_ends
+        tools = SearchTools(loaded.tokenizer, verdicts.answer, verdicts, value, task.system, calls)
         return run_searches(
             chosen,
-            list(zip(task.examples, prompts, strict=True)),
-            engine or TorchEngine(model),
+            [(e, tools.render(e.prompt)) for e in task.examples],
+            engine or engine_of(loaded) or TorchEngine(loaded),
             tools,
-            sampling=sampling,
-            seeds=[seed + place for place in range(len(prompts))],
+            sampling=how,
+            seeds=[seed + place for place in range(len(task.examples))],
             limits=SearchLimits(max_tokens=budget) if isinstance(budget, int) else budget,
         )
     finally:
@@ -116,9 +119,12 @@ def _task(problems: Problems, extract: Extractor | Callable[[str], str | None]) 
     return Task("prompts", examples, unscored, read, unscored="prompts have no verdict")
 
 
-def _about(task: Task, chosen: Strategy, sampling: Sampling, seed: int) -> dict[str, Any]:
+def _about(
+    spec: Spec, task: Task, chosen: Strategy, sampling: Sampling, seed: int
+) -> dict[str, Any]:
     """What a journal belongs to."""
     return {
+        "model": str(spec.place),
         "task": task.name,
         "search": chosen.name,
         "settings": chosen.settings,

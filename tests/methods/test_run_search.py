@@ -11,9 +11,9 @@ import posttrain as pt
 from posttrain.engines.torch import TorchEngine
 from posttrain.episodes.drive import Failed
 from posttrain.errors import ConfigError
+from posttrain.methods.run_search import run_search
 from posttrain.search.base import Selection
 from posttrain.search.run import SearchLimits
-from posttrain.search.solve import run_search
 from posttrain.tasks.arithmetic import arithmetic
 from posttrain.types import Sampling
 
