@@ -1,6 +1,6 @@
 """A server under load: streaming clients for some minutes, errors counted, memory over time.
 
-    .venv/bin/python benchmarks/serve_soak.py [--minutes 10] [--clients 64] [--model embedded]
+    .venv/bin/python benchmarks/serve_soak.py [--minutes 10] [--clients 64] [--prefix-mib 8]
 
 It starts `posttrain serve` as a process of its own, and needs httpx and the extra serve. Every
 client sends one request after another. Most are streams; some ask for two choices, a stop string,
@@ -10,7 +10,11 @@ count of tokens within its limits.
 Every client sends its first request again from time to time: the same seed has to give the same
 text, whatever else runs.
 
-Memory is the resident size of the server's process, read every few seconds.
+Memory is the resident size of the server's process, read every few seconds, and how much of it is
+held for later prompts. That grows up to a bound (`max_prefix_bytes` of `posttrain serve`, 256 MiB
+by default), which clients of a small model do not reach in ten minutes. The bound is small here, so
+that whatever else grows is seen. The slope is of the second half, by least squares. Its standard
+error takes readings as independent, which they are not: it is too small.
 """
 
 from __future__ import annotations
@@ -49,6 +53,7 @@ PROMPTS = [
     "A farmer has 12 hens and sells 5. How many are left?",
     "Write a short story about a cat – with “quotes” and a 🙂.",
 ]
+READINGS = ("seconds_of_readings", "memory_mib", "prefix_mib")
 SHARES = {"stream": 70, "leave": 10, "whole": 8, "search": 6, "malformed": 6}
 """Kinds of requests, in per cent."""
 
@@ -71,9 +76,10 @@ class Counts:
 
 
 @contextlib.contextmanager
-def running_server(model: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def running_server(model: str, prefix_bytes: int) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """A server and its address. It is stopped by SIGTERM and has to end with status 0."""
     command = [sys.executable, "-m", "posttrain.cli", "serve", model, "--port", "0"]
+    command.append(f"max_prefix_bytes={prefix_bytes}")
     environment = {**os.environ, "POSTTRAIN_API_KEY": KEY, "PYTHONPATH": str(ROOT / "src")}
     with tempfile.NamedTemporaryFile("wb") as log:
         process = subprocess.Popen([*command, "--name", "soak"], stderr=log, env=environment)
@@ -209,47 +215,75 @@ def resident_mib(pid: int) -> float:
     return int(text.split("VmRSS:")[1].split()[0]) / 1024
 
 
-async def watch(pid: int, end: float, every: float) -> list[float]:
-    """Resident MiB, read every so many seconds until the time is over."""
-    sizes = []
-    while time.monotonic() < end:
-        sizes.append(round(resident_mib(pid), 1))
-        await asyncio.sleep(every)
-    return sizes
+@dataclass
+class Memory:
+    """MiB, read every so many seconds. resident: of the process. prefixes: held for later prompts,
+    and part of it. at: seconds since the first reading.
+    """
+
+    at: list[float] = field(default_factory=list)
+    resident: list[float] = field(default_factory=list)
+    prefixes: list[float] = field(default_factory=list)
 
 
-def slope_per_minute(sizes: list[float], every: float) -> float:
-    """MiB per minute by least squares over the second half of the time."""
-    half = sizes[len(sizes) // 2 :]
-    if len(half) < 2:
-        return 0.0
-    return 60 / every * statistics.linear_regression(range(len(half)), half).slope
+async def watch(pid: int, address: str, end: float, every: float) -> Memory:
+    """Read memory until the time is over."""
+    memory, started = Memory(), time.monotonic()
+    async with httpx.AsyncClient(headers=HEADERS, timeout=60, trust_env=False) as http:
+        while time.monotonic() < end:
+            held = metrics_of((await http.get(f"{address}/metrics")).text)
+            memory.at.append(round(time.monotonic() - started, 1))
+            memory.resident.append(round(resident_mib(pid), 1))
+            memory.prefixes.append(round(held["posttrain_prefix_bytes"] / 2**20, 1))
+            await asyncio.sleep(every)
+    return memory
+
+
+def slope_per_minute(at: list[float], sizes: list[float]) -> tuple[float, float]:
+    """MiB per minute by least squares over the second half of the readings, and the standard error
+    for independent readings; NaN where there are too few.
+    """
+    x, y = at[len(at) // 2 :], sizes[len(at) // 2 :]
+    if len(x) < 3:
+        return math.nan, math.nan
+    slope, intercept = statistics.linear_regression(x, y)
+    squares = sum((b - intercept - slope * a) ** 2 for a, b in zip(x, y, strict=True))
+    spread = statistics.variance(x) * (len(x) - 1)
+    return 60 * slope, 60 * math.sqrt(squares / (len(x) - 2) / spread)
 
 
 def server_metrics(address: str) -> dict[str, float]:
     """The server's own counts, without labels."""
-    text = httpx.get(f"{address}/metrics", headers=HEADERS, trust_env=False).text
+    return metrics_of(httpx.get(f"{address}/metrics", headers=HEADERS, trust_env=False).text)
+
+
+def metrics_of(text: str) -> dict[str, float]:
+    """Counts without labels, from the text of /metrics."""
     pairs = (line.split() for line in text.splitlines() if not line.startswith("#"))
     return {name: float(value) for name, value in pairs if "{" not in name}
 
 
-def soak(model: str, num_clients: int, seconds: float, every: float = 5.0) -> dict[str, Any]:
+def soak(
+    model: str, num_clients: int, seconds: float, prefix_mib: float, every: float = 5.0
+) -> dict[str, Any]:
     """Run a server and its clients; the figures."""
     counts = Counts()
 
-    async def run(pid: int, address: str) -> list[float]:
+    async def run(pid: int, address: str) -> Memory:
         end = time.monotonic() + seconds
         clients = [client(address, number, end, counts) for number in range(num_clients)]
-        sizes, *_ = await asyncio.gather(watch(pid, end, every), *clients)
-        return sizes
+        memory, *_ = await asyncio.gather(watch(pid, address, end, every), *clients)
+        return memory
 
-    with running_server(model) as (process, address):
-        sizes = asyncio.run(run(process.pid, address))
+    with running_server(model, round(prefix_mib * 2**20)) as (process, address):
+        memory = asyncio.run(run(process.pid, address))
         limit = time.monotonic() + 10
         while (metrics := server_metrics(address))["posttrain_open_requests"]:
             if time.monotonic() > limit:
                 break
             time.sleep(0.1)
+    slope, error = slope_per_minute(memory.at, memory.resident)
+    half = memory.resident[len(memory.resident) // 2 :]
     first = sorted(counts.first) or [math.nan]
     names = ("open_samples", "open_requests", "engine_steps", "engine_failures")
     return {
@@ -266,9 +300,13 @@ def soak(model: str, num_clients: int, seconds: float, every: float = 5.0) -> di
         },
         "server_at_the_end": {name: metrics[f"posttrain_{name}"] for name in names},
         "aborted": metrics.get("posttrain_aborted_requests_total", 0),
-        "memory_mib_per_minute": round(slope_per_minute(sizes, every), 2),
-        "memory_every_seconds": every,
-        "memory_mib": sizes,
+        "memory_mib_per_minute": round(slope, 3),
+        "standard_error": round(error, 3),
+        "second_half_mib": [min(half), max(half)],
+        "prefix_mib_bound": prefix_mib,
+        "seconds_of_readings": memory.at,
+        "memory_mib": memory.resident,
+        "prefix_mib": memory.prefixes,
     }
 
 
@@ -278,13 +316,14 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--model", default="embedded")
+    parser.add_argument("--prefix-mib", type=float, default=8)
     options = parser.parse_args()
-    figures = soak(options.model, options.clients, 60 * options.minutes)
+    figures = soak(options.model, options.clients, 60 * options.minutes, options.prefix_mib)
     today = str(date.today())
     head = {"date": today, "machine": machine.describe(), "model": options.model}
     path = ROOT / "benchmarks" / "results" / f"serve_soak-{today}.json"
     path.write_text(json.dumps(head | figures, indent=1) + "\n")
-    print(json.dumps({k: v for k, v in figures.items() if k != "memory_mib"}, indent=1))
+    print(json.dumps({k: v for k, v in figures.items() if k not in READINGS}, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Write the tokenizer and the config of the embedded base model: bytes and a few special tokens, a small Qwen3.
+"""Write the tokenizer and the config of the embedded base model: bytes and a few special tokens,
+a small Qwen3.
 
     .venv/bin/python recipes/base_tokenizer.py src/posttrain/assets/base
 
-Every byte is a token, so that any text can be encoded and every digit stands alone. Weights come from
-recipes/base_model.yaml.
+Every byte is a token, so that any text can be encoded and every digit stands alone. Weights come
+from recipes/base_model.yaml.
 """
 
 from __future__ import annotations

@@ -7,12 +7,17 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from posttrain.engines.base import Finished, OnTokens
+from posttrain.engines.base import Finished, OnLogprobs, OnTokens
+from posttrain.engines.tickets import Ticket
 from posttrain.errors import DataError, PosttrainError
 from posttrain.types import Request, Sample
 
 Write = Callable[[Request, int], Sequence[int]]
 """The ids that sample `index` of a request would have without limits and stops."""
+
+
+def _logprob(place: int) -> float:
+    return -1.0 - place / 10
 
 
 class ScriptedEngine:
@@ -38,7 +43,7 @@ class ScriptedEngine:
         self.broken: Exception | None = None
         self.refused: PosttrainError | None = None
         self.most_open = self.steps = self.aborted_after = 0
-        self._open: dict[int, tuple[Request, OnTokens | None, list[list[int]], list[Any]]] = {}
+        self._open: dict[int, tuple[Request, Ticket, list[list[int]], list[Any]]] = {}
 
     def _token(self, request: Request, index: int, place: int) -> int:
         if self.write is not None:
@@ -65,7 +70,12 @@ class ScriptedEngine:
     def sync(self, version: int) -> None:
         raise AssertionError("a server's weights do not change")
 
-    def submit(self, request: Request, on_tokens: OnTokens | None = None) -> int:
+    def submit(
+        self,
+        request: Request,
+        on_tokens: OnTokens | None = None,
+        on_logprobs: OnLogprobs | None = None,
+    ) -> int:
         if self.refused is not None:
             raise self.refused
         if not request.prompt_ids:
@@ -73,7 +83,12 @@ class ScriptedEngine:
         self.requests.append(request)
         ticket = len(self.requests)
         written: list[list[int]] = [[] for _ in range(request.n)]
-        self._open[ticket] = (request, on_tokens, written, [None] * request.n)
+        self._open[ticket] = (
+            request,
+            Ticket(request, on_tokens, on_logprobs),
+            written,
+            [None] * request.n,
+        )
         self.most_open = max(self.most_open, len(self._open))
         return ticket
 
@@ -83,25 +98,24 @@ class ScriptedEngine:
         if self.broken is not None:
             raise self.broken
         finished = []
-        for ticket, (request, on_tokens, written, ends) in list(self._open.items()):
+        for ticket, (request, opened, written, ends) in list(self._open.items()):
             for index in range(request.n):
                 if ends[index] is None:
-                    ends[index] = self._grow(request, on_tokens, index, written[index])
+                    ends[index] = self._grow(request, opened, index, written[index])
             if None not in ends:
                 del self._open[ticket]
                 samples = list(map(self._sample, written, ends))
                 finished.append(Finished(ticket, samples, reused_tokens=1))
         return finished
 
-    def _grow(self, request: Request, on_tokens: Any, index: int, ids: list[int]) -> Any:
+    def _grow(self, request: Request, opened: Ticket, index: int, ids: list[int]) -> Any:
         if request.budget is not None:
             if request.budget.is_spent:
                 return ("budget", None)
             request.budget.spend(1)
         token = self._token(request, index, len(ids))
         ids.append(token)
-        if on_tokens is not None:
-            on_tokens(index, [token])
+        opened.tell(index, [token], [_logprob(len(ids) - 1)])
         if token == self.tokenizer.eos_token_id or token in request.sampling.stop_ids:
             return ("stop", None)
         text = self.tokenizer.decode(ids)
@@ -111,7 +125,7 @@ class ScriptedEngine:
         return ("length", None) if len(ids) >= request.sampling.max_tokens else None
 
     def _sample(self, ids: list[int], end: Any) -> Sample:
-        logprobs = [-1.0 - i / 10 for i in range(len(ids))]
+        logprobs = [_logprob(place) for place in range(len(ids))]
         return Sample(ids, logprobs, logprobs, end[0], end[1])
 
     def abort(self, ticket: int) -> None:

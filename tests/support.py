@@ -38,6 +38,11 @@ def weights(folder: Path) -> bytes:
     return file.read_bytes()
 
 
+def tiny_model(folder: Path, lora: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A recipe's model in float32, with adapters where there are settings of such."""
+    return {"path": str(folder), "dtype": "float32", **({"lora": lora} if lora else {})}
+
+
 def interrupted(
     run_recipe: Callable[..., Path], after: int, *, message: str | None = None, **raw: Any
 ) -> None:

@@ -23,8 +23,19 @@ def test_numbers_out_of_bounds_are_named(key: str, value: Any) -> None:
         check_values({key: value})
 
 
-def test_the_bounds_themselves_pass() -> None:
-    check_values({"batch_size": 1, "seed": 0, "adam_beta1": 0.0, "learning_rate": 10.0})
+@pytest.mark.parametrize(
+    ("key", "bound", "beyond"),
+    [
+        ("batch_size", 1, 0),
+        ("seed", 0, -1),
+        ("adam_beta1", 0.0, -1e-9),
+        ("learning_rate", 10.0, 10.0 + 1e-9),
+    ],
+)
+def test_a_bound_itself_passes(key: str, bound: float, beyond: float) -> None:
+    check_values({key: bound})
+    with pytest.raises(ConfigError):
+        check_values({key: beyond})
 
 
 GRPO: dict[str, Any] = {"method": "grpo", "model": "m", "task": {"name": "arithmetic"}}

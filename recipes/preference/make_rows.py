@@ -1,13 +1,17 @@
-"""Rows for the recipes in this folder, from the arithmetic task and completions that the embedded model writes for it.
+"""Rows for the recipes in this folder, from the arithmetic task and completions that the embedded
+model writes for it.
 
     python recipes/preference/make_rows.py [FOLDER]
 
 FOLDER (runs/preference/rows) then holds, for 1000 problems, about two minutes of one CPU core:
-pairs.jsonl     a right completion (the worked one, where none is) against a wrong one, both the model's own where it has them
+pairs.jsonl     a right completion (the worked one, where none is) against a wrong one, both the
+                model's own where it has them
 unpaired.jsonl  single completions with a label
 lists.jsonl     four completions with scores: 1 right, the share of right lines else
-triples.jsonl   worked text (reference), a right completion of the model's own (chosen), a wrong one (rejected)
-steps.jsonl     right lines so far (initial_reason_steps), the next right line (chosen) and one that slips (rejected)
+triples.jsonl   worked text (reference), a right completion of the model's own (chosen), a wrong
+                one (rejected)
+steps.jsonl     right lines so far (initial_reason_steps), the next right line (chosen) and one
+                that slips (rejected)
 """
 
 from __future__ import annotations
@@ -50,7 +54,9 @@ def sampled(
 
 
 def right_and_wrong(task: Task, example: Example, texts: list[str]) -> tuple[list[str], list[str]]:
-    """Distinct completions that are right (the worked one, where none is) and wrong (a slip, where none is)."""
+    """Distinct completions that are right (the worked one, where none is) and wrong (a slip, where
+    none is).
+    """
     distinct = [t for t in dict.fromkeys(texts) if t.strip()]
     right = [t for t in distinct if task.score(t, example) == 1]
     wrong = [t for t in distinct if task.score(t, example) == 0]

@@ -34,13 +34,13 @@ class Averages:
 
     def largest(self, name: str, value: Any) -> None:
         """Keep the maximum."""
-        known = self._largest.get(name)
-        self._largest[name] = value if known is None else max(float(known), float(value))
+        previous = self._largest.get(name)
+        self._largest[name] = value if previous is None else max(float(previous), float(value))
 
     def smallest(self, name: str, value: Any) -> None:
         """Keep the minimum."""
-        known = self._smallest.get(name)
-        self._smallest[name] = value if known is None else min(float(known), float(value))
+        previous = self._smallest.get(name)
+        self._smallest[name] = value if previous is None else min(float(previous), float(value))
 
     def update(self, values: Mapping[str, float]) -> None:
         """Add single observations."""

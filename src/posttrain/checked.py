@@ -31,21 +31,7 @@ OF_FIT = (
     "seed",
     "evaluation",
     "console",
-    "max_tokens_per_micro_batch",
-    "weight_decay",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "warmup_steps",
-    "min_lr_ratio",
-    "max_grad_norm",
-    "save_every",
-    "save_seconds",
-    "save_final",
-    "save_total_limit",
-    "eval_every",
-    "report_to",
-    "penalties",
+    *config.OF_EVERY_TRAINING,
 )
 """Settings of `pt.fit`."""
 
@@ -79,14 +65,14 @@ def checked(function: Callable[..., Any], entry_of: Callable[[], Entry]) -> Call
     Raises:
         ConfigError: by the function that is returned; see the module.
     """
-    known: list[tuple[Entry, dict[str, Any]]] = []
+    cached: list[tuple[Entry, dict[str, Any]]] = []
 
     @functools.wraps(function)
     def call(*arguments: Any, **settings: Any) -> Any:
-        if not known:
+        if not cached:
             entry = entry_of()
-            known.append((entry, _plain_hints(entry)))
-        entry, hints = known[0]
+            cached.append((entry, _plain_hints(entry)))
+        entry, hints = cached[0]
         inputs = [_tensor(entry, name, value) for name, value in zip(entry.inputs, arguments)]
         if settings:
             settings = _checked_settings(entry, hints, settings)
@@ -108,9 +94,9 @@ def _tensor(entry: Entry, name: str, value: Any) -> Any:
     """
     if entry.kind != "loss" or not isinstance(value, int | float | list | tuple):
         return value
-    given = LOSS_INPUTS.get(name)
+    loss_input = LOSS_INPUTS.get(name)
     holds_tensors = isinstance(value, list | tuple) and any(hasattr(v, "shape") for v in value)
-    if given is None or not given.shape or holds_tensors:
+    if loss_input is None or not loss_input.shape or holds_tensors:
         return value
     import torch
 
@@ -119,8 +105,8 @@ def _tensor(entry: Entry, name: str, value: Any) -> Any:
         return torch.atleast_1d(torch.as_tensor(value, dtype=dtype))
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(
-            f"{entry.name}: {name}: {shown(value)} must be numbers of shape {given.shape} "
-            f"({given.meaning})"
+            f"{entry.name}: {name}: {shown(value)} must be numbers of shape {loss_input.shape} "
+            f"({loss_input.meaning})"
         ) from error
 
 
@@ -132,6 +118,7 @@ def _plain_hints(entry: Entry) -> dict[str, Any]:
 def _checked_settings(
     entry: Entry, hints: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
+    """The keywords of a call, each of its declared type."""
     values = {}
     for name, value in settings.items():
         if name not in entry.settings and name not in entry.inputs and not entry.accepts_columns:

@@ -19,6 +19,25 @@ from posttrain.model_config import LoraConfig as LoraConfig
 from posttrain.model_config import ModelConfig as ModelConfig
 from posttrain.typecheck import described
 
+OF_EVERY_TRAINING = (
+    "max_tokens_per_micro_batch",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "warmup_steps",
+    "min_lr_ratio",
+    "max_grad_norm",
+    "save_every",
+    "save_seconds",
+    "save_final",
+    "save_total_limit",
+    "eval_every",
+    "report_to",
+    "penalties",
+)
+"""Settings of a training that no method chooses; `training.settings` says what they mean."""
+
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 """How the learning rate changes over a run."""
 
@@ -212,6 +231,7 @@ class EvaluationConfig:
         agent: how the model acts there.
         seed: seed of the completions. It does not depend on the recipe's seed, so that all models
             get the same random numbers.
+        budget: most tokens that the search about one problem samples, the discarded ones included.
     """
 
     task: Component
@@ -221,6 +241,7 @@ class EvaluationConfig:
     environment: Component | None = None
     agent: AgentConfig = AgentConfig()
     seed: int = 1234
+    budget: int | None = None
 
 
 @dataclass(slots=True)

@@ -117,7 +117,7 @@ def nearest_files(name: str, there: Iterable[str]) -> str:
     names = sorted(there)
     # The bound keeps a folder of a million files from making the error slow.
     close = difflib.get_close_matches(name, names[:_MAX_FILES], n=_NUM_FILES, cutoff=0.6)
-    quoted = [repr(found) for found in close if len(found) <= _MAX_FILE_NAME]
+    quoted = [repr(match) for match in close if len(match) <= _MAX_FILE_NAME]
     if quoted:
         return f"did you mean {' or '.join(quoted)}?"
     if not names:

@@ -21,7 +21,10 @@ NAMES: dict[str, str] = {
     "Metrics": "posttrain.training.result",
     "evaluate": "posttrain.methods.measurement",
     "run_search": "posttrain.methods.run_search",
+    "fit_policy": "posttrain.methods.compute_optimal",
+    "tradeoff": "posttrain.methods.tradeoff",
     "SearchLimits": "posttrain.search.run",
+    "search_rows": "posttrain.sources.search_rows",
     "compare": "posttrain.evaluation.comparison",
     "Evaluation": "posttrain.evaluation.outcomes",
     # methods that train: each gives a plan
@@ -35,6 +38,7 @@ NAMES: dict[str, str] = {
     "online_dpo": "posttrain.methods.online_dpo",
     "spin": "posttrain.loops.spin",
     "self_training": "posttrain.loops.self_training",
+    "revision_rows": "posttrain.loops.revision",
     "offline": "posttrain.methods.offline",
     "distill": "posttrain.methods.distill",
     # values
@@ -47,6 +51,7 @@ NAMES: dict[str, str] = {
     "Example": "posttrain.types",
     "Sampling": "posttrain.config.SamplingConfig",
     "Agent": "posttrain.config.AgentConfig",
+    "Endpoint": "posttrain.config.EndpointConfig",
     "LoRA": "posttrain.config.LoraConfig",
     "Adapter": "posttrain.config.AdapterConfig",
     "Model": "posttrain.config.ModelConfig",

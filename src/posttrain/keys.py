@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from posttrain.annotations import spelled
 from posttrain.config import (
+    OF_EVERY_TRAINING,
     AdapterConfig,
     AgentConfig,
     Component,
@@ -34,26 +35,7 @@ from posttrain.registry import Entry, Setting
 OF_EVERY_RUN = ("method", "model", "title", "output", "seed", "plugins")
 """Read by a run itself, whatever the method."""
 
-OF_TRAINING = (
-    "max_steps",
-    "max_tokens_per_micro_batch",
-    "learning_rate",
-    "penalties",
-    "weight_decay",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "min_lr_ratio",
-    "max_grad_norm",
-    "save_every",
-    "save_seconds",
-    "save_final",
-    "save_total_limit",
-    "eval_every",
-    "report_to",
-)
+OF_TRAINING = ("max_steps", "learning_rate", "lr_scheduler_type", *OF_EVERY_TRAINING)
 """Read by `fit`, so by every method that trains."""
 
 OF_REWARDS = ("reward_timeout_seconds", "max_failed_rewards")

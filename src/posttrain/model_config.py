@@ -131,11 +131,11 @@ class AdapterConfig:
     modules: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        known = _ADAPTER_SETTINGS[self.kind]
+        names = _ADAPTER_SETTINGS[self.kind]
         for item in fields(self):
             default = [] if item.name == "modules" else item.default
-            if item.name not in ("kind", *known) and getattr(self, item.name) != default:
-                may = ", ".join(known) or "nothing"
+            if item.name not in ("kind", *names) and getattr(self, item.name) != default:
+                may = ", ".join(names) or "nothing"
                 raise ConfigError(
                     f"model.adapter.{item.name}: kind {self.kind!r} does not read it; it reads "
                     f"{may}"

@@ -98,8 +98,8 @@ def _put_in_list(items: list[Any], path: list[str], value: Any, annotation: str,
     elif annotation == "list[Component]" and _is_setting(head, key, names):
         index, rest = 0, path
     else:
-        known = [str(name) for name in names] + _settings_of(key, names)
-        raise ConfigError(f"override {key}: no item {head!r}: {nearest(head, known)}")
+        choices = [str(name) for name in names] + _settings_of(key, names)
+        raise ConfigError(f"override {key}: no item {head!r}: {nearest(head, choices)}")
     item = items[index]
     if "Component" not in annotation and isinstance(item, Mapping) and rest:  # a pipeline's stage
         entry = method_entry(item)
@@ -114,15 +114,15 @@ def _is_setting(head: str, key: str, names: list[Any]) -> bool:
     """Whether `head` can be a setting of the first item of a list of functions."""
     if not names:
         return False
-    known = _component_registry(key).entries()
-    if names[0] not in known:  # of a plugin, which is not loaded yet
+    entries = _component_registry(key).entries()
+    if names[0] not in entries:  # of a plugin, which is not loaded yet
         return head.isidentifier()
-    return head in ("weight", "aggregation") or head in known[names[0]].settings
+    return head in ("weight", "aggregation") or head in entries[names[0]].settings
 
 
 def _settings_of(key: str, names: list[Any]) -> list[str]:
-    known = _component_registry(key).entries()
-    return list(known[names[0]].settings) if names and names[0] in known else []
+    entries = _component_registry(key).entries()
+    return list(entries[names[0]].settings) if names and names[0] in entries else []
 
 
 def _component_registry(key: str) -> registry.Registry:

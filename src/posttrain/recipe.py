@@ -65,11 +65,11 @@ def parse_recipe(raw: Mapping[str, Any], base: Path = Path()) -> Recipe:
     values: dict[str, Any] = {}
     settings: dict[str, Any] = {}
     for key in [*fields, *(k for k in entry.settings if k not in fields and k != "limits")]:
-        given = key in raw
-        if not given and key not in entry.settings:
+        is_set = key in raw
+        if not is_set and key not in entry.settings:
             continue
         setting = entry.settings.get(key)
-        value = raw[key] if given else (setting.default if setting else None)
+        value = raw[key] if is_set else (setting.default if setting else None)
         if key in fields:
             hint, target = fields[key], values
         else:
@@ -168,9 +168,11 @@ def _inherited(recipe: Recipe, own: Mapping[str, Any], model: Any) -> dict[str, 
             **values["evaluation"],
             "num_samples": 1,
         }  # the search has its own number of samples
-    read = keys.keys_read(entry)
+    method_keys = keys.keys_read(entry)
     return {
-        k: v for k, v in values.items() if v not in (None, [], {}) and k in read and k not in own
+        k: v
+        for k, v in values.items()
+        if v not in (None, [], {}) and k in method_keys and k not in own
     }
 
 
@@ -241,7 +243,7 @@ def _check_components(recipe: Recipe) -> None:
         raise ConfigError(
             "penalties: trust_region bounds its step by the surrogate alone; leave out one of both"
         )
-    for where, known, items in (
+    for where, entries, items in (
         ("losses", registry.losses, recipe.losses),
         ("penalties", registry.penalties, recipe.penalties),
         ("rewards", registry.rewards, recipe.rewards),
@@ -253,7 +255,7 @@ def _check_components(recipe: Recipe) -> None:
         ("environment", registry.environments, _named(recipe, "environment")),
     ):
         for item in items:
-            known.check(item.name, item.settings, where)
+            entries.check(item.name, item.settings, where)
             if item.weight != 1.0 and where not in ("losses", "penalties", "rewards"):
                 raise ConfigError(
                     f"{where}: weight belongs to losses and rewards; nothing weighs "
@@ -276,10 +278,10 @@ def _evaluated(recipe: Recipe, key: str) -> list[Component]:
 def recipe_as_dict(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain values that `parse_recipe` reads back to the same recipe."""
     plain: dict[str, Any] = {}
-    read = keys.keys_read(registry.methods.entry(recipe.method))
+    method_keys = keys.keys_read(registry.methods.entry(recipe.method))
     for f in dataclasses.fields(Recipe):
         value = getattr(recipe, f.name)
-        if f.name not in read or value in (None, [], ""):
+        if f.name not in method_keys or value in (None, [], ""):
             continue
         plain[f.name] = _plain(value)
     return {**plain, **{k: _plain(v) for k, v in recipe.settings.items() if v is not None}}

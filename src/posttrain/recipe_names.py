@@ -114,11 +114,11 @@ def place_of(name: str, entry: Entry | None) -> str:
     place = ALIASES.get(name, name)
     if place == name or entry is None:
         return place
-    read = keys.keys_read(entry)
-    if name in read:  # the method has a setting of that name
+    method_keys = keys.keys_read(entry)
+    if name in method_keys:  # the method has a setting of that name
         return name
     section = place.partition(".")[0]
-    if section == "sampling" and section not in read and "evaluation" in read:
+    if section == "sampling" and section not in method_keys and "evaluation" in method_keys:
         return f"evaluation.{place}"
     return place
 

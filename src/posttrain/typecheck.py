@@ -183,6 +183,7 @@ def _not_finite(value: Any) -> bool:
 
 
 def _kind(value: Any) -> str:
+    """What a value is, in words of YAML."""
     names = {
         str: "text",
         bool: "true/false",
@@ -209,6 +210,7 @@ def _as_scalar(value: Any, hint: Any) -> tuple[bool, Any]:
 
 
 def _as_int(value: Any) -> tuple[bool, Any]:
+    """Whether a value is a whole number, and the value as int."""
     if isinstance(value, bool):
         return False, None
     if isinstance(value, float) and value.is_integer():
@@ -219,6 +221,7 @@ def _as_int(value: Any) -> tuple[bool, Any]:
 
 
 def _as_float(value: Any) -> tuple[bool, Any]:
+    """Whether a value is a finite number, and the value as float."""
     if isinstance(value, bool) or _not_finite(value):
         return False, None
     # YAML 1.1 reads 1e-5 (no dot) as text, and everybody writes learning rates so.
@@ -240,6 +243,7 @@ def _check_choice(value: Any, options: tuple[Any, ...], where: str) -> Any:
 
 
 def _check_union(value: Any, hint: Any, where: str) -> Any:
+    """The value as the first of the types that it fits."""
     options = typing.get_args(hint)
     if value is None and type(None) in options:
         return None
@@ -261,6 +265,7 @@ def _check_union(value: Any, hint: Any, where: str) -> Any:
 
 
 def _check_container(value: Any, hint: Any, where: str) -> Any:
+    """A dict, list or tuple whose values are checked one by one."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is dict:
         if not isinstance(value, Mapping):
@@ -278,6 +283,7 @@ def _check_container(value: Any, hint: Any, where: str) -> Any:
 
 @functools.cache
 def _fields(cls: type) -> dict[str, tuple[dataclasses.Field[Any], Any]]:
+    """The fields that a recipe may set, each with its type."""
     hints = _hints(cls)
     return {
         f.name: (f, hints[f.name])

@@ -96,7 +96,7 @@ class Request:
     = no limit; samples that are not complete by then end with what they have. Neither is part of
     what fixes a sample but for where it ends. constraint: the form of the text, a part of the
     distribution that is sampled from. num_top_logprobs: most likely ids to report in the place of
-    each sampled one.
+    each sampled one. adapter: name of the adapter that writes it, "" for none.
     """
 
     prompt_ids: tuple[int, ...]
@@ -108,6 +108,7 @@ class Request:
     deadline_seconds: float | None = None
     constraint: Constraint | None = None
     num_top_logprobs: int = 0
+    adapter: str = ""
 
 
 @dataclass(slots=True)

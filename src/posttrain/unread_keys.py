@@ -87,17 +87,17 @@ def _section_places(key: str, entry: Entry) -> list[str]:
 
 def _function_places(key: str, raw: Mapping[str, Any], entry: Entry) -> list[str]:
     """The functions that the method names (an advantage, a task, a search) with such a setting."""
-    known = {
+    names = {
         "advantage": registry.advantages,
         "task": registry.tasks,
         "search": registry.searches,
         "environment": registry.environments,
     }
     places = []
-    for name in known.keys() & entry.settings.keys():
+    for name in names.keys() & entry.settings.keys():
         value = raw.get(name, entry.settings[name].default)
         function = value.get("name") if isinstance(value, Mapping) else value
-        functions = known[name].entries()
+        functions = names[name].entries()
         if function in functions and key in functions[function].settings:
             places.append(f"{name}.{key}")
     return places

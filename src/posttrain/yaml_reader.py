@@ -33,6 +33,7 @@ class _Loader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
+        """A node, unless it is nested too deeply."""
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise yaml.MarkedYAMLError(
@@ -53,6 +54,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
     def construct_yaml_int(self, node: Any) -> int:
+        """A whole number that a float can hold."""
         value = int(super().construct_yaml_int(node))
         if abs(value) > MAX_INTEGER:
             raise yaml.MarkedYAMLError(
@@ -61,6 +63,7 @@ class _Loader(yaml.SafeLoader):
         return value
 
     def _check_keys(self, node: yaml.MappingNode) -> None:
+        """Refuse keys that are no text, and a key that stands twice."""
         lines: dict[str, int] = {}
         for key, _ in node.value:
             line = key.start_mark.line + 1
@@ -185,6 +188,7 @@ def _check_size(root: yaml.Node, source: str) -> None:
 
 
 def _one_line(error: yaml.YAMLError) -> str:
+    """Place, context and problem of an error."""
     mark = getattr(error, "problem_mark", None)
     place = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
     problem = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from pathlib import Path
 from types import ModuleType
@@ -22,12 +23,13 @@ def soak(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_a_short_soak_has_no_errors(soak: ModuleType, tiny_folder: Path) -> None:
-    figures = soak.soak(str(tiny_folder), num_clients=6, seconds=4, every=1)
+    figures = soak.soak(str(tiny_folder), num_clients=6, seconds=4, prefix_mib=0.1, every=1)
     assert figures["errors"] == {} and figures["differing"] == 0
     assert figures["requests"]["stream"] >= 6 and figures["tokens_per_second"] > 0
     assert figures["server_at_the_end"]["open_samples"] == 0
     assert figures["server_at_the_end"]["engine_failures"] == 0
     assert len(figures["memory_mib"]) >= 3 and min(figures["memory_mib"]) > 50
+    assert 0 < max(figures["prefix_mib"]) <= 0.1
 
 
 def answer(soak: ModuleType, text: str, status: int = 200) -> Any:
@@ -61,5 +63,11 @@ def test_wrong_streams_are_errors(soak: ModuleType) -> None:
 
 
 def test_the_slope_is_of_the_second_half(soak: ModuleType) -> None:
-    assert soak.slope_per_minute([0.0, 100.0, 200.0, 200.0, 201.0, 202.0], every=5) == 12.0
-    assert soak.slope_per_minute([1.0], every=5) == 0.0
+    at = [5.0 * reading for reading in range(6)]
+    slope, error = soak.slope_per_minute(at, [0.0, 100.0, 200.0, 200.0, 201.0, 202.0])
+    assert (slope, error) == (pytest.approx(12.0), pytest.approx(0.0))
+    # By hand: x = 0, 60, 120 s and y = 0, 3, 0 give slope 0, residuals -1, 2, -1, and
+    # sqrt(6 / 1 / 7200) per second.
+    slope, error = soak.slope_per_minute([0.0, 0.0, 0.0, 60.0, 120.0], [9.0, 9.0, 0.0, 3.0, 0.0])
+    assert (slope, error) == (pytest.approx(0.0), pytest.approx(60 * (6 / 7200) ** 0.5))
+    assert all(map(math.isnan, soak.slope_per_minute([0.0], [1.0])))

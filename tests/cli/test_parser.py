@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 import pytest
 from support import resolved
 
 from posttrain.cli import main
-from posttrain.cli.parser import Command, command_parser, main_parser, parse_command, split_command
+from posttrain.cli.parser import (
+    Command,
+    Parser,
+    command_parser,
+    main_parser,
+    parse_command,
+    split_command,
+)
 
 
 @pytest.mark.parametrize(
@@ -30,6 +38,22 @@ def test_an_unknown_flag_is_named_before_what_is_missing(
     with pytest.raises(SystemExit) as stop:
         main(arguments.split())
     assert stop.value.code == 2 and told in capsys.readouterr().err
+
+
+def test_an_unknown_flag_shows_five_near_ones_at_most(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = Parser("posttrain try")
+    for number in range(9):
+        parser.add_argument(f"--option{number}")
+    parser.add_argument("--far")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--optional"])
+    error = capsys.readouterr().err
+    near = set(re.findall(r"--\w+", error)) - {"--optional", "--help"}
+    assert len(near) == 5 and "--far" not in near
+    assert "`posttrain try --help` lists" in error
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--xyzzy"])
+    assert set(re.findall(r"--\w+", capsys.readouterr().err)) == {"--xyzzy", "--help"}
 
 
 def test_flags_may_be_shortened_and_values_may_begin_with_dashes_behind_two(

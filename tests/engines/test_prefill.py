@@ -10,7 +10,7 @@ import torch
 from decoders import with_lora
 
 from posttrain.engines.prefill import Prefill, Prefilled
-from posttrain.engines.prefix_tree import PrefixTree
+from posttrain.engines.prefix_tree import NODE_BYTES, PrefixTree
 from posttrain.models.language_model import LanguageModel
 
 Build = Callable[[str], LanguageModel]
@@ -88,5 +88,5 @@ def test_short_passes_and_short_memory_change_nothing(decoder: Build) -> None:
     model = built(decoder, "gemma2")
     assert rounds(model, 1e-9, max_tokens=4)[0] == NEW[0]
     per_token = 2 * 3 * 2 * 16 * 8
-    forgetful = rounds(model, 1e-9, max_bytes=20 * per_token)
+    forgetful = rounds(model, 1e-9, max_bytes=20 * per_token + NODE_BYTES)
     assert forgetful[0] == NEW[0] and forgetful[1] > NEW[1]

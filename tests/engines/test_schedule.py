@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from posttrain.engines.room import Room
 from posttrain.engines.schedule import Row, Schedule
 from posttrain.engines.stepping import Joined
 from posttrain.engines.stops import Stops
@@ -58,7 +59,7 @@ def schedule_of(**bounds: int) -> tuple[Counting, Schedule]:
     stops = Stops(frozenset({6}), None, list, VOCABULARY, device)
     stepper = Counting()
     bounds = {"max_rows": 9, "max_kv_tokens": 999} | bounds
-    return stepper, Schedule(stepper, stops, device, **bounds)
+    return stepper, Schedule(stepper, stops, device, Room(**bounds))
 
 
 def run(limits: list[int], **bounds: int) -> tuple[Counting, Schedule, list[list[int]]]:
@@ -95,7 +96,7 @@ def test_rows_join_and_leave_while_others_run() -> None:
     assert schedule.step(0) == [] and schedule.num_open == 2
     schedule.add(rows([2], first=2))
     assert schedule.step(0) == [] and len(stepper.joined) == 2  # at once, though nothing has ended
-    assert schedule.newest({2}) == [(schedule._rows[2], [3])]
+    assert schedule.newest({2}) == [(schedule._rows[2], [3], [0.0])]
     assert schedule.drop(0) == 2 and schedule.num_open == 2
     (ended,) = schedule.step(4)
     assert ended.row.ticket == 2 and ended.sample.ids == [3, 4]

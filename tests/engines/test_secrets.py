@@ -36,6 +36,8 @@ def test_a_secret_in_a_recipe_is_named_and_not_repeated(config: EndpointConfig, 
 def test_harmless_names_pass() -> None:
     extra = {"max_completion_tokens": 9, "token": None, "logit_bias": {"5": -1}}
     check_secrets(endpoint("https://host.org/v1?version=2", extra=extra))
+    with pytest.raises(ConfigError, match="endpoint.extra.token"):  # with a value it is one
+        check_secrets(endpoint("https://host.org/v1?version=2", extra={**extra, "token": "abc"}))
 
 
 @pytest.mark.parametrize(

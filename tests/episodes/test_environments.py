@@ -65,22 +65,36 @@ def test_rewards_are_finite_numbers() -> None:
 
 
 def test_what_a_text_environment_may_leave_out() -> None:
-    environment = TextEnvironment()
-    with pytest.raises(NotImplementedError):
-        environment.reset()
-    with pytest.raises(NotImplementedError):
-        environment.step("")
-    assert environment.get_reward() is None
+    class Silent(TextEnvironment):
+        def reset(self, **row: Any) -> None: ...
+
+        def step(self, action: str) -> Step:
+            return Step(None)
+
+    class Toolless(ToolEnvironment):
+        def reset(self, **row: Any) -> None: ...
+
+        def tools(self) -> list[Any]:
+            return []
+
+    environment = Silent()
+    assert environment.get_reward() is None and not environment.owns_prompt
     environment.close()
-    tools = ToolEnvironment()
-    with pytest.raises(NotImplementedError):
-        tools.reset()
-    with pytest.raises(NotImplementedError):
-        tools.tools()
+    tools = Toolless()
     assert tools.get_reward() is None and not tools.done and tools.metrics == {}
     tools.wrote({"role": "assistant", "content": "a"})
     tools.close()
     assert Step(None).reward is None and not Step("a").done
+
+
+@pytest.mark.parametrize(
+    ("base", "missing"),
+    [(TextEnvironment, "step"), (ToolEnvironment, "tools")],
+)
+def test_an_environment_without_a_part_cannot_begin(base: type, missing: str) -> None:
+    half = type("Half", (base,), {"reset": lambda self, **row: None})
+    with pytest.raises(TypeError, match=missing):
+        half()
 
 
 def test_what_an_environment_says_first() -> None:

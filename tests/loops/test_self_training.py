@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from support import stopped_and_resumed, told
+from support import stopped_and_resumed, tiny_model, told
 
 import posttrain as pt
 from posttrain.errors import ConfigError, DataError
@@ -49,11 +49,7 @@ def test_resume_is_exact(
     lora: bool,
     stop: int,
 ) -> None:
-    model = {
-        "path": str(tiny_folder),
-        "dtype": "float32",
-        **({"lora": {"r": 2, "dropout": 0.1}} if lora else {}),
-    }
+    model = tiny_model(tiny_folder, {"r": 2, "dropout": 0.1} if lora else None)
     raw = {**RAW, "model": model, "restart": restart, "accumulate": lora}
     whole, half = stopped_and_resumed(run_recipe, tmp_path, stop, **raw)
     assert told(whole) == told(half) and len(told(whole)) == 6

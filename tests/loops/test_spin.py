@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import checked, stopped_and_resumed, told, weights, write
+from support import checked, stopped_and_resumed, tiny_model, told, weights, write
 
 from posttrain.errors import ConfigError, DataError
 from posttrain.loops.spin import spin
@@ -43,7 +43,7 @@ def test_the_opponent_is_the_model_of_the_rounds_start(
 def test_resume_is_exact(
     lora: bool, run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path
 ) -> None:
-    model = {"path": str(tiny_folder), "dtype": "float32", **({"lora": {"r": 2}} if lora else {})}
+    model = tiny_model(tiny_folder, {"r": 2} if lora else None)
     whole, half = stopped_and_resumed(run_recipe, tmp_path, 3, **SPIN, model=model)
     assert weights(whole) == weights(half) and told(whole) == told(half)
     assert (whole / "rollouts.jsonl").read_text() == (half / "rollouts.jsonl").read_text()

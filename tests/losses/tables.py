@@ -108,7 +108,7 @@ def check_value_and_gradient(
     still) of two arguments.
     """
     value, gradients = tables.run(goal)
-    of = reference if constant is None else (lambda t: reference(t, constant))  # type: ignore[call-arg]
+    of = reference if constant is None else (lambda t: reference(t, constant))
     assert value == pytest.approx(of(tables), rel=1e-6, abs=1e-9)
     for stream in streams:
         for i, gradient in enumerate(gradients[stream]):

@@ -75,7 +75,7 @@ def test_each_loss_is_averaged_over_its_own_tokens(
     )
     # The gradient of the lone given sequence comes from given_nll alone.
     lone = {"token_mean": 1 / 8, "sequence_mean": 1 / 10, "sequence_sum": 1 / 2}[aggregation]
-    np.testing.assert_allclose(leaves[2].grad.numpy(), -0.3 * lone, rtol=1e-6)  # type: ignore[union-attr]
+    np.testing.assert_allclose(leaves[2].grad.numpy(), -0.3 * lone, rtol=1e-6)
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
@@ -88,7 +88,7 @@ def test_nll_on_given_tokens_gives_equal_bits(aggregation: Any) -> None:
         (micro,) = batch.split()
         loss, _ = objective({"logprobs": leaf}, micro, objective.denominators(batch))
         loss.backward()
-        return loss.detach().numpy().tobytes(), leaf.grad.numpy().tobytes()  # type: ignore[union-attr]
+        return loss.detach().numpy().tobytes(), leaf.grad.numpy().tobytes()
 
     named = bits(Component("given_nll", {}, 0.3, aggregation))
     assert named == bits(Component("nll", {}, 0.3, aggregation, on="given"))

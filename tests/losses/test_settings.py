@@ -57,4 +57,6 @@ def test_a_loss_that_needs_a_number_is_accepted(
     monkeypatch.setattr(registry.losses, "_plugins", list(registry.losses._plugins))
     monkeypatch.setattr(registry.losses, "_functions", dict(registry.losses._functions))
     registry.load_plugins([str(path)], tmp_path)
-    Objective([Component("centred", {"scale": 2.0})])
+    objective = Objective([Component("centred", {"scale": 2.0})])
+    assert [term.name for term in objective.terms] == ["centred"]
+    assert "logprobs" in objective.needs

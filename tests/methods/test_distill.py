@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import lines, stopped_and_resumed, told, write
+from support import lines, stopped_and_resumed, tiny_model, told, write
 
 from posttrain.data.forest import Forest, TokenSequence, Tree
 from posttrain.errors import ConfigError, DataError, ModelError
@@ -79,11 +79,7 @@ def test_resume_is_exact_on_policy(
     losses: list[Any],
     lora: bool,
 ) -> None:
-    model = {
-        "path": str(tiny_folder),
-        "dtype": "float32",
-        **({"lora": {"r": 2, "dropout": 0.1}} if lora else {}),
-    }
+    model = tiny_model(tiny_folder, {"r": 2, "dropout": 0.1} if lora else None)
     lmbda = 0.6 if losses == ["jsd"] else 1
     raw = {
         **SAMPLED,

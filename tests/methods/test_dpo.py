@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import lines, stopped_and_resumed, told, write
+from support import lines, stopped_and_resumed, tiny_model, told, write
 
 from posttrain.errors import ConfigError, DataError
 
@@ -169,11 +169,7 @@ def test_resume_is_exact(
     """
 
     data = write(tmp_path / "pairs.jsonl", ROWS)
-    model = {
-        "path": str(tiny_folder),
-        "dtype": "float32",
-        **({"lora": {"r": 2, "alpha": 4}} if lora else {}),
-    }
+    model = tiny_model(tiny_folder, {"r": 2, "alpha": 4} if lora else None)
     raw = {
         "method": "dpo",
         "model": model,

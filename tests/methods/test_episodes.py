@@ -49,6 +49,8 @@ def broken():
     class Broken(TextEnvironment):
         def reset(self, **row):
             raise KeyError("board")
+        def step(self, action):
+            return Step(None)
     return Broken()
 '''
 ON_LETTERS: dict[str, Any] = {

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from support import interrupted, lines, told, write
+from support import interrupted, lines, tiny_model, told, write
 
 from posttrain.errors import CheckpointError
 
@@ -61,11 +61,7 @@ def refused(run_recipe: Runner, match: str, **raw: Any) -> None:
 def test_an_extension_is_exact(
     raw: dict[str, Any], lora: bool, run_recipe: Runner, tmp_path: Path, tiny_folder: Path
 ) -> None:
-    model = {
-        "path": str(tiny_folder),
-        "dtype": "float32",
-        **({"lora": {"r": 4, "dropout": 0.1}} if lora else {}),
-    }
+    model = tiny_model(tiny_folder, {"r": 4, "dropout": 0.1} if lora else None)
     whole = run_recipe(**raw, model=model, max_steps=7, output=str(tmp_path / "whole"))
     run = {**raw, "model": model, "output": str(tmp_path / "extended")}
     extended = run_recipe(**run, max_steps=4)

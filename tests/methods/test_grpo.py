@@ -4,22 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from support import lines
-
-TASK = {"name": "arithmetic", "num_examples": 12, "num_steps": 1}
-SHORT: dict[str, Any] = {
-    "task": TASK,
-    "rewards": [{"name": "pattern", "regex": "[a-m]"}],
-    "batch_size": 2,
-    "sampling": {"max_tokens": 8},
-    "learning_rate": 1e-3,
-    "max_steps": 2,
-}
-GRPO = {"method": "grpo", "num_generations": 4, **SHORT}
+from policy_runs import GRPO, TASK
+from support import lines, tiny_model
 
 
 def test_dynamic_sampling_replaces_groups_that_tie(run_recipe: Callable[..., Path]) -> None:
@@ -38,11 +27,7 @@ def test_grpo_tells_trl_names_and_keeps_rollouts(
 ) -> None:
     folder = run_recipe(
         method="grpo",
-        model={
-            "path": str(tiny_folder),
-            "dtype": "float32",
-            **({"lora": {"r": 4}} if lora else {}),
-        },
+        model=tiny_model(tiny_folder, {"r": 4} if lora else None),
         task=TASK,
         rewards=[
             {"name": "length", "target": 5},

@@ -62,6 +62,6 @@ def test_a_check_counts_lists_and_shared_tokens(tmp_path: Path, tiny_folder: Pat
     rows = [*LISTS, {"prompt": "tie", "completions": ["a", "b"], "scores": [1, 1]}]
     text = checked(tmp_path, tiny_folder, **LIST, data=write(tmp_path / "lists.jsonl", rows))
     assert f"{len(LISTS)} of {len(rows)} rows" in text
-    tokens, distinct = re.search(r"(\d+), of which (\d+) distinct", text).groups()  # type: ignore[union-attr]
+    tokens, distinct = re.search(r"(\d+), of which (\d+) distinct", text).groups()
     assert int(distinct) < int(tokens)
     assert "2 to 3 completions" in text

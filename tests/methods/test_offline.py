@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import lines, stopped_and_resumed, told, write
+from support import lines, stopped_and_resumed, tiny_model, told, write
 
 from posttrain.data.encode import encode_rows
 from posttrain.engines.torch import TorchEngine
@@ -48,11 +48,7 @@ def test_resume_is_exact_with_a_critic(
     run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path, lora: bool
 ) -> None:
     data = write(tmp_path / "rows.jsonl", ROWS)
-    model = {
-        "path": str(tiny_folder),
-        "dtype": "float32",
-        **({"lora": {"r": 2, "alpha": 4}} if lora else {}),
-    }
+    model = tiny_model(tiny_folder, {"r": 2, "alpha": 4} if lora else None)
     raw = {
         "method": "offline",
         "model": model,

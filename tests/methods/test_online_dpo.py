@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import checked, stopped_and_resumed, told, weights
+from support import checked, stopped_and_resumed, tiny_model, told, weights
 
 from posttrain.errors import ConfigError
 
@@ -39,7 +39,7 @@ def test_resume_is_exact(
     tmp_path: Path,
     tiny_folder: Path,
 ) -> None:
-    model = {"path": str(tiny_folder), "dtype": "float32", **({"lora": {"r": 2}} if lora else {})}
+    model = tiny_model(tiny_folder, {"r": 2} if lora else None)
     whole, half = stopped_and_resumed(run_recipe, tmp_path, 3, **ONLINE, model=model)
     assert weights(whole) == weights(half) and told(whole) == told(half)
     assert (whole / "rollouts.jsonl").read_text() == (half / "rollouts.jsonl").read_text()

@@ -7,26 +7,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from policy_runs import GRPO, PPO, TRUSTED, settings
 
-from posttrain.config import Component, CreditConfig, Limits, SamplingConfig, TrustRegionConfig
+from posttrain.config import Component, TrustRegionConfig
 from posttrain.errors import ConfigError
 from posttrain.methods.policy_checks import check, check_numbers
-from posttrain.methods.policy_settings import PolicyGradient
 from posttrain.recipe import parse_recipe
 from posttrain.types import Sampling
-
-TASK = {"name": "arithmetic", "num_examples": 12, "num_steps": 1}
-SHORT: dict[str, Any] = {
-    "task": TASK,
-    "rewards": [{"name": "pattern", "regex": "[a-m]"}],
-    "batch_size": 2,
-    "sampling": {"max_tokens": 8},
-    "learning_rate": 1e-3,
-    "max_steps": 2,
-}
-GRPO = {"method": "grpo", "num_generations": 4, **SHORT}
-TRUSTED = {**GRPO, "losses": ["surrogate"], "trust_region": {"max_kl": 0.01}}
-PPO: dict[str, Any] = {"method": "ppo", **SHORT, "num_generations": 2}
 
 
 @pytest.mark.parametrize(
@@ -138,28 +125,6 @@ def test_combinations_that_make_no_sense(raw: dict[str, Any], named: str, tmp_pa
             parse_recipe({"model": "embedded", "output": str(tmp_path / "run"), **raw})
         ).prepared()
     assert not (tmp_path / "run").exists()
-
-
-def settings(**changes: Any) -> PolicyGradient:
-    """GRPO's settings, changed."""
-    return PolicyGradient(
-        **{
-            "rewards": [Component("task")],
-            "losses": [Component("clipped")],
-            "advantage": Component("group_mean"),
-            "credit": CreditConfig(),
-            "sampling": SamplingConfig(),
-            "num_generations": 4,
-            "batch_size": 2,
-            "num_iterations": 1,
-            "num_minibatches": 1,
-            "mask_truncated": False,
-            "max_resamples": 0,
-            "num_train_epochs": 1.0,
-            "limits": Limits(),
-            **changes,
-        }
-    )
 
 
 @pytest.mark.parametrize("field", ["num_generations", "num_iterations", "num_minibatches"])

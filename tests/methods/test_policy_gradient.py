@@ -9,27 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from policy_runs import GRPO, PPO, RECIPES, SHORT
 from safetensors.torch import load_file
 from support import lines, stopped_and_resumed, told
 
 from posttrain.errors import ConfigError
 from posttrain.recipe import load_recipe
-
-RECIPES = sorted(
-    (Path(__file__).parent.parent.parent / "recipes" / "policy_gradient").glob("*.yaml")
-)
-TASK = {"name": "arithmetic", "num_examples": 12, "num_steps": 1}
-SHORT: dict[str, Any] = {
-    "task": TASK,
-    "rewards": [{"name": "pattern", "regex": "[a-m]"}],
-    "batch_size": 2,
-    "sampling": {"max_tokens": 8},
-    "learning_rate": 1e-3,
-    "max_steps": 2,
-}
-GRPO = {"method": "grpo", "num_generations": 4, **SHORT}
-TRUSTED = {**GRPO, "losses": ["surrogate"], "trust_region": {"max_kl": 0.01}}
-PPO: dict[str, Any] = {"method": "ppo", **SHORT, "num_generations": 2}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
@@ -210,7 +195,7 @@ def test_a_trained_process_model_gives_credit_to_steps(
 
     model = load_score_model(tiny_folder, per="token")
     with torch.no_grad():
-        model.score_head.weight.normal_(generator=torch.Generator().manual_seed(0))  # type: ignore[operator]
+        model.score_head.weight.normal_(generator=torch.Generator().manual_seed(0))
     model.save(tmp_path / "process")
     raw = {
         **GRPO,

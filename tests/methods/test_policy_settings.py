@@ -2,31 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
+from policy_runs import settings
 
-from posttrain.config import Component, CreditConfig, Limits, SamplingConfig
-from posttrain.methods.policy_settings import PolicyGradient
-
-
-def settings(**changes: Any) -> PolicyGradient:
-    values: dict[str, Any] = {
-        "rewards": [Component("task")],
-        "losses": [Component("clipped")],
-        "advantage": Component("group_mean"),
-        "credit": CreditConfig(),
-        "sampling": SamplingConfig(),
-        "num_generations": 4,
-        "batch_size": 2,
-        "num_iterations": 1,
-        "num_minibatches": 1,
-        "mask_truncated": False,
-        "max_resamples": 0,
-        "num_train_epochs": 1.0,
-        "limits": Limits(),
-    }
-    return PolicyGradient(**{**values, **changes})
+from posttrain.config import Component
 
 
 def test_inputs_are_those_of_all_losses_and_of_the_estimator() -> None:

@@ -5,29 +5,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from policy_runs import PPO, RECIPES
 from safetensors.torch import load_file
 from support import lines
 
 from posttrain.errors import ConfigError, ModelError
 from posttrain.recipe import load_recipe, parse_recipe, recipe_as_dict
-
-RECIPES = sorted(
-    (Path(__file__).parent.parent.parent / "recipes" / "policy_gradient").glob("*.yaml")
-)
-TASK = {"name": "arithmetic", "num_examples": 12, "num_steps": 1}
-SHORT: dict[str, Any] = {
-    "task": TASK,
-    "rewards": [{"name": "pattern", "regex": "[a-m]"}],
-    "batch_size": 2,
-    "sampling": {"max_tokens": 8},
-    "learning_rate": 1e-3,
-    "max_steps": 2,
-}
-PPO: dict[str, Any] = {"method": "ppo", **SHORT, "num_generations": 2}
 
 
 def test_a_critic_has_no_virtual_tokens(tmp_path: Path, tiny_folder: Path) -> None:

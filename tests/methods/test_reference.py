@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import stopped_and_resumed, told, weights, write
+from support import stopped_and_resumed, tiny_model, told, weights, write
 
 from posttrain.config import AdapterConfig, LoraConfig
 from posttrain.data.comparisons import encode_pairs
@@ -44,7 +44,7 @@ def test_a_cached_run_is_the_run_with_a_reference_in_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data = write(tmp_path / "pairs.jsonl", ROWS)
-    model = {"path": str(tiny_folder), "dtype": "float32", **({"lora": {"r": 2}} if lora else {})}
+    model = tiny_model(tiny_folder, {"r": 2} if lora else None)
     raw = {**RAW, "model": model, "data": data, "eval_data": data}
     kept = run_recipe(**raw, output=str(tmp_path / "kept"))
     from posttrain.models.language_model import LanguageModel
@@ -71,7 +71,7 @@ def test_a_moving_reference_resumes_exactly(
     run_recipe: Callable[..., Path], tmp_path: Path, tiny_folder: Path, lora: bool, mix: float
 ) -> None:
     data = write(tmp_path / "pairs.jsonl", ROWS)
-    model = {"path": str(tiny_folder), "dtype": "float32", **({"lora": {"r": 2}} if lora else {})}
+    model = tiny_model(tiny_folder, {"r": 2} if lora else None)
     raw = {**RAW, "model": model, "data": data, "reference_mix": mix}
     whole, half = stopped_and_resumed(run_recipe, tmp_path, 3, **raw, reference_every=2)
     assert (half / "checkpoint-4" / "reference.safetensors").is_file()

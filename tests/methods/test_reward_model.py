@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import lines, stopped_and_resumed, told, write
+from support import lines, stopped_and_resumed, tiny_model, told, write
 from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -132,7 +132,7 @@ def test_what_it_leaves_gives_the_same_scores_in_transformers(
     """
     rows = pairs(12)
     data = write(tmp_path / "pairs.jsonl", rows)
-    model = {"path": str(tiny_folder), "dtype": "float32", **({"lora": {"r": 4}} if lora else {})}
+    model = tiny_model(tiny_folder, {"r": 4} if lora else None)
     folder = run_recipe(
         method="reward_model",
         model=model,
@@ -198,7 +198,7 @@ def test_resume_is_exact(
 ) -> None:
 
     data = write(tmp_path / "pairs.jsonl", pairs(12))
-    model = {"path": str(tiny_folder), "dtype": "float32", **({"lora": {"r": 2}} if lora else {})}
+    model = tiny_model(tiny_folder, {"r": 2} if lora else None)
     raw = {
         "method": "reward_model",
         "model": model,

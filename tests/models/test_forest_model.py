@@ -47,7 +47,7 @@ def test_models_that_cannot_share_are_found_and_run_as_rows(
 
 @pytest.mark.parametrize("name", ["Llama", "Gemma2", "GptOss"])
 def test_rows_give_what_a_forest_gives(name: str, tiny: Make, forest: Forest) -> None:
-    shared, apart = tiny(name, torch.float32), LanguageModel(tiny_hf(name, torch.float32), None)  # type: ignore[arg-type]
+    shared, apart = tiny(name, torch.float32), LanguageModel(tiny_hf(name, torch.float32), None)
     apart.keep_unshared("asked for")
     assert not apart.shares_trunks and apart.why_unshared == "asked for"
     with torch.no_grad():

@@ -61,7 +61,7 @@ def test_full_fine_tuning_keeps_a_frozen_copy_only_if_asked(tiny: Make, forest: 
 def test_lora_reference_is_the_base(tiny: Make, forest: Forest) -> None:
     base = tiny("Llama").forward(forest)["logprobs"].detach()
     state = torch.get_rng_state()
-    model = LanguageModel(add_lora(tiny_hf("Llama"), LoraConfig(r=4, dropout=0.5)), None)  # type: ignore[arg-type]
+    model = LanguageModel(add_lora(tiny_hf("Llama"), LoraConfig(r=4, dropout=0.5)), None)
     assert torch.equal(state, torch.get_rng_state())
     model.share_trunks()
     assert model.shares_trunks, model.why_unshared

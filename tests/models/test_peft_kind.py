@@ -21,7 +21,7 @@ def test_a_model_without_adapters_has_no_kind(folder: Path) -> None:
     ("kind", "name"), [("prompt", "PROMPT_TUNING"), ("prefix", "PREFIX_TUNING"), ("ia3", "IA3")]
 )
 def test_kinds_have_the_names_of_the_library(kind: str, name: str, folder: Path) -> None:
-    settings = AdapterConfig(kind, num_virtual_tokens=2) if kind != "ia3" else AdapterConfig(kind)  # type: ignore[arg-type]
+    settings = AdapterConfig(kind, num_virtual_tokens=2) if kind != "ia3" else AdapterConfig(kind)
     hf = load_model(folder, dtype="float32", adapter=settings).hf
     assert is_peft(hf) and adapter_kind(hf) == name
     assert (name in VIRTUAL_KINDS) == (kind != "ia3")

@@ -35,7 +35,7 @@ def test_scores_are_those_of_transformers(
     forest = _forest([[5], [4, 6], [1]])
     assert not model.forward(forest)["scores"].any()  # a fresh head gives 0
     with torch.no_grad():
-        model.score_head.weight.normal_(generator=torch.Generator().manual_seed(0))  # type: ignore[operator]
+        model.score_head.weight.normal_(generator=torch.Generator().manual_seed(0))
     scores = model.forward(forest)["scores"]
     model.save(tmp_path / "saved")
     theirs = CLASSES[per].from_pretrained(tmp_path / "saved")
@@ -46,14 +46,14 @@ def test_scores_are_those_of_transformers(
     for score, row, place in zip(scores, [0, 1, 1, 2], places, strict=True):
         if place is not None:
             assert float(score) == pytest.approx(float(logits[row][place]), abs=1e-5)
-    again = load_score_model(tmp_path / "saved", per=per).forward(forest)["scores"]  # type: ignore[arg-type]
+    again = load_score_model(tmp_path / "saved", per=per).forward(forest)["scores"]
     torch.testing.assert_close(again, scores, atol=1e-5, rtol=1e-5)
 
 
 def test_values_are_of_the_state_before_a_target(tiny_folder: Path) -> None:
     model = load_score_model(tiny_folder, per="token")
     with torch.no_grad():
-        model.score_head.weight.normal_(generator=torch.Generator().manual_seed(0))  # type: ignore[operator]
+        model.score_head.weight.normal_(generator=torch.Generator().manual_seed(0))
     at = model.forward(_forest([[4], [4, 5], [1]]))["scores"]
     before = model.values(_forest([[5], [5, 6], [1]]))
     torch.testing.assert_close(before[:3], at[:3])

@@ -35,7 +35,7 @@ def folders(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     for number, per in enumerate(("sequence", "token", "other")):
         model = load_score_model(tiny_folder, per="token" if per == "token" else "sequence")
         with torch.no_grad():
-            model.score_head.weight.normal_(generator=torch.Generator().manual_seed(number))  # type: ignore[operator]
+            model.score_head.weight.normal_(generator=torch.Generator().manual_seed(number))
         made[per] = tmp_path_factory.mktemp(per)
         model.save(made[per])
     policy = load_model(tiny_folder)

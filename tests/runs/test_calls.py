@@ -87,7 +87,7 @@ def test_settings_of_the_training_are_those_of_the_recipe(tmp_path: Path) -> Non
         tmp_path, method="sft", model="m", data="d", save_every=7, penalties=["l2_to_start"]
     )
     assert made.training.save_every == 7
-    assert [item.name for item in made.training.penalties] == ["l2_to_start"]  # type: ignore[union-attr]
+    assert [item.name for item in made.training.penalties] == ["l2_to_start"]
     assert made.training.report_to == ()
 
 

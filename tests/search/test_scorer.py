@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,8 +15,9 @@ from posttrain.errors import ConfigError
 from posttrain.evaluation.outcomes import Evaluation
 from posttrain.evaluation.samples import measure_search
 from posttrain.evaluation.strategy import make_strategy
+from posttrain.search.base import Candidate
 from posttrain.search.scorer import gold_inputs, gold_rewards
-from posttrain.search.strategy import Strategy
+from posttrain.search.strategy import Strategy, strategy
 from posttrain.types import Example, Request, Sample, Sampling, Task
 
 BEST = Component("best_of_n", {"num_samples": 4})
@@ -90,7 +93,7 @@ def test_a_search_with_a_score_needs_a_scorer_by_name(name: str) -> None:
 def test_a_scorer_beside_a_search_that_asks_for_none_is_refused(name: str) -> None:
     with pytest.raises(
         ConfigError,
-        match=f"scorer: search '{name}' does not ask for a score.*best_of_n, weighted_vote",
+        match=f"scorer: search '{name}' does not ask for a score.*best_of_n.*weighted_vote",
     ):
         made(Component(name), Component("keyword", {"words": ["a"]}))
     with pytest.raises(ConfigError, match="oracle: search .* does not ask for a score"):
@@ -133,7 +136,7 @@ def test_a_gold_reward_is_refused_unless_it_is_allowed_by_name() -> None:
         made(BEST, Component("length"), oracle=True)
     with pytest.raises(ConfigError, match="scorer: unknown reward 'orakle': did you mean 'oracle'"):
         made(BEST, Component("orakle"))
-    with pytest.raises(ConfigError, match="a weight or an aggregation changes nothing"):
+    with pytest.raises(ConfigError, match="a weight changes nothing"):
         made(BEST, Component("length", weight=2.0))
     with pytest.raises(ConfigError, match="search.num_samples: 0 must be at least 1"):
         made(Component("best_of_n", {"num_samples": 0}), Component("oracle"))
@@ -152,3 +155,84 @@ def test_a_scorer_gets_the_sampled_ids() -> None:
     """
     found = measured(Component("length", {"target": 3}))
     assert [o.answers for o in found.outcomes] == [["2"]] * 3
+
+
+def scored(scorer: Any, candidates: Sequence[Candidate], *, oracle: bool = False) -> list[float]:
+    """What a scorer gives candidates of the first example of a task of two lines."""
+    example = Example("1+2+3", "1+2=3\n3+3=6", "6", id="q")
+    problems = Task("sum", [example], lambda text, e: float(text.endswith("6")), lambda text: text)
+    chosen = strategy("best_of_n", scorer=scorer, oracle=oracle).open(problems)
+    assert chosen.scorer is not None
+    (numbers,) = chosen.scorer.scores([(example, candidates)], None)
+    chosen.close()
+    return numbers
+
+
+WHOLE = Candidate((1, 2, 0), "1+2=3\n3+4=6", -3.0, True)
+PART = Candidate((1, 9), "1+2=3", -1.0, True, "\n")
+WRONG = Candidate((1, 9), "1+2=4\n4+2=6\n6+1=7", -1.0, False)
+
+
+def test_numbers_of_steps_are_aggregated_of_parts_too() -> None:
+    """The last line of a part is a step as any other, and not judged as the answer."""
+
+    def by(aggregation: str) -> list[float]:
+        scorer = {"name": "arithmetic_steps", "aggregation": aggregation}
+        return scored(scorer, [WHOLE, PART, WRONG], oracle=True)
+
+    assert by("product") == [1, 1, 0] and by("minimum") == [1, 1, 0] and by("last") == [1, 1, 1]
+    assert by("mean") == pytest.approx([1, 1, 2 / 3])
+    assert scored("arithmetic_steps", [PART], oracle=True) == [1]
+    assert scored("arithmetic_steps", [Candidate((), "", 0.0, False)], oracle=True) == [-math.inf]
+    recipe = Component("arithmetic_steps", {"aggregation": "last"})
+    assert scored(recipe, [WHOLE], oracle=True) == [1]
+    with pytest.raises(ConfigError, match="minimum"):
+        strategy("best_of_n", scorer=replace(recipe, aggregation="minimun"), oracle=True)
+    with pytest.raises(ConfigError, match="no steps"):
+        strategy("best_of_n", scorer={"name": "length", "aggregation": "mean"})
+    own = strategy("best_of_n", scorer={"name": "reward_model", "path": "x", "aggregation": "min"})
+    assert own.scorer_component is not None and not own.oracle
+
+
+def test_the_model_itself_scores() -> None:
+    assert scored("logprob", [WHOLE, PART]) == [-3, -1]
+    assert scored("mean_logprob", [WHOLE, PART]) == [-1, -0.5]
+    with pytest.raises(ConfigError, match="has no setting 'beta'"):
+        strategy("best_of_n", scorer={"name": "logprob", "beta": 1.0})
+
+
+def test_several_scorers_are_one() -> None:
+    def short(completions) -> list[float | None]:
+        return [None if not text else -float(len(text)) for text in completions]
+
+    both: dict[str, Any] = {"name": "ensemble", "scorers": ["logprob", short]}
+    group = [WHOLE, PART, Candidate((1,), "", -1.0, False)]
+    assert scored(both, group) == [-7, -3, -math.inf]
+    assert scored(both | {"combine": "min"}, group) == [-11, -5, -math.inf]
+    spread = both | {"combine": "uncertainty", "uncertainty_weight": 0.5}
+    assert scored(spread, group) == [-7 - 0.5 * 4, -3 - 0.5 * 2, -math.inf]
+    heavy = both | {"scorers": ["logprob", {"name": "mean_logprob", "weight": 3.0}]}
+    assert scored(heavy, [WHOLE]) == [-3]
+    chosen = strategy("best_of_n", scorer=heavy).open(task())
+    assert chosen.scorer is not None and chosen.scorer.settings == {
+        "combine": "mean",
+        "uncertainty_weight": 1.0,
+        "scorers": [{"name": "logprob"}, {"name": "mean_logprob", "weight": 3.0}],
+    }
+    for wrong, match in (
+        ({"name": "ensemble"}, "at least two"),
+        (both | {"mean": True}, "no setting 'mean'"),
+        (both | {"combine": "max"}, "combine"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            strategy("best_of_n", scorer=wrong)
+
+
+def test_an_ensemble_with_gold_is_an_oracle() -> None:
+    gold = {"name": "ensemble", "scorers": ["logprob", "exact"]}
+    with pytest.raises(ConfigError, match="exact"):
+        strategy("best_of_n", scorer=gold)
+    chosen = strategy("best_of_n", scorer=gold, oracle=True)
+    assert chosen.oracle and chosen.gold == ("answer",) and "oracle" in chosen.warning()
+    named = strategy("best_of_n", scorer={"name": "ensemble", "scorers": ["logprob", "oracle"]})
+    assert named.gold == ("task",)

@@ -117,7 +117,7 @@ def test_values_at_the_ends_of_states(tiny_folder: Path) -> None:
 
     critic = load_score_model(tiny_folder, per="token")
     with torch.no_grad():
-        critic.score_head.weight.normal_(generator=torch.Generator().manual_seed(0))  # type: ignore[operator]
+        critic.score_head.weight.normal_(generator=torch.Generator().manual_seed(0))
     states = [(3, 4, 5, 6), (3, 4, 5, 7, 8), (3, 4), (3, 4, 5, 6)]
     together = critic.at_ends(states, max_tokens=6)
     assert together == pytest.approx([critic.at_ends([s])[0] for s in states], abs=1e-5)

@@ -18,7 +18,7 @@ class Plain(SampledAnswer):
         return self.body([{"text": text} for text in texts])
 
     async def parts(self) -> Any:
-        async for number, text, reason in self.deltas():
+        async for number, text, reason, _ in self.deltas():
             yield self.part([{"index": number, "text": text, "reason": reason}])
 
 

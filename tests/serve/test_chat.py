@@ -103,7 +103,7 @@ def test_logprobs(client: Any, service: Any) -> None:
 def test_alternatives_come_from_the_likelihoods(client: Any, service: Any) -> None:
     from posttrain.engines.likelihood import TokenLikelihood
 
-    def score(sequences: Any, num_top: int) -> Any:
+    def score(sequences: Any, num_top: int, adapter: str) -> Any:
         top = tuple((ord("a") + k, -0.5 - k) for k in range(num_top))
         return [[TokenLikelihood(-7.0, top) for _ in ids[1:]] for ids in sequences]
 

@@ -15,7 +15,7 @@ from posttrain.serve.logprobs import (
     sampled_tokens,
 )
 from posttrain.serve.refusal import Refusal
-from posttrain.types import Sample
+from posttrain.types import Request, Sample, Sampling
 
 
 def scored(service: Any, text: str) -> list[ScoredToken]:
@@ -50,7 +50,7 @@ def test_chat_has_bytes_of_its_tokens(service: Any) -> None:
 def test_rows_are_of_the_sampled_tokens(service: Any) -> None:
     """The sampled log-prob is the engine's; alternatives are of the same places."""
 
-    def score(sequences: Any, num_top: int) -> Any:
+    def score(sequences: Any, num_top: int, adapter: str) -> Any:
         return [
             [TokenLikelihood(-9.0, ((i, -0.1),)) for i in range(1, len(ids))] for ids in sequences
         ]
@@ -60,9 +60,10 @@ def test_rows_are_of_the_sampled_tokens(service: Any) -> None:
         server.start()
         try:
             sample = Sample([70, 71], [-1.5, -2.5], [-1.0, -2.0], "length")
-            with_top = await sampled_tokens(server, (5, 6, 7), [sample], 1)
-            without = await sampled_tokens(server, (5, 6, 7), [sample], 0)
-            return with_top[0], without[0], (await prompt_tokens(server, [(5, 6, 7)], 1))[0]
+            request = Request((5, 6, 7), Sampling(max_tokens=2))
+            with_top = await sampled_tokens(server, request, [sample], 1)
+            without = await sampled_tokens(server, request, [sample], 0)
+            return with_top[0], without[0], (await prompt_tokens(server, [(5, 6, 7)], 1, ""))[0]
         finally:
             server.stop()
 

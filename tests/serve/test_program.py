@@ -10,10 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from adapter_folders import adapter_folder
 
 openai = pytest.importorskip("openai", reason="tests of the protocol need OpenAI's client")
 pydantic = pytest.importorskip("pydantic", reason="the server needs the extra serve")
@@ -193,6 +195,10 @@ def test_a_search(client: Any) -> None:
     assert answer.search["num_candidates"] == 4
     details = answer.usage.completion_tokens_details
     assert details.selected_tokens + details.discarded_tokens == answer.usage.completion_tokens
+    vote = "tiny@majority_vote"
+    again = client.chat.completions.create(model=vote, messages=SAY, max_tokens=10)
+    cached = again.usage.prompt_tokens_details.cached_tokens  # all but the last, which is computed
+    assert cached == again.usage.prompt_tokens - 1 == again.search["reused_tokens"]
 
 
 def test_tools_are_called_and_their_results_read(launch: Any) -> None:
@@ -227,6 +233,32 @@ def test_tools_are_called_and_their_results_read(launch: Any) -> None:
     process.send_signal(signal.SIGTERM)
     assert answer.choices[0].message.content == f"#### {337 * 51}" == f"#### {result}"
     assert process.wait(60) == 0
+
+
+def test_adapters_by_name(launch: Any, tiny_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="adapters need the extra peft")
+    red, blue = (adapter_folder(tiny_folder, tmp_path / str(i), seed=i) for i in (1, 2))
+    flags = ["--adapter", f"red={red}", "--adapter", f"blue={blue}"]
+    process, address = launch(tiny_folder, *flags)
+    client = openai.OpenAI(base_url=address, api_key=KEY, max_retries=0, timeout=60)
+    names = [model.id for model in client.models.list() if "@" not in model.id]
+    assert names == ["tiny", "red", "blue"]
+
+    def text(model: str, number: int) -> str:
+        stream = client.chat.completions.create(
+            model=model, messages=SAY, seed=number, max_tokens=60, stream=True
+        )
+        return "".join(part.choices[0].delta.content or "" for part in stream)
+
+    jobs = [(name, number) for number in range(4) for name in names]
+    one_by_one = [text(*job) for job in jobs]
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        assert list(pool.map(lambda job: text(*job), jobs)) == one_by_one
+    assert len(set(one_by_one)) == len(jobs)
+    with pytest.raises(openai.NotFoundError) as unknown:
+        text("green", 0)
+    process.send_signal(signal.SIGTERM)
+    assert "'red'" in str(unknown.value) and process.wait(60) == 0
 
 
 def test_answers_are_json_of_a_schema(launch: Any) -> None:

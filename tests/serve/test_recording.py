@@ -68,7 +68,7 @@ def run(tokenizer: Any, program: Any, words: list[str], engine: Any = None) -> l
         programs = [
             lambda ask, word=word: episode(Example(asked(word), answer=word), ask) for word in words
         ]
-        return drive(programs, engine or Echo(tokenizer), sampling=Sampling(max_tokens=20))  # type: ignore[return-value]
+        return drive(programs, engine or Echo(tokenizer), sampling=Sampling(max_tokens=20))
 
 
 def test_many_agents_in_threads(tokenizer: Any) -> None:

@@ -64,7 +64,6 @@ REFUSED: list[tuple[str, Any, str | None]] = [
     (CHAT, ASK | {"stop": 3}, "stop"),
     (CHAT, ASK | {"stop_token_ids": [-1]}, "stop_token_ids.0"),
     (CHAT, ASK | {"logprobs": 1}, "logprobs"),
-    (CHAT, ASK | {"logprobs": True, "stream": True}, "logprobs"),
     (CHAT, ASK | {"top_logprobs": 2}, "top_logprobs"),
     (CHAT, ASK | {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
     (CHAT, ASK | {"stream": "yes"}, "stream"),

@@ -47,6 +47,14 @@ def test_a_vote_is_asked_for_by_field_or_by_name(client: Any, voters: Any) -> No
         assert answer["model"] == body["model"]
 
 
+def test_a_search_is_written_by_the_adapter_that_its_name_says(client: Any, voters: Any) -> None:
+    for name, adapter in (("tiny", ""), ("rhymes", "rhymes")):
+        server = voters(adapters={"rhymes": voters().model.tokenizer})
+        answer = post(client, server, ASK | {"model": f"{name}@majority_vote"}).json()
+        assert answer["model"] == f"{name}@majority_vote"
+        assert {request.adapter for request in server.model.engine.requests} == {adapter}
+
+
 def test_usage_counts_all_tokens_and_splits_them(client: Any, voters: Any) -> None:
     body = ASK | {"search": {"name": "majority_vote", "num_samples": 4, "return_candidates": True}}
     answer = post(client, voters(), body).json()

@@ -23,7 +23,7 @@ class Heard:
         self.samples: list[Sample] | None = None
         self.error: Exception | None = None
 
-    def tokens(self, index: int, ids: list[int]) -> None:
+    def tokens(self, index: int, ids: list[int], logprobs: list[float]) -> None:
         self.ids.setdefault(index, []).extend(ids)
 
     def finished(self, result: Finished) -> None:

@@ -100,7 +100,7 @@ def test_each_kind_of_rows(
     model: LanguageModel, other: LanguageModel, loss: str, rows: object, shape: int | None
 ) -> None:
     reads_reference = any("ref" in name for name in registry.losses.entry(loss).inputs)
-    result = compute_loss(model, rows, loss, reference=other if reads_reference else None)  # type: ignore[arg-type]
+    result = compute_loss(model, rows, loss, reference=other if reads_reference else None)
     assert torch.isfinite(result.values).all()
     assert result.values.shape == (len(result.target) if shape is None else shape,)
 

@@ -12,7 +12,7 @@ from posttrain.training.optim import Optimizer, learning_rate_factor
 
 def factors(steps: int, **changes: object) -> list[float]:
     settings = {"schedule": "linear", "warmup_steps": 0.0, "min_lr_ratio": 0.0, **changes}
-    return [learning_rate_factor(i, steps, **settings) for i in range(steps)]  # type: ignore[arg-type]
+    return [learning_rate_factor(i, steps, **settings) for i in range(steps)]
 
 
 def test_schedules_by_hand() -> None:

@@ -95,7 +95,7 @@ def losses_of(
         value += float(loss.detach())
         for name in parts:
             parts[name] += metrics.means()[f"loss/{name}"]
-    gradients = [x.grad.numpy() for some in leaves.values() for x in some]  # type: ignore[union-attr]
+    gradients = [x.grad.numpy() for some in leaves.values() for x in some]
     return value, parts, np.concatenate(gradients)
 
 

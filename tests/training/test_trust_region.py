@@ -30,7 +30,7 @@ def test_the_critic_is_clipped_and_a_step_without_gradient_tells_of_no_other() -
             super().step(step, batch)
 
     rest = Watched([policy, critic], steps=1, learning_rate=0.1, max_grad_norm=0.5)
-    region = TrustRegion(model, None, TrustRegionConfig(), rest=rest, max_tokens=100)  # type: ignore[arg-type]
+    region = TrustRegion(model, None, TrustRegionConfig(), rest=rest, max_tokens=100)
     region.last_metrics = {"trust_region/step": 1.0}
     policy.grad, critic.grad = torch.ones(4), torch.full((4,), 10.0)
     assert region.clip_gradients() == 2.0

@@ -73,7 +73,7 @@ def evaluation_recipe(options: argparse.Namespace) -> Recipe:
     if options.output:
         raw["output"] = options.output
     raw = apply_overrides(raw, [_evaluation_change(text) for text in options.overrides])
-    if "model" not in raw:
+    if "model" not in raw and "endpoint" not in raw:
         raise ConfigError(f"eval needs --model: {MODEL}")
     if not raw.get("evaluation"):
         raise ConfigError(
@@ -83,10 +83,77 @@ def evaluation_recipe(options: argparse.Namespace) -> Recipe:
     return parse_recipe(raw)
 
 
+def search_recipe(options: argparse.Namespace) -> Recipe:
+    """The recipe that the arguments of search stand for: an evaluation under a strategy.
+
+    Raises:
+        ConfigError: no strategy or no problems, or a wrong key.
+    """
+    name = search_name(options)
+    raw: dict[str, Any] = {
+        "method": "evaluate",
+        "search": {"name": name, **({"path": options.policy} if options.policy else {})},
+        "output": options.output or "runs/search",
+    }
+    if options.model.startswith(("http://", "https://")):
+        raw["endpoint"] = {"url": options.model}
+    else:
+        raw["model"] = options.model
+    evaluation: dict[str, Any] = {}
+    if options.task:
+        evaluation["task"] = {"name": options.task}
+    if options.data:
+        evaluation["task"] = {"name": "jsonl", "path": options.data}
+    if options.budget is not None:
+        evaluation["budget"] = options.budget
+    raw["evaluation"] = evaluation
+    own = registry.searches.entry(name).settings
+    changes = [
+        f"search.{text}"
+        if text.partition("=")[0].strip().partition(".")[0] in own
+        else _evaluation_change(text)
+        for text in options.overrides
+    ]
+    raw = apply_overrides(raw, changes)
+    if not raw["evaluation"].get("task"):
+        raise ConfigError(
+            "search needs problems: --task NAME, --data FILE with prompts and answers, or --prompt "
+            "TEXT"
+        )
+    return parse_recipe(raw)
+
+
+def search_name(options: argparse.Namespace) -> str:
+    """The strategy of the arguments of search.
+
+    Raises:
+        ConfigError: neither a strategy nor a policy, or no such strategy.
+    """
+    name = options.search or ("compute_optimal" if options.policy else None)
+    if name is None:
+        raise ConfigError(
+            f"search needs --search NAME: one of {', '.join(registry.searches.names())}; or "
+            "--policy FILE, which chooses the strategy for each problem"
+        )
+    return str(registry.searches.entry(name).name)
+
+
+_OF_EVALUATION = (
+    "task",
+    "num_examples",
+    "num_samples",
+    "sampling",
+    "seed",
+    "environment",
+    "agent",
+    "budget",
+)
+
+
 def _evaluation_change(text: str) -> str:
     """`task.KEY=VALUE` and the fields of evaluation need no `evaluation.` before them."""
     key = text.partition("=")[0].strip()
     first = key.partition(".")[0]
-    if first in ("task", "num_examples", "num_samples", "sampling", "seed", "environment", "agent"):
+    if first in _OF_EVALUATION:
         return f"evaluation.{text}"
     return f"evaluation.sampling.{text}" if first in ("max_tokens", "stop") else text

@@ -63,10 +63,10 @@ def _answer(
     writer: Writer, messages: list[Message], line: str, system: str | None, seed: int
 ) -> list[Message]:
     """Print the answer to a line; the conversation with both."""
-    asked = [*messages, {"role": "user", "content": line}]
+    conversation = [*messages, {"role": "user", "content": line}]
     plain = line if system is None else f"{system}\n\n{line}"
     try:
-        ((answer,),) = writer.write([asked if writer.has_template else plain], seed=seed)
+        ((answer,),) = writer.write([conversation if writer.has_template else plain], seed=seed)
     except KeyboardInterrupt:
         notice("(stopped)")
         return messages
@@ -74,4 +74,4 @@ def _answer(
     echo(text.strip() if writer.has_template else text)
     if answer["finish_reason"] == "length":
         notice("(cut at max_tokens; raise it with max_tokens=N)")
-    return [*asked, {"role": "assistant", "content": text}]
+    return [*conversation, {"role": "assistant", "content": text}]

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from posttrain import registry
-from posttrain.cli import explain, init, runs, serve
+from posttrain.cli import explain, init, runs, search, serve
 from posttrain.cli import help as pages
 from posttrain.cli.arguments import MODEL, evaluation_recipe, method_recipe, recipe_of
 from posttrain.cli.parser import Command
@@ -236,8 +236,8 @@ def _init_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _init(options: argparse.Namespace) -> int:
-    given = {name: getattr(options, name) for name in ("model", "data", "task")}
-    values = {name: value for name, value in given.items() if value is not None}
+    flags = {name: getattr(options, name) for name in ("model", "data", "task")}
+    values = {name: value for name, value in flags.items() if value is not None}
     return init.init(options.method, options.file, force=options.force, values=values)
 
 
@@ -318,6 +318,7 @@ def _model_commands() -> dict[str, Command]:
             _eval_arguments,
             changes=True,
         ),
+        **search.commands(_perform),
         "compare": Command(
             "evaluate",
             "compare two evaluations of the same problems, paired",

@@ -101,8 +101,8 @@ def _explain_section(name: str) -> int:
     by_class = {section.__name__: section for section in sections.values()}
     section = sections.get(name) or by_class.get(name)
     if section is None:
-        known = [*sections, *by_class]
-        raise ConfigError(f"unknown section {name!r}: {nearest(name, known)}")
+        names = [*sections, *by_class]
+        raise ConfigError(f"unknown section {name!r}: {nearest(name, names)}")
     doc = inspect.cleandoc(section.__doc__ or "").partition("\nAttributes:")[0]
     doc = pages.reflowed(doc.strip(), pages.width())
     echo(f"settings {section.__name__}\n\n{doc}\n")

@@ -138,11 +138,11 @@ def _given(lines: list[str], entry: Entry, values: Mapping[str, str]) -> list[st
     rows = {"data", "task"} & set(values)
     replaced = {"data", "task"} if rows and entry.name != "evaluate" else set()
     heads = {"model"} & set(values) | replaced | ({"evaluation"} if rows - replaced else set())
-    kept = [line for line in lines if line.removeprefix("# ").split(":")[0] not in heads]
+    body = [line for line in lines if line.removeprefix("# ").split(":")[0] not in heads]
     new = [f"{name}: {text}" for name, text in texts.items() if name in {"model"} | replaced]
     if rows - replaced:
         new.append(f"evaluation: {{task: {texts['task']}}}")
-    return [*new, *kept]
+    return [*new, *body]
 
 
 def _required(entry: Entry, sample: str) -> list[str]:

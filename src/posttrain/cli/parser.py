@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,6 +13,8 @@ from typing import Any, NoReturn
 from posttrain import __version__
 from posttrain.cli import help as pages
 from posttrain.errors import nearest
+
+_NUM_NEAR = 5  # flags that an error names
 
 _KEY_VALUE = re.compile(r"[A-Za-z_][\w.\-]*\s*=")
 
@@ -50,12 +53,12 @@ class Parser(argparse.ArgumentParser):
             flag = argument.partition("=")[0]
             if flag == "--":
                 break  # what follows is no flag
-            known = [option for option in self._option_string_actions if option.startswith("--")]
-            if flag.startswith("--") and not any(option.startswith(flag) for option in known):
+            flags = [option for option in self._option_string_actions if option.startswith("--")]
+            if flag.startswith("--") and not any(option.startswith(flag) for option in flags):
                 key = flag.lstrip("-")
                 changes = self.command is not None and self.command.changes
                 hint = f". A key of the recipe is given as {key}=VALUE" if changes else ""
-                self.error(f"there is no flag {flag}: {nearest(flag, known)}{hint}")
+                self.error(f"there is no flag {flag}: {_nearest_flags(flag, flags)}{hint}")
         return super().parse_known_args(args, namespace)
 
     def format_help(self) -> str:
@@ -66,6 +69,15 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the message, without the usage of some lines, and end with status 2."""
         self.exit(2, f"{self.prog}: {message}\n`{self.prog} --help` lists what there is.\n")
+
+
+def _nearest_flags(flag: str, flags: Iterable[str]) -> str:
+    """The tail of an error about an unknown flag: the nearest ones. Help lists the others."""
+    near = difflib.get_close_matches(flag, flags, n=_NUM_NEAR, cutoff=0.6)
+    if not near:
+        return "none is near"
+    others = f" Near as well: {', '.join(near[1:])}" if near[1:] else ""
+    return f"did you mean '{near[0]}'?{others}"
 
 
 class _MainParser(Parser):

@@ -85,9 +85,9 @@ def settings_of(entry: Entry, losses: Any = None) -> dict[str, list[SettingLine]
     """
     raw = {} if losses is None else {"losses": losses}
     shared = {f.name: f for f in dataclasses.fields(Recipe)}
-    read = keys.keys_read(entry) - {"method"}
-    ordered = [k for k in entry.settings if k in read]
-    ordered += [k for k in shared if k in read and k not in entry.settings]
+    method_keys = keys.keys_read(entry) - {"method"}
+    ordered = [k for k in entry.settings if k in method_keys]
+    ordered += [k for k in shared if k in method_keys and k not in entry.settings]
     if "model" in ordered:
         ordered = ["model", *(k for k in ordered if k != "model")]
     meanings = _meanings(entry)
@@ -107,8 +107,8 @@ def settings_of(entry: Entry, losses: Any = None) -> dict[str, list[SettingLine]
 
 def loss_settings(name: str) -> list[SettingLine]:
     """The settings of a loss, which a recipe may write as plain keys if it is the main loss."""
-    known = registry.losses.entries()
-    return function_settings(known[name]) if name in known else []
+    entries = registry.losses.entries()
+    return function_settings(entries[name]) if name in entries else []
 
 
 def function_settings(entry: Entry) -> list[SettingLine]:

@@ -99,8 +99,8 @@ def split_settings(model: str, overrides: Sequence[str]) -> tuple[ModelConfig, S
         for name, item in flat.items():
             section = "sampling" if name in sampling_names else "model"
             if name not in sampling_names and name not in model_names:
-                known = [*sampling_names, *model_names]
-                raise ConfigError(f"unknown key {name!r}: {nearest(name, known)}")
+                names = [*sampling_names, *model_names]
+                raise ConfigError(f"unknown key {name!r}: {nearest(name, names)}")
             settings[section][name] = item
     config = check(settings["model"], ModelConfig, "model")
     sampling = check(settings["sampling"], SamplingConfig, "sampling")

@@ -18,6 +18,10 @@ OnTokens = Callable[[int, list[int]], None]
 """Called within `step` with the index of a sample in its request and the ids that are new."""
 
 
+OnLogprobs = Callable[[int, list[int], list[float]], None]
+"""As `OnTokens`, with the raw log-probs of the new ids (`Sample.raw_logprobs`)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finished:
     """The end of a request.
@@ -60,7 +64,12 @@ class Engine(Protocol):
         """Requests that are neither finished nor aborted."""
         ...
 
-    def submit(self, request: Request, on_tokens: OnTokens | None = None) -> int:
+    def submit(
+        self,
+        request: Request,
+        on_tokens: OnTokens | None = None,
+        on_logprobs: OnLogprobs | None = None,
+    ) -> int:
         """Hand in a request; its ticket. It is sampled by the steps that follow.
 
         Raises:
@@ -135,6 +144,11 @@ def check_requests(
                 request.deadline_seconds,
                 request.deadline_seconds is None or request.deadline_seconds > 0,
                 "above 0, or None for no limit",
+            ),
+            "adapter": (
+                repr(request.adapter),
+                not request.adapter,
+                "'', because this engine holds no adapters by name",
             ),
         }
         for name, (value, kept, rule) in rules.items():

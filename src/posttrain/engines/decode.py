@@ -188,54 +188,17 @@ class DecodePlan:
         query, key, value = self._as_stored(layer, query, key, value)
         keys, values = self._append(layer, key, value)
         rows, heads, _, depth = query.shape
-        kv_heads = key.shape[1]
-        group = heads // kv_heads
         scale = depth**-0.5 if scaling is None else float(scaling)
-        grouped = query.reshape(rows, kv_heads, group, depth)
-        prompt_keys, prompt_values = self._prompts[layer]
-        narrow = (
-            sliding_window is not None and prompt_keys.shape[2] + self._columns >= sliding_window
-        )
-        if (
-            self._has_kernel
-            and softcap is None
-            and s_aux is None
-            and not narrow
-            and depth == value.shape[-1]
-        ):
-            return (
-                self._fused(grouped, layer, keys, values, scale)
-                .reshape(rows, 1, heads, depth)
-                .to(dtype)
+        grouped = query.reshape(rows, key.shape[1], -1, depth)
+        longest = self._prompts[layer][0].shape[2]
+        narrow = sliding_window is not None and longest + self._columns >= sliding_window
+        plain = softcap is None and s_aux is None and depth == value.shape[-1]
+        if self._has_kernel and plain and not narrow:
+            mixed = self._fused(grouped, layer, keys, values, scale)
+        else:
+            mixed = self._masked(
+                grouped * scale, layer, keys, values, sliding_window, softcap, s_aux
             )
-        grouped = grouped * scale
-        before = self._seats.unseat(
-            self._seats.seat(grouped) @ prompt_keys.transpose(-1, -2), group
-        )  # [R, Hkv, g, L]
-        with kernel_products():  # as in `_fused`
-            of_row = grouped @ keys.transpose(-1, -2)  # [R, Hkv, g, t]
-        if softcap is not None:
-            before, of_row = (
-                softcap * torch.tanh(before / softcap),
-                softcap * torch.tanh(of_row / softcap),
-            )
-        scores = torch.cat([before, of_row], dim=-1).to(
-            torch.promote_types(query.dtype, torch.float32)
-        )
-        hidden = self._hidden_from(sliding_window)
-        if hidden is not None:
-            scores = scores.masked_fill_(hidden[:, None, None], -torch.inf)
-        if (
-            s_aux is not None
-        ):  # attention sinks: one more logit per head that takes probability and gives nothing
-            sinks = s_aux.to(scores.dtype).reshape(1, kv_heads, group, 1).expand(rows, -1, -1, 1)
-            scores = torch.cat([scores, sinks], dim=-1)
-        weights = scores.softmax(dim=-1).to(value.dtype)
-        longest, columns = before.shape[-1], of_row.shape[-1]
-        on_prompt, on_own = weights[..., :longest], weights[..., longest : longest + columns]
-        mixed = (
-            self._seats.unseat(self._seats.seat(on_prompt) @ prompt_values, group) + on_own @ values
-        )
         return mixed.reshape(rows, 1, heads, value.shape[-1]).to(dtype)
 
     def attend_one(
@@ -270,6 +233,41 @@ class DecodePlan:
             scores += of_row
         weights = torch.cat([scores, prompt_lse], -1).softmax(-1).to(values.dtype)
         return (weights[..., :-1] @ values).addcmul_(on_prompt, weights[..., -1:])
+
+    def _masked(
+        self,
+        query: Tensor,
+        layer: int,
+        keys: Tensor,
+        values: Tensor,
+        window: int | None,
+        softcap: float | None,
+        sinks: Tensor | None,
+    ) -> Tensor:
+        """All scores in memory, for windows, caps, sinks and other devices than a CPU: scaled
+        query [R, Hkv, g, D] -> [R, Hkv, g, Dv].
+        """
+        rows, kv_heads, group, _ = query.shape
+        prompt_keys, prompt_values = self._prompts[layer]
+        seat, unseat = self._seats.seat, self._seats.unseat
+        before = unseat(seat(query) @ prompt_keys.transpose(-1, -2), group)  # [R, Hkv, g, L]
+        with kernel_products():  # as in `_fused`
+            of_row = query @ keys.transpose(-1, -2)  # [R, Hkv, g, t]
+        if softcap is not None:
+            before = softcap * torch.tanh(before / softcap)
+            of_row = softcap * torch.tanh(of_row / softcap)
+        precise = torch.promote_types(query.dtype, torch.float32)
+        scores = torch.cat([before, of_row], dim=-1).to(precise)
+        hidden = self._hidden_from(window)
+        if hidden is not None:
+            scores = scores.masked_fill_(hidden[:, None, None], -torch.inf)
+        if sinks is not None:  # one more logit per head, which takes probability and gives nothing
+            sinks = sinks.to(scores.dtype).reshape(1, kv_heads, group, 1)
+            scores = torch.cat([scores, sinks.expand(rows, -1, -1, 1)], dim=-1)
+        weights = scores.softmax(dim=-1).to(values.dtype)
+        longest, columns = before.shape[-1], of_row.shape[-1]
+        on_prompt, on_own = weights[..., :longest], weights[..., longest : longest + columns]
+        return unseat(seat(on_prompt) @ prompt_values, group) + on_own @ values
 
     def _kernel_masks(self, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
         """What is added to the scores of the two parts, the same for all layers of a step; None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,16 +129,30 @@ class Endpoint:
 
     def _refused(self, error: Exception) -> None:
         """Raise an error, unless it is of one prompt alone."""
-        if not isinstance(error.__cause__, self._of_a_prompt):
+        if not isinstance(error, EndpointError) or not self.is_refusal(error):
             raise error
         self._refusal = error
 
-    def _ask(self, prompt: Text, sampling: Sampling, n: int, seed: int) -> list[Written]:
-        if isinstance(prompt, str) and self.config.route == "chat":
-            prompt = [{"role": "user", "content": prompt}]
+    def answer(
+        self,
+        prompt: Text,
+        sampling: Sampling,
+        *,
+        n: int,
+        seed: int,
+        more: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """The server's whole answer to one request, with `n` choices.
+
+        Args:
+            prompt: messages go to the chat route, text to the completions route.
+            more: further keys of the request's body; those of `endpoint.extra` come first.
+        Raises:
+            EndpointError: the request failed to the end, or there are not `n` choices.
+        """
         given: dict[str, Any] = {
             "model": self.config.model,
-            "extra_body": _body(sampling, n, seed, self.config.extra),
+            "extra_body": _body(sampling, n, seed, {**(more or {}), **self.config.extra}),
         }
         try:
             if isinstance(prompt, str):
@@ -166,10 +180,18 @@ class Endpoint:
                 "n; set num_generations: 1 and "
                 "ask for more prompts instead"
             )
+        return answer
+
+    def written(self, answer: Any) -> list[Written]:
+        """The completions of an answer.
+
+        Raises:
+            EndpointError: they are not of the protocol's shape.
+        """
         try:
             texts = [
-                choice.text if isinstance(prompt, str) else self._said(choice.message)
-                for choice in choices
+                choice.text if hasattr(choice, "text") else self._said(choice.message)
+                for choice in answer.choices
             ]
             if not all(isinstance(text, str) for text in texts):
                 raise TypeError("a completion is not text")
@@ -178,11 +200,25 @@ class Endpoint:
                 f"{self._name} answered with malformed completions ({self._redacted(error)}): "
                 f"{self._redacted(answer)[:200]!r}. Does it follow OpenAI's protocol?"
             ) from error
-        reasons = [getattr(choice, "finish_reason", None) for choice in choices]
+        reasons = [getattr(choice, "finish_reason", None) for choice in answer.choices]
         return [
             Written(_clean(t), "stop" if r in _ENDED else "length")
             for t, r in zip(texts, reasons, strict=True)
         ]
+
+    def _ask(self, prompt: Text, sampling: Sampling, n: int, seed: int) -> list[Written]:
+        if isinstance(prompt, str) and self.config.route == "chat":
+            prompt = [{"role": "user", "content": prompt}]
+        return self.written(self.answer(prompt, sampling, n=n, seed=seed))
+
+    def is_refusal(self, error: EndpointError) -> bool:
+        """Whether the server refused the fields of one request, with status 400 or 422."""
+        return isinstance(error.__cause__, self._of_a_prompt)
+
+    @property
+    def deadline_seconds(self) -> float:
+        """Longest time of a request, all tries and pauses together."""
+        return self._deadline
 
     def _redacted(self, value: object) -> str:
         """A text from a server without the key, which some send back in their messages."""

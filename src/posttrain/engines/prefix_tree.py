@@ -2,8 +2,9 @@
 
 An edge holds a stretch of ids with their keys and values. Texts that begin alike share stretches,
 token by token; where they part, the stretch is split. Above a bound of bytes the leaves that were
-used longest ago go first. Readers hold the tensors of the nodes that they matched, so that a node
-may go at any time between two calls.
+used longest ago go first. The trees of several models (a base and its adapters) may share one
+bound. Readers hold the tensors of the nodes that they matched, so that a node may go at any time
+between two calls.
 """
 
 from __future__ import annotations
@@ -12,7 +13,13 @@ import heapq
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import torch
+
 from posttrain.models.prefixed_attention import KeyValues
+
+NODE_BYTES = 2 << 10
+"""What a node needs beside keys and values: objects of Python and PyTorch. 1.5 KiB were measured
+(resident memory, 20 000 nodes), which is more than a few tokens of a small model need."""
 
 
 class Node:
@@ -22,13 +29,30 @@ class Node:
     of virtual tokens. children: by first id. used: when, by the tree's clock.
     """
 
-    __slots__ = ("children", "ids", "kv", "num_bytes", "parent", "used")
+    __slots__ = ("_layers", "_stacked", "children", "ids", "num_bytes", "parent", "used")
 
     def __init__(self, ids: tuple[int, ...], kv: KeyValues, parent: Node | None) -> None:
-        self.ids, self.kv, self.parent = ids, kv, parent
+        self.ids, self.parent = ids, parent
         self.children: dict[int, Node] = {}
         self.used = 0
-        self.num_bytes = sum(x.numel() * x.element_size() for pair in kv for x in pair)
+        self.kv = kv
+
+    @property
+    def kv(self) -> KeyValues:
+        """Keys and values per layer, views."""
+        if self._stacked is None:
+            return self._layers
+        tensors = self._stacked.unbind()
+        return list(zip(tensors[::2], tensors[1::2], strict=True))
+
+    @kv.setter
+    def kv(self, kv: KeyValues) -> None:
+        """Copies, in one tensor of all layers: one of a few tokens is smaller than its header."""
+        tensors = [x for pair in kv for x in pair]
+        is_even = len({(x.shape, x.dtype) for x in tensors}) == 1
+        self._stacked = torch.stack(tensors) if is_even else None
+        self._layers = [] if is_even else [(k.clone(), v.clone()) for k, v in kv]
+        self.num_bytes = NODE_BYTES + sum(x.numel() * x.element_size() for x in tensors)
 
 
 class Part(NamedTuple):
@@ -47,19 +71,61 @@ def part_of(kv: KeyValues, start: int, stop: int | None) -> KeyValues:
     return [(k[:, start:stop], v[:, start:stop]) for k, v in kv]
 
 
-class PrefixTree:
-    """A radix tree of keys and values in bounded memory.
+class PrefixMemory:
+    """The bound of several trees together, and the clock by which their nodes were used.
 
     Args:
-        max_bytes: of keys and values; 0 keeps nothing from one `trim` to the next.
-    Attributes:
-        num_bytes: held now. num_tokens: likewise, virtual ones not counted.
+        max_bytes: of nodes with their keys and values; 0 keeps nothing from one `trim` to the next.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self._clock = 0
+        self.clock = 0
+        self.trees: list[PrefixTree] = []
+
+    @property
+    def num_bytes(self) -> int:
+        """Held now by all trees."""
+        return sum(tree.num_bytes for tree in self.trees)
+
+    def trim(self) -> None:
+        """Let leaves of all trees go, those used longest ago first, until the bound holds."""
+        excess = self.num_bytes - self.max_bytes
+        if excess <= 0:
+            return
+        leaves = [
+            (node.used, id(node), node, tree)
+            for tree in self.trees
+            for node in tree.nodes()
+            if not node.children
+        ]
+        heapq.heapify(leaves)
+        while excess > 0 and leaves:
+            _, _, node, tree = heapq.heappop(leaves)
+            excess -= node.num_bytes
+            parent = tree.remove(node)
+            if parent is not tree.root and not parent.children:
+                heapq.heappush(leaves, (parent.used, id(parent), parent, tree))
+
+
+class PrefixTree:
+    """A radix tree of keys and values in bounded memory.
+
+    Args:
+        memory: the bound, which other trees may share; a number of bytes is one of its own.
+    Attributes:
+        num_bytes: held now. num_tokens: likewise, virtual ones not counted.
+    """
+
+    def __init__(self, memory: PrefixMemory | int) -> None:
+        self.memory = PrefixMemory(memory) if isinstance(memory, int) else memory
+        self.memory.trees.append(self)
         self.clear()
+
+    @property
+    def max_bytes(self) -> int:
+        """The bound of its memory."""
+        return self.memory.max_bytes
 
     def clear(self) -> None:
         """Forget everything."""
@@ -68,12 +134,12 @@ class PrefixTree:
 
     def match(self, ids: Sequence[int]) -> list[Part]:
         """The longest beginning of a text that is held, as a path from below the root."""
-        self._clock += 1
+        self.memory.clock += 1
         ids = tuple(ids)
         path: list[Part] = []
         node, place = self.root, 0
         while place < len(ids) and (child := node.children.get(ids[place])) is not None:
-            child.used = self._clock
+            child.used = self.memory.clock
             count = num_equal(child.ids, ids[place : place + len(child.ids)])
             path.append(Part(child, count))
             place += count
@@ -87,7 +153,7 @@ class PrefixTree:
 
         Args:
             compute: gives keys and values of ids[start:], for a start that is asked for if any are
-            not held yet. Tensors are held as they are given: views keep what they are views of.
+            not held yet. They are copied.
         """
         ids = tuple(ids)
         path = self.match(ids)
@@ -99,47 +165,42 @@ class PrefixTree:
             last, count = path[-1]
             parent = last if count == len(last.ids) else self._split(last, count)
         node = Node(ids[start:], compute(start), parent)
-        node.used = self._clock
+        node.used = self.memory.clock
         parent.children[ids[start]] = node
         self.num_bytes += node.num_bytes
         self.num_tokens += len(node.ids)
 
     def trim(self) -> None:
-        """Let leaves go, those used longest ago first, until the bound holds."""
-        if self.num_bytes <= self.max_bytes:
-            return
-        leaves = [(n.used, id(n), n) for n in self._nodes() if not n.children]
-        heapq.heapify(leaves)
-        while self.num_bytes > self.max_bytes and leaves:
-            _, _, node = heapq.heappop(leaves)
-            parent = node.parent
-            assert parent is not None
-            del parent.children[node.ids[0]]
-            self.num_bytes -= node.num_bytes
-            self.num_tokens -= len(node.ids)
-            if parent is not self.root and not parent.children:
-                heapq.heappush(leaves, (parent.used, id(parent), parent))
+        """Let leaves go until the bound holds, those of trees of the same memory included."""
+        self.memory.trim()
 
-    def _split(self, node: Node, count: int) -> Node:
-        """Put the first tokens of a node into a node of their own, above it."""
-        first, rest = (
-            [(k.clone(), v.clone()) for k, v in part_of(node.kv, start, stop)]
-            for start, stop in ((0, count), (count, len(node.ids)))
-        )
-        above = Node(node.ids[:count], first, node.parent)
-        above.used = node.used
-        assert node.parent is not None
-        node.parent.children[node.ids[0]] = above
-        above.children[node.ids[count]] = node
-        node.ids, node.kv, node.parent = node.ids[count:], rest, above
-        node.num_bytes -= above.num_bytes
-        return above
+    def remove(self, leaf: Node) -> Node:
+        """Let a leaf go; its parent."""
+        parent = leaf.parent
+        assert parent is not None
+        del parent.children[leaf.ids[0]]
+        self.num_bytes -= leaf.num_bytes
+        self.num_tokens -= len(leaf.ids)
+        return parent
 
-    def _nodes(self) -> list[Node]:
+    def nodes(self) -> list[Node]:
+        """All nodes below the root."""
         nodes = list(self.root.children.values())
         for node in nodes:  # grows as it is walked
             nodes += node.children.values()
         return nodes
+
+    def _split(self, node: Node, count: int) -> Node:
+        """Put the first tokens of a node into a node of their own, above it."""
+        before, kv = node.num_bytes, node.kv
+        above = Node(node.ids[:count], part_of(kv, 0, count), node.parent)
+        above.used = node.used
+        assert node.parent is not None
+        node.parent.children[node.ids[0]] = above
+        above.children[node.ids[count]] = node
+        node.ids, node.kv, node.parent = node.ids[count:], part_of(kv, count, None), above
+        self.num_bytes += above.num_bytes + node.num_bytes - before
+        return above
 
 
 def num_equal(a: tuple[int, ...], b: tuple[int, ...]) -> int:

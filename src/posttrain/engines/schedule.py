@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from posttrain.engines.bounds import Bound, over_quota, spend
 from posttrain.engines.constraint import Matcher, masked, with_raw
 from posttrain.engines.prefill import Prompt
+from posttrain.engines.room import Room
 from posttrain.engines.sampling import RowSettings, SettingKinds, choose, row_keys, uniforms
 from posttrain.engines.stepping import Stepper
 from posttrain.engines.stops import Stops
@@ -61,8 +62,7 @@ class Schedule:
     """Decodes rows to their ends, a token per row and step.
 
     Args:
-        max_rows: decoded at once. max_kv_tokens: tokens whose keys and values these rows may come
-        to hold, at their longest; one row runs whatever it needs.
+        room: bounds what is decoded at once; other schedules may share it.
     Attributes:
         num_generated: tokens that rows have written, those of rows that were dropped included.
         num_prompt_tokens: tokens of the prompts of all rows that have begun. num_computed_tokens:
@@ -74,15 +74,13 @@ class Schedule:
         stepper: Stepper,
         stops: Stops,
         device: torch.device,
-        *,
-        max_rows: int,
-        max_kv_tokens: int,
+        room: Room,
     ) -> None:
         self.num_generated = self.num_prompt_tokens = self.num_computed_tokens = 0
         self._stepper = stepper
         self._stops = stops
         self._device = device
-        self._max_rows, self._max_kv_tokens = max_rows, max_kv_tokens
+        self._room = room
         self._added: list[Row] = []  # since the last step
         self._waiting: deque[Row] = deque()
         # By line of the batch. A row that has ended runs along until the batch is next refilled.
@@ -147,11 +145,14 @@ class Schedule:
         }
         return results + self._end(reasons, weights_version)
 
-    def newest(self, tickets: set[int]) -> list[tuple[Row, list[int]]]:
-        """What rows of these tickets wrote in the last step, those that ended with it included."""
+    def newest(self, tickets: Collection[int]) -> list[tuple[Row, list[int], list[float]]]:
+        """What rows of these tickets wrote in the last step, those that ended with it included:
+        ids with raw log-probs.
+        """
+        written = self._written
         return [
-            (row, self._written.ids(line, int(at) - 1, int(at)))
-            for line, (row, at) in enumerate(zip(self._rows, self._written.at, strict=True))
+            (row, written.ids(line, at - 1, at), written.raw_logprobs(line, at - 1, at))
+            for line, (row, at) in enumerate(zip(self._rows, written.at.tolist(), strict=True))
             if self._wrote[line] and row.ticket in tickets
         ]
 
@@ -266,15 +267,18 @@ class Schedule:
         resident = {row.prompt for row in self._rows}
         longest = max((len(p) for p in resident), default=0)
         limit = int(self._limits.max()) if len(self._limits) else 0
+        count, tokens = len(self._rows), len(resident) * longest + len(self._rows) * limit
         new: list[Row] = []
-        while self._waiting and len(self._rows) + len(new) < self._max_rows:
+        while self._waiting:
             row = self._waiting[0]
             resident.add(row.prompt)
             longest, limit = max(longest, len(row.prompt)), max(limit, row.limit)
-            count = len(self._rows) + len(new) + 1
-            if count > 1 and len(resident) * longest + count * limit > self._max_kv_tokens:
+            wanted = len(resident) * longest + (count + 1) * limit
+            if not self._room.admits(self, count + 1, wanted):
                 break
+            count, tokens = count + 1, wanted
             new.append(self._waiting.popleft())
+        self._room.hold(self, count, tokens)
         return new
 
     def _arrange(self) -> None:

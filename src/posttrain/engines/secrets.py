@@ -30,7 +30,8 @@ _PROVIDERS = {
     "NVIDIA_API_KEY": ("nvidia.com",),
 }
 _SECRET = re.compile(
-    r"(x_)?api_?key|authorization|passw(or)?d|(client_|app_)?secret|((access|auth|bearer)_)?token|credentials?"
+    r"(x_)?api_?key|authorization|passw(or)?d|(client_|app_)?secret|((access|auth|bearer)_)?token"
+    r"|credentials?"
 )
 
 

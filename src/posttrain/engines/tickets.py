@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from posttrain.engines.base import OnTokens
+from posttrain.engines.base import OnLogprobs, OnTokens
 from posttrain.engines.schedule import Row
 from posttrain.errors import ConfigError
 from posttrain.types import Request, Sample
@@ -36,10 +36,23 @@ class Ticket:
     """
 
     request: Request
-    on_tokens: OnTokens | None
+    on_tokens: OnTokens | None = None
+    on_logprobs: OnLogprobs | None = None
     samples: dict[int, Sample] = field(default_factory=dict)
     num_computed: int | None = None
     error: ConfigError | None = None
+
+    @property
+    def listens(self) -> bool:
+        """Whether new tokens are asked for."""
+        return self.on_tokens is not None or self.on_logprobs is not None
+
+    def tell(self, index: int, ids: list[int], logprobs: list[float]) -> None:
+        """Pass on new tokens of a sample."""
+        if self.on_tokens is not None:
+            self.on_tokens(index, ids)
+        if self.on_logprobs is not None:
+            self.on_logprobs(index, ids, logprobs)
 
     def add(self, row: Row, sample: Sample) -> None:
         """Note the end of a row."""

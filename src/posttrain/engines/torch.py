@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from posttrain.data.forest import Batch, TokenSequence, Tree
-from posttrain.engines.base import Finished, OnTokens, check_requests
+from posttrain.engines.base import Finished, OnLogprobs, OnTokens, check_requests
 from posttrain.engines.bounds import Bound
 from posttrain.engines.constraint import Grammars
 from posttrain.engines.prefill import Prefill
-from posttrain.engines.prefix_tree import PrefixTree
+from posttrain.engines.prefix_tree import PrefixMemory, PrefixTree
+from posttrain.engines.room import Room
 from posttrain.engines.schedule import Row, Schedule
 from posttrain.engines.speculation import Speculation, SpeculativeStepper
 from posttrain.engines.stepping import (
@@ -53,6 +54,8 @@ class TorchEngine:
         CUDA.
         speculation: drafts tokens, so that a pass may compute several of a row (None = never). It
         changes no sample.
+        beside: an engine of the same base model, whose bounds hold for both together in place of
+        those above.
 
     Raises:
         ConfigError: a bound below 1 (max_prefix_bytes: below 0), or speculation with a model that
@@ -69,19 +72,17 @@ class TorchEngine:
         max_prefix_bytes: int = 1 << 28,
         graphs: StepGraphs | Literal["auto"] | None = "auto",
         speculation: Speculation | None = None,
+        beside: TorchEngine | None = None,
     ) -> None:
         bounds = {
-            "max_rows": max_rows,
-            "max_kv_bytes": max_kv_bytes,
-            "max_prefill_tokens": max_prefill_tokens,
+            "max_rows": (max_rows, 1),
+            "max_kv_bytes": (max_kv_bytes, 1),
+            "max_prefill_tokens": (max_prefill_tokens, 1),
+            "max_prefix_bytes": (max_prefix_bytes, 0),
         }
-        for name, value in bounds.items():
-            if value < 1:
-                raise ConfigError(f"{name} is {value}; it must be at least 1")
-        if max_prefix_bytes < 0:
-            raise ConfigError(
-                f"max_prefix_bytes is {max_prefix_bytes}; it must be at least 0 (0 holds nothing)"
-            )
+        for name, (value, least) in bounds.items():
+            if value < least:
+                raise ConfigError(f"{name} is {value}; it must be at least {least}")
         if speculation is not None and not model.shares_trunks:
             raise ConfigError(
                 f"speculation needs a model that runs token forests; this one does not "
@@ -89,15 +90,17 @@ class TorchEngine:
             )
         self.model = model
         self.speculation = speculation
-        self.max_rows = max_rows
-        self.max_kv_bytes = max_kv_bytes
         self.max_prefill_tokens = max_prefill_tokens
         self.weights_version = model.weights_version
         self.stats = Statistics()
         self.graphs = _graphs_of(model.device) if graphs == "auto" else graphs
         self._columns: tuple[list[object], ColumnDecoder | None] = ([], None)
         self._weights: list[object] = []  # of which the prefixes are
-        self._prefixes = PrefixTree(max_prefix_bytes)
+        self._beside = beside
+        max_kv_tokens = max_kv_bytes // max(self._bytes_per_token, 1)
+        self._room: Room = beside._room if beside else Room(max_rows, max_kv_tokens)
+        held: PrefixMemory = beside._prefixes.memory if beside else PrefixMemory(max_prefix_bytes)
+        self._prefixes: PrefixTree = PrefixTree(held)
         self._schedule: Schedule | None = None  # while requests are open
         self._tickets: dict[int, Ticket] = {}
         self._finished: list[Finished] = []  # not yet given out by `step`
@@ -126,6 +129,11 @@ class TorchEngine:
         """Requests that are neither finished nor aborted."""
         return len(self._tickets)
 
+    @property
+    def num_prefix_bytes(self) -> int:
+        """Bytes that are held for later prompts."""
+        return self._prefixes.num_bytes
+
     def sync(self, version: int) -> None:
         """The model object has new weights: forget what was cached with older ones.
 
@@ -149,14 +157,19 @@ class TorchEngine:
         """
         self._grammars.compiled(constraint)
 
-    def submit(self, request: Request, on_tokens: OnTokens | None = None) -> int:
+    def submit(
+        self,
+        request: Request,
+        on_tokens: OnTokens | None = None,
+        on_logprobs: OnLogprobs | None = None,
+    ) -> int:
         """Hand in a request; its ticket.
 
         Raises:
             DataError, ConfigError: see `check_requests`.
         """
         self._check([request])
-        return self._open(request, on_tokens)
+        return self._open(Ticket(request, on_tokens, on_logprobs))
 
     def step(self) -> list[Finished]:
         """Write one token for every open row; the requests that finish with it.
@@ -186,7 +199,7 @@ class TorchEngine:
             DataError, ConfigError: see `check_requests`.
         """
         self._check(requests)
-        tickets = [self._open(request, None) for request in requests]
+        tickets = [self._open(Ticket(request)) for request in requests]
         try:
             with evaluating(self.model.hf), torch.inference_mode():
                 while any(ticket in self._tickets for ticket in tickets):
@@ -235,13 +248,14 @@ class TorchEngine:
         for constraint in {r.constraint for r in requests if r.constraint is not None}:
             self.compile(constraint)  # refused now if it is not valid
 
-    def _open(self, request: Request, on_tokens: OnTokens | None) -> int:
+    def _open(self, opened: Ticket) -> int:
         """Queue the rows of a checked request."""
         if self._schedule is None:
             self._schedule = self._new_schedule()
         ticket = self._next_ticket
         self._next_ticket += 1
-        self._tickets[ticket] = Ticket(request, on_tokens)
+        self._tickets[ticket] = opened
+        request = opened.request
         bound, constraint = Bound.of(request), request.constraint
         row = Row(
             ticket,
@@ -276,14 +290,14 @@ class TorchEngine:
         self.stats.computed_tokens += schedule.num_computed_tokens - computed
         self.stats.reused_tokens = self.stats.prompt_tokens - self.stats.computed_tokens
         self.stats.seconds += time.perf_counter() - started
-        listeners = {k: t.on_tokens for k, t in self._tickets.items() if t.on_tokens is not None}
-        news = schedule.newest(set(listeners)) if listeners else []
+        listeners = {number: opened for number, opened in self._tickets.items() if opened.listens}
+        news = schedule.newest(listeners) if listeners else []
         for row, sample in ended:
             self._tickets[row.ticket].add(row, sample)
         for ticket in dict.fromkeys(row.ticket for row, _ in ended):
             self._finish(ticket)
-        for row, ids in news:
-            listeners[row.ticket](row.index, ids)
+        for row, ids, logprobs in news:
+            listeners[row.ticket].tell(row.index, ids, logprobs)
 
     def _finish(self, ticket: int) -> None:
         """Give out a request whose samples have all ended, or of which one has failed."""
@@ -306,6 +320,7 @@ class TorchEngine:
         if self._schedule is not None:
             for ticket, opened in self._tickets.items():
                 self.stats.discarded_tokens += self._schedule.drop(ticket) + opened.num_tokens
+            self._room.leave(self._schedule)
         self._tickets.clear()
         self._schedule = None
         if self.graphs is not None:
@@ -315,14 +330,7 @@ class TorchEngine:
         model = self.model
         vocab_size = model.config.vocab_size
         stops = Stops(self.stop_ids, model.tokenizer, lambda: self._texts, vocab_size, model.device)
-        max_kv_tokens = self.max_kv_bytes // max(self._bytes_per_token, 1)
-        return Schedule(
-            self._stepper(),
-            stops,
-            model.device,
-            max_rows=self.max_rows,
-            max_kv_tokens=max_kv_tokens,
-        )
+        return Schedule(self._stepper(), stops, model.device, self._room)
 
     @cached_property
     def _texts(self) -> list[str]:
@@ -330,6 +338,8 @@ class TorchEngine:
 
     @cached_property
     def _grammars(self) -> Grammars:
+        if self._beside is not None:
+            return self._beside._grammars
         if self.model.tokenizer is None:
             raise ConfigError(
                 "a constraint needs a tokenizer and this model has none; leave it out"

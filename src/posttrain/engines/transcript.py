@@ -47,6 +47,11 @@ class Transcript:
         self._settle()
         return self._ids[line, start:stop].tolist()
 
+    def raw_logprobs(self, line: int, start: int, stop: int) -> list[float]:
+        """The raw log-probs at places start to stop of a line."""
+        self._settle()
+        return self._logprobs[1, line, start:stop].tolist()
+
     def logprobs(self, line: int, stop: int) -> tuple[list[float], list[float]]:
         """The first log-probs of a line: as sampled, and raw."""
         self._settle()

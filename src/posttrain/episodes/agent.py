@@ -96,8 +96,8 @@ class Agent:
         owns_prompt = getattr(getattr(session, "environment", None), "owns_prompt", False)
         prompt: Text = [] if owns_prompt else example.prompt
         if self._is_chat(prompt, session):
-            given = as_messages([] if prompt == "" else _messages(prompt), self.system)
-            return self._chat_of(session).start(as_conversation(given, first))
+            messages = as_messages([] if prompt == "" else _messages(prompt), self.system)
+            return self._chat_of(session).start(as_conversation(messages, first))
         texts = [prompt, first or ""]
         if not all(isinstance(text, str) for text in texts):
             raise ConfigError(

@@ -54,5 +54,15 @@ def call_seed(seed: int, prompt_ids: Sequence[int], occurrence: int) -> int:
 
     It does not depend on the order in which branches of one episode ask, nor on other episodes.
     """
-    content = array("q", [seed % 2**63, occurrence, *prompt_ids]).tobytes()
+    content = ids_bytes([seed % 2**63, occurrence, *prompt_ids])
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") >> 2
+
+
+def ids_bytes(ids: Sequence[int]) -> bytes:
+    """Token ids as bytes to be hashed, 8 each; those of a text engine, which may be larger, in
+    decimal digits.
+    """
+    try:
+        return array("q", ids).tobytes()
+    except OverflowError:
+        return repr(list(ids)).encode()

@@ -276,27 +276,27 @@ class Conversation:
         assert self._sample is not None
         text = self._written + self.chat.terminator(self._sample)
         held = [*self.segments, self._segment(text)]
-        kept: list[Segment] = []
+        segments: list[Segment] = []
         place = 0
         while held and rendering.startswith(held[0].text, place):
             place += len(held[0].text)
-            kept.append(held.pop(0))
-        if kept and not kept[-1].is_sampled and held and held[0].is_sampled:
+            segments.append(held.pop(0))
+        if segments and not segments[-1].is_sampled and held and held[0].is_sampled:
             # The turn behind it has changed, and with it perhaps what opened it.
-            place -= len(kept[-1].text)
-            held.insert(0, kept.pop())
+            place -= len(segments[-1].text)
+            held.insert(0, segments.pop())
         opening = self._turn_opening()
         openings = (opening, _OPENED_THOUGHT.sub("", opening))
         for segment in held:
             for ids in self._remains(segment):
                 piece = self.chat.text(ids, segment.ids[: len(segment.ids) - len(ids)])
-                found = _find(rendering, piece, place, behind=openings)
-                if found is not None:
-                    kept += self._tokenised(rendering[place:found], inside=bool(kept))
-                    kept.append(Segment(piece, ids, is_sampled=True))
-                    place = found + len(piece)
+                span = _find(rendering, piece, place, behind=openings)
+                if span is not None:
+                    segments += self._tokenised(rendering[place:span], inside=bool(segments))
+                    segments.append(Segment(piece, ids, is_sampled=True))
+                    place = span + len(piece)
                     break
-        return kept + self._tokenised(rendering[place:], inside=bool(kept))
+        return segments + self._tokenised(rendering[place:], inside=bool(segments))
 
     def _tokenised(self, text: str, *, inside: bool) -> list[Segment]:
         return [Segment(text, tuple(self.chat.ids(text, inside=inside)))] if text else []

@@ -16,6 +16,7 @@ an episode run in one thread of its own (coroutine functions on the event loop),
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,7 +46,7 @@ class Step:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-class TextEnvironment:
+class TextEnvironment(ABC):
     """A world that reads what the model writes, and answers.
 
     Attributes:
@@ -54,25 +55,25 @@ class TextEnvironment:
 
     owns_prompt = False
 
+    @abstractmethod
     def reset(self, **row: Any) -> Text | None:
         """Begin; gives what the model is told first. row: the columns of the example, its prompt
         and answer, and `seed`, the episode's.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def step(self, action: str) -> Step:
         """The answer to what the model wrote, without its thought."""
-        raise NotImplementedError
 
     def get_reward(self) -> float | None:
         """The reward of the episode; None = the sum of its steps."""
         return None
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (may be left out)
         """Release what the episode holds."""
 
 
-class ToolEnvironment:
+class ToolEnvironment(ABC):
     """An environment that has its tools from elsewhere, such as a server. One whose tools are its
     own methods needs no base class. Any of its methods may be a coroutine function.
 
@@ -84,22 +85,22 @@ class ToolEnvironment:
     done: bool = False
     metrics: Mapping[str, float] = {}
 
+    @abstractmethod
     def reset(self, **row: Any) -> Any:
         """Begin; see `TextEnvironment.reset`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tools(self) -> Sequence[Tool]:
         """The tools; asked after `reset`."""
-        raise NotImplementedError
 
-    def wrote(self, message: Message) -> Any:
+    def wrote(self, message: Message) -> Any:  # noqa: B027 (may be left out)
         """Read a turn of the model, before its calls are done."""
 
     def get_reward(self) -> Any:
         """The reward of the episode, None where there is none."""
         return None
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (may be left out)
         """Release what the episode holds."""
 
 

@@ -219,10 +219,10 @@ def _checked(schema: Mapping[str, Any], value: Any, place: str) -> Any:
         return _one_of(choices, value, place)
     declared = schema.get("type")
     names: Sequence[str] = [declared] if isinstance(declared, str) else declared or ()
-    known = [name for name in names if name in _TYPES]
-    if known and not any(_TYPES[name](value) for name in known):
-        raise _WrongValue(f"{place} is {shown(value)}; it must be of type {' or '.join(known)}")
-    if "integer" in known and isinstance(value, float) and "number" not in known:
+    types = [name for name in names if name in _TYPES]
+    if types and not any(_TYPES[name](value) for name in types):
+        raise _WrongValue(f"{place} is {shown(value)}; it must be of type {' or '.join(types)}")
+    if "integer" in types and isinstance(value, float) and "number" not in types:
         value = int(value)
     if "enum" in schema and value not in schema["enum"]:
         listed = ", ".join(json.dumps(v, ensure_ascii=False) for v in schema["enum"])

@@ -25,7 +25,8 @@ class Outcome:
 
     Under a search strategy there is one entry, the strategy's choice, and num_tokens holds all
     tokens it spent on the problem. Of episodes there are the environment's rewards (empty: it gives
-    none; None: the episode failed) and the numbers of turns.
+    none; None: the episode failed) and the numbers of turns. notes: numbers that the
+    search reports.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Outcome:
     texts: list[str] = field(default_factory=list)
     rewards: list[float | None] = field(default_factory=list)
     num_turns: list[int] = field(default_factory=list)
+    notes: dict[str, float] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:

@@ -18,6 +18,7 @@ from posttrain.evaluation.samples import Problem, Progress, measure_samples, mea
 from posttrain.evaluation.strategy import make_strategy
 from posttrain.models.language_model import LanguageModel
 from posttrain.rewards.grader import Grader
+from posttrain.search.base import Selection
 from posttrain.search.journal import Journal
 from posttrain.search.run import SearchLimits
 from posttrain.search.strategy import Strategy
@@ -87,6 +88,7 @@ class Measurement:
         engine: Engine | None = None,
         progress: Progress | None = None,
         journal: Journal | None = None,
+        on_selection: Callable[[int, Selection], None] | None = None,
     ) -> Evaluation:
         """Outcomes of a model.
 
@@ -94,6 +96,7 @@ class Measurement:
             engine: samples in place of an embedded engine on the model.
             journal: where the calls of searches are recorded; those of an interrupted run are not
                 sampled again.
+            on_selection: called with a problem's place and what a search chose.
             progress: is called with (problems done, problems in all).
 
         Raises:
@@ -142,6 +145,7 @@ class Measurement:
                 limits=self.limits,
                 value=value,
                 journal=journal,
+                on_selection=on_selection,
                 **options,
             )
         result.num_available = self.problems.num_available
@@ -185,34 +189,22 @@ def prepare(
     Raises:
         ConfigError, DataError, RewardError: what cannot be measured, before any weights are loaded.
     """
-    for name, number in (("num_examples", num_examples), ("num_samples", num_samples)):
-        if number is not None and number < 1:
-            raise ConfigError(f"evaluation.{name}: {number} must be at least 1")
-    if not task.examples:
-        raise ConfigError(f"task {task.name!r} has no examples; give it some")
+    _check_counts(task, num_examples, num_samples)
     Grader(max_failed=max_failed_rewards, timeout_seconds=reward_timeout_seconds)
     limits = {"max_failed": max_failed_rewards, "timeout_seconds": reward_timeout_seconds}
     strategy = make_strategy(search, scorer, oracle=oracle, task=task, limits=limits)
-    if strategy is not None and num_samples != 1:
-        raise ConfigError(
-            f"evaluation.num_samples: {num_samples} is not read under a search, whose own setting "
-            "says how many; leave it out"
-        )
-    if strategy is None and budget is not None:
+    if strategy is not None:
+        _check_search(strategy, num_samples, acting)
+    elif budget is not None:
         raise ConfigError(
             "evaluation.budget: it bounds a search and there is none; name one, or leave it out"
-        )
-    if strategy is not None and acting is not None:
-        raise ConfigError(
-            f"search {strategy.name!r} chooses among completions of a prompt, and an environment "
-            f"has episodes ({acting.environment}); leave search or environment out"
         )
     sampling = sampling or Sampling(max_tokens=task.max_tokens, stop=task.stop)
     if not sampling.stop:
         sampling = replace(sampling, stop=task.stop)
     if acting is not None:  # what is said first is known when an episode begins
-        asked: list[Problem] = [(example, ()) for example in task.examples[:num_examples]]
-        problems = Problems(asked, [], len(task.examples))
+        unencoded: list[Problem] = [(example, ()) for example in task.examples[:num_examples]]
+        problems = Problems(unencoded, [], len(task.examples))
     else:
         problems = encode_problems(
             task,
@@ -234,6 +226,29 @@ def prepare(
         acting,
         SearchLimits(max_tokens=budget) if isinstance(budget, int) else budget,
     )
+
+
+def _check_counts(task: Task, num_examples: int | None, num_samples: int) -> None:
+    """There is something to ask, at least once."""
+    for name, number in (("num_examples", num_examples), ("num_samples", num_samples)):
+        if number is not None and number < 1:
+            raise ConfigError(f"evaluation.{name}: {number} must be at least 1")
+    if not task.examples:
+        raise ConfigError(f"task {task.name!r} has no examples; give it some")
+
+
+def _check_search(strategy: Strategy, num_samples: int, acting: Acting | None) -> None:
+    """A search samples by its own setting, and completions of a prompt alone."""
+    if num_samples != 1:
+        raise ConfigError(
+            f"evaluation.num_samples: {num_samples} is not read under a search, whose own setting "
+            "says how many; leave it out"
+        )
+    if acting is not None:
+        raise ConfigError(
+            f"search {strategy.name!r} chooses among completions of a prompt, and an environment "
+            f"has episodes ({acting.environment}); leave search or environment out"
+        )
 
 
 def evaluate(

@@ -108,6 +108,7 @@ def measure_search(
     value: Callable[[Sequence[tuple[int, ...]]], list[float]] | None = None,
     grader: Grader | None = None,
     journal: Journal | None = None,
+    on_selection: Callable[[int, Selection], None] | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Grade what a search strategy chooses.
@@ -119,6 +120,7 @@ def measure_search(
         limits: of the search about one problem.
         value: a critic's values of states, for strategies that ask for them.
         journal: answers of an earlier run that was interrupted.
+        on_selection: called with a problem's place and what was chosen, as searches end.
         grader, progress: see `measure_samples`.
 
     Raises:
@@ -130,6 +132,8 @@ def measure_search(
     done = itertools.count(1)
 
     def finished(place: int, result: Selection | Failed) -> None:
+        if on_selection is not None and isinstance(result, Selection):
+            on_selection(place, result)
         if progress is not None:
             progress(next(done), len(problems))
 
@@ -182,6 +186,7 @@ def _outcome(example: Example, result: Selection | Failed, verdicts: TaskGrader)
         [result.answer],
         [result.num_tokens],
         [result.text, *(c.text for c in result.candidates)][:NUM_TEXTS],
+        notes=dict(result.notes),
     )
 
 

@@ -5,7 +5,7 @@ settings of this one method.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from posttrain.methods.objects import (
     rewards_of,
     task_of,
 )
-from posttrain.methods.prompts import encode_prompts, make_collector, sampling_of
+from posttrain.methods.prompts import encode_prompts, make_collector, sampling_of, sampling_text
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
 from posttrain.sources.collect import Collector, Prompt, trained
@@ -35,6 +35,7 @@ from posttrain.training.objective import Objective
 from posttrain.training.optim import Schedule
 from posttrain.training.plan import (
     AdamW,
+    Facts,
     Learner,
     Loop,
     Plan,
@@ -117,47 +118,26 @@ def self_training(
     objective = Objective(components_of(losses), accuracy=True, carries=IMITATED)
     sampled = sampling_of(sampling, prompt_task := task_of(task))
     reward_set = rewards_of(rewards, prompt_task, limits)
-
     optimizer = AdamW(learning_rate, lr_scheduler_type)
 
     def prepare(spec: ModelSpec, seed: int, steps: int | None) -> PreparedLoop:
         account = Account()
         prompts = encode_prompts(spec, prompt_task, sampled, limits=limits, account=account)
-        hints = None
-        if rationalise is not None:
-            hints = _hints(spec, prompt_task, prompts, rationalise, sampled)
+        hints = _hints(spec, prompt_task, prompts, rationalise, sampled)
         size = min(prompts_per_round or len(prompts), len(prompts))
         number = steps or num_rounds * steps_per_round
 
         def collector(model: Any) -> Collector:
             return make_collector(model, prompts, reward_set, sampled, size, num_generations, seed)
 
-        def sample(rounds: Rounds, rows: list[RolloutRow]) -> list[RolloutRow]:
-            return rows or _sampled(rounds, collector(rounds.model), rule, hints)
-
-        def run(rounds: Rounds) -> None:
-            selected: list[TokenSequence] = []
-            while rounds.step < number:
-                rows = rounds.rows(sample)
-                selected = [*(selected if accumulate else []), *_selected(rows)]
-                metrics = partial(_metrics, rows, rule=rule, hinted=hints is not None)
-                source = partial(_source, rounds, rows, selected, batch_size, collector, metrics)
-                plan = _imitation(objective, optimizer, source)
-                left = number - rounds.step
-                rounds.fit(plan, steps=min(steps_per_round, left), restart=restart)
-
-        text = (
-            f"{num_generations} completions of {size} prompts, at most {sampled.max_tokens} "
-            f"tokens, temperature {sampled.temperature:g}; then {steps_per_round} updates of "
-            f"{batch_size} selected completions"
-        )
+        learning = objective, optimizer, steps_per_round, batch_size, restart, accumulate
+        training = _SelfTraining(collector, hints, rule, number, *learning)
         return PreparedLoop(
             steps=number,
-            run=run,
+            run=training.run,
             facts=[
                 ("task", f"{prompt_task.name}: {len(prompts)} prompts"),
-                ("a round", text + (", from the weights of the start" if restart else "")),
-                ("selected", _rule_text(rule, again=hints is not None)),
+                *training.facts(num_generations, size, sampled),
                 ("steps", f"{number}, {num_rounds} rounds"),
             ],
             account=account,
@@ -169,36 +149,73 @@ def self_training(
     return Loop(method="self_training", settings=settings, prepare=prepare, optimizer=optimizer)
 
 
-def _source(
-    rounds: Rounds,
-    rows: Sequence[RolloutRow],
-    selected: Sequence[TokenSequence],
-    batch_size: int,
-    collector: Callable[[Any], Collector],
-    metrics: Callable[[Collector, int], Averages],
-    learner: Learner,
-) -> SelectedRows:
-    """The source of the round at hand: what was selected, in batches."""
-    sampler = collector(learner.model)
-    return SelectedRows(
-        selected,
-        batch_size=batch_size,
-        seed=sampler.seed,
-        number=rounds.number,
-        first=rounds.step,
-        groups=[row.group for row in rows if not row.hinted],
-        sampling=metrics(sampler, rounds.number),
-    )
+@dataclass(frozen=True, slots=True)
+class _SelfTraining:
+    """The rounds of a prepared loop: each samples, selects and imitates.
 
+    collector: of a model, what samples. hints: see `_sampled`. steps: of all rounds.
+    """
 
-def _imitation(objective: Objective, optimizer: AdamW, source: Any) -> Plan:
-    """The plan of a round: its rows are there already."""
+    collector: Callable[[Any], Collector]
+    hints: dict[str, tuple[int, ...]] | None
+    rule: Rule
+    steps: int
+    objective: Objective
+    optimizer: AdamW
+    steps_per_round: int
+    batch_size: int
+    restart: bool
+    accumulate: bool
 
-    def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
-        assert steps is not None  # a loop says how many a round has
-        return Work(steps=steps, source=source, facts=[], samples=True)
+    def facts(self, num_generations: int, num_prompts: int, sampling: Sampling) -> Facts:
+        """What a round samples, learns from, and how much of it."""
+        completions = f"{num_generations} completions of {num_prompts} prompts"
+        updates = f"{self.steps_per_round} updates of {self.batch_size} selected completions"
+        start = ", from the weights of the start" if self.restart else ""
+        return [
+            ("a round", f"{completions}, {sampling_text(sampling)}; then {updates}{start}"),
+            ("selected", _rule_text(self.rule, again=self.hints is not None)),
+        ]
 
-    return Plan(method="sft", objective=objective, prepare=prepare, optimizer=optimizer)
+    def run(self, rounds: Rounds) -> None:
+        """All rounds, or those that are left."""
+        selected: list[TokenSequence] = []
+        while rounds.step < self.steps:
+            rows = rounds.rows(self.rows)
+            selected = [*(selected if self.accumulate else []), *_selected(rows)]
+            plan = self.imitation(rounds, rows, selected)
+            left = self.steps - rounds.step
+            rounds.fit(plan, steps=min(self.steps_per_round, left), restart=self.restart)
+
+    def rows(self, rounds: Rounds, rows: list[RolloutRow]) -> list[RolloutRow]:
+        """What the round has sampled: the rows of its file, or new ones."""
+        return rows or _sampled(rounds, self.collector(rounds.model), self.rule, self.hints)
+
+    def imitation(
+        self, rounds: Rounds, rows: Sequence[RolloutRow], selected: Sequence[TokenSequence]
+    ) -> Plan:
+        """The plan of the round at hand: what was selected, in batches."""
+
+        def source(learner: Learner) -> SelectedRows:
+            sampler = self.collector(learner.model)
+            hinted = self.hints is not None
+            return SelectedRows(
+                selected,
+                batch_size=self.batch_size,
+                seed=sampler.seed,
+                number=rounds.number,
+                first=rounds.step,
+                groups=[row.group for row in rows if not row.hinted],
+                sampling=_metrics(rows, sampler, rounds.number, self.rule, hinted=hinted),
+            )
+
+        def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
+            assert steps is not None  # a loop says how many a round has
+            return Work(steps=steps, source=source, facts=[], samples=True)
+
+        return Plan(
+            method="sft", objective=self.objective, prepare=prepare, optimizer=self.optimizer
+        )
 
 
 def _sampled(
@@ -282,9 +299,13 @@ def _rule_text(rule: Rule, *, again: bool) -> str:
 
 
 def _hints(
-    spec: ModelSpec, task: Task, prompts: Sequence[Prompt], text: str, sampling: Sampling
-) -> dict[str, tuple[int, ...]]:
-    """Each prompt with its answer in it, as token ids, by the example's id."""
+    spec: ModelSpec, task: Task, prompts: Sequence[Prompt], text: str | None, sampling: Sampling
+) -> dict[str, tuple[int, ...]] | None:
+    """Each prompt with its answer in it, as token ids, by the example's id; None without a text
+    to put them into.
+    """
+    if text is None:
+        return None
     if "{prompt}" not in text or "{answer}" not in text:
         raise ConfigError(
             f"rationalise: {text!r} must hold {{prompt}} and {{answer}}, which are filled in for "

@@ -30,7 +30,17 @@ from posttrain.sources.collect import Collector, Sampled
 from posttrain.sources.preferences import Pair, PairSource, against_data
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Schedule
-from posttrain.training.plan import AdamW, Learner, Loop, Plan, PreparedLoop, Rounds, Work, steps_of
+from posttrain.training.plan import (
+    AdamW,
+    Learner,
+    Loop,
+    Plan,
+    PreparedLoop,
+    Rounds,
+    Work,
+    check_positive,
+    steps_of,
+)
 from posttrain.training.rollout_rows import RolloutRow
 from posttrain.types import Task, TraceGroup
 
@@ -70,16 +80,11 @@ def spin(
         limits: how much may fail or be dropped.
     """
     settings = dict(locals())
-    if num_rounds < 1:
-        raise ConfigError(f"num_rounds: {num_rounds} must be at least 1")
+    check_positive(num_rounds=num_rounds)
     objective = Objective(
         components_of(losses), roles=("chosen", "rejected"), carries=SAMPLED_PAIRS
     )
-    if not objective.needs_reference:
-        raise ConfigError(
-            "losses: self-play compares with the opponent, so a loss with a reference is needed, "
-            "such as dpo"
-        )
+    _check(objective)
     optimizer = AdamW(learning_rate, lr_scheduler_type)
     worked = task_of(task)
     sampled = sampling_of(sampling, worked)
@@ -118,6 +123,14 @@ def spin(
         )
 
     return Loop(method="spin", settings=settings, prepare=prepare, optimizer=optimizer)
+
+
+def _check(objective: Objective) -> None:
+    if not objective.needs_reference:
+        raise ConfigError(
+            "losses: self-play compares with the opponent, so a loss with a reference is needed, "
+            "such as dpo"
+        )
 
 
 def _sampled(

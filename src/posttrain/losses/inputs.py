@@ -96,4 +96,7 @@ def policy_weight(
     """
     excess = inputs["logprobs"].detach() - inputs["log_collision"]
     mean = sequence_mean(excess, sequence, num_sequences).view(-1, len(roles))
-    return sum(mean[:, i] for i, role in enumerate(roles) if role in ("chosen", "rejected")).exp()  # type: ignore[union-attr]
+    columns = [i for i, role in enumerate(roles) if role in ("chosen", "rejected")]
+    total: Any = sum(mean[:, i] for i in columns)
+    likelihood: Tensor = total.exp()
+    return likelihood

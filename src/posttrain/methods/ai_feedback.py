@@ -77,9 +77,9 @@ def label_preferences(
 
         def run(place: Place) -> list[Row]:
             model = policy.load()
-            asked = TorchEngine(judge_model.load_frozen() if judge_model else model)
+            engine = TorchEngine(judge_model.load_frozen() if judge_model else model)
             place.open()
-            voice = Judge(asked, asked.model.tokenizer, instruction=instruction, chat=chat)
+            voice = Judge(engine, engine.model.tokenizer, instruction=instruction, chat=chat)
 
             def judged(part: Sequence[Prompt], number: int) -> Row:
                 ids = [p.ids for p in part]

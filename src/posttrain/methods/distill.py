@@ -5,6 +5,7 @@ teacher's completions.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from rich.console import Console
 
@@ -104,47 +105,30 @@ def distill(
     _check(items, lmbda, seq_kd, sampling, num_generations)
     objective = Objective(items, accuracy=lmbda == 0 and not seq_kd, carries=TEACHER)
     teacher_model = model_spec(teacher)
-    reads_rows, samples = lmbda < 1 and not seq_kd, lmbda > 0 or seq_kd
 
     def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
         spec.context_length()  # first of all: it also finds out whether there is such a model
         _check_teacher(spec, teacher_model, objective)
         account = Account()
         rows = encoded = None
-        if reads_rows:
-            _exactly_one(data, task, "whose worked examples are imitated")
-            encoded = encode_examples(spec, data, task, account, limits)
-            objective.check_weights(encoded.sequences)
-            singles, whole = Singles(encoded.sequences), objective.whole
-            rows = DataSource(singles, batch_size=batch_size, seed=seed, whole=whole)
+        if lmbda < 1 and not seq_kd:
+            encoded = _worked(spec, data, task, objective, account, limits)
+            rows = _rows(encoded, objective, batch_size, seed)
         prompts: list[Prompt] = []
         sampled = Sampling()
-        if samples:
-            prompt_task = _prompt_task(data, task)
-            sampled = sampling_of(sampling, prompt_task)
-            prompts = encode_prompts(spec, prompt_task, sampled, limits=limits, account=account)
+        if lmbda > 0 or seq_kd:
+            prompts, sampled = _prompts(spec, data, task, sampling, limits, account)
         per_epoch = rows.steps_per_epoch if rows else prompt_steps(prompts, batch_size)
         number = steps_of(steps, num_train_epochs, per_epoch)
-
-        def source(learner: Learner) -> DistillSource:
-            model = learner.model
-            settings = prompts, None, sampled, batch_size, num_generations, seed
-            return DistillSource(
-                data=rows,
-                student=make_collector(model, *settings) if lmbda > 0 else None,
-                teacher=make_collector(model.teacher, *settings) if seq_kd and lmbda < 1 else None,
-                lmbda=lmbda,
-                seq_kd=seq_kd,
-                seed=seed,
-                whole=objective.whole,
-            )
-
-        facts = _facts(encoded, len(prompts), sampled, lmbda, seq_kd)
-        facts = [("teacher", teacher_model.name), ("losses", losses_text(objective)), *facts]
+        settings = prompts, None, sampled, batch_size, num_generations, seed
         return Work(
             steps=number,
-            source=source,
-            facts=[*facts, ("steps", f"{number} of {batch_size}")],
+            source=partial(_source, rows, settings, lmbda, seq_kd, objective),
+            facts=[
+                ("teacher", teacher_model.name),
+                *_facts(objective, encoded, len(prompts), sampled, lmbda, seq_kd),
+                ("steps", f"{number} of {batch_size}"),
+            ],
             account=account,
             preview=partial(_preview, encoded, spec) if encoded else None,
             measure=_measure(spec, eval_data, objective, account, limits),
@@ -158,6 +142,62 @@ def distill(
         prepare=prepare,
         optimizer=AdamW(learning_rate, lr_scheduler_type),
         teacher=teacher_model,
+    )
+
+
+def _worked(
+    spec: ModelSpec,
+    data: Rows | None,
+    task: TaskLike | None,
+    objective: Objective,
+    account: Account,
+    limits: Limits,
+) -> Encoded:
+    """Rows, or a task's worked examples, which the losses can learn from."""
+    _exactly_one(data, task, "whose worked examples are imitated")
+    encoded = encode_examples(spec, data, task, account, limits)
+    objective.check_weights(encoded.sequences)
+    return encoded
+
+
+def _rows(encoded: Encoded, objective: Objective, batch_size: int, seed: int) -> DataSource:
+    singles = Singles(encoded.sequences)
+    return DataSource(singles, batch_size=batch_size, seed=seed, whole=objective.whole)
+
+
+def _prompts(
+    spec: ModelSpec,
+    data: Rows | None,
+    task: TaskLike | None,
+    sampling: SamplingConfig,
+    limits: Limits,
+    account: Account,
+) -> tuple[list[Prompt], Sampling]:
+    """What student or teacher complete, and how."""
+    prompt_task = _prompt_task(data, task)
+    sampled = sampling_of(sampling, prompt_task)
+    prompts = encode_prompts(spec, prompt_task, sampled, limits=limits, account=account)
+    return prompts, sampled
+
+
+def _source(
+    rows: DataSource | None,
+    settings: tuple[Any, ...],
+    lmbda: float,
+    seq_kd: bool,
+    objective: Objective,
+    learner: Learner,
+) -> DistillSource:
+    """settings: of the collectors; the last of them is the run's seed."""
+    model = learner.model
+    return DistillSource(
+        data=rows,
+        student=make_collector(model, *settings) if lmbda > 0 else None,
+        teacher=make_collector(model.teacher, *settings) if seq_kd and lmbda < 1 else None,
+        lmbda=lmbda,
+        seq_kd=seq_kd,
+        seed=settings[-1],
+        whole=objective.whole,
     )
 
 
@@ -289,15 +329,20 @@ def _example(item: Item) -> Example:
 
 
 def _facts(
-    encoded: Encoded | None, num_prompts: int, sampling: Sampling, lmbda: float, seq_kd: bool
+    objective: Objective,
+    encoded: Encoded | None,
+    num_prompts: int,
+    sampling: Sampling,
+    lmbda: float,
+    seq_kd: bool,
 ) -> Facts:
-    facts = []
+    facts = [("losses", losses_text(objective))]
     if encoded is not None:
         rows = f"{len(encoded.sequences)} of {encoded.num_rows}"
         facts.append(("rows", f"{rows}, {encoded.num_trained} trained tokens"))
     if num_prompts:
         text = f"at most {sampling.max_tokens} tokens at temperature {sampling.temperature:g}"
         facts.append(("prompts", f"{num_prompts}; {text}"))
-    rest = "the teacher" if seq_kd else "the data"
-    share = f"the student in {lmbda:.0%} of the steps, {rest} in the others"
+    others = "the teacher" if seq_kd else "the data"
+    share = f"the student in {lmbda:.0%} of the steps, {others} in the others"
     return [*facts, ("written by", share)]

@@ -4,11 +4,12 @@ method.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.console import Console
 
+from posttrain.config import Component
 from posttrain.data.account import Account
 from posttrain.data.comparisons import encode_pairs
 from posttrain.data.encoded import Encoded
@@ -99,13 +100,7 @@ def dpo(
     """
     settings = dict(locals())
     items = components_of(losses)
-    options: dict[str, Any] = {
-        "accuracy": True,
-        "tail_weight": tail_weight,
-        "on_policy_weight": on_policy_weight,
-        "carries": TRIPLES,
-    }
-    plan_objective = Objective(items, roles=ROLES, **options)
+    plan_objective = _objective(items, ROLES, tail_weight, on_policy_weight)
     reference = Reference(cached=cache_reference, every=reference_every, mix=reference_mix)
     reference.check(plan_objective)
     _check(plan_objective, tail_weight, perplexity_percentile, perplexity_samples)
@@ -115,33 +110,22 @@ def dpo(
         account = Account()
         pairs = encode_data(spec, data_of(data), encode_pairs, account=account)
         # Rows with a third text are triples, whatever the losses read of them.
-        objective = Objective(items, roles=pairs.roles, **options)
+        objective = _objective(items, pairs.roles, tail_weight, on_policy_weight)
         check_carried(objective, pairs.sequences, pairs.roles)
         held_out = _held_out(spec, eval_data, objective, pairs, account)
+        comparisons = _Comparisons(spec, pairs, held_out, objective, account)
 
         def work_of(groups: Groups) -> Work:
             source = DataSource(groups, batch_size=batch_size, seed=seed, whole=objective.whole)
             number = steps_of(steps, num_train_epochs, source.steps_per_epoch)
-            filtered = ", if the perplexity filter leaves all" if perplexity_percentile else ""
-            what = "triples" if len(pairs.roles) == 3 else "pairs"
-            facts = comparison_facts(spec, pairs, objective, what)
-            shown_steps = steps_text(number, batch_size, len(groups), "pairs")
-            return Work(
-                steps=number,
-                source=lambda learner: source,
-                objective=objective,
-                facts=[*facts, ("steps", shown_steps + filtered)],
-                account=account,
-                preview=lambda console, num: preview(pairs, spec.tokenizer, console, num),
-                measure=_measure(objective, held_out),
-                compared=[*groups, *(held_out.groups if held_out else [])],
-            )
+            text = steps_text(number, batch_size, len(groups), "pairs")
+            if perplexity_percentile:
+                text += ", if the perplexity filter leaves all"
+            return comparisons.work(groups, source, number, text)
 
         def filtered(model: Any, max_tokens: int, console: Console) -> Work:
-            limits = perplexity_percentile, perplexity_samples
-            groups, dropped = within_perplexity(
-                model, pairs.groups, *limits, seed, max_tokens, console
-            )
+            limits = perplexity_percentile, perplexity_samples, seed, max_tokens
+            groups, dropped = within_perplexity(model, pairs.groups, *limits, console)
             account.metrics["data/perplexity_dropped"] = float(dropped)
             return work_of(groups)
 
@@ -156,6 +140,48 @@ def dpo(
         optimizer=AdamW(learning_rate, lr_scheduler_type),
         reference=reference,
     )
+
+
+def _objective(
+    losses: list[Component], roles: tuple[str, ...], tail_weight: float, on_policy_weight: bool
+) -> Objective:
+    return Objective(
+        losses,
+        roles=roles,
+        accuracy=True,
+        tail_weight=tail_weight,
+        on_policy_weight=on_policy_weight,
+        carries=TRIPLES,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Comparisons:
+    """Pairs and held-out pairs, encoded for one model, and the objective that reads them."""
+
+    spec: ModelSpec
+    pairs: Encoded
+    held_out: Encoded | None
+    objective: Objective
+    account: Account
+
+    def work(self, groups: Groups, source: DataSource, steps: int, steps_text: str) -> Work:
+        """The training on groups, which may be less than all pairs."""
+        what = "triples" if len(self.pairs.roles) == 3 else "pairs"
+        facts = comparison_facts(self.spec, self.pairs, self.objective, what)
+        return Work(
+            steps=steps,
+            source=lambda learner: source,
+            objective=self.objective,
+            facts=[*facts, ("steps", steps_text)],
+            account=self.account,
+            preview=self._preview,
+            measure=_measure(self.objective, self.held_out),
+            compared=[*groups, *(self.held_out.groups if self.held_out else [])],
+        )
+
+    def _preview(self, console: Console, num: int) -> None:
+        preview(self.pairs, self.spec.tokenizer, console, num)
 
 
 def _held_out(

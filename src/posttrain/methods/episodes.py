@@ -133,7 +133,9 @@ class Episodes:
 
 def _is_episode(environment: Any) -> bool:
     """Whether it is a coroutine function, or an object that is called as one."""
-    called = None if isinstance(environment, type) else getattr(environment, "__call__", None)  # noqa: B004
+    called = None
+    if not isinstance(environment, type):
+        called = getattr(environment, "__call__", None)  # noqa: B004
     return inspect.iscoroutinefunction(environment) or inspect.iscoroutinefunction(called)
 
 
@@ -160,10 +162,10 @@ def limits_of(config: AgentConfig) -> EpisodeLimits:
 def _factory(environment: Any) -> tuple[str, Any]:
     """The name of an environment, and what makes it."""
     if isinstance(environment, Mapping) and "name" not in environment:
-        made = {str(name): _factory(one)[1] for name, one in environment.items()}
-        if not made:
+        factories = {str(name): _factory(one)[1] for name, one in environment.items()}
+        if not factories:
             raise ConfigError("environment: the mapping is empty; give name -> environment")
-        return ", ".join(made), made
+        return ", ".join(factories), factories
     item = Component.of(environment)
     if item.function is not None:
         return item.name, item.function

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
-from posttrain.config import ComponentLike, EvaluationConfig, Limits
+from posttrain.config import ComponentLike, EndpointConfig, EvaluationConfig, Limits
 from posttrain.data.account import Account
 from posttrain.errors import ConfigError
 from posttrain.evaluation.outcomes import Evaluation
+from posttrain.methods.endpoint import EndpointModel, Spec
 from posttrain.methods.measurement import Measuring, check_critic
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
 from posttrain.training.plan import Job, Place, PreparedJob
+
+JOURNAL = "journal.jsonl"
+"""The calls of a search, in the folder of its evaluation."""
 
 
 @methods.register
@@ -21,6 +26,7 @@ def evaluate(
     search: ComponentLike | None = None,
     scorer: ComponentLike | None = None,
     oracle: bool = False,
+    endpoint: EndpointConfig | None = None,
     limits: Limits = Limits(),
 ) -> Job:
     """Sample completions of a task's problems and report accuracy, pass@k and maj@k with intervals.
@@ -31,22 +37,24 @@ def evaluate(
     or `scorer: oracle`, the task's own verdict. An oracle shows what a perfect scorer would give.
     No deployed system can reach it, and it is reported as an oracle everywhere. A reward that reads
     the gold (answer, examples, task, a column of the data) is an oracle too, and is refused without
-    `oracle: true`.
+    `oracle: true`. The calls of a search are written to journal.jsonl: a run that was interrupted
+    goes on where it stopped.
 
     Args:
         evaluation: the task, the number of problems and samples, and how they are sampled.
         search: the strategy that chooses among samples; None measures samples alone.
         scorer: what the strategy chooses by, where it asks for a score.
         oracle: allow a scorer that reads the gold.
+        endpoint: a model behind an OpenAI-compatible server that is measured in the model's place.
         limits: how much may fail or be dropped.
     """
     settings = dict(locals())
 
     def prepare(spec: ModelSpec | None, seed: int) -> PreparedJob:
-        spec = needed(spec)
+        measured: Spec = needed(spec) if endpoint is None else EndpointModel(endpoint)
         account = Account()
         measuring = Measuring(
-            spec,
+            measured,
             evaluation,
             limits=limits,
             account=account,
@@ -56,16 +64,21 @@ def evaluate(
         )
         strategy = measuring.strategy
         if strategy is not None:
-            check_critic(spec, strategy)
+            check_critic(measured, strategy)
 
         def run(place: Place) -> Evaluation:
-            model = spec.load()
+            model: Any = measured.load()
             if strategy is not None and "value" in strategy.inputs:
-                model.critic = spec.load_critic()
+                model.critic = measured.load_critic()
             place.open()
             started = time.perf_counter()
             measuring.console = place.console
-            result = measuring.of(model)
+            journal = measuring.journal(place.path / JOURNAL, str(measured.place))
+            try:
+                result = measuring.of(model, journal)
+            finally:
+                if journal is not None:
+                    journal.close()
             seconds = time.perf_counter() - started
             result.save(place.path / "evaluation.json", seconds=seconds)
             measuring.report(result, place.console)

@@ -42,7 +42,7 @@ from posttrain.rewards.base import as_completion
 from posttrain.rewards.model import RewardModel
 from posttrain.terminal import styled, write, write_table
 from posttrain.training.hooks import finite
-from posttrain.training.plan import Job, Place, PreparedJob
+from posttrain.training.plan import Facts, Job, Place, PreparedJob
 
 
 @methods.register
@@ -83,14 +83,8 @@ def evaluate_reward(
     """
     settings = dict(locals())
     items = components_of(rewards)
-    if (data is None and task is None) or (task is None) != (policy is None):
-        raise ConfigError(
-            "evaluate_reward needs data (rows with verdicts), or task and policy (best-of-N), or "
-            "all three"
-        )
+    _check(data, task, policy, num_samples)
     _refuse_unread(data, take_as, policy, items, num_samples, sampling)
-    if num_samples < 2:
-        raise ConfigError(f"num_samples: {num_samples} leaves nothing to choose from; at least 2")
     rows = None if data is None else data_of(data)
     kind = None if rows is None else _kind(rows, take_as)
 
@@ -108,21 +102,14 @@ def evaluate_reward(
         best_of = None
         if task is not None and policy is not None:
             best_of = _BestOf(task, policy, items, sampling, num_samples, seed, limits, account)
-        facts = [("model", f"a score for each {level}")]
-        if encoded is not None:
-            facts.append(("data", f"{len(encoded.trees)} rows of format {encoded.form.name}"))
-        if best_of is not None:
-            facts.append(("best of N", best_of.text))
 
         def run(place: Place) -> dict[str, Any]:
             model = scored.load_scores(per=level)
             place.open()
             outcome: dict[str, Any] = {}
             if encoded is not None:
-                max_tokens = max_tokens_per_micro_batch or (
-                    2048 if model.device.type == "cpu" else 16384
-                )
-                outcome["data"] = _on_rows(place, model, encoded, max_tokens)
+                limit = max_tokens_per_micro_batch or _most_tokens(model)
+                outcome["data"] = _on_rows(place, model, encoded, limit)
             if best_of is not None:
                 scorer = RewardModel(
                     model, level=level, aggregation=aggregation, separator=step_separator
@@ -132,7 +119,7 @@ def evaluate_reward(
             write_text_whole(place.path / "reward_evaluation.json", text)
             return outcome
 
-        return PreparedJob(facts=facts, run=run, account=account)
+        return PreparedJob(facts=_facts(level, encoded, best_of), run=run, account=account)
 
     return Job(
         method="evaluate_reward",
@@ -140,6 +127,33 @@ def evaluate_reward(
         prepare=prepare,
         leaves="reward_evaluation.json",
     )
+
+
+def _check(
+    data: Rows | None, task: TaskLike | None, policy: ModelLike | None, num_samples: int
+) -> None:
+    """There are rows, or problems together with a policy, or both; and something to choose from."""
+    if (data is None and task is None) or (task is None) != (policy is None):
+        raise ConfigError(
+            "evaluate_reward needs data (rows with verdicts), or task and policy (best-of-N), or "
+            "all three"
+        )
+    if num_samples < 2:
+        raise ConfigError(f"num_samples: {num_samples} leaves nothing to choose from; at least 2")
+
+
+def _facts(level: str, encoded: EncodedScores | None, best_of: _BestOf | None) -> Facts:
+    facts = [("model", f"a score for each {level}")]
+    if encoded is not None:
+        facts.append(("data", f"{len(encoded.trees)} rows of format {encoded.form.name}"))
+    if best_of is not None:
+        facts.append(("best of N", best_of.text))
+    return facts
+
+
+def _most_tokens(model: ScoreModel) -> int:
+    """Tokens of one forward pass, where the caller names no limit."""
+    return 2048 if model.device.type == "cpu" else 16384
 
 
 def _kind(rows: DataConfig, take_as: Any) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ from rich.console import Console
 from posttrain.config import ModelConfig
 from posttrain.errors import ConfigError, shown
 from posttrain.limits import check_values
-from posttrain.methods.measurement import Measuring, measuring_of
+from posttrain.methods.measurement import measuring_of
 from posttrain.methods.objects import TaskLike
 from posttrain.models.forest_model import ForestModel
 from posttrain.models.spec import ModelSpec, model_spec
@@ -80,15 +81,7 @@ def fit(
         TrainingDiverged: a loss, a gradient or a weight is not finite.
         Interrupted: the user stopped the run; a checkpoint holds its state.
     """
-    if not isinstance(plan, Plan | Loop):
-        raise ConfigError(
-            f"plan: {shown(plan)} is no plan; a method makes one, such as pt.sft(rows)"
-        )
-    steps = check_in_python(steps, int | None, "steps")
-    seed = check_in_python(seed, int, "seed")
-    if steps is not None and steps < 1:
-        raise ConfigError(f"steps: {steps} must be at least 1; leave it out to train whole epochs")
-    check_values({"seed": seed})
+    steps, seed = _checked(plan, steps, seed)
     spec = model_spec(model, seed=seed)
     options = TrainingSettings.of(settings, plan.method, plan.settings)
     console = console or Console()
@@ -114,27 +107,54 @@ def fit(
         )
     elif resume:
         raise ConfigError("resume: it needs output, the folder of the run that is gone on with")
+    _check_continuation(plan, after, schedule_steps)
+    with _measuring(spec, evaluation) as measuring:
+        shared: dict[str, Any] = {
+            "folder": folder,
+            "steps": steps,
+            "seed": seed,
+            "hooks": hooks,
+            "evaluation": measuring,
+            "console": console,
+        }
+        if isinstance(plan, Loop):
+            return LoopSession(spec, plan, options, **shared).run()
+        session = Session(spec, plan, options, after=after, schedule_steps=schedule_steps, **shared)
+        return session.run()
+
+
+def _checked(plan: Plan | Loop, steps: int | None, seed: int) -> tuple[int | None, int]:
+    """The number of steps and the seed, as a call of a user gives them."""
+    if not isinstance(plan, Plan | Loop):
+        raise ConfigError(
+            f"plan: {shown(plan)} is no plan; a method makes one, such as pt.sft(rows)"
+        )
+    steps = check_in_python(steps, int | None, "steps")
+    seed = check_in_python(seed, int, "seed")
+    if steps is not None and steps < 1:
+        raise ConfigError(f"steps: {steps} must be at least 1; leave it out to train whole epochs")
+    check_values({"seed": seed})
+    return steps, seed
+
+
+def _check_continuation(
+    plan: Plan | Loop, after: Result | None, schedule_steps: int | None
+) -> None:
     if isinstance(plan, Loop) and (after is not None or schedule_steps is not None):
         raise ConfigError(
             f"after, schedule_steps: {plan.method} is a loop, whose rounds go on from each other; "
             "they are for a fit of a plan"
         )
-    measuring = evaluation
-    if evaluation is not None and not hasattr(evaluation, "report"):
-        measuring = measuring_of(spec, evaluation)
-    shared: dict[str, Any] = {
-        "folder": folder,
-        "steps": steps,
-        "seed": seed,
-        "hooks": hooks,
-        "evaluation": measuring,
-        "console": console,
-    }
-    try:
-        if isinstance(plan, Loop):
-            return LoopSession(spec, plan, options, **shared).run()
-        session = Session(spec, plan, options, after=after, schedule_steps=schedule_steps, **shared)
-        return session.run()
-    finally:
-        if measuring is not evaluation:
-            cast(Measuring, measuring).close()
+
+
+@contextlib.contextmanager
+def _measuring(
+    spec: ModelSpec, evaluation: TaskLike | Evaluating | None
+) -> Iterator[Evaluating | None]:
+    """What measures the model: the caller's own, or one of a task, closed in the end."""
+    if evaluation is None or hasattr(evaluation, "report"):
+        yield cast(Evaluating | None, evaluation)
+        return
+    measuring = measuring_of(spec, evaluation)
+    with contextlib.closing(measuring):
+        yield measuring

@@ -17,6 +17,7 @@ from posttrain.data.training_data import steps_text
 from posttrain.errors import ConfigError, DataError
 from posttrain.inputs import LABELLED
 from posttrain.methods.comparisons import (
+    Groups,
     comparison_facts,
     encode_data,
     held_out_measure,
@@ -27,7 +28,7 @@ from posttrain.registry import methods
 from posttrain.sources.unpaired import UnpairedSource, mismatched
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Schedule
-from posttrain.training.plan import AdamW, Learner, Plan, Work, steps_of
+from posttrain.training.plan import AdamW, Facts, Learner, Measure, Plan, Work, steps_of
 from posttrain.training.reference_model import Reference
 
 
@@ -82,11 +83,8 @@ def kto(
         encoded = encode_data(spec, data_of(data), encode_labelled, account=account)
         warning = _check_labels(encoded, objective)
         partners = _partners(encoded, objective, seed)
-        held_out: Encoded | None = None
-        if eval_data is not None:
-            held_out = encode_data(
-                spec, data_of(eval_data), encode_labelled, account=account, key="eval_data"
-            )
+        held_out = _held_out(spec, eval_data, account)
+        if held_out is not None:
             partners |= _partners(held_out, objective, seed)
 
         def source(learner: Learner) -> UnpairedSource:
@@ -101,24 +99,15 @@ def kto(
             )
 
         number = steps_of(steps, num_train_epochs, -(-len(encoded.sequences) // batch_size))
-        measure = None
-        if held_out is not None:
-            groups = [[s] for s in held_out.sequences]
-            measure = held_out_measure(objective, lambda source: source.measured(groups))
-        sequences = [*encoded.sequences, *(held_out.sequences if held_out else ())]
         return Work(
             steps=number,
             source=source,
-            facts=[
-                *comparison_facts(spec, encoded, objective, "completions"),
-                ("labels", warning or _balance(encoded, items)),
-                ("steps", steps_text(number, batch_size, len(encoded.sequences), "completions")),
-            ],
+            facts=_facts(spec, encoded, objective, items, warning, number, batch_size),
             notes=(warning,) if warning else (),
             account=account,
             preview=lambda console, num: preview(encoded, spec.tokenizer, console, num),
-            measure=measure,
-            compared=[[s] for s in [*sequences, *partners.values()]],
+            measure=_measure(objective, held_out),
+            compared=_compared(encoded, held_out, partners),
         )
 
     return Plan(
@@ -129,6 +118,41 @@ def kto(
         optimizer=AdamW(learning_rate, lr_scheduler_type),
         reference=reference,
     )
+
+
+def _held_out(spec: ModelSpec, eval_data: Rows | None, account: Account) -> Encoded | None:
+    if eval_data is None:
+        return None
+    return encode_data(spec, data_of(eval_data), encode_labelled, account=account, key="eval_data")
+
+
+def _measure(objective: Objective, held_out: Encoded | None) -> Measure | None:
+    if held_out is None:
+        return None
+    groups = [[s] for s in held_out.sequences]
+    return held_out_measure(objective, lambda source: source.measured(groups))
+
+
+def _compared(encoded: Encoded, held_out: Encoded | None, partners: dict[int, Any]) -> Groups:
+    """Whatever the reference's log-probs are asked of."""
+    held_out_sequences = held_out.sequences if held_out else ()
+    return [[s] for s in [*encoded.sequences, *held_out_sequences, *partners.values()]]
+
+
+def _facts(
+    spec: ModelSpec,
+    encoded: Encoded,
+    objective: Objective,
+    losses: list[Component],
+    warning: str,
+    steps: int,
+    batch_size: int,
+) -> Facts:
+    return [
+        *comparison_facts(spec, encoded, objective, "completions"),
+        ("labels", warning or _balance(encoded, losses)),
+        ("steps", steps_text(steps, batch_size, len(encoded.sequences), "completions")),
+    ]
 
 
 def _counts(encoded: Encoded) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from posttrain.files import write_text_whole
 from posttrain.methods.evaluate import needed
 from posttrain.methods.objects import TaskLike, task_of
 from posttrain.methods.parts import make_parts, remove_parts
-from posttrain.methods.prompts import decoder, encode_prompts, sampling_of
+from posttrain.methods.prompts import decoder, encode_prompts, sampling_of, sampling_text
 from posttrain.methods.sample import SAMPLES, Row
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.spec import ModelSpec
@@ -68,14 +68,7 @@ def label_steps(
     """
     settings = dict(locals())
     check_positive(num_solutions=num_solutions, num_rollouts=num_rollouts)
-    if not step_separator:
-        raise ConfigError(
-            "step_separator: it is empty; name the text between steps, such as a line break"
-        )
-    if search == "first_wrong_step" and labels == "soft":
-        raise ConfigError(
-            "labels: soft needs search: every_step; a binary search leaves most steps untried"
-        )
+    _check(labels, search, step_separator)
     prompt_task = task_of(task)
     sampled = sampling_of(sampling, prompt_task)
 
@@ -107,23 +100,29 @@ def label_steps(
             remove_parts(place.path)
             return rows
 
+        text = f"{num_solutions} solutions each"
         return PreparedJob(
             facts=[
-                (
-                    "task",
-                    f"{prompt_task.name}: {len(prompts)} prompts, {num_solutions} solutions each",
-                ),
+                ("task", f"{prompt_task.name}: {len(prompts)} prompts, {text}"),
                 ("labels", f"{labels}, {search} with {num_rollouts} continuations"),
-                (
-                    "sampling",
-                    f"at most {sampled.max_tokens} tokens, temperature {sampled.temperature:g}",
-                ),
+                ("sampling", sampling_text(sampled)),
             ],
             run=run,
             account=account,
         )
 
     return Job(method="label_steps", settings=settings, prepare=prepare, leaves=SAMPLES)
+
+
+def _check(labels: str, search: str, step_separator: str) -> None:
+    if not step_separator:
+        raise ConfigError(
+            "step_separator: it is empty; name the text between steps, such as a line break"
+        )
+    if search == "first_wrong_step" and labels == "soft":
+        raise ConfigError(
+            "labels: soft needs search: every_step; a binary search leaves most steps untried"
+        )
 
 
 class _Labeller:

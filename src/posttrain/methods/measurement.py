@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from posttrain.config import (
     AgentConfig,
     Component,
     ComponentLike,
+    EndpointConfig,
     EvaluationConfig,
     Limits,
     SamplingConfig,
@@ -20,11 +22,11 @@ from posttrain.data.account import Account
 from posttrain.errors import ConfigError
 from posttrain.evaluation.outcomes import Evaluation
 from posttrain.evaluation.run import Acting, Measurement, prepare
+from posttrain.methods.endpoint import EndpointModel, Spec, engine_of, spec_of
 from posttrain.methods.episodes import EnvironmentLike, Episodes
 from posttrain.methods.objects import ModelLike, TaskLike, settings_of_task, task_of
 from posttrain.methods.prompts import sampling_of
-from posttrain.models.language_model import LanguageModel
-from posttrain.models.spec import ModelSpec, model_spec
+from posttrain.search.journal import Journal
 from posttrain.search.run import SearchLimits
 from posttrain.search.strategy import Strategy
 from posttrain.tasks.answers import refuse_unscored
@@ -46,7 +48,7 @@ class Measuring:
     """An evaluation that is prepared for a model, and how its outcome is printed.
 
     Args:
-        spec: the model that is measured, before its weights are loaded.
+        spec: the model that is measured, before its weights are loaded; or a served one.
         search, scorer, oracle, budget: as `evaluate` takes them.
         console: where progress is shown; None shows none.
         task_settings: by which the task was named, for the record; None are those of the config.
@@ -55,7 +57,7 @@ class Measuring:
 
     def __init__(
         self,
-        spec: ModelSpec,
+        spec: Spec,
         config: EvaluationConfig,
         *,
         limits: Limits,
@@ -68,11 +70,20 @@ class Measuring:
         episodes: Episodes | None = None,
         budget: int | SearchLimits | None = None,
     ) -> None:
-        task = task_of(config.task)
+        task = (
+            spec.chat_task(task_of(config.task))
+            if isinstance(spec, EndpointModel)
+            else task_of(config.task)
+        )
         episodes = episodes or Episodes.of(config.environment, config.agent)
         acting: Acting | None = None
         if episodes is None:
             refuse_unscored(task, "an evaluation")
+        elif isinstance(spec, EndpointModel):
+            raise ConfigError(
+                "environment: an evaluation by episodes samples from a model that is loaded, and "
+                f"{spec.place} is a server; leave endpoint or environment out"
+            )
         else:
             episodes.check(spec, task)
             acting = Acting(episodes.text(), partial(episodes.sampler, task=task, limits=limits))
@@ -96,7 +107,7 @@ class Measuring:
                 settings_of_task(config.task) if task_settings is None else task_settings
             ),
             acting=acting,
-            budget=budget,
+            budget=config.budget if budget is None else budget,
         )
         _note_dropped(self.measurement, account, spec)
 
@@ -110,15 +121,41 @@ class Measuring:
         """The search whose choices are measured."""
         return self.measurement.strategy
 
-    def of(self, model: LanguageModel) -> Evaluation:
-        """Outcomes of a model, alone or under the search."""
+    def of(self, model: Any, journal: Journal | None = None) -> Evaluation:
+        """Outcomes of a model, alone or under the search.
+
+        Args:
+            model: with its weights, or a served one.
+            journal: answers of an earlier run that was interrupted, for a search.
+        """
+        options: dict[str, Any] = {"journal": journal, "engine": engine_of(model)}
         if self.console is None:
-            return self.measurement.of(model)
+            return self.measurement.of(model, **options)
         number = len(self.measurement.problems.fitting)
         with ItemProgress(
             number, title=self.measurement.task.name, console=self.console
         ) as progress:
-            return self.measurement.of(model, progress=lambda done, total: progress(done))
+            return self.measurement.of(
+                model, progress=lambda done, total: progress(done), **options
+            )
+
+    def journal(self, path: Path, place: str) -> Journal | None:
+        """The file of a search's calls, continued where it is there; None without a search.
+
+        place: of the model.
+        """
+        measurement, chosen = self.measurement, self.strategy
+        if chosen is None:
+            return None
+        about = {
+            "model": place,
+            "task": measurement.task.name,
+            "search": chosen.name,
+            "settings": chosen.settings,
+            "sampling": measurement.sampling,
+            "seed": measurement.seed,
+        }
+        return Journal(path, about)
 
     def report(self, result: Evaluation, console: Console) -> None:
         """Print the accuracy with its interval, and what belongs to it."""
@@ -133,7 +170,7 @@ class Measuring:
         self.measurement.close()
 
 
-def _note_dropped(measurement: Measurement, account: Account, spec: ModelSpec) -> None:
+def _note_dropped(measurement: Measurement, account: Account, spec: Spec) -> None:
     dropped, fitting = measurement.problems.dropped, measurement.problems.fitting
     if not dropped:
         return
@@ -148,7 +185,7 @@ def _note_dropped(measurement: Measurement, account: Account, spec: ModelSpec) -
 
 
 def evaluate(
-    model: ModelLike,
+    model: ModelLike | EndpointConfig,
     task: TaskLike,
     *,
     search: ComponentLike | Strategy | None = None,
@@ -170,7 +207,7 @@ def evaluate(
         print(pt.evaluate(model, task, search=pt.majority_vote(num_samples=8)))
 
     Args:
-        model: a loaded model, a folder, a hub id, "embedded".
+        model: a loaded model, a folder, a hub id, "embedded", or a server: pt.Endpoint(url, name).
         task: a task, rows with answers, or the name of a task.
         search: a strategy whose choices are measured; None measures samples alone.
         scorer: what the search chooses by, where it asks for a score: a reward, or "oracle", the
@@ -197,7 +234,7 @@ def evaluate(
     Raises:
         ConfigError, DataError: what cannot be measured, before any weights are loaded.
     """
-    spec = model_spec(model)
+    spec = spec_of(model)
     measuring = measuring_of(
         spec,
         task,
@@ -224,7 +261,7 @@ def evaluate(
 
 
 def measuring_of(
-    spec: ModelSpec,
+    spec: Spec,
     task: TaskLike,
     *,
     num_examples: int = 200,
@@ -259,7 +296,7 @@ def measuring_of(
     )
 
 
-def check_critic(spec: ModelSpec, strategy: Strategy) -> None:
+def check_critic(spec: Spec, strategy: Strategy) -> None:
     """Refuse a strategy that asks for values of a model without a critic.
 
     Raises:

@@ -70,22 +70,23 @@ def task_of(task: TaskLike) -> Task:
         DataError: it has no examples.
     """
     if isinstance(task, Task):
-        name, made = task.name, task
+        name, instance = task.name, task
     elif isinstance(task, Sequence) and not isinstance(task, str):
-        name, made = "rows", make_task(cast(Any, task))
+        name, instance = "rows", make_task(cast(Any, task))
     else:
         item = Component.of(task)
-        name, made = item.name, _call(item)
-    if not isinstance(made, Task):
+        name, instance = item.name, _call(item)
+    if not isinstance(instance, Task):
         raise ConfigError(
-            f"task {name!r} returned {type(made).__name__}; it must return a posttrain.types.Task"
+            f"task {name!r} returned {type(instance).__name__}; "
+            "it must return a posttrain.types.Task"
         )
-    if not made.examples:
+    if not instance.examples:
         raise DataError(
             f"task {name!r} has no examples; look at its settings with `posttrain explain tasks "
             f"{name}`"
         )
-    return made
+    return instance
 
 
 def _call(item: Component) -> Any:

@@ -22,6 +22,7 @@ from posttrain.methods.prompts import (
     prompt_steps,
     prompts_text,
     sampling_of,
+    sampling_text,
 )
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
@@ -30,6 +31,7 @@ from posttrain.training.objective import Objective
 from posttrain.training.optim import Schedule
 from posttrain.training.plan import AdamW, Learner, Plan, Work, steps_of
 from posttrain.training.reference_model import Reference
+from posttrain.types import Sampling
 
 
 @methods.register(trains="language")
@@ -73,12 +75,7 @@ def online_dpo(
     """
     settings = dict(locals())
     _check(num_generations, sampling)
-    objective = Objective(
-        components_of(losses),
-        roles=("chosen", "rejected"),
-        temperature=sampling.temperature,
-        carries=SAMPLED_PAIRS,
-    )
+    objective = _objective(losses, sampling.temperature)
     reference = Reference(every=reference_every, mix=reference_mix)
     reference.check(objective)
     prompt_task = task_of(task)
@@ -97,10 +94,6 @@ def online_dpo(
             )
             return PairSource(collector, best_and_worst, model=learner.model, whole=objective.whole)
 
-        text = (
-            f"best against worst of {num_generations} completions of {batch_size} prompts, at most "
-            f"{sampled.max_tokens} tokens, temperature {sampled.temperature:g}"
-        )
         moves = f", the reference moves every {reference_every}" if reference_every else ""
         return Work(
             steps=number,
@@ -109,7 +102,7 @@ def online_dpo(
                 ("task", prompts_text(prompt_task, prompts)),
                 ("rewards", rewards_text(rewards)),
                 ("losses", losses_text(objective)),
-                ("a step", text),
+                ("a step", _step_text(num_generations, batch_size, sampled)),
                 ("steps", f"{number}{moves}"),
             ],
             account=account,
@@ -124,6 +117,22 @@ def online_dpo(
         prepare=prepare,
         optimizer=AdamW(learning_rate, lr_scheduler_type),
         reference=reference,
+    )
+
+
+def _objective(losses: Losses, temperature: float) -> Objective:
+    return Objective(
+        components_of(losses),
+        roles=("chosen", "rejected"),
+        temperature=temperature,
+        carries=SAMPLED_PAIRS,
+    )
+
+
+def _step_text(num_generations: int, batch_size: int, sampling: Sampling) -> str:
+    return (
+        f"best against worst of {num_generations} completions of {batch_size} prompts, "
+        f"{sampling_text(sampling)}"
     )
 
 

@@ -54,16 +54,7 @@ def policy_gradient_plan(
         refuse_task_reward(s.rewards, prompt_task)
     reward_set = rewards_of(s.rewards, prompt_task, s.limits)
     check_numbers(s, reward_set)
-    objective = Objective(
-        s.losses,
-        aggregation="sequence_mean",
-        max_length=s.episodes.max_length(sampling) if s.episodes else sampling.max_tokens,
-        temperature=sampling.temperature,
-        groups=s.compares_groups,
-        measure_idle=s.measure_tied_groups,
-        carries=ROLLOUTS,
-        marks={"given"} if s.mixes or s.given_steps else (),
-    )
+    objective = _objective(s, sampling)
 
     def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
         if s.critic is not None:
@@ -72,12 +63,7 @@ def policy_gradient_plan(
             check_trusted(spec.config, spec.place)
         account = Account()
         prompts = _prompts(s, spec, prompt_task, sampling, account)
-        mixed = None
-        if s.mixes:
-            rows = encode_examples(
-                spec, s.mix_data, s.mix_task, account, s.limits, key="mix_data"
-            ).sequences
-            mixed = DataSource(Singles(rows), batch_size=s.mix_batch_size, seed=seed)
+        mixed = _mixed(s, spec, account, seed)
         number = steps_of(steps, s.num_train_epochs, prompt_steps(prompts, s.batch_size))
 
         def source(learner: Learner) -> RolloutSource:
@@ -107,6 +93,27 @@ def policy_gradient_plan(
         reference=Reference(needed=s.credit.kl_weight > 0),
         critic=s.critic,
     )
+
+
+def _objective(s: PolicyGradient, sampling: Sampling) -> Objective:
+    return Objective(
+        s.losses,
+        aggregation="sequence_mean",
+        max_length=s.episodes.max_length(sampling) if s.episodes else sampling.max_tokens,
+        temperature=sampling.temperature,
+        groups=s.compares_groups,
+        measure_idle=s.measure_tied_groups,
+        carries=ROLLOUTS,
+        marks={"given"} if s.mixes or s.given_steps else (),
+    )
+
+
+def _mixed(s: PolicyGradient, spec: ModelSpec, account: Account, seed: int) -> DataSource | None:
+    """Rows that are learnt beside the rollouts."""
+    if not s.mixes:
+        return None
+    encoded = encode_examples(spec, s.mix_data, s.mix_task, account, s.limits, key="mix_data")
+    return DataSource(Singles(encoded.sequences), batch_size=s.mix_batch_size, seed=seed)
 
 
 def _prompts(

@@ -205,6 +205,11 @@ def prompt_steps(prompts: Sequence[Prompt], batch_size: int) -> int:
     return max(len(prompts) // min(batch_size, len(prompts)), 1)
 
 
+def sampling_text(sampling: Sampling) -> str:
+    """Length and temperature of completions, as a check shows them."""
+    return f"at most {sampling.max_tokens} tokens, temperature {sampling.temperature:g}"
+
+
 def prompts_text(task: Task, prompts: Sequence[Prompt]) -> str:
     """The prompts of a task, as a check shows them."""
     lengths = [len(p.ids) for p in prompts]

@@ -29,7 +29,7 @@ from posttrain.registry import methods
 from posttrain.sources.rows import DataSource
 from posttrain.training.objective import Objective, held_out
 from posttrain.training.optim import Schedule
-from posttrain.training.plan import AdamW, Facts, Plan, Work, steps_of
+from posttrain.training.plan import AdamW, Facts, Measure, Plan, Work, steps_of
 
 DEFAULT_LOSS: dict[Kind, str] = {
     "pairs": "bradley_terry",
@@ -101,11 +101,9 @@ def reward_model(
     kind = _kind(train_data, items)
     items = items or [Component(DEFAULT_LOSS[kind])]
     _check(items, kind)
-    asked = {name for item in items for name in registry.losses.entry_of(item).inputs}
-    every_token = kind == "labelled" and "labels" in asked
-    per: Literal["sequence", "token"] = "sequence"
-    if every_token or kind == "process":
-        per = "token"
+    inputs = {name for item in items for name in registry.losses.entry_of(item).inputs}
+    every_token = kind == "labelled" and "labels" in inputs
+    per: Literal["sequence", "token"] = "token" if every_token or kind == "process" else "sequence"
     roles = ("chosen", "rejected") if kind == "pairs" else ()
     objective = Objective(items, roles=roles, groups=kind == "listwise", carries=SCORES)
 
@@ -121,26 +119,14 @@ def reward_model(
         encoded = encode_scored(spec, train_data, **options)
         source = DataSource(encoded.trees, batch_size=batch_size, seed=seed, whole=objective.whole)
         number = steps_of(steps, num_train_epochs, source.steps_per_epoch)
-        held_out_rows = None
-        if eval_data is not None:
-            held_out_rows = encode_scored(spec, data_of(eval_data), key="eval_data", **options)
-            if held_out_rows.kind != kind:
-                raise ConfigError(
-                    f"eval_data: rows of format {held_out_rows.form.name}, but data are of format "
-                    f"{encoded.form.name}"
-                )
-
-        def measure_rows(model: Any, source: Any, max_tokens: int) -> dict[str, float]:
-            assert held_out_rows is not None
-            return _evaluated(model, objective, held_out_rows, max_tokens)
-
+        held_out_rows = _held_out(spec, eval_data, encoded, options)
         return Work(
             steps=number,
             source=lambda learner: source,
             facts=_facts(spec, encoded, objective, number, batch_size),
             account=account,
             preview=lambda console, num: preview(encoded, spec.tokenizer, console, num),
-            measure=measure_rows if held_out_rows is not None else None,
+            measure=_measure(objective, held_out_rows),
         )
 
     return Plan(
@@ -151,6 +137,31 @@ def reward_model(
         optimizer=AdamW(learning_rate, lr_scheduler_type),
         scores=per,
     )
+
+
+def _held_out(
+    spec: ModelSpec, eval_data: Rows | None, encoded: EncodedScores, options: dict[str, Any]
+) -> EncodedScores | None:
+    """The held-out rows, which must be of the kind of those that are trained on."""
+    if eval_data is None:
+        return None
+    held_out_rows = encode_scored(spec, data_of(eval_data), key="eval_data", **options)
+    if held_out_rows.kind != options["kind"]:
+        raise ConfigError(
+            f"eval_data: rows of format {held_out_rows.form.name}, but data are of format "
+            f"{encoded.form.name}"
+        )
+    return held_out_rows
+
+
+def _measure(objective: Objective, held_out_rows: EncodedScores | None) -> Measure | None:
+    if held_out_rows is None:
+        return None
+
+    def measured(model: Any, source: Any, max_tokens: int) -> dict[str, float]:
+        return _evaluated(model, objective, held_out_rows, max_tokens)
+
+    return measured
 
 
 def read_rows(data: DataConfig) -> list[dict[str, Any]]:
@@ -192,14 +203,14 @@ def _kind(data: DataConfig, losses: list[Component]) -> Kind:
     """The kind of the rows; of rewarded rows what the losses make of them."""
     kind = kind_of(detect_format(read_rows(data)))
     entries = [registry.losses.entry_of(item) for item in losses]
-    asked = {name for entry in entries for name in entry.inputs}
+    inputs = {name for entry in entries for name in entry.inputs}
     if kind != "rewarded" or not losses:
         return kind
-    if asked & {"chosen_score", "rejected_score"}:
+    if inputs & {"chosen_score", "rejected_score"}:
         return "pairs"
     if any(entry.per == "group" for entry in entries):
         return "listwise"
-    return "labelled" if asked & {"label", "labels"} else kind
+    return "labelled" if inputs & {"label", "labels"} else kind
 
 
 def _check(components: list[Component], kind: Kind) -> None:

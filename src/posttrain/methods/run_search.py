@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from posttrain.config import ComponentLike, SamplingConfig
+from posttrain.config import ComponentLike, EndpointConfig, SamplingConfig
 from posttrain.engines.base import Engine
 from posttrain.engines.torch import TorchEngine
 from posttrain.episodes.drive import Failed
 from posttrain.errors import ConfigError
+from posttrain.methods.endpoint import EndpointModel, Spec, engine_of, spec_of
 from posttrain.methods.measurement import SamplingLike, check_critic
 from posttrain.methods.objects import ModelLike
 from posttrain.methods.prompts import sampling_of
-from posttrain.models.spec import ModelSpec, model_spec
 from posttrain.rewards.exact import Extractor, canonical, extract_answer
 from posttrain.rewards.grader import TaskGrader
 from posttrain.search.base import Selection
@@ -29,7 +29,7 @@ Problems = Task | Text | Sequence[Text] | Sequence[Example]
 
 
 def run_search(
-    model: ModelLike,
+    model: ModelLike | EndpointConfig,
     problems: Problems,
     search: ComponentLike | Strategy,
     *,
@@ -48,7 +48,7 @@ def run_search(
         answer.text, answer.answer, answer.ledger.sampled_tokens
 
     Args:
-        model: a loaded model, a folder, a hub id, "embedded".
+        model: a loaded model, a folder, a hub id, "embedded", or a server: pt.Endpoint(url, name).
         problems: a task, one prompt, a list of prompts, or a list of examples.
         scorer, oracle: what the search chooses by, see `strategy`.
         extract: how an answer is read from a text; of a task, the task says it.
@@ -65,7 +65,8 @@ def run_search(
     task = _task(problems, extract)
     if not task.examples:
         raise ConfigError("run_search: there are no problems; give at least one prompt")
-    spec = model_spec(model)
+    spec = spec_of(model)
+    task = spec.chat_task(task) if isinstance(spec, EndpointModel) else task
     if not isinstance(sampling, Sampling):
         sampling = check_in_python(sampling or {}, SamplingConfig, "run_search: sampling")
     how = sampling_of(cast(SamplingConfig, sampling), task)
@@ -76,7 +77,7 @@ def run_search(
     chosen = chosen.open(task)
     calls = None if journal is None else Journal(journal, _about(spec, task, chosen, how, seed))
     try:
-        loaded = spec.load()
+        loaded: Any = spec.load()
         critic = loaded.critic
         if critic is None and "value" in chosen.inputs:
             critic = spec.load_critic()
@@ -86,7 +87,7 @@ def run_search(
         return run_searches(
             chosen,
             [(e, tools.render(e.prompt)) for e in task.examples],
-            engine or TorchEngine(loaded),
+            engine or engine_of(loaded) or TorchEngine(loaded),
             tools,
             sampling=how,
             seeds=[seed + place for place in range(len(task.examples))],
@@ -119,7 +120,7 @@ def _task(problems: Problems, extract: Extractor | Callable[[str], str | None]) 
 
 
 def _about(
-    spec: ModelSpec, task: Task, chosen: Strategy, sampling: Sampling, seed: int
+    spec: Spec, task: Task, chosen: Strategy, sampling: Sampling, seed: int
 ) -> dict[str, Any]:
     """What a journal belongs to."""
     return {

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from posttrain.methods.objects import (
     task_of,
 )
 from posttrain.methods.parts import make_parts, remove_parts
-from posttrain.methods.prompts import encode_prompts, make_collector, sampling_of
+from posttrain.methods.prompts import encode_prompts, make_collector, sampling_of, sampling_text
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
 from posttrain.rewards.base import RewardSet
@@ -44,6 +45,9 @@ SAMPLES = "samples.jsonl"
 """The rows that a job of sampling or labelling writes."""
 
 Row = dict[str, Any]
+
+Completing = Callable[[Sequence[Prompt], Sequence[int]], list[TraceGroup]]
+"""Writes and rewards completions of prompts, by a seed for each."""
 
 _ORACLE = "chose the rows by the gold answer; they teach, and are no result of the model"
 
@@ -94,8 +98,7 @@ def sample(
     rule = Rule(min_reward, top_fraction, max_per_prompt, distinct)
     rule.check_range()
     items = components_of(rewards)
-    chooses = min_reward is not None or top_fraction < 1 or max_per_prompt is not None
-    gold = gold_rewards(items) if chooses else []
+    gold = gold_rewards(items) if rule.reads_rewards else []
     if endpoint is not None:
         _refuse_token_rewards(items)
     prompt_task = task_of(task)
@@ -105,56 +108,46 @@ def sample(
 
     def prepare(spec: ModelSpec | None, seed: int) -> PreparedJob:
         account = Account()
+        common = prompt_task, reward_set, sampled, num_generations
         if server is not None:
-            prompts = [Prompt(e, ()) for e in prompt_task.examples]
+            writer = _server_writer(server, *common)
         else:
-            spec = needed(spec)
-            prompts = encode_prompts(spec, prompt_task, sampled, limits=limits, account=account)
-
-        settings_of_sampling = reward_set, sampled, batch_size, num_generations, seed
+            writer = _model_writer(needed(spec), *common, batch_size, seed, limits, account)
 
         def run(place: Place) -> list[Row]:
             started = time.perf_counter()
-            ask = (
-                _asking(server, prompt_task, reward_set, sampled, num_generations)
-                if server is not None
-                else make_collector(needed(spec).load(), prompts, *settings_of_sampling).sample
-            )
+            complete = writer.open()
             place.open()
 
             def part(some: Sequence[Prompt], number: int) -> Row:
-                draw = np.random.default_rng((seed, number, 13))
-                seeds = [int(s) for s in draw.integers(0, 2**62, size=len(some))]
-                return _part(prompt_task, ask(some, seeds), rule, keep_truncated)
+                groups = complete(some, _seeds(seed, number, len(some)))
+                return _part(prompt_task, groups, rule, keep_truncated)
 
-            parts = make_parts(place.path, prompts, batch_size, part)
-            rows = _finish(place, parts, rule, account, time.perf_counter() - started)
-            if gold:
-                write(place.console, f"oracle: {', '.join(gold)} {_ORACLE}")
-            return rows
+            parts = make_parts(place.path, writer.prompts, batch_size, part)
+            return _finish(place, parts, rule, gold, account, time.perf_counter() - started)
 
-        writer = needed(spec).place if endpoint is None else f"{endpoint.model} at {endpoint.url}"
-        return PreparedJob(
-            facts=[
-                ("task", f"{prompt_task.name}: {len(prompts)} prompts"),
-                ("rewards", rewards_text(items)),
-                ("writer", writer),
-                ("sampling", _sampling_text(num_generations, sampled)),
-                ("selected", _rule_text(rule, batch_size, gold)),
-            ],
-            run=run,
-            account=account,
-            close=reward_set.close,
-        )
+        facts = [
+            ("task", f"{prompt_task.name}: {len(writer.prompts)} prompts"),
+            ("rewards", rewards_text(items)),
+            ("writer", writer.name),
+            ("sampling", f"{num_generations} completions each of {sampling_text(sampled)}"),
+            ("selected", _rule_text(rule, batch_size, gold)),
+        ]
+        return PreparedJob(facts=facts, run=run, account=account, close=reward_set.close)
 
     return Job(method="sample", settings=settings, prepare=prepare, leaves=SAMPLES)
 
 
-def _sampling_text(num_generations: int, sampling: Sampling) -> str:
-    return (
-        f"{num_generations} completions each of at most {sampling.max_tokens} tokens, temperature "
-        f"{sampling.temperature:g}"
-    )
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """Who writes the completions.
+
+    name: as a check shows it. prompts: what is completed. open: loads what that takes.
+    """
+
+    name: str
+    prompts: Sequence[Prompt]
+    open: Callable[[], Completing]
 
 
 def _rule_text(rule: Rule, batch_size: int, gold: Sequence[str]) -> str:
@@ -167,12 +160,37 @@ def _rule_text(rule: Rule, batch_size: int, gold: Sequence[str]) -> str:
     )
 
 
-def _asking(
-    server: Endpoint, task: Task, rewards: RewardSet, sampling: Sampling, n: int
-) -> Callable[[Sequence[Prompt], Sequence[int]], list[TraceGroup]]:
-    """What writes and rewards completions of prompts by asking a server."""
+def _seeds(seed: int, number: int, size: int) -> list[int]:
+    """A seed for each prompt of a part, from the run's seed and the number of the part."""
+    draw = np.random.default_rng((seed, number, 13))
+    return [int(s) for s in draw.integers(0, 2**62, size=size)]
 
-    def write(prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[TraceGroup]:
+
+def _model_writer(
+    spec: ModelSpec,
+    task: Task,
+    rewards: RewardSet,
+    sampling: Sampling,
+    num_generations: int,
+    batch_size: int,
+    seed: int,
+    limits: Limits,
+    account: Account,
+) -> _Writer:
+    prompts = encode_prompts(spec, task, sampling, limits=limits, account=account)
+
+    def load() -> Completing:
+        settings = rewards, sampling, batch_size, num_generations, seed
+        return make_collector(spec.load(), prompts, *settings).sample
+
+    return _Writer(spec.place, prompts, load)
+
+
+def _server_writer(
+    server: Endpoint, task: Task, rewards: RewardSet, sampling: Sampling, n: int
+) -> _Writer:
+
+    def complete(prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[TraceGroup]:
         texts = [as_messages(p.example.prompt, task.system) for p in prompts]
         groups = [
             TraceGroup(p.example, (), [Trace.of_text(w.text, w.finish_reason) for w in row])
@@ -183,7 +201,8 @@ def _asking(
         rewards.reward(groups)
         return groups
 
-    return write
+    name = f"{server.config.model} at {server.config.url}"
+    return _Writer(name, [Prompt(e, ()) for e in task.examples], lambda: complete)
 
 
 def _refuse_token_rewards(rewards: Sequence[Component]) -> None:
@@ -232,13 +251,18 @@ def _row(task: Task, group: TraceGroup, trace: Trace) -> dict[str, Any]:
 
 
 def _finish(
-    place: Place, read: list[Row], rule: Rule, account: Account, seconds: float
+    place: Place,
+    parts: list[Row],
+    rule: Rule,
+    gold: Sequence[str],
+    account: Account,
+    seconds: float,
 ) -> list[Row]:
     """samples.jsonl from its parts, and its metrics; returns the rows."""
-    rows = [row for part in read for row in part["rows"] if _filled(row)]
-    count = sum(part["count"] for part in read)
-    rewards = [value for part in read for value in part["rewards"]]
-    truncated = sum(part["truncated"] for part in read)
+    rows = [row for part in parts for row in part["rows"] if _filled(row)]
+    count = sum(part["count"] for part in parts)
+    rewards = [value for part in parts for value in part["rewards"]]
+    truncated = sum(part["truncated"] for part in parts)
     refuse_empty(
         len(rows),
         rewards,
@@ -251,8 +275,8 @@ def _finish(
     )
     remove_parts(place.path)
     shares = {
-        k: sum(p["shares"][k] * p["count"] for p in read) / max(count, 1)
-        for k in read[0]["shares"]
+        k: sum(p["shares"][k] * p["count"] for p in parts) / max(count, 1)
+        for k in parts[0]["shares"]
         if k != "filter/num_kept"
     }
     metrics = {
@@ -260,8 +284,8 @@ def _finish(
         **shares,
         "filter/num_kept": float(len(rows)),
         "completions/clipped_ratio": truncated / max(count, 1),
-        "prompts/refused": float(sum(part["refused"] for part in read)),
-        "rewards/errors": float(sum(part["errors"] for part in read)),
+        "prompts/refused": float(sum(part["refused"] for part in parts)),
+        "rewards/errors": float(sum(part["errors"] for part in parts)),
         "step_time": seconds,
     }
     writer = MetricsWriter(place.path / "metrics.jsonl")
@@ -274,6 +298,8 @@ def _finish(
         f"{truncated} not ended, {metrics['rewards/errors']:.0f} rewards failed, "
         f"{metrics['prompts/refused']:.0f} prompts refused",
     )
+    if gold:
+        write(place.console, f"oracle: {', '.join(gold)} {_ORACLE}")
     return rows
 
 

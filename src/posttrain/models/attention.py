@@ -118,6 +118,8 @@ class ForestPlan:
     other devices, pieces with masks.
     """
 
+    _has_flex = True  # on CUDA
+
     def __init__(
         self,
         forest: Forest,
@@ -182,18 +184,40 @@ class ForestPlan:
         scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
         plain = not dropout and s_aux is None and query.shape[-1] == value.shape[-1]
         if plain and query.device.type == "cpu" and window is None and softcap is None:
-            return merged_attention(query, key, value, self.shape, scale)
-        if plain and query.device.type == "cuda" and query.shape[-1] >= 16:
+            return self._fused(layer, query, key, value, scale)
+        has_flex = self._has_flex and query.device.type == "cuda"
+        if plain and has_flex and query.shape[-1] >= 16:
             mask = self.block_mask(window)
             capped = soft_capping(softcap) if softcap is not None else None
             grouped = query.shape[1] != key.shape[1]
             mixed = _compiled_flex()(query, key, value, capped, mask, scale, grouped)
             return mixed.transpose(1, 2).contiguous()
         if window not in self._pieces:
-            self._pieces[window] = pieces_of(self.shape, self.positions, window)
-        return masked_attention(
-            query, key, value, self._pieces[window], scale, softcap, s_aux, dropout
-        )
+            self._pieces[window] = self._pieces_of(window)
+        key, value = self._seen(layer, key, value)
+        pieces = self._pieces[window]
+        return masked_attention(query, key, value, pieces, scale, softcap, s_aux, dropout)
+
+    def _fused(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scale: float,
+    ) -> torch.Tensor:
+        """`attend` on a CPU, without windows, caps and sinks."""
+        return merged_attention(query, key, value, self.shape, scale)
+
+    def _pieces_of(self, window: int | None) -> list[Piece]:
+        """The forest in pieces with masks."""
+        return pieces_of(self.shape, self.positions, window)
+
+    def _seen(
+        self, layer: int, key: torch.Tensor, value: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """All keys and values that the pieces number."""
+        return key, value
 
     def attend_runs(
         self,
@@ -218,7 +242,8 @@ class ForestPlan:
         """A layer has attended by `shape` itself, with key and value [N, Hkv, D]."""
         self.layers.add(layer)
         if self._keep_kv:
-            self.kv[layer] = tuple(x.detach().transpose(0, 1)[None] for x in (key, value))  # type: ignore[assignment]
+            keys, values = (x.detach().transpose(0, 1)[None] for x in (key, value))
+            self.kv[layer] = (keys, values)
 
     def mask_mod(self, window: int | None) -> Callable[..., torch.Tensor]:
         """FlexAttention's rule of visibility: (k <= q) & (q < ends[k]), and q - k < window in

@@ -137,12 +137,8 @@ def _load(
     """
     path = str(path)
     saved = adapter_of(path)
-    if saved is not None and (lora is not None or adapter is not None):
-        key = "lora" if lora is not None else "adapter"
-        raise ModelError(
-            f"{path} already holds adapters; train those (leave out {key}) or start from their "
-            "base model"
-        )
+    if saved is not None:
+        _refuse_second_adapter(path, lora, adapter)
     where = saved["base_model_name_or_path"] if saved is not None else path
     check_choice("attention", attention, ("auto", "forest", "unshared"))
     check_choice("init", init, ("pretrained", "random"))
@@ -157,13 +153,7 @@ def _load(
     tokens = load_tokenizer(
         tokenizer_source(path, where, tokenizer), chat_template=chat_template, **shared
     )
-    vocabulary = config.get_text_config(decoder=True).vocab_size
-    if len(tokens) > vocabulary:
-        raise ModelError(
-            f"{where}: the tokenizer has {len(tokens)} tokens but the model only {vocabulary} "
-            "embeddings; "
-            f"use the tokenizer that belongs to this model"
-        )
+    _check_vocabulary(where, config, tokens)
     if quantization != "none":
         shared["quantization_config"] = quantization_config(quantization, precision, init)
         shared["device_map"] = {"": target}
@@ -181,6 +171,28 @@ def _load(
         hf = add_adapter(hf, adapter, tokenizer=tokens.name_or_path, seed=seed)
     check_finite(hf, path)
     return hf, tokens, attention, gradient_checkpointing
+
+
+def _refuse_second_adapter(
+    path: str, lora: LoraConfig | None, adapter: AdapterConfig | None
+) -> None:
+    """Weights that hold adapters take no others."""
+    if lora is not None or adapter is not None:
+        key = "lora" if lora is not None else "adapter"
+        raise ModelError(
+            f"{path} already holds adapters; train those (leave out {key}) or start from their "
+            "base model"
+        )
+
+
+def _check_vocabulary(where: str, config: Any, tokens: PreTrainedTokenizerBase) -> None:
+    """Each token has an embedding."""
+    vocabulary = config.get_text_config(decoder=True).vocab_size
+    if len(tokens) > vocabulary:
+        raise ModelError(
+            f"{where}: the tokenizer has {len(tokens)} tokens but the model only {vocabulary} "
+            "embeddings; use the tokenizer that belongs to this model"
+        )
 
 
 def _prepare(model: ForestModel, path: str, attention: str, gradient_checkpointing: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ import torch
 from posttrain.data.forest import Forest
 from posttrain.kernels.forest_cpu import attend_blocks, attend_runs
 from posttrain.models.attention import ForestPlan
-from posttrain.models.masked_attention import Piece, make_pieces, masked_attention
+from posttrain.models.masked_attention import Piece, make_pieces
 
 KeyValues = list[tuple[torch.Tensor, torch.Tensor]]
 """Per layer, keys and values [Hkv, L, D] of a stretch of text."""
@@ -41,10 +41,11 @@ class PrefixedPlan(ForestPlan):
         blocks: those that a token sees, in any order, are everything before its tree.
     """
 
+    _has_flex = False  # its masks know of no keys before the forest
+
     def __init__(self, forest: Forest, blocks: Sequence[Block]) -> None:
         super().__init__(forest, keep_kv=True)
         self._blocks = blocks
-        self._prefixed_pieces: dict[int | None, list[Piece]] = {}
 
     def attend_runs(
         self,
@@ -54,6 +55,7 @@ class PrefixedPlan(ForestPlan):
         value: torch.Tensor,
         scale: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `ForestPlan.attend_runs`, over the blocks as well."""
         out, lse = attend_runs(query, key, value, self.shape, scale)
         blocks = (
             (b.start, b.stop, *(x[None].to(query.dtype) for x in b.kv[layer])) for b in self._blocks
@@ -61,39 +63,28 @@ class PrefixedPlan(ForestPlan):
         attend_blocks(query, blocks, out, lse, scale)  # type: ignore[arg-type]
         return out, lse
 
-    def attend(
+    def _fused(
         self,
-        module: torch.nn.Module,
+        layer: int,
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        *,
-        scaling: float | None,
-        sliding_window: int | None = None,
-        softcap: float | None = None,
-        s_aux: torch.Tensor | None = None,
-        **kwargs: Any,
+        scale: float,
     ) -> torch.Tensor:
-        """query [1, H, N, D], key and value [1, Hkv, N, D] -> [1, N, H, D]."""
-        layer = int(module.layer_idx)  # type: ignore[arg-type]
-        self.kv[layer] = (key.detach(), value.detach())
-        window = sliding_window if sliding_window and self._depth > sliding_window else None
-        scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
-        plain = s_aux is None and softcap is None and query.shape[-1] == value.shape[-1]
-        if plain and query.device.type == "cpu" and window is None:
-            # The fused kernel is faster in float32 than in half precision.
-            exact = torch.promote_types(query.dtype, torch.float32)
-            q, k, v = (x[0].transpose(0, 1).contiguous().to(exact) for x in (query, key, value))
-            return self.attend_runs(layer, q, k, v, scale)[0][None].to(query.dtype)
-        if window not in self._prefixed_pieces:
-            self._prefixed_pieces[window] = self._pieces_below(window)
+        # The fused kernel is faster in float32 than in half precision.
+        exact = torch.promote_types(query.dtype, torch.float32)
+        q, k, v = (x[0].transpose(0, 1).contiguous().to(exact) for x in (query, key, value))
+        return self.attend_runs(layer, q, k, v, scale)[0][None].to(query.dtype)
+
+    def _seen(
+        self, layer: int, key: torch.Tensor, value: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         parts = [b.kv[layer] for b in self._blocks]
         keys = torch.cat([*(k[None].to(key.dtype) for k, _ in parts), key], 2)
         values = torch.cat([*(v[None].to(value.dtype) for _, v in parts), value], 2)
-        pieces = self._prefixed_pieces[window]
-        return masked_attention(query, keys, values, pieces, scale, softcap, s_aux, 0.0)
+        return keys, values
 
-    def _pieces_below(self, window: int | None) -> list[Piece]:
+    def _pieces_of(self, window: int | None) -> list[Piece]:
         """Pieces whose keys are numbered through the blocks, then the forest."""
         sizes = [b.kv[0][0].shape[1] for b in self._blocks]
         offsets = np.cumsum([0, *sizes])

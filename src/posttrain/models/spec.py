@@ -93,10 +93,12 @@ def load(
     Raises:
         ModelError: there is no such model, or it cannot be used as asked.
     """
+    if isinstance(adapter, str):
+        adapter = AdapterConfig(adapter)  # type: ignore[arg-type]
     config = ModelConfig(
         str(Path(model).expanduser()),
         lora=lora,
-        adapter=AdapterConfig(adapter) if isinstance(adapter, str) else adapter,  # type: ignore[arg-type]
+        adapter=adapter,
         dtype=dtype,
         device=device,
         tokenizer=tokenizer,

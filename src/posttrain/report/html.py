@@ -240,12 +240,12 @@ def _samples(run: RunFolder, index: int) -> str:
     """The rows that a method wrote to samples.jsonl."""
     if not run.samples:
         return ""
-    read = sum(len(group.completions) for group in run.samples)
+    num_completions = sum(len(group.completions) for group in run.samples)
     groups = browsable_groups(run.samples)
     facts = f"{run.num_samples:,} rows in samples.jsonl"
     # Of rows of preferences each holds two completions.
-    if run.num_samples > read:
-        facts += f", of which the first {read:,} were read"
+    if run.num_samples > num_completions:
+        facts += f", of which the first {num_completions:,} were read"
     metrics = run.metrics[-1] if run.metrics else {}
     reward = number(metrics.get("reward"))
     facts += f"; mean reward {reward:.3f}" if reward is not None else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 
 from posttrain.report.records import StageRow
@@ -50,28 +50,7 @@ def _intervals(
         )
     for i, row in enumerate(rows):
         y = top + line * (i + 0.5) + (9 if stacked else 0)
-        low, mid, high = x(row.low), x(row.accuracy), x(row.high)
-        at = (
-            f'x="{left:.0f}" y="{y - 13:.1f}"'
-            if stacked
-            else f'x="{left - 16:.0f}" y="{y + 5:.1f}" text-anchor="end"'
-        )
-        shapes.append(f'<text class="name" {at}>{escape(row.short_label)}</text>')
-        shapes.append(
-            f'<line class="track" x1="{left:.1f}" x2="{mid:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        )
-        shapes.append(
-            f'<line class="whisker" x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        )
-        for end in (low, high):
-            shapes.append(
-                f'<line class="whisker" x1="{end:.1f}" x2="{end:.1f}" y1="{y - 5:.1f}" '
-                f'y2="{y + 5:.1f}"/>'
-            )
-        shapes.append(f'<circle class="dot" cx="{mid:.1f}" cy="{y:.1f}" r="5.5"/>')
-        shapes.append(
-            f'<text class="value" x="{high + 11:.1f}" y="{y + 5:.1f}">{row.accuracy:.1%}</text>'
-        )
+        shapes += _stage(row, x, y, left, stacked=stacked)
     spoken = "; ".join(f"{r.label} {r.accuracy:.1%}, {r.low:.1%} to {r.high:.1%}" for r in rows)
     head = ""
     if title:
@@ -89,11 +68,40 @@ def _intervals(
     )
 
 
+def _stage(
+    row: StageRow, x: Callable[[float], float], y: float, left: float, *, stacked: bool
+) -> list[str]:
+    """A stage's name, track, whiskers, dot and value. x: the place of a share from left to right.
+    y: of the line's middle. left: where the lines begin.
+    """
+    low, mid, high = x(row.low), x(row.accuracy), x(row.high)
+    at = (
+        f'x="{left:.0f}" y="{y - 13:.1f}"'
+        if stacked
+        else f'x="{left - 16:.0f}" y="{y + 5:.1f}" text-anchor="end"'
+    )
+    ends = [
+        f'<line class="whisker" x1="{end:.1f}" x2="{end:.1f}" y1="{y - 5:.1f}" y2="{y + 5:.1f}"/>'
+        for end in (low, high)
+    ]
+    return [
+        f'<text class="name" {at}>{escape(row.short_label)}</text>',
+        f'<line class="track" x1="{left:.1f}" x2="{mid:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>',
+        f'<line class="whisker" x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>',
+        *ends,
+        f'<circle class="dot" cx="{mid:.1f}" cy="{y:.1f}" r="5.5"/>',
+        f'<text class="value" x="{high + 11:.1f}" y="{y + 5:.1f}">{row.accuracy:.1%}</text>',
+    ]
+
+
 _STANDALONE = (
     "<style>text{font:13px system-ui,-apple-system,'Segoe UI',sans-serif;fill:#59636e}"
-    ".name,.value{font-size:15px;fill:#1f2328}.value{font-weight:600}.title{font-size:16px;font-weight:600;fill:#1f2328}"
-    ".page{fill:#fff;stroke:#d1d9e0}.grid{stroke:#d1d9e0}.track{stroke:#0969da;stroke-opacity:.18;stroke-width:3}"
+    ".name,.value{font-size:15px;fill:#1f2328}.value{font-weight:600}"
+    ".title{font-size:16px;font-weight:600;fill:#1f2328}"
+    ".page{fill:#fff;stroke:#d1d9e0}.grid{stroke:#d1d9e0}"
+    ".track{stroke:#0969da;stroke-opacity:.18;stroke-width:3}"
     ".whisker{stroke:#0969da;stroke-width:2.5;stroke-linecap:round}.dot{fill:#0969da}"
-    "@media(prefers-color-scheme:dark){text{fill:#9198a1}.name,.value,.title{fill:#e6edf3}.page{fill:#0d1117;stroke:#30363d}"
+    "@media(prefers-color-scheme:dark){text{fill:#9198a1}.name,.value,.title{fill:#e6edf3}"
+    ".page{fill:#0d1117;stroke:#30363d}"
     ".grid{stroke:#30363d}.track,.whisker{stroke:#4493f8}.dot{fill:#4493f8}}</style>"
 )

@@ -5,6 +5,7 @@ Rewards (`rewards.base.RewardSet`), evaluations and searches (`TaskGrader`) call
 
 from __future__ import annotations
 
+import functools
 import math
 import traceback
 from collections.abc import Callable, Sequence
@@ -106,7 +107,7 @@ class Grader:
             # The call may go on in an abandoned thread, so each attempt has a list of its own.
             finished: list[T | Failure] = []
             rest = items[len(values) :]
-            outcome = self.attempt(what, lambda r=rest, f=finished: self._call_each(call, r, f))  # type: ignore[misc]
+            outcome = self.attempt(what, functools.partial(self._call_each, call, rest, finished))
             values += finished[: len(rest)]
             if isinstance(outcome, Failure):
                 values.append(outcome)

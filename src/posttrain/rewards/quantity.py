@@ -105,7 +105,8 @@ _TOKEN = re.compile(r"(square|sq|cubic|cu)?\s*([a-z°¢€]+)(?:\^?(-?\d)| (squa
 _SPACE = re.compile(r"\\[,;:! ]|\\quad|~|[\u00a0\u202f]")
 _END_SPACES = re.compile(r"(?:\\[,;:! ]|\\quad|~|[ \u00a0\u202f])+$")
 _OPERATOR = re.compile(
-    r"(?:[-+*/=^_<>,({\[|&]|\\(?:cdot|times|div|in|leq?|geq?|neq?|lt|gt|pm|mp|cup|cap|to|frac|sqrt))$"
+    r"(?:[-+*/=^_<>,({\[|&]"
+    r"|\\(?:cdot|times|div|in|leq?|geq?|neq?|lt|gt|pm|mp|cup|cap|to|frac|sqrt))$"
 )
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:/\d+)?|[-+]?\.\d+")
 _INNER_PERCENT = re.compile(r"(\d[\d,]*(?:\.\d+)?)\s*\\?%")

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from posttrain.episodes.ask import ids_bytes
 from posttrain.errors import ConfigError
 from posttrain.types import Sample, Sampling
 
@@ -23,7 +23,7 @@ def call_key(
 ) -> str:
     """A hash of all that fixes the samples of a call."""
     text = json.dumps([asdict(sampling), n, seed, num_top_logprobs], sort_keys=True)
-    content = array("q", context).tobytes() + text.encode()
+    content = ids_bytes(context) + text.encode()
     return hashlib.blake2b(content, digest_size=12).hexdigest()
 
 

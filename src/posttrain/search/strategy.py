@@ -12,7 +12,7 @@ from posttrain import registry
 from posttrain.config import Component, ComponentLike
 from posttrain.errors import ConfigError, nearest
 from posttrain.search.base import Selection
-from posttrain.search.scorer import ORACLE, Scorer, check_scorer, gold_inputs_of, open_scorer
+from posttrain.search.scorer import ORACLE, Scorer, check_scorer, gold_of, open_scorer
 from posttrain.types import Task
 
 
@@ -46,12 +46,7 @@ class Strategy:
     @property
     def gold(self) -> tuple[str, ...]:
         """What the scorer reads that a deployed system does not have."""
-        component = self.scorer_component
-        if component is None:
-            return ()
-        if component.name == ORACLE and component.function is None:
-            return ("task",)
-        return tuple(gold_inputs_of(component))
+        return () if self.scorer_component is None else gold_of(self.scorer_component)
 
     @property
     def oracle(self) -> bool:

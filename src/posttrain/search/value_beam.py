@@ -7,7 +7,8 @@ import asyncio
 from posttrain.errors import ConfigError
 from posttrain.registry import searches
 from posttrain.search.ask import path_room
-from posttrain.search.base import Candidate, Ids, Selection, distinct, select
+from posttrain.search.base import Candidate, Selection, distinct, select
+from posttrain.search.steps import is_done, is_ended, last_state
 
 
 @searches.register
@@ -55,27 +56,10 @@ async def value_beam(
         pool = [path for path in beams if path not in active]
         pool += [p.grown(c, decode) for p, g in zip(active, groups, strict=True) for c in g]
         pool = distinct(pool)
-        values = await value([_last_state(prompt, path, separator) for path in pool])
+        values = await value([last_state(prompt, path, separator) for path in pool])
         pool = [path.scored(number) for path, number in zip(pool, values, strict=True)]
         beams = sorted(pool, key=lambda p: -(p.score or 0.0))[:num_beams]
     best = max(
         range(len(beams)), key=lambda i: (is_ended(beams[i], separator), beams[i].score or 0.0)
     )
     return select(beams, best, extract)
-
-
-def is_ended(path: Candidate, separator: str) -> bool:
-    """Whether a path of steps is a whole completion: it ended by itself, not at the separator."""
-    return path.ended and path.stop_string != separator
-
-
-def is_done(path: Candidate, ask, separator: str) -> bool:
-    """Whether a path cannot go on: it has ended, was cut, or has no room for another token."""
-    if not path.steps:
-        return False
-    return path.stop_string != separator or path_room(ask, path.ids) < 1
-
-
-def _last_state(prompt: Ids, path: Candidate, separator: str) -> Ids:
-    ids = path.ids[:-1] if is_ended(path, separator) else path.ids
-    return (*prompt, *ids)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from posttrain.serve.generation import Counts, Done, Generation, Tokens
+from posttrain.serve.logprobs import ScoredToken
 from posttrain.serve.sample_text import SampleText, text_of
 from posttrain.serve.service import Service, new_id
+from posttrain.serve.token_stream import TokenStream
 from posttrain.types import Request, Sample
 
 
@@ -67,16 +69,29 @@ class Answer(ABC):
         }
 
 
+class Delta(NamedTuple):
+    """What is new of a choice. reason: why it ended, with its last delta. tokens: those that are
+    new, where log-probs are asked for.
+    """
+
+    choice: int
+    text: str
+    reason: str | None
+    tokens: list[ScoredToken]
+
+
 class SampledAnswer(Answer):
     """An answer of samples as the engine gives them, without a choice among them.
 
     Choice `number` is sample `number % n` of prompt `number // n`.
 
     Attributes:
-        kept_ids: special tokens that are part of the text.
+        kept_ids: special tokens that are part of the text. num_top: alternatives per token, None
+            where no log-probs are asked for.
     """
 
     kept_ids: frozenset[int] = frozenset()
+    num_top: int | None = None
 
     def __init__(
         self, service: Service, model: str, prefix: str, requests: Sequence[Request]
@@ -98,28 +113,39 @@ class SampledAnswer(Answer):
         stop = self.requests[request].sampling.stop
         return text_of(self.service.model.tokenizer, sample.ids, stop, self.kept_ids)
 
-    async def deltas(self) -> AsyncGenerator[tuple[int, str, str | None]]:
-        """(choice, new text, finish reason) as text comes; the last of each choice has a reason."""
+    async def deltas(self) -> AsyncGenerator[Delta]:
+        """What is new, as text comes; the last of each choice has a reason."""
         tokenizer, n = self.service.model.tokenizer, self.requests[0].n
         texts = [
             SampleText(tokenizer, request.sampling.stop, self.kept_ids)
             for request in self.requests
             for _ in range(request.n)
         ]
+        tokens = [
+            TokenStream(self.service, request, self.num_top)
+            for request in self.requests
+            for _ in range(request.n)
+        ]
+        held = ["" for _ in texts]
         async with self._generation() as generation:
             try:
                 async for event in generation.events():
                     if isinstance(event, Tokens):
                         number = event.request * n + event.index
-                        text = texts[number].add(event.ids)
-                        if text:
-                            yield number, text, None
+                        held[number] += texts[number].add(event.ids)
+                        tokens[number].add(event.ids, event.logprobs)
+                        if held[number] and tokens[number].is_due:
+                            text, held[number] = held[number], ""
+                            yield Delta(number, text, None, await tokens[number].take())
                     if isinstance(event, Done):
                         for index, sample in enumerate(event.samples):
                             number = event.request * n + index
-                            text_so_far = texts[number]
-                            text = text_so_far.add(sample.ids[text_so_far.num_tokens :])
-                            yield number, text + text_so_far.end(), finish_reason(sample)
+                            start = texts[number].num_tokens
+                            text = held[number] + texts[number].add(sample.ids[start:])
+                            text += texts[number].end()
+                            tokens[number].add(sample.ids[start:], sample.raw_logprobs[start:])
+                            scored = await tokens[number].take()
+                            yield Delta(number, text, finish_reason(sample), scored)
             finally:
                 self._count(generation)
 

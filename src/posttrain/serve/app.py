@@ -97,11 +97,15 @@ def _add_routes(app: FastAPI, service: Service) -> None:
 
 
 def _models(service: Service) -> list[dict[str, Any]]:
-    name = service.model.name
-    names = [name, *(f"{name}{AT}{search}" for search in served_searches())]
+    base = service.model.name
     entry = {"object": "model", "created": service.created, "owned_by": "posttrain"}
     length = {"max_model_len": service.model.context_length}
-    return [{"id": name, **entry, **length} for name in names]
+    models = []
+    for name in (base, *service.model.adapters):
+        parent = {} if name == base else {"parent": base}
+        names = [name, *(f"{name}{AT}{search}" for search in served_searches())]
+        models += [{"id": full_name, **entry, **length, **parent} for full_name in names]
+    return models
 
 
 def _metrics(service: Service) -> str:
@@ -111,6 +115,10 @@ def _metrics(service: Service) -> str:
         "posttrain_open_requests": ("Requests in the engine.", worker.num_open),
         "posttrain_engine_steps": ("Steps of the engine.", worker.steps),
         "posttrain_engine_failures": ("Steps of the engine that failed.", worker.failures),
+        "posttrain_prefix_bytes": (
+            "Keys and values that are held for later prompts.",
+            getattr(service.model.engine, "num_prefix_bytes", 0),
+        ),
         "posttrain_uptime_seconds": ("Seconds since the start.", time.time() - started),
     }
     return service.metrics.text(gauges, getattr(service.model.engine, "stats", None))

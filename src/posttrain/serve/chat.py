@@ -9,7 +9,7 @@ from posttrain.serve.answer import Answer, SampledAnswer, finish_reason
 from posttrain.serve.logprobs import chat_logprobs, check_alternatives, sampled_tokens
 from posttrain.serve.refusal import unsupported
 from posttrain.serve.schema import ChatRequest
-from posttrain.serve.search import Found, SearchAnswer, search_plan
+from posttrain.serve.search import Found, SearchAnswer, adapter_of, search_plan
 from posttrain.serve.service import Service, seed_of
 from posttrain.serve.tool_text import ToolText, call_fields
 from posttrain.types import Request, ToolCall
@@ -25,9 +25,8 @@ async def chat_answer(service: Service, fields: ChatRequest) -> Answer:
         Refusal: names the field.
     """
     plan = search_plan(service, fields.model, fields.search, fields)
+    adapter = adapter_of(service, fields.model)
     service.check(fields)
-    if fields.stream and fields.logprobs:
-        raise unsupported("logprobs", "logprobs: not with stream: true; leave out one of them")
     check_alternatives(service, fields.top_logprobs or 0, "top_logprobs")
     tools = [tool.model_dump(exclude_none=True) for tool in fields.tools]
     if fields.tool_choice == "none":
@@ -37,11 +36,11 @@ async def chat_answer(service: Service, fields: ChatRequest) -> Answer:
         # A call is not of the form, and the form would let none be written.
         raise unsupported("response_format", "response_format: not with tools; leave out one")
     messages = [message.message() for message in fields.messages]
-    prompt = await service.prompt_of_messages(messages, tools)
+    prompt = await service.prompt_of_messages(messages, tools, adapter)
     name = "max_tokens" if fields.max_completion_tokens is None else "max_completion_tokens"
     room = service.room(prompt, fields.limit, name)
     constraint = await service.forms.constraint(form)
-    request = service.request(prompt, fields, room, seed_of(fields), constraint)
+    request = service.request(prompt, fields, room, seed_of(fields), constraint, adapter)
     if plan is not None:
         if tools or fields.logprobs:
             field = "tools" if tools else "logprobs"
@@ -64,17 +63,18 @@ class ChatAnswer(SampledAnswer):
         self, service: Service, fields: ChatRequest, request: Request, tools: list[dict[str, Any]]
     ) -> None:
         super().__init__(service, fields.model, "chatcmpl", [request])
-        self._num_top = (fields.top_logprobs or 0) if fields.logprobs else None
-        self._reader = service.call_reader(tools) if tools else None
+        self.num_top = (fields.top_logprobs or 0) if fields.logprobs else None
+        self._reader = service.call_reader(tools, request.adapter) if tools else None
         if self._reader is not None:
             self.kept_ids = self._reader.kept_ids
 
     async def whole(self) -> dict[str, Any]:
+        """The answer as one object: a choice for each sample."""
         (samples,) = await self.samples()
         logprobs: list[dict[str, Any] | None] = [None for _ in samples]
-        if self._num_top is not None:
-            prompt = self.requests[0].prompt_ids
-            scored = await sampled_tokens(self.service, prompt, samples, self._num_top)
+        if self.num_top is not None:
+            request = self.requests[0]
+            scored = await sampled_tokens(self.service, request, samples, self.num_top)
             logprobs = [chat_logprobs(self.service, tokens) for tokens in scored]
         choices = []
         for index, sample in enumerate(samples):
@@ -90,19 +90,21 @@ class ChatAnswer(SampledAnswer):
         return self.body(choices)
 
     async def parts(self) -> AsyncGenerator[dict[str, Any] | None]:
+        """The answer as chunks, while it is written."""
         for index in range(self.requests[0].n):
             yield self._delta(index, {"role": "assistant", "content": ""})
         texts = [self._tool_text() for _ in range(self.requests[0].n)]
-        async for index, text, reason in self.deltas():
+        async for index, text, reason, tokens in self.deltas():
             tool_text = texts[index]
+            logprobs = chat_logprobs(self.service, tokens) if tokens else None
             calls: list[ToolCall] = []
             if tool_text is not None:
                 text = tool_text.add(text)
                 if reason is not None:
                     rest, calls = tool_text.end()
                     text += rest
-            if text:
-                yield self._delta(index, {"content": text})
+            if text or logprobs is not None:
+                yield self._delta(index, {"content": text}, logprobs=logprobs)
             elif reason is None:
                 yield None
             if calls:
@@ -133,9 +135,13 @@ class ChatAnswer(SampledAnswer):
         return ToolText(self._reader, str(decode(last_ids, skip_special_tokens=False)))
 
     def _delta(
-        self, index: int, delta: dict[str, Any], reason: str | None = None
+        self,
+        index: int,
+        delta: dict[str, Any],
+        reason: str | None = None,
+        logprobs: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
         return self.part([choice])
 
 

@@ -12,10 +12,11 @@ from posttrain.serve.logprobs import (
     completion_logprobs,
     prompt_tokens,
     sampled_tokens,
+    text_length,
 )
 from posttrain.serve.refusal import unsupported
 from posttrain.serve.schema import CompletionRequest
-from posttrain.serve.search import Found, SearchAnswer, search_plan
+from posttrain.serve.search import Found, SearchAnswer, adapter_of, search_plan
 from posttrain.serve.service import Service, seed_of
 from posttrain.types import Request, Sample
 
@@ -30,26 +31,25 @@ async def completion_answer(service: Service, fields: CompletionRequest) -> Answ
         Refusal: names the field.
     """
     plan = search_plan(service, fields.model, fields.search, fields)
+    adapter = adapter_of(service, fields.model)
     service.check(fields, len(fields.prompt))
-    if fields.stream and fields.logprobs is not None:
-        raise unsupported("logprobs", "logprobs: not with stream: true; leave out one of them")
     check_alternatives(service, fields.logprobs or 0, "logprobs")
-    prompts = await service.prompts_of(fields.prompt)
+    prompts = await service.prompts_of(fields.prompt, adapter)
     seed = seed_of(fields)
     rooms = [service.room(prompt, fields.max_tokens) for prompt in prompts]
     constraint = await service.forms.constraint(fields.response_format)
     requests = [
-        service.request(prompt, fields, room, seed + i * _SEED_STEP, constraint)
+        service.request(prompt, fields, room, seed + i * _SEED_STEP, constraint, adapter)
         for i, (prompt, room) in enumerate(zip(prompts, rooms, strict=True))
     ]
     if plan is not None:
-        for field, given in (
+        for field, value in (
             ("prompt", len(prompts) > 1),
             ("echo", fields.echo),
             ("logprobs", fields.logprobs is not None),
             ("return_token_ids", fields.return_token_ids),
         ):
-            if given:
+            if value:
                 raise unsupported(field, f"{field}: a search takes one prompt and gives its text")
         return CompletionSearch(service, fields.model, "cmpl", requests[0], plan)
     return CompletionAnswer(service, fields, requests)
@@ -66,8 +66,10 @@ class CompletionAnswer(SampledAnswer):
     ) -> None:
         super().__init__(service, fields.model, "cmpl", requests)
         self._fields = fields
+        self.num_top = fields.logprobs
 
     async def whole(self) -> dict[str, Any]:
+        """The answer as one object: a choice for each sample of each prompt."""
         fields = self._fields
         if fields.max_tokens:
             groups = await self.samples()
@@ -78,16 +80,19 @@ class CompletionAnswer(SampledAnswer):
         for number, (request, samples) in enumerate(zip(self.requests, groups, strict=True)):
             tokens: list[list[ScoredToken]] = [[] for _ in samples]
             if fields.logprobs is not None and fields.max_tokens:
-                tokens = await sampled_tokens(
-                    self.service, request.prompt_ids, samples, fields.logprobs
-                )
+                tokens = await sampled_tokens(self.service, request, samples, fields.logprobs)
             for sample, scored in zip(samples, tokens, strict=True):
                 choices.append(self._choice(len(choices), number, sample, before[number], scored))
         return self.body(choices)
 
     async def parts(self) -> AsyncGenerator[dict[str, Any] | None]:
-        async for index, text, reason in self.deltas():
-            choice = {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
+        places = [0 for request in self.requests for _ in range(request.n)]
+        async for index, text, reason, tokens in self.deltas():
+            logprobs = None
+            if self.num_top is not None:
+                logprobs = completion_logprobs(self.service, tokens, self.num_top, places[index])
+                places[index] += text_length(self.service, tokens)
+            choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
             yield self.part([choice])
 
     async def _before(self) -> list[list[ScoredToken]]:
@@ -95,7 +100,8 @@ class CompletionAnswer(SampledAnswer):
         if not self._fields.echo or self._fields.logprobs is None:
             return [[] for _ in self.requests]
         prompts = [request.prompt_ids for request in self.requests]
-        return await prompt_tokens(self.service, prompts, self._fields.logprobs)
+        adapter = self.requests[0].adapter
+        return await prompt_tokens(self.service, prompts, self._fields.logprobs, adapter)
 
     def _choice(
         self,

@@ -7,7 +7,7 @@ import contextlib
 import queue
 import threading
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from posttrain.engines.base import Finished
 from posttrain.errors import PosttrainError
@@ -30,11 +30,14 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """New ids of a sample. request, index: which of the requests, and which sample of it."""
+    """New ids of a sample with their raw log-probs. request, index: which of the requests, and
+    which sample of it.
+    """
 
     request: int
     index: int
     ids: list[int]
+    logprobs: list[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +65,9 @@ class _LoopListener:
         self._loop = loop
         self._events = events
 
-    def tokens(self, index: int, ids: list[int]) -> None:
+    def tokens(self, index: int, ids: list[int], logprobs: list[float]) -> None:
         self.num_tokens += len(ids)
-        self._put(Tokens(self.number, index, ids))
+        self._put(Tokens(self.number, index, ids, logprobs))
 
     def finished(self, result: Finished) -> None:
         self._put(Done(self.number, result.samples, result.reused_tokens))
@@ -175,8 +178,8 @@ class _QueueListener:
         self.number = number
         self._events = events
 
-    def tokens(self, index: int, ids: list[int]) -> None:
-        self._events.put(Tokens(self.number, index, ids))
+    def tokens(self, index: int, ids: list[int], logprobs: list[float]) -> None:
+        self._events.put(Tokens(self.number, index, ids, logprobs))
 
     def finished(self, result: Finished) -> None:
         self._events.put(Done(self.number, result.samples, result.reused_tokens))
@@ -191,19 +194,27 @@ class BoundedEngine:
     Requests of many searches run in the engine side by side; it keeps their budgets.
 
     Args:
-        max_samples: of one call. context_length: the model's.
+        max_samples: of one call. context_length: the model's. adapter: writes all samples.
     Attributes:
-        num_tokens: sampled so far, those of aborted requests included.
+        num_tokens: sampled so far, those of aborted requests included. num_reused: prompt tokens
+        of finished requests that were not computed for them. first_reused: of these, those of the
+        first request.
     """
 
     keeps_budgets = True
 
     def __init__(
-        self, worker: EngineWorker, max_samples: int, context_length: int | None = None
+        self,
+        worker: EngineWorker,
+        max_samples: int,
+        context_length: int | None = None,
+        adapter: str = "",
     ) -> None:
         self.max_samples = max_samples
         self.context_length = context_length
-        self.num_tokens = 0
+        self.adapter = adapter
+        self.num_tokens = self.num_reused = 0
+        self.first_reused: int | None = None
         self._worker = worker
         self._events: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._cancelled = threading.Event()
@@ -221,6 +232,7 @@ class BoundedEngine:
             refuses.
         """
         self._check(requests)
+        requests = [replace(request, adapter=self.adapter) for request in requests]
         jobs: dict[int, Job] = {}
         samples: list[list[Sample]] = [[] for _ in requests]
         try:
@@ -237,6 +249,9 @@ class BoundedEngine:
                 elif isinstance(event, Done):
                     del jobs[event.request]
                     samples[event.request] = event.samples
+                    self.num_reused += event.reused_tokens
+                    if self.first_reused is None and event.request == 0:
+                        self.first_reused = event.reused_tokens
         finally:
             for job in jobs.values():
                 self._worker.abort(job)

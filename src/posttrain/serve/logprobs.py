@@ -11,7 +11,7 @@ from posttrain.engines.likelihood import TokenLikelihood
 from posttrain.serve.refusal import unsupported
 from posttrain.serve.sample_text import token_bytes, token_text
 from posttrain.serve.service import Service
-from posttrain.types import Sample
+from posttrain.types import Request, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +35,18 @@ def check_alternatives(service: Service, count: int, param: str) -> None:
 
 
 async def sampled_tokens(
-    service: Service, prompt: tuple[int, ...], samples: Sequence[Sample], num_top: int
+    service: Service, request: Request, samples: Sequence[Sample], num_top: int
 ) -> list[list[ScoredToken]]:
-    """The tokens of samples with the log-probs that the engine reported.
+    """The tokens of samples of a request with the log-probs that the engine reported.
 
     Args:
         num_top: alternatives, which one forward pass over the samples finds.
     """
+    prompt = request.prompt_ids
     alternatives: list[list[TokenLikelihood]] = [[] for _ in samples]
     if num_top:
-        scored = await _score(service, [[*prompt, *sample.ids] for sample in samples], num_top)
+        texts = [[*prompt, *sample.ids] for sample in samples]
+        scored = await _score(service, texts, num_top, request.adapter)
         alternatives = [row[len(prompt) - 1 :] for row in scored]
     return [
         [
@@ -56,10 +58,10 @@ async def sampled_tokens(
 
 
 async def prompt_tokens(
-    service: Service, prompts: Sequence[tuple[int, ...]], num_top: int
+    service: Service, prompts: Sequence[tuple[int, ...]], num_top: int, adapter: str
 ) -> list[list[ScoredToken]]:
     """The tokens of prompts with their log-probs; the first of each has none."""
-    scored = await _score(service, prompts, num_top)
+    scored = await _score(service, prompts, num_top, adapter)
     return [
         [ScoredToken(prompt[0], None), *map(ScoredToken, prompt[1:], row)]
         for prompt, row in zip(prompts, scored, strict=True)
@@ -67,11 +69,12 @@ async def prompt_tokens(
 
 
 async def _score(
-    service: Service, sequences: Sequence[Sequence[int]], num_top: int
+    service: Service, sequences: Sequence[Sequence[int]], num_top: int, adapter: str
 ) -> list[list[TokenLikelihood]]:
     score, engine = service.model.likelihoods, service.model.engine
     if score is not None:
-        return await asyncio.wrap_future(service.worker.run(lambda: score(sequences, num_top)))
+        run = service.worker.run(lambda: score(sequences, num_top, adapter))
+        return await asyncio.wrap_future(run)
     rows = await asyncio.wrap_future(
         service.worker.run(lambda: engine.score([(ids, 1) for ids in sequences]))
     )
@@ -104,11 +107,14 @@ def chat_logprobs(service: Service, tokens: Sequence[ScoredToken]) -> dict[str, 
 
 
 def completion_logprobs(
-    service: Service, tokens: Sequence[ScoredToken], num_top: int
+    service: Service, tokens: Sequence[ScoredToken], num_top: int, place: int = 0
 ) -> dict[str, Any]:
     """`{"tokens", "token_logprobs", "top_logprobs", "text_offset"}`, one entry per token.
 
     The dictionary of alternatives also holds the token itself, as OpenAI's does.
+
+    Args:
+        place: where the text of these tokens begins, see `text_length`.
     """
     tokenizer = service.model.tokenizer
     texts = [token_text(tokenizer, scored.token) for scored in tokens]
@@ -119,13 +125,23 @@ def completion_logprobs(
             continue
         top = {token_text(tokenizer, token): value for token, value in scored.likelihood.top}
         tops.append({text: scored.likelihood.logprob} | top)
-    offsets, place, special = [], 0, set(tokenizer.all_special_ids)
-    for scored, text in zip(tokens, texts, strict=True):
+    offsets = []
+    for scored in tokens:
         offsets.append(place)
-        place += 0 if scored.token in special else len(text)
+        place += text_length(service, [scored])
     return {
         "tokens": texts,
         "token_logprobs": [s.likelihood.logprob if s.likelihood else None for s in tokens],
         "top_logprobs": tops if num_top else None,
         "text_offset": offsets,
     }
+
+
+def text_length(service: Service, tokens: Sequence[ScoredToken]) -> int:
+    """Characters of the text of tokens, as `text_offset` counts them: special ones have none."""
+    tokenizer = service.model.tokenizer
+    special = set(tokenizer.all_special_ids)
+    texts = [
+        token_text(tokenizer, scored.token) for scored in tokens if scored.token not in special
+    ]
+    return sum(map(len, texts))

@@ -256,11 +256,11 @@ async def _until_gone(episode: _Open, fields: _ChatFields, receive: Receive) -> 
     """
     answer = episode.answer(fields)
     try:
-        asked = asyncio.run_coroutine_threadsafe(answer, episode.loop)
+        future = asyncio.run_coroutine_threadsafe(answer, episode.loop)
     except RuntimeError as error:  # its loop is closed
         answer.close()
         raise Refusal(503, "the episode has ended", code="episode") from error
-    work: asyncio.Future[Any] = asyncio.wrap_future(asked)
+    work: asyncio.Future[Any] = asyncio.wrap_future(future)
     gone: asyncio.Future[Any] = asyncio.ensure_future(receive())
     try:
         await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)

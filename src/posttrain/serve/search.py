@@ -49,6 +49,7 @@ class Found:
 
     selection: Selection
     num_tokens: int
+    num_reused: int = 0
 
     @property
     def text(self) -> str:
@@ -82,7 +83,7 @@ def search_plan(
             answers.
     """
     base, at, name = model.partition(AT)
-    service.check_name(base if at and name in served_searches() else model)
+    service.adapter(base if at and name in served_searches() else model)
     if search is None and not at:
         return None
     if search is not None and at and search.name != name:
@@ -112,6 +113,15 @@ def search_plan(
 
 def _extract(extractor: Extractor) -> Callable[[str], str | None]:
     return lambda text: canonical(extract_answer(text, extractor))
+
+
+def adapter_of(service: Service, model: str) -> str:
+    """The adapter that a model's name means, with or without a strategy behind it.
+
+    Raises:
+        Refusal: there is no such model.
+    """
+    return service.adapter(model.partition(AT)[0])
 
 
 class SearchAnswer(Answer):
@@ -154,7 +164,10 @@ class SearchAnswer(Answer):
         """Run the strategy in a thread; the thread ends soon after this is cancelled."""
         service, plan = self.service, self.plan
         engine = BoundedEngine(
-            service.worker, service.limits.max_samples, service.model.context_length
+            service.worker,
+            service.limits.max_samples,
+            service.model.context_length,
+            self.request.adapter,
         )
         request = self.request
         tools = SearchTools(service.model.tokenizer, plan.extract)
@@ -183,9 +196,10 @@ class SearchAnswer(Answer):
             timer.cancel()
             engine.cancel()
             self.counts.completion = self.counts.discarded = engine.num_tokens
+            self.counts.reused = engine.first_reused or 0
         if isinstance(result, Failed):
             raise Refusal(500, f"the search failed: {result.reason}", code="search_failed")
-        found = Found(result, engine.num_tokens)
+        found = Found(result, engine.num_tokens, engine.num_reused)
         self.counts.discarded = engine.num_tokens - found.num_selected
         return found
 
@@ -200,6 +214,7 @@ class SearchAnswer(Answer):
             "notes": selection.notes,
             "num_candidates": len(selection.candidates),
             "max_tokens": plan.max_tokens,
+            "reused_tokens": found.num_reused,
         }
         if plan.return_candidates:
             report["candidates"] = [

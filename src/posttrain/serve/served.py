@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
 from typing import Any
@@ -13,9 +13,9 @@ from posttrain.errors import ConfigError
 from posttrain.rewards.exact import Extractor
 from posttrain.types import Constraint
 
-Likelihoods = Callable[[Sequence[Sequence[int]], int], list[list[TokenLikelihood]]]
-"""(sequences of ids, number of alternatives) -> of each token but the first its log-prob and the
-likeliest tokens in its place."""
+Likelihoods = Callable[[Sequence[Sequence[int]], int, str], list[list[TokenLikelihood]]]
+"""(sequences of ids, number of alternatives, adapter) -> of each token but the first its log-prob
+and the likeliest tokens in its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,8 @@ class ServedModel:
         extractor: how a search reads the answer of a text, where the request does not say.
         tool_parser: form in which the model writes tool calls, see
             `posttrain.episodes.tool_calls.parser_for`; "auto" reads it from the chat template.
+        adapters: names of adapters, which are models of their own to requests, with the tokenizer
+            whose chat template renders their messages. Its vocabulary is the model's.
     """
 
     name: str
@@ -45,6 +47,11 @@ class ServedModel:
     compile_constraint: Callable[[Constraint], None] | None = None
     extractor: Extractor = "last_number"
     tool_parser: str = "auto"
+    adapters: Mapping[str, Any] = field(default_factory=dict)
+
+    def tokenizer_of(self, adapter: str) -> Any:
+        """The tokenizer of an adapter, "" for that of the model itself."""
+        return self.adapters[adapter] if adapter else self.tokenizer
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,9 @@ from posttrain.types import Constraint, Message, Request, Sampling
 
 T = TypeVar("T")
 
+_MAX_NAMES = 20
+"""Models that an error names."""
+
 _SEARCHES = 16
 """Searches that run at a time; each has a thread, which mostly waits for the engine."""
 
@@ -129,20 +132,25 @@ class Service:
 
     # -- from fields to requests
 
-    def check_name(self, name: str) -> None:
-        """Refuse a model that is not served.
+    def adapter(self, name: str) -> str:
+        """The adapter that a model's name means, "" for the model itself.
 
         Raises:
             Refusal: there is no such model.
         """
-        if name != self.model.name:
+        if name == self.model.name:
+            return ""
+        if name not in self.model.adapters:
+            names = [self.model.name, *self.model.adapters]
+            shown = ", ".join(repr(known) for known in names[:_MAX_NAMES])
             raise Refusal(
                 404,
-                f"there is no model {name[:200]!r}; this server has {self.model.name!r} "
+                f"there is no model {name[:200]!r}; this server has {shown} "
                 "(GET /v1/models lists all)",
                 param="model",
                 code="model_not_found",
             )
+        return name
 
     def check(self, fields: SamplingFields, num_prompts: int = 1) -> None:
         """Refuse what goes beyond the server's limits or abilities.
@@ -158,14 +166,14 @@ class Service:
             raise Refusal(400, message, param="prompt")
 
     async def prompt_of_messages(
-        self, messages: Sequence[Message], tools: list[dict[str, Any]]
+        self, messages: Sequence[Message], tools: list[dict[str, Any]], adapter: str = ""
     ) -> tuple[int, ...]:
-        """Ids of a conversation as the chat template writes it.
+        """Ids of a conversation as the chat template of the model, or of an adapter, writes it.
 
         Raises:
             Refusal: there is no template, it refuses the conversation, or does not show tools.
         """
-        tokenizer = self.model.tokenizer
+        tokenizer = self.model.tokenizer_of(adapter)
 
         def encode() -> tuple[int, ...]:
             if tools and render(tokenizer, messages, tools=tools, generation=True) == render(
@@ -173,25 +181,27 @@ class Service:
             ):
                 raise unsupported(
                     "tools",
-                    f"tools: the chat template of {self.model.name} does not show tools to the "
-                    "model; leave them out or serve a model with a template that does",
+                    f"tools: the chat template of {adapter or self.model.name} does not show tools "
+                    "to the model; leave them out or serve a model with a template that does",
                 )
             return tuple(encode_prompt(tokenizer, list(messages), tools=tools or None))
 
         return await self.run_text(encode)
 
-    def call_reader(self, tools: list[dict[str, Any]]) -> CallReader:
+    def call_reader(self, tools: list[dict[str, Any]], adapter: str = "") -> CallReader:
         """Reads the calls of tools that a request offers."""
-        model = self.model
-        return CallReader(model.tokenizer, tools, model.tool_parser, model.engine.stop_ids)
+        model, tokenizer = self.model, self.model.tokenizer_of(adapter)
+        return CallReader(tokenizer, tools, model.tool_parser, model.engine.stop_ids)
 
-    async def prompts_of(self, prompts: Sequence[str | list[int]]) -> list[tuple[int, ...]]:
+    async def prompts_of(
+        self, prompts: Sequence[str | list[int]], adapter: str = ""
+    ) -> list[tuple[int, ...]]:
         """Ids of prompts of the completions route.
 
         Raises:
             Refusal: an id outside the vocabulary, or an empty prompt.
         """
-        tokenizer = self.model.tokenizer
+        tokenizer = self.model.tokenizer_of(adapter)
 
         def encode(prompt: str | list[int]) -> tuple[int, ...]:
             if isinstance(prompt, str):
@@ -243,6 +253,7 @@ class Service:
         max_tokens: int,
         seed: int,
         constraint: Constraint | None = None,
+        adapter: str = "",
     ) -> Request:
         """A request to the engine."""
         sampling = Sampling(
@@ -254,7 +265,9 @@ class Service:
             stop=tuple(fields.stop),
             stop_ids=tuple(fields.stop_token_ids),
         )
-        return Request(prompt, sampling, n=fields.n, seed=seed, constraint=constraint)
+        return Request(
+            prompt, sampling, n=fields.n, seed=seed, constraint=constraint, adapter=adapter
+        )
 
 
 def seed_of(fields: SamplingFields) -> int:

@@ -24,8 +24,8 @@ T = TypeVar("T")
 class Listener(Protocol):
     """Who waits for a request. The engine's thread calls; nothing here may block or raise."""
 
-    def tokens(self, index: int, ids: list[int]) -> None:
-        """New token ids of sample `index`."""
+    def tokens(self, index: int, ids: list[int], logprobs: list[float]) -> None:
+        """New token ids of sample `index`, with their raw log-probs."""
 
     def finished(self, result: Finished) -> None:
         """All samples, in order. Nothing is called after it."""
@@ -184,12 +184,12 @@ class EngineWorker:
             job.listener.failed(self._closed)
             return
 
-        def tokens(index: int, ids: list[int]) -> None:
+        def tokens(index: int, ids: list[int], logprobs: list[float]) -> None:
             if job.is_open:
-                job.listener.tokens(index, ids)
+                job.listener.tokens(index, ids, logprobs)
 
         try:
-            job.ticket = self.engine.submit(job.request, tokens)
+            job.ticket = self.engine.submit(job.request, on_logprobs=tokens)
         except Exception as error:
             if not isinstance(error, PosttrainError):
                 _LOG.exception("the engine failed to take a request")

@@ -70,6 +70,7 @@ class DistillSource:
         return "teacher" if self.seq_kd else "data"
 
     def batches(self, step: int) -> Iterator[Batch]:
+        """The rows of the step's writer: of the data, the student or the teacher."""
         writer = self.writer(step)
         self.groups = []
         if writer == "data":

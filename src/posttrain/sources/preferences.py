@@ -81,6 +81,7 @@ class PairSource:
         self._averages = Averages()
 
     def batches(self, step: int) -> Iterator[Batch]:
+        """The pairs of the completions that the step samples."""
         self.groups = self.collector.collect(step)
         self._averages = self.collector.metrics(self.groups, step)
         pairs = [pair for group in self.groups if (pair := self.pair(group)) is not None]

@@ -126,8 +126,8 @@ class RolloutSource:
         )
         counted: Nested = [[trained_tokens(t) & self._counts(t) for t in g.traces] for g in groups]
         sampled = [[self._engine_logprobs(t) for t in g.traces] for g in groups]
-        known = [[x for x in row if x is not None] for row in sampled]
-        engine = known if sum(map(len, known)) == sum(map(len, sampled)) else None
+        present = [[x for x in row if x is not None] for row in sampled]
+        engine = present if sum(map(len, present)) == sum(map(len, sampled)) else None
         streams = self.credit.credit(groups, measured, engine, counted)
         if engine is not None:
             streams["engine_logprobs"] = engine
@@ -163,10 +163,10 @@ class RolloutSource:
         """
         if not self.collector.given_steps:
             return
-        given = np.zeros(len(sequence.ids), dtype=np.float32)
-        given[start - num_given : start] = 1
-        sequence.streams["given"] = given
-        sequence.loss_mask |= given > 0
+        marks = np.zeros(len(sequence.ids), dtype=np.float32)
+        marks[start - num_given : start] = 1
+        sequence.streams["given"] = marks
+        sequence.loss_mask |= marks > 0
 
     def _mixed(self, update: int) -> list[Tree]:
         """The rows that an update learns from beside the rollouts, marked as given."""

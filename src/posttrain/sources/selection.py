@@ -23,6 +23,12 @@ class Rule:
     max_per_prompt: int | None = None
     distinct: bool = True
 
+    @property
+    def reads_rewards(self) -> bool:
+        """Whether rewards say which completions are selected."""
+        bounded = self.min_reward is not None or self.max_per_prompt is not None
+        return bounded or self.top_fraction < 1
+
     def check_range(self) -> None:
         """Refuse settings that are out of range.
 

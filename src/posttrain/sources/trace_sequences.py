@@ -20,15 +20,15 @@ from posttrain.types import Trace, Turn
 
 def branches(trace: Trace) -> list[list[Turn]]:
     """The turns of each branch, in order."""
-    found: list[list[Turn]] = []
+    chains: list[list[Turn]] = []
     before: tuple[int, ...] | None = None
     for turn in trace.turns:
         if before is not None and turn.context_ids[: len(before)] == before:
-            found[-1].append(turn)
+            chains[-1].append(turn)
         else:
-            found.append([turn])
+            chains.append([turn])
         before = turn.ids
-    return found
+    return chains
 
 
 def trace_sequences(

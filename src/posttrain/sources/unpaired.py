@@ -108,10 +108,10 @@ class UnpairedSource(DataSource):
         return self.batch(groups)
 
     def _follow(self, sequences: list[TokenSequence]) -> None:
-        found: dict[str, list[float]] = {}
+        log_ratios: dict[str, list[float]] = {}
         for sequence, ratio in self._log_ratios(sequences):
-            found.setdefault(str(int(sequence.values["label"])), []).append(ratio)
-        for label, ratios in sorted(found.items()):
+            log_ratios.setdefault(str(int(sequence.values["label"])), []).append(ratio)
+        for label, ratios in sorted(log_ratios.items()):
             now = float(np.mean(sorted(ratios)))
             self._means[label] = (
                 _DECAY * self._means[label] + (1 - _DECAY) * now if label in self._means else now
@@ -119,10 +119,10 @@ class UnpairedSource(DataSource):
 
     def _log_ratios(self, sequences: list[TokenSequence]) -> list[tuple[TokenSequence, float]]:
         names = ("logprobs", "ref_logprobs")
-        found = scored(self.model, [[s] for s in sequences], names, max_tokens=self.max_tokens)
+        outputs = scored(self.model, [[s] for s in sequences], names, max_tokens=self.max_tokens)
         return [
             (s, float(np.sum(n["logprobs"].astype(np.float64) - n["ref_logprobs"])))
-            for s, n in found
+            for s, n in outputs
         ]
 
     def state(self) -> dict[str, Any]:

@@ -131,12 +131,22 @@ def _problems(
     seed: int,
     accept: Callable[[str], bool],
 ) -> Iterator[tuple[int, list[Step]]]:
-    """Different problems that `accept` takes, in a fixed order; ends where the next is too rare."""
+    """Different problems that `accept` takes, in a fixed order."""
     draw = random.Random(f"arithmetic {seed} {num_steps} {max_operand} {max_value} {split}")
+    return distinct_problems(lambda: draw_problem(draw, num_steps, max_operand, max_value), accept)
+
+
+def distinct_problems(
+    draw: Callable[[], tuple[int, list[Step]]], accept: Callable[[str], bool]
+) -> Iterator[tuple[int, list[Step]]]:
+    """Problems that are drawn, each question once; ends where the next is too rare.
+
+    accept: whether a question is wanted.
+    """
     seen: set[str] = set()
     misses = 0  # in a row
     while misses <= 10_000:
-        first, steps = draw_problem(draw, num_steps, max_operand, max_value)
+        first, steps = draw()
         question = question_text(first, steps)
         if question in seen or not accept(question):
             misses += 1

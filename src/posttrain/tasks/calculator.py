@@ -8,14 +8,19 @@ from typing import Any, Literal
 
 from posttrain.errors import ConfigError
 from posttrain.registry import tasks
-from posttrain.tasks.arithmetic import Step, extract, question_text, score, worked_text
+from posttrain.tasks.arithmetic import (
+    Step,
+    distinct_problems,
+    extract,
+    question_text,
+    score,
+    worked_text,
+)
 from posttrain.types import Example, Message, Task
 
 Split = Literal["train", "validation", "test"]
 
 _OPERATIONS = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
-
-_MAX_MISSES = 10_000  # draws in a row without a new problem
 
 CALCULATE: dict[str, Any] = {
     "type": "function",
@@ -138,25 +143,28 @@ def calculator(
             f"least 2 and max_value {max_value} at least 200"
         )
     draw = random.Random(f"calculator {seed} {num_steps} {max_operand} {max_value} {split}")
-    examples: dict[str, Example] = {}
-    misses = 0
-    while len(examples) < num_examples:
-        first, steps = draw_chain(draw, num_steps, max_operand, max_value)
-        question = question_text(first, steps)
-        if question in examples or split_of(question) != split:
-            misses += 1
-            if misses > _MAX_MISSES:
-                raise ConfigError(
-                    f"calculator: there are only {len(examples)} different problems of this "
-                    f"difficulty in split {split}; ask for fewer num_examples or raise max_operand"
-                )
-            continue
-        misses = 0
-        examples[question] = Example(
-            asked(question),
-            tool_conversation(steps),
-            str(steps[-1][3]),
-            {"question": question, "tools": [CALCULATE]},
-            id=f"calculator-{split}-{seed}-{len(examples)}",
+    problems = distinct_problems(
+        lambda: draw_chain(draw, num_steps, max_operand, max_value),
+        lambda question: split_of(question) == split,
+    )
+    examples = [
+        _example(first, steps, f"calculator-{split}-{seed}-{number}")
+        for number, (first, steps) in zip(range(num_examples), problems, strict=False)
+    ]
+    if len(examples) < num_examples:
+        raise ConfigError(
+            f"calculator: there are only {len(examples)} different problems of this "
+            f"difficulty in split {split}; ask for fewer num_examples or raise max_operand"
         )
-    return Task("calculator", list(examples.values()), score, extract, max_tokens=96)
+    return Task("calculator", examples, score, extract, max_tokens=96)
+
+
+def _example(first: int, steps: list[Step], name: str) -> Example:
+    question = question_text(first, steps)
+    return Example(
+        asked(question),
+        tool_conversation(steps),
+        str(steps[-1][3]),
+        {"question": question, "tools": [CALCULATE]},
+        id=name,
+    )

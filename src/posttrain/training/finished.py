@@ -43,7 +43,8 @@ def finished(
         model = load()
         folder.before_open()
         if path.exists():
-            folder.write(f"  kept: {path.name} as {resume.set_evaluation_aside(start).name}")
+            saved_as = resume.set_evaluation_aside(start).name
+            folder.write(f"  the earlier {path.name} is now {saved_as}")
         folder.open()
         model.eval()
         measured.after_training(model, folder, folder.console)

@@ -14,27 +14,25 @@ from posttrain.errors import CheckpointError
 from posttrain.files import write_text_whole
 from posttrain.models.loaded import LoadedModel
 from posttrain.models.spec import ModelSpec
-from posttrain.terminal import write
 from posttrain.training import checkpoint, resume, start_weights
 from posttrain.training.contents import content_changes, contents, contents_of
 from posttrain.training.ending import closing, resumed_as
-from posttrain.training.finished import finished
 from posttrain.training.folder import RunFolder
 from posttrain.training.hooks import Hook
 from posttrain.training.length import Length
-from posttrain.training.lock import locked
-from posttrain.training.measurement import Evaluating, Measured
+from posttrain.training.measurement import Evaluating
 from posttrain.training.plan import Loop, PreparedLoop
 from posttrain.training.result import Result
 from posttrain.training.rounds import Rounds, round_folders
+from posttrain.training.run_session import RunSession
 from posttrain.training.settings import TrainingSettings
-from posttrain.training.tracking import build_trackers, check_trackers
+from posttrain.training.tracking import build_trackers
 
 STATE = "rounds.json"
 """What the rounds are made from: recipe, number of steps, digests of prompts and weights."""
 
 
-class LoopSession:
+class LoopSession(RunSession):
     """One run of a loop. Its arguments are those of `Session`.
 
     Args:
@@ -56,38 +54,18 @@ class LoopSession:
         title: str = "",
         work: PreparedLoop | None = None,
     ) -> None:
-        check_trackers(list(settings.report_to))
-        self.spec, self.loop, self.settings, self.folder = spec, loop, settings, folder
-        self.seed, self.hooks, self.console = seed, list(hooks), console
-        self.title = title or loop.method
-        self.work = work or loop.prepare(spec, seed, steps)
-        self.measured = Measured(evaluation) if evaluation is not None else None
-
-    def run(self) -> Result:
-        """Run the rounds, save and measure."""
-        if self.folder is None:
-            return self.run_in_folder()
-        self.folder.refuse_existing()
-        with locked(self.folder.path):
-            self.folder.refuse_existing()
-            return self.run_in_folder()
-
-    def run_in_folder(self) -> Result:
-        """As `run`, for a caller that holds the folder's lock."""
-        losses = self.work.account.losses.items()
-        for text in [*(f"{name}: {text}" for name, text in losses), *self.work.notes]:
-            write(self.console, text, style="yellow")
-        try:
-            start = self.start()
-            self._compare(start)
-            if start.has_model and start.saved.get("steps", self.steps) == self.steps:
-                return self._finished(start)
-            return self._train(start)
-        except BaseException:
-            self.spec.give_back()  # where a resume was refused, and has loaded weights
-            raise
-        finally:
-            self.work.close()
+        super().__init__(
+            spec,
+            settings,
+            folder=folder,
+            seed=seed,
+            hooks=hooks,
+            evaluation=evaluation,
+            console=console,
+            title=title or loop.method,
+        )
+        self.loop = loop
+        self.work: PreparedLoop = work or loop.prepare(spec, seed, steps)
 
     # -- before the rounds
 
@@ -107,15 +85,15 @@ class LoopSession:
         if not (folder.path / STATE).is_file():
             return start  # it was stopped before its first round
         saved = checkpoint.read_values(folder.path / STATE)
-        found = [c for r in round_folders(folder.path) for c in checkpoint.checkpoints(r)]
-        start.checkpoint = found[-1] if found else None
-        done = int(found[-1].name.rpartition("-")[2]) if found else 0
+        places = [c for r in round_folders(folder.path) for c in checkpoint.checkpoints(r)]
+        start.checkpoint = places[-1] if places else None
+        done = int(places[-1].name.rpartition("-")[2]) if places else 0
         start.saved = {**saved, "global_step": done}
         start.changes = resume.changes_since(start, folder.record)
         start.refuse(folder.accept)
         return start
 
-    def _compare(self, start: resume.Start) -> None:
+    def _begin(self, start: resume.Start) -> None:
         """Refuse other prompts, weights or lengths that nobody accepted. A model in memory takes
         the weights of the start.
         """
@@ -210,20 +188,11 @@ class LoopSession:
 
     # -- after them
 
-    def _finished(self, start: resume.Start) -> Result:
-        assert self.folder is not None  # only a folder can hold a finished run
-        weights = start.checkpoint or self.folder.path / "model"
+    def _last_weights(self, start: resume.Start, model: Path) -> Path:
+        return start.checkpoint or model
 
-        def load() -> Any:
-            model = self.spec.load(weights=weights)
-            model.fresh_adapters = False
-            return model
-
-        in_memory = isinstance(self.spec, LoadedModel)
-        longer = self.length.longer(start)
-        result = finished(self.folder, start, self.steps, self.measured, load, longer, in_memory)
-        self.spec.settle()
-        return result
+    def _load(self, weights: Path | None) -> Any:
+        return self.spec.load(weights=weights)
 
 
 class _Prompts:

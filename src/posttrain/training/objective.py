@@ -102,18 +102,18 @@ class Objective:
         self.temperature = temperature
         self.accuracy, self.roles = accuracy, roles
         self.tail_weight, self.on_policy_weight = tail_weight, on_policy_weight
-        asked = {name for term in self.terms for name in term.inputs}
-        for name in missing_inputs(asked, carries, roles) if carries is not None else ():
+        inputs = {name for term in self.terms for name in term.inputs}
+        for name in missing_inputs(inputs, carries, roles) if carries is not None else ():
             self._refuse(name)
-        asked |= {base for name in asked for base in (base_of(name, roles),) if base}
-        asked |= {"logprobs", "log_collision"} if on_policy_weight else set()
-        if asked & (LANGUAGE_MODEL | TEACHER):
+        inputs |= {base for name in inputs for base in (base_of(name, roles),) if base}
+        inputs |= {"logprobs", "log_collision"} if on_policy_weight else set()
+        if inputs & (LANGUAGE_MODEL | TEACHER):
             # Entropy is logged in any case; only where a loss trains it does it have to carry a
             # gradient.
-            asked |= {"logprobs", "entropy"} | (
-                {"entropy_gradient"} if "entropy" in asked else set()
+            inputs |= {"logprobs", "entropy"} | (
+                {"entropy_gradient"} if "entropy" in inputs else set()
             )
-        self.needs = frozenset(asked)
+        self.needs = frozenset(inputs)
         per = {term.per for term in self.terms}
         self.whole: Literal["tree", "batch"] | None = (
             "batch"
@@ -126,8 +126,8 @@ class Objective:
     @property
     def needs_reference(self) -> bool:
         """Whether a frozen reference model is asked for."""
-        read = {d for name in self.needs for d in DERIVED.get(name, (name,))}
-        return not read.isdisjoint({"ref_logprobs", "ref_distribution"})
+        streams = {d for name in self.needs for d in DERIVED.get(name, (name,))}
+        return not streams.isdisjoint({"ref_logprobs", "ref_distribution"})
 
     def learns(self, tree: Tree) -> bool:
         """Whether any term may have a gradient on a tree of rollouts.
@@ -288,8 +288,8 @@ class Objective:
             # No update has happened since the rollouts were sampled, so the current policy is the
             # old one.
             inputs["old_logprobs"] = rows.outputs["logprobs"].detach()
-        asked = {name for term in self.terms for name in term.inputs}
-        if asked - inputs.keys() - DISTRIBUTIONS or self.roles:
+        names = {name for term in self.terms for name in term.inputs}
+        if names - inputs.keys() - DISTRIBUTIONS or self.roles:
             # In a batch of several kinds of rows not every tree is a pair.
             in_roles = bool(self.roles) and rows.holds_only(len(self.roles))
             inputs |= sequence_inputs(

@@ -86,7 +86,8 @@ class Optimizer:
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for parameter, master in zip(self.parameters, self.masters, strict=True):
             decay = weight_decay if master.ndim >= 2 else 0.0
-            groups.setdefault((factors.get(parameter, 1.0), decay), []).append(master)  # type: ignore[arg-type]
+            group = groups.setdefault((factors.get(parameter, 1.0), decay), [])
+            group.append(master)  # type: ignore[arg-type]
         self.adamw = torch.optim.AdamW(
             [
                 {"params": some, "weight_decay": decay, "factor": factor}

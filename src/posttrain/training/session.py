@@ -12,13 +12,10 @@ from rich.console import Console
 
 from posttrain.errors import CheckpointError, ConfigError, RewardError
 from posttrain.models.language_model import LanguageModel
-from posttrain.models.loaded import LoadedModel
 from posttrain.models.spec import ModelSpec
-from posttrain.terminal import write
 from posttrain.training import checkpoint, resume, start_weights
 from posttrain.training.contents import content_changes, contents, contents_of
 from posttrain.training.ending import Interrupted, closing, in_eval_mode, stop_on_signal
-from posttrain.training.finished import finished
 from posttrain.training.folder import RunFolder
 from posttrain.training.hooks import (
     Hook,
@@ -28,24 +25,24 @@ from posttrain.training.hooks import (
     first_rollout,
 )
 from posttrain.training.length import Length
-from posttrain.training.lock import locked
 from posttrain.training.loop import State, train
-from posttrain.training.measurement import Evaluating, HeldOut, Measured
+from posttrain.training.measurement import Evaluating, HeldOut
 from posttrain.training.objective import Objective
 from posttrain.training.optimizers import make_optimizer
 from posttrain.training.plan import Learner, Plan, Work
 from posttrain.training.progress import Progress
 from posttrain.training.result import Record, Result, read_lines
 from posttrain.training.roles import load_models, micro_batch_tokens, specs_of
+from posttrain.training.run_session import RunSession
 from posttrain.training.saving import Saver, check_finite, collapse, trained_norm
 from posttrain.training.seeding import seeded
 from posttrain.training.settings import TrainingSettings
-from posttrain.training.tracking import build_trackers, check_trackers
+from posttrain.training.tracking import build_trackers
 from posttrain.training.training_state import TrainingState
 from posttrain.training.trust_region import TrustRegion
 
 
-class Session:
+class Session(RunSession):
     """One training: from a plan and a model to a result.
 
     Args:
@@ -76,13 +73,19 @@ class Session:
         fresh_optimizer: bool = False,
         keeps_start: bool = True,
     ) -> None:
-        check_trackers(list(settings.report_to))
-        self.spec, self.plan, self.settings, self.folder = spec, plan, settings, folder
-        self.seed, self.hooks, self.console = seed, hooks, console
-        self.title = title or plan.method
-        self.work = work or plan.prepare(spec, seed, steps)
+        super().__init__(
+            spec,
+            settings,
+            folder=folder,
+            seed=seed,
+            hooks=hooks,
+            evaluation=evaluation,
+            console=console,
+            title=title or plan.method,
+        )
+        self.plan = plan
+        self.work: Work = work or plan.prepare(spec, seed, steps)
         self._filtered = False
-        self.measured = Measured(evaluation) if evaluation is not None else None
         self.after, self.schedule_steps = after, schedule_steps
         self.fresh_optimizer, self.keeps_start = fresh_optimizer, keeps_start
         self.stopped = False  # by the user, at the last step at the latest
@@ -103,35 +106,6 @@ class Session:
         """The number of the last step; those of an earlier fit that is gone on from count."""
         return (self.after.step if self.after is not None else 0) + self.work.steps
 
-    def run(self) -> Result:
-        """Train, save and measure."""
-        if self.folder is None:
-            return self.run_in_folder()
-        self.folder.refuse_existing()
-        with locked(self.folder.path):
-            self.folder.refuse_existing()
-            return self.run_in_folder()
-
-    def run_in_folder(self) -> Result:
-        """As `run`, for a caller that holds the folder's lock."""
-        account = self.work.account
-        for name, text in account.losses.items():
-            self._print(f"{name}: {text}", style="yellow")
-        for note in self.work.notes:
-            self._print(note, style="yellow")
-        try:
-            start = self.start()
-            start_weights.bring(self.spec, start, seed=self.seed, scores=self.plan.scores)
-            self._with_start_model()
-            if start.has_model and start.saved.get("steps", self.steps) == self.steps:
-                return self._finished(start)
-            return self._train(start)
-        except BaseException:
-            self.spec.give_back()  # where a resume was refused, and has loaded weights
-            raise
-        finally:
-            self.work.close()
-
     @property
     def objective(self) -> Objective:
         """What is minimised."""
@@ -142,6 +116,10 @@ class Session:
     def start(self) -> resume.Start:
         """Where the training starts, with changes of the recipe refused that nobody accepted."""
         return self.folder.start() if self.folder is not None else resume.Start(Path())
+
+    def _begin(self, start: resume.Start) -> None:
+        start_weights.bring(self.spec, start, seed=self.seed, scores=self.plan.scores)
+        self._with_start_model()
 
     def _with_start_model(self) -> None:
         """What the model of the start has to say of the data: a filter, cached log-probs."""
@@ -231,9 +209,9 @@ class Session:
             scores=self.plan.scores,
         )
         if start.checkpoint is not None:
-            kept = (self.folder.path / start_weights.START).exists()
+            has_start = (self.folder.path / start_weights.START).exists()
             start.changes += content_changes(
-                saved, made_from, start.checkpoint, free=() if kept else ("model",)
+                saved, made_from, start.checkpoint, free=() if has_start else ("model",)
             )
             reasons = ["adalora prunes by the number of steps"]
             reasons = reasons if getattr(optimizer, "updates", None) is not None else []
@@ -367,21 +345,11 @@ class Session:
             state=state,
         )
 
-    def _finished(self, start: resume.Start) -> Result:
-        """The result of a run whose training is done."""
-        assert self.folder is not None  # only a folder can hold a finished run
-        weights = start.checkpoint if start.step == self.steps else self.folder.path / "model"
+    def _last_weights(self, start: resume.Start, model: Path) -> Path | None:
+        return start.checkpoint if start.step == self.steps else model
 
-        def load() -> Any:
-            model = load_models(self.spec, self.plan, self.objective, weights)
-            model.fresh_adapters = False
-            return model
-
-        in_memory = isinstance(self.spec, LoadedModel)
-        longer = self.length.longer(start)
-        result = finished(self.folder, start, self.steps, self.measured, load, longer, in_memory)
-        self.spec.settle()
-        return result
+    def _load(self, weights: Path | None) -> Any:
+        return load_models(self.spec, self.plan, self.objective, weights)
 
     @property
     def length(self) -> Length:
@@ -397,6 +365,3 @@ class Session:
     def _go_on(self, folder: RunFolder) -> str:
         """The call that goes on with the run."""
         return folder.go_on(self.work.steps, after=self.after is not None)
-
-    def _print(self, text: str, style: str = "") -> None:
-        write(self.console, text, style=style)

@@ -76,9 +76,9 @@ class TrainingSettings:
                     f"{name}=...)"
                 )
             if name not in hints:
-                known = [*hints, *("steps", "output", "resume", "accept", "hooks", "seed")]
+                names = [*hints, *("steps", "output", "resume", "accept", "hooks", "seed")]
                 renamed = name == "max_steps"
-                hint = "it is called 'steps' here" if renamed else nearest(name, known)
+                hint = "it is called 'steps' here" if renamed else nearest(name, names)
                 raise ConfigError(f"fit has no setting {name!r}: {hint}")
         return cls(
             **{

@@ -105,11 +105,11 @@ def last_checkpoint(folder: Path, step: int) -> Path:
         ConfigError: the run keeps none.
     """
     places = [folder, *folder.glob("round-*")]  # of a run, or of the rounds of a loop
-    found = [place / f"checkpoint-{step}" for place in places]
-    found = [path for path in found if path in checkpoint.checkpoints(path.parent)]
-    if not found:
+    folders = [place / f"checkpoint-{step}" for place in places]
+    folders = [path for path in folders if path in checkpoint.checkpoints(path.parent)]
+    if not folders:
         raise ConfigError(
             f"after: {folder} keeps no checkpoint of its last step, {step}, which holds the "
             "optimiser's state; train it with save_final=True"
         )
-    return found[0]
+    return folders[0]

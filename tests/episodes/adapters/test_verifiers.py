@@ -54,7 +54,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their modules, of which two names are read."""
     types, clients = ModuleType("verifiers.types"), ModuleType("verifiers.clients")
     types.ClientConfig = dict  # type: ignore[attr-defined]
-    clients.resolve_client = lambda config: SimpleNamespace(config=config)  # type: ignore[attr-defined]
+    clients.resolve_client = lambda config: SimpleNamespace(config=config)
     for module in (ModuleType("verifiers"), types, clients):
         monkeypatch.setitem(sys.modules, module.__name__, module)
 

@@ -33,9 +33,9 @@ def scored_by(
         ConfigError: not one weight per function.
     """
     functions = [reward_funcs] if callable(reward_funcs) else list(reward_funcs)
-    given = [1.0] * len(functions) if weights is None else list(weights)
-    if len(given) != len(functions):
-        raise ConfigError(f"weights: {len(given)} for {len(functions)} functions; give one each")
+    factors = [1.0] * len(functions) if weights is None else list(weights)
+    if len(factors) != len(functions):
+        raise ConfigError(f"weights: {len(factors)} for {len(functions)} functions; give one each")
 
     def make() -> Any:
         environment = factory()
@@ -44,7 +44,7 @@ def scored_by(
         def get_reward() -> Any:
             """In the environment's thread; what a coroutine function gives is awaited."""
             parts = [] if own is None else [(1.0, own())]
-            for weight, function in zip(given, functions, strict=True):
+            for weight, function in zip(factors, functions, strict=True):
                 parts.append((weight, function(environments=[environment])))
             if any(inspect.isawaitable(value) for _, value in parts):
                 return _awaited(parts)
@@ -63,5 +63,5 @@ async def _awaited(parts: Sequence[tuple[float, Any]]) -> float | None:
 def _sum(parts: Sequence[tuple[float, Any]]) -> float | None:
     """The weighted sum; a function gives a list with one value, `get_reward` the value alone."""
     values = [(w, value[0] if isinstance(value, list) else value) for w, value in parts]
-    known = [weight * float(value) for weight, value in values if value is not None]
-    return sum(known) if known else None
+    terms = [weight * float(value) for weight, value in values if value is not None]
+    return sum(terms) if terms else None

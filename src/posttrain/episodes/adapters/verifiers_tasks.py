@@ -98,8 +98,8 @@ class VerifiersTask(ToolEnvironment):
             **{name: value.score for name, value in self.transcript.rewards.items() if value},
             **{k: v for k, v in self.transcript.metrics.items() if v is not None},
         }
-        given = [reward for reward in self.transcript.rewards.values() if reward is not None]
-        return sum(reward.score * reward.weight for reward in given) if given else None
+        rewards = [reward for reward in self.transcript.rewards.values() if reward is not None]
+        return sum(reward.score * reward.weight for reward in rewards) if rewards else None
 
     def _tool(self, toolset: Any, function: Callable[..., Any]) -> Tool:
         prefix = None if toolset.TOOL_PREFIX is None else toolset.server_name
@@ -122,10 +122,10 @@ class VerifiersTask(ToolEnvironment):
     async def _stop(self) -> None:
         """Ask the task's stop conditions that read a transcript."""
         for stop in self.task.hooks("stop"):
-            known = {"trace": self.transcript, "task": self.task.data}
-            if set(inspect.signature(stop).parameters) <= set(known):
+            inputs = {"trace": self.transcript, "task": self.task.data}
+            if set(inspect.signature(stop).parameters) <= set(inputs):
                 names = inspect.signature(stop).parameters
-                if await stop(**{name: known[name] for name in names}):
+                if await stop(**{name: inputs[name] for name in names}):
                     self.done = True
 
 
