@@ -127,6 +127,12 @@ SEARCH_INPUTS: dict[str, Input] = _table(
     ("encode", "", "function: text -> token ids to put behind others", "tokenizer"),
     ("problem", "", "the prompt before it was encoded: text or messages", "task"),
     ("render", "", "function: text or messages -> token ids of a prompt", "tokenizer"),
+    (
+        "amateur",
+        "",
+        "coroutine: token ids, next ids -> log-probs by a weaker model",
+        "amateur",
+    ),
 )
 
 

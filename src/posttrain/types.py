@@ -28,6 +28,10 @@ def plain_text(text: Text) -> str:
     )
 
 
+TopTokens = tuple[tuple[int, float], ...]
+"""The most likely ids in the place of one token with their raw log-probs in nats, best first."""
+
+
 FinishReason = Literal["stop", "length", "budget", "timeout"]
 
 
@@ -134,7 +138,7 @@ class Sample:
     finish_reason: FinishReason
     stop_string: str | None = None
     weights_version: int = 0
-    top_logprobs: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
+    top_logprobs: list[TopTokens] = field(default_factory=list)
 
 
 StopReason = Literal[

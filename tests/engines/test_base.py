@@ -49,6 +49,13 @@ def test_a_request_for_no_sample_is_refused() -> None:
         check(Request((1,), Sampling(), n=0))
 
 
+@pytest.mark.parametrize("count", [-1, 11])
+def test_as_many_likeliest_ids_as_the_vocabulary_has(count: int) -> None:
+    check(Request((1,), Sampling(), num_top_logprobs=10))
+    with pytest.raises(ConfigError, match="request 1: num_top_logprobs"):
+        check(Request((1,), Sampling(), num_top_logprobs=count))
+
+
 def test_the_bounds_pass() -> None:
     edge = Sampling(max_tokens=1, temperature=0.0, top_p=1.0, top_k=0, min_p=0.0)
     check(Request((0, 9, 1), edge))

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from posttrain.engines.sampling import RowSettings, choose, row_keys, truncate, uniforms
+from posttrain.engines.sampling import (
+    RowSettings,
+    choose,
+    row_keys,
+    top_logprobs,
+    truncate,
+    uniforms,
+)
 from posttrain.types import Sampling
 
 CPU = torch.device("cpu")
@@ -132,3 +139,11 @@ def test_uniform_numbers_look_uniform_and_independent() -> None:
     assert abs(np.corrcoef(table[0], table[1])[0, 1]) < 0.08
     assert abs(np.corrcoef(table[:, :-1].ravel(), table[:, 1:].ravel())[0, 1]) < 0.02
     assert len(np.unique(row_keys(np.arange(50).repeat(50), np.tile(np.arange(50), 50)))) == 2500
+
+
+def test_the_likeliest_ids_and_ties_by_id() -> None:
+    logits = torch.tensor([[0.25, 0.5, 0.25], [0.1, 0.2, 0.7]]).log() + 3.0
+    first, second = top_logprobs(logits, 3)
+    assert [i for i, _ in first] == [1, 0, 2] and [i for i, _ in second] == [2, 1, 0]
+    assert [x for _, x in first] == pytest.approx(np.log([0.5, 0.25, 0.25]).tolist())
+    assert len(top_logprobs(logits, 1)[0]) == 1

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
+import posttrain as pt
+from posttrain.budget import Budget
+from posttrain.engines.drafts import PromptLookup
 from posttrain.engines.room import Room
 from posttrain.engines.schedule import Row, Schedule
+from posttrain.engines.speculation import Speculation
 from posttrain.engines.stepping import Joined
 from posttrain.engines.stops import Stops
-from posttrain.types import Sampling
+from posttrain.engines.torch import TorchEngine
+from posttrain.types import Constraint, Request, Sample, Sampling
 
 VOCABULARY = 7
 
@@ -117,3 +125,90 @@ def test_a_ticket_that_waits_can_be_dropped() -> None:
     while schedule.num_open:
         schedule.step(0)
     assert stepper.joined == [[(0,)]]
+
+
+def test_rows_report_as_many_likeliest_ids_as_each_asked_for() -> None:
+    _, schedule = schedule_of()
+    added = rows([2, 3, 9])
+    added[0].num_top, added[1].num_top = 3, 1
+    schedule.add(added)
+    ended = []
+    while schedule.num_open:
+        ended += schedule.step(0)
+    samples = {row.ticket: sample for row, sample in ended}
+    assert [[len(top) for top in samples[i].top_logprobs] for i in range(3)] == [
+        [3] * 2,
+        [1] * 3,
+        [],
+    ]
+    for i in (0, 1):
+        assert [top[0][0] for top in samples[i].top_logprobs] == samples[i].ids
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Any:
+    """The embedded model."""
+    return pt.load("embedded")
+
+
+def reference(model: Any, prompt: Sequence[int], sample: Sample) -> torch.Tensor:
+    """Next-token log-probs [t, V] in float64 in the places of a sample's tokens."""
+    hf = copy.deepcopy(model.pretrained).double()
+    with torch.no_grad():
+        logits = hf(input_ids=torch.tensor([[*prompt, *sample.ids]])).logits
+    return logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+
+
+@pytest.mark.parametrize("speculative", [False, True])
+def test_likeliest_ids_are_those_of_a_forward_pass(embedded: Any, speculative: bool) -> None:
+    """Several rows, truncation, temperature, a stop string, a prompt that is known in part."""
+    encode = embedded.tokenizer.encode
+    prompt = tuple(encode("Q: 12+30-7\nA:"))
+    engine = TorchEngine(embedded, speculation=Speculation(PromptLookup()) if speculative else None)
+    engine.generate([Request(prompt[:-2], Sampling(max_tokens=3))])
+    asked = [
+        Request(prompt, Sampling(max_tokens=9), n=3, num_top_logprobs=5),
+        Request(prompt, Sampling(max_tokens=30, stop=("\n",)), n=6, seed=1, num_top_logprobs=2),
+        Request(prompt, Sampling(max_tokens=9, temperature=0.5, top_k=2), num_top_logprobs=4),
+        Request(prompt, Sampling(max_tokens=9), n=2, seed=2),
+    ]
+    groups = engine.generate(asked)
+    assert engine.stats.reused_tokens > 0
+    assert "\n" in {sample.stop_string for sample in groups[1]}
+    for request, group in zip(asked, groups, strict=True):
+        count = request.num_top_logprobs
+        for sample in group:
+            assert len(sample.top_logprobs) == (len(sample.ids) if count else 0)
+            expected = reference(embedded, prompt, sample).topk(max(count, 1), -1)
+            for place, top in enumerate(sample.top_logprobs):
+                assert [i for i, _ in top] == expected.indices[place].tolist()
+                assert [x for _, x in top] == pytest.approx(
+                    expected.values[place].tolist(), abs=1e-4
+                )
+    plain = TorchEngine(embedded).generate([Request(prompt, Sampling(max_tokens=9), n=3)])
+    assert [s.ids for s in plain[0]] == [s.ids for s in groups[0]]
+
+
+def test_ids_that_a_constraint_forbids_are_reported_too(embedded: Any) -> None:
+    """They are of the model's own distribution, as raw log-probs are."""
+    pytest.importorskip("llguidance")
+    prompt = tuple(embedded.tokenizer.encode("Q: 12+30\nA:"))
+    request = Request(
+        prompt,
+        Sampling(max_tokens=4),
+        constraint=Constraint.regex("[xyz]{4}"),
+        num_top_logprobs=3,
+    )
+    ((sample,),) = TorchEngine(embedded).generate([request])
+    expected = reference(embedded, prompt, sample).topk(3, -1)
+    assert [[i for i, _ in top] for top in sample.top_logprobs] == expected.indices.tolist()
+    assert sample.ids[0] not in expected.indices[0].tolist()
+
+
+def test_rows_that_a_budget_ends_report_what_they_wrote(embedded: Any) -> None:
+    prompt = tuple(embedded.tokenizer.encode("Q: 12+30\nA:"))
+    budget = Budget(max_tokens=5)
+    request = Request(prompt, Sampling(max_tokens=9), n=3, budget=budget, num_top_logprobs=2)
+    (group,) = TorchEngine(embedded).generate([request])
+    assert [len(s.top_logprobs) for s in group] == [len(s.ids) for s in group]
+    assert sum(len(s.ids) for s in group) == 5

@@ -22,9 +22,17 @@ Write = Callable[[Ids, int], Sequence[Candidate]]
 class ScriptedAsk:
     """An `Ask` of a function. calls: (context, n, stop, max_tokens) of each call."""
 
-    def __init__(self, write: Write, max_tokens: int = 20, budget: int = 10**9) -> None:
+    def __init__(
+        self,
+        write: Write,
+        max_tokens: int = 20,
+        budget: int = 10**9,
+        stop_ids: Sequence[int] = (),
+        stop: tuple[str, ...] = (),
+    ) -> None:
         self.write = write
-        self.sampling = Sampling(max_tokens=max_tokens)
+        self.sampling = Sampling(max_tokens=max_tokens, stop=stop)
+        self.stop_ids, self.context_length = frozenset(stop_ids), None
         self.seed, self.random = 0, random.Random(0)
         self.budget = Budget(max_tokens=budget)
         self.ledger = Ledger()

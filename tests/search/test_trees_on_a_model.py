@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from posttrain.search.solve import run_search
 
 import posttrain as pt
 from posttrain import registry
 from posttrain.engines.torch import TorchEngine
+from posttrain.methods.run_search import run_search
 from posttrain.search.base import Selection
 from posttrain.types import Sampling
 

@@ -140,6 +140,11 @@ def check_requests(
             "min_p": (s.min_p, 0 <= s.min_p < 1, "at least 0 and below 1"),
             "stop": (s.stop, "" not in s.stop, "without the empty string, which any text contains"),
             "n": (request.n, request.n >= 1, "at least 1"),
+            "num_top_logprobs": (
+                request.num_top_logprobs,
+                0 <= request.num_top_logprobs <= vocab_size,
+                f"at least 0 (0 reports none) and at most the vocabulary's {vocab_size}",
+            ),
             "deadline_seconds": (
                 request.deadline_seconds,
                 request.deadline_seconds is None or request.deadline_seconds > 0,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posttrain.types import Sampling
+from posttrain.types import Sampling, TopTokens
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _BLOCK = 64  # tokens of the first stage of a draw
@@ -169,6 +169,15 @@ def _choose_truncated(
     raw_chosen = raw.gather(1, tokens[:, None])[:, 0]
     chosen = sampled_from.gather(1, tokens[:, None])[:, 0]
     return tokens, torch.where(greedy, raw_chosen, chosen), raw_chosen
+
+
+def top_logprobs(logits: Tensor, count: int) -> list[TopTokens]:
+    """For each row of logits float32 [B, V], the `count` likeliest ids with their log-probs under
+    softmax(logits), best first; equal ones by id.
+    """
+    values, ids = torch.log_softmax(logits, dim=-1).topk(count, dim=-1)
+    rows = zip(ids.tolist(), values.tolist(), strict=True)
+    return [tuple(sorted(zip(*row, strict=True), key=lambda x: (-x[1], x[0]))) for row in rows]
 
 
 def _cumulative(weights: Tensor) -> Tensor:

@@ -15,11 +15,18 @@ from posttrain.engines.bounds import Bound, over_quota, spend
 from posttrain.engines.constraint import Matcher, masked, with_raw
 from posttrain.engines.prefill import Prompt
 from posttrain.engines.room import Room
-from posttrain.engines.sampling import RowSettings, SettingKinds, choose, row_keys, uniforms
+from posttrain.engines.sampling import (
+    RowSettings,
+    SettingKinds,
+    choose,
+    row_keys,
+    top_logprobs,
+    uniforms,
+)
 from posttrain.engines.stepping import Stepper
 from posttrain.engines.stops import Stops
 from posttrain.engines.transcript import Transcript
-from posttrain.types import FinishReason, Sample, Sampling
+from posttrain.types import FinishReason, Sample, Sampling, TopTokens
 
 _REFILL = 0.8
 """Rows leave and join when at most this share of the batch still runs, so that the copies pay."""
@@ -31,7 +38,8 @@ class Row:
 
     ticket: of its request. index: its place among the request's samples. limit: the most tokens
     that it may have. reuse: whether later prompts may begin with its text. bound: what else may end
-    it. matcher: follows its constraint. kinds: of the settings of all rows that were added with it.
+    it. matcher: follows its constraint. num_top: likeliest ids to report in the place of each
+    token; top: those so far. kinds: of the settings of all rows that were added with it.
     num_computed: tokens of the prompt that were computed for this row, None before it has begun.
     tail: the newest ids, where stop strings are looked for. stop_string: the one that ended it.
     """
@@ -45,6 +53,8 @@ class Row:
     reuse: bool = True
     bound: Bound | None = None
     matcher: Matcher | None = None
+    num_top: int = 0
+    top: list[TopTokens] = field(default_factory=list)
     kinds: SettingKinds = field(default_factory=SettingKinds)
     num_computed: int | None = None
     tail: list[int] = field(default_factory=list)
@@ -92,7 +102,7 @@ class Schedule:
         self._settings = RowSettings.of([], device)
         self._stop_kinds = torch.zeros(0, dtype=torch.int64, device=device)
         self._tokens = torch.zeros(0, dtype=torch.int64, device=device)
-        self._has_dropped = self._has_bounds = self._has_matchers = False
+        self._has_dropped = self._has_bounds = self._has_matchers = self._has_top = False
         self._wrote = np.zeros(0, dtype=bool)  # lines whose newest token is part of their sample
 
     @property
@@ -105,6 +115,7 @@ class Schedule:
         self._added += rows
         self._has_matchers |= any(row.matcher is not None for row in rows)
         self._has_bounds |= any(row.bound is not None for row in rows)
+        self._has_top |= any(row.num_top > 0 for row in rows)
 
     def drop(self, ticket: int) -> int:
         """End the rows of a ticket; the number of tokens that they have written."""
@@ -130,6 +141,8 @@ class Schedule:
         tokens, sampled, raw = choose(masked(logits, matchers), self._settings, draws)
         raw = with_raw(raw, logits, tokens, matchers)
         self._written.append(tokens, sampled, raw)
+        if self._has_top:
+            self._report_top(logits)
         self._tokens = tokens
         self.num_generated += int(self._running.sum())
         self._wrote = self._running
@@ -144,6 +157,16 @@ class Schedule:
             line: "stop" if stopped[line] else "length" for line in np.flatnonzero(ended).tolist()
         }
         return results + self._end(reasons, weights_version)
+
+    def _report_top(self, logits: Tensor) -> None:
+        """Note the likeliest ids of logits [R, V] for the running rows that report them."""
+        lines = [line for line in self._lines() if self._rows[line].num_top]
+        if not lines:
+            return
+        rows = [self._rows[line] for line in lines]
+        count = max(row.num_top for row in rows)
+        for row, top in zip(rows, top_logprobs(logits[lines], count), strict=True):
+            row.top.append(top[: row.num_top])
 
     def newest(self, tickets: Collection[int]) -> list[tuple[Row, list[int], list[float]]]:
         """What rows of these tickets wrote in the last step, those that ended with it included:
@@ -200,7 +223,8 @@ class Schedule:
         row, length = self._rows[line], int(self._written.at[line])
         ids = self._written.ids(line, 0, length)
         logprobs = self._written.logprobs(line, length)
-        return Ended(row, Sample(ids, *logprobs, reason, row.stop_string, weights_version))
+        sample = Sample(ids, *logprobs, reason, row.stop_string, weights_version, row.top)
+        return Ended(row, sample)
 
     def _next_logits(self) -> Tensor | None:
         """Compute what rows wrote last and let others join; logits [R, V], None without rows."""

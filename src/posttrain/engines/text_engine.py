@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 from posttrain.config import EndpointConfig
-from posttrain.engines.base import Finished, OnTokens
+from posttrain.engines.base import Finished, OnLogprobs, OnTokens
 from posttrain.engines.characters import END, CharacterTokenizer
 from posttrain.engines.endpoint import Endpoint
 from posttrain.engines.server_sample import Choice, choices_of, sample_of
@@ -105,18 +105,25 @@ class TextEngine:
         """Requests that are neither finished nor aborted."""
         return sum(not o.aborted for o in self._open.values())
 
-    def submit(self, request: Request, on_tokens: OnTokens | None = None) -> int:
+    def submit(
+        self,
+        request: Request,
+        on_tokens: OnTokens | None = None,
+        on_logprobs: OnLogprobs | None = None,
+    ) -> int:
         """Hand in a request; its ticket. It is sent by the next step.
 
         Raises:
-            DataError: an empty prompt. ConfigError: a constraint, a deadline or stop ids, which the
-            protocol does not have; a text prompt for a server with the chat route alone.
+            DataError: an empty prompt. ConfigError: a constraint, a deadline, stop ids or log-probs
+            while it runs, which the protocol does not have; a text prompt for a server with the
+            chat route alone.
         """
         if not request.prompt_ids:
             raise DataError("the prompt is empty; give at least one character")
         for name, given in (
             ("constraint", request.constraint is not None),
             ("deadline_seconds", request.deadline_seconds is not None),
+            ("on_logprobs", on_logprobs is not None),
             ("stop_ids", bool(set(request.sampling.stop_ids) - {END})),
         ):
             if given:

@@ -266,8 +266,9 @@ class TorchEngine:
             self._limit(request),
             request.reuse,
             bound,
+            num_top=request.num_top_logprobs,
         )
-        rows = [replace(row, index=k, tail=[]) for k in range(request.n)]
+        rows = [replace(row, index=k, tail=[], top=[]) for k in range(request.n)]
         if constraint is not None:
             rows = [replace(row, matcher=self._grammars.matcher(constraint)) for row in rows]
         self._schedule.add(rows)

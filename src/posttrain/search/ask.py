@@ -25,6 +25,8 @@ class Ask(Protocol):
         budget: what the search may sample; `budget.is_spent` says when to stop. Samples beyond it
             are empty and have not ended.
         ledger: what was spent.
+        stop_ids: token ids that end a candidate.
+        context_length: most tokens of a context and its candidate; None = no limit.
     """
 
     sampling: Sampling
@@ -32,6 +34,8 @@ class Ask(Protocol):
     random: random.Random
     budget: Budget
     ledger: Ledger
+    stop_ids: frozenset[int]
+    context_length: int | None
 
     async def __call__(
         self,
@@ -77,6 +81,8 @@ class EngineSearchAsk:
         self.sampling, self.seed, self.budget = ask.sampling, ask.seed, budget
         self.random = random.Random(ask.seed)
         self.ledger = Ledger()
+        self.stop_ids = ask.stop_ids.union(ask.sampling.stop_ids)
+        self.context_length = ask.context_length
         self._ask, self._decode, self._prompt, self._journal = ask, decode, prompt, journal
         self._occurrences: dict[Ids, int] = {}
 
@@ -93,7 +99,7 @@ class EngineSearchAsk:
         """See `Ask`."""
         context = tuple(context)
         sampling = self._sampling(stop, max_tokens, temperature)
-        limit = self._ask.context_length
+        limit = self.context_length
         if sampling.max_tokens < 1 or (limit is not None and len(context) >= limit):
             return [Candidate((), "", 0.0, False, context_ids=context) for _ in range(n)]
         seed = self._seed(context)

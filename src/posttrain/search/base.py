@@ -19,9 +19,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
+from posttrain.types import TopTokens
+
 Ids = tuple[int, ...]
 
-TopLogprobs = tuple[tuple[tuple[int, float], ...], ...]
+TopLogprobs = tuple[TopTokens, ...]
 """For each token, the most likely ids in its place with their raw log-probs in nats, best first."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from posttrain.registry import searches
-from posttrain.search.base import Selection, select
+from posttrain.search.base import Candidate, Selection, select
 from posttrain.search.steps import Steps, at_least
 
 
@@ -31,7 +31,8 @@ async def best_of_actions(
     """
     at_least("best_of_actions", num_actions=num_actions)
     steps = Steps("best_of_actions", prompt, ask, decode, separator, max_steps)
-    path, siblings, index = steps.root, [], 0
+    siblings: list[Candidate] = []
+    path, index = steps.root, 0
     while not siblings or not (steps.is_done(path) or ask.budget.is_spent):
         siblings = await steps.continued(path, num_actions)
         numbers = await value([steps.state(p) for p in siblings])

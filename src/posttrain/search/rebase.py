@@ -7,7 +7,7 @@ from typing import Literal
 
 from posttrain.errors import ConfigError
 from posttrain.registry import searches
-from posttrain.search.base import Selection
+from posttrain.search.base import Candidate, Selection
 from posttrain.search.steps import Steps, at_least, number_of, softmax
 
 
@@ -43,7 +43,8 @@ async def rebase(
             f"rebase: balance_temperature is {balance_temperature}; it must be above 0"
         )
     steps = Steps("rebase", prompt, ask, decode, separator, max_steps)
-    open_paths, aside, widest = [steps.root], [], 0
+    aside: list[Candidate] = []
+    open_paths, widest = [steps.root], 0
     while open_paths and not (open_paths[0].steps and ask.budget.is_spent):
         numbers = [number_of(path) / balance_temperature for path in open_paths]
         counts = balanced(num_samples - len(aside), softmax(numbers))

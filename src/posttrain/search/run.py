@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from posttrain.budget import Budget
 from posttrain.data.templates import decode_completion, encode_prompt
@@ -22,6 +22,11 @@ from posttrain.types import Example, Sample, Sampling, Text
 
 UNLIMITED = 2**62
 """Tokens of a search without a budget."""
+
+Item = TypeVar("Item")
+
+Continued = tuple[Ids, int]
+"""A context and a token behind it."""
 
 Scored = tuple[Example, Sequence[Candidate]]
 """Candidates of an example."""
@@ -70,7 +75,8 @@ class SearchTools:
 
     tokenizer: decodes samples and renders prompts. extract: completion -> answer. verdicts: of the
     task, for an oracle. value: a critic's values of states. system: the task's system message.
-    journal: answers of an interrupted run.
+    journal: answers of an interrupted run. amateur: an engine of a weaker model with the same
+    vocabulary.
     """
 
     tokenizer: Any
@@ -79,6 +85,7 @@ class SearchTools:
     value: Callable[[Sequence[Ids]], list[float]] | None = None
     system: str | None = None
     journal: Journal | None = None
+    amateur: Engine | None = None
 
     def decode(self, sample: Sample) -> str:
         """The text of a sample."""
@@ -133,11 +140,17 @@ def run_searches(
         lambda items: _scores(strategy, items, tools.verdicts)
     )
     values = None if tools.value is None else Batched(_of_lists(tools.value))
+    amateur = None if tools.amateur is None else Batched(_of_lists(_likelihood(tools.amateur)))
+    if "amateur" in strategy.inputs and amateur is None:
+        raise ConfigError(
+            f"search {strategy.name!r} asks for a weaker model beside the one that is sampled; "
+            "give it as `amateur`"
+        )
 
     def program(example: Example, prompt: Ids) -> Callable[[EngineAsk], Any]:
         async def search(engine_ask: EngineAsk) -> Selection:
             ask = EngineSearchAsk(engine_ask, tools.decode, prompt, limits.budget(), tools.journal)
-            inputs = _inputs(example, prompt, ask, tools, scores, values)
+            inputs = _inputs(example, prompt, ask, tools, scores, values, amateur)
             started = time.monotonic()
             try:
                 selection = await strategy.run(inputs)
@@ -172,6 +185,7 @@ def _inputs(
     tools: SearchTools,
     scores: Batched[Scored, list[float]],
     values: Batched[Sequence[Ids], list[float]] | None,
+    amateur: Batched[Sequence[Continued], list[float]] | None,
 ) -> dict[str, Any]:
     """What the strategy about one prompt is given, by name."""
 
@@ -184,6 +198,11 @@ def _inputs(
         ask.ledger.num_scored += len(states)
         return await values(states) if states else []
 
+    async def next_logprobs(context: Ids, ids: Sequence[int]) -> list[float]:
+        assert amateur is not None
+        ask.ledger.num_scored += len(ids)
+        return await amateur([(context, token) for token in ids]) if ids else []
+
     return {
         "prompt": prompt,
         "ask": ask,
@@ -194,6 +213,7 @@ def _inputs(
         "encode": tools.encode,
         "problem": example.prompt,
         "render": tools.render,
+        "amateur": next_logprobs,
     }
 
 
@@ -207,12 +227,22 @@ def _scores(
     return strategy.scorer.scores(items, verdicts)
 
 
+def _likelihood(engine: Engine) -> Callable[[Sequence[Continued]], list[float]]:
+    """Log-probs of single tokens behind their contexts."""
+
+    def logprobs(items: Sequence[Continued]) -> list[float]:
+        rows = engine.score([((*context, token), len(context)) for context, token in items])
+        return [row[0] for row in rows]
+
+    return logprobs
+
+
 def _of_lists(
-    function: Callable[[Sequence[Ids]], list[float]],
-) -> Callable[[Sequence[Sequence[Ids]]], list[list[float]]]:
+    function: Callable[[Sequence[Item]], list[float]],
+) -> Callable[[Sequence[Sequence[Item]]], list[list[float]]]:
     """A function of items as one of lists of items."""
 
-    def call(lists: Sequence[Sequence[Ids]]) -> list[list[float]]:
+    def call(lists: Sequence[Sequence[Item]]) -> list[list[float]]:
         numbers = iter(function([item for items in lists for item in items]))
         return [[next(numbers) for _ in items] for items in lists]
 

@@ -181,7 +181,7 @@ def open_scorer(scorer: Component, task: Task, limits: Mapping[str, float] | Non
 def _open_ensemble(
     scorer: Component, task: Task, limits: Mapping[str, float] | None = None
 ) -> Scorer:
-    settings = _COMBINED | scorer.settings
+    settings: dict[str, Any] = _COMBINED | scorer.settings
     parts = members(scorer)
     scorers = [open_scorer(replace(part, weight=1.0), task, limits) for part in parts]
     weights = [part.weight for part in parts]

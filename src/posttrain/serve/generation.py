@@ -194,7 +194,8 @@ class BoundedEngine:
     Requests of many searches run in the engine side by side; it keeps their budgets.
 
     Args:
-        max_samples: of one call. context_length: the model's. adapter: writes all samples.
+        max_samples: of one call. context_length, stop_ids: the model's. adapter: writes all
+            samples.
     Attributes:
         num_tokens: sampled so far, those of aborted requests included. num_reused: prompt tokens
         of finished requests that were not computed for them. first_reused: of these, those of the
@@ -209,10 +210,12 @@ class BoundedEngine:
         max_samples: int,
         context_length: int | None = None,
         adapter: str = "",
+        stop_ids: frozenset[int] = frozenset(),
     ) -> None:
         self.max_samples = max_samples
         self.context_length = context_length
         self.adapter = adapter
+        self.stop_ids = stop_ids
         self.num_tokens = self.num_reused = 0
         self.first_reused: int | None = None
         self._worker = worker

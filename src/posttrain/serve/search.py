@@ -168,6 +168,7 @@ class SearchAnswer(Answer):
             service.limits.max_samples,
             service.model.context_length,
             self.request.adapter,
+            service.model.engine.stop_ids,
         )
         request = self.request
         tools = SearchTools(service.model.tokenizer, plan.extract)
