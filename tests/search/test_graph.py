@@ -46,7 +46,7 @@ def test_the_default_graph_combines_the_best() -> None:
             "problem",
             render,
             num_aggregates=1,
-            num_improvements=2,
+            improve_rounds=2,
             improvement="x\n{thoughts}\n2",
         )
     )
@@ -65,7 +65,7 @@ def test_budgets() -> None:
     for limit in range(1, 14):
         ask = TreeAsk(FLAT, others=others, budget=limit)
         render, _ = thinking(ask)
-        s = run(graph_of_thoughts(PROMPT, ask, str, VALUE, "p", render, num_improvements=1))
+        s = run(graph_of_thoughts(PROMPT, ask, str, VALUE, "p", render, improve_rounds=1))
         assert ask.budget.num_tokens <= limit and s.candidates
 
 

@@ -36,7 +36,7 @@ def cued(path):
 def test_actions_make_a_tree_whose_answers_vote() -> None:
     ask = TreeAsk(cued, seed=1)
     cues = {"sub_question": "S", "rephrased": "R"}
-    s = run(rstar(PROMPT, ask, last, decode, encode, num_checks=0, num_rollouts=12, **cues))
+    s = run(rstar(PROMPT, ask, last, decode, encode, consistency_checks=0, num_rollouts=12, **cues))
     assert s.answer in ("1", "2", "61", "62") and s.notes["num_rollouts"] <= 12
     contexts = {context[1:] for context, *_ in ask.calls}
     assert (6,) in contexts and (7,) in contexts  # cues stand in the context of their steps
@@ -69,7 +69,7 @@ def test_an_inconsistent_answer_loses() -> None:
                     encode,
                     sub_question="",
                     rephrased="",
-                    num_checks=checks,
+                    consistency_checks=checks,
                     least_share=0.3,
                     num_rollouts=4,
                 )
@@ -81,7 +81,7 @@ def test_an_inconsistent_answer_loses() -> None:
 def test_one_rollout_is_one_sample_in_law() -> None:
     texts: Counter[str] = Counter()
     for seed in range(500):
-        settings = {"sub_question": "", "rephrased": "", "num_rollouts": 1, "num_checks": 0}
+        settings = {"sub_question": "", "rephrased": "", "num_rollouts": 1, "consistency_checks": 0}
         texts[
             run(rstar(PROMPT, TreeAsk(TREE, seed=seed), last, decode, encode, **settings)).text
         ] += 1

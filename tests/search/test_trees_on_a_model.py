@@ -21,9 +21,9 @@ SMALL: dict[str, dict[str, int]] = {
     "mcts": {"num_simulations": 4, "num_children": 2},
     "scored_thoughts": {"num_thoughts": 2, "num_kept": 2},
     "tree_of_thoughts": {"num_thoughts": 2, "num_kept": 1, "num_evaluations": 1},
-    "graph_of_thoughts": {"num_branches": 3, "num_improvements": 1},
+    "graph_of_thoughts": {"num_branches": 3, "improve_rounds": 1},
     "ab_mcts": {"num_samples": 4},
-    "rstar": {"num_rollouts": 3, "num_checks": 1},
+    "rstar": {"num_rollouts": 3, "consistency_checks": 1},
 }
 
 

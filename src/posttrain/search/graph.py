@@ -164,14 +164,14 @@ async def graph_of_thoughts(
     num_branches: int = 4,
     num_kept: int = 2,
     num_aggregates: int = 2,
-    num_improvements: int = 0,
+    improve_rounds: int = 0,
     aggregation: str = _AGGREGATION,
     improvement: str = _IMPROVEMENT,
 ) -> Selection:
     """Graph of thoughts (Besta et al., arXiv 2308.09687).
 
         generate num_branches -> score -> keep the best num_kept -> aggregate num_aggregates
-        -> score -> keep the best -> improve and score, num_improvements times -> the best of all
+        -> score -> keep the best -> improve and score, improve_rounds times -> the best of all
 
     A thought is a whole completion. Its place among the samples is the order of the operations.
     Without a second thought to combine, nothing is aggregated, so that one branch is one sample.
@@ -179,10 +179,10 @@ async def graph_of_thoughts(
 
     aggregation, improvement: prompts with {problem} and {thoughts}.
     """
-    at_least("graph_of_thoughts", 0, num_improvements=num_improvements)
+    at_least("graph_of_thoughts", 0, improve_rounds=improve_rounds)
     operations = default_graph(num_branches, num_kept, num_aggregates)
     scored = ["scored", "scored_aggregates"]
-    for i in range(num_improvements):
+    for i in range(improve_rounds):
         best, better, again = f"best_{i}", f"improved_{i}", f"scored_{i}"
         operations += [
             Operation(best, "keep_best", tuple(scored)),

@@ -29,7 +29,7 @@ async def rstar(
     exploration: float = 2.0,
     sub_question: str = "Sub-question: ",
     rephrased: str = "The problem in other words: ",
-    num_checks: int = 4,
+    consistency_checks: int = 4,
     least_share: float = 0.2,
     most_share: float = 0.5,
     separator: str = "\n",
@@ -41,7 +41,7 @@ async def rstar(
             one step | all the rest | a sub-question and its answer | the last step once more |
             the problem in other words (first step alone)
         value of a whole path: share of the whole paths so far that have its answer
-        check: cut a whole path at 20 to 50 % of its tokens, complete the beginning num_checks times
+        check: consistency_checks times, cut a whole path at 20 to 50 % of its tokens, complete it
                consistency = share of the completions with the same answer
         answer: the path with the highest share of its answer * consistency; ties go to the first
 
@@ -49,12 +49,12 @@ async def rstar(
     of your own. Paths of one text are checked once.
 
     num_rollouts: simulations. exploration: c of UCT. sub_question, rephrased: texts that begin such
-    a step; empty leaves the action out. num_checks: 0 leaves the check out. least_share,
+    a step; empty leaves the action out. consistency_checks: 0 leaves the check out. least_share,
     most_share: bounds of the part that is kept. separator: text that ends a step. max_steps: the
     last step runs to the end.
     """
     at_least("rstar", num_rollouts=num_rollouts)
-    at_least("rstar", 0, num_checks=num_checks)
+    at_least("rstar", 0, consistency_checks=consistency_checks)
     if not 0 <= least_share <= most_share <= 1:
         raise ConfigError(
             f"rstar: least_share {least_share} and most_share {most_share} must be in order, from "
@@ -72,7 +72,7 @@ async def rstar(
 
     def share(path: Candidate) -> float:
         answer = extract(path.text)
-        return answers[answer] / answers.total() if answer is not None else 0.0
+        return answers[answer] / max(answers.total(), 1) if answer is not None else 0.0
 
     while rollouts < num_rollouts and root.is_open and not (rollouts and ask.budget.is_spent):
         node = descended(root, rule, lambda parent, child: float("inf"))
@@ -90,7 +90,9 @@ async def rstar(
         node.backed_up(share(path))
         rollouts += 1
     paths = list(whole.values()) or finished
-    checks = await _consistencies(steps, paths, extract, num_checks, (least_share, most_share))
+    checks = await _consistencies(
+        steps, paths, extract, consistency_checks, (least_share, most_share)
+    )
     worths = [share(path) * check for path, check in zip(paths, checks, strict=True)]
     return select(
         [path.scored(number) for path, number in zip(paths, worths, strict=True)],
@@ -141,7 +143,7 @@ async def _consistencies(
     steps: Steps,
     paths: list[Candidate],
     extract: Callable[[str], str | None],
-    num_checks: int,
+    consistency_checks: int,
     bounds: tuple[float, float],
 ) -> list[float]:
     """For each path, the share of completions of its beginnings that agree; 1 without any."""
@@ -155,13 +157,13 @@ async def _consistencies(
             return None
         return extract(completed.text) == extract(path.text)
 
-    parts = [[ask.random.uniform(*bounds) for _ in range(num_checks)] for _ in paths]
+    parts = [[ask.random.uniform(*bounds) for _ in range(consistency_checks)] for _ in paths]
     if ask.budget.is_spent:
         return [1.0] * len(paths)
     checks = [check(path, part) for path, row in zip(paths, parts, strict=True) for part in row]
     results = iter(await asyncio.gather(*checks))
     shares = []
     for _ in paths:
-        known = [r for r in (next(results) for _ in range(num_checks)) if r is not None]
+        known = [r for r in (next(results) for _ in range(consistency_checks)) if r is not None]
         shares.append(sum(known) / len(known) if known else 1.0)
     return shares

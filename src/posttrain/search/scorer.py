@@ -38,7 +38,7 @@ _ENSEMBLE_SETTINGS: dict[str, Any] = {
     "combine": Literal["mean", "min", "uncertainty"],
     "uncertainty_weight": float,
 }
-_COMBINED = {"combine": "mean", "uncertainty_weight": 1.0}
+_COMBINED: dict[str, Any] = {"combine": "mean", "uncertainty_weight": 1.0}
 
 _SPELLINGS = {"product": "prod", "minimum": "min"}  # of rewards that aggregate by themselves
 
