@@ -65,3 +65,19 @@ def test_prompts_are_answered(
 )
 def test_wrong_arguments_are_status_2(arguments: str, tiny_folder: Path) -> None:
     assert main(["search", str(tiny_folder), *arguments.split()]) == 2
+
+
+def test_a_policy_names_its_strategy(tmp_path: Path) -> None:
+    from argparse import Namespace
+
+    from posttrain.cli.arguments import search_name
+    from posttrain.errors import ConfigError, DataError
+    from posttrain.search.policy import DEFAULT, SCORED_DEFAULT
+
+    for policy, name in ((DEFAULT, "compute_optimal"), (SCORED_DEFAULT, "scored_compute_optimal")):
+        path = str(policy.save(tmp_path / f"{name}.json"))
+        assert search_name(Namespace(search=None, policy=path)) == name
+        with pytest.raises(ConfigError):
+            search_name(Namespace(search="majority_vote", policy=path))
+    with pytest.raises(DataError):
+        search_name(Namespace(search=None, policy=str(tmp_path / "missing.json")))

@@ -20,3 +20,11 @@ def test_a_seed_per_episode_prompt_and_occurrence() -> None:
 def test_a_seed_stays_the_same() -> None:
     """Runs that are resumed sample as before."""
     assert call_seed(0, (1, 2, 3), 0) == 535385630016216166
+
+
+def test_ids_of_any_size_can_be_hashed() -> None:
+    from posttrain.episodes.ask import ids_bytes
+
+    assert ids_bytes([1, 2**40]) == (1).to_bytes(8, "little") + (2**40).to_bytes(8, "little")
+    assert ids_bytes([1, 2**90]) != ids_bytes([1, 2**91])
+    assert call_seed(0, (1, 2**90), 0) != call_seed(0, (1, 2**91), 0)

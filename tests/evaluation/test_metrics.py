@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import pytest
 
 from posttrain.evaluation.metrics import (
+    answer_classes,
+    g_pass_at_k,
     majority_at_k,
+    mean_g_pass_at_k,
     pass_at_k,
     pass_hat_k,
     vote_share,
@@ -39,3 +43,30 @@ def test_majority_at_k_is_the_mean_over_subsets() -> None:
     assert math.isnan(majority_at_k(answers, correct, 5))
     many = ["7"] * 12 + ["8"] * 8
     assert majority_at_k(many, [1] * 12 + [0] * 8, 7, seed=1) == pytest.approx(0.75, abs=0.1)
+
+
+def test_g_pass_by_hand_and_by_counting() -> None:
+    """Of 4 samples 2 right: of the 6 pairs one has both, four have one."""
+    assert g_pass_at_k(4, 2, 2, 1.0) == pytest.approx(1 / 6) == pass_hat_k(4, 2, 2)
+    assert g_pass_at_k(4, 2, 2, 0.5) == pytest.approx(5 / 6) == pass_at_k(4, 2, 2)
+    correct = [1] * 5 + [0] * 4
+    for k in (1, 3, 4):
+        for right in range(1, k + 1):
+            subsets = list(combinations(correct, k))
+            counted = sum(sum(s) >= right for s in subsets) / len(subsets)
+            assert g_pass_at_k(9, 5, k, right / k) == pytest.approx(counted)
+    # k 4: shares 3/4 and 1, weight 2 / 4
+    expected = (g_pass_at_k(9, 5, 4, 0.75) + g_pass_at_k(9, 5, 4, 1.0)) / 2
+    assert mean_g_pass_at_k(9, 5, 4) == pytest.approx(expected)
+    assert math.isnan(g_pass_at_k(3, 3, 4, 1.0)) and math.isnan(mean_g_pass_at_k(3, 3, 4))
+
+
+def test_equal_answers_vote_together() -> None:
+    def same(a: str, b: str) -> bool:
+        return abs(float(a) - float(b)) <= 0.11
+
+    answers = ["1", None, "5", "1.2", "1.1"]  # 1.1 joins 1 and 1.2
+    assert answer_classes(answers, same) == ["1", None, "5", "1", "1"]
+    correct = [0, 0, 0, 1, 1]
+    assert vote_share(answers, correct) == pytest.approx(2 / 4)
+    assert vote_share(answer_classes(answers, same), correct) == 1

@@ -75,7 +75,8 @@ def test_errors_of_users_are_400_and_others_500() -> None:
 
 
 def test_a_bounded_engine_counts_and_keeps_budgets(worker: EngineWorker) -> None:
-    engine = BoundedEngine(worker, 8)
+    engine = BoundedEngine(worker, 8, stop_ids=frozenset({2}))
+    assert engine.stop_ids == {2}
     groups = engine.generate(requests(2, max_tokens=5, n=2))
     assert [[len(s.ids) for s in group] for group in groups] == [[5, 5], [5, 5]]
     assert engine.num_tokens == 20

@@ -127,9 +127,19 @@ def search_name(options: argparse.Namespace) -> str:
     """The strategy of the arguments of search.
 
     Raises:
-        ConfigError: neither a strategy nor a policy, or no such strategy.
+        ConfigError: neither a strategy nor a policy, or no such strategy. DataError: no such
+        policy.
     """
-    name = options.search or ("compute_optimal" if options.policy else None)
+    name = options.search
+    if options.policy:
+        from posttrain.search.policy import load_policy
+
+        scored = load_policy(options.policy).difficulty == "score"
+        name = name or ("scored_compute_optimal" if scored else "compute_optimal")
+        if "path" not in registry.searches.entry(name).settings:
+            raise ConfigError(
+                f"--policy: search {name!r} takes none; leave out --search or --policy"
+            )
     if name is None:
         raise ConfigError(
             f"search needs --search NAME: one of {', '.join(registry.searches.names())}; or "

@@ -150,8 +150,6 @@ class HarnessModel:
             (i for i in (bos, model.tokenizer.bos_token_id, eos) if i is not None), 0
         )
 
-    # -- log-likelihoods
-
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """(log-prob in nats, whether greedy decoding writes it) of (context, continuation)."""
         pairs = [self._pair(*request.args) for request in requests]
@@ -208,8 +206,6 @@ class HarnessModel:
             greedy = all(t.top[0][0] == i for t, i in zip(scored, written, strict=True))
             results.append((float(sum(t.logprob for t in scored)), greedy))
         return results
-
-    # -- generation
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """A text for each (context, settings of the generation)."""
@@ -329,8 +325,6 @@ class HarnessModel:
 
     def _ids(self, text: str) -> list[int]:
         return list(self.model.tokenizer.encode(text, add_special_tokens=False))
-
-    # -- chat templates
 
     @property
     def tokenizer_name(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -32,6 +32,52 @@ def pass_hat_k(num_samples: int, num_correct: int, k: int) -> float:
     if num_samples < k:
         return math.nan
     return math.comb(num_correct, k) / math.comb(num_samples, k)
+
+
+def g_pass_at_k(num_samples: int, num_correct: int, k: int, share: float) -> float:
+    """Probability that at least a share of k samples are right (Liu et al., arXiv 2412.13147).
+
+    sum_{j >= share k} C(c, j) C(n - c, k - j) / C(n, k); share 1 is pass^k, share 1 / k is pass@k.
+    NaN where n < k.
+    """
+    if num_samples < k:
+        return math.nan
+    least = max(1, math.ceil(share * k - 1e-9))
+    wrong = num_samples - num_correct
+    ways = sum(math.comb(num_correct, j) * math.comb(wrong, k - j) for j in range(least, k + 1))
+    return ways / math.comb(num_samples, k)
+
+
+def mean_g_pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
+    """G-Pass@k averaged over shares from one half to 1 (the same source); NaN where n < k.
+
+    2 / k sum_{i = ceil(k / 2) + 1}^{k} G-Pass@k at share i / k.
+    """
+    every = range(math.ceil(k / 2) + 1, k + 1)
+    return 2 / k * math.fsum(g_pass_at_k(num_samples, num_correct, k, i / k) for i in every)
+
+
+def answer_classes(answers: Answers, same: Callable[[str, str], bool]) -> list[str | None]:
+    """Each answer replaced by the first one that is equal to it, so that equal answers vote
+    together.
+
+    Equality is made transitive: what two answers have in common joins them (union-find). None stays
+    None.
+    """
+    distinct = list(dict.fromkeys(a for a in answers if a is not None))
+    parents = list(range(len(distinct)))
+
+    def root(i: int) -> int:
+        while parents[i] != i:
+            i = parents[i]
+        return i
+
+    for i, j in combinations(range(len(distinct)), 2):
+        a, b = root(i), root(j)
+        if a != b and same(distinct[i], distinct[j]):
+            parents[max(a, b)] = min(a, b)
+    first = {answer: distinct[root(i)] for i, answer in enumerate(distinct)}
+    return [None if a is None else first[a] for a in answers]
 
 
 def vote_share(answers: Answers, correct: Sequence[bool | int]) -> float:

@@ -10,6 +10,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike
 
+from posttrain.errors import ConfigError
+
 
 @dataclass(frozen=True, slots=True)
 class Interval:
@@ -67,6 +69,42 @@ def mean_interval(
     if are_shares:
         low, high = max(0.0, low), min(1.0, high)
     return Interval(mean, low, high, n)
+
+
+def clustered_interval(
+    values: ArrayLike, clusters: Sequence[object], confidence: float = 0.95
+) -> Interval:
+    """Mean over questions with a normal interval that allows for questions with a common context
+    (Miller, arXiv 2411.00640, section 2.2).
+
+    SE^2 = G / (G - 1) 1 / n^2 sum_g (sum_{i in g} (x_i - mean))^2. With clusters of one question
+    each it is the usual error. Give differences b - a for a paired comparison.
+
+    Args:
+        values [Q]: per-question means, or differences. clusters [Q]: what each belongs to, such as
+            its passage.
+
+    Returns:
+        n is the number G of clusters. With one cluster the interval has no bounds.
+
+    Raises:
+        ConfigError: not one cluster per value.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    if len(x) != len(clusters):
+        raise ConfigError(
+            f"clustered_interval: {len(clusters)} clusters for {len(x)} values; give one for each"
+        )
+    if len(x) == 0:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
+    mean, groups = float(x.mean()), len(numbers)
+    sums = np.bincount([numbers[name] for name in clusters], weights=x - mean, minlength=groups)
+    error = math.inf
+    if groups > 1:
+        error = math.sqrt(groups / (groups - 1) * float((sums**2).sum())) / len(x)
+    half = NormalDist().inv_cdf(0.5 + confidence / 2) * error
+    return Interval(mean, mean - half, mean + half, groups)
 
 
 @dataclass(frozen=True, slots=True)

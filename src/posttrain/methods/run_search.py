@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,8 @@ from posttrain.methods.endpoint import EndpointModel, Spec, engine_of, spec_of
 from posttrain.methods.measurement import SamplingLike, check_critic
 from posttrain.methods.objects import ModelLike
 from posttrain.methods.prompts import sampling_of
+from posttrain.models.language_model import LanguageModel
+from posttrain.models.spec import ModelSpec, model_spec
 from posttrain.rewards.exact import Extractor, canonical, extract_answer
 from posttrain.rewards.grader import TaskGrader
 from posttrain.search.base import Selection
@@ -41,6 +44,7 @@ def run_search(
     seed: int = 0,
     engine: Engine | None = None,
     journal: str | Path | None = None,
+    amateur: ModelLike | None = None,
 ) -> list[Selection | Failed]:
     """What a search strategy chooses for each problem.
 
@@ -58,6 +62,7 @@ def run_search(
         engine: samples in place of an embedded engine on the model.
         journal: a file of the engine's answers; a search that was interrupted goes on where it
             stopped.
+        amateur: a weaker model with the same vocabulary, for contrastive_decoding.
 
     Raises:
         ConfigError: a setting or a scorer is wrong. RewardError: the scorer fails too often.
@@ -72,6 +77,7 @@ def run_search(
     how = sampling_of(cast(SamplingConfig, sampling), task)
     chosen = strategy(search)
     check_critic(spec, chosen)
+    weaker = _amateur(chosen, amateur)
     if scorer is not None or oracle:
         chosen = chosen.with_scorer(scorer, oracle)
     chosen = chosen.open(task)
@@ -84,6 +90,8 @@ def run_search(
         verdicts = TaskGrader(task)
         value = None if critic is None else critic.at_ends
         tools = SearchTools(loaded.tokenizer, verdicts.answer, verdicts, value, task.system, calls)
+        if weaker is not None:
+            tools = replace(tools, amateur=TorchEngine(_same_vocabulary(loaded, weaker.load())))
         return run_searches(
             chosen,
             [(e, tools.render(e.prompt)) for e in task.examples],
@@ -97,6 +105,36 @@ def run_search(
         chosen.close()
         if calls is not None:
             calls.close()
+
+
+def _amateur(chosen: Strategy, amateur: ModelLike | None) -> ModelSpec | None:
+    """The weaker model of a search that asks for one.
+
+    Raises:
+        ConfigError: it is missing, or the search does not ask for one.
+    """
+    asked = "amateur" in chosen.inputs
+    if asked and amateur is None:
+        raise ConfigError(
+            f"search {chosen.name!r} compares the model with a weaker one of the same vocabulary; "
+            "give it as amateur=MODEL"
+        )
+    if amateur is not None and not asked:
+        raise ConfigError(
+            f"amateur: search {chosen.name!r} does not ask for a weaker model; leave it out, or "
+            "take contrastive_decoding"
+        )
+    return None if amateur is None else model_spec(amateur)
+
+
+def _same_vocabulary(model: Any, amateur: LanguageModel) -> LanguageModel:
+    ours, theirs = (m.tokenizer and m.tokenizer.get_vocab() for m in (model, amateur))
+    if ours != theirs:
+        raise ConfigError(
+            "amateur: its tokenizer has another vocabulary than the model's; take a smaller or "
+            "earlier model of the same family"
+        )
+    return amateur
 
 
 def _task(problems: Problems, extract: Extractor | Callable[[str], str | None]) -> Task:

@@ -122,8 +122,8 @@ async def ab_mcts(
     answer, with {problem} and {answer}.
     """
     at_least("ab_mcts", num_samples=num_samples)
-    answers: list[Candidate] = []
     root, deepest = Answer.new(None, None, prior), 1
+    answers: list[Candidate] = []
     while len(answers) < num_samples and not (answers and ask.budget.is_spent):
         node = root.selected(ask.random)
         context = prompt

@@ -31,8 +31,8 @@ async def best_of_actions(
     """
     at_least("best_of_actions", num_actions=num_actions)
     steps = Steps("best_of_actions", prompt, ask, decode, separator, max_steps)
-    siblings: list[Candidate] = []
     path, index = steps.root, 0
+    siblings: list[Candidate] = []
     while not siblings or not (steps.is_done(path) or ask.budget.is_spent):
         siblings = await steps.continued(path, num_actions)
         numbers = await value([steps.state(p) for p in siblings])

@@ -40,7 +40,7 @@ async def confidence_vote(
     measure: Literal["mean", "tail", "bottom", "min"] = "mean",
     window: int = 2048,
     kept_share: float = 1.0,
-    confidence: Literal["top", "sampled"] = "sampled",
+    confidence: Literal["top", "sampled"] = "top",
     num_top_logprobs: int = 20,
 ) -> Selection:
     """A vote weighted by confidence, offline DeepConf (Fu et al., arXiv 2508.15260).
@@ -80,7 +80,7 @@ async def deepconf(
     kept_share: float = 0.9,
     window: int = 2048,
     chunk_tokens: int = 64,
-    confidence: Literal["top", "sampled"] = "sampled",
+    confidence: Literal["top", "sampled"] = "top",
     num_top_logprobs: int = 20,
 ) -> Selection:
     """Online DeepConf (Fu et al., arXiv 2508.15260): traces that lose confidence are not finished.

@@ -43,8 +43,8 @@ async def rebase(
             f"rebase: balance_temperature is {balance_temperature}; it must be above 0"
         )
     steps = Steps("rebase", prompt, ask, decode, separator, max_steps)
-    aside: list[Candidate] = []
     open_paths, widest = [steps.root], 0
+    aside: list[Candidate] = []
     while open_paths and not (open_paths[0].steps and ask.budget.is_spent):
         numbers = [number_of(path) / balance_temperature for path in open_paths]
         counts = balanced(num_samples - len(aside), softmax(numbers))

@@ -43,8 +43,8 @@ async def step_beam(
     at_least("step_beam", 0, lookahead=lookahead)
     width = _width("step_beam", num_beams, beam_width)
     steps = Steps("step_beam", prompt, ask, decode, separator, max_steps)
-    aside: list[Candidate] = []
     beams, duplicates = [steps.root], 0
+    aside: list[Candidate] = []
     while beams and len(aside) < num_beams and not (beams[0].steps and ask.budget.is_spent):
         groups = await steps.grown(beams, shares(num_beams - len(aside), len(beams)))
         paths = [path for group in groups for path in group]

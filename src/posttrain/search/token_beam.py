@@ -54,7 +54,7 @@ async def diverse_beam(
     The beams are divided into groups, which take a step one after the other; a token counts less
     for each beam of an earlier group that took it in the same place. The penalty chooses the beams
     of a step and is not carried on. The choice among all candidates is that of token_beam. With one
-    group, or with diversity_weight 0 in each group, it is beam search.
+    group it is token_beam.
 
     num_groups: a divisor of num_beams.
     """
