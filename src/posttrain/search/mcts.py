@@ -121,6 +121,7 @@ async def mcts(
     evaluation: Literal["score", "rollout"] = "score",
     separator: str = "\n",
     max_steps: int = 10,
+    reserve: float = 0.25,
     choose: Literal["best", "vote", "weighted_vote"] = "best",
 ) -> Selection:
     """Monte Carlo tree search over steps (arXiv 2305.14992; PUCT: 1712.01815).
@@ -136,20 +137,27 @@ async def mcts(
 
     A child that has no visits has the value of its score, or with rollouts comes first. What is
     sampled to its end is not selected again, so that enough simulations read the whole tree. A
-    search that ends without a whole path completes the best one. Exploration is in units of the
+    search that ends without a whole path completes the best one, for which it keeps a part of its
+    budget until it has one. Exploration is in units of the
     score. No score (-inf) counts as the lowest one seen.
 
     exploration: c. evaluation: what a simulation is worth. separator: text that ends a step.
-    max_steps: the last step runs to the end. choose: the best score, or a vote of all whole paths.
+    max_steps: the last step runs to the end. reserve: share of the budget's tokens that is kept.
+    choose: the best score, or a vote of all whole paths.
     """
     at_least("mcts", num_simulations=num_simulations, num_children=num_children)
     if not exploration >= 0:
         raise ConfigError(f"mcts: exploration is {exploration}; it must be at least 0")
+    if not 0 <= reserve < 1:
+        raise ConfigError(f"mcts: reserve is {reserve}; it must be at least 0 and below 1")
     steps = Steps("mcts", prompt, ask, decode, separator, max_steps)
     tree = _Tree(steps, score, num_children, evaluation == "rollout")
     select_by = (uct if rule == "uct" else puct)(exploration)
     simulations = 0
-    while simulations < num_simulations and tree.root.is_open and not ask.budget.is_spent:
+    kept = reserve * (ask.budget.max_tokens or 0)
+    while simulations < num_simulations and tree.root.is_open:
+        if ask.budget.tokens_left <= (0 if tree.has_whole else kept):
+            break
         await tree.simulate(select_by)
         simulations += 1
     nodes = list(tree.root.below())
@@ -186,6 +194,12 @@ class _Tree:
         if self.steps.is_done(node.path):
             node.is_open = False
         node.backed_up(value)
+
+    @property
+    def has_whole(self) -> bool:
+        """Whether a path has come to its end."""
+        paths = [*(node.path for node in self.root.below()), *self.rolled_out]
+        return any(map(self.steps.is_ended, paths))
 
     async def leaves(self) -> list[Candidate]:
         """Whole paths of the tree and of rollouts; where there are none, the best path's end."""

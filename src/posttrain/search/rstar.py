@@ -55,17 +55,9 @@ async def rstar(
     """
     at_least("rstar", num_rollouts=num_rollouts)
     at_least("rstar", 0, consistency_checks=consistency_checks)
-    if not 0 <= least_share <= most_share <= 1:
-        raise ConfigError(
-            f"rstar: least_share {least_share} and most_share {most_share} must be in order, from "
-            "0 to 1"
-        )
+    _check_shares(least_share, most_share)
     steps = Steps("rstar", prompt, ask, decode, separator, max_steps)
-    cues = {
-        name: tuple(encode(text)) if text else ()
-        for name, text in (("sub_question", sub_question), ("rephrased", rephrased))
-    }
-    actions = _Actions(steps, cues["sub_question"], cues["rephrased"])
+    actions = _Actions(steps, *(encode(text) if text else () for text in (sub_question, rephrased)))
     root, whole, rollouts = Node(steps.root), dict[str, Candidate](), 0
     answers: Counter[str | None] = Counter()
     rule, finished = uct(exploration), list[Candidate]()
@@ -103,6 +95,14 @@ async def rstar(
         num_whole=len(whole),
         mean_consistency=sum(checks) / len(checks),
     )
+
+
+def _check_shares(least: float, most: float) -> None:
+    """Refuse bounds of a kept part that are not in order."""
+    if not 0 <= least <= most <= 1:
+        raise ConfigError(
+            f"rstar: least_share {least} and most_share {most} must be in order, from 0 to 1"
+        )
 
 
 class _Actions:
