@@ -20,11 +20,12 @@ import numpy as np
 from figures import HERE
 
 import posttrain as pt
+from posttrain.config import Component
 from posttrain.evaluation.statistics import mean_interval
 
 RESULTS = HERE / "results" / "search_orderings.json"
 BINS = {"easy": 2, "hard": 4}
-BUDGETS = {4: 200, 16: 800, 32: 1600}
+BUDGETS = {4: 200, 16: 800}
 """Number of samples -> tokens per problem, about 50 for a sample."""
 
 
@@ -36,8 +37,8 @@ def strategies(number: int) -> dict[str, Any]:
         "weighted_vote": pt.weighted_vote(num_samples=number),
         "majority_vote": pt.majority_vote(num_samples=number),
         "step_beam": pt.strategy.step_beam(num_beams=number, beam_width=width),
-        "particle_filtering": pt.strategy.particle_filtering(num_particles=number),
-        "mcts": pt.strategy.mcts(num_simulations=number),
+        "particle_filter": pt.strategy.particle_filter(num_particles=number),
+        "mcts": pt.strategy.mcts(num_simulations=4 * number),
     }
 
 
@@ -47,9 +48,10 @@ def main() -> None:
     parser.add_argument("model", help="folder of the process model")
     parser.add_argument("--problems", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", action="append", help="a search; may be repeated")
     parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
     arguments = parser.parse_args()
-    scorer = {"name": "reward_model", "path": arguments.model, "aggregation": "min"}
+    scorer = Component("reward_model", {"path": arguments.model, "aggregation": "min"})
     model = pt.load("embedded")
     rows: list[dict[str, Any]] = []
     started = time.time()
@@ -60,6 +62,8 @@ def main() -> None:
         for number, budget in BUDGETS.items():
             means: dict[str, np.ndarray] = {}
             for name, search in strategies(number).items():
+                if arguments.only and name not in (*arguments.only, "best_of_n"):
+                    continue
                 options = {"scorer": scorer} if search.needs_score else {}
                 results = [
                     pt.evaluate(model, task, search=search, budget=budget, seed=seed, **options)
