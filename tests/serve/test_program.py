@@ -376,7 +376,7 @@ def test_answers_end_with_an_error_after_the_grace_time_or_a_second_signal(
     started = time.monotonic()
     for _ in range(signals):
         process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
+        time.sleep(0.05)
     for stream in streams:
         with pytest.raises(openai.APIError) as ended:
             list(stream)

@@ -12,8 +12,6 @@ from posttrain.registry import searches
 from posttrain.search.base import Candidate, Selection, select
 from posttrain.search.steps import at_least, best_place, filled, number_of, reworded, text_of
 
-_REFINEMENT = "{problem}\n\nAn answer:\n{answer}\n\nFind its mistakes and write a better answer.\n"
-
 Prior = Literal["beta", "gaussian"]
 
 
@@ -104,7 +102,9 @@ async def ab_mcts(
     *,
     num_samples: int = 16,
     prior: Literal["beta", "gaussian"] = "gaussian",
-    refinement: str = _REFINEMENT,
+    refinement: str = (
+        "{problem}\n\nAn answer:\n{answer}\n\nFind its mistakes and write a better answer.\n"
+    ),
 ) -> Selection:
     """AB-MCTS-A, adaptive branching tree search (Inoue et al., arXiv 2503.04412).
 

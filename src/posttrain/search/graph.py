@@ -20,14 +20,6 @@ from posttrain.search.steps import (
 )
 from posttrain.types import Text
 
-_AGGREGATION = (
-    "{problem}\n\nSolutions by others:\n{thoughts}\n\n"
-    "Combine what is right in them into one better solution.\n"
-)
-_IMPROVEMENT = (
-    "{problem}\n\nA solution:\n{thoughts}\n\nFind its mistakes and write a better solution.\n"
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Operation:
@@ -60,8 +52,8 @@ class Thinking:
     score: Any
     problem: Text
     render: Any
-    aggregation: str = _AGGREGATION
-    improvement: str = _IMPROVEMENT
+    aggregation: str = "{problem}\n\nSolutions:\n{thoughts}\n\nWrite one better solution.\n"
+    improvement: str = "{problem}\n\nA solution:\n{thoughts}\n\nWrite a better one.\n"
 
     async def result(self, operation: Operation, thoughts: list[Candidate]) -> list[Candidate]:
         """The thoughts of an operation, given those of its inputs."""
@@ -165,8 +157,13 @@ async def graph_of_thoughts(
     num_kept: int = 2,
     num_aggregates: int = 2,
     improve_rounds: int = 0,
-    aggregation: str = _AGGREGATION,
-    improvement: str = _IMPROVEMENT,
+    aggregation: str = (
+        "{problem}\n\nSolutions by others:\n{thoughts}\n\n"
+        "Combine what is right in them into one better solution.\n"
+    ),
+    improvement: str = (
+        "{problem}\n\nA solution:\n{thoughts}\n\nFind its mistakes and write a better solution.\n"
+    ),
 ) -> Selection:
     """Graph of thoughts (Besta et al., arXiv 2308.09687).
 

@@ -6,6 +6,7 @@ It is plain ASGI, so that a request without a key is answered before its body is
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import json
@@ -23,6 +24,9 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _LOG = logging.getLogger(__name__)
+
+DISCARD_SECONDS, DISCARD_BYTES = 1.0, 64 << 20
+"""What is read of a body that is too large, before it is refused."""
 
 BODY_SECONDS = 60.0
 """How long a client may take to send a body."""
@@ -110,6 +114,8 @@ class Gate:
                 await self.app(scope, _replayed(body, receive), counted)
         except Refusal as refusal:
             if not started:
+                if refusal.status == 413:
+                    await _discard(receive)
                 await respond(refusal, counted)
         except TimeoutError:
             _LOG.warning("a client has not read its answer for %g seconds", SEND_SECONDS)
@@ -173,6 +179,21 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replayed
+
+
+async def _discard(receive: Receive) -> None:
+    """Read a part of what a client still sends: it loses the answer to a connection that is closed
+    meanwhile.
+    """
+    size, more = 0, True
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DISCARD_SECONDS):
+            while more and size < DISCARD_BYTES:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return
+                size += len(message.get("body", b""))
+                more = message.get("more_body", False)
 
 
 def too_large(limit: int) -> Refusal:
