@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from posttrain.errors import ConfigError
@@ -147,10 +147,14 @@ class Steps:
     ) -> Selection:
         """A selection among paths; whole ones come before those that were cut.
 
+        Its candidates have `ended` where they are whole completions, not at a separator.
+
         choose: "best" by the score, "vote" by the number of paths with an answer, "weighted_vote"
         by the sum of their scores.
         """
         whole = [self.is_ended(path) for path in paths]
+        # Rows, grades and counts of cut-off samples read `ended`, and know no separator.
+        paths = [replace(p, ended=ended) for p, ended in zip(paths, whole, strict=True)]
         counted = [ended or not any(whole) for ended in whole]
         notes = {"num_whole": float(sum(whole)), **notes}
         if choose == "best":

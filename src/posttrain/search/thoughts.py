@@ -17,6 +17,7 @@ from posttrain.search.steps import (
     distinct_texts,
     filled,
     number_of,
+    reworded,
     text_of,
 )
 
@@ -81,7 +82,9 @@ async def tree_of_thoughts(
             thoughts=path.text,
             words=", ".join(words),
         )
-        answers = await ask(render(question), num_evaluations, max_tokens=evaluation_tokens)
+        answers = await ask(
+            render(reworded(problem, question)), num_evaluations, max_tokens=evaluation_tokens
+        )
         return sum(worth(answer.text, words) for answer in answers)
 
     async def values(paths: Sequence[Candidate]) -> list[float]:
