@@ -145,9 +145,9 @@ class _Index:
         self._seen: dict[int, set[str]] = {}
         self._best: dict[int, tuple[int, int]] = {}
         for place, text in enumerate(texts):
-            if len(words_of(text)) < min_words and (unit == "words" or len(text) < n):
-                continue
             units = self._split(text)
+            if len(words_of(text)) < min_words and (unit == "words" or len(units) < n):
+                continue
             size = min(n, len(units))
             self._sizes.add(size)
             self._runs[place] = set(grams(units, size))
