@@ -228,11 +228,11 @@ def _texts_of(
         return [plain_text(e.prompt) for e in examples], [e.id for e in examples]
     texts = []
     for row in stream_of(items):  # type: ignore[arg-type]
-        kept = row if columns is None else {k: row[k] for k in columns if k in row}
-        if not kept:
+        part = row if columns is None else {k: row[k] for k in columns if k in row}
+        if not part:
             raise ConfigError(
                 f"contamination: a row has none of the columns {list(columns or ())}; it has "
                 f"{', '.join(row)}"
             )
-        texts.append(text_of(kept))
+        texts.append(text_of(part))
     return texts, [""] * len(texts)

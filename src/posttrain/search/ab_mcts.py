@@ -68,7 +68,7 @@ class Answer:
         return cls(candidate, parent, Posterior(prior), Posterior(prior), Posterior(prior))
 
     def added(self, candidate: Candidate, prior: Prior, score: float) -> Answer:
-        """A new answer from here, whose score is told to all that led to it."""
+        """A new answer from here, whose score counts in all that led to it."""
         child = Answer.new(candidate, self, prior)
         self.children.append(child)
         self.wider.scores.append(score)
@@ -112,7 +112,7 @@ async def ab_mcts(
             draw from the posterior of a new answer (wider) and of those below (deeper)
             wider: sample an answer here: to the problem at the root, else a refinement
             deeper: go to the child with the highest draw from its posterior, and draw again
-            tell the score to the posteriors on the way up
+            add the score to the posteriors on the way up
         answer: the one with the highest score
 
     A score of a new answer counts as wider where it was written, and as deeper in all nodes above.

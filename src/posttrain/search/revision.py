@@ -92,8 +92,8 @@ def revision_context(
 
     Searches and the rows of `pt.revision_rows` have the same contexts, because both come from here.
     """
-    asked = filled(instruction, problem=question_of(problem))
-    return followed(problem, [(attempt, asked) for attempt in attempts[-max_attempts:]])
+    request = filled(instruction, problem=question_of(problem))
+    return followed(problem, [(attempt, request) for attempt in attempts[-max_attempts:]])
 
 
 def chain_lengths(num_samples: int, sequential_ratio: float) -> list[int]:

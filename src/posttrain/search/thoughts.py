@@ -183,7 +183,7 @@ async def _depth(
 
 def worth(text: str, words: dict[str, float]) -> float:
     """What the last value word of an answer is worth; 0 without one."""
-    found = re.findall(r"\w+", text.lower())
-    known = {word.lower(): value for word, value in words.items()}
-    values = [known[word] for word in found if word in known]
+    tokens = re.findall(r"\w+", text.lower())
+    worths = {word.lower(): value for word, value in words.items()}
+    values = [worths[word] for word in tokens if word in worths]
     return values[-1] if values else 0.0
