@@ -10,7 +10,8 @@ from typing import Literal
 from posttrain.errors import ConfigError
 from posttrain.registry import searches
 from posttrain.search.base import Candidate, Selection, select
-from posttrain.search.steps import at_least, best_place, filled, number_of, reworded, text_of
+from posttrain.search.dialogue import check_template, filled, question_of, rewritten
+from posttrain.search.steps import at_least, best_place, number_of
 
 _REFINEMENT = "{problem}\n\nAn answer:\n{answer}\n\nFind its mistakes and write a better answer.\n"
 
@@ -122,19 +123,16 @@ async def ab_mcts(
     answer, with {problem} and {answer}.
     """
     at_least("ab_mcts", num_samples=num_samples)
+    check_template("ab_mcts.refinement", refinement, ("answer",))
+    question = question_of(problem)
     root, deepest = Answer.new(None, None, prior), 1
     answers: list[Candidate] = []
     while len(answers) < num_samples and not (answers and ask.budget.is_spent):
         node = root.selected(ask.random)
         context = prompt
         if node.candidate is not None:
-            text = filled(
-                "ab_mcts: refinement",
-                refinement,
-                problem=text_of(problem),
-                answer=node.candidate.text,
-            )
-            context = render(reworded(problem, text))
+            text = filled(refinement, problem=question, answer=node.candidate.text)
+            context = render(rewritten(problem, text))
         (candidate,) = await ask(context)
         candidate = candidate.scored((await score([candidate]))[0])
         answers.append(candidate)

@@ -12,6 +12,7 @@ from posttrain.registry import searches
 from posttrain.search.base import Candidate, Selection
 from posttrain.search.best_of_n import best_scored, scored
 from posttrain.search.dialogue import filled, followed, is_cut, question_of, reply
+from posttrain.search.steps import shares
 from posttrain.search.vote import vote
 from posttrain.types import Text
 
@@ -112,7 +113,7 @@ def chain_lengths(num_samples: int, sequential_ratio: float) -> list[int]:
         )
     length = min(max(round(math.sqrt(num_samples * sequential_ratio)), 1), num_samples)
     number = math.ceil(num_samples / length)
-    return [num_samples // number + (i < num_samples % number) for i in range(number)]
+    return shares(num_samples, number)
 
 
 async def _chains(

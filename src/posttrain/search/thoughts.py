@@ -10,15 +10,13 @@ from typing import Any, Literal
 from posttrain.errors import ConfigError
 from posttrain.registry import searches
 from posttrain.search.base import Candidate, Selection
+from posttrain.search.dialogue import check_template, filled, question_of, rewritten
 from posttrain.search.steps import (
     Steps,
     at_least,
     best_paths,
     distinct_texts,
-    filled,
     number_of,
-    reworded,
-    text_of,
 )
 
 Values = Callable[[Sequence[Candidate]], Awaitable[list[float]]]
@@ -71,19 +69,15 @@ async def tree_of_thoughts(
         raise ConfigError(
             "tree_of_thoughts: value_words is empty; give a word and what it is worth"
         )
-    text = text_of(problem)
+    check_template("tree_of_thoughts.evaluation", evaluation, ("thoughts",))
+    text = question_of(problem)
     cached: dict[str, float] = {}
 
     async def value_of(path: Candidate) -> float:
-        question = filled(
-            "tree_of_thoughts: evaluation",
-            evaluation,
-            problem=text,
-            thoughts=path.text,
-            words=", ".join(words),
-        )
+        fields = {"problem": text, "thoughts": path.text, "words": ", ".join(words)}
+        question = filled(evaluation, **fields)
         answers = await ask(
-            render(reworded(problem, question)), num_evaluations, max_tokens=evaluation_tokens
+            render(rewritten(problem, question)), num_evaluations, max_tokens=evaluation_tokens
         )
         return sum(worth(answer.text, words) for answer in answers)
 
