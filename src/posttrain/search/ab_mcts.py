@@ -13,8 +13,6 @@ from posttrain.search.base import Candidate, Selection, select
 from posttrain.search.dialogue import check_template, filled, question_of, rewritten
 from posttrain.search.steps import at_least, best_place, number_of
 
-_REFINEMENT = "{problem}\n\nAn answer:\n{answer}\n\nFind its mistakes and write a better answer.\n"
-
 Prior = Literal["beta", "gaussian"]
 
 
@@ -105,7 +103,8 @@ async def ab_mcts(
     *,
     num_samples: int = 16,
     prior: Literal["beta", "gaussian"] = "gaussian",
-    refinement: str = _REFINEMENT,
+    refinement: str = "{problem}\n\nAn answer:\n{answer}\n\nFind its mistakes and write a better "
+    "answer.\n",
 ) -> Selection:
     """AB-MCTS-A, adaptive branching tree search (Inoue et al., arXiv 2503.04412).
 

@@ -164,8 +164,10 @@ async def graph_of_thoughts(
     num_kept: int = 2,
     num_aggregates: int = 2,
     improve_rounds: int = 0,
-    aggregation: str = _AGGREGATION,
-    improvement: str = _IMPROVEMENT,
+    aggregation: str = "{problem}\n\nSolutions by others:\n{thoughts}\n\n"
+    "Combine what is right in them into one better solution.\n",
+    improvement: str = "{problem}\n\nA solution:\n{thoughts}\n\n"
+    "Find its mistakes and write a better solution.\n",
 ) -> Selection:
     """Graph of thoughts (Besta et al., arXiv 2308.09687).
 

@@ -25,11 +25,6 @@ Values = Callable[[Sequence[Candidate]], Awaitable[list[float]]]
 VALUE_WORDS = {"sure": 20.0, "likely": 1.0, "impossible": 0.001}
 """What the words of a self-evaluation are worth (arXiv 2305.10601)."""
 
-_EVALUATION = (
-    "{problem}\n\nA solution so far:\n{thoughts}\n\n"
-    "Can it lead to the right answer? Answer with one word: {words}.\n"
-)
-
 
 @searches.register
 async def tree_of_thoughts(
@@ -44,7 +39,8 @@ async def tree_of_thoughts(
     num_thoughts: int = 5,
     num_kept: int = 5,
     num_evaluations: int = 3,
-    evaluation: str = _EVALUATION,
+    evaluation: str = "{problem}\n\nA solution so far:\n{thoughts}\n\n"
+    "Can it lead to the right answer? Answer with one word: {words}.\n",
     evaluation_tokens: int = 32,
     value_words: dict[str, float] | None = None,
     least_value: float = 0.01,
