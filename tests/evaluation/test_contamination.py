@@ -63,6 +63,11 @@ def test_characters_find_what_has_no_spaces() -> None:
     assert hit.share == 1.0 and hit.row == 0
 
 
+def test_a_text_without_letters_is_too_short() -> None:
+    report = contamination([{"q": "-" * 80}], [{"t": "anything"}], unit="characters", n=50)
+    assert (report.hits, report.num_short) == ([], 1)
+
+
 def test_tasks_and_their_prompts() -> None:
     examples = [Example(sentence(i), answer="4", id=f"q-{i}") for i in range(3)]
     task = Task("t", examples, lambda t, e: 1.0, lambda t: t)

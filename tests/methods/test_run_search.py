@@ -101,6 +101,13 @@ def test_an_interrupted_search_goes_on_where_it_stopped(model: Any, tmp_path: Pa
     )
 
 
+def test_a_journal_belongs_to_its_budget(model: Any, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"journal": tmp_path / "calls.jsonl"}
+    run_search(model, PROMPTS[:1], "sample", budget=2, **settings)
+    with pytest.raises(ConfigError, match="another search"):
+        run_search(model, PROMPTS[:1], "sample", budget=200, **settings)
+
+
 def test_limits_are_checked() -> None:
     for name in ("max_tokens", "max_calls", "max_seconds"):
         with pytest.raises(ConfigError, match="search budget"):

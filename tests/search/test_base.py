@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from posttrain.search.base import Candidate, Step, distinct, select
 
 
@@ -29,3 +31,7 @@ def test_distinct_keeps_the_first_of_equals() -> None:
     a, b = Candidate((1,), "a", -1.0, True), Candidate((2,), "b", -1.0, True)
     other = Candidate((1,), "a", -1.0, True, context_ids=(5,))
     assert distinct([a, b, Candidate((1,), "late", 0.0, True), other]) == [a, b, other]
+
+
+def test_a_candidate_without_tokens_is_never_the_likeliest() -> None:
+    assert Candidate((), "", 0.0, False).mean_logprob == -math.inf

@@ -19,5 +19,12 @@ def test_the_highest_score_and_its_ties(scripted, scores, search) -> None:
     assert s.text == "a" and s.num_tokens == 2
 
 
+def test_what_the_budget_left_empty_is_not_the_likeliest(scripted, search) -> None:
+    def cut(context, n):
+        return [Candidate((), "", 0.0, False), Candidate((1,), "a", -2.0, True)][:n]
+
+    assert search(most_likely((1,), scripted(cut), str, num_samples=2)).text == "a"
+
+
 def test_the_likeliest(scripted, search) -> None:
     assert search(most_likely((1,), scripted(write), str, num_samples=4)).text == "cc"

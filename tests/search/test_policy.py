@@ -92,6 +92,13 @@ def test_a_strategy_that_samples_otherwise_gets_its_own_samples(scripted: Any, s
         [c.text for c in search(wrapped((1, 2), 3))],
     ]
     assert texts == [["a"], ["a"], ["p"], ["p", "a", "a"]]
+    greedy = PilotAsk(ask, (1, 2), pilot)
+    texts = [
+        [c.text for c in search(greedy((1, 2), 1, temperature=0.0))],
+        [c.text for c in search(greedy((1, 2), 1, stop=(), num_top_logprobs=0))],
+    ]
+    assert texts == [["a"], ["p"]]
+    assert (greedy.stop_ids, greedy.context_length) == (ask.stop_ids, ask.context_length)
 
 
 def test_scores_say_how_hard_a_problem_is(scripted: Any, scores: Any, search: Any) -> None:

@@ -73,3 +73,13 @@ def test_a_proxy_that_is_hacked(scripted, scores, search) -> None:
                 total += items[int(s.text)][0]
             gold[weight, n] = total / 200
     assert gold[0.0, 64] < gold[0.0, 4] and gold[1.0, 64] > gold[1.0, 4]
+
+
+@pytest.mark.parametrize("penalty", ["kl", "length"])
+def test_what_the_budget_left_empty_is_not_chosen(scripted, scores, search, penalty) -> None:
+    def cut(context, n):
+        return [Candidate((), "", 0.0, False), Candidate((1, 2), "ab", -9.0, True)][:n]
+
+    settings = {"num_samples": 2, "penalty": penalty, "penalty_weight": 5.0}
+    s = search(regularized_best_of_n((1,), scripted(cut), str, scores(lambda c: 0.0), **settings))
+    assert s.text == "ab"

@@ -165,6 +165,8 @@ def test_whole_paths_are_chosen_first_and_vote() -> None:
     assert counted.votes == {"1": 2.0, "2": 1.0} and counted.notes == {"num_whole": 3, "extra": 1}
     assert steps.chosen(paths, str, "weighted_vote").votes == {"1": 0.6, "2": 0.5}
     assert steps.chosen([cut], str, "vote").votes == {"3": 1.0}
+    part = Candidate((1, BREAK), "1", -1.0, True, "\n", steps=(Step(2),))  # ends at the separator
+    assert [c.ended for c in steps.chosen([part, low], str, "best").candidates] == [False, True]
 
 
 def test_small_parts() -> None:

@@ -122,3 +122,9 @@ def test_values_at_the_ends_of_states(tiny_folder: Path) -> None:
     together = critic.at_ends(states, max_tokens=6)
     assert together == pytest.approx([critic.at_ends([s])[0] for s in states], abs=1e-5)
     assert together[0] == together[3] != together[1] and critic.at_ends([]) == []
+
+
+def test_a_separator_that_ends_completions_leaves_one_step(scripted, search) -> None:
+    ask = scripted(written({(5,): [(1, 9)]}), stop=("\n",))
+    s = search(value_beam((5,), ask, str, values({}), decode, num_beams=1))
+    assert s.text == "1" and s.candidates[0].ended and [c[2] for c in ask.calls] == [()]

@@ -49,18 +49,18 @@ def _bounded(requests: Sequence[Request]) -> tuple[list[int], list[Request]]:
     """The requests that may be sampled, within their shares, and their places."""
     allowed = [r.budget is None or r.budget.call() for r in requests]
     rows: Counter[Budget | None] = Counter()
-    asked: Counter[Budget | None] = Counter()
+    wanted: Counter[Budget | None] = Counter()
     for request, may in zip(requests, allowed, strict=True):
         if may:
             rows[request.budget] += request.n
-            asked[request.budget] += request.n * request.sampling.max_tokens
+            wanted[request.budget] += request.n * request.sampling.max_tokens
     left = {b: b.tokens_left for b in rows if b is not None}
     places, bounded = [], []
     for place, (request, may) in enumerate(zip(requests, allowed, strict=True)):
         budget = request.budget
         if not may:
             continue
-        if budget is None or asked[budget] <= budget.tokens_left:
+        if budget is None or wanted[budget] <= budget.tokens_left:
             places.append(place)
             bounded.append(request)
             continue

@@ -70,8 +70,8 @@ def fit_rule(trials: Trials, num_bins: int) -> Rule:
     if num_bins < 1:
         raise ConfigError(f"num_bins: {num_bins} must be at least 1")
     shares = np.arange(1, num_bins) / num_bins
-    found = np.unique(np.quantile(trials.difficulty, shares)) if num_bins > 1 else np.array([])
-    edges = [float(edge) for edge in found if edge > trials.difficulty.min()]
+    quantiles = np.unique(np.quantile(trials.difficulty, shares)) if num_bins > 1 else np.array([])
+    edges = [float(edge) for edge in quantiles if edge > trials.difficulty.min()]
     bins = np.searchsorted(edges, trials.difficulty, side="right")
     choices = tuple(
         trials.choices[best_of(trials, np.flatnonzero(bins == place))]
@@ -101,11 +101,11 @@ def cross_fit(trials: Trials, ids: Sequence[str], num_bins: int) -> CrossFit:
     folds = [np.array(sorted(order[part::2]), dtype=np.int64) for part in (0, 1)]
     chosen = np.zeros(len(ids), dtype=np.int64)
     fixed = np.zeros(len(ids), dtype=np.int64)
-    for held, other in ((folds[0], folds[1]), (folds[1], folds[0])):
+    for fold, other in ((folds[0], folds[1]), (folds[1], folds[0])):
         train = trials.of(other)
         rule = fit_rule(train, num_bins)
-        fixed[held] = best_of(train, np.arange(len(other)))
-        for place in held:
+        fixed[fold] = best_of(train, np.arange(len(other)))
+        for place in fold:
             choice = rule.choice(float(trials.difficulty[place]))[1]
             chosen[place] = list(trials.choices).index(choice)
     every = np.arange(len(ids))

@@ -145,9 +145,9 @@ class _Index:
         self._seen: dict[int, set[str]] = {}
         self._best: dict[int, tuple[int, int]] = {}
         for place, text in enumerate(texts):
-            if len(words_of(text)) < min_words and (unit == "words" or len(text) < n):
-                continue
             units = self._split(text)
+            if len(words_of(text)) < min_words and (unit == "words" or len(units) < n):
+                continue
             size = min(n, len(units))
             self._sizes.add(size)
             self._runs[place] = set(grams(units, size))
@@ -228,11 +228,11 @@ def _texts_of(
         return [plain_text(e.prompt) for e in examples], [e.id for e in examples]
     texts = []
     for row in stream_of(items):  # type: ignore[arg-type]
-        kept = row if columns is None else {k: row[k] for k in columns if k in row}
-        if not kept:
+        part = row if columns is None else {k: row[k] for k in columns if k in row}
+        if not part:
             raise ConfigError(
                 f"contamination: a row has none of the columns {list(columns or ())}; it has "
                 f"{', '.join(row)}"
             )
-        texts.append(text_of(kept))
+        texts.append(text_of(part))
     return texts, [""] * len(texts)

@@ -69,8 +69,8 @@ def harness_model(
     Raises:
         MissingDependency: lm_eval is not installed. ConfigError: a wrong search or scorer.
     """
-    made: Any = type("PosttrainLM", (HarnessModel, _base_class()), {})
-    return made(
+    kind: Any = type("PosttrainLM", (HarnessModel, _base_class()), {})
+    return kind(
         model,
         _strategy(search, scorer),
         extract,
@@ -242,19 +242,19 @@ class HarnessModel:
             if key not in _KEYS:
                 raise ConfigError(f"generation_kwargs: {key!r} is not known: {nearest(key, _KEYS)}")
         lengths = [settings[key] for key in _KEYS[2:5] if settings.get(key) is not None]
-        given = {k: settings[k] for k in _SAMPLING_KEYS if settings.get(k) is not None}
+        numbers = {k: settings[k] for k in _SAMPLING_KEYS if settings.get(k) is not None}
         wants_greedy = settings.get("do_sample") is False
         sampled = bool(settings.get("do_sample"))
-        temperature = float(given.get("temperature", 1.0 if sampled else 0.0))
+        temperature = float(numbers.get("temperature", 1.0 if sampled else 0.0))
         temperature = 0.0 if wants_greedy else temperature
         if self.search is not None and not temperature:
             temperature = self._temperature
         return Sampling(
             max_tokens=int(lengths[0]) if lengths else self._max_tokens,
             temperature=temperature,
-            top_p=float(given.get("top_p", 1.0)),
-            top_k=int(given.get("top_k", 0)),
-            min_p=float(given.get("min_p", 0.0)),
+            top_p=float(numbers.get("top_p", 1.0)),
+            top_k=int(numbers.get("top_k", 0)),
+            min_p=float(numbers.get("min_p", 0.0)),
             stop=() if self._think_end else _stops(settings),
         )
 

@@ -109,8 +109,8 @@ def trials_of(choices: Sequence[Choice], results: Sequence[Evaluation]) -> Trial
     ]
     # The pilot has the same seed under every strategy; only failed searches have no difficulty.
     difficulty = np.nanmax(np.array([*noted, [-np.inf] * len(noted[0])]), axis=0)
-    known = difficulty[np.isfinite(difficulty)]
-    difficulty[~np.isfinite(difficulty)] = known.max() if len(known) else 0.0
+    finite = difficulty[np.isfinite(difficulty)]
+    difficulty[~np.isfinite(difficulty)] = finite.max() if len(finite) else 0.0
     return Trials(
         choices,
         np.array([result.means() for result in results]),

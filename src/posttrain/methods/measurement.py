@@ -153,6 +153,7 @@ class Measuring:
             "search": chosen.name,
             "settings": chosen.settings,
             "sampling": measurement.sampling,
+            "budget": measurement.limits,
             "seed": measurement.seed,
         }
         return Journal(path, about)

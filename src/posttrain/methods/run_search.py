@@ -81,7 +81,9 @@ def run_search(
     if scorer is not None or oracle:
         chosen = chosen.with_scorer(scorer, oracle)
     chosen = chosen.open(task)
-    calls = None if journal is None else Journal(journal, _about(spec, task, chosen, how, seed))
+    limits = SearchLimits(max_tokens=budget) if isinstance(budget, int) else budget
+    about = _about(spec, task, chosen, how, limits, seed)
+    calls = None if journal is None else Journal(journal, about)
     try:
         loaded: Any = spec.load()
         critic = loaded.critic
@@ -99,7 +101,7 @@ def run_search(
             tools,
             sampling=how,
             seeds=[seed + place for place in range(len(task.examples))],
-            limits=SearchLimits(max_tokens=budget) if isinstance(budget, int) else budget,
+            limits=limits,
         )
     finally:
         chosen.close()
@@ -113,13 +115,13 @@ def _amateur(chosen: Strategy, amateur: ModelLike | None) -> ModelSpec | None:
     Raises:
         ConfigError: it is missing, or the search does not ask for one.
     """
-    asked = "amateur" in chosen.inputs
-    if asked and amateur is None:
+    needs_amateur = "amateur" in chosen.inputs
+    if needs_amateur and amateur is None:
         raise ConfigError(
             f"search {chosen.name!r} compares the model with a weaker one of the same vocabulary; "
             "give it as amateur=MODEL"
         )
-    if amateur is not None and not asked:
+    if amateur is not None and not needs_amateur:
         raise ConfigError(
             f"amateur: search {chosen.name!r} does not ask for a weaker model; leave it out, or "
             "take contrastive_decoding"
@@ -158,14 +160,20 @@ def _task(problems: Problems, extract: Extractor | Callable[[str], str | None]) 
 
 
 def _about(
-    spec: Spec, task: Task, chosen: Strategy, sampling: Sampling, seed: int
+    spec: Spec,
+    task: Task,
+    chosen: Strategy,
+    sampling: Sampling,
+    limits: SearchLimits | None,
+    seed: int,
 ) -> dict[str, Any]:
-    """What a journal belongs to."""
+    """What a journal belongs to. A budget cuts samples off, so that it is a part of it."""
     return {
         "model": str(spec.place),
         "task": task.name,
         "search": chosen.name,
         "settings": chosen.settings,
         "sampling": sampling,
+        "budget": limits,
         "seed": seed,
     }

@@ -10,7 +10,8 @@ from typing import Literal
 from posttrain.errors import ConfigError
 from posttrain.registry import searches
 from posttrain.search.base import Candidate, Selection, select
-from posttrain.search.steps import at_least, best_place, filled, number_of, reworded, text_of
+from posttrain.search.dialogue import check_template, filled, question_of, rewritten
+from posttrain.search.steps import at_least, best_place, number_of
 
 Prior = Literal["beta", "gaussian"]
 
@@ -66,7 +67,7 @@ class Answer:
         return cls(candidate, parent, Posterior(prior), Posterior(prior), Posterior(prior))
 
     def added(self, candidate: Candidate, prior: Prior, score: float) -> Answer:
-        """A new answer from here, whose score is told to all that led to it."""
+        """A new answer from here, whose score counts in all that led to it."""
         child = Answer.new(candidate, self, prior)
         self.children.append(child)
         self.wider.scores.append(score)
@@ -112,7 +113,7 @@ async def ab_mcts(
             draw from the posterior of a new answer (wider) and of those below (deeper)
             wider: sample an answer here: to the problem at the root, else a refinement
             deeper: go to the child with the highest draw from its posterior, and draw again
-            tell the score to the posteriors on the way up
+            add the score to the posteriors on the way up
         answer: the one with the highest score
 
     A score of a new answer counts as wider where it was written, and as deeper in all nodes above.
@@ -122,19 +123,16 @@ async def ab_mcts(
     answer, with {problem} and {answer}.
     """
     at_least("ab_mcts", num_samples=num_samples)
+    check_template("ab_mcts.refinement", refinement, ("answer",))
+    question = question_of(problem)
     root, deepest = Answer.new(None, None, prior), 1
     answers: list[Candidate] = []
     while len(answers) < num_samples and not (answers and ask.budget.is_spent):
         node = root.selected(ask.random)
         context = prompt
         if node.candidate is not None:
-            text = filled(
-                "ab_mcts: refinement",
-                refinement,
-                problem=text_of(problem),
-                answer=node.candidate.text,
-            )
-            context = render(reworded(problem, text))
+            text = filled(refinement, problem=question, answer=node.candidate.text)
+            context = render(rewritten(problem, text))
         (candidate,) = await ask(context)
         candidate = candidate.scored((await score([candidate]))[0])
         answers.append(candidate)

@@ -16,6 +16,7 @@ reported as an oracle.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
@@ -61,8 +62,10 @@ class Candidate:
 
     @property
     def mean_logprob(self) -> float:
-        """Per token, so that long candidates are not at a disadvantage."""
-        return self.logprob / max(len(self.ids), 1)
+        """Per token, so that long candidates are not at a disadvantage; -inf without tokens, so
+        that a sample which the budget left empty is never the likeliest.
+        """
+        return self.logprob / len(self.ids) if self.ids else -math.inf
 
     def grown(self, step: Candidate, decode: Callable[[Ids], str]) -> Candidate:
         """This candidate with a step behind it, which was sampled in its context.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from posttrain.registry import searches
 from posttrain.search.base import Candidate, Selection, select
 from posttrain.search.steps import Steps, at_least
@@ -39,4 +41,5 @@ async def best_of_actions(
         siblings = [p.scored(number) for p, number in zip(siblings, numbers, strict=True)]
         index = max(range(len(siblings)), key=lambda i: numbers[i])
         path = siblings[index]
+    siblings = [replace(p, ended=steps.is_ended(p)) for p in siblings]
     return select(siblings, index, extract, None, num_steps=len(path.steps))

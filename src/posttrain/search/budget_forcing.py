@@ -109,9 +109,9 @@ class _Thinking:
         """The thinking, ended or cut, and how often it was made to go on."""
         path = Candidate((), "", 0.0, False, context_ids=self.prompt)
         waits = 0
-        kept = min(self.reserved, self.ask.budget.tokens_left // 2)
+        reserved = min(self.reserved, self.ask.budget.tokens_left // 2)
         while True:
-            room = min(self.limit - len(path.ids), self.ask.budget.tokens_left - kept)
+            room = min(self.limit - len(path.ids), self.ask.budget.tokens_left - reserved)
             if room < 1:
                 return replace(path, ended=False, stop_string=None), waits
             (step,) = await self.ask(
@@ -147,10 +147,10 @@ def without_end(path: Candidate, decode: Decode, encode: Encode) -> Candidate:
     stop_string, count, rest = path.stop_string, len(path.ids) - 1, ""
     text = decode(path.ids)
     if stop_string is not None and stop_string in text:
-        kept = text[: text.rindex(stop_string)]
-        while count and len(decode(path.ids[:count])) > len(kept):
+        before = text[: text.rindex(stop_string)]
+        while count and len(decode(path.ids[:count])) > len(before):
             count -= 1
-        rest = kept[len(decode(path.ids[:count])) :]
+        rest = before[len(decode(path.ids[:count])) :]
     cut = replace(
         path,
         ids=path.ids[:count],

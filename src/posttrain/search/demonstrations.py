@@ -112,8 +112,8 @@ async def auto_cot(
                 return question, chain.text
         return None
 
-    found = await asyncio.gather(*(shot_of(c) for c in clusters(pool, num_demonstrations)))
-    shots = [shot for shot in found if shot is not None]
+    outcomes = await asyncio.gather(*(shot_of(c) for c in clusters(pool, num_demonstrations)))
+    shots = [shot for shot in outcomes if shot is not None]
     spent = float(ask.budget.num_tokens - before)
     context = render(demonstrated(problem, shots, separator)) if shots else prompt
     candidates = await reasoning(context, ask, encode, *cues)

@@ -59,9 +59,9 @@ def check_template(place: str, template: str, needed: Sequence[str]) -> None:
     Raises:
         ConfigError: names the field that is missing.
     """
-    held = set(_FIELD.findall(template))
+    fields = set(_FIELD.findall(template))
     for name in needed:
-        if name not in held:
+        if name not in fields:
             raise ConfigError(
                 f"{place}: {template!r} must hold {{{name}}}, which is filled in for each problem"
             )

@@ -10,14 +10,8 @@ from typing import Any, Literal
 from posttrain.errors import ConfigError
 from posttrain.registry import searches
 from posttrain.search.base import Candidate, Ids, Selection, select
-from posttrain.search.steps import (
-    at_least,
-    best_paths,
-    best_place,
-    filled,
-    reworded,
-    text_of,
-)
+from posttrain.search.dialogue import check_template, filled, question_of, rewritten
+from posttrain.search.steps import at_least, best_paths, best_place
 from posttrain.types import Text
 
 
@@ -45,6 +39,9 @@ class Thinking:
     """What the operations of a graph work with, by the names of a search's inputs.
 
     aggregation, improvement: prompts with {problem} and {thoughts}.
+
+    Raises:
+        ConfigError: a prompt without {thoughts}.
     """
 
     prompt: Ids
@@ -54,6 +51,10 @@ class Thinking:
     render: Any
     aggregation: str = "{problem}\n\nSolutions:\n{thoughts}\n\nWrite one better solution.\n"
     improvement: str = "{problem}\n\nA solution:\n{thoughts}\n\nWrite a better one.\n"
+
+    def __post_init__(self) -> None:
+        check_template("graph_of_thoughts.aggregation", self.aggregation, ("thoughts",))
+        check_template("graph_of_thoughts.improvement", self.improvement, ("thoughts",))
 
     async def result(self, operation: Operation, thoughts: list[Candidate]) -> list[Candidate]:
         """The thoughts of an operation, given those of its inputs."""
@@ -68,19 +69,17 @@ class Thinking:
             if len(thoughts) < 2:
                 return []
             listed = "\n".join(f"{i}. {t.text}" for i, t in enumerate(thoughts, 1))
-            return await self._new("aggregation", self.aggregation, listed, operation.number)
+            return await self._new(self.aggregation, listed, operation.number)
         parts = [
-            self._new("improvement", self.improvement, thought.text, operation.number)
-            for thought in thoughts
+            self._new(self.improvement, thought.text, operation.number) for thought in thoughts
         ]
         return [new for group in await asyncio.gather(*parts) for new in group]
 
-    async def _new(self, setting: str, template: str, thoughts: str, n: int) -> list[Candidate]:
+    async def _new(self, template: str, thoughts: str, n: int) -> list[Candidate]:
         if self.ask.budget.is_spent:
             return []
-        where = f"graph_of_thoughts: {setting}"
-        text = filled(where, template, problem=text_of(self.problem), thoughts=thoughts)
-        return list(await self.ask(self.render(reworded(self.problem, text)), n))
+        text = filled(template, problem=question_of(self.problem), thoughts=thoughts)
+        return list(await self.ask(self.render(rewritten(self.problem, text)), n))
 
 
 def levels(operations: Sequence[Operation]) -> list[list[Operation]]:

@@ -154,9 +154,9 @@ async def mcts(
     tree = _Tree(steps, score, num_children, evaluation == "rollout")
     select_by = (uct if rule == "uct" else puct)(exploration)
     simulations = 0
-    kept = reserve * (ask.budget.max_tokens or 0)
+    reserved = reserve * (ask.budget.max_tokens or 0)
     while simulations < num_simulations and tree.root.is_open:
-        if ask.budget.tokens_left <= (0 if tree.has_whole else kept):
+        if ask.budget.tokens_left <= (0 if tree.has_whole else reserved):
             break
         await tree.simulate(select_by)
         simulations += 1

@@ -247,17 +247,23 @@ def disagreement(answers: Sequence[str | None]) -> float:
     return 1.0 - max(counts.values(), default=0) / max(len(answers), 1)
 
 
+_NUMBERS = ("temperature", "max_tokens")  # options of a call of which 0 is not the default
+
+
 class PilotAsk:
     """An `Ask` whose first plain call about the prompt gets the pilot's samples first."""
 
     def __init__(self, ask: Any, prompt: Ids, pilot: Sequence[Candidate]) -> None:
         self.sampling, self.seed, self.random = ask.sampling, ask.seed, ask.random
         self.budget, self.ledger = ask.budget, ask.ledger
+        self.stop_ids, self.context_length = ask.stop_ids, ask.context_length
         self._ask, self._prompt, self._pilot = ask, tuple(prompt), list(pilot)
 
     async def __call__(self, context: Ids, n: int = 1, **options: Any) -> list[Candidate]:
         """See `Ask`."""
-        is_plain = tuple(context) == self._prompt and not any(options.values())
+        # Temperature 0 is an option as well: a greedy call gets no sample of the pilot.
+        options = {k: v for k, v in options.items() if v is not None and (v or k in _NUMBERS)}
+        is_plain = tuple(context) == self._prompt and not options
         ready = self._pilot[:n] if is_plain else []
         self._pilot = self._pilot[len(ready) :]
         more = n - len(ready)

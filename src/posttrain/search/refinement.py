@@ -47,13 +47,13 @@ async def self_refine(
     """
     _check("self_refine", max_attempts, "max_attempts")
     question = question_of(problem)
-    asked = filled(feedback, problem=question)
+    request = filled(feedback, problem=question)
     attempts = [await reply(ask, prompt)]
     turns: list[tuple[str, str]] = []
     stopped = empty = 0.0
     while len(attempts) < max_attempts and not is_cut(attempts[-1]) and not ask.budget.is_spent:
         text = attempts[-1].text
-        context = render(followed(problem, [(text, asked)]))
+        context = render(followed(problem, [(text, request)]))
         criticism = await reply(ask, context, temperature=feedback_temperature)
         if not criticism.text.strip():
             empty = 1.0
@@ -61,7 +61,7 @@ async def self_refine(
         if stop_phrase and stop_phrase.lower() in criticism.text.lower():
             stopped = 1.0
             break
-        turns += [(text, asked), (criticism.text, filled(refine, problem=question))]
+        turns += [(text, request), (criticism.text, filled(refine, problem=question))]
         attempt = await reply(ask, render(followed(problem, turns)))
         if is_cut(attempt):
             break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from posttrain.errors import ConfigError
@@ -32,13 +33,16 @@ async def regularized_best_of_n(
     num_samples: samples. penalty: what a choice pays for. penalty_weight: w, in scores per nat, or
     per token.
     """
-    if not penalty_weight >= 0:
+    if not 0 <= penalty_weight < math.inf:
         raise ConfigError(
-            f"regularized_best_of_n: penalty_weight is {penalty_weight}; it must be at least 0"
+            f"regularized_best_of_n: penalty_weight is {penalty_weight}; it must be at least 0 and "
+            "finite"
         )
     candidates = await scored(await ask(prompt, num_samples), score)
 
     def worth(candidate: Candidate) -> float:
+        if not candidate.ids:  # left empty by the budget: neither likely nor short
+            return -math.inf
         cost = -candidate.logprob if penalty == "kl" else float(len(candidate.ids))
         return (candidate.score or 0.0) - penalty_weight * cost
 

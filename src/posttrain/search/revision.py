@@ -12,6 +12,7 @@ from posttrain.registry import searches
 from posttrain.search.base import Candidate, Selection
 from posttrain.search.best_of_n import best_scored, scored
 from posttrain.search.dialogue import filled, followed, is_cut, question_of, reply
+from posttrain.search.steps import shares
 from posttrain.search.vote import vote
 from posttrain.types import Text
 
@@ -92,8 +93,8 @@ def revision_context(
 
     Searches and the rows of `pt.revision_rows` have the same contexts, because both come from here.
     """
-    asked = filled(instruction, problem=question_of(problem))
-    return followed(problem, [(attempt, asked) for attempt in attempts[-max_attempts:]])
+    request = filled(instruction, problem=question_of(problem))
+    return followed(problem, [(attempt, request) for attempt in attempts[-max_attempts:]])
 
 
 def chain_lengths(num_samples: int, sequential_ratio: float) -> list[int]:
@@ -112,7 +113,7 @@ def chain_lengths(num_samples: int, sequential_ratio: float) -> list[int]:
         )
     length = min(max(round(math.sqrt(num_samples * sequential_ratio)), 1), num_samples)
     number = math.ceil(num_samples / length)
-    return [num_samples // number + (i < num_samples % number) for i in range(number)]
+    return shares(num_samples, number)
 
 
 async def _chains(

@@ -133,9 +133,9 @@ class _Actions:
             return []
         begun = replace(path, ids=(*path.ids, *cue))
         (longer,) = await steps.continued(begun)
-        known = longer.logprobs
-        if known:  # the model did not choose the cue, so that it has no log-prob
-            longer.logprobs = (*path.logprobs, *[0.0] * len(cue), *known[len(path.logprobs) :])
+        logprobs = longer.logprobs
+        if logprobs:  # the model did not choose the cue, so that it has no log-prob
+            longer.logprobs = (*path.logprobs, *[0.0] * len(cue), *logprobs[len(path.logprobs) :])
         return [longer]
 
 
@@ -164,6 +164,6 @@ async def _consistencies(
     results = iter(await asyncio.gather(*checks))
     shares = []
     for _ in paths:
-        known = [r for r in (next(results) for _ in range(consistency_checks)) if r is not None]
-        shares.append(sum(known) / len(known) if known else 1.0)
+        agreed = [r for r in (next(results) for _ in range(consistency_checks)) if r is not None]
+        shares.append(sum(agreed) / len(agreed) if agreed else 1.0)
     return shares

@@ -58,13 +58,20 @@ class Verdicts:
 
 @dataclass(frozen=True, slots=True)
 class Logprobs:
-    """The log-prob of a candidate under the model that sampled it, in nats; mean: per token."""
+    """The log-prob of a candidate under the model that sampled it, in nats; mean: per token. A
+    candidate without tokens has none.
+    """
 
     mean: bool
 
     def scores(self, items: Items, grader: TaskGrader | None) -> list[list[float]]:
         """See `ScoreSource`."""
-        return [[c.mean_logprob if self.mean else c.logprob for c in group] for _, group in items]
+        return [[self._number(c) for c in group] for _, group in items]
+
+    def _number(self, candidate: Candidate) -> float:
+        if self.mean or not candidate.ids:
+            return candidate.mean_logprob
+        return candidate.logprob
 
     def close(self) -> None:
         """Nothing to release."""

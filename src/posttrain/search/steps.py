@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from posttrain.errors import ConfigError
 from posttrain.search.ask import path_room
 from posttrain.search.base import Candidate, Ids, Selection, select
 from posttrain.search.vote import vote
-from posttrain.types import Text
 
 
 def is_ended(path: Candidate, separator: str | None) -> bool:
@@ -147,10 +146,14 @@ class Steps:
     ) -> Selection:
         """A selection among paths; whole ones come before those that were cut.
 
+        Its candidates have `ended` where they are whole completions, not at a separator.
+
         choose: "best" by the score, "vote" by the number of paths with an answer, "weighted_vote"
         by the sum of their scores.
         """
         whole = [self.is_ended(path) for path in paths]
+        # Rows, grades and counts of cut-off samples read `ended`, and know no separator.
+        paths = [replace(p, ended=ended) for p, ended in zip(paths, whole, strict=True)]
         counted = [ended or not any(whole) for ended in whole]
         notes = {"num_whole": float(sum(whole)), **notes}
         if choose == "best":
@@ -201,31 +204,6 @@ def softmax(numbers: Sequence[float]) -> list[float]:
     powers = [math.exp(x - high) for x in numbers]
     total = sum(powers)
     return [power / total for power in powers]
-
-
-def text_of(problem: Text) -> str:
-    """The problem in words: a text, or the last message of a conversation."""
-    return problem if isinstance(problem, str) else str(problem[-1]["content"])
-
-
-def reworded(problem: Text, text: str) -> Text:
-    """A problem with other words: the text, or the conversation with it as the last message."""
-    return text if isinstance(problem, str) else [*problem[:-1], {"role": "user", "content": text}]
-
-
-def filled(where: str, template: str, **values: str) -> str:
-    """A template with its values in the places of their names in braces.
-
-    Raises:
-        ConfigError: it names something else.
-    """
-    try:
-        return template.format(**values)
-    except (KeyError, IndexError, ValueError) as error:
-        raise ConfigError(
-            f"{where}: {error} in {template!r:.200}; the names in braces are "
-            f"{', '.join(values)}, and a brace itself is written twice"
-        ) from error
 
 
 def at_least(search: str, least: int = 1, **settings: int) -> None:

@@ -10,14 +10,13 @@ from typing import Any, Literal
 from posttrain.errors import ConfigError
 from posttrain.registry import searches
 from posttrain.search.base import Candidate, Selection
+from posttrain.search.dialogue import check_template, filled, question_of, rewritten
 from posttrain.search.steps import (
     Steps,
     at_least,
     best_paths,
     distinct_texts,
-    filled,
     number_of,
-    text_of,
 )
 
 Values = Callable[[Sequence[Candidate]], Awaitable[list[float]]]
@@ -68,18 +67,16 @@ async def tree_of_thoughts(
         raise ConfigError(
             "tree_of_thoughts: value_words is empty; give a word and what it is worth"
         )
-    text = text_of(problem)
+    check_template("tree_of_thoughts.evaluation", evaluation, ("thoughts",))
+    text = question_of(problem)
     cached: dict[str, float] = {}
 
     async def value_of(path: Candidate) -> float:
-        question = filled(
-            "tree_of_thoughts: evaluation",
-            evaluation,
-            problem=text,
-            thoughts=path.text,
-            words=", ".join(words),
+        fields = {"problem": text, "thoughts": path.text, "words": ", ".join(words)}
+        question = filled(evaluation, **fields)
+        answers = await ask(
+            render(rewritten(problem, question)), num_evaluations, max_tokens=evaluation_tokens
         )
-        answers = await ask(render(question), num_evaluations, max_tokens=evaluation_tokens)
         return sum(worth(answer.text, words) for answer in answers)
 
     async def values(paths: Sequence[Candidate]) -> list[float]:
@@ -178,7 +175,7 @@ async def _depth(
 
 def worth(text: str, words: dict[str, float]) -> float:
     """What the last value word of an answer is worth; 0 without one."""
-    found = re.findall(r"\w+", text.lower())
-    known = {word.lower(): value for word, value in words.items()}
-    values = [known[word] for word in found if word in known]
+    tokens = re.findall(r"\w+", text.lower())
+    worths = {word.lower(): value for word, value in words.items()}
+    values = [worths[word] for word in tokens if word in worths]
     return values[-1] if values else 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from posttrain.errors import ConfigError
 from posttrain.registry import searches
@@ -37,9 +38,11 @@ async def value_beam(
             f"value_beam: num_beams {num_beams} and max_rounds {max_rounds} must be at least 1, "
             f"and separator {separator!r} not empty"
         )
+    # A separator that ends whole completions too leaves one step.
+    mark = None if separator in ask.sampling.stop else separator
     beams = [Candidate((), "", 0.0, False, context_ids=prompt)]
     for depth in range(max_rounds):
-        active = [path for path in beams if not is_done(path, ask, separator)]
+        active = [path for path in beams if not is_done(path, ask, mark)]
         if not active or ask.budget.is_spent:
             break
         groups = await asyncio.gather(
@@ -47,7 +50,7 @@ async def value_beam(
                 ask(
                     (*prompt, *path.ids),
                     num_beams if depth else num_beams**2,
-                    stop=(separator,),
+                    stop=() if mark is None else (mark,),
                     max_tokens=path_room(ask, path.ids),
                 )
                 for path in active
@@ -56,10 +59,9 @@ async def value_beam(
         pool = [path for path in beams if path not in active]
         pool += [p.grown(c, decode) for p, g in zip(active, groups, strict=True) for c in g]
         pool = distinct(pool)
-        values = await value([last_state(prompt, path, separator) for path in pool])
+        values = await value([last_state(prompt, path, mark) for path in pool])
         pool = [path.scored(number) for path, number in zip(pool, values, strict=True)]
         beams = sorted(pool, key=lambda p: -(p.score or 0.0))[:num_beams]
-    best = max(
-        range(len(beams)), key=lambda i: (is_ended(beams[i], separator), beams[i].score or 0.0)
-    )
+    beams = [replace(path, ended=is_ended(path, mark)) for path in beams]
+    best = max(range(len(beams)), key=lambda i: (beams[i].ended, beams[i].score or 0.0))
     return select(beams, best, extract)

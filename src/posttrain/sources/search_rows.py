@@ -71,8 +71,8 @@ def search_rows(
     rows: list[dict[str, Any]] = []
     for example, selection in zip(examples, selections, strict=True):
         if isinstance(selection, Selection) and not selection.abstained:
-            made = _rows(example, selection, kind, grade, min_grade, separator)
-            rows += [{"prompt": example.prompt, **row} for row in made][:max_per_prompt]
+            columns = _rows(example, selection, kind, grade, min_grade, separator)
+            rows += [{"prompt": example.prompt, **row} for row in columns][:max_per_prompt]
     return rows
 
 
