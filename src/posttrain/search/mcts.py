@@ -153,13 +153,15 @@ async def mcts(
     steps = Steps("mcts", prompt, ask, decode, separator, max_steps)
     tree = _Tree(steps, score, num_children, evaluation == "rollout")
     select_by = (uct if rule == "uct" else puct)(exploration)
-    simulations = 0
+    simulations, left = 0, ask.budget.tokens_left
     reserved = reserve * (ask.budget.max_tokens or 0)
-    while simulations < num_simulations and tree.root.is_open:
-        if ask.budget.tokens_left <= (0 if tree.has_whole else reserved):
+    cost = 0.0  # of the last simulation; the next one is expected to cost as much
+    while simulations < num_simulations and tree.root.is_open and left > 0:
+        if not tree.has_whole and left - cost <= reserved:
             break
         await tree.simulate(select_by)
         simulations += 1
+        cost, left = left - ask.budget.tokens_left, ask.budget.tokens_left
     nodes = list(tree.root.below())
     return steps.chosen(
         await tree.leaves(),
