@@ -7,7 +7,7 @@ samples at most the budget per problem, all its discarded tokens included, at te
 is cut counts as not ended. Strategies that ask for a score run with the reward of `--scorer`, and
 say so; a reward model is `--scorer '{name: reward_model, path: FOLDER}'`. What cannot run on the
 model, such as what asks for a critic, is listed with the reason. The difference to plain sampling
-is paired over problems. Writes docs/guides/search_table.md, and the numbers into `--folder`.
+is paired over problems. Writes docs/results/search_table.md, and the numbers into `--folder`.
 (docs/reference is written anew by every build of the site.)
 Every evaluation is kept in `--folder`, so that an interrupted table goes on where it stopped.
 """
@@ -30,7 +30,7 @@ from posttrain.evaluation.comparison import compare
 from posttrain.evaluation.outcomes import read_evaluation
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "guides" / "search_table.md"
+PAGE = ROOT / "docs" / "results" / "search_table.md"
 BASELINE = "sample"
 
 TASKS: dict[str, dict[str, Any]] = {
