@@ -26,6 +26,8 @@ NAMES: dict[str, str] = {
     "SearchLimits": "posttrain.search.run",
     "search_rows": "posttrain.sources.search_rows",
     "compare": "posttrain.evaluation.comparison",
+    "forgetting": "posttrain.methods.forgetting",
+    "Forgetting": "posttrain.evaluation.forgetting",
     "contamination": "posttrain.evaluation.contamination",
     "harness_model": "posttrain.evaluation.harness",
     "Evaluation": "posttrain.evaluation.outcomes",
