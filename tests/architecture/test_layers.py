@@ -18,6 +18,7 @@ LAYERS = [
     {"serve"},
     {"runs"},
     {"loops"},
+    {"retention"},
     {"methods"},
     {"training", "evaluation"},
     {"sources"},

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,12 +44,14 @@ def train(
     *,
     steps: int,
     max_tokens: int,
+    rules: Sequence[Callable[[int], Averages]] = (),
 ) -> State:
     """Run from `state.step` to `steps`; hooks are called with the number of steps done and the
     step's metrics.
 
     Args:
         max_tokens: distinct tokens that a micro-batch may hold. It sets memory, never the result.
+        rules: each is called with the step before the gradient is clipped, and may change it.
     Raises:
         TrainingDiverged: a loss or gradient is NaN or infinite. The weights are left as they were
         before that step.
@@ -66,6 +68,8 @@ def train(
                 meter.micro(loss, metrics, micro)
             meter.add(idle_metrics(model, objective, batch, totals, max_tokens))
             meter.add(optimizer.penalize())
+            for rule in rules:
+                meter.add(rule(step))
             meter.check(batch, optimizer.clip_gradients())
             optimizer.step(step, batch)
         source.updated(model)

@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 from rich.console import Console
 
+from posttrain.averages import Averages
 from posttrain.config import TrustRegionConfig
 from posttrain.data.account import Account
 from posttrain.data.forest import TokenSequence
@@ -75,6 +76,19 @@ class Learner:
     max_tokens: int
 
 
+class GradientRule(Protocol):
+    """What changes the gradient of an update before it is clipped, such as a projection."""
+
+    def __call__(self, learner: Learner, step: int) -> Averages:
+        """Change `.grad` of the trained parameters in place; the metrics of it.
+
+        Args:
+            step: from 0. What a rule draws at random is a function of the step, so that a resume
+                is exact.
+        """
+        ...
+
+
 Measure = Callable[[Any, Source, int], dict[str, float]]
 """(model, source, max_tokens) -> metrics of held-out data."""
 
@@ -129,6 +143,7 @@ class Plan:
         critic: the model of values. scores: at each "token" or at the end of a "sequence", where a
             score model is trained; None trains a language model.
         noise: size of the noise on embeddings in training (NEFTune).
+        rules: what changes the gradient of each update, in order.
     """
 
     method: str
@@ -142,6 +157,7 @@ class Plan:
     critic: Critic | None = None
     scores: Literal["token", "sequence"] | None = None
     noise: float = 0.0
+    rules: tuple[GradientRule, ...] = ()
 
     def __post_init__(self) -> None:
         check_values(self.settings)

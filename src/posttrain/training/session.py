@@ -143,7 +143,8 @@ class Session(RunSession):
             span = self.schedule_steps or self.steps
             optimizer = make_optimizer(model, self.plan, self.objective, self.settings, span)
             limit = micro_batch_tokens(model, self.settings)
-            source = self.work.source(Learner(model, optimizer, limit))
+            learner = Learner(model, optimizer, limit)
+            source = self.work.source(learner)
             facts = self._facts(start, model, source, optimizer)
             state = self._restore(start, model, source, optimizer)
             first = state.step
@@ -175,6 +176,7 @@ class Session(RunSession):
                         state,
                         steps=self.steps,
                         max_tokens=limit,
+                        rules=[partial(rule, learner) for rule in self.plan.rules],
                     )
                 except RewardError:
                     # Rewards are called before anything of their step is updated.
