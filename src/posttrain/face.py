@@ -42,6 +42,7 @@ NAMES: dict[str, str] = {
     "online_dpo": "posttrain.methods.online_dpo",
     "spin": "posttrain.loops.spin",
     "self_training": "posttrain.loops.self_training",
+    "continual": "posttrain.loops.continual",
     "revision_rows": "posttrain.loops.revision",
     "offline": "posttrain.methods.offline",
     "distill": "posttrain.methods.distill",
@@ -85,6 +86,7 @@ KINDS: dict[str, str] = {
     "task": "tasks",
     "environment": "environments",
     "strategy": "searches",
+    "retention": "retentions",
 }
 """Groups of registered functions: pt.reward.exact is one, @pt.reward adds one."""
 

@@ -47,7 +47,13 @@ class Retention:
 
     State that lasts over stages is tensors (`state`), so that an interrupted sequence goes on
     exactly.
+
+    Attributes:
+        changes_base: whether frozen weights below adapters are changed, so that the adapters alone
+            are no longer the model.
     """
+
+    changes_base = False
 
     def begin(self, stage: Stage) -> Plan:
         """The plan that is trained in the place of the stage's own."""
