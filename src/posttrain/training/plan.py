@@ -68,11 +68,13 @@ class Learner:
     Attributes:
         model: with its weights. optimizer: what updates them.
         max_tokens: distinct tokens that one forward pass may hold.
+        folder: of the run; None where it is in memory.
     """
 
     model: Any
     optimizer: Any
     max_tokens: int
+    folder: Path | None = None
 
 
 Measure = Callable[[Any, Source, int], dict[str, float]]
