@@ -14,6 +14,9 @@ from posttrain.component import Component
 from posttrain.component import ComponentLike as ComponentLike
 from posttrain.data_config import DataConfig as DataConfig
 from posttrain.data_config import DataLike as DataLike
+from posttrain.engine_config import EngineLike as EngineLike
+from posttrain.engine_config import LaunchConfig as LaunchConfig
+from posttrain.engine_config import ServedConfig as ServedConfig
 from posttrain.model_config import AdapterConfig as AdapterConfig
 from posttrain.model_config import LoraConfig as LoraConfig
 from posttrain.model_config import ModelConfig as ModelConfig

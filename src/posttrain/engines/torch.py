@@ -62,6 +62,8 @@ class TorchEngine:
         does not share trunks.
     """
 
+    in_flight = False
+
     def __init__(
         self,
         model: LanguageModel,
