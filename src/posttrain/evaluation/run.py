@@ -86,6 +86,7 @@ class Measurement:
         model: LanguageModel,
         *,
         engine: Engine | None = None,
+        amateur: Engine | None = None,
         progress: Progress | None = None,
         journal: Journal | None = None,
         on_selection: Callable[[int, Selection], None] | None = None,
@@ -94,6 +95,7 @@ class Measurement:
 
         Args:
             engine: samples in place of an embedded engine on the model.
+            amateur: an engine of a weaker model, for a search that asks for one.
             journal: where the calls of searches are recorded; those of an interrupted run are not
                 sampled again.
             on_selection: called with a problem's place and what a search chose.
@@ -144,6 +146,7 @@ class Measurement:
                 self.strategy,
                 limits=self.limits,
                 value=value,
+                amateur=amateur,
                 journal=journal,
                 on_selection=on_selection,
                 **options,

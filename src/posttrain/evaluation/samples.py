@@ -106,6 +106,7 @@ def measure_search(
     seed: int,
     limits: SearchLimits | None = None,
     value: Callable[[Sequence[tuple[int, ...]]], list[float]] | None = None,
+    amateur: Engine | None = None,
     grader: Grader | None = None,
     journal: Journal | None = None,
     on_selection: Callable[[int, Selection], None] | None = None,
@@ -119,6 +120,7 @@ def measure_search(
         strategy: with its scorer open (`Strategy.open`).
         limits: of the search about one problem.
         value: a critic's values of states, for strategies that ask for them.
+        amateur: an engine of a weaker model, for strategies that ask for one.
         journal: answers of an earlier run that was interrupted.
         on_selection: called with a problem's place and what was chosen, as searches end.
         grader, progress: see `measure_samples`.
@@ -128,7 +130,7 @@ def measure_search(
         RewardError: verdicts exceed the time limit again and again.
     """
     verdicts = TaskGrader(task, grader)
-    tools = SearchTools(tokenizer, verdicts.answer, verdicts, value, task.system, journal)
+    tools = SearchTools(tokenizer, verdicts.answer, verdicts, value, task.system, journal, amateur)
     done = itertools.count(1)
 
     def finished(place: int, result: Selection | Failed) -> None:
