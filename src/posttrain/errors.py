@@ -9,6 +9,7 @@ PosttrainError
 ├── EpisodeError         an environment or its tools that fail, or take too long
 ├── CheckpointError      a checkpoint that is broken, missing or belongs to another run
 ├── EndpointError        a server that does not give completions
+│   └── RequestRefused   it refuses one request, such as a prompt that is too long
 ├── MissingDependency    an optional library; the message names the extra to install
 └── TrainingDiverged     a loss or gradient that is NaN or infinite
 """
@@ -86,6 +87,13 @@ class CheckpointError(PosttrainError):
 
 class EndpointError(PosttrainError):
     """A server that was asked for completions does not give them."""
+
+
+class RequestRefused(EndpointError):
+    """A server refuses one request (status 400 or 422), such as a prompt beyond its context.
+
+    Other requests may succeed.
+    """
 
 
 class MissingDependency(PosttrainError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -131,13 +131,6 @@ class Measurement:
                 engine, problems, self.task, decode, num_samples=self.num_samples, **options
             )
         else:
-            if "value" in self.strategy.inputs and model.critic is None:
-                raise ConfigError(
-                    f"search {self.strategy.name!r} asks for values, and the model has no critic; "
-                    "train one with method offline and losses that ask for values, such as "
-                    "oreo_policy and oreo_value"
-                )
-            value = model.critic.at_ends if model.critic is not None else None
             result = measure_search(
                 engine,
                 problems,
@@ -145,7 +138,7 @@ class Measurement:
                 model.tokenizer,
                 self.strategy,
                 limits=self.limits,
-                value=value,
+                value=_values(model, self.strategy),
                 amateur=amateur,
                 journal=journal,
                 on_selection=on_selection,
@@ -160,6 +153,24 @@ class Measurement:
         """Release what the scorer holds."""
         if self.strategy is not None:
             self.strategy.close()
+
+
+def _values(
+    model: LanguageModel, strategy: Strategy
+) -> Callable[[Sequence[tuple[int, ...]]], list[float]] | None:
+    """A critic's values of states; None of a model without one.
+
+    Raises:
+        ConfigError: the strategy asks for values, and there is no critic.
+    """
+    if model.critic is not None:
+        return model.critic.at_ends
+    if "value" in strategy.inputs:
+        raise ConfigError(
+            f"search {strategy.name!r} asks for values, and the model has no critic; train one "
+            "with method offline and losses that ask for values, such as oreo_policy and oreo_value"
+        )
+    return None
 
 
 def prepare(

@@ -178,7 +178,7 @@ def _outcome(example: Example, result: Selection | Failed, verdicts: TaskGrader)
     """The graded choice of a search; wrong where it failed."""
     prompt, answer = plain_text(example.prompt), str(example.answer)
     if isinstance(result, Failed):
-        return Outcome(example.id, prompt, answer, [0], [None], [0])
+        return Outcome(example.id, prompt, answer, [0], [None], [result.num_tokens])
     correct = [0] if result.abstained else verdicts.correct([result.text], example)
     return Outcome(
         example.id,

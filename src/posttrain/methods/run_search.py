@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from posttrain.engines.torch import TorchEngine
 from posttrain.episodes.drive import Failed
 from posttrain.errors import ConfigError
 from posttrain.methods.amateur import amateur_engine, amateur_of
-from posttrain.methods.endpoint import EndpointModel, engine_of, spec_of
+from posttrain.methods.endpoint import EndpointModel, Spec, engine_of, spec_of
 from posttrain.methods.measurement import SamplingLike, check_critic, journal_header
 from posttrain.methods.objects import ModelLike
 from posttrain.methods.prompts import sampling_of
@@ -86,20 +87,8 @@ def run_search(
         calls = Journal(journal, header)
     try:
         loaded: Any = spec.load()
-        critic = loaded.critic
-        if critic is None and "value" in chosen.inputs:
-            critic = spec.load_critic()
-        verdicts = TaskGrader(task)
-        value = None if critic is None else critic.at_ends
-        tools = SearchTools(
-            loaded.tokenizer,
-            verdicts.answer,
-            verdicts,
-            value,
-            task.system,
-            calls,
-            amateur_engine(weaker),
-        )
+        tools = _tools(spec, loaded, task, chosen, calls)
+        tools = replace(tools, amateur=amateur_engine(weaker))
         return run_searches(
             chosen,
             [(e, tools.render(e.prompt)) for e in task.examples],
@@ -113,6 +102,18 @@ def run_search(
         chosen.close()
         if calls is not None:
             calls.close()
+
+
+def _tools(
+    spec: Spec, loaded: Any, task: Task, chosen: Strategy, journal: Journal | None
+) -> SearchTools:
+    """What the searches share, the critic's values among it where one is asked for."""
+    critic = loaded.critic
+    if critic is None and "value" in chosen.inputs:
+        critic = spec.load_critic()
+    verdicts = TaskGrader(task)
+    value = None if critic is None else critic.at_ends
+    return SearchTools(loaded.tokenizer, verdicts.answer, verdicts, value, task.system, journal)
 
 
 def _task(problems: Problems, extract: Extractor | Callable[[str], str | None]) -> Task:
