@@ -9,8 +9,9 @@ PosttrainError
 ├── EpisodeError         an environment or its tools that fail, or take too long
 ├── CheckpointError      a checkpoint that is broken, missing or belongs to another run
 ├── EndpointError        a server that does not give completions
-│   ├── ServerLost       a server that cannot be reached
-│   └── WeightSyncError  a server that has other weights than the trainer
+ │   ├── RequestRefused   it refuses one request, such as a prompt that is too long
+ │   ├── ServerLost       a server that cannot be reached
+ │   └── WeightSyncError  a server that has other weights than the trainer
 ├── MissingDependency    an optional library; the message names the extra to install
 └── TrainingDiverged     a loss or gradient that is NaN or infinite
 """
@@ -115,6 +116,13 @@ class WeightSyncError(EndpointError):
     ) -> None:
         super().__init__(message)
         self.gap, self.bound = gap, bound
+
+
+class RequestRefused(EndpointError):
+    """A server refuses one request (status 400 or 422), such as a prompt beyond its context.
+
+    Other requests may succeed.
+    """
 
 
 class MissingDependency(PosttrainError):

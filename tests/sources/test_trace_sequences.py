@@ -87,6 +87,16 @@ def test_turns_that_are_not_trained_are_context() -> None:
     assert trained_tokens(trace).tolist() == [False, False, True]
 
 
+def test_ids_that_were_not_sampled_are_context() -> None:
+    trace = continued(([], [20, 21]), ([30], [22]))
+    trace.turns[0].given = (False, True)
+    (sequence,) = trace_sequences(trace)
+    assert sequence.ids[sequence.loss_mask].tolist() == [20, 22]
+    (measured,) = trace_sequences(trace, every_turn=True)
+    assert measured.ids[measured.loss_mask].tolist() == [20, 21, 22]
+    assert trained_tokens(trace).tolist() == [True, False, True]
+
+
 def test_streams_follow_the_sampled_tokens() -> None:
     trace = rewritten()
     sequences = trace_sequences(trace, every_turn=True)
