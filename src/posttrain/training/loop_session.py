@@ -21,6 +21,7 @@ from posttrain.training.folder import RunFolder
 from posttrain.training.hooks import Hook
 from posttrain.training.length import Length
 from posttrain.training.measurement import Evaluating
+from posttrain.training.optimizers import refuse_average
 from posttrain.training.plan import Loop, PreparedLoop
 from posttrain.training.result import Result
 from posttrain.training.rounds import Rounds, round_folders
@@ -54,6 +55,7 @@ class LoopSession(RunSession):
         title: str = "",
         work: PreparedLoop | None = None,
     ) -> None:
+        refuse_average(settings)
         super().__init__(
             spec,
             settings,

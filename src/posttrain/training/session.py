@@ -14,6 +14,7 @@ from posttrain.errors import CheckpointError, ConfigError, RewardError
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.spec import ModelSpec
 from posttrain.training import checkpoint, resume, start_weights
+from posttrain.training.average import WeightAverage
 from posttrain.training.contents import content_changes, contents, contents_of
 from posttrain.training.ending import Interrupted, closing, in_eval_mode, stop_on_signal
 from posttrain.training.folder import RunFolder
@@ -23,12 +24,13 @@ from posttrain.training.hooks import (
     RolloutWriter,
     add_peak_memory,
     first_rollout,
+    optimizer_memory,
 )
 from posttrain.training.length import Length
 from posttrain.training.loop import State, train
 from posttrain.training.measurement import Evaluating, HeldOut
 from posttrain.training.objective import Objective
-from posttrain.training.optimizers import make_optimizer
+from posttrain.training.optimizers import check_optimizer, make_optimizer
 from posttrain.training.plan import Learner, Plan, Work
 from posttrain.training.progress import Progress
 from posttrain.training.result import Record, Result, read_lines
@@ -90,6 +92,7 @@ class Session(RunSession):
         self.fresh_optimizer, self.keeps_start = fresh_optimizer, keeps_start
         self.stopped = False  # by the user, at the last step at the latest
         self._check_continuation()
+        check_optimizer(plan, settings, goes_on=after is not None)
 
     def _check_continuation(self) -> None:
         """Refuse a state that is not there, and a schedule that is over too early."""
@@ -188,7 +191,9 @@ class Session(RunSession):
             if self.folder is None or not self.settings.save_final:
                 held = TrainingState.of(model, optimizer, state)
         if self.folder is not None and saver is not None:
-            self._save(self.folder, model, state, start, saver, norm)
+            self._save(self.folder, model, state, start, saver, norm, optimizer.average)
+        elif optimizer.average is not None:
+            optimizer.average.exchange()  # the result's model is the average
         model.neftune_noise_alpha = 0.0
         # A later run starts from base and adapters together, which is then its reference.
         model.fresh_adapters = False
@@ -264,6 +269,8 @@ class Session(RunSession):
         """What is called after each step, but for the saver; and the progress display."""
         work, steps, every = self.work, self.steps, self.settings.eval_every
         first = dict(work.account.metrics)
+        average = optimizer.average
+        averaged = average.applied if average is not None else contextlib.nullcontext
         hooks: list[Any] = [optimizer.report] if isinstance(optimizer, TrustRegion) else []
         hooks += self.plan.reference.hooks(model)
         if work.samples and self.folder is not None:
@@ -271,15 +278,16 @@ class Session(RunSession):
             hooks.append(RolloutWriter(path, lambda: source.groups, resume_step=state.step))
         if work.measure is not None:
             limit = micro_batch_tokens(model, self.settings)
-            hook = HeldOut(partial(work.measure, model, source, limit), steps, every)
+            held_out = partial(work.measure, model, source, limit)
+            hook = HeldOut(held_out, steps, every, averaged)
             if state.step == 0:
                 hook.measure_into(first)
             if "eval_loss" in first:
                 self._print(f"eval_loss before training: {first['eval_loss']:.4f}")
             hooks.append(hook)
         if self.measured is not None and every:
-            hooks.append(self.measured.hook(model, steps, every))
-        hooks += [add_peak_memory, *self.hooks]
+            hooks.append(self.measured.hook(model, steps, every, averaged))
+        hooks += [add_peak_memory, optimizer_memory(optimizer), *self.hooks]
         if self.folder is not None:
             hooks += build_trackers(list(self.settings.report_to), self.folder.path)
             writer = MetricsWriter(self.folder.path / "metrics.jsonl", resume_step=state.step)
@@ -307,8 +315,9 @@ class Session(RunSession):
         start: resume.Start,
         saver: Saver,
         norm: float,
+        average: WeightAverage | None,
     ) -> None:
-        """Write the model, unless it is not fit to be used.
+        """Write the model, unless it is not fit to be used. Its weights are the average's then.
 
         Raises:
             Interrupted: the run was stopped before its last step.
@@ -324,6 +333,8 @@ class Session(RunSession):
         warning = collapse(norm, trained_norm(model))
         if warning is not None:
             self._print(warning, style="yellow")
+        if average is not None:
+            average.exchange()
         with checkpoint.written_whole(folder.path / "model") as place:
             model.save(place)
         saver.finish()
@@ -347,7 +358,8 @@ class Session(RunSession):
         )
 
     def _last_weights(self, start: resume.Start, model: Path) -> Path | None:
-        return start.checkpoint if start.step == self.steps else model
+        averages = self.settings.ema_decay > 0  # and checkpoints hold the weights themselves
+        return start.checkpoint if start.step == self.steps and not averages else model
 
     def _load(self, weights: Path | None) -> Any:
         return load_models(self.spec, self.plan, self.objective, weights)
