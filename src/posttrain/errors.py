@@ -9,6 +9,7 @@ PosttrainError
 ├── EpisodeError         an environment or its tools that fail, or take too long
 ├── CheckpointError      a checkpoint that is broken, missing or belongs to another run
 ├── EndpointError        a server that does not give completions
+├── RankError            another process of the run that has failed, or has ended
 ├── MissingDependency    an optional library; the message names the extra to install
 └── TrainingDiverged     a loss or gradient that is NaN or infinite
 """
@@ -86,6 +87,18 @@ class CheckpointError(PosttrainError):
 
 class EndpointError(PosttrainError):
     """A server that was asked for completions does not give them."""
+
+
+class RankError(PosttrainError):
+    """Another process of the run has failed, or has ended.
+
+    Attributes:
+        rank: of that process, None where it is not known.
+    """
+
+    def __init__(self, message: str, *, rank: int | None = None) -> None:
+        super().__init__(message)
+        self.rank = rank
 
 
 class MissingDependency(PosttrainError):

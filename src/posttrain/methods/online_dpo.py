@@ -89,9 +89,8 @@ def online_dpo(
         number = steps_of(steps, num_train_epochs, prompt_steps(prompts, batch_size))
 
         def source(learner: Learner) -> PairSource:
-            collector = make_collector(
-                learner.model, prompts, reward_set, sampled, batch_size, num_generations, seed
-            )
+            options = (reward_set, sampled, batch_size, num_generations, seed)
+            collector = make_collector(learner.model, prompts, *options, world=learner.world)
             return PairSource(collector, best_and_worst, model=learner.model, whole=objective.whole)
 
         moves = f", the reference moves every {reference_every}" if reference_every else ""
