@@ -12,6 +12,7 @@ PosttrainError
  │   ├── RequestRefused   it refuses one request, such as a prompt that is too long
  │   ├── ServerLost       a server that cannot be reached
  │   └── WeightSyncError  a server that has other weights than the trainer
+├── RankError            another process of the run that has failed, or has ended
 ├── MissingDependency    an optional library; the message names the extra to install
 └── TrainingDiverged     a loss or gradient that is NaN or infinite
 """
@@ -123,6 +124,18 @@ class RequestRefused(EndpointError):
 
     Other requests may succeed.
     """
+
+
+class RankError(PosttrainError):
+    """Another process of the run has failed, or has ended.
+
+    Attributes:
+        rank: of that process, None where it is not known.
+    """
+
+    def __init__(self, message: str, *, rank: int | None = None) -> None:
+        super().__init__(message)
+        self.rank = rank
 
 
 class MissingDependency(PosttrainError):

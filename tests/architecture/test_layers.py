@@ -43,7 +43,7 @@ LAYERS = [
     {"annotations"},
     {"files", "yaml_reader"},
     {"types"},
-    {"budget"},
+    {"budget", "world"},
     {"errors", "averages", "inputs", "memory", "terminal", "face", "descriptions"},
 ]
 PLACE = {name: i for i, names in enumerate(LAYERS) for name in names}

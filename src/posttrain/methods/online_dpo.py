@@ -108,6 +108,7 @@ def online_dpo(
                 num_generations,
                 seed,
                 sampler.open(learner.model, sampled, learner.folder),
+                world=learner.world,
             )
             return PairSource(collector, best_and_worst, model=learner.model, whole=objective.whole)
 

@@ -162,6 +162,7 @@ def _source(
         max_resamples=s.max_resamples,
         given_steps=s.given_steps,
         episodes=episodes,
+        world=learner.world,
     )
     credit = Creditor(
         s.advantage,

@@ -25,6 +25,7 @@ from posttrain.sources.rows import Source
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Schedule
 from posttrain.training.reference_model import Reference
+from posttrain.world import World
 
 Facts = list[tuple[str, str]]
 """Name and value of what a check shows."""
@@ -69,12 +70,15 @@ class Learner:
         model: with its weights. optimizer: what updates them.
         max_tokens: distinct tokens that one forward pass may hold.
         folder: of the run; None where it is in memory.
+        world: the processes that train together; a source shares its work among them, and gives
+            the same batches in each.
     """
 
     model: Any
     optimizer: Any
     max_tokens: int
     folder: Path | None = None
+    world: World = field(default_factory=World.alone)
 
 
 Measure = Callable[[Any, Source, int], dict[str, float]]
