@@ -57,6 +57,8 @@ NAMES: dict[str, str] = {
     "Sampling": "posttrain.config.SamplingConfig",
     "Agent": "posttrain.config.AgentConfig",
     "Endpoint": "posttrain.config.EndpointConfig",
+    "Served": "posttrain.config.ServedConfig",
+    "Launch": "posttrain.config.LaunchConfig",
     "LoRA": "posttrain.config.LoraConfig",
     "Adapter": "posttrain.config.AdapterConfig",
     "Model": "posttrain.config.ModelConfig",

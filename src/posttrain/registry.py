@@ -361,7 +361,6 @@ methods = Registry("method", "methods", "methods", (), also="loops")
 
 # What each of these is: `posttrain.penalties`.
 penalties = Registry("penalty", "penalties", "penalties", frozenset({"parameter", "start"}))
-
 retentions = Registry("retention method", "retentions", "retention", ())
 
 REGISTRIES: dict[str, Registry] = {

@@ -20,6 +20,7 @@ class Distilled(Retention):
         self.weight, self.temperature = weight, temperature
 
     def begin(self, stage: Stage) -> Plan:
+        """The plan with one more loss and the old model as its teacher."""
         if not stage.earlier:
             return stage.plan
         if stage.plan.teacher is not None:

@@ -97,6 +97,7 @@ class Elastic(Retention):
         self.rest = 0.0
 
     def begin(self, stage: Stage) -> Plan:
+        """The plan with the pull towards earlier weights."""
         if not self.importance:
             return stage.plan
         return replace(stage.plan, rules=(*stage.plan.rules, self.hold))
@@ -116,6 +117,7 @@ class Elastic(Retention):
         return metrics
 
     def end(self, stage: Stage) -> None:
+        """Add the stage to the form."""
         model = stage.model
         if self.num_sequences:
             new = diagonal_fisher(model, _steps(stage), self.num_sequences)
@@ -145,11 +147,13 @@ class Elastic(Retention):
         self.center[name] = torch.where(known, center + part * (theta - center), theta)
 
     def state(self) -> dict[str, Tensor]:
+        """The form."""
         form = {f"importance.{name}": value for name, value in self.importance.items()}
         form |= {f"center.{name}": value for name, value in self.center.items()}
         return {**form, "rest": torch.tensor(self.rest, dtype=torch.float64)} if form else {}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
+        """Restore the form."""
         for kind, values in (("importance.", self.importance), ("center.", self.center)):
             values.clear()
             values |= {k.removeprefix(kind): v for k, v in state.items() if k.startswith(kind)}

@@ -18,12 +18,14 @@ class Interpolated(Retention):
         self._before: dict[str, torch.Tensor] = {}
 
     def begin(self, stage: Stage) -> Plan:
+        """Remember the weights before the stage."""
         self._before = {
             name: p.detach().clone() for name, p in trained_parameters(stage.model).items()
         }
         return stage.plan
 
     def end(self, stage: Stage) -> None:
+        """Move the weights towards the anchor."""
         anchor = stage.start if self.anchor == "start" else self._before
         with torch.no_grad():
             for name, p in trained_parameters(stage.model).items():

@@ -14,6 +14,7 @@ class Joint(Retention):
     """From the start again, on all stages so far."""
 
     def begin(self, stage: Stage) -> Plan:
+        """The plan on all rows so far; the weights are those of the start again."""
         parameters = trained_parameters(stage.model)
         with torch.no_grad():
             for name, value in stage.start.items():

@@ -33,6 +33,7 @@ class OnPolicyReplay(Retention):
         self.num_generations, self.min_reward = num_generations, min_reward
 
     def begin(self, stage: Stage) -> Plan:
+        """The plan with rows that the model has just written."""
         rows = [row for plan in stage.earlier for row in self._rows(plan, stage)]
         if not rows:  # the first stage, or nothing of the earlier ones is right any more
             return stage.plan

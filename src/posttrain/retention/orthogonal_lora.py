@@ -42,6 +42,7 @@ class OrthogonalLora(Retention):
         self.base: dict[str, Tensor] = {}
 
     def begin(self, stage: Stage) -> Plan:
+        """A fresh adapter, and the plan with the term of overlap."""
         layers = dict(lora_layers(stage.model))
         if not layers:
             raise ConfigError(
@@ -79,6 +80,7 @@ class OrthogonalLora(Retention):
         return metrics
 
     def end(self, stage: Stage) -> None:
+        """Add the update to the frozen weights and remember its subspace."""
         with torch.no_grad():
             for name, module in lora_layers(stage.model):
                 a, b = module.lora_A[ADAPTER].weight, module.lora_B[ADAPTER].weight
@@ -92,10 +94,12 @@ class OrthogonalLora(Retention):
         stage.model.weights_version += 1
 
     def state(self) -> dict[str, Tensor]:
+        """Subspaces and changed weights."""
         subspaces = {f"subspace.{name}": rows for name, rows in self.subspaces.items()}
         return subspaces | {f"base.{name}": weight for name, weight in self.base.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
+        """Restore them."""
         for kind, values in (("subspace.", self.subspaces), ("base.", self.base)):
             values.clear()
             values |= {k.removeprefix(kind): v for k, v in state.items() if k.startswith(kind)}

@@ -88,6 +88,7 @@ class Projection(Retention):
         self.batch_size, self.buffer_size, self.average = batch_size, buffer_size, average
 
     def begin(self, stage: Stage) -> Plan:
+        """The plan with the projection."""
         if not stage.earlier:
             return stage.plan
         plans = [smaller(p, self.batch_size, self.buffer_size) for p in stage.earlier]
@@ -138,6 +139,7 @@ class Orthogonal(Retention):
         self.directions: list[Gradient] = []
 
     def begin(self, stage: Stage) -> Plan:
+        """The plan with the projection."""
         if not self.directions:
             return stage.plan
         return replace(stage.plan, rules=(*stage.plan.rules, self.project))
@@ -156,6 +158,7 @@ class Orthogonal(Retention):
         return metrics
 
     def end(self, stage: Stage) -> None:
+        """Take directions from rows of the stage."""
         plan = smaller(stage.plan, 1)
         source = source_of(plan, stage.model, stage.seed)
         learner = Learner(stage.model, None, 2048)
@@ -166,6 +169,7 @@ class Orthogonal(Retention):
                 self.directions.append([g / norm for g in gradient])
 
     def state(self) -> dict[str, Tensor]:
+        """The directions."""
         return {
             f"{k}.{i}": part
             for k, direction in enumerate(self.directions)
@@ -173,6 +177,7 @@ class Orthogonal(Retention):
         }
 
     def load_state(self, state: dict[str, Tensor]) -> None:
+        """Restore the directions."""
         places = sorted(tuple(map(int, name.split("."))) for name in state)
         self.directions = [[] for _ in {k for k, _ in places}]
         for k, i in places:

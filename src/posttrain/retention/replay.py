@@ -145,6 +145,7 @@ class Replay(Retention):
         self.share, self.buffer_size, self.rows = share, buffer_size, rows
 
     def begin(self, stage: Stage) -> Plan:
+        """The plan with replayed rows."""
         number = share_of(int(stage.plan.settings.get("batch_size", 16)), self.share)
         if self.rows is not None:
             general = with_settings(stage.plan, data=self.rows, batch_size=number)

@@ -26,6 +26,7 @@ from posttrain.sources.rows import Source
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Schedule
 from posttrain.training.reference_model import Reference
+from posttrain.world import World
 
 Facts = list[tuple[str, str]]
 """Name and value of what a check shows."""
@@ -69,11 +70,16 @@ class Learner:
     Attributes:
         model: with its weights. optimizer: what updates them.
         max_tokens: distinct tokens that one forward pass may hold.
+        folder: of the run; None where it is in memory.
+        world: the processes that train together; a source shares its work among them, and gives
+            the same batches in each.
     """
 
     model: Any
     optimizer: Any
     max_tokens: int
+    folder: Path | None = None
+    world: World = field(default_factory=World.alone)
 
 
 class GradientRule(Protocol):
