@@ -64,7 +64,7 @@ def cell(model: Any, task: str, search: str, options: argparse.Namespace) -> Any
     if kept.is_file():
         return read_evaluation(kept), json.loads(kept.read_text())["seconds"]
     inputs = registry.searches.entry(search).inputs
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         result = pt.evaluate(
             model,
@@ -81,7 +81,7 @@ def cell(model: Any, task: str, search: str, options: argparse.Namespace) -> Any
         return str(error)
     if result.failures:
         return f"{len(result.failures)} searches failed: {result.failures[0]}"
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     options.folder.mkdir(parents=True, exist_ok=True)
     result.save(kept, seconds=seconds)
     return result, seconds
@@ -168,7 +168,7 @@ def main() -> None:
         f"sampled tokens per problem with all that is discarded, temperature "
         f"{options.temperature:g}, default settings, seed {options.seed}. Searches that ask for a "
         f"score choose by the reward `{options.scorer}`. Critic: {options.critic or 'none'}; "
-        f"amateur: {options.amateur or 'none'}. Seconds are wall seconds per problem, "
+        f"amateur: {options.amateur or 'none'}. Seconds are processor seconds per problem, "
         f"all problems side by side, on {describe()['processor']}. Made by "
         "`benchmarks/search_table.py`."
     )

@@ -29,6 +29,7 @@ _LIGHT = frozenset(
         "posttrain.component",
         "posttrain.config",
         "posttrain.data_config",
+        "posttrain.engine_config",
         "posttrain.model_config",
         "posttrain.types",
     }

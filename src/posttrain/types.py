@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from posttrain.budget import Budget
 from posttrain.errors import DataError
@@ -115,6 +115,14 @@ class Request:
     adapter: str = ""
 
 
+class VersionSpan(NamedTuple):
+    """Tokens [start, end) of a sample and the version of the weights that wrote them."""
+
+    version: int
+    start: int
+    end: int
+
+
 @dataclass(slots=True)
 class Sample:
     """What an engine wrote.
@@ -127,7 +135,9 @@ class Sample:
     "budget" (the request's budget is spent) or "timeout" (its deadline has passed).
     stop_string: the stop string that ended it, else None; the ids hold it, `text` after decoding
     should drop it.
-    weights_version: which weights wrote it.
+    weights_version: which weights wrote it; the oldest where several did.
+    version_spans: which weights wrote which tokens, in order and without gaps; () where one version
+    wrote all.
     top_logprobs: per id, the most likely ids in its place with their raw log-probs, best first; as
     many as the request's num_top_logprobs.
     """
@@ -139,6 +149,12 @@ class Sample:
     stop_string: str | None = None
     weights_version: int = 0
     top_logprobs: list[TopTokens] = field(default_factory=list)
+    version_spans: tuple[VersionSpan, ...] = ()
+
+    @property
+    def spans(self) -> tuple[VersionSpan, ...]:
+        """`version_spans`, with one span where one version wrote all."""
+        return self.version_spans or (VersionSpan(self.weights_version, 0, len(self.ids)),)
 
 
 StopReason = Literal[

@@ -29,6 +29,7 @@ from posttrain.sources.trace_sequences import (
 )
 from posttrain.training.objective import Objective
 from posttrain.types import Example, Sample, Sampling, Trace, TraceGroup, Turn
+from posttrain.world import World
 
 VOCABULARY = 53
 PROMPT = (7, 8, 9, 10, 11)
@@ -197,6 +198,7 @@ def source_of(groups: list[TraceGroup], model: Any, advantage: str = "group_mean
         sampling=Sampling(),
         seed=0,
         given_steps=0,
+        world=World.alone(),
         collect=lambda step: groups,
         metrics=lambda *_: Averages(),
     )

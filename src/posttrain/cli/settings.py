@@ -54,7 +54,8 @@ _GROUP_OF_KEY = {
     **dict.fromkeys(("losses", "advantage", "credit"), "loss"),
     **dict.fromkeys(("learning_rate", "critic_learning_rate", "weight_decay"), "optimiser"),
     **dict.fromkeys(("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"), "optimiser"),
-    **dict.fromkeys(("trust_region",), "optimiser"),
+    **dict.fromkeys(("trust_region", "optimizer", "muon_momentum", "muon_scale"), "optimiser"),
+    **dict.fromkeys(("ema_decay",), "optimiser"),
     **dict.fromkeys(("max_steps", "num_train_epochs", "batch_size"), "schedule"),
     **dict.fromkeys(("lr_scheduler_type", "warmup_steps", "min_lr_ratio"), "schedule"),
     **dict.fromkeys(

@@ -80,6 +80,7 @@ class TextEngine:
     """
 
     weights_version = 0
+    in_flight = False
     context_length = None
     keeps_budgets = True
 
