@@ -65,13 +65,19 @@ class Job:
     tickets: dict[int, list[int]] = field(default_factory=dict)
 
 
+class Sampler(TorchEngine):
+    """Ends samples at the ids of their requests alone, as `ignore_eos` has it."""
+
+    stop_ids = frozenset()  # type: ignore[assignment]
+
+
 class FakeServer:
     """The model and its open requests. One lock guards all of it."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
         self.model = load_model(arguments.model, dtype=arguments.dtype, device="cpu").eval()
-        self.engines = {"": TorchEngine(self.model)}
+        self.engines = {"": Sampler(self.model)}
         self.version = "default"
         self.paused = False
         self.jobs: dict[str, Job] = {}
@@ -211,7 +217,7 @@ class FakeServer:
                 return {"checksums": {f"dp0:{name}": "0" for name in names}}
             elif path == "/v1/load_lora_adapter":
                 adapted = with_adapter(self.model, body["lora_path"])
-                self.engines[body["lora_name"]] = TorchEngine(adapted, beside=self.engines[""])
+                self.engines[body["lora_name"]] = Sampler(adapted, beside=self.engines[""])
             elif path == "/v1/unload_lora_adapter":
                 del self.engines[body["lora_name"]]
             else:

@@ -22,9 +22,9 @@ def test_the_status_of_the_command_is_that_of_the_guard() -> None:
 
 
 @pytest.mark.parametrize("deaf", [False, True], ids=["ends", "has to be killed"])
-def test_a_closed_input_ends_the_command(deaf: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    ignore = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" if deaf else ""
-    process = guard(f"{ignore} import time; print('up', flush=True); time.sleep(600)")
+def test_a_closed_input_ends_the_command(deaf: bool) -> None:
+    ignore = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " if deaf else ""
+    process = guard(f"{ignore}import time; print('up', flush=True); time.sleep(600)")
     assert process.stdout is not None and process.stdin is not None
     assert process.stdout.readline() == b"up\n"
     process.stdin.close()

@@ -15,6 +15,7 @@ def test_a_model_on_a_cpu_cannot_send_by_nccl() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_group_of_one_broadcasts_to_itself() -> None:
     device = torch.device("cuda")
     identity, join = connector(device)(1)

@@ -26,7 +26,10 @@ def server(vocab_size: int = 10) -> Any:
     )
 
 
-def check(facts: ServerFacts, sampling: Sampling = Sampling(max_tokens=16), **more: Any) -> None:
+SHORT = Sampling(max_tokens=16)
+
+
+def check(facts: ServerFacts, sampling: Sampling = SHORT, **more: Any) -> None:
     check_facts(facts, more.pop("server", server()), MODEL, sampling, **{"whole": True, **more})
 
 
