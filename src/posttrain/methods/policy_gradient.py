@@ -173,6 +173,7 @@ def _source(
         learns=objective.learns,
         max_tokens=learner.max_tokens,
         mixed=mixed,
+        world=learner.world,
     )
 
 
