@@ -64,7 +64,7 @@ def resume(
     """
     if not (folder / "recipe.yaml").is_file():
         raise ConfigError(_no_run(folder))
-    if "\nin_python: true" in (folder / "recipe.yaml").read_text(encoding="utf-8"):
+    if started_in_python(folder):
         raise ConfigError(
             f"{folder} was started in Python, by objects that a recipe cannot name; go on with it "
             f"there: fit(model, plan, output={str(folder)!r}, resume=True)"
@@ -82,6 +82,11 @@ def resume(
         echo(f"{folder} is finished. {_longer(run)}")
     if world.is_main:
         _write_report(run)  # a run that was killed after its last file has none yet
+
+
+def started_in_python(folder: Path) -> bool:
+    """Whether a run's recipe.yaml is the record of a call of `fit`, which no command can repeat."""
+    return "\nin_python: true" in (folder / "recipe.yaml").read_text(encoding="utf-8")
 
 
 def _longer(run: Any) -> str:

@@ -11,9 +11,10 @@ import numpy as np
 
 from posttrain.averages import Averages
 from posttrain.data.forest import TokenSequence
-from posttrain.engines.base import Engine
+from posttrain.engines.base import Engine, Reporting
 from posttrain.rewards.base import RewardSet
 from posttrain.sources.episodes import EpisodeSampler
+from posttrain.sources.staleness import staleness
 from posttrain.types import Example, Request, Sample, Sampling, StopReason, Trace, TraceGroup
 from posttrain.world import World
 
@@ -205,6 +206,11 @@ class Collector:
             for p, start, row in zip(prompts, begun, self.engine.generate(requests), strict=True)
         ]
 
+    def sync(self, version: int) -> dict[str, float]:
+        """Give the engine new weights; its metrics of that, none of the embedded one."""
+        self.engine.sync(version)
+        return self.engine.take_metrics() if isinstance(self.engine, Reporting) else {}
+
     def _text(self, start: tuple[int, ...], sample: Sample) -> str:
         """The text of a completion, what was given of it included."""
         return self.decode(
@@ -228,6 +234,9 @@ class Collector:
         if greedy := [g.greedy_reward for g in groups if g.greedy_reward is not None]:
             averages.add("reward_greedy", sum(greedy), len(greedy))
         traces = [r for g in groups for r in g.traces]
+        if isinstance(self.engine, Reporting):
+            samples = [turn.sample for trace in traces for turn in trace.turns]
+            averages.merge(staleness(samples, self.engine.weights_version))
         lengths = np.array([r.num_sampled for r in traces])
         ended = np.array([not r.is_truncated for r in traces])
         averages.update(
@@ -298,6 +307,10 @@ class Sampled:
     def collect(self, step: int) -> list[TraceGroup]:
         """The groups of a step."""
         return self.groups[step]
+
+    def sync(self, version: int) -> dict[str, float]:
+        """As `Collector.sync`."""
+        return self._collector.sync(version)
 
     def metrics(self, groups: Sequence[TraceGroup], step: int) -> Averages:
         """Metrics of a step's rollouts, as `Collector` gives them."""

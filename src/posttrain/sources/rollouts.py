@@ -13,7 +13,8 @@ from posttrain.data.forest import Batch, TokenSequence, Tree
 from posttrain.data.tree import marked
 from posttrain.models.scoring import scored
 from posttrain.sources.collect import Collector
-from posttrain.sources.credit import Creditor, Nested
+from posttrain.sources.correction import Nested, remaining, without_rejected
+from posttrain.sources.credit import Creditor
 from posttrain.sources.rows import DataSource
 from posttrain.sources.trace_sequences import set_streams, trace_sequences, trained_tokens
 from posttrain.types import Trace, TraceGroup
@@ -98,7 +99,7 @@ class RolloutSource:
     def updated(self, model: Any) -> None:
         """Tell the engine that the weights have moved."""
         model.weights_version += 1
-        self.collector.engine.sync(model.weights_version)
+        self._averages.update(self.collector.sync(model.weights_version))
 
     def metrics(self) -> Averages:
         return self._averages
@@ -130,19 +131,22 @@ class RolloutSource:
             self.max_tokens,
             self.world,
         )
-        counted: Nested = [[trained_tokens(t) & self._counts(t) for t in g.traces] for g in groups]
+        trained: Nested = [[trained_tokens(t) & self._counts(t) for t in g.traces] for g in groups]
         sampled = [[self._engine_logprobs(t) for t in g.traces] for g in groups]
         present = [[x for x in row if x is not None] for row in sampled]
         engine = present if sum(map(len, present)) == sum(map(len, sampled)) else None
+        rejection = Averages()
+        counted = without_rejected(self.credit.config, measured, engine, trained, rejection)
         streams = self.credit.credit(groups, measured, engine, counted)
         if engine is not None:
             streams["engine_logprobs"] = engine
         self._averages.merge(self.credit.averages)
+        self._averages.merge(rejection)
         for p, group in enumerate(groups):
             for g, trace in enumerate(group.traces):
                 numbers = {name: nested[p][g] for name, nested in streams.items()}
                 self._fill(rows[p][g], group, trace, numbers, counted[p][g])
-        sequences = [self._trained_on(row) for row in rows]
+        sequences = [self._trained_on(row) for row in remaining(rows, trained, counted)]
         return [Tree.build(some) for some in sequences if some]
 
     def _fill(

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,7 @@ def train(
     *,
     steps: int,
     max_tokens: int,
+    rules: Sequence[Callable[[int], Averages]] = (),
     world: World = _ALONE,
 ) -> State:
     """Run from `state.step` to `steps`; hooks are called with the number of steps done and the
@@ -61,6 +62,7 @@ def train(
 
     Args:
         max_tokens: distinct tokens that a micro-batch may hold. It sets memory, never the result.
+        rules: each is called with the step before the gradient is clipped, and may change it.
         world: the processes that train together. The source gives each of them the same batch, of
         which it computes a share. All make the same update.
     Raises:
@@ -82,6 +84,8 @@ def train(
             meter.gather(world)
             world.sum_gradients(model.trainable_parameters())
             meter.add(optimizer.penalize())
+            for rule in rules:
+                meter.add(rule(step))
             meter.check(batch, optimizer.clip_gradients())
             optimizer.step(step, batch)
         source.updated(model)

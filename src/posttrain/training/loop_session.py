@@ -21,6 +21,7 @@ from posttrain.training.folder import RunFolder
 from posttrain.training.hooks import Hook
 from posttrain.training.length import Length
 from posttrain.training.measurement import Evaluating
+from posttrain.training.optimizers import refuse_average
 from posttrain.training.plan import Loop, PreparedLoop
 from posttrain.training.result import Result
 from posttrain.training.rounds import Rounds, round_folders
@@ -57,6 +58,7 @@ class LoopSession(RunSession):
         work: PreparedLoop | None = None,
         world: World = _ALONE,
     ) -> None:
+        refuse_average(settings)
         if world.size > 1:
             raise ConfigError(
                 f"{loop.method}: its rounds run in one process, and there are {world.size}; start "

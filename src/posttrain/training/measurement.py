@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -15,6 +16,8 @@ from posttrain.training.hooks import Hook
 from posttrain.world import World
 
 _ALONE = World.alone()
+
+Scope = Callable[[], AbstractContextManager[None]]
 
 
 class Evaluating(Protocol):
@@ -35,14 +38,22 @@ class HeldOut:
     Args:
         measure: gives the metrics of the model as it is.
         steps: of the whole run. every: steps between measurements, 0 = only before and after.
+        within: the scope in which it is measured, such as that of averaged weights.
     """
 
-    def __init__(self, measure: Callable[[], dict[str, float]], steps: int, every: int) -> None:
-        self.measure, self.steps, self.every = measure, steps, every
+    def __init__(
+        self,
+        measure: Callable[[], dict[str, float]],
+        steps: int,
+        every: int,
+        within: Scope = nullcontext,
+    ) -> None:
+        self.measure, self.steps, self.every, self.within = measure, steps, every, within
 
     def measure_into(self, metrics: dict[str, float]) -> None:
         """Measure now, as before the first step."""
-        metrics.update(self.measure())
+        with self.within():
+            metrics.update(self.measure())
 
     def __call__(self, step: int, metrics: dict[str, float]) -> None:
         if step == self.steps or (self.every and step % self.every == 0):
@@ -61,9 +72,12 @@ class Measured:
         self.evaluation, self.world = evaluation, world
         self._last: tuple[Any, float] | None = None  # after the last step, with its seconds
 
-    def hook(self, model: Any, steps: int, every: int) -> Hook:
+    def hook(self, model: Any, steps: int, every: int, within: Scope = nullcontext) -> Hook:
         """Metrics evaluation/accuracy, evaluation/mean_tokens and evaluation/truncated, every so
         many steps.
+
+        Args:
+            within: the scope in which the model is measured, such as that of averaged weights.
         """
 
         def measure(step: int, metrics: dict[str, float]) -> None:
@@ -72,7 +86,8 @@ class Measured:
 
         def measured(step: int) -> dict[str, float]:
             started = time.perf_counter()
-            result = self.evaluation.of(model)
+            with within():
+                result = self.evaluation.of(model)
             if step == steps:
                 self._last = result, time.perf_counter() - started
             values = result.metrics()

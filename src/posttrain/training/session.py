@@ -14,6 +14,7 @@ from posttrain.errors import CheckpointError, ConfigError, RewardError
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.spec import ModelSpec
 from posttrain.training import checkpoint, resume, start_weights
+from posttrain.training.average import WeightAverage
 from posttrain.training.contents import content_changes, contents, contents_of
 from posttrain.training.ending import Interrupted, closing, in_eval_mode, stop_on_signal
 from posttrain.training.folder import RunFolder
@@ -23,12 +24,13 @@ from posttrain.training.hooks import (
     RolloutWriter,
     add_peak_memory,
     first_rollout,
+    optimizer_memory,
 )
 from posttrain.training.length import Length
 from posttrain.training.loop import State, train
 from posttrain.training.measurement import Evaluating, HeldOut
 from posttrain.training.objective import Objective
-from posttrain.training.optimizers import make_optimizer
+from posttrain.training.optimizers import check_optimizer, make_optimizer
 from posttrain.training.plan import Learner, Plan, Work
 from posttrain.training.progress import Progress
 from posttrain.training.result import Record, Result, read_lines
@@ -102,6 +104,7 @@ class Session(RunSession):
         self.fresh_optimizer, self.keeps_start = fresh_optimizer, keeps_start
         self.stopped = False  # by the user, at the last step at the latest
         self._check_continuation()
+        check_optimizer(plan, settings, goes_on=after is not None)
 
     def _check_continuation(self) -> None:
         """Refuse a state that is not there, and a schedule that is over too early."""
@@ -157,7 +160,9 @@ class Session(RunSession):
             span = self.schedule_steps or self.steps
             optimizer = make_optimizer(model, self.plan, self.objective, self.settings, span)
             limit = micro_batch_tokens(model, self.settings)
-            source = self.work.source(Learner(model, optimizer, limit, self.world))
+            folder = self.folder.path if self.folder is not None else None
+            learner = Learner(model, optimizer, limit, folder, self.world)
+            source = self.work.source(learner)
             facts = self._facts(start, model, source, optimizer)
             state = self._restore(start, model, source, optimizer)
             first = state.step
@@ -184,6 +189,7 @@ class Session(RunSession):
                         state,
                         steps=self.steps,
                         max_tokens=limit,
+                        rules=[partial(rule, learner) for rule in self.plan.rules],
                         world=self.world,
                     )
                 except RewardError:
@@ -197,7 +203,9 @@ class Session(RunSession):
             if self.folder is None or not self.settings.save_final:
                 held = TrainingState.of(model, optimizer, state)
         if self.folder is not None:
-            self._save(self.folder, model, state, start, saver, norm)
+            self._save(self.folder, model, state, start, saver, norm, optimizer.average)
+        elif optimizer.average is not None:
+            optimizer.average.exchange()  # the result's model is the average
         self.world.barrier()
         model.neftune_noise_alpha = 0.0
         # A later run starts from base and adapters together, which is then its reference.
@@ -281,6 +289,9 @@ class Session(RunSession):
         """What is called after each step, but for the saver; and the progress display."""
         work, steps, every = self.work, self.steps, self.settings.eval_every
         first, is_main = dict(work.account.metrics), self.world.is_main
+        average = optimizer.average
+        averaged = average.applied if average is not None else contextlib.nullcontext
+        writer: MetricsWriter | None = None
         hooks: list[Any] = [optimizer.report] if isinstance(optimizer, TrustRegion) else []
         hooks += self.plan.reference.hooks(model)
         if not is_main:
@@ -291,21 +302,20 @@ class Session(RunSession):
         if work.measure is not None:
             limit = micro_batch_tokens(model, self.settings)
             measure = partial(work.measure, model, source, limit)
-            hook = HeldOut(partial(self.world.from_main, measure), steps, every)
+            held_out = partial(self.world.from_main, measure)
+            hook = HeldOut(held_out, steps, every, averaged)
             if state.step == 0:
                 hook.measure_into(first)
             if "eval_loss" in first:
                 self._print(f"eval_loss before training: {first['eval_loss']:.4f}")
             hooks.append(hook)
         if self.measured is not None and every:
-            hooks.append(self.measured.hook(model, steps, every))
-        hooks += [add_peak_memory, *self.hooks]
+            hooks.append(self.measured.hook(model, steps, every, averaged))
+        hooks += [add_peak_memory, optimizer_memory(optimizer), *self.hooks]
         if self.folder is not None and is_main:
             hooks += build_trackers(list(self.settings.report_to), self.folder.path)
             writer = MetricsWriter(self.folder.path / "metrics.jsonl", resume_step=state.step)
             hooks.append(writer)
-        else:
-            writer = None
         hooks.append(record)
         if first and state.step == 0:
             record.metrics.append({"step": 0, **first})
@@ -327,8 +337,9 @@ class Session(RunSession):
         start: resume.Start,
         saver: Saver | None,
         norm: float,
+        average: WeightAverage | None,
     ) -> None:
-        """Write the model, unless it is not fit to be used.
+        """Write the model, unless it is not fit to be used. Its weights are the average's then.
 
         Raises:
             Interrupted: the run was stopped before its last step.
@@ -338,14 +349,18 @@ class Session(RunSession):
             raise Interrupted(
                 f"stopped after step {state.step} of {steps}; go on with: {self._go_on(folder)}"
             )
-        if saver is None:
-            return  # the main process saves
+        if saver is None:  # the main process saves
+            if average is not None:
+                average.exchange()
+            return
         if start.step == steps and start.saved["steps"] != steps and self.settings.save_final:
             saver.save(steps)  # the checkpoint was one of a longer run
         check_finite(model, state)
         warning = collapse(norm, trained_norm(model))
         if warning is not None:
             self._print(warning, style="yellow")
+        if average is not None:
+            average.exchange()
         with checkpoint.written_whole(folder.path / "model") as place:
             model.save(place)
         saver.finish()
@@ -354,22 +369,15 @@ class Session(RunSession):
         evaluation = None
         if self.measured is not None:
             evaluation = self.measured.after_training(model, self.folder, self.console)
-        metrics, rollouts, path = record.metrics, record.rollouts, None
-        if self.folder is not None:
-            path = self.folder.path
-            metrics = read_lines(path / "metrics.jsonl")
-            rollouts = read_lines(path / "rollouts.jsonl")
-        return Result(
-            model,
-            metrics=metrics,
-            rollouts=rollouts,
-            folder=path,
-            evaluation=evaluation,
-            state=state,
-        )
+        path = None if self.folder is None else self.folder.path
+        metrics = record.metrics if path is None else read_lines(path / "metrics.jsonl")
+        rollouts = record.rollouts if path is None else read_lines(path / "rollouts.jsonl")
+        more: dict[str, Any] = {"folder": path, "evaluation": evaluation, "state": state}
+        return Result(model, metrics=metrics, rollouts=rollouts, **more)
 
     def _last_weights(self, start: resume.Start, model: Path) -> Path | None:
-        return start.checkpoint if start.step == self.steps else model
+        averages = self.settings.ema_decay > 0  # and checkpoints hold the weights themselves
+        return start.checkpoint if start.step == self.steps and not averages else model
 
     def _load(self, weights: Path | None) -> Any:
         return load_models(self.spec, self.plan, self.objective, weights)
