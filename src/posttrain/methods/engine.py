@@ -16,6 +16,9 @@ from posttrain.models.spec import ModelSpec
 from posttrain.terminal import echo
 from posttrain.training.plan import Facts
 from posttrain.types import Sampling
+from posttrain.world import World
+
+_ALONE = World.alone()
 
 
 class RolloutEngine:
@@ -55,9 +58,20 @@ class RolloutEngine:
                 "sync: adapter"
             )
 
-    def open(self, model: LanguageModel, sampling: Sampling, folder: Path | None) -> Engine:
-        """The engine for a model with weights. folder: of the run."""
-        if not isinstance(self.config, ServedConfig):
+    @property
+    def is_served(self) -> bool:
+        """Whether servers sample. Of several processes the main one alone is connected to them."""
+        return isinstance(self.config, ServedConfig)
+
+    def open(
+        self,
+        model: LanguageModel,
+        sampling: Sampling,
+        folder: Path | None,
+        world: World = _ALONE,
+    ) -> Engine:
+        """The engine for a model with weights. folder: of the run. world: its processes."""
+        if not isinstance(self.config, ServedConfig) or not world.is_main:
             return TorchEngine(model)
         pool = open_servers(self.config, model, sampling=sampling, folder=folder, notice=_notice)
         self._opened.append(pool)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from posttrain.config import ServedConfig
 from posttrain.data.account import Account
 from posttrain.engines.base import Engine
 from posttrain.inputs import ROLLOUTS
@@ -78,7 +79,7 @@ def policy_gradient_plan(
             episodes = None
             if s.episodes is not None:
                 episodes = s.episodes.sampler(learner.model.tokenizer, prompt_task, s.limits)
-            engine = sampler.open(learner.model, sampling, learner.folder)
+            engine = sampler.open(learner.model, sampling, learner.folder, learner.world)
             return _source(
                 s, learner, prompts, reward_set, sampling, objective, mixed, episodes, seed, engine
             )
@@ -163,6 +164,7 @@ def _source(
         given_steps=s.given_steps,
         episodes=episodes,
         world=learner.world,
+        served=isinstance(s.engine, ServedConfig),
     )
     credit = Creditor(
         s.advantage,
@@ -184,6 +186,7 @@ def _source(
         learns=objective.learns,
         max_tokens=learner.max_tokens,
         mixed=mixed,
+        world=learner.world,
     )
 
 

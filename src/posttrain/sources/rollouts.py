@@ -38,6 +38,7 @@ class RolloutSource:
         whole: what a batch never splits, as in `Batch`.
         mixed: rows that every update also learns from. Their targets are marked by the stream
             `given`, so that losses of sampled targets pass over them.
+        world: the processes that measure log-probs and values together.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class RolloutSource:
         max_tokens: int = 16384,
         whole: Literal["tree", "batch"] | None = None,
         mixed: DataSource | None = None,
+        world: World = _ALONE,
     ) -> None:
         self.collector = collector
         self.model = model
@@ -67,6 +69,7 @@ class RolloutSource:
         self.max_tokens = max_tokens
         self.whole = whole
         self.mixed = mixed
+        self.world = world
         self.groups: list[TraceGroup] = []
         self._averages = Averages()
 
@@ -126,7 +129,7 @@ class RolloutSource:
             self.credit.measures,
             self.sampling.temperature or 1.0,
             self.max_tokens,
-            self.collector.world,
+            self.world,
         )
         trained: Nested = [[trained_tokens(t) & self._counts(t) for t in g.traces] for g in groups]
         sampled = [[self._engine_logprobs(t) for t in g.traces] for g in groups]
