@@ -121,6 +121,7 @@ def _sections() -> dict[str, Any]:
         "evaluation": "EvaluationConfig",
         "lora": "LoraConfig",
         "model": "ModelConfig",
+        "overlap": "OverlapConfig",
         "sampling": "SamplingConfig",
         "trust_region": "TrustRegionConfig",
     }

@@ -10,6 +10,7 @@ from posttrain.config import (
     ComponentLike,
     CreditConfig,
     Limits,
+    OverlapConfig,
     SamplingConfig,
     TrustRegionConfig,
 )
@@ -34,6 +35,7 @@ def grpo(
     sampling: SamplingConfig = SamplingConfig(),
     environment: EnvironmentLike | None = None,
     agent: AgentConfig = AgentConfig(),
+    overlap: OverlapConfig | None = None,
     batch_size: int = 8,
     num_iterations: int = 1,
     num_minibatches: int = 1,
@@ -85,6 +87,7 @@ def grpo(
         environment: what the model acts in: a completion is then an episode of several turns. The
             reward "environment" is what it gives.
         agent: how the model acts there.
+        overlap: sample in another process while this one trains on earlier completions.
         batch_size: prompts per step.
         num_iterations: passes over a step's completions.
         num_minibatches: updates per pass.
@@ -118,6 +121,7 @@ def grpo(
             credit=credit,
             sampling=sampling,
             episodes=Episodes.of(environment, agent),
+            overlap=overlap,
             num_generations=num_generations,
             batch_size=batch_size,
             num_iterations=num_iterations,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
+from posttrain.config import OverlapConfig
 from posttrain.data.account import Account
+from posttrain.engines.process import ProcessEngine
 from posttrain.inputs import ROLLOUTS
 from posttrain.methods.episodes import refuse_task_reward
 from posttrain.methods.objects import TaskLike, rewards_of, rewards_text, task_of
@@ -26,6 +29,7 @@ from posttrain.rewards.base import RewardSet
 from posttrain.sources.collect import Prompt
 from posttrain.sources.credit import Creditor
 from posttrain.sources.episodes import EpisodeSampler
+from posttrain.sources.overlap import OverlappedCollector
 from posttrain.sources.rollouts import RolloutSource
 from posttrain.sources.rows import DataSource, Singles
 from posttrain.training.objective import Objective
@@ -65,14 +69,18 @@ def policy_gradient_plan(
         prompts = _prompts(s, spec, prompt_task, sampling, account)
         mixed = _mixed(s, spec, account, seed)
         number = steps_of(steps, s.num_train_epochs, prompt_steps(prompts, s.batch_size))
+        closing = contextlib.ExitStack()
+        closing.callback(reward_set.close)
 
         def source(learner: Learner) -> RolloutSource:
             episodes = None
             if s.episodes is not None:
                 episodes = s.episodes.sampler(learner.model.tokenizer, prompt_task, s.limits)
-            return _source(
+            made = _source(
                 s, learner, prompts, reward_set, sampling, objective, mixed, episodes, seed
             )
+            closing.callback(made.close)
+            return made
 
         return Work(
             steps=number,
@@ -80,7 +88,8 @@ def policy_gradient_plan(
             facts=_facts(prompt_task, prompts, s, objective, sampling, number),
             account=account,
             samples=True,
-            close=reward_set.close,
+            close=closing.close,
+            notes=_notes(s),
         )
 
     return Plan(
@@ -139,6 +148,7 @@ def _source(
     seed: int,
 ) -> RolloutSource:
     model = learner.model
+    overlap = s.overlap
     collector = make_collector(
         model,
         prompts,
@@ -151,7 +161,16 @@ def _source(
         max_resamples=s.max_resamples,
         given_steps=s.given_steps,
         episodes=episodes,
+        engine=None if overlap is None else ProcessEngine(model, num_threads=overlap.num_threads),
     )
+    if overlap is not None and overlap.max_staleness:
+        collector = OverlappedCollector(
+            collector,
+            max_staleness=overlap.max_staleness,
+            in_flight=overlap.in_flight,
+            keeps_stale=overlap.stale == "keep",
+            last=learner.last_step,
+        )
     credit = Creditor(
         s.advantage,
         s.credit,
@@ -175,6 +194,16 @@ def _source(
     )
 
 
+def _notes(s: PolicyGradient) -> tuple[str, ...]:
+    """What is printed when the training starts."""
+    if s.overlap is None or not s.overlap.max_staleness or s.corrects:
+        return ()
+    return (
+        "overlap: nothing corrects for tokens of older weights; credit.importance_correction or "
+        "credit.rejection does",
+    )
+
+
 def _facts(
     task: Task,
     prompts: list[Prompt],
@@ -192,9 +221,11 @@ def _facts(
         for t in objective.terms
     )
     environment = [] if s.episodes is None else [("environment", s.episodes.text())]
+    overlap = [] if s.overlap is None else [("sampling", _overlap_text(s.overlap))]
     return [
         ("task", prompts_text(task, prompts)),
         *environment,
+        *overlap,
         ("rewards", rewards_text(s.rewards)),
         ("advantage", s.advantage.name + (" (with a critic)" if s.critic is not None else "")),
         ("losses", losses),
@@ -206,6 +237,14 @@ def _facts(
         ),
         ("steps", str(steps)),
     ]
+
+
+def _overlap_text(overlap: OverlapConfig) -> str:
+    if not overlap.max_staleness:
+        return "in another process, in turn with the training"
+    behind = _updates(overlap.max_staleness)
+    how = ", weights updated in flight" if overlap.in_flight else ""
+    return f"in another process, at most {behind} behind the training{how}"
 
 
 def _updates(number: int) -> str:

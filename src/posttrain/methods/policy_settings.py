@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from posttrain import registry
-from posttrain.config import Component, CreditConfig, Limits, SamplingConfig, TrustRegionConfig
+from posttrain.config import (
+    Component,
+    CreditConfig,
+    Limits,
+    OverlapConfig,
+    SamplingConfig,
+    TrustRegionConfig,
+)
 from posttrain.methods.episodes import Episodes
 from posttrain.methods.objects import Rows, TaskLike
 from posttrain.training.plan import Critic
@@ -29,6 +36,7 @@ class PolicyGradient:
     num_train_epochs: float
     limits: Limits
     episodes: Episodes | None = None
+    overlap: OverlapConfig | None = None
     drop_duplicates: bool = False
     trust_region: TrustRegionConfig | None = None
     critic: Critic | None = None
@@ -47,6 +55,13 @@ class PolicyGradient:
     def advantage_inputs(self) -> tuple[str, ...]:
         """What the estimator asks for."""
         return registry.advantages.entry_of(self.advantage).inputs
+
+    @property
+    def corrects(self) -> bool:
+        """Whether it matters to the update which weights sampled a token."""
+        c = self.credit
+        named = c.importance_correction != "none" or c.rejection != "none"
+        return named or "engine_logprobs" in self.loss_inputs
 
     @property
     def mixes(self) -> bool:

@@ -8,6 +8,7 @@ from posttrain.config import (
     ComponentLike,
     CreditConfig,
     Limits,
+    OverlapConfig,
     SamplingConfig,
     TrustRegionConfig,
 )
@@ -45,6 +46,7 @@ def ppo(
     sampling: SamplingConfig = SamplingConfig(),
     environment: EnvironmentLike | None = None,
     agent: AgentConfig = AgentConfig(),
+    overlap: OverlapConfig | None = None,
     batch_size: int = 64,
     num_iterations: int = 4,
     num_minibatches: int = 1,
@@ -87,6 +89,7 @@ def ppo(
         environment: what the model acts in: a completion is then an episode of several turns. The
             reward "environment" is what it gives.
         agent: how the model acts there.
+        overlap: sample in another process while this one trains on earlier completions.
         batch_size: prompts per step.
         num_iterations: passes over a step's completions.
         num_minibatches: updates per pass.
@@ -113,6 +116,7 @@ def ppo(
             credit=credit,
             sampling=sampling,
             episodes=Episodes.of(environment, agent),
+            overlap=overlap,
             num_generations=num_generations,
             batch_size=batch_size,
             num_iterations=num_iterations,

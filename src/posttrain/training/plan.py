@@ -68,11 +68,13 @@ class Learner:
     Attributes:
         model: with its weights. optimizer: what updates them.
         max_tokens: distinct tokens that one forward pass may hold.
+        last_step: the number of the last step, None where that is open.
     """
 
     model: Any
     optimizer: Any
     max_tokens: int
+    last_step: int | None = None
 
 
 Measure = Callable[[Any, Source, int], dict[str, float]]

@@ -143,7 +143,7 @@ class Session(RunSession):
             span = self.schedule_steps or self.steps
             optimizer = make_optimizer(model, self.plan, self.objective, self.settings, span)
             limit = micro_batch_tokens(model, self.settings)
-            source = self.work.source(Learner(model, optimizer, limit))
+            source = self.work.source(Learner(model, optimizer, limit, self.steps))
             facts = self._facts(start, model, source, optimizer)
             state = self._restore(start, model, source, optimizer)
             first = state.step
