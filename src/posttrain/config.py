@@ -16,6 +16,7 @@ from posttrain.data_config import DataConfig as DataConfig
 from posttrain.data_config import DataLike as DataLike
 from posttrain.engine_config import EngineLike as EngineLike
 from posttrain.engine_config import LaunchConfig as LaunchConfig
+from posttrain.engine_config import ProtocolName as ProtocolName
 from posttrain.engine_config import ServedConfig as ServedConfig
 from posttrain.model_config import AdapterConfig as AdapterConfig
 from posttrain.model_config import LoraConfig as LoraConfig

@@ -12,8 +12,8 @@ from versioned_engine import VersionedEngine
 
 from posttrain.errors import ConfigError
 from posttrain.sources.collect import Collector, Prompt
-from posttrain.sources.overlap import OverlappedCollector, staleness
-from posttrain.types import Example, Sample, Sampling, Trace, TraceGroup, VersionSpan
+from posttrain.sources.overlap import OverlappedCollector
+from posttrain.types import Example, Sampling, TraceGroup
 
 B, G = 3, 2
 
@@ -189,18 +189,3 @@ def test_a_checkpoint_of_groups_in_flight_loses_no_prompt() -> None:
     resumed.close()
     every = [prompt for groups in [*first, *rest] for prompt in prompts(groups)]
     assert sorted(every) == sorted([*range(12)] * 3)
-
-
-def test_staleness_is_of_tokens() -> None:
-    """6 tokens 3 updates behind and 2 of 1 behind, in two samples."""
-
-    def trace(*spans: VersionSpan) -> Trace:
-        length = spans[-1].end
-        zeros = [0.0] * length
-        sample = Sample([1] * length, zeros, zeros, "stop", version_spans=spans)
-        return Trace.of_sample((1,), sample, "")
-
-    traces = [trace(VersionSpan(4, 0, 4), VersionSpan(6, 4, 6)), trace(VersionSpan(4, 0, 2))]
-    shown = staleness([TraceGroup(Example(""), (1,), traces)], 7).means()
-    assert shown == {"sampling/staleness/mean": (6 * 3 + 2) / 8, "sampling/staleness/max": 3.0}
-    assert staleness([], 0).means()["sampling/staleness/max"] == 0

@@ -127,6 +127,36 @@ class Closing(Protocol):
         ...
 
 
+def sampled(
+    engine: Engine, requests: Sequence[Request], kept: list[Finished]
+) -> list[list[Sample]]:
+    """`Engine.generate` by submit and step, while other requests are open.
+
+    Args:
+        kept: gets what finished meanwhile of other requests, for `step` to give out.
+    Raises:
+        PosttrainError: a request failed; the others of these are aborted.
+    """
+    tickets = [engine.submit(request) for request in requests]
+    wanted, done = set(tickets), {}
+    others: list[Finished] = []
+    try:
+        while wanted:
+            for finished in engine.step():
+                if finished.ticket not in wanted:
+                    others.append(finished)
+                    continue
+                wanted.remove(finished.ticket)
+                if finished.error is not None:
+                    raise finished.error
+                done[finished.ticket] = finished.samples
+    finally:
+        kept += others
+        for ticket in wanted:
+            engine.abort(ticket)
+    return [done[ticket] for ticket in tickets]
+
+
 def check_requests(
     requests: Sequence[Request], *, vocab_size: int, context_length: int | None
 ) -> None:

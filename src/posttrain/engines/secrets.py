@@ -53,7 +53,8 @@ def check_secrets(config: EndpointConfig, section: str = "endpoint") -> None:
     for name, _ in parse_qsl(parts.query):
         if _is_secret(name):
             raise ConfigError(
-                f"{section}.url: the address of {parts.hostname} holds the value {name!r}; {way_out}"
+                f"{section}.url: the address of {parts.hostname} holds the value {name!r}; "
+                f"{way_out}"
             )
     _check_extra(config.extra, f"{section}.extra", way_out)
 

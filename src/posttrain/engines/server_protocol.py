@@ -159,7 +159,8 @@ def sample_of(
             f"a completion of {len(choice.ids)} tokens came with {len(choice.logprobs)} log-probs; "
             "the server must report one per sampled token"
         )
-    spans = _spans(choice, version) if has_spans else ()
+    whole = (VersionSpan(version, 0, len(choice.ids)),) if choice.ids else ()
+    spans = _spans(choice, version) if has_spans else whole
     truncated = sampling.top_p < 1 or sampling.top_k > 0 or sampling.min_p > 0
     plain = sampling.temperature == 0 or (sampling.temperature == 1 and not truncated)
     is_raw = plain or mode == "raw_logprobs" or (mode is None and sampling.temperature == 1)

@@ -69,7 +69,9 @@ def _index_of(folder: Path) -> dict[str, Any]:
 
 
 def named_tensors(model: LanguageModel) -> dict[str, torch.Tensor]:
-    """The tensors of a model by their names in a Hugging Face folder, a tied projection included."""
+    """The tensors of a model by their names in a Hugging Face folder, with a projection in any
+    case.
+    """
     hf = model.pretrained
     tensors = {name: parameter.detach() for name, parameter in hf.named_parameters()}
     if is_tied(hf):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 from posttrain.engines.nccl import Communicator
 from posttrain.engines.server_protocol import ServerProtocol
@@ -137,7 +138,7 @@ class AdapterSync:
     def __init__(self, folder: Path, base: str) -> None:
         self._folders = _Folders(folder, "adapter")
         self.base = base
-        self._loaded: dict[int, list[int]] = {}  # by server
+        self._loaded: WeakKeyDictionary[ServerProtocol, list[int]] = WeakKeyDictionary()
 
     def publish(self, model: LanguageModel, version: int) -> None:
         if not is_peft(model.hf) or adapter_kind(model.hf) != "LORA":
@@ -147,7 +148,7 @@ class AdapterSync:
         self._folders.write(version, lambda place: model.hf.save_pretrained(place))
 
     def load(self, server: ServerProtocol, version: int) -> None:
-        loaded = self._loaded.setdefault(id(server), [])
+        loaded = self._loaded.setdefault(server, [])
         if version not in loaded:
             server.load_adapter(f"{LORA}{version}", self._folders.place(version))
             loaded.append(version)
@@ -186,7 +187,7 @@ class NcclSync:
     ) -> None:
         self._start = DiskSync(folder)
         self._connect = connect
-        self._groups: dict[int, Communicator] = {}  # by server
+        self._groups: WeakKeyDictionary[ServerProtocol, Communicator] = WeakKeyDictionary()
         self._model: LanguageModel | None = None
 
     def publish(self, model: LanguageModel, version: int) -> None:
@@ -197,7 +198,7 @@ class NcclSync:
     def load(self, server: ServerProtocol, version: int) -> None:
         assert self._model is not None, "nothing was published"
         post = server.client.post
-        group = self._groups.get(id(server)) or self._join(server)
+        group = self._groups.get(server) or self._join(server)
         tensors = named_tensors(self._model)
         update = {
             "names": list(tensors),
@@ -223,7 +224,7 @@ class NcclSync:
         with _Running(
             lambda: server.client.post("/init_weight_transfer_engine", body, max_retries=0)
         ):
-            group = self._groups[id(server)] = join()
+            group = self._groups[server] = join()
         return group
 
     def model_name(self, served: str) -> str:

@@ -35,6 +35,7 @@ class SyncProbe:
     def __init__(self, score: Score, *, max_gap: float, vocab_size: int, seed: int = 0) -> None:
         self.score, self.max_gap = score, max_gap
         self.vocab_size, self.seed = vocab_size, seed
+        self.version: int | None = None  # that was compared last
         self._compared: list[tuple[Sequence[int], int]] = []
         self._scores: list[list[float]] = []
 
@@ -54,7 +55,7 @@ class SyncProbe:
         result = agreement(pairs, self.score)
         self._check(result, version)
         self._compared = [((*prompt, *s.ids), len(prompt)) for prompt, s in pairs]
-        self._scores = self.score(self._compared)
+        self._scores, self.version = self.score(self._compared), version
         return result
 
     def compare_again(self, engine: Engine, version: int) -> Agreement:

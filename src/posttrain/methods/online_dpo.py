@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from posttrain.config import Limits, SamplingConfig
+from posttrain.config import EngineLike, Limits, SamplingConfig
 from posttrain.data.account import Account
 from posttrain.errors import ConfigError
 from posttrain.inputs import SAMPLED_PAIRS
 from posttrain.methods.comparisons import losses_text
+from posttrain.methods.engine import RolloutEngine
 from posttrain.methods.objects import (
     Losses,
     Rewards,
@@ -42,6 +43,7 @@ def online_dpo(
     losses: Losses = ("dpo",),
     num_generations: int = 4,
     sampling: SamplingConfig = SamplingConfig(),
+    engine: EngineLike = "embedded",
     batch_size: int = 16,
     num_train_epochs: float = 1.0,
     reference_every: int = 0,
@@ -65,6 +67,8 @@ def online_dpo(
         losses: any losses of pairs, with weights.
         num_generations: completions per prompt, at least 2.
         sampling: of the completions.
+        engine: what samples: "embedded" is the trained model itself; servers (vLLM, SGLang) get
+            its weights after each step.
         batch_size: prompts per step.
         num_train_epochs: passes over the prompts, where the number of steps is not set.
         reference_every: steps after which the reference moves; 0 = never.
@@ -81,16 +85,29 @@ def online_dpo(
     prompt_task = task_of(task)
     sampled = sampling_of(sampling, prompt_task)
     reward_set = rewards_of(rewards, prompt_task, limits)
+    sampler = RolloutEngine(engine)
+
+    def close() -> None:
+        sampler.close()
+        reward_set.close()
 
     def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
         reference.check_model(spec)
+        sampler.check(spec)
         account = Account()
         prompts = encode_prompts(spec, prompt_task, sampled, limits=limits, account=account)
         number = steps_of(steps, num_train_epochs, prompt_steps(prompts, batch_size))
 
         def source(learner: Learner) -> PairSource:
             collector = make_collector(
-                learner.model, prompts, reward_set, sampled, batch_size, num_generations, seed
+                learner.model,
+                prompts,
+                reward_set,
+                sampled,
+                batch_size,
+                num_generations,
+                seed,
+                sampler.open(learner.model, sampled, learner.folder),
             )
             return PairSource(collector, best_and_worst, model=learner.model, whole=objective.whole)
 
@@ -100,6 +117,7 @@ def online_dpo(
             source=source,
             facts=[
                 ("task", prompts_text(prompt_task, prompts)),
+                *sampler.facts(),
                 ("rewards", rewards_text(rewards)),
                 ("losses", losses_text(objective)),
                 ("a step", _step_text(num_generations, batch_size, sampled)),
@@ -107,7 +125,7 @@ def online_dpo(
             ],
             account=account,
             samples=True,
-            close=reward_set.close,
+            close=close,
         )
 
     return Plan(

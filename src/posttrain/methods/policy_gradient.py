@@ -8,8 +8,9 @@ from typing import Any
 
 from posttrain.config import OverlapConfig
 from posttrain.data.account import Account
-from posttrain.engines.process import ProcessEngine
+from posttrain.engines.base import Engine
 from posttrain.inputs import ROLLOUTS
+from posttrain.methods.engine import RolloutEngine
 from posttrain.methods.episodes import refuse_task_reward
 from posttrain.methods.objects import TaskLike, rewards_of, rewards_text, task_of
 from posttrain.methods.policy_checks import check, check_numbers
@@ -59,25 +60,29 @@ def policy_gradient_plan(
     reward_set = rewards_of(s.rewards, prompt_task, s.limits)
     check_numbers(s, reward_set)
     objective = _objective(s, sampling)
+    sampler = RolloutEngine(s.engine, s.overlap)
 
     def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
         if s.critic is not None:
             check_critic(spec, s.critic.model)
         if s.trust_region is not None:
             check_trusted(spec.config, spec.place)
+        sampler.check(spec)
         account = Account()
         prompts = _prompts(s, spec, prompt_task, sampling, account)
         mixed = _mixed(s, spec, account, seed)
         number = steps_of(steps, s.num_train_epochs, prompt_steps(prompts, s.batch_size))
         closing = contextlib.ExitStack()
         closing.callback(reward_set.close)
+        closing.callback(sampler.close)
 
         def source(learner: Learner) -> RolloutSource:
             episodes = None
             if s.episodes is not None:
                 episodes = s.episodes.sampler(learner.model.tokenizer, prompt_task, s.limits)
+            engine = sampler.open(learner.model, sampling, learner.folder)
             made = _source(
-                s, learner, prompts, reward_set, sampling, objective, mixed, episodes, seed
+                s, learner, prompts, reward_set, sampling, objective, mixed, episodes, seed, engine
             )
             closing.callback(made.close)
             return made
@@ -85,7 +90,7 @@ def policy_gradient_plan(
         return Work(
             steps=number,
             source=source,
-            facts=_facts(prompt_task, prompts, s, objective, sampling, number),
+            facts=_facts(prompt_task, prompts, s, objective, sampling, number, sampler.facts()),
             account=account,
             samples=True,
             close=closing.close,
@@ -146,6 +151,7 @@ def _source(
     mixed: DataSource | None,
     episodes: EpisodeSampler | None,
     seed: int,
+    engine: Engine,
 ) -> RolloutSource:
     model = learner.model
     overlap = s.overlap
@@ -157,11 +163,11 @@ def _source(
         batch_size=s.batch_size,
         num_generations=s.num_generations,
         seed=seed,
+        engine=engine,
         greedy="greedy_rewards" in s.advantage_inputs,
         max_resamples=s.max_resamples,
         given_steps=s.given_steps,
         episodes=episodes,
-        engine=None if overlap is None else ProcessEngine(model, num_threads=overlap.num_threads),
     )
     if overlap is not None and overlap.max_staleness:
         collector = OverlappedCollector(
@@ -211,6 +217,7 @@ def _facts(
     objective: Objective,
     sampling: Sampling,
     steps: int,
+    engine: Facts,
 ) -> Facts:
     completions = s.batch_size * s.num_generations
     update = "AdamW"
@@ -225,6 +232,7 @@ def _facts(
     return [
         ("task", prompts_text(task, prompts)),
         *environment,
+        *engine,
         *overlap,
         ("rewards", rewards_text(s.rewards)),
         ("advantage", s.advantage.name + (" (with a critic)" if s.critic is not None else "")),

@@ -8,6 +8,7 @@ from posttrain import registry
 from posttrain.config import (
     Component,
     CreditConfig,
+    EngineLike,
     Limits,
     OverlapConfig,
     SamplingConfig,
@@ -35,6 +36,7 @@ class PolicyGradient:
     max_resamples: int
     num_train_epochs: float
     limits: Limits
+    engine: EngineLike = "embedded"
     episodes: Episodes | None = None
     overlap: OverlapConfig | None = None
     drop_duplicates: bool = False

@@ -7,6 +7,7 @@ from posttrain.config import (
     Component,
     ComponentLike,
     CreditConfig,
+    EngineLike,
     Limits,
     OverlapConfig,
     SamplingConfig,
@@ -46,6 +47,7 @@ def ppo(
     sampling: SamplingConfig = SamplingConfig(),
     environment: EnvironmentLike | None = None,
     agent: AgentConfig = AgentConfig(),
+    engine: EngineLike = "embedded",
     overlap: OverlapConfig | None = None,
     batch_size: int = 64,
     num_iterations: int = 4,
@@ -89,6 +91,8 @@ def ppo(
         environment: what the model acts in: a completion is then an episode of several turns. The
             reward "environment" is what it gives.
         agent: how the model acts there.
+        engine: what samples: "embedded" is the trained model itself; servers (vLLM, SGLang) get
+            its weights after each step.
         overlap: sample in another process while this one trains on earlier completions.
         batch_size: prompts per step.
         num_iterations: passes over a step's completions.
@@ -115,6 +119,7 @@ def ppo(
             advantage=Component.of(advantage),
             credit=credit,
             sampling=sampling,
+            engine=engine,
             episodes=Episodes.of(environment, agent),
             overlap=overlap,
             num_generations=num_generations,

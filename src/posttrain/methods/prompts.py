@@ -130,7 +130,7 @@ def make_collector(
     """A collector of completions with their rewards.
 
     Args:
-        engine: None is an embedded one. options: as `Collector` takes them.
+        engine: what samples; None is the model itself. options: as `Collector` takes them.
     """
     return Collector(
         prompts,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from posttrain.sources.collect import Collector, Prompt
@@ -38,12 +39,15 @@ class Arrivals:
         self._undelivered: dict[int, None] = {}
         self._lock = threading.Lock()
 
-    def collect(self, num_groups: int, oldest: int | None) -> list[TraceGroup]:
+    def collect(
+        self, num_groups: int, oldest: int | None, before_step: Callable[[], None]
+    ) -> list[TraceGroup]:
         """The next groups that are finished, without rewards.
 
         Args:
             oldest: version of the weights; a group with a token of an earlier one is dropped. None
                 drops nothing.
+            before_step: is called before each step of the engine.
         """
         while True:
             fresh = [(n, g) for n, g in self._finished if oldest is None or _oldest(g) >= oldest]
@@ -55,6 +59,7 @@ class Arrivals:
             if len(fresh) >= num_groups:
                 break
             self._admit()
+            before_step()
             self._step()
         taken, self._finished = self._finished[:num_groups], self._finished[num_groups:]
         self._taken = [number for number, _ in taken]

@@ -11,9 +11,10 @@ import numpy as np
 
 from posttrain.averages import Averages
 from posttrain.data.forest import TokenSequence
-from posttrain.engines.base import Closing, Engine
+from posttrain.engines.base import Closing, Engine, Reporting
 from posttrain.rewards.base import RewardSet
 from posttrain.sources.episodes import EpisodeSampler
+from posttrain.sources.staleness import staleness
 from posttrain.types import Example, Request, Sample, Sampling, StopReason, Trace, TraceGroup
 
 
@@ -112,10 +113,6 @@ class Collector:
         traces = [Trace.of_sample(prompt.ids, s, self._text((), s)) for s in samples]
         return TraceGroup(prompt.example, prompt.ids, traces)
 
-    def sync(self, version: int) -> None:
-        """The weights have moved: let the engine sample with them."""
-        self.engine.sync(version)
-
     def state(self) -> dict[str, Any]:
         """What a resume needs beside the step: nothing, as the step gives prompts and seeds."""
         return {}
@@ -127,6 +124,12 @@ class Collector:
         """End the engine, where it is a process or has one."""
         if isinstance(self.engine, Closing):
             self.engine.close()
+
+    def _trained_version(self, step: int) -> int | None:
+        """The weights that are trained on the samples of a step, None where they are always those
+        that sampled them.
+        """
+        return self.engine.weights_version if isinstance(self.engine, Reporting) else None
 
     def _first(self, step: int) -> np.ndarray:
         """Places of the prompts of a step."""
@@ -214,6 +217,11 @@ class Collector:
             for p, start, row in zip(prompts, begun, self.engine.generate(requests), strict=True)
         ]
 
+    def sync(self, version: int) -> dict[str, float]:
+        """Give the engine new weights; its metrics of that, none of the embedded one."""
+        self.engine.sync(version)
+        return self.engine.take_metrics() if isinstance(self.engine, Reporting) else {}
+
     def _text(self, start: tuple[int, ...], sample: Sample) -> str:
         """The text of a completion, what was given of it included."""
         return self.decode(
@@ -237,6 +245,10 @@ class Collector:
         if greedy := [g.greedy_reward for g in groups if g.greedy_reward is not None]:
             averages.add("reward_greedy", sum(greedy), len(greedy))
         traces = [r for g in groups for r in g.traces]
+        version = self._trained_version(step)
+        if version is not None:
+            samples = [turn.sample for trace in traces for turn in trace.turns]
+            averages.merge(staleness(samples, version))
         lengths = np.array([r.num_sampled for r in traces])
         ended = np.array([not r.is_truncated for r in traces])
         averages.update(
@@ -307,6 +319,10 @@ class Sampled:
     def collect(self, step: int) -> list[TraceGroup]:
         """The groups of a step."""
         return self.groups[step]
+
+    def sync(self, version: int) -> dict[str, float]:
+        """As `Collector.sync`."""
+        return self._collector.sync(version)
 
     def metrics(self, groups: Sequence[TraceGroup], step: int) -> Averages:
         """Metrics of a step's rollouts, as `Collector` gives them."""

@@ -64,7 +64,8 @@ class OverlappedCollector(Collector):
         last: the number of the last step, None where there is none.
 
     Raises:
-        ConfigError: in_flight with an engine whose weights cannot change then.
+        ConfigError: in_flight with an engine whose weights cannot change then, or with episodes
+            and an engine that is not a process of its own.
     """
 
     def __init__(
@@ -76,10 +77,12 @@ class OverlappedCollector(Collector):
         keeps_stale: bool = False,
         last: int | None = None,
     ) -> None:
-        if in_flight and not collector.engine.in_flight:
+        changes = isinstance(collector.engine, ProcessEngine) or collector.episodes is None
+        if in_flight and not (changes and collector.engine.in_flight):
+            what = "episodes" if collector.engine.in_flight else "samples"
             raise ConfigError(
                 f"overlap.in_flight: weights of {type(collector.engine).__name__} cannot change "
-                "while samples are being written; leave it out"
+                f"while {what} are being written; leave it out"
             )
         self.__dict__.update(vars(collector))
         self.max_staleness, self.in_flight, self.keeps_stale = max_staleness, in_flight, keeps_stale
@@ -94,6 +97,8 @@ class OverlappedCollector(Collector):
         self._version = self._next = 0
         self._is_sampling = self._is_syncing = self._ends = False
         self._error: BaseException | None = None
+        self._pending: int | None = None  # version that the thread is asked to give the engine
+        self._synced: dict[str, float] | None = None
         self._of_step = _Ready([], [], 0.0, 0)
         self._waited = 0.0
 
@@ -114,25 +119,36 @@ class OverlappedCollector(Collector):
         self.sampled = ready.sampled
         return ready.groups
 
-    def sync(self, version: int) -> None:
+    def sync(self, version: int) -> dict[str, float]:
         """Give the engine the new weights: now, or once the rollouts that it samples are done."""
         with self._changed:
             self._is_syncing = True
             if not self.in_flight:
                 self._changed.wait_for(lambda: not self._is_sampling or self._error is not None)
+            elif self._is_sampling and not isinstance(self.engine, ProcessEngine):
+                return self._synced_by_thread(version)
         try:
-            if self._error is None:  # else it is raised by `collect`
-                self.engine.sync(version)
+            # An error of the thread is raised by `collect`.
+            return super().sync(version) if self._error is None else {}
         finally:
             with self._changed:
                 self._is_syncing = False
                 self._version = version
                 self._grant()
 
+    def _synced_by_thread(self, version: int) -> dict[str, float]:
+        """Let the thread, which owns the engine, give it the weights between two steps."""
+        self._pending, self._synced = version, None
+        self._changed.wait_for(lambda: self._synced is not None or not self._is_sampling)
+        if self._synced is None and self._error is None:
+            self._synced = super().sync(version)
+        self._pending, self._is_syncing, self._version = None, False, version
+        self._grant()
+        return self._synced or {}
+
     def metrics(self, groups: Sequence[TraceGroup], step: int) -> Averages:
         """As those of a `Collector`, with staleness and waiting times."""
         averages = super().metrics(groups, step)
-        averages.merge(staleness(groups, self._offset + step))
         averages.update(
             {
                 "sampling/groups_dropped": float(self._of_step.dropped),
@@ -181,6 +197,9 @@ class OverlappedCollector(Collector):
         super().close()  # whoever waits for the engine is woken by an error
         if self._thread is not None:
             self._thread.join()
+
+    def _trained_version(self, step: int) -> int:
+        return self._offset + step
 
     # -- the side of the engine
 
@@ -244,34 +263,21 @@ class OverlappedCollector(Collector):
                 self._is_sampling = False
                 self._changed.notify_all()
 
+    def _between_steps(self) -> None:
+        """What the thread does before each step of the engine."""
+        with self._changed:
+            if self._pending is not None and self._synced is None:
+                self._synced = super().sync(self._pending)
+                self._changed.notify_all()
+
     def _collected(self, step: int) -> tuple[list[TraceGroup], int]:
         """The rewarded groups of a step, and how many were too old."""
         if self._arrivals is None:
             return self._collector.collect(step), 0
         before = self._arrivals.dropped
         oldest = None if self.keeps_stale else self._offset + step - self.max_staleness
-        groups = self._arrivals.collect(self.batch_size, oldest)
+        groups = self._arrivals.collect(self.batch_size, oldest, self._between_steps)
         if self.rewards is not None:
             self.rewards.reward(groups)
         self._collector.sampled = groups
         return groups, self._arrivals.dropped - before
-
-
-def staleness(groups: Sequence[TraceGroup], version: int) -> Averages:
-    """By how many updates the weights that sampled the tokens lag behind: mean and maximum.
-
-    Args:
-        version: of the weights that are trained on them.
-    """
-    averages = Averages()
-    lags = [
-        (version - span.version, span.end - span.start)
-        for group in groups
-        for trace in group.traces
-        for turn in trace.turns
-        for span in turn.sample.spans
-    ]
-    total, count = sum(lag * size for lag, size in lags), sum(size for _, size in lags)
-    averages.add("sampling/staleness/mean", total, count)
-    averages.largest("sampling/staleness/max", max((lag for lag, _ in lags), default=0))
-    return averages

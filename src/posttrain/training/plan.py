@@ -68,12 +68,14 @@ class Learner:
     Attributes:
         model: with its weights. optimizer: what updates them.
         max_tokens: distinct tokens that one forward pass may hold.
+        folder: of the run; None where it is in memory.
         last_step: the number of the last step, None where that is open.
     """
 
     model: Any
     optimizer: Any
     max_tokens: int
+    folder: Path | None = None
     last_step: int | None = None
 
 

@@ -143,7 +143,9 @@ class Session(RunSession):
             span = self.schedule_steps or self.steps
             optimizer = make_optimizer(model, self.plan, self.objective, self.settings, span)
             limit = micro_batch_tokens(model, self.settings)
-            source = self.work.source(Learner(model, optimizer, limit, self.steps))
+            folder = self.folder.path if self.folder is not None else None
+            learner = Learner(model, optimizer, limit, folder=folder, last_step=self.steps)
+            source = self.work.source(learner)
             facts = self._facts(start, model, source, optimizer)
             state = self._restore(start, model, source, optimizer)
             first = state.step
