@@ -26,6 +26,10 @@ from posttrain.typecheck import described
 
 OF_EVERY_TRAINING = (
     "max_tokens_per_micro_batch",
+    "optimizer",
+    "muon_momentum",
+    "muon_scale",
+    "ema_decay",
     "weight_decay",
     "adam_beta1",
     "adam_beta2",
@@ -45,6 +49,12 @@ OF_EVERY_TRAINING = (
 
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 """How the learning rate changes over a run."""
+
+OptimizerName = Literal["adamw", "adamw_8bit", "muon"]
+"""How gradients become updates: see `posttrain.training.update_rules`."""
+
+MuonScale = Literal["match_rms_adamw", "original"]
+"""Factor of Muon's updates, by the shape of a matrix."""
 
 Aggregation = Literal["token_mean", "sequence_mean", "sequence_sum", "fixed_length"]
 """How a loss with one value per token is averaged: see `posttrain.losses.reduce`."""
@@ -302,8 +312,14 @@ class Recipe:
         batch_size: sequences (or prompts) per optimiser step.
         max_tokens_per_micro_batch: most distinct tokens in one forward pass, to bound memory. It
             does not change the result. None is 2048 on a CPU and 16384 elsewhere.
-        learning_rate: peak learning rate of AdamW.
-        weight_decay: decoupled weight decay of AdamW.
+        learning_rate: peak learning rate.
+        optimizer: update rule; adamw_8bit keeps moments of one byte, muon updates matrices of
+            hidden layers by the orthogonal factor of their momentum and all else as adamw.
+        muon_momentum: decay of Muon's mean of gradients.
+        muon_scale: size of Muon's updates; match_rms_adamw makes them as large as AdamW's.
+        ema_decay: decay per step of a moving average of the weights, which evaluations and the
+            final model then use; 0 is off.
+        weight_decay: decoupled weight decay.
         adam_beta1: decay of AdamW's mean of gradients.
         adam_beta2: decay of AdamW's mean of squared gradients.
         adam_epsilon: added to AdamW's denominator.
@@ -347,6 +363,10 @@ class Recipe:
     batch_size: int = 16
     max_tokens_per_micro_batch: int | None = None
     learning_rate: float = 2e-5
+    optimizer: OptimizerName = "adamw"
+    muon_momentum: float = 0.95
+    muon_scale: MuonScale = "match_rms_adamw"
+    ema_decay: float = 0.0
     weight_decay: float = 0.0
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999

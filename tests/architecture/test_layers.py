@@ -18,6 +18,7 @@ LAYERS = [
     {"serve"},
     {"runs"},
     {"loops"},
+    {"retention"},
     {"methods"},
     {"training", "evaluation"},
     {"sources"},
@@ -43,7 +44,7 @@ LAYERS = [
     {"annotations"},
     {"files", "yaml_reader"},
     {"types"},
-    {"budget"},
+    {"budget", "world"},
     {"errors", "averages", "inputs", "memory", "terminal", "face", "descriptions"},
 ]
 PLACE = {name: i for i, names in enumerate(LAYERS) for name in names}

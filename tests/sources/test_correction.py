@@ -23,6 +23,7 @@ from posttrain.sources.credit import Creditor
 from posttrain.sources.rollouts import RolloutSource
 from posttrain.training.objective import Objective
 from posttrain.types import Example, Sample, Sampling, Trace, TraceGroup
+from posttrain.world import World
 
 MAX_LENGTH = 6
 
@@ -78,6 +79,7 @@ def gradients(
         sampling=Sampling(),
         seed=0,
         given_steps=0,
+        world=World.alone(),
         collect=lambda step: groups,
         metrics=lambda *_: Averages(),
     )

@@ -9,6 +9,7 @@ from typing import Any
 from posttrain.config import OverlapConfig
 from posttrain.data.account import Account
 from posttrain.engines.base import Engine
+from posttrain.errors import ConfigError
 from posttrain.inputs import ROLLOUTS
 from posttrain.methods.engine import RolloutEngine
 from posttrain.methods.episodes import refuse_task_reward
@@ -38,6 +39,7 @@ from posttrain.training.plan import AdamW, Facts, Learner, Plan, Work, steps_of
 from posttrain.training.reference_model import Reference
 from posttrain.training.trust_region import check_trusted
 from posttrain.types import Sampling, Task
+from posttrain.world import World
 
 
 def policy_gradient_plan(
@@ -68,6 +70,7 @@ def policy_gradient_plan(
         if s.trust_region is not None:
             check_trusted(spec.config, spec.place)
         sampler.check(spec)
+        _check_alone(s)
         account = Account()
         prompts = _prompts(s, spec, prompt_task, sampling, account)
         mixed = _mixed(s, spec, account, seed)
@@ -168,6 +171,7 @@ def _source(
         max_resamples=s.max_resamples,
         given_steps=s.given_steps,
         episodes=episodes,
+        world=learner.world,
     )
     if overlap is not None and overlap.max_staleness:
         collector = OverlappedCollector(
@@ -197,6 +201,21 @@ def _source(
         learns=objective.learns,
         max_tokens=learner.max_tokens,
         mixed=mixed,
+        world=learner.world,
+    )
+
+
+def _check_alone(s: PolicyGradient) -> None:
+    """Refuse sampling ahead in several processes that train together.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    if s.overlap is None or not s.overlap.max_staleness or World.here().size == 1:
+        return
+    raise ConfigError(
+        f"overlap: {World.here().size} processes train together, and rollouts that are ahead are "
+        "sampled for one; set overlap.max_staleness to 0, or train in one process"
     )
 
 

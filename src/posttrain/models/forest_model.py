@@ -21,6 +21,7 @@ from posttrain.models.attention import ForestPlan, without_mask
 from posttrain.models.embeddings import EmbeddingNoise, EmbeddingTransform
 from posttrain.models.peft_kind import is_peft
 from posttrain.models.prefixed_attention import Block, PrefixedPlan
+from posttrain.models.program import Program
 from posttrain.models.virtual_tokens import VirtualTokens
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ class ForestModel:
     """A Hugging Face model with its tokenizer, whose trunk runs token forests.
 
     Attributes:
-        hf: the PreTrainedModel, or a PeftModel around it. tokenizer: its tokenizer. device: where
-        it is.
+        program: the transformers model as one module; each pass is one call of it. hf: the
+        PreTrainedModel, or a PeftModel around it. tokenizer: its tokenizer. device: where it is.
         shares_trunks: forests run as forests; else as one padded row per sequence, and
         `why_unshared` gives the reason.
         uses_kernels: a fast trunk stands in for the model's own layers where there is one
@@ -47,7 +48,7 @@ class ForestModel:
     """
 
     def __init__(self, hf: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.hf = hf
+        self.program = Program(hf)
         self.tokenizer = tokenizer
         self.shares_trunks = False
         self.why_unshared: str | None = "not asked for"
@@ -56,8 +57,13 @@ class ForestModel:
         self.origin: ModelConfig | None = None
         self._noise = EmbeddingNoise()
         self.transforms: list[EmbeddingTransform] = [self._noise]
-        # The model that runs: `hf`, or within a language model's `reference()` its frozen copy.
-        self._active: Any = hf
+        # What runs: `program`, or within a language model's `reference()` a frozen copy.
+        self._active = self.program
+
+    @property
+    def hf(self) -> Any:
+        """The PreTrainedModel, or a PeftModel around it."""
+        return self.program.hf
 
     @property
     def device(self) -> torch.device:
@@ -67,7 +73,8 @@ class ForestModel:
     @property
     def pretrained(self) -> PreTrainedModel:
         """The PreTrainedModel, with adapter layers inside where there are adapters."""
-        return self._active.get_base_model() if is_peft(self._active) else self._active
+        hf = self._active.hf
+        return hf.get_base_model() if is_peft(hf) else hf
 
     @property
     def base(self) -> torch.nn.Module:
@@ -129,7 +136,15 @@ class ForestModel:
 
     def hidden(self, forest: Forest) -> torch.Tensor:
         """Last hidden states [N, D] of a forest's tokens."""
-        forest = forest.to(self.device)
+        return self._active(self._hidden, forest.to(self.device))
+
+    def rows_at(self, forest: Forest, *, sources: bool) -> torch.Tensor:
+        """Hidden states [M, D] at the targets' sources (what predicts them), or at the targets
+        themselves.
+        """
+        return self._active(self._rows_at, forest, sources=sources)
+
+    def _hidden(self, forest: Forest) -> torch.Tensor:
         if self.shares_trunks:
             return self._shared_hidden(forest)[0]
         rows = forest.unshared()
@@ -142,10 +157,7 @@ class ForestModel:
             index[path] = row * rows.ids.shape[1] + torch.arange(depth + 1, device=index.device)
         return hidden.flatten(0, 1)[index]
 
-    def rows_at(self, forest: Forest, *, sources: bool) -> torch.Tensor:
-        """Hidden states [M, D] at the targets' sources (what predicts them), or at the targets
-        themselves.
-        """
+    def _rows_at(self, forest: Forest, *, sources: bool) -> torch.Tensor:
         if self.shares_trunks:
             index = forest.source if sources else forest.place
             return self._shared_hidden(forest)[0].index_select(0, index)
@@ -220,7 +232,7 @@ class ForestModel:
 
     @property
     def _active_transforms(self) -> list[EmbeddingTransform]:
-        return [t for t in self.transforms if t.is_active(training=self._active.training)]
+        return [t for t in self.transforms if t.is_active(training=self._active.hf.training)]
 
     def _embedded(
         self,

@@ -18,7 +18,9 @@ from posttrain.sources.credit import Creditor
 from posttrain.sources.rows import DataSource
 from posttrain.sources.trace_sequences import set_streams, trace_sequences, trained_tokens
 from posttrain.types import Trace, TraceGroup
+from posttrain.world import World
 
+_ALONE = World.alone()
 _COUNTED = "counted"  # of set_streams: which sampled tokens are targets
 
 
@@ -36,6 +38,7 @@ class RolloutSource:
         whole: what a batch never splits, as in `Batch`.
         mixed: rows that every update also learns from. Their targets are marked by the stream
             `given`, so that losses of sampled targets pass over them.
+        world: the processes that measure log-probs and values together.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class RolloutSource:
         max_tokens: int = 16384,
         whole: Literal["tree", "batch"] | None = None,
         mixed: DataSource | None = None,
+        world: World = _ALONE,
     ) -> None:
         self.collector = collector
         self.model = model
@@ -65,6 +69,7 @@ class RolloutSource:
         self.max_tokens = max_tokens
         self.whole = whole
         self.mixed = mixed
+        self.world = world
         self.groups: list[TraceGroup] = []
         self._averages = Averages()
 
@@ -129,6 +134,7 @@ class RolloutSource:
             self.credit.measures,
             self.sampling.temperature or 1.0,
             self.max_tokens,
+            self.world,
         )
         trained: Nested = [[trained_tokens(t) & self._counts(t) for t in g.traces] for g in groups]
         sampled = [[self._engine_logprobs(t) for t in g.traces] for g in groups]
@@ -223,11 +229,13 @@ def measure(
     needs: Collection[str],
     temperature: float,
     max_tokens: int,
+    world: World = _ALONE,
 ) -> dict[str, Nested]:
     """What the model computes now at the targets of the sequences, with dropout off.
 
     Args:
         rows: [P][G], the sequences of each trace.
+        world: the processes that share the rows among them.
     Returns:
         name -> [P][G] of arrays [T], over the targets of a trace's sequences in their order; an
         empty array where there is no sequence.
@@ -238,7 +246,7 @@ def measure(
     groups = [some for row in rows if (some := [s for sequences in row for s in sequences])]
     results: dict[int, dict[str, np.ndarray]] = {}
     for sequence, numbers in scored(
-        model, groups, needs, max_tokens=max_tokens, temperature=temperature
+        model, groups, needs, max_tokens=max_tokens, temperature=temperature, world=world
     ):
         results[id(sequence)] = numbers
     nothing = np.zeros(0, dtype=np.float32)

@@ -76,6 +76,9 @@ RULES: dict[Rule, tuple[str, ...]] = {
         "lr_scheduler_type",
         "warmup_steps",
         "min_lr_ratio",
+        "muon_momentum",
+        "muon_scale",
+        "ema_decay",
         "weight_decay",
         "adam_beta1",
         "adam_beta2",
@@ -104,6 +107,7 @@ RULES: dict[Rule, tuple[str, ...]] = {
     "refused": (
         "method",
         "seed",
+        "optimizer",
         "stages",
         "model",
         "model.lora",

@@ -1,0 +1,29 @@
+"""A transformers model as one module: all that is computed from it is computed in one forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+
+class Program(nn.Module):
+    """A transformers model whose embeddings, trunk and heads run within one forward.
+
+    The model's own forward knows of no forests, and the fast paths read parameters directly. So
+    whatever computes with the parameters is called by this module's forward. Hooks of the module
+    (`fully_shard` gathers parameters in them) then come before the first parameter is read and
+    after the last.
+
+    Attributes:
+        hf: the PreTrainedModel, or a PeftModel around it.
+    """
+
+    def __init__(self, hf: Any) -> None:
+        super().__init__()
+        self.hf = hf
+
+    def forward(self, compute: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What `compute` returns of the arguments; it reads parameters of `hf`."""
+        return compute(*args, **kwargs)
