@@ -31,6 +31,7 @@ _LIGHT = frozenset(
         "posttrain.data_config",
         "posttrain.engine_config",
         "posttrain.model_config",
+        "posttrain.overlap_config",
         "posttrain.types",
     }
 )

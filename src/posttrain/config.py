@@ -21,6 +21,7 @@ from posttrain.engine_config import ServedConfig as ServedConfig
 from posttrain.model_config import AdapterConfig as AdapterConfig
 from posttrain.model_config import LoraConfig as LoraConfig
 from posttrain.model_config import ModelConfig as ModelConfig
+from posttrain.overlap_config import OverlapConfig as OverlapConfig
 from posttrain.typecheck import described
 
 OF_EVERY_TRAINING = (

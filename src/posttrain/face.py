@@ -59,6 +59,7 @@ NAMES: dict[str, str] = {
     "Endpoint": "posttrain.config.EndpointConfig",
     "Served": "posttrain.config.ServedConfig",
     "Launch": "posttrain.config.LaunchConfig",
+    "Overlap": "posttrain.config.OverlapConfig",
     "LoRA": "posttrain.config.LoraConfig",
     "Adapter": "posttrain.config.AdapterConfig",
     "Model": "posttrain.config.ModelConfig",

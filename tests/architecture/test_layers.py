@@ -38,7 +38,7 @@ LAYERS = [
     {"checked"},
     {"entry"},
     {"config"},
-    {"data_config", "engine_config", "model_config", "component"},
+    {"data_config", "engine_config", "model_config", "overlap_config", "component"},
     {"typecheck"},
     {"report"},
     {"annotations"},

@@ -122,6 +122,7 @@ def _sections() -> dict[str, Any]:
         "evaluation": "EvaluationConfig",
         "lora": "LoraConfig",
         "model": "ModelConfig",
+        "overlap": "OverlapConfig",
         "sampling": "SamplingConfig",
         "trust_region": "TrustRegionConfig",
     }

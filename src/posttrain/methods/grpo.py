@@ -11,6 +11,7 @@ from posttrain.config import (
     CreditConfig,
     EngineLike,
     Limits,
+    OverlapConfig,
     SamplingConfig,
     TrustRegionConfig,
 )
@@ -36,6 +37,7 @@ def grpo(
     environment: EnvironmentLike | None = None,
     agent: AgentConfig = AgentConfig(),
     engine: EngineLike = "embedded",
+    overlap: OverlapConfig | None = None,
     batch_size: int = 8,
     num_iterations: int = 1,
     num_minibatches: int = 1,
@@ -89,6 +91,7 @@ def grpo(
         agent: how the model acts there.
         engine: what samples: "embedded" is the trained model itself; servers (vLLM, SGLang) get
             its weights after each step.
+        overlap: sample in another process while this one trains on earlier completions.
         batch_size: prompts per step.
         num_iterations: passes over a step's completions.
         num_minibatches: updates per pass.
@@ -123,6 +126,7 @@ def grpo(
             sampling=sampling,
             engine=engine,
             episodes=Episodes.of(environment, agent),
+            overlap=overlap,
             num_generations=num_generations,
             batch_size=batch_size,
             num_iterations=num_iterations,

@@ -9,6 +9,7 @@ from posttrain.config import (
     CreditConfig,
     EngineLike,
     Limits,
+    OverlapConfig,
     SamplingConfig,
     TrustRegionConfig,
 )
@@ -47,6 +48,7 @@ def ppo(
     environment: EnvironmentLike | None = None,
     agent: AgentConfig = AgentConfig(),
     engine: EngineLike = "embedded",
+    overlap: OverlapConfig | None = None,
     batch_size: int = 64,
     num_iterations: int = 4,
     num_minibatches: int = 1,
@@ -91,6 +93,7 @@ def ppo(
         agent: how the model acts there.
         engine: what samples: "embedded" is the trained model itself; servers (vLLM, SGLang) get
             its weights after each step.
+        overlap: sample in another process while this one trains on earlier completions.
         batch_size: prompts per step.
         num_iterations: passes over a step's completions.
         num_minibatches: updates per pass.
@@ -118,6 +121,7 @@ def ppo(
             sampling=sampling,
             engine=engine,
             episodes=Episodes.of(environment, agent),
+            overlap=overlap,
             num_generations=num_generations,
             batch_size=batch_size,
             num_iterations=num_iterations,

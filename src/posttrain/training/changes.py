@@ -95,6 +95,7 @@ RULES: dict[Rule, tuple[str, ...]] = {
         "num_minibatches",
         "mask_truncated",
         "max_resamples",
+        "overlap",
         "max_prompts_dropped",
         "drop_duplicates",
         "critic_learning_rate",

@@ -155,13 +155,15 @@ class Session(RunSession):
         goes_on = self.after is not None
         model = load_models(self.spec, self.plan, self.objective, start.checkpoint, goes_on=goes_on)
         check_same_weights(self.world, model)
+        if start.checkpoint is not None and isinstance(model, LanguageModel):
+            model.weights_version = start.saved["weights_version"]
         begun = self.after.step if self.after is not None else start.step
         with seeded(self.world.seed(self.seed, begun)), in_eval_mode(model):
             span = self.schedule_steps or self.steps
             optimizer = make_optimizer(model, self.plan, self.objective, self.settings, span)
             limit = micro_batch_tokens(model, self.settings)
             folder = self.folder.path if self.folder is not None else None
-            learner = Learner(model, optimizer, limit, folder, self.world)
+            learner = Learner(model, optimizer, limit, folder, self.world, self.steps)
             source = self.work.source(learner)
             facts = self._facts(start, model, source, optimizer)
             state = self._restore(start, model, source, optimizer)
@@ -264,8 +266,6 @@ class Session(RunSession):
                 f"{start.checkpoint} does not fit this recipe: its source holds other state "
                 f"({type(error).__name__}: {error})"
             ) from error
-        if isinstance(model, LanguageModel):
-            model.weights_version = start.saved["weights_version"]
         return State(start.step, start.saved["num_tokens"], str(start.checkpoint))
 
     def _stopping(self, state: State) -> contextlib.AbstractContextManager[None]:
