@@ -58,11 +58,11 @@ def train(
         meter = _Meter(state)
         for batch in source.batches(step):
             totals = objective.denominators(batch)
-            for micro in batch.split(max_tokens):
+            for micro in batch.split(max_tokens, share_trunks=True):
                 micro = micro.to(model.device)
                 outputs = model.forward(micro, objective.needs, temperature=objective.temperature)
                 loss, metrics = objective(outputs, micro, totals)
-                model.backward(loss)
+                model.backward(loss, micro)
                 meter.micro(loss, metrics, micro)
             meter.add(idle_metrics(model, objective, batch, totals, max_tokens))
             meter.add(optimizer.penalize())
