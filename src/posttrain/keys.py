@@ -23,10 +23,12 @@ from posttrain.config import (
     DataConfig,
     EndpointConfig,
     EvaluationConfig,
+    LaunchConfig,
     LoraConfig,
     ModelConfig,
     Recipe,
     SamplingConfig,
+    ServedConfig,
     TrustRegionConfig,
 )
 from posttrain.errors import ConfigError
@@ -68,9 +70,11 @@ CLASSES: dict[str, Any] = {
         DataConfig,
         EndpointConfig,
         EvaluationConfig,
+        LaunchConfig,
         LoraConfig,
         ModelConfig,
         SamplingConfig,
+        ServedConfig,
         TrustRegionConfig,
     )
 }

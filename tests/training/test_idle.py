@@ -41,6 +41,9 @@ class TableModel:
     def backward(self, loss: torch.Tensor, micro: Any) -> None:
         loss.backward()
 
+    def trainable_parameters(self) -> list[torch.nn.Parameter]:
+        return [self.table]
+
 
 def sequence(ids: list[int], advantage: float, old: list[float], gap: list[float]) -> TokenSequence:
     """A prompt of one token and a completion."""

@@ -118,6 +118,7 @@ def _sections() -> dict[str, Any]:
         "credit": "CreditConfig",
         "data": "DataConfig",
         "endpoint": "EndpointConfig",
+        "engine": "ServedConfig",
         "evaluation": "EvaluationConfig",
         "lora": "LoraConfig",
         "model": "ModelConfig",

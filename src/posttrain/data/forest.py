@@ -279,7 +279,7 @@ class Batch:
         parts: list[Tree] = []
         shares: dict[int, TrunkShare] = {}
         for tree in self.trees:
-            if self.whole == "tree":
+            if self.whole is not None:
                 parts.append(tree)
                 continue
             count = tree.trunk_length if share_trunks and tree.num_tokens > max_tokens else 0
@@ -295,6 +295,44 @@ class Batch:
             replace(Forest.pack([parts[i] for i in members]), trunk=shares.get(members[0]))
             for members in _bins([t.num_tokens for t in parts], max_tokens, alone=shares.keys())
         ]
+
+    def share(self, rank: int, size: int) -> Batch:
+        """What one of several processes computes of the batch; the shares hold every tree once.
+
+        A process with `share` still divides by the counts of the whole batch, so that its loss is
+        a part of the batch's. Trees go to the process that has the fewest tokens so far, the
+        longest first. A tree that is longer than an equal share is split (`Tree.split`), unless
+        trees are kept whole. A batch that is kept whole is computed by the first process.
+
+        Args:
+            rank: of the process, from 0. size: number of processes.
+        """
+        if size == 1:
+            return self
+        if self.whole == "batch":
+            return self if rank == 0 else Batch([], whole=self.whole)
+        equal = max(1, -(-self.num_tokens // size))
+        load = [0] * size
+        trees, idle = (
+            self._assigned(self._parts(some, equal), load)[rank] for some in (self.trees, self.idle)
+        )
+        return Batch(trees, idle, whole=self.whole)
+
+    def _parts(self, trees: list[Tree], max_tokens: int) -> list[Tree]:
+        """Trees of about `max_tokens`, where they need not stay whole."""
+        if self.whole is not None:
+            return trees
+        return [part for tree in trees for part in tree.split(max_tokens)]
+
+    @staticmethod
+    def _assigned(trees: list[Tree], load: list[int]) -> list[list[Tree]]:
+        """The trees of each process, in order. load: tokens of each; it grows."""
+        members: list[list[int]] = [[] for _ in load]
+        for index in sorted(range(len(trees)), key=lambda i: (-trees[i].num_tokens, i)):
+            least = load.index(min(load))
+            members[least].append(index)
+            load[least] += trees[index].num_tokens
+        return [[trees[i] for i in sorted(some)] for some in members]
 
 
 def _bins(sizes: Sequence[int], room: int, *, alone: Collection[int]) -> list[list[int]]:

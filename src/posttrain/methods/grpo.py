@@ -9,6 +9,7 @@ from posttrain.config import (
     Component,
     ComponentLike,
     CreditConfig,
+    EngineLike,
     Limits,
     SamplingConfig,
     TrustRegionConfig,
@@ -34,6 +35,7 @@ def grpo(
     sampling: SamplingConfig = SamplingConfig(),
     environment: EnvironmentLike | None = None,
     agent: AgentConfig = AgentConfig(),
+    engine: EngineLike = "embedded",
     batch_size: int = 8,
     num_iterations: int = 1,
     num_minibatches: int = 1,
@@ -85,6 +87,8 @@ def grpo(
         environment: what the model acts in: a completion is then an episode of several turns. The
             reward "environment" is what it gives.
         agent: how the model acts there.
+        engine: what samples: "embedded" is the trained model itself; servers (vLLM, SGLang) get
+            its weights after each step.
         batch_size: prompts per step.
         num_iterations: passes over a step's completions.
         num_minibatches: updates per pass.
@@ -117,6 +121,7 @@ def grpo(
             advantage=Component.of(advantage),
             credit=credit,
             sampling=sampling,
+            engine=engine,
             episodes=Episodes.of(environment, agent),
             num_generations=num_generations,
             batch_size=batch_size,

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from posttrain.data.account import Account
+from posttrain.engines.base import Engine
 from posttrain.inputs import ROLLOUTS
+from posttrain.methods.engine import RolloutEngine
 from posttrain.methods.episodes import refuse_task_reward
 from posttrain.methods.objects import TaskLike, rewards_of, rewards_text, task_of
 from posttrain.methods.policy_checks import check, check_numbers
@@ -55,12 +57,18 @@ def policy_gradient_plan(
     reward_set = rewards_of(s.rewards, prompt_task, s.limits)
     check_numbers(s, reward_set)
     objective = _objective(s, sampling)
+    sampler = RolloutEngine(s.engine)
+
+    def close() -> None:
+        sampler.close()
+        reward_set.close()
 
     def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
         if s.critic is not None:
             check_critic(spec, s.critic.model)
         if s.trust_region is not None:
             check_trusted(spec.config, spec.place)
+        sampler.check(spec)
         account = Account()
         prompts = _prompts(s, spec, prompt_task, sampling, account)
         mixed = _mixed(s, spec, account, seed)
@@ -70,17 +78,18 @@ def policy_gradient_plan(
             episodes = None
             if s.episodes is not None:
                 episodes = s.episodes.sampler(learner.model.tokenizer, prompt_task, s.limits)
+            engine = sampler.open(learner.model, sampling, learner.folder)
             return _source(
-                s, learner, prompts, reward_set, sampling, objective, mixed, episodes, seed
+                s, learner, prompts, reward_set, sampling, objective, mixed, episodes, seed, engine
             )
 
         return Work(
             steps=number,
             source=source,
-            facts=_facts(prompt_task, prompts, s, objective, sampling, number),
+            facts=_facts(prompt_task, prompts, s, objective, sampling, number, sampler.facts()),
             account=account,
             samples=True,
-            close=reward_set.close,
+            close=close,
         )
 
     return Plan(
@@ -137,6 +146,7 @@ def _source(
     mixed: DataSource | None,
     episodes: EpisodeSampler | None,
     seed: int,
+    engine: Engine,
 ) -> RolloutSource:
     model = learner.model
     collector = make_collector(
@@ -147,10 +157,12 @@ def _source(
         batch_size=s.batch_size,
         num_generations=s.num_generations,
         seed=seed,
+        engine=engine,
         greedy="greedy_rewards" in s.advantage_inputs,
         max_resamples=s.max_resamples,
         given_steps=s.given_steps,
         episodes=episodes,
+        world=learner.world,
     )
     credit = Creditor(
         s.advantage,
@@ -172,6 +184,7 @@ def _source(
         learns=objective.learns,
         max_tokens=learner.max_tokens,
         mixed=mixed,
+        world=learner.world,
     )
 
 
@@ -182,6 +195,7 @@ def _facts(
     objective: Objective,
     sampling: Sampling,
     steps: int,
+    engine: Facts,
 ) -> Facts:
     completions = s.batch_size * s.num_generations
     update = "AdamW"
@@ -195,6 +209,7 @@ def _facts(
     return [
         ("task", prompts_text(task, prompts)),
         *environment,
+        *engine,
         ("rewards", rewards_text(s.rewards)),
         ("advantage", s.advantage.name + (" (with a critic)" if s.critic is not None else "")),
         ("losses", losses),

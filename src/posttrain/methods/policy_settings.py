@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from posttrain import registry
-from posttrain.config import Component, CreditConfig, Limits, SamplingConfig, TrustRegionConfig
+from posttrain.config import (
+    Component,
+    CreditConfig,
+    EngineLike,
+    Limits,
+    SamplingConfig,
+    TrustRegionConfig,
+)
 from posttrain.methods.episodes import Episodes
 from posttrain.methods.objects import Rows, TaskLike
 from posttrain.training.plan import Critic
@@ -28,6 +35,7 @@ class PolicyGradient:
     max_resamples: int
     num_train_epochs: float
     limits: Limits
+    engine: EngineLike = "embedded"
     episodes: Episodes | None = None
     drop_duplicates: bool = False
     trust_region: TrustRegionConfig | None = None

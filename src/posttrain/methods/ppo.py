@@ -7,6 +7,7 @@ from posttrain.config import (
     Component,
     ComponentLike,
     CreditConfig,
+    EngineLike,
     Limits,
     SamplingConfig,
     TrustRegionConfig,
@@ -45,6 +46,7 @@ def ppo(
     sampling: SamplingConfig = SamplingConfig(),
     environment: EnvironmentLike | None = None,
     agent: AgentConfig = AgentConfig(),
+    engine: EngineLike = "embedded",
     batch_size: int = 64,
     num_iterations: int = 4,
     num_minibatches: int = 1,
@@ -87,6 +89,8 @@ def ppo(
         environment: what the model acts in: a completion is then an episode of several turns. The
             reward "environment" is what it gives.
         agent: how the model acts there.
+        engine: what samples: "embedded" is the trained model itself; servers (vLLM, SGLang) get
+            its weights after each step.
         batch_size: prompts per step.
         num_iterations: passes over a step's completions.
         num_minibatches: updates per pass.
@@ -112,6 +116,7 @@ def ppo(
             advantage=Component.of(advantage),
             credit=credit,
             sampling=sampling,
+            engine=engine,
             episodes=Episodes.of(environment, agent),
             num_generations=num_generations,
             batch_size=batch_size,

@@ -129,8 +129,10 @@ class _Thinking:
 
 def put(path: Candidate, ids: Ids) -> Candidate:
     """A path with ids behind it that nobody sampled; their log-prob counts as 0."""
+    sampled = path.given or (False,) * len(path.ids)
     return replace(
         path,
+        given=(*sampled, *(True for _ in ids)) if path.given or ids else (),
         ids=(*path.ids, *ids),
         logprobs=(*path.logprobs, *(0.0 for _ in ids)) if path.logprobs or not path.ids else (),
         top_logprobs=(),
@@ -159,5 +161,6 @@ def without_end(path: Candidate, decode: Decode, encode: Encode) -> Candidate:
         ended=False,
         stop_string=None,
         logprobs=path.logprobs[:count],
+        given=path.given[:count],
     )
     return put(cut, tuple(encode(rest)) if rest else ())

@@ -11,12 +11,11 @@ from posttrain.errors import ConfigError
 from posttrain.registry import searches
 from posttrain.search.base import Candidate, Selection
 from posttrain.search.dialogue import check_template, filled, question_of, rewritten
+from posttrain.search.scores import best_paths, number_of
 from posttrain.search.steps import (
     Steps,
     at_least,
-    best_paths,
     distinct_texts,
-    number_of,
 )
 
 Values = Callable[[Sequence[Candidate]], Awaitable[list[float]]]

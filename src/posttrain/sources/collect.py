@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from posttrain.averages import Averages
 from posttrain.data.forest import TokenSequence
-from posttrain.engines.base import Engine
+from posttrain.engines.base import Engine, Reporting
 from posttrain.rewards.base import RewardSet
 from posttrain.sources.episodes import EpisodeSampler
+from posttrain.sources.staleness import staleness
 from posttrain.types import Example, Request, Sample, Sampling, StopReason, Trace, TraceGroup
+from posttrain.world import World
+
+_ALONE = World.alone()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,8 @@ class Collector:
     """Samples G completions for each prompt of a step and rewards them.
 
     What a step samples is a function of (seed, step, weights), so that resuming needs the step
-    alone.
+    alone. Of several processes each samples all completions of its share of the prompts, and the
+    main process rewards those of all: rewards are called once per step with all completions.
 
     Args:
         rewards: None leaves completions without. decode: sample -> completion text. batch_size:
@@ -46,6 +51,7 @@ class Collector:
         max_resamples: rounds in which other prompts take the place of those whose rewards tie,
         which teach nothing (dynamic
             sampling of DAPO, arXiv 2503.14476); 0 keeps them all.
+        world: the processes that sample together.
     """
 
     def __init__(
@@ -63,6 +69,7 @@ class Collector:
         max_resamples: int = 0,
         given_steps: int = 0,
         episodes: EpisodeSampler | None = None,
+        world: World = _ALONE,
     ) -> None:
         self.prompts = prompts
         self.engine = engine
@@ -76,6 +83,7 @@ class Collector:
         self.max_resamples = max_resamples
         self.given_steps = given_steps
         self.episodes = episodes
+        self.world = world
         self.sampled: list[TraceGroup] = []  # all of the step, those that were left out included
         self.steps_per_epoch = max(len(prompts) // self.batch_size, 1)
 
@@ -131,14 +139,28 @@ class Collector:
         """
         sampling = dataclasses.replace(self.sampling, temperature=0.0) if greedy else self.sampling
         n = 1 if greedy else self.num_generations
-        groups = (
-            self._completions(prompts, seeds, n, sampling, given)
-            if self.episodes is None
-            else self._episodes(self.episodes, prompts, seeds, n, sampling)
-        )
+
+        def groups_of(share: list[tuple[Prompt, int]]) -> list[TraceGroup]:
+            own, own_seeds = [p for p, _ in share], [seed for _, seed in share]
+            if self.episodes is None:
+                return self._completions(own, own_seeds, n, sampling, given)
+            return self._episodes(self.episodes, own, own_seeds, n, sampling)
+
+        groups = self.world.spread(list(zip(prompts, seeds, strict=True)), groups_of)
         if self.rewards is not None:
-            self.rewards.reward(groups)
+            self._reward(self.rewards, groups)
         return groups
+
+    def _reward(self, rewards: RewardSet, groups: list[TraceGroup]) -> None:
+        """Give the traces their rewards."""
+        traces = [trace for group in groups for trace in group.traces]
+
+        def outcomes() -> list[tuple[Any, ...]]:
+            rewards.reward(groups)
+            return [(t.rewards, t.reward, t.step_rewards, t.error) for t in traces]
+
+        for trace, outcome in zip(traces, self.world.from_main(outcomes), strict=True):
+            trace.rewards, trace.reward, trace.step_rewards, trace.error = outcome
 
     def _episodes(
         self,
@@ -184,6 +206,11 @@ class Collector:
             for p, start, row in zip(prompts, begun, self.engine.generate(requests), strict=True)
         ]
 
+    def sync(self, version: int) -> dict[str, float]:
+        """Give the engine new weights; its metrics of that, none of the embedded one."""
+        self.engine.sync(version)
+        return self.engine.take_metrics() if isinstance(self.engine, Reporting) else {}
+
     def _text(self, start: tuple[int, ...], sample: Sample) -> str:
         """The text of a completion, what was given of it included."""
         return self.decode(
@@ -207,6 +234,9 @@ class Collector:
         if greedy := [g.greedy_reward for g in groups if g.greedy_reward is not None]:
             averages.add("reward_greedy", sum(greedy), len(greedy))
         traces = [r for g in groups for r in g.traces]
+        if isinstance(self.engine, Reporting):
+            samples = [turn.sample for trace in traces for turn in trace.turns]
+            averages.merge(staleness(samples, self.engine.weights_version))
         lengths = np.array([r.num_sampled for r in traces])
         ended = np.array([not r.is_truncated for r in traces])
         averages.update(
@@ -277,6 +307,10 @@ class Sampled:
     def collect(self, step: int) -> list[TraceGroup]:
         """The groups of a step."""
         return self.groups[step]
+
+    def sync(self, version: int) -> dict[str, float]:
+        """As `Collector.sync`."""
+        return self._collector.sync(version)
 
     def metrics(self, groups: Sequence[TraceGroup], step: int) -> Averages:
         """Metrics of a step's rollouts, as `Collector` gives them."""
