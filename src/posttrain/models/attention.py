@@ -33,7 +33,7 @@ from posttrain.models.masked_attention import (
 
 NAME = "posttrain"
 
-_FLEX_BLOCK = 128
+FLEX_BLOCK = 128
 
 
 class AttentionPlan(Protocol):
@@ -173,7 +173,7 @@ class ForestPlan:
             key = torch.cat([first_keys, key[:, :, first_keys.shape[2] :]], 2)
             value = torch.cat([first_values, value[:, :, first_values.shape[2] :]], 2)
         if self._keep_kv:
-            self.kv[layer] = (key.detach(), value.detach())
+            self._keep(layer, key, value)
         if sliding_window is not None:
             self.windows.add(int(sliding_window))
         window = (
@@ -188,6 +188,7 @@ class ForestPlan:
         has_flex = self._has_flex and query.device.type == "cuda"
         if plain and has_flex and query.shape[-1] >= 16:
             mask = self.block_mask(window)
+            key, value = self._seen(layer, key, value)
             capped = soft_capping(softcap) if softcap is not None else None
             grouped = query.shape[1] != key.shape[1]
             mixed = _compiled_flex()(query, key, value, capped, mask, scale, grouped)
@@ -238,12 +239,21 @@ class ForestPlan:
         """Whether keys and values were given that stand for those of the first tokens."""
         return self._prefix is not None
 
+    def above(self, layer: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Keys and values [Hkv, n, D] before the forest that get a gradient, in plans below a
+        trunk (`models.kept_trunk`).
+        """
+        return None, None
+
     def note(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
         """A layer has attended by `shape` itself, with key and value [N, Hkv, D]."""
         self.layers.add(layer)
         if self._keep_kv:
-            keys, values = (x.detach().transpose(0, 1)[None] for x in (key, value))
-            self.kv[layer] = (keys, values)
+            self._keep(layer, *(x.transpose(0, 1)[None] for x in (key, value)))
+
+    def _keep(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Store a layer's keys and values [1, Hkv, N, D]."""
+        self.kv[layer] = (key.detach(), value.detach())
 
     def mask_mod(self, window: int | None) -> Callable[..., torch.Tensor]:
         """FlexAttention's rule of visibility: (k <= q) & (q < ends[k]), and q - k < window in
@@ -274,7 +284,7 @@ class ForestPlan:
                 size,
                 size,
                 device=self.ends.device,
-                BLOCK_SIZE=_FLEX_BLOCK,
+                BLOCK_SIZE=FLEX_BLOCK,
             )
         return self._block_masks[window]
 
