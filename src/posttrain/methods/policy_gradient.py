@@ -30,7 +30,6 @@ from posttrain.models.spec import ModelSpec
 from posttrain.rewards.base import RewardSet
 from posttrain.sources.collect import Prompt
 from posttrain.sources.credit import Creditor
-from posttrain.sources.episodes import EpisodeSampler
 from posttrain.sources.overlap import OverlappedCollector
 from posttrain.sources.rollouts import RolloutSource
 from posttrain.sources.rows import DataSource, Singles
@@ -80,12 +79,18 @@ def policy_gradient_plan(
         closing.callback(sampler.close)
 
         def source(learner: Learner) -> RolloutSource:
-            episodes = None
-            if s.episodes is not None:
-                episodes = s.episodes.sampler(learner.model.tokenizer, prompt_task, s.limits)
             engine = sampler.open(learner.model, sampling, learner.folder, learner.world)
             made = _source(
-                s, learner, prompts, reward_set, sampling, objective, mixed, episodes, seed, engine
+                s,
+                learner,
+                prompt_task,
+                prompts,
+                reward_set,
+                sampling,
+                objective,
+                mixed,
+                seed,
+                engine,
             )
             closing.callback(made.close)
             return made
@@ -147,17 +152,17 @@ def _prompts(
 def _source(
     s: PolicyGradient,
     learner: Learner,
+    task: Task,
     prompts: list[Prompt],
     reward_set: RewardSet,
     sampling: Sampling,
     objective: Objective,
     mixed: DataSource | None,
-    episodes: EpisodeSampler | None,
     seed: int,
     engine: Engine,
 ) -> RolloutSource:
-    model = learner.model
-    overlap = s.overlap
+    model, overlap = learner.model, s.overlap
+    episodes = s.episodes and s.episodes.sampler(model.tokenizer, task, s.limits)
     collector = make_collector(
         model,
         prompts,
