@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from posttrain.config import OverlapConfig, ServedConfig
@@ -63,57 +64,69 @@ def policy_gradient_plan(
     objective = _objective(s, sampling)
     sampler = RolloutEngine(s.engine, s.overlap)
 
-    def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
-        if s.critic is not None:
-            check_critic(spec, s.critic.model)
-        if s.trust_region is not None:
-            check_trusted(spec.config, spec.place)
-        sampler.check(spec)
-        _check_alone(s)
-        account = Account()
-        prompts = _prompts(s, spec, prompt_task, sampling, account)
-        mixed = _mixed(s, spec, account, seed)
-        number = steps_of(steps, s.num_train_epochs, prompt_steps(prompts, s.batch_size))
-        closing = contextlib.ExitStack()
-        closing.callback(reward_set.close)
-        closing.callback(sampler.close)
-
-        def source(learner: Learner) -> RolloutSource:
-            engine = sampler.open(learner.model, sampling, learner.folder, learner.world)
-            made = _source(
-                s,
-                learner,
-                prompt_task,
-                prompts,
-                reward_set,
-                sampling,
-                objective,
-                mixed,
-                seed,
-                engine,
-            )
-            closing.callback(made.close)
-            return made
-
-        return Work(
-            steps=number,
-            source=source,
-            facts=_facts(prompt_task, prompts, s, objective, sampling, number, sampler.facts()),
-            account=account,
-            samples=True,
-            close=closing.close,
-            notes=_notes(s),
-        )
-
     return Plan(
         method=method,
         settings=settings,
         objective=objective,
-        prepare=prepare,
+        prepare=partial(_prepare, s, prompt_task, sampling, reward_set, objective, sampler),
         optimizer=optimizer,
         trust_region=s.trust_region,
         reference=Reference(needed=s.credit.kl_weight > 0),
         critic=s.critic,
+    )
+
+
+def _prepare(
+    s: PolicyGradient,
+    prompt_task: Task,
+    sampling: Sampling,
+    reward_set: RewardSet,
+    objective: Objective,
+    sampler: RolloutEngine,
+    spec: ModelSpec,
+    seed: int,
+    steps: int | None,
+) -> Work:
+    """The work for a model."""
+    if s.critic is not None:
+        check_critic(spec, s.critic.model)
+    if s.trust_region is not None:
+        check_trusted(spec.config, spec.place)
+    sampler.check(spec)
+    _check_alone(s)
+    account = Account()
+    prompts = _prompts(s, spec, prompt_task, sampling, account)
+    mixed = _mixed(s, spec, account, seed)
+    number = steps_of(steps, s.num_train_epochs, prompt_steps(prompts, s.batch_size))
+    closing = contextlib.ExitStack()
+    closing.callback(reward_set.close)
+    closing.callback(sampler.close)
+
+    def source(learner: Learner) -> RolloutSource:
+        engine = sampler.open(learner.model, sampling, learner.folder, learner.world)
+        made = _source(
+            s,
+            learner,
+            prompt_task,
+            prompts,
+            reward_set,
+            sampling,
+            objective,
+            mixed,
+            seed,
+            engine,
+        )
+        closing.callback(made.close)
+        return made
+
+    return Work(
+        steps=number,
+        source=source,
+        facts=_facts(prompt_task, prompts, s, objective, sampling, number, sampler.facts()),
+        account=account,
+        samples=True,
+        close=closing.close,
+        notes=_notes(s),
     )
 
 
