@@ -19,7 +19,7 @@ LAYERS = [
     {"serve"},
     {"runs"},
     {"loops"},
-    {"retention"},
+    {"retentions"},
     {"methods"},
     {"training", "evaluation"},
     {"sources"},

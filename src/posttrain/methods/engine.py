@@ -18,6 +18,9 @@ from posttrain.models.spec import ModelSpec
 from posttrain.terminal import echo
 from posttrain.training.plan import Facts
 from posttrain.types import Sampling
+from posttrain.world import World
+
+_ALONE = World.alone()
 
 
 class RolloutEngine:
@@ -58,13 +61,24 @@ class RolloutEngine:
                 "sync: adapter"
             )
 
-    def open(self, model: LanguageModel, sampling: Sampling, folder: Path | None) -> Engine:
-        """The engine for a model with weights. folder: of the run."""
+    @property
+    def is_served(self) -> bool:
+        """Whether servers sample. Of several processes the main one alone is connected to them."""
+        return isinstance(self.config, ServedConfig)
+
+    def open(
+        self,
+        model: LanguageModel,
+        sampling: Sampling,
+        folder: Path | None,
+        world: World = _ALONE,
+    ) -> Engine:
+        """The engine for a model with weights. folder: of the run. world: its processes."""
         engine: EnginePool | ProcessEngine
         config = self.config
-        if isinstance(config, ServedConfig):
+        if isinstance(config, ServedConfig) and world.is_main:
             engine = open_servers(config, model, sampling=sampling, folder=folder, notice=_notice)
-        elif self.overlap is not None:
+        elif self.overlap is not None and not self.is_served:
             engine = ProcessEngine(model, num_threads=self.overlap.num_threads)
         else:
             return TorchEngine(model)

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-from posttrain.config import OverlapConfig
+from posttrain.config import OverlapConfig, ServedConfig
 from posttrain.data.account import Account
 from posttrain.engines.base import Engine
 from posttrain.errors import ConfigError
@@ -83,7 +83,7 @@ def policy_gradient_plan(
             episodes = None
             if s.episodes is not None:
                 episodes = s.episodes.sampler(learner.model.tokenizer, prompt_task, s.limits)
-            engine = sampler.open(learner.model, sampling, learner.folder)
+            engine = sampler.open(learner.model, sampling, learner.folder, learner.world)
             made = _source(
                 s, learner, prompts, reward_set, sampling, objective, mixed, episodes, seed, engine
             )
@@ -172,6 +172,7 @@ def _source(
         given_steps=s.given_steps,
         episodes=episodes,
         world=learner.world,
+        served=isinstance(s.engine, ServedConfig),
     )
     if overlap is not None and overlap.max_staleness:
         collector = OverlappedCollector(

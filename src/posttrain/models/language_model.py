@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +21,7 @@ from posttrain.models.attention import ForestPlan
 from posttrain.models.forest_model import ForestModel, cuda_devices, evaluating
 from posttrain.models.logprobs import Head, token_logprobs
 from posttrain.models.peft_kind import is_peft
-from posttrain.models.prefixed_attention import Block
+from posttrain.models.prefixed_attention import Block, PrefixedPlan
 from posttrain.models.program import Program
 from posttrain.models.score_model import ScoreModel
 from posttrain.models.virtual_tokens import virtual_tokens
@@ -185,6 +186,12 @@ class LanguageModel(ForestModel):
         )
         return compared
 
+    def _finish_trunk(self) -> None:
+        super()._finish_trunk()
+        for other in (self.critic, self.teacher):
+            if other is not None:
+                other._finish_trunk()
+
     @property
     def _accelerates_backward(self) -> bool:
         return self.shares_trunks and (self.critic is None or self.critic.shares_trunks)
@@ -233,8 +240,11 @@ class LanguageModel(ForestModel):
                 f"this model cannot run a forest ({self.why_unshared}); give it padded rows"
             )
         forest = forest.to(self.device)
+        if blocks:
+            below = PrefixedPlan(forest, blocks)
+            return self._active(self._hidden_below, forest, below), below
         computed: tuple[torch.Tensor, ForestPlan] = self._active(
-            self._shared_hidden, forest, keep_kv=True, blocks=blocks
+            self._shared_hidden, forest, plan=partial(ForestPlan, keep_kv=True)
         )
         return computed
 
@@ -246,6 +256,15 @@ class LanguageModel(ForestModel):
         Raises:
             ModelError: full fine-tuning without `enable_reference()`.
         """
+        with self._switched():
+            self._slot = "reference"
+            try:
+                yield
+            finally:
+                self._slot = "model"
+
+    @contextlib.contextmanager
+    def _switched(self) -> Iterator[None]:
         if self._frozen is not None:
             virtual, self.virtual = self.virtual, virtual_tokens(self._frozen.hf)
             self._active = self._frozen

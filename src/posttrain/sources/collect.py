@@ -36,8 +36,9 @@ class Collector:
     """Samples G completions for each prompt of a step and rewards them.
 
     What a step samples is a function of (seed, step, weights), so that resuming needs the step
-    alone. Of several processes each samples all completions of its share of the prompts, and the
-    main process rewards those of all: rewards are called once per step with all completions.
+    alone. Of several processes each samples all completions of its share of the prompts; where
+    servers sample, the main process asks them for all. The main process rewards the completions of
+    all: rewards are called once per step.
 
     Args:
         rewards: None leaves completions without. decode: sample -> completion text. batch_size:
@@ -51,7 +52,8 @@ class Collector:
         max_resamples: rounds in which other prompts take the place of those whose rewards tie,
         which teach nothing (dynamic
             sampling of DAPO, arXiv 2503.14476); 0 keeps them all.
-        world: the processes that sample together.
+        world: the processes that sample together. served: whether servers sample, which the main
+            process alone is connected to.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Collector:
         given_steps: int = 0,
         episodes: EpisodeSampler | None = None,
         world: World = _ALONE,
+        served: bool = False,
     ) -> None:
         self.prompts = prompts
         self.engine = engine
@@ -83,7 +86,7 @@ class Collector:
         self.max_resamples = max_resamples
         self.given_steps = given_steps
         self.episodes = episodes
-        self.world = world
+        self.world, self.served = world, served
         self.sampled: list[TraceGroup] = []  # all of the step, those that were left out included
         self.steps_per_epoch = max(len(prompts) // self.batch_size, 1)
 
@@ -178,7 +181,11 @@ class Collector:
                 return self._completions(own, own_seeds, n, sampling, given)
             return self._episodes(self.episodes, own, own_seeds, n, sampling)
 
-        groups = self.world.spread(list(zip(prompts, seeds, strict=True)), groups_of)
+        every = list(zip(prompts, seeds, strict=True))
+        if self.served:
+            groups = self.world.from_main(lambda: groups_of(every))
+        else:
+            groups = self.world.spread(every, groups_of)
         if self.rewards is not None:
             self._reward(self.rewards, groups)
         return groups
@@ -240,6 +247,13 @@ class Collector:
 
     def sync(self, version: int) -> dict[str, float]:
         """Give the engine new weights; its metrics of that, none of the embedded one."""
+        return (
+            self.world.from_main(lambda: self._sync(version))
+            if self.served
+            else self._sync(version)
+        )
+
+    def _sync(self, version: int) -> dict[str, float]:
         self.engine.sync(version)
         return self.engine.take_metrics() if isinstance(self.engine, Reporting) else {}
 

@@ -74,11 +74,11 @@ def train(
         for batch in source.batches(step):
             totals = objective.denominators(batch)
             share = batch.share(world.rank, world.size)
-            for micro in share.split(max_tokens):
+            for micro in share.split(max_tokens, share_trunks=True):
                 micro = micro.to(model.device)
                 outputs = model.forward(micro, objective.needs, temperature=objective.temperature)
                 loss, metrics = objective(outputs, micro, totals)
-                model.backward(loss)
+                model.backward(loss, micro)
                 meter.micro(loss, metrics, micro)
             meter.add(idle_metrics(model, objective, share, totals, max_tokens))
             meter.gather(world)
