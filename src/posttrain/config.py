@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from posttrain.cluster_config import ClusterConfig as ClusterConfig
 from posttrain.component import Component
 from posttrain.component import ComponentLike as ComponentLike
 from posttrain.data_config import DataConfig as DataConfig
@@ -338,6 +339,8 @@ class Recipe:
         report_to: trackers that also get the metrics, such as wandb or tensorboard.
         max_prompts_dropped: largest share of a task's prompts that may be dropped because prompt
             and completion exceed the model's context.
+        launch: machines and processes that Ray places the run on. None runs it in this process, or
+            in those of torchrun.
         stages: recipes of a pipeline's stages, each with a name.
         settings: the method's own settings.
         base: folder that relative paths start from.
@@ -382,6 +385,7 @@ class Recipe:
     eval_every: int = 0
     report_to: list[str] = field(default_factory=list)
     max_prompts_dropped: float = 0.1
+    launch: ClusterConfig | None = None
     stages: list[dict[str, Any]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     base: Path = field(default_factory=Path)

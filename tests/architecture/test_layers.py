@@ -15,6 +15,7 @@ SOURCE = Path(__file__).parent.parent.parent / "src" / "posttrain"
 
 LAYERS = [
     {"cli"},
+    {"launch"},
     {"serve"},
     {"runs"},
     {"loops"},
@@ -38,7 +39,14 @@ LAYERS = [
     {"checked"},
     {"entry"},
     {"config"},
-    {"data_config", "engine_config", "model_config", "overlap_config", "component"},
+    {
+        "data_config",
+        "engine_config",
+        "model_config",
+        "overlap_config",
+        "cluster_config",
+        "component",
+    },
     {"typecheck"},
     {"report"},
     {"annotations"},

@@ -38,6 +38,7 @@ RULES: dict[Rule, tuple[str, ...]] = {
         "model.revision",
         "teacher.trust_remote_code",
         "cache_reference",
+        "launch",
         "engine.url",
         "engine.launch",
         "engine.weights_folder",
