@@ -12,6 +12,7 @@ import numpy as np
 from posttrain.averages import Averages
 from posttrain.data.forest import TokenSequence
 from posttrain.engines.base import Engine, Reporting
+from posttrain.models.program import whole_weights
 from posttrain.rewards.base import RewardSet
 from posttrain.sources.episodes import EpisodeSampler
 from posttrain.sources.staleness import staleness
@@ -146,7 +147,8 @@ class Collector:
                 return self._completions(own, own_seeds, n, sampling, given)
             return self._episodes(self.episodes, own, own_seeds, n, sampling)
 
-        groups = self.world.spread(list(zip(prompts, seeds, strict=True)), groups_of)
+        with whole_weights(getattr(self.engine, "model", None)):
+            groups = self.world.spread(list(zip(prompts, seeds, strict=True)), groups_of)
         if self.rewards is not None:
             self._reward(self.rewards, groups)
         return groups
