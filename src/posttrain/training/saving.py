@@ -68,6 +68,7 @@ class Saver:
             final,
         )
         self.facts = facts
+        self.last_step = -1  # that was saved
         self._saved = time.monotonic()
 
     @classmethod
@@ -92,6 +93,11 @@ class Saver:
         last = self.final and step == self.steps
         if last or self.state.stop or timed or (self.every and step % self.every == 0):
             self.save(step)
+
+    def stop(self) -> None:
+        """Save a run that was stopped, by this process or another one, while hooks were called."""
+        if self.state.stop and self.last_step != self.state.step:
+            self.save(self.state.step)
 
     def finish(self) -> None:
         """What is left once the model is saved: nothing, where neither a final state nor
@@ -118,7 +124,7 @@ class Saver:
             optimizer=self.optimizer,
             state=values,
         )
-        self.state.last_checkpoint = str(path)
+        self.state.last_checkpoint, self.last_step = str(path), step
         prune_checkpoints(self.folder, 1 if step == self.steps and not self.every else self.limit)
         self._saved = time.monotonic()
 
