@@ -199,6 +199,8 @@ class Session(RunSession):
                         rules=[partial(rule, learner) for rule in self.plan.rules],
                         world=self.world,
                     )
+                    if saver is not None:
+                        saver.stop()
                 except RewardError:
                     # Rewards are called before anything of their step is updated.
                     if saver is not None and state.step > first:
