@@ -65,12 +65,8 @@ def policy_gradient_plan(
     sampler = RolloutEngine(s.engine, s.overlap)
 
     def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
-        if s.critic is not None:
-            check_critic(spec, s.critic.model)
-        if s.trust_region is not None:
-            check_trusted(spec.config, spec.place)
+        _check_model(s, spec)
         sampler.check(spec)
-        _check_alone(s)
         account = Account()
         prompts = _prompts(s, spec, prompt_task, sampling, account)
         mixed = _mixed(s, spec, account, seed)
@@ -206,12 +202,16 @@ def _source(
     )
 
 
-def _check_alone(s: PolicyGradient) -> None:
-    """Refuse sampling ahead in several processes that train together.
+def _check_model(s: PolicyGradient, spec: ModelSpec) -> None:
+    """Refuse what cannot be with this model, or in these processes.
 
     Raises:
         ConfigError: names the setting.
     """
+    if s.critic is not None:
+        check_critic(spec, s.critic.model)
+    if s.trust_region is not None:
+        check_trusted(spec.config, spec.place)
     if s.overlap is None or not s.overlap.max_staleness or World.here().size == 1:
         return
     raise ConfigError(

@@ -109,32 +109,29 @@ def ppo(
         lr_scheduler_type: how the learning rate changes.
         limits: how much may fail or be dropped.
     """
-    return policy_gradient_plan(
-        "ppo",
-        dict(locals()),
-        task,
-        PolicyGradient(
-            rewards=components_of(rewards),
-            losses=components_of(losses),
-            advantage=Component.of(advantage),
-            credit=credit,
-            sampling=sampling,
-            engine=engine,
-            episodes=Episodes.of(environment, agent),
-            overlap=overlap,
-            num_generations=num_generations,
-            batch_size=batch_size,
-            num_iterations=num_iterations,
-            num_minibatches=num_minibatches,
-            mask_truncated=mask_truncated,
-            max_resamples=max_resamples,
-            trust_region=trust_region,
-            critic=Critic(model_of(critic), critic_learning_rate),
-            mix_data=mix_data,
-            mix_task=mix_task,
-            mix_batch_size=mix_batch_size,
-            num_train_epochs=num_train_epochs,
-            limits=limits,
-        ),
-        AdamW(learning_rate, lr_scheduler_type),
+    settings = dict(locals())
+    values = PolicyGradient(
+        rewards=components_of(rewards),
+        losses=components_of(losses),
+        advantage=Component.of(advantage),
+        credit=credit,
+        sampling=sampling,
+        engine=engine,
+        episodes=Episodes.of(environment, agent),
+        overlap=overlap,
+        num_generations=num_generations,
+        batch_size=batch_size,
+        num_iterations=num_iterations,
+        num_minibatches=num_minibatches,
+        mask_truncated=mask_truncated,
+        max_resamples=max_resamples,
+        trust_region=trust_region,
+        critic=Critic(model_of(critic), critic_learning_rate),
+        mix_data=mix_data,
+        mix_task=mix_task,
+        mix_batch_size=mix_batch_size,
+        num_train_epochs=num_train_epochs,
+        limits=limits,
     )
+    optimizer = AdamW(learning_rate, lr_scheduler_type)
+    return policy_gradient_plan("ppo", settings, task, values, optimizer)

@@ -152,11 +152,7 @@ class Session(RunSession):
     # -- the training
 
     def _train(self, start: resume.Start) -> Result:
-        goes_on = self.after is not None
-        model = load_models(self.spec, self.plan, self.objective, start.checkpoint, goes_on=goes_on)
-        check_same_weights(self.world, model)
-        if start.checkpoint is not None and isinstance(model, LanguageModel):
-            model.weights_version = start.saved["weights_version"]
+        model = self._models(start)
         begun = self.after.step if self.after is not None else start.step
         with seeded(self.world.seed(self.seed, begun)), in_eval_mode(model):
             span = self.schedule_steps or self.steps
@@ -213,6 +209,15 @@ class Session(RunSession):
         # A later run starts from base and adapters together, which is then its reference.
         model.fresh_adapters = False
         return self._result(model, record, held)
+
+    def _models(self, start: resume.Start) -> Any:
+        """The model that is trained, with its roles, as the training begins."""
+        goes_on = self.after is not None
+        model = load_models(self.spec, self.plan, self.objective, start.checkpoint, goes_on=goes_on)
+        if start.checkpoint is not None and isinstance(model, LanguageModel):
+            model.weights_version = start.saved["weights_version"]
+        check_same_weights(self.world, model)
+        return model
 
     def _facts(
         self, start: resume.Start, model: Any, source: Any, optimizer: Any
