@@ -14,6 +14,7 @@ NAMES: dict[str, str] = {
     "setup": "posttrain.kernels",
     "check": "posttrain.training.review",
     "preview": "posttrain.training.review",
+    "predict_cost": "posttrain.training.prediction",
     "loss_of": "posttrain.training.inspection.compute_loss",
     "Plan": "posttrain.training.plan",
     "Loop": "posttrain.training.plan",

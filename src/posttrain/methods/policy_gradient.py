@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from posttrain.config import OverlapConfig, ServedConfig
@@ -30,7 +31,6 @@ from posttrain.models.spec import ModelSpec
 from posttrain.rewards.base import RewardSet
 from posttrain.sources.collect import Prompt
 from posttrain.sources.credit import Creditor
-from posttrain.sources.episodes import EpisodeSampler
 from posttrain.sources.overlap import OverlappedCollector
 from posttrain.sources.rollouts import RolloutSource
 from posttrain.sources.rows import DataSource, Singles
@@ -64,47 +64,69 @@ def policy_gradient_plan(
     objective = _objective(s, sampling)
     sampler = RolloutEngine(s.engine, s.overlap)
 
-    def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
-        _check_model(s, spec)
-        sampler.check(spec)
-        account = Account()
-        prompts = _prompts(s, spec, prompt_task, sampling, account)
-        mixed = _mixed(s, spec, account, seed)
-        number = steps_of(steps, s.num_train_epochs, prompt_steps(prompts, s.batch_size))
-        closing = contextlib.ExitStack()
-        closing.callback(reward_set.close)
-        closing.callback(sampler.close)
-
-        def source(learner: Learner) -> RolloutSource:
-            episodes = None
-            if s.episodes is not None:
-                episodes = s.episodes.sampler(learner.model.tokenizer, prompt_task, s.limits)
-            engine = sampler.open(learner.model, sampling, learner.folder, learner.world)
-            made = _source(
-                s, learner, prompts, reward_set, sampling, objective, mixed, episodes, seed, engine
-            )
-            closing.callback(made.close)
-            return made
-
-        return Work(
-            steps=number,
-            source=source,
-            facts=_facts(prompt_task, prompts, s, objective, sampling, number, sampler.facts()),
-            account=account,
-            samples=True,
-            close=closing.close,
-            notes=_notes(s),
-        )
-
     return Plan(
         method=method,
         settings=settings,
         objective=objective,
-        prepare=prepare,
+        prepare=partial(_prepare, s, prompt_task, sampling, reward_set, objective, sampler),
         optimizer=optimizer,
         trust_region=s.trust_region,
         reference=Reference(needed=s.credit.kl_weight > 0),
         critic=s.critic,
+    )
+
+
+def _prepare(
+    s: PolicyGradient,
+    prompt_task: Task,
+    sampling: Sampling,
+    reward_set: RewardSet,
+    objective: Objective,
+    sampler: RolloutEngine,
+    spec: ModelSpec,
+    seed: int,
+    steps: int | None,
+) -> Work:
+    """The work for a model."""
+    if s.critic is not None:
+        check_critic(spec, s.critic.model)
+    if s.trust_region is not None:
+        check_trusted(spec.config, spec.place)
+    sampler.check(spec)
+    _check_alone(s)
+    account = Account()
+    prompts = _prompts(s, spec, prompt_task, sampling, account)
+    mixed = _mixed(s, spec, account, seed)
+    number = steps_of(steps, s.num_train_epochs, prompt_steps(prompts, s.batch_size))
+    closing = contextlib.ExitStack()
+    closing.callback(reward_set.close)
+    closing.callback(sampler.close)
+
+    def source(learner: Learner) -> RolloutSource:
+        engine = sampler.open(learner.model, sampling, learner.folder, learner.world)
+        made = _source(
+            s,
+            learner,
+            prompt_task,
+            prompts,
+            reward_set,
+            sampling,
+            objective,
+            mixed,
+            seed,
+            engine,
+        )
+        closing.callback(made.close)
+        return made
+
+    return Work(
+        steps=number,
+        source=source,
+        facts=_facts(prompt_task, prompts, s, objective, sampling, number, sampler.facts()),
+        account=account,
+        samples=True,
+        close=closing.close,
+        notes=_notes(s),
     )
 
 
@@ -143,17 +165,17 @@ def _prompts(
 def _source(
     s: PolicyGradient,
     learner: Learner,
+    task: Task,
     prompts: list[Prompt],
     reward_set: RewardSet,
     sampling: Sampling,
     objective: Objective,
     mixed: DataSource | None,
-    episodes: EpisodeSampler | None,
     seed: int,
     engine: Engine,
 ) -> RolloutSource:
-    model = learner.model
-    overlap = s.overlap
+    model, overlap = learner.model, s.overlap
+    episodes = s.episodes and s.episodes.sampler(model.tokenizer, task, s.limits)
     collector = make_collector(
         model,
         prompts,
@@ -202,16 +224,12 @@ def _source(
     )
 
 
-def _check_model(s: PolicyGradient, spec: ModelSpec) -> None:
-    """Refuse what cannot be with this model, or in these processes.
+def _check_alone(s: PolicyGradient) -> None:
+    """Refuse sampling ahead in several processes that train together.
 
     Raises:
         ConfigError: names the setting.
     """
-    if s.critic is not None:
-        check_critic(spec, s.critic.model)
-    if s.trust_region is not None:
-        check_trusted(spec.config, spec.place)
     if s.overlap is None or not s.overlap.max_staleness or World.here().size == 1:
         return
     raise ConfigError(

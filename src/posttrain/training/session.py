@@ -11,7 +11,6 @@ from typing import Any
 from rich.console import Console
 
 from posttrain.errors import CheckpointError, ConfigError, RewardError
-from posttrain.models.language_model import LanguageModel
 from posttrain.models.spec import ModelSpec
 from posttrain.training import checkpoint, resume, start_weights
 from posttrain.training.average import WeightAverage
@@ -152,14 +151,17 @@ class Session(RunSession):
     # -- the training
 
     def _train(self, start: resume.Start) -> Result:
-        model = self._models(start)
+        goes_on = self.after is not None
+        model = load_models(self.spec, self.plan, self.objective, start.checkpoint, goes_on=goes_on)
+        start.give_version(model)
+        check_same_weights(self.world, model)
         begun = self.after.step if self.after is not None else start.step
         with seeded(self.world.seed(self.seed, begun)), in_eval_mode(model):
             span = self.schedule_steps or self.steps
             optimizer = make_optimizer(model, self.plan, self.objective, self.settings, span)
             limit = micro_batch_tokens(model, self.settings)
-            folder = self.folder.path if self.folder is not None else None
-            learner = Learner(model, optimizer, limit, folder, self.world, self.steps)
+            path = getattr(self.folder, "path", None)
+            learner = Learner(model, optimizer, limit, path, self.world, self.steps)
             source = self.work.source(learner)
             facts = self._facts(start, model, source, optimizer)
             state = self._restore(start, model, source, optimizer)
@@ -196,8 +198,7 @@ class Session(RunSession):
                         saver.save(state.step)
                     raise
             model.eval()
-            self.stopped = state.stop
-            held = None
+            self.stopped, held = state.stop, None
             if self.folder is None or not self.settings.save_final:
                 held = TrainingState.of(model, optimizer, state)
         if self.folder is not None:
@@ -209,15 +210,6 @@ class Session(RunSession):
         # A later run starts from base and adapters together, which is then its reference.
         model.fresh_adapters = False
         return self._result(model, record, held)
-
-    def _models(self, start: resume.Start) -> Any:
-        """The model that is trained, with its roles, as the training begins."""
-        goes_on = self.after is not None
-        model = load_models(self.spec, self.plan, self.objective, start.checkpoint, goes_on=goes_on)
-        if start.checkpoint is not None and isinstance(model, LanguageModel):
-            model.weights_version = start.saved["weights_version"]
-        check_same_weights(self.world, model)
-        return model
 
     def _facts(
         self, start: resume.Start, model: Any, source: Any, optimizer: Any
