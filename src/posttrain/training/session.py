@@ -11,7 +11,6 @@ from typing import Any
 from rich.console import Console
 
 from posttrain.errors import CheckpointError, ConfigError, RewardError
-from posttrain.models.language_model import LanguageModel
 from posttrain.models.program import whole_weights
 from posttrain.models.spec import ModelSpec
 from posttrain.training import checkpoint, resume, start_weights
@@ -157,17 +156,16 @@ class Session(RunSession):
         goes_on = self.after is not None
         group_size(self.settings, self.world)  # refused before weights are loaded
         model = load_models(self.spec, self.plan, self.objective, start.checkpoint, goes_on=goes_on)
+        start.give_version(model)
         check_same_weights(self.world, model)
-        if start.checkpoint is not None and isinstance(model, LanguageModel):
-            model.weights_version = start.saved["weights_version"]
         shard_models(model, self.settings, self.world)
         begun = self.after.step if self.after is not None else start.step
         with seeded(self.world.seed(self.seed, begun)), in_eval_mode(model):
             span = self.schedule_steps or self.steps
             optimizer = make_optimizer(model, self.plan, self.objective, self.settings, span)
             limit = micro_batch_tokens(model, self.settings)
-            folder = self.folder.path if self.folder is not None else None
-            learner = Learner(model, optimizer, limit, folder, self.world, self.steps)
+            path = getattr(self.folder, "path", None)
+            learner = Learner(model, optimizer, limit, path, self.world, self.steps)
             source = self.work.source(learner)
             facts = self._facts(start, model, source, optimizer)
             state = self._restore(start, model, source, optimizer)
@@ -207,8 +205,7 @@ class Session(RunSession):
                         saver.save(state.step)
                     raise
             model.eval()
-            self.stopped = state.stop
-            held = None
+            self.stopped, held = state.stop, None
             if not is_in_shares(model) and (self.folder is None or not self.settings.save_final):
                 held = TrainingState.of(model, optimizer, state)
         if self.folder is not None:
