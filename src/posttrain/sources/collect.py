@@ -11,7 +11,8 @@ import numpy as np
 
 from posttrain.averages import Averages
 from posttrain.data.forest import TokenSequence
-from posttrain.engines.base import Engine, Reporting
+from posttrain.engines.base import Closing, Engine, Reporting
+from posttrain.models.program import whole_weights
 from posttrain.rewards.base import RewardSet
 from posttrain.sources.episodes import EpisodeSampler
 from posttrain.sources.staleness import staleness
@@ -92,9 +93,7 @@ class Collector:
 
     def collect(self, step: int) -> list[TraceGroup]:
         """The rewarded groups of a step."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.prompts))
-        first = order[place * self.batch_size : (place + 1) * self.batch_size]
+        first = self._first(step)
         groups = self.sampled = self._rewarded(step, first, (self.seed, step, 7))
         if not self.max_resamples:
             return groups
@@ -111,14 +110,48 @@ class Collector:
             differing += [g for g in more if _differ(g)]
         return differing[: self.batch_size]
 
+    def prompts_of(self, step: int) -> tuple[list[Prompt], list[int]]:
+        """The prompts of a step, the first ones where others may replace them, and their seeds."""
+        first = self._first(step)
+        return [self.prompts[i] for i in first], _seeds((self.seed, step, 7), len(first))
+
+    def request(self, prompt: Prompt, seed: int) -> Request:
+        """What an engine is asked for the completions of a prompt."""
+        return Request(prompt.ids, self.sampling, n=self.num_generations, seed=seed, reuse=False)
+
+    def group(self, prompt: Prompt, samples: Sequence[Sample]) -> TraceGroup:
+        """The completions of a prompt, without rewards."""
+        traces = [Trace.of_sample(prompt.ids, s, self._text((), s)) for s in samples]
+        return TraceGroup(prompt.example, prompt.ids, traces)
+
+    def state(self) -> dict[str, Any]:
+        """What a resume needs beside the step: nothing, as the step gives prompts and seeds."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take what `state` gave."""
+
+    def close(self) -> None:
+        """End the engine, where it is a process or has one."""
+        if isinstance(self.engine, Closing):
+            self.engine.close()
+
+    def _trained_version(self, step: int) -> int | None:
+        """The weights that are trained on the samples of a step, None where they are always those
+        that sampled them.
+        """
+        return self.engine.weights_version if isinstance(self.engine, Reporting) else None
+
+    def _first(self, step: int) -> np.ndarray:
+        """Places of the prompts of a step."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.prompts))
+        return order[place * self.batch_size : (place + 1) * self.batch_size]
+
     def _rewarded(
         self, step: int, chosen: np.ndarray, entropy: tuple[int, ...]
     ) -> list[TraceGroup]:
-        prompts = [self.prompts[i] for i in chosen]
-        # A seed per step (not per prompt): the engine mixes it with the prompt's place below.
-        seeds = [
-            int(s) for s in np.random.default_rng(entropy).integers(0, 2**62, size=len(prompts))
-        ]
+        prompts, seeds = [self.prompts[i] for i in chosen], _seeds(entropy, len(chosen))
         share = max(0.0, 1 - step / self.given_steps) if self.given_steps else 0.0
         groups = self.sample(prompts, seeds, given=share)
         greedy = self.sample(prompts, seeds, greedy=True, given=share) if self.greedy else []
@@ -150,10 +183,11 @@ class Collector:
             return self._episodes(self.episodes, own, own_seeds, n, sampling)
 
         every = list(zip(prompts, seeds, strict=True))
-        if self.served:
-            groups = self.world.from_main(lambda: groups_of(every))
-        else:
-            groups = self.world.spread(every, groups_of)
+        with whole_weights(getattr(self.engine, "model", None)):
+            if self.served:
+                groups = self.world.from_main(lambda: groups_of(every))
+            else:
+                groups = self.world.spread(every, groups_of)
         if self.rewards is not None:
             self._reward(self.rewards, groups)
         return groups
@@ -248,9 +282,10 @@ class Collector:
         if greedy := [g.greedy_reward for g in groups if g.greedy_reward is not None]:
             averages.add("reward_greedy", sum(greedy), len(greedy))
         traces = [r for g in groups for r in g.traces]
-        if isinstance(self.engine, Reporting):
+        version = self._trained_version(step)
+        if version is not None:
             samples = [turn.sample for trace in traces for turn in trace.turns]
-            averages.merge(staleness(samples, self.engine.weights_version))
+            averages.merge(staleness(samples, version))
         lengths = np.array([r.num_sampled for r in traces])
         ended = np.array([not r.is_truncated for r in traces])
         averages.update(
@@ -344,6 +379,11 @@ def _deviation(name: str, values: Sequence[float]) -> dict[str, float]:
     there are fewer than two.
     """
     return {name: float(np.std(values, ddof=1))} if len(values) > 1 else {}
+
+
+def _seeds(entropy: tuple[int, ...], count: int) -> list[int]:
+    """A seed per prompt; the engine mixes it with the place of each completion."""
+    return [int(s) for s in np.random.default_rng(entropy).integers(0, 2**62, size=count)]
 
 
 def _differ(group: TraceGroup) -> bool:
