@@ -352,19 +352,19 @@ class Session(RunSession):
         Raises:
             Interrupted: the run was stopped before its last step.
         """
-        steps = self.steps
-        if state.stop and state.step < steps:
-            raise Interrupted(
-                f"stopped after step {state.step} of {steps}; go on with: {self._go_on(folder)}"
-            )
+        if state.stop and state.step < self.steps:
+            where = f"stopped after step {state.step} of {self.steps}"
+            raise Interrupted(f"{where}; go on with: {self._go_on(folder)}")
         if saver is None:  # the main process saves
-            return average.exchange() if average is not None else None
-        if start.step == steps and start.saved["steps"] != steps and self.settings.save_final:
-            saver.save(steps)  # the checkpoint was one of a longer run
-        model.end_sharing()
-        if not self.world.is_main:
+            if average is not None:
+                average.exchange()
             return
-        write_model(saver, norm, average, partial(self._print, style="yellow"))
+        was_longer = start.step == self.steps != start.saved.get("steps", self.steps)
+        if was_longer and self.settings.save_final:
+            saver.save(self.steps)
+        model.end_sharing()
+        if self.world.is_main:
+            write_model(saver, norm, average, partial(self._print, style="yellow"))
 
     def _result(self, model: Any, record: Record, state: TrainingState | None) -> Result:
         evaluation = None
