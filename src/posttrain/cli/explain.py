@@ -118,9 +118,12 @@ def _sections() -> dict[str, Any]:
         "credit": "CreditConfig",
         "data": "DataConfig",
         "endpoint": "EndpointConfig",
+        "engine": "ServedConfig",
         "evaluation": "EvaluationConfig",
+        "launch": "ClusterConfig",
         "lora": "LoraConfig",
         "model": "ModelConfig",
+        "overlap": "OverlapConfig",
         "sampling": "SamplingConfig",
         "trust_region": "TrustRegionConfig",
     }

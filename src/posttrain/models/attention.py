@@ -34,7 +34,7 @@ from posttrain.models.masked_attention import (
 
 NAME = "posttrain"
 
-_FLEX_BLOCK = 128
+FLEX_BLOCK = 128
 
 
 class AttentionPlan(Protocol):
@@ -174,7 +174,7 @@ class ForestPlan:
             key = torch.cat([first_keys, key[:, :, first_keys.shape[2] :]], 2)
             value = torch.cat([first_values, value[:, :, first_values.shape[2] :]], 2)
         if self._keep_kv:
-            self.kv[layer] = (key.detach(), value.detach())
+            self._keep(layer, key, value)
         if sliding_window is not None:
             self.windows.add(int(sliding_window))
         window = (
@@ -189,9 +189,10 @@ class ForestPlan:
         has_flex = self._has_flex and query.device.type == "cuda"
         if plain and has_flex and query.shape[-1] >= 16 and compiled_flex.why_not is None:
             mask = self.block_mask(window)
+            keys, values = self._seen(layer, key, value)
             capped = soft_capping(softcap) if softcap is not None else None
             grouped = query.shape[1] != key.shape[1]
-            mixed = compiled_flex(query, key, value, capped, mask, scale, grouped)
+            mixed = compiled_flex(query, keys, values, capped, mask, scale, grouped)
             if mixed is not None:
                 return mixed.transpose(1, 2).contiguous()
         if window not in self._pieces:
@@ -240,12 +241,21 @@ class ForestPlan:
         """Whether keys and values were given that stand for those of the first tokens."""
         return self._prefix is not None
 
+    def above(self, layer: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Keys and values [Hkv, n, D] before the forest that get a gradient, in plans below a
+        trunk (`models.kept_trunk`).
+        """
+        return None, None
+
     def note(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
         """A layer has attended by `shape` itself, with key and value [N, Hkv, D]."""
         self.layers.add(layer)
         if self._keep_kv:
-            keys, values = (x.detach().transpose(0, 1)[None] for x in (key, value))
-            self.kv[layer] = (keys, values)
+            self._keep(layer, *(x.transpose(0, 1)[None] for x in (key, value)))
+
+    def _keep(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Store a layer's keys and values [1, Hkv, N, D]."""
+        self.kv[layer] = (key.detach(), value.detach())
 
     def mask_mod(self, window: int | None) -> Callable[..., torch.Tensor]:
         """FlexAttention's rule of visibility: (k <= q) & (q < ends[k]), and q - k < window in
@@ -287,14 +297,14 @@ def forest_block_mask(
         window: with one no block counts as seen whole.
     """
     size, device = len(ends), ends.device
-    count = -(-size // _FLEX_BLOCK)
+    count = -(-size // FLEX_BLOCK)
     # Padding after the last token is seen by nobody, and must not make a block whole.
-    padded = torch.nn.functional.pad(ends, (0, count * _FLEX_BLOCK - size))
-    blocks = padded.view(count, _FLEX_BLOCK)
+    padded = torch.nn.functional.pad(ends, (0, count * FLEX_BLOCK - size))
+    blocks = padded.view(count, FLEX_BLOCK)
     last, first = blocks.amax(1), blocks.amin(1)
     number = torch.arange(count, device=device)
-    start = number * _FLEX_BLOCK
-    stop = (start + _FLEX_BLOCK).clamp(max=size)
+    start = number * FLEX_BLOCK
+    stop = (start + FLEX_BLOCK).clamp(max=size)
     before = number[None, :] < number[:, None]  # [queries, keys]
     seen = before & (last[None, :] > start[:, None])
     whole = before & (first[None, :] >= stop[:, None])
@@ -304,7 +314,7 @@ def forest_block_mask(
     return BlockMask.from_kv_blocks(
         *_ordered_blocks(part),
         *_ordered_blocks(whole),
-        BLOCK_SIZE=_FLEX_BLOCK,
+        BLOCK_SIZE=FLEX_BLOCK,
         mask_mod=mask_mod,
         seq_lengths=(size, size),
     )

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from posttrain.report.turns import Part, has_turns, parts_of, turns_as_json
+from posttrain.sources.staleness import version_spans
 from posttrain.training.checkpoint import write_text_whole
 from posttrain.types import Trace, TraceGroup, plain_text
 
@@ -129,7 +130,10 @@ def group_as_json(step: int, group: TraceGroup) -> dict[str, Any]:
 
 
 def trace_as_json(trace: Trace) -> dict[str, Any]:
-    """A completion of a line of rollouts.jsonl; an episode has its turns too."""
+    """A completion of a line of rollouts.jsonl; an episode has its turns too.
+
+    weights_versions, where an engine reports them: [version, start, end] of sampled tokens.
+    """
     values: dict[str, Any] = {
         "text": trace.text,
         "reward": finite(trace.reward),
@@ -139,6 +143,8 @@ def trace_as_json(trace: Trace) -> dict[str, Any]:
         "finish_reason": trace.finish_reason,
         "error": trace.error,
     }
+    if any(turn.sample.version_spans for turn in trace.turns):
+        values["weights_versions"] = [list(span) for span in version_spans(trace)]
     if has_turns(trace):
         values |= {"stop_reason": trace.stop_reason, "turns": turns_as_json(trace)}
     return values

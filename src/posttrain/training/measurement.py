@@ -13,6 +13,9 @@ from rich.console import Console
 from posttrain.training.checkpoint import write_text_whole
 from posttrain.training.folder import RunFolder
 from posttrain.training.hooks import Hook
+from posttrain.world import World
+
+_ALONE = World.alone()
 
 Scope = Callable[[], AbstractContextManager[None]]
 
@@ -62,10 +65,11 @@ class Measured:
 
     Args:
         evaluation: measures a model: `of(model)` and `report(evaluation, console)`.
+        world: the processes that train together. The main one measures; the others wait.
     """
 
-    def __init__(self, evaluation: Any) -> None:
-        self.evaluation = evaluation
+    def __init__(self, evaluation: Any, world: World = _ALONE) -> None:
+        self.evaluation, self.world = evaluation, world
         self._last: tuple[Any, float] | None = None  # after the last step, with its seconds
 
     def hook(self, model: Any, steps: int, every: int, within: Scope = nullcontext) -> Hook:
@@ -77,22 +81,28 @@ class Measured:
         """
 
         def measure(step: int, metrics: dict[str, float]) -> None:
-            if step % every:
-                return
+            if step % every == 0:
+                metrics.update(self.world.from_main(lambda: measured(step)))
+
+        def measured(step: int) -> dict[str, float]:
             started = time.perf_counter()
             with within():
                 result = self.evaluation.of(model)
             if step == steps:
                 self._last = result, time.perf_counter() - started
             values = result.metrics()
-            metrics["evaluation/accuracy"] = values["accuracy"]["estimate"]
-            for name in ("mean_tokens", "truncated"):
-                metrics[f"evaluation/{name}"] = values[name]
+            return {
+                "evaluation/accuracy": values["accuracy"]["estimate"],
+                **{f"evaluation/{name}": values[name] for name in ("mean_tokens", "truncated")},
+            }
 
         return measure
 
     def after_training(self, model: Any, folder: RunFolder | None, console: Console) -> Any:
         """The evaluation of the trained model, printed, and written to evaluation.json."""
+        return self.world.from_main(lambda: self._after_training(model, folder, console))
+
+    def _after_training(self, model: Any, folder: RunFolder | None, console: Console) -> Any:
         if self._last is None:
             started = time.perf_counter()
             result = self.evaluation.of(model)
