@@ -141,10 +141,12 @@ def recorded() -> Iterator[list[list[Any]]]:
 
     real, gradients = Optimizer.clip_gradients, []
 
+    def whole(grad: Any) -> Any:
+        full = grad.full_tensor() if hasattr(grad, "full_tensor") else grad
+        return full.numpy().copy()
+
     def clip(self: Any) -> float:
-        gradients.append(
-            [None if p.grad is None else p.grad.numpy().copy() for p in self.parameters]
-        )
+        gradients.append([None if p.grad is None else whole(p.grad) for p in self.parameters])
         return real(self)
 
     Optimizer.clip_gradients = clip  # type: ignore[method-assign]

@@ -45,6 +45,8 @@ OF_EVERY_TRAINING = (
     "eval_every",
     "report_to",
     "penalties",
+    "shard",
+    "compute_dtype",
 )
 """Settings of a training that no method chooses; `training.settings` says what they mean."""
 
@@ -56,6 +58,12 @@ OptimizerName = Literal["adamw", "adamw_8bit", "muon"]
 
 MuonScale = Literal["match_rms_adamw", "original"]
 """Factor of Muon's updates, by the shape of a matrix."""
+
+Shard = Literal["off", "full"] | int
+"""How many processes hold one copy of a model between them."""
+
+ComputeDtype = Literal["auto", "bfloat16"]
+"""Precision of the passes of a model in shares."""
 
 Aggregation = Literal["token_mean", "sequence_mean", "sequence_sum", "fixed_length"]
 """How a loss with one value per token is averaged: see `posttrain.losses.reduce`."""
@@ -341,6 +349,10 @@ class Recipe:
             and completion exceed the model's context.
         launch: machines and processes that Ray places the run on. None runs it in this process, or
             in those of torchrun.
+        shard: how many processes hold one copy of weights, gradients and moments between them: off
+            (each holds all), full (all processes together) or a number that divides them.
+        compute_dtype: precision of the passes of a model in shares. Gradients are summed in
+            float32. "auto" is the weights' own.
         stages: recipes of a pipeline's stages, each with a name.
         settings: the method's own settings.
         base: folder that relative paths start from.
@@ -386,6 +398,8 @@ class Recipe:
     report_to: list[str] = field(default_factory=list)
     max_prompts_dropped: float = 0.1
     launch: ClusterConfig | None = None
+    shard: Shard = "off"
+    compute_dtype: ComputeDtype = "auto"
     stages: list[dict[str, Any]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     base: Path = field(default_factory=Path)

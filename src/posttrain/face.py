@@ -19,6 +19,7 @@ NAMES: dict[str, str] = {
     "Plan": "posttrain.training.plan",
     "Loop": "posttrain.training.plan",
     "Result": "posttrain.training.result",
+    "World": "posttrain.world",
     "Metrics": "posttrain.training.result",
     "evaluate": "posttrain.methods.measurement",
     "run_search": "posttrain.methods.run_search",

@@ -74,6 +74,7 @@ OPTIONAL = {
     "starlette": "serve/app.py",
     "pydantic": "serve/schema.py",
     "uvicorn": "serve/program.py",
+    "ray": "launch/ray_cluster.py",
 }
 
 

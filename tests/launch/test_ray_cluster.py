@@ -26,6 +26,7 @@ def ray() -> Any:
     return pytest.importorskip("ray", reason="the extra ray is not installed")
 
 
+@pytest.mark.timeout(1600)
 def test_start_train_kill_a_worker_go_on(
     ray: Any, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -52,10 +53,10 @@ def test_start_train_kill_a_worker_go_on(
     killed: list[int] = []
 
     def kill() -> None:
-        deadline = time.monotonic() + 400
+        deadline = time.monotonic() + 1500
         while not list(folder.glob("checkpoint-*")) and time.monotonic() < deadline:
             time.sleep(0.02)
-        killed.extend(children(jobs[0].pids["rank 1"], "posttrain"))
+        killed.extend(children(jobs[0].pids["rank 1"], "posttrain") if jobs else [])
         for pid in killed:
             os.kill(pid, signal.SIGKILL)
 
