@@ -40,6 +40,7 @@ LAYERS = [
     {"entry"},
     {"config"},
     {
+        "credit_config",
         "data_config",
         "engine_config",
         "model_config",

@@ -16,6 +16,7 @@ from support import lines
 from posttrain.cli import launched
 from posttrain.cluster_config import ClusterConfig
 from posttrain.errors import ConfigError, MissingDependency
+from posttrain.launch import ray_cluster
 from posttrain.launch.job import Job
 from posttrain.launch.ray_cluster import RayCluster
 from posttrain.recipe import parse_recipe
@@ -49,6 +50,7 @@ def test_start_train_kill_a_worker_go_on(
             jobs.append(self)
 
     monkeypatch.setattr(launched, "Job", Watched)
+    monkeypatch.setattr(ray_cluster, "_ATTEMPTS", 20)  # of a busy machine
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(str(p) for p in _paths()))
     killed: list[int] = []
 
@@ -76,8 +78,6 @@ def test_start_train_kill_a_worker_go_on(
 
 
 def test_more_than_the_cluster_has_is_refused(ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from posttrain.launch import ray_cluster
-
     monkeypatch.setattr(ray_cluster, "_PLACE_SECONDS", 1.0)
     cluster = RayCluster(ClusterConfig(nodes=2), notice=lambda text: None)
     try:
