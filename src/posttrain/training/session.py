@@ -358,13 +358,14 @@ class Session(RunSession):
                 f"stopped after step {state.step} of {steps}; go on with: {self._go_on(folder)}"
             )
         if saver is None:  # the main process saves
-            return average.exchange() if average is not None else None
+            if average is not None:
+                average.exchange()
+            return
         if start.step == steps and start.saved["steps"] != steps and self.settings.save_final:
             saver.save(steps)  # the checkpoint was one of a longer run
         model.end_sharing()
-        if not self.world.is_main:
-            return
-        write_model(saver, norm, average, partial(self._print, style="yellow"))
+        if self.world.is_main:
+            write_model(saver, norm, average, partial(self._print, style="yellow"))
 
     def _result(self, model: Any, record: Record, state: TrainingState | None) -> Result:
         evaluation = None
