@@ -14,6 +14,7 @@ NAMES: dict[str, str] = {
     "setup": "posttrain.kernels",
     "check": "posttrain.training.review",
     "preview": "posttrain.training.review",
+    "predict_cost": "posttrain.training.prediction",
     "loss_of": "posttrain.training.inspection.compute_loss",
     "Plan": "posttrain.training.plan",
     "Loop": "posttrain.training.plan",
@@ -26,6 +27,8 @@ NAMES: dict[str, str] = {
     "SearchLimits": "posttrain.search.run",
     "search_rows": "posttrain.sources.search_rows",
     "compare": "posttrain.evaluation.comparison",
+    "forgetting": "posttrain.methods.forgetting",
+    "Forgetting": "posttrain.evaluation.forgetting",
     "contamination": "posttrain.evaluation.contamination",
     "harness_model": "posttrain.evaluation.harness",
     "Evaluation": "posttrain.evaluation.outcomes",
@@ -40,6 +43,7 @@ NAMES: dict[str, str] = {
     "online_dpo": "posttrain.methods.online_dpo",
     "spin": "posttrain.loops.spin",
     "self_training": "posttrain.loops.self_training",
+    "continual": "posttrain.loops.continual",
     "revision_rows": "posttrain.loops.revision",
     "offline": "posttrain.methods.offline",
     "distill": "posttrain.methods.distill",
@@ -56,6 +60,7 @@ NAMES: dict[str, str] = {
     "Endpoint": "posttrain.config.EndpointConfig",
     "Served": "posttrain.config.ServedConfig",
     "Launch": "posttrain.config.LaunchConfig",
+    "Overlap": "posttrain.config.OverlapConfig",
     "LoRA": "posttrain.config.LoraConfig",
     "Adapter": "posttrain.config.AdapterConfig",
     "Model": "posttrain.config.ModelConfig",
@@ -85,6 +90,7 @@ KINDS: dict[str, str] = {
     "task": "tasks",
     "environment": "environments",
     "strategy": "searches",
+    "retention": "retentions",
 }
 """Groups of registered functions: pt.reward.exact is one, @pt.reward adds one."""
 

@@ -32,6 +32,11 @@ def model_location(path: str) -> str:
     return str(files("posttrain") / "assets" / name) if name else path
 
 
+def model_name(place: str) -> str:
+    """The name of a model that ships with the package by its folder; any other place as it is."""
+    return next((name for name in EMBEDDED_MODELS if model_location(name) == place), place)
+
+
 @described("LoRA")
 @dataclass(frozen=True, slots=True)
 class LoraConfig:

@@ -199,6 +199,8 @@ class Turn:
     tool_calls: the calls that the completion makes. reward: the environment's reward of this step;
     None where it gives none.
     is_trained: False leaves the turn out of losses: truncated, not parsed, or not of the policy.
+    given: of each id of the sample, whether it was put there and not sampled; empty: none was. No
+    loss counts such ids.
     """
 
     context_ids: tuple[int, ...]
@@ -208,6 +210,13 @@ class Turn:
     tool_calls: list[ToolCall] = field(default_factory=list)
     reward: float | None = None
     is_trained: bool = True
+    given: tuple[bool, ...] = ()
+
+    @property
+    def loss_mask(self) -> list[bool]:
+        """Which ids of the sample losses count."""
+        given = self.given or (False,) * len(self.sample.ids)
+        return [self.is_trained and not was_given for was_given in given]
 
     @property
     def ids(self) -> tuple[int, ...]:

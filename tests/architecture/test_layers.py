@@ -15,9 +15,11 @@ SOURCE = Path(__file__).parent.parent.parent / "src" / "posttrain"
 
 LAYERS = [
     {"cli"},
+    {"launch"},
     {"serve"},
     {"runs"},
     {"loops"},
+    {"retentions"},
     {"methods"},
     {"training", "evaluation"},
     {"sources"},
@@ -37,13 +39,20 @@ LAYERS = [
     {"checked"},
     {"entry"},
     {"config"},
-    {"data_config", "engine_config", "model_config", "component"},
+    {
+        "data_config",
+        "engine_config",
+        "model_config",
+        "overlap_config",
+        "cluster_config",
+        "component",
+    },
     {"typecheck"},
     {"report"},
     {"annotations"},
     {"files", "yaml_reader"},
     {"types"},
-    {"budget"},
+    {"budget", "world"},
     {"errors", "averages", "inputs", "memory", "terminal", "face", "descriptions"},
 ]
 PLACE = {name: i for i, names in enumerate(LAYERS) for name in names}

@@ -14,6 +14,7 @@ from posttrain.errors import ConfigError, nearest
 from posttrain.recipe import load_recipe, recipe_as_dict
 from posttrain.recipe_paths import with_absolute_paths
 from posttrain.terminal import echo, visible, write
+from posttrain.world import World
 
 
 def notice(text: str) -> None:
@@ -23,14 +24,19 @@ def notice(text: str) -> None:
 
 def execute(recipe: Recipe, command: str) -> None:
     """Run a recipe, write the report and say where everything is."""
-    run = _run(recipe, command=command)
+    if recipe.launch is not None:
+        _launch(recipe)
+        return
+    world = World.here()
+    run = _run(recipe, command=command, world=world)
     run.execute()
-    _write_report(run)
+    if world.is_main:
+        _write_report(run)
 
 
 def check(recipe: Recipe) -> None:
     """Make every check that needs no weights and show the facts; nothing is written."""
-    _run(recipe).check()
+    _run(_of_ranks(recipe)).check()
 
 
 def preview(recipe: Recipe, num: int) -> None:
@@ -40,7 +46,7 @@ def preview(recipe: Recipe, num: int) -> None:
 
 def dry_run(recipe: Recipe) -> None:
     """Check a recipe, then show it with every default filled in; nothing is written."""
-    run = _run(recipe)
+    run = _run(_of_ranks(recipe))
     run.check()
     echo(f"\nwould write to {run.folder} with this recipe:\n")
     echo(yaml.safe_dump(recipe_as_dict(run.recipe), sort_keys=False).rstrip())
@@ -61,22 +67,34 @@ def resume(
     """
     if not (folder / "recipe.yaml").is_file():
         raise ConfigError(_no_run(folder))
-    if "\nin_python: true" in (folder / "recipe.yaml").read_text(encoding="utf-8"):
+    if started_in_python(folder):
         raise ConfigError(
             f"{folder} was started in Python, by objects that a recipe cannot name; go on with it "
             f"there: fit(model, plan, output={str(folder)!r}, resume=True)"
         )
     recipe = load_recipe(folder / "recipe.yaml", overrides)
     recipe.output = str(folder)
-    run = _run(recipe, command=command, resume=True, accept=accept)
+    if recipe.launch is not None and not only_check:
+        others = [change for change in overrides if not change.startswith("launch.")]
+        _launch(recipe, [*others, *(word for name in accept for word in ("--accept", name))])
+        return
+    recipe.launch = None
+    world = World.alone() if only_check else World.here()
+    run = _run(recipe, command=command, resume=True, accept=accept, world=world)
     if only_check:
         run.check()
         return
-    if run.finished and not overrides:
-        echo(f"{folder} is finished. {_longer(run)}")
-    else:
+    if not world.from_main(lambda: run.finished and not overrides):
         run.execute()
-    _write_report(run)  # a run that was killed after its last file has none yet
+    elif world.is_main:
+        echo(f"{folder} is finished. {_longer(run)}")
+    if world.is_main:
+        _write_report(run)  # a run that was killed after its last file has none yet
+
+
+def started_in_python(folder: Path) -> bool:
+    """Whether a run's recipe.yaml is the record of a call of `fit`, which no command can repeat."""
+    return "\nin_python: true" in (folder / "recipe.yaml").read_text(encoding="utf-8")
 
 
 def _longer(run: Any) -> str:
@@ -93,6 +111,22 @@ def _longer(run: Any) -> str:
     names = ("lr_scheduler_type", "warmup_steps", "min_lr_ratio")
     schedule = {name: getattr(recipe, name) for name in names}
     return f"{Length(start.step, schedule).longer(start)}, or {new}"
+
+
+def _launch(recipe: Recipe, resume: Sequence[str] | None = None) -> None:
+    """Run a recipe in processes that Ray places. resume: arguments of the ranks' own command."""
+    from posttrain.cli.launched import by_ray, launch
+
+    launch(with_absolute_paths(recipe, notice), by_ray, resume=resume)
+
+
+def _of_ranks(recipe: Recipe) -> Recipe:
+    """The recipe as it is run in a process that Ray places."""
+    if recipe.launch is None:
+        return recipe
+    from posttrain.cli.launched import checked
+
+    return checked(recipe)
 
 
 def _run(recipe: Recipe, **options: Any) -> Any:

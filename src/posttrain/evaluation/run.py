@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -86,6 +86,7 @@ class Measurement:
         model: LanguageModel,
         *,
         engine: Engine | None = None,
+        amateur: Engine | None = None,
         progress: Progress | None = None,
         journal: Journal | None = None,
         on_selection: Callable[[int, Selection], None] | None = None,
@@ -94,6 +95,7 @@ class Measurement:
 
         Args:
             engine: samples in place of an embedded engine on the model.
+            amateur: an engine of a weaker model, for a search that asks for one.
             journal: where the calls of searches are recorded; those of an interrupted run are not
                 sampled again.
             on_selection: called with a problem's place and what a search chose.
@@ -129,13 +131,6 @@ class Measurement:
                 engine, problems, self.task, decode, num_samples=self.num_samples, **options
             )
         else:
-            if "value" in self.strategy.inputs and model.critic is None:
-                raise ConfigError(
-                    f"search {self.strategy.name!r} asks for values, and the model has no critic; "
-                    "train one with method offline and losses that ask for values, such as "
-                    "oreo_policy and oreo_value"
-                )
-            value = model.critic.at_ends if model.critic is not None else None
             result = measure_search(
                 engine,
                 problems,
@@ -143,7 +138,8 @@ class Measurement:
                 model.tokenizer,
                 self.strategy,
                 limits=self.limits,
-                value=value,
+                value=_values(model, self.strategy),
+                amateur=amateur,
                 journal=journal,
                 on_selection=on_selection,
                 **options,
@@ -157,6 +153,24 @@ class Measurement:
         """Release what the scorer holds."""
         if self.strategy is not None:
             self.strategy.close()
+
+
+def _values(
+    model: LanguageModel, strategy: Strategy
+) -> Callable[[Sequence[tuple[int, ...]]], list[float]] | None:
+    """A critic's values of states; None of a model without one.
+
+    Raises:
+        ConfigError: the strategy asks for values, and there is no critic.
+    """
+    if model.critic is not None:
+        return model.critic.at_ends
+    if "value" in strategy.inputs:
+        raise ConfigError(
+            f"search {strategy.name!r} asks for values, and the model has no critic; train one "
+            "with method offline and losses that ask for values, such as oreo_policy and oreo_value"
+        )
+    return None
 
 
 def prepare(

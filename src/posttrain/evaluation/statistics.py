@@ -142,12 +142,109 @@ def paired_bootstrap(
     for start in range(0, num_resamples, chunk):
         count = min(chunk, num_resamples - start)
         means[start : start + count] = x[draw.integers(0, n, size=(count, n))].mean(axis=1)
-    mean = float(x.mean())
+    return _of_resamples(means, float(x.mean()), n, confidence)
+
+
+def _of_resamples(resamples: np.ndarray, estimate: float, n: int, confidence: float) -> Difference:
+    """The percentile interval of an estimate, and the p-value of its centred resamples."""
     tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
+    low, high = np.quantile(resamples, [tail, 1 - tail])
     # The tolerance counts exact ties, which sums in another order would miss.
-    extreme = int((np.abs(means - mean) >= abs(mean) - 1e-12).sum())
-    return Difference(mean, float(low), float(high), (extreme + 1) / (num_resamples + 1), n)
+    extreme = int((np.abs(resamples - estimate) >= abs(estimate) - 1e-12).sum())
+    p_value = (extreme + 1) / (len(resamples) + 1)
+    return Difference(estimate, float(low), float(high), p_value, n)
+
+
+def paired_ratio(
+    a: ArrayLike,
+    b: ArrayLike,
+    sizes: ArrayLike,
+    *,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Difference:
+    """Bootstrap over items of sum(b - a) / sum(sizes), such as nats per token over rows.
+
+    Items are resampled with their sizes, so that the ratio's denominator varies too (Efron and
+    Tibshirani 1993, ch. 10). The p-value is as in `paired_bootstrap`.
+    """
+    x = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
+    weight = np.asarray(sizes, dtype=np.float64)
+    n = len(x)
+    if n == 0 or weight.sum() == 0:
+        return Difference(math.nan, math.nan, math.nan, math.nan, n)
+    draw = np.random.default_rng(seed)
+    ratios = np.empty(num_resamples)
+    chunk = max(1, 2_000_000 // n)
+    for start in range(0, num_resamples, chunk):
+        places = draw.integers(0, n, size=(min(chunk, num_resamples - start), n))
+        below = np.maximum(weight[places].sum(axis=1), np.finfo(np.float64).tiny)
+        ratios[start : start + len(places)] = x[places].sum(axis=1) / below
+    ratio = float(x.sum() / weight.sum())
+    return _of_resamples(ratios, ratio, n, confidence)
+
+
+def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Mean of a few independent runs with Student's interval (Student 1908).
+
+    mean +- t_{n-1} s / sqrt(n). Of 5 seeds it is 1.42 times as wide as the normal one. One run has
+    no bounds.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    n = len(x)
+    if n == 0:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    mean, half = float(x.mean()), math.inf
+    if n > 1:
+        quantile = _student_quantile(0.5 + confidence / 2, n - 1)
+        half = quantile * float(x.std(ddof=1)) / math.sqrt(n)
+    return Interval(mean, mean - half, mean + half, n)
+
+
+def paired_t(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> Difference:
+    """b - a of a few runs with the same seeds: mean, Student's interval, two-sided p-value.
+
+    Raises:
+        ConfigError: not as many values on both sides.
+    """
+    x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if x.shape != y.shape:
+        raise ConfigError(f"paired_t: {len(x)} and {len(y)} values; pair them by seed, one of each")
+    interval = t_interval(y - x, confidence)
+    n, estimate = interval.n, interval.estimate
+    if n < 2:
+        return Difference(estimate, interval.low, interval.high, math.nan, n)
+    error = float((y - x).std(ddof=1)) / math.sqrt(n)
+    if error == 0:
+        p_value = 1.0 if estimate == 0 else 0.0
+    else:
+        p_value = 2 * (1 - _student_cdf(abs(estimate) / error, n - 1))
+    return Difference(estimate, interval.low, interval.high, p_value, n)
+
+
+def _student_cdf(t: float, freedom: int) -> float:
+    """P(T <= t) for t >= 0 and whole degrees of freedom (Abramowitz and Stegun 26.7.3-4)."""
+    angle = math.atan(t / math.sqrt(freedom))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    is_odd = freedom % 2
+    term, total = (cosine, 0.0) if is_odd else (1.0, 0.0)
+    for k in range(1 + is_odd, freedom, 2):
+        total += term
+        term *= cosine * cosine * k / (k + 1)
+    within = 2 / math.pi * (angle + sine * total) if is_odd else sine * total
+    return 0.5 + within / 2
+
+
+def _student_quantile(probability: float, freedom: int) -> float:
+    """The t above 0 whose distribution function is the probability, by bisection."""
+    low, high = 0.0, 1.0
+    while _student_cdf(high, freedom) < probability:
+        high *= 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _student_cdf(middle, freedom) < probability else (low, middle)
+    return (low + high) / 2
 
 
 def mcnemar(a: ArrayLike, b: ArrayLike) -> float:

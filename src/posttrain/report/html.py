@@ -14,6 +14,7 @@ from posttrain.report.browse import browsable_groups, same_problems
 from posttrain.report.comparison import compared
 from posttrain.report.curves import learning_curves, other_curves
 from posttrain.report.failures import failures
+from posttrain.report.forgetting import ledger
 from posttrain.report.intervals import picture
 from posttrain.report.markup import browser, folded, recipe, switch
 from posttrain.report.records import Measured, RunFolder, StageRow
@@ -77,6 +78,9 @@ def page(run: RunFolder) -> str:
     elif run.evaluation:
         sections.append(("Result", evaluation(run.evaluation)))
     for name, part in parts:
+        if part.forgetting:
+            title = "Forgetting" if part is run else f"Forgetting: {name}"
+            sections.append((title, ledger(part.forgetting)))
         if part.reward:
             title = "Reward model" if part is run else f"Reward model: {name}"
             sections.append((title, reward_model(part.reward)))

@@ -232,7 +232,7 @@ class RunFolder:
 
     metrics: one mapping per step. samples: rows of samples.jsonl, grouped by prompt.
     num_samples: all rows of that file. cut_off: files whose last line is half written.
-    stages: of a pipeline.
+    stages: of a pipeline. forgetting: what forgetting.json holds.
     """
 
     path: Path
@@ -246,6 +246,7 @@ class RunFolder:
     summary: Summary | None = None
     stages: list[RunFolder] = field(default_factory=list)
     cut_off: list[str] = field(default_factory=list)
+    forgetting: dict[str, Any] | None = None
 
     @property
     def command(self) -> str:

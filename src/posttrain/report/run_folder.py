@@ -52,6 +52,7 @@ def read_run(path: Path) -> RunFolder:
     run.evaluation = _whole(path / "evaluation.json", measured_record)
     run.reward = _whole(path / "reward_evaluation.json", _reward_measured)
     run.summary = _whole(path / "summary.json", _summary)
+    run.forgetting = _whole(path / "forgetting.json", _ledger)
     run.stages = [read_run(path / name) for name in _stage_names(run)]
     parts = (run.recipe, run.metrics, run.evaluation, run.reward, run.samples, run.summary)
     if not any(parts) and not run.stages:
@@ -59,6 +60,14 @@ def read_run(path: Path) -> RunFolder:
             f"{path} holds no run: none of recipe.yaml, metrics.jsonl, evaluation.json is there"
         )
     return run
+
+
+def _ledger(values: dict[str, Any]) -> dict[str, Any]:
+    """What forgetting.json holds, as it is, if it has what a page shows."""
+    missing = [k for k in ("new", "old", "p_values", "lines") if not isinstance(values[k], list)]
+    if missing:
+        raise TypeError(f"{missing[0]} is no list")
+    return values
 
 
 def _stage_names(run: RunFolder) -> list[str]:

@@ -13,11 +13,14 @@ from posttrain.data.forest import Batch, TokenSequence, Tree
 from posttrain.data.tree import marked
 from posttrain.models.scoring import scored
 from posttrain.sources.collect import Collector
-from posttrain.sources.credit import Creditor, Nested
+from posttrain.sources.correction import Nested, remaining, without_rejected
+from posttrain.sources.credit import Creditor
 from posttrain.sources.rows import DataSource
 from posttrain.sources.trace_sequences import set_streams, trace_sequences, trained_tokens
 from posttrain.types import Trace, TraceGroup
+from posttrain.world import World
 
+_ALONE = World.alone()
 _COUNTED = "counted"  # of set_streams: which sampled tokens are targets
 
 
@@ -35,6 +38,7 @@ class RolloutSource:
         whole: what a batch never splits, as in `Batch`.
         mixed: rows that every update also learns from. Their targets are marked by the stream
             `given`, so that losses of sampled targets pass over them.
+        world: the processes that measure log-probs and values together.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class RolloutSource:
         max_tokens: int = 16384,
         whole: Literal["tree", "batch"] | None = None,
         mixed: DataSource | None = None,
+        world: World = _ALONE,
     ) -> None:
         self.collector = collector
         self.model = model
@@ -64,6 +69,7 @@ class RolloutSource:
         self.max_tokens = max_tokens
         self.whole = whole
         self.mixed = mixed
+        self.world = world
         self.groups: list[TraceGroup] = []
         self._averages = Averages()
 
@@ -99,10 +105,15 @@ class RolloutSource:
         return self._averages
 
     def state(self) -> dict[str, Any]:
-        return self.credit.state()
+        return {**self.credit.state(), **self.collector.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.credit.load_state(state)
+        self.collector.load_state(state)
+
+    def close(self) -> None:
+        """End what samples in other threads and processes."""
+        self.collector.close()
 
     def _trees(self) -> list[Tree]:
         """The credited traces of the step, one tree a prompt. Failed ones are left out."""
@@ -123,20 +134,24 @@ class RolloutSource:
             self.credit.measures,
             self.sampling.temperature or 1.0,
             self.max_tokens,
+            self.world,
         )
-        counted: Nested = [[trained_tokens(t) & self._counts(t) for t in g.traces] for g in groups]
+        trained: Nested = [[trained_tokens(t) & self._counts(t) for t in g.traces] for g in groups]
         sampled = [[self._engine_logprobs(t) for t in g.traces] for g in groups]
         present = [[x for x in row if x is not None] for row in sampled]
         engine = present if sum(map(len, present)) == sum(map(len, sampled)) else None
+        rejection = Averages()
+        counted = without_rejected(self.credit.config, measured, engine, trained, rejection)
         streams = self.credit.credit(groups, measured, engine, counted)
         if engine is not None:
             streams["engine_logprobs"] = engine
         self._averages.merge(self.credit.averages)
+        self._averages.merge(rejection)
         for p, group in enumerate(groups):
             for g, trace in enumerate(group.traces):
                 numbers = {name: nested[p][g] for name, nested in streams.items()}
                 self._fill(rows[p][g], group, trace, numbers, counted[p][g])
-        sequences = [self._trained_on(row) for row in rows]
+        sequences = [self._trained_on(row) for row in remaining(rows, trained, counted)]
         return [Tree.build(some) for some in sequences if some]
 
     def _fill(
@@ -214,11 +229,13 @@ def measure(
     needs: Collection[str],
     temperature: float,
     max_tokens: int,
+    world: World = _ALONE,
 ) -> dict[str, Nested]:
     """What the model computes now at the targets of the sequences, with dropout off.
 
     Args:
         rows: [P][G], the sequences of each trace.
+        world: the processes that share the rows among them.
     Returns:
         name -> [P][G] of arrays [T], over the targets of a trace's sequences in their order; an
         empty array where there is no sequence.
@@ -229,7 +246,7 @@ def measure(
     groups = [some for row in rows if (some := [s for sequences in row for s in sequences])]
     results: dict[int, dict[str, np.ndarray]] = {}
     for sequence, numbers in scored(
-        model, groups, needs, max_tokens=max_tokens, temperature=temperature
+        model, groups, needs, max_tokens=max_tokens, temperature=temperature, world=world
     ):
         results[id(sequence)] = numbers
     nothing = np.zeros(0, dtype=np.float32)

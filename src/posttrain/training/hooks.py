@@ -174,6 +174,17 @@ def add_peak_memory(step: int, metrics: dict[str, float]) -> None:
         metrics["memory/peak_mib"] = peak / 2**20
 
 
+def optimizer_memory(optimizer: Any) -> Hook:
+    """A hook that adds memory/optimizer_mib: moments, float32 copies of bfloat16 weights and the
+    average of weights, together, in MiB.
+    """
+
+    def add(step: int, metrics: dict[str, float]) -> None:
+        metrics["memory/optimizer_mib"] = sum(optimizer.memory.values()) / 2**20
+
+    return add
+
+
 def _peak_memory() -> float | None:
     """Bytes."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
