@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from posttrain.engines import http_client
-from posttrain.engines.http_client import JsonClient, RequestRefused
+from posttrain.engines.http_client import JsonClient, StatusError
 from posttrain.errors import ConfigError, ServerLost
 
 
@@ -81,7 +81,7 @@ def test_what_may_pass_is_tried_again_so_many_times(served: tuple[str, Script]) 
     script.answers = [(500, "", 0.0), (503, "", 0.0), (200, "{}", 0.0)]
     assert JsonClient(url, max_retries=2).post("/x") == {}
     script.answers = [(500, "broken", 0.0)]
-    with pytest.raises(RequestRefused) as caught:
+    with pytest.raises(StatusError) as caught:
         JsonClient(url, max_retries=2).post("/x")
     assert (caught.value.status, caught.value.detail) == (500, "broken")
     assert len(script.seen) == 6
@@ -90,7 +90,7 @@ def test_what_may_pass_is_tried_again_so_many_times(served: tuple[str, Script]) 
 def test_a_refusal_is_not_tried_again(served: tuple[str, Script]) -> None:
     url, script = served
     script.answers = [(400, "too long", 0.0)]
-    with pytest.raises(RequestRefused):
+    with pytest.raises(StatusError):
         JsonClient(url).post("/x")
     assert len(script.seen) == 1
 
@@ -127,7 +127,7 @@ def test_the_key_goes_along_and_stays_out_of_messages(
     url, script = served
     monkeypatch.setenv("VLLM_API_KEY", "s3cret")
     script.answers = [(401, "bad key s3cret", 0.0)]
-    with pytest.raises(RequestRefused) as caught:
+    with pytest.raises(StatusError) as caught:
         JsonClient(url).get("/x")
     assert script.seen[0][3] == "Bearer s3cret"
     assert "s3cret" not in str(caught.value)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from posttrain.engines.http_client import RequestRefused
+from posttrain.engines.http_client import StatusError
 from posttrain.engines.server_protocol import Asked
 from posttrain.engines.vllm_protocol import Vllm, arguments
 from posttrain.errors import EndpointError
@@ -150,14 +150,14 @@ def test_a_reload_pauses_loads_labels_and_goes_on() -> None:
 
 
 def test_a_failed_reload_goes_on_with_what_is_there() -> None:
-    server, client = served(collective_rpc=RequestRefused("no", 500, "no"))
+    server, client = served(collective_rpc=StatusError("no", 500, "no"))
     with pytest.raises(EndpointError):
         server.reload(Path("/w"), 4)
     assert client.sent[-1][0] == "/resume"
 
 
 def test_a_route_that_is_missing_says_how_to_start_the_server() -> None:
-    server, _ = served(inference__v1__generate=RequestRefused("403", 403, ""))
+    server, _ = served(inference__v1__generate=StatusError("403", 403, ""))
     with pytest.raises(EndpointError, match="--enable-scale-out"):
         server.generate(asked())
 
@@ -177,7 +177,7 @@ def test_the_server_says_what_it_is() -> None:
 
 
 def test_a_token_outside_the_vocabulary_is_refused_by_the_server() -> None:
-    server, _ = served(inference__v1__generate=RequestRefused("out", 400, ""))
+    server, _ = served(inference__v1__generate=StatusError("out", 400, ""))
     assert not server.takes(999, "m")
     assert served()[0].takes(1, "m")
 

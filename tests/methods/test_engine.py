@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import posttrain as pt
 from posttrain.errors import ConfigError, WeightSyncError
 from posttrain.methods.engine import RolloutEngine
 from posttrain.models.spec import model_spec
+from posttrain.types import Sampling
 
 FAKE = Path(__file__).parent.parent / "fake_vllm.py"
 SOURCE = FAKE.parent.parent / "src"
@@ -108,6 +110,12 @@ def test_a_way_of_weights_that_does_not_fit_the_model_is_refused_before_it_is_lo
             RolloutEngine(config).check(spec)
     RolloutEngine(pt.Served(url=url)).check(adapted)
     RolloutEngine("embedded").check(adapted)
+
+
+def test_a_model_in_shares_is_refused() -> None:
+    model: Any = SimpleNamespace(sharding=object())
+    with pytest.raises(ConfigError, match=r"^engine: "):
+        RolloutEngine(pt.Served(url="http://127.0.0.1:9")).open(model, Sampling(), None)
 
 
 def test_a_check_shows_the_servers_and_asks_none(tiny_folder: Path) -> None:

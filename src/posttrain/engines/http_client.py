@@ -23,8 +23,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 """Seconds between two tries; each pause is twice the one before."""
 
 
-class RequestRefused(EndpointError):
-    """A server answers a request with an error.
+class StatusError(EndpointError):
+    """A server answers with a status that says no.
 
     Args:
         status: of HTTP. detail: what the server says.
@@ -76,7 +76,7 @@ class JsonClient:
         """The answer to a GET request; None where it is empty or no JSON.
 
         Raises:
-            ServerLost, RequestRefused: as `post`.
+            ServerLost, StatusError: as `post`.
         """
         return self._call("GET", path, None, timeout, max_retries)
 
@@ -92,7 +92,7 @@ class JsonClient:
 
         Raises:
             ServerLost: no connection after all tries, or no answer in time.
-            RequestRefused: the server answers with an error.
+            StatusError: the server answers with an error.
         """
         return self._call("POST", path, body or {}, timeout, max_retries)
 
@@ -153,10 +153,10 @@ class JsonClient:
         finally:
             connection.close()
 
-    def _refused(self, method: str, path: str, status: int, text: str) -> RequestRefused:
+    def _refused(self, method: str, path: str, status: int, text: str) -> StatusError:
         detail = " ".join((text.replace(self._key, "[key]") if self._key else text).split())
         detail = detail[:_EXCERPT] or "nothing"
-        return RequestRefused(
+        return StatusError(
             f"{method} {self.url}{path}: status {status}, and the server says: {detail}",
             status,
             detail,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from posttrain.engines.http_client import JsonClient, RequestRefused
+from posttrain.engines.http_client import JsonClient, StatusError
 from posttrain.engines.server_protocol import Asked, Choice, ServerFacts, shape_error
 
 MODULE = "sglang.launch_server"
@@ -54,7 +54,7 @@ class SGLang:
         body = {"input_ids": [token_id], "sampling_params": {"max_new_tokens": 1}}
         try:
             self.client.post("/generate", body)
-        except RequestRefused as error:
+        except StatusError as error:
             if error.status == 400:
                 return False
             raise

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from posttrain.engines.http_client import JsonClient, RequestRefused
+from posttrain.engines.http_client import JsonClient, StatusError
 from posttrain.engines.server_protocol import Asked, Choice, ServerFacts, shape_error
 from posttrain.errors import EndpointError
 
@@ -72,7 +72,7 @@ class Vllm:
         body = {"token_ids": [token_id], "model": model, "sampling_params": {"max_tokens": 1}}
         try:
             self.client.post(_GENERATE, body)
-        except RequestRefused as error:
+        except StatusError as error:
             if error.status == 400:
                 return False
             raise _explained(error) from error
@@ -136,7 +136,7 @@ class Vllm:
     def checksums(self) -> dict[str, str]:
         try:
             answer = self.client.post("/weight_checker", {"action": "checksum"})
-        except RequestRefused as error:
+        except StatusError as error:
             if error.status in (404, 405):
                 return {}
             raise
@@ -160,17 +160,17 @@ class Vllm:
     def _get(self, path: str) -> Any:
         try:
             return self.client.get(path)
-        except RequestRefused as error:
+        except StatusError as error:
             raise _explained(error) from error
 
     def _post(self, path: str, body: dict[str, Any] | None = None) -> Any:
         try:
             return self.client.post(path, body)
-        except RequestRefused as error:
+        except StatusError as error:
             raise _explained(error) from error
 
 
-def _explained(error: RequestRefused) -> EndpointError:
+def _explained(error: StatusError) -> EndpointError:
     """The error with the way out where the server lacks a route."""
     if error.status in (403, 404, 405):
         return EndpointError(f"{error}. {_HOW}")

@@ -73,9 +73,20 @@ class RolloutEngine:
         folder: Path | None,
         world: World = _ALONE,
     ) -> Engine:
-        """The engine for a model with weights. folder: of the run. world: its processes."""
+        """The engine for a model with weights.
+
+        Args:
+            folder: of the run. world: its processes.
+        Raises:
+            ConfigError: the model is in shares, which servers cannot be sent yet.
+        """
         engine: EnginePool | ProcessEngine
         config = self.config
+        if self.is_served and getattr(model, "sharding", None) is not None:
+            raise ConfigError(
+                "engine: servers are sent whole models, and this one is in shares; leave shard "
+                "out, or take engine: embedded"
+            )
         if isinstance(config, ServedConfig) and world.is_main:
             engine = open_servers(config, model, sampling=sampling, folder=folder, notice=_notice)
         elif self.overlap is not None and not self.is_served:
