@@ -97,7 +97,7 @@ def run_case(name: str, kind: str, steps: int) -> dict[str, Any]:
         learning_rate=1e-6,
         rule=UpdateRule("adamw_8bit" if kind == "sft_8bit" else "adamw"),
     )
-    before, ends = _peak(), []
+    before, ends = _peak(reset=True), []
 
     def tick(step: int, metrics: dict[str, float]) -> None:
         ends.append(time.process_time())
@@ -123,8 +123,18 @@ def run_case(name: str, kind: str, steps: int) -> dict[str, Any]:
     }
 
 
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+def _peak(*, reset: bool = False) -> float:
+    """Bytes of the largest resident memory since the last reset. After one it is what is held now.
+
+    Linux alone can reset it; elsewhere the peak is that of the whole process.
+    """
+    status, refs = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+    if reset:
+        refs.write_text("5")
+    fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+    return float(fields["VmHWM"].split()[0]) * 1024
 
 
 def workload(kind: str, measured: dict[str, Any]) -> Workload:

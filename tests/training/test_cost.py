@@ -45,6 +45,16 @@ def test_moments_of_every_rule() -> None:
     assert memory["muon"]["optimiser"] == pytest.approx(4 * 1152 + 8 * 800)
 
 
+def test_muon_orthogonalises_whole_matrices() -> None:
+    """Two layers of 8 x 8 twice, 4 x 8 twice and 8 x 16 three times; five steps each."""
+    by_hand = 2 * 5 * (2 * 6 * 8**3 + 2 * (4 * 4 * 4 * 8 + 2 * 4**3) + 3 * (4 * 64 * 16 + 2 * 8**3))
+    for layout in (Layout(optimizer="muon"), Layout(4, sharded=True, optimizer="muon")):
+        seconds = predict(SHAPE, ROWS, layout, DEVICE).seconds["update"]
+        slow = dataclasses.replace(DEVICE, bandwidth=1e30)
+        assert predict(SHAPE, ROWS, layout, slow).seconds["update"] == pytest.approx(by_hand / 5e5)
+        assert seconds > by_hand / 5e5
+
+
 def test_sharding_divides_what_stays_and_moves_more() -> None:
     alone = predict(SHAPE, ROWS, Layout(), DEVICE)
     split = predict(SHAPE, ROWS, Layout(4, sharded=True), DEVICE)

@@ -235,10 +235,24 @@ def _seconds(
     if sending > compute:
         seconds["waiting for others"] = sending - compute
     seconds["update"] = update / device.share_of_bandwidth
+    if layout.optimizer == "muon":
+        # Five steps of 4 m^2 n + 2 m^3 operations for a matrix [m, n], m <= n: whole matrices, so
+        # that no device has less of it.
+        seconds["update"] += _orthogonal_operations(shape) / (device.rate * device.share_of_rate)
     if work.sampled_rows:
         whole = traffic.get("weights for sampling", 0.0) / link
         seconds["sampling"] = whole + _sampling_seconds(shape, work, layout, device)
     return seconds
+
+
+def _orthogonal_operations(shape: Shape) -> float:
+    """Of Muon's five Newton-Schulz steps on the matrices of all layers."""
+    q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    total = 0.0
+    for count, other in ((2, q), (2, kv), (3, shape.inner)):
+        m, n = sorted((shape.hidden, other))
+        total += count * 5 * (4 * m * m * n + 2 * m**3)
+    return shape.layers * total
 
 
 def _sampling_seconds(shape: Shape, work: Workload, layout: Layout, device: Device) -> float:
