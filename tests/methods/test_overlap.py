@@ -102,15 +102,17 @@ def test_no_process_is_left_behind(number: int, tiny_folder: Path, tmp_path: Pat
         "               num_generations=2, batch_size=2)\n"
         "pt.fit(model, plan, steps=100000)\n"
     )
-    started = subprocess.Popen(
-        [sys.executable, str(program)],
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    output = tmp_path / "output.txt"
+    with output.open("w") as file:
+        started = subprocess.Popen(
+            [sys.executable, str(program)],
+            start_new_session=True,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
     deadline = time.monotonic() + 400
     while not (found := children(started.pid)):
-        assert started.poll() is None and time.monotonic() < deadline
+        assert started.poll() is None and time.monotonic() < deadline, output.read_text()
         time.sleep(0.2)
     time.sleep(2)
     os.killpg(started.pid, number)

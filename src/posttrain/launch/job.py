@@ -162,17 +162,18 @@ class Job:
 
     def _watch(self, nodes: Sequence[Node]) -> _Ended | None:
         """Follow the ranks until all have ended, or some time after one has failed."""
-        first: _Ended | None = None
+        failed: dict[str, _Ended] = {}
         deadline = float("inf")
         while True:
             found = [status for node in nodes for status in node.poll()]
             for status in found:
                 self._note(status)
-                if status.code not in (None, 0) and first is None:
-                    first = _Ended(status.name, status.code or 0, self._last[status.name])
-                    deadline = time.monotonic() + _PARTING_SECONDS
+                if status.code and status.name not in failed:
+                    last = self._last[status.name]
+                    failed[status.name] = _Ended(status.name, status.code, last)
+                    deadline = min(deadline, time.monotonic() + _PARTING_SECONDS)
             if all(status.code is not None for status in found) or time.monotonic() > deadline:
-                return first
+                return min(failed.values(), key=_telling, default=None)
             self._watch_servers()
             time.sleep(_POLL_SECONDS)
 
@@ -250,6 +251,13 @@ class Job:
         with self.log.open("a", encoding="utf-8") as file:
             file.write(f"[launch] {line}\n")
         self.echo(f"[launch] {line}")
+
+
+def _telling(ended: _Ended) -> int:
+    """Orders ranks by how much their end says: most of them end because another one has."""
+    if ended.code in (_CONFIG_ERROR, _INTERRUPTED):
+        return 0
+    return 1 if "signal" in _ending(ended.code) else 2
 
 
 def python_command(*arguments: Any) -> list[str]:

@@ -67,6 +67,7 @@ class RayCluster:
         self._ray, self._config = ray, config
         self._starts = not ray.is_initialized()
         self._groups: list[Any] = []
+        self._ranks: Any = None  # the group of the ranks
         if self._starts:
             notice(f"Ray: {config.address or 'started on this machine'}")
             needed = config.num_ranks * config.cpus_per_rank
@@ -99,13 +100,18 @@ class RayCluster:
                     ) from error
 
     def nodes(self) -> Sequence[Node]:
-        """New supervisors for the ranks, one on each machine."""
+        """New supervisors for the ranks, one on each machine. Earlier ones are given up."""
         c = self._config
+        if self._ranks is not None:
+            self._ray.util.remove_placement_group(self._ranks)
+            self._groups.remove(self._ranks)
         bundle = {"CPU": c.ranks_per_node * c.cpus_per_rank}
         if c.gpus_per_rank:
             bundle["GPU"] = c.ranks_per_node * c.gpus_per_rank
         strategy = "STRICT_SPREAD" if c.nodes > 1 else "PACK"
-        return self._placed([bundle] * c.nodes, strategy, "launch.nodes")
+        placed = self._placed([bundle] * c.nodes, strategy, "launch.nodes")
+        self._ranks = self._groups[-1]
+        return placed
 
     def server_nodes(self) -> Sequence[Node]:
         """New supervisors, one for each server, wherever there is room."""
