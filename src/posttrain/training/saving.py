@@ -114,7 +114,7 @@ class Saver:
 
     def stop(self) -> None:
         """Save a run that was stopped, by this process or another one, while hooks were called."""
-        if self.state.stop and self.last_step != self.state.step:
+        if self.world.any(self.state.stop and self.last_step != self.state.step):
             self.save(self.state.step)
 
     def finish(self) -> None:

@@ -200,8 +200,9 @@ class Session(RunSession):
                     if saver is not None:
                         saver.stop()
                 except RewardError:
-                    # Rewards are called before anything of their step is updated.
-                    if saver is not None and state.step > first:
+                    # Rewards are called before anything of their step is updated. Shares are saved
+                    # by all processes, of which this one alone has failed.
+                    if saver is not None and state.step > first and not is_in_shares(model):
                         saver.save(state.step)
                     raise
             model.eval()
