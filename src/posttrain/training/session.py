@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from posttrain.errors import CheckpointError, ConfigError, RewardError
+from posttrain.errors import CheckpointError, ConfigError
 from posttrain.models.program import whole_weights
 from posttrain.models.spec import ModelSpec
 from posttrain.training import checkpoint, resume, start_weights
@@ -41,7 +41,7 @@ from posttrain.training.roles import (
     specs_of,
 )
 from posttrain.training.run_session import RunSession
-from posttrain.training.saving import Saver, trained_norm, write_model
+from posttrain.training.saving import Saver, saved_at_end, trained_norm, write_model
 from posttrain.training.seeding import ShareSeeds, seeded
 from posttrain.training.settings import TrainingSettings
 from posttrain.training.sharded import group_size, is_in_shares, shard_models
@@ -169,7 +169,6 @@ class Session(RunSession):
             source = self.work.source(learner)
             facts = self._facts(start, model, source, optimizer)
             state = self._restore(start, model, source, optimizer)
-            first = state.step
             if self.folder is not None:
                 self.folder.open_at(start, self.steps)
                 if start.checkpoint is None and self._needs_start(model):
@@ -183,28 +182,19 @@ class Session(RunSession):
             hooks, progress = self._hooks(model, source, optimizer, state, record)
             hooks += [saver] if saver is not None else []
             model.train()
-            with progress, closing(hooks), self._stopping(state):
-                try:
-                    train(
-                        model,
-                        source,
-                        self.objective,
-                        optimizer,
-                        hooks,
-                        state,
-                        steps=self.steps,
-                        max_tokens=limit,
-                        rules=[partial(rule, learner) for rule in self.plan.rules],
-                        world=self.world,
-                    )
-                    if saver is not None:
-                        saver.stop()
-                except RewardError:
-                    # Rewards are called before anything of their step is updated. Shares are saved
-                    # by all processes, of which this one alone has failed.
-                    if saver is not None and state.step > first and not is_in_shares(model):
-                        saver.save(state.step)
-                    raise
+            with progress, closing(hooks), self._stopping(state), saved_at_end(saver):
+                train(
+                    model,
+                    source,
+                    self.objective,
+                    optimizer,
+                    hooks,
+                    state,
+                    steps=self.steps,
+                    max_tokens=limit,
+                    rules=[partial(rule, learner) for rule in self.plan.rules],
+                    world=self.world,
+                )
             model.eval()
             self.stopped, held = state.stop, None
             if not is_in_shares(model) and (self.folder is None or not self.settings.save_final):
