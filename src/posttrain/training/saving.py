@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 
 from posttrain.data.forest import Forest, TokenSequence, Tree
-from posttrain.errors import TrainingDiverged
+from posttrain.errors import RewardError, TrainingDiverged
 from posttrain.models.forest_model import ForestModel, evaluating
 from posttrain.models.program import whole_weights
 from posttrain.sources.rows import Source
@@ -83,6 +84,7 @@ class Saver:
             final,
         )
         self.facts = facts
+        self.first_step = state.step
         self.last_step = -1  # that was saved
         self._saved = time.monotonic()
 
@@ -114,7 +116,12 @@ class Saver:
 
     def stop(self) -> None:
         """Save a run that was stopped, by this process or another one, while hooks were called."""
-        if self.state.stop and self.last_step != self.state.step:
+        if self.world.any(self.state.stop and self.last_step != self.state.step):
+            self.save(self.state.step)
+
+    def save_rest(self) -> None:
+        """Save where this training has done steps."""
+        if self.state.step > self.first_step:
             self.save(self.state.step)
 
     def finish(self) -> None:
@@ -153,6 +160,22 @@ class Saver:
             keep = 1 if step == self.steps and not self.every else self.limit
             prune_checkpoints(self.folder, keep)
         self._saved = time.monotonic()
+
+
+@contextlib.contextmanager
+def saved_at_end(saver: Saver | None) -> Iterator[None]:
+    """Save the steps of the training within it that no hook has saved: where it is stopped, and
+    where rewards fail, which are called before anything of their step is updated.
+    """
+    try:
+        yield
+    except RewardError:
+        # Shares are saved by all processes, of which this one alone has failed.
+        if saver is not None and not is_in_shares(saver.model):
+            saver.save_rest()
+        raise
+    if saver is not None:
+        saver.stop()
 
 
 def write_model(

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from posttrain.errors import ConfigError, RewardError
+from posttrain.errors import ConfigError
 from posttrain.models.program import whole_weights
 from posttrain.models.spec import ModelSpec
 from posttrain.training import resume, start_weights
@@ -41,7 +41,7 @@ from posttrain.training.roles import (
     specs_of,
 )
 from posttrain.training.run_session import RunSession
-from posttrain.training.saving import Saver, trained_norm, write_model
+from posttrain.training.saving import Saver, saved_at_end, trained_norm, write_model
 from posttrain.training.seeding import ShareSeeds, seeded
 from posttrain.training.settings import TrainingSettings
 from posttrain.training.sharded import group_size, is_in_shares, shard_models
@@ -187,8 +187,8 @@ class Session(RunSession):
             hooks, progress = self._hooks(model, source, optimizer, state, record)
             hooks += filter(None, [saver])
             model.train()
-            with progress, closing(hooks), self._stopping(state):
-                self._run(learner, source, hooks, state, saver)
+            with progress, closing(hooks), self._stopping(state), saved_at_end(saver):
+                self._run(learner, source, hooks, state)
             model.eval()
             self.stopped, held = state.stop, None
             if not is_in_shares(model) and (self.folder is None or not self.settings.save_final):
@@ -204,30 +204,19 @@ class Session(RunSession):
         model.fresh_adapters = False
         return self._result(model, record, held)
 
-    def _run(
-        self, learner: Learner, source: Any, hooks: list[Any], state: State, saver: Saver | None
-    ) -> None:
-        first = state.step
-        try:
-            train(
-                learner.model,
-                source,
-                self.objective,
-                learner.optimizer,
-                hooks,
-                state,
-                steps=self.steps,
-                max_tokens=learner.max_tokens,
-                rules=[partial(rule, learner) for rule in self.plan.rules],
-                world=self.world,
-            )
-            if saver is not None:
-                saver.stop()
-        except RewardError:
-            # Rewards are called before anything of their step is updated.
-            if saver is not None and state.step > first:
-                saver.save(state.step)
-            raise
+    def _run(self, learner: Learner, source: Any, hooks: list[Any], state: State) -> None:
+        train(
+            learner.model,
+            source,
+            self.objective,
+            learner.optimizer,
+            hooks,
+            state,
+            steps=self.steps,
+            max_tokens=learner.max_tokens,
+            rules=[partial(rule, learner) for rule in self.plan.rules],
+            world=self.world,
+        )
 
     def _facts(
         self, start: resume.Start, model: Any, source: Any, optimizer: Any
