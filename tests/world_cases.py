@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -121,25 +123,17 @@ def untimed(row: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def in_float64() -> Iterator[None]:
-    """Within it every model of a training is in float64."""
-    from posttrain.training import session
+    """Within it every model is loaded in float64."""
+    import torch
 
-    real = session.load_models
+    from posttrain.models import load
 
-    def doubled(*args: Any, **settings: Any) -> Any:
-        model = real(*args, **settings)
-        for part in (model, getattr(model, "critic", None), getattr(model, "teacher", None)):
-            if part is not None:
-                part.hf.double()
-        if getattr(model, "_frozen", None) is not None:
-            model._frozen.double()
-        return model
-
-    session.load_models = doubled  # type: ignore[attr-defined]
+    real = load.resolved_dtype
+    load.resolved_dtype = lambda name, device: torch.float64  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        session.load_models = real  # type: ignore[attr-defined]
+        load.resolved_dtype = real  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager
@@ -162,3 +156,84 @@ def recorded() -> Iterator[list[list[Any]]]:
         yield gradients
     finally:
         Optimizer.clip_gradients = real  # type: ignore[method-assign]
+
+
+def long_run(
+    folder: Path, output: Path, *, resume: bool = False, die_at: int | None = None
+) -> dict[str, Any]:
+    """PPO of four steps with checkpoints, a critic, and a weight of KL that moves.
+
+    Args:
+        die_at: the step after which the process of rank 1 kills itself.
+    """
+    from rich.console import Console
+
+    def kill(step: int, metrics: dict[str, float]) -> None:
+        if step == die_at and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    plan = pt.ppo(TASK, credit={"kl_weight": 0.05, "kl_target": 0.001}, **SAMPLED)
+    with in_float64():
+        result = pt.fit(
+            str(folder),
+            plan,
+            steps=4,
+            output=output,
+            resume=resume,
+            hooks=[kill],
+            save_every=2,
+            console=Console(quiet=True),
+        )
+        model = result.model
+    parts = {"": model.hf, "critic.": model.critic.hf}
+    return {
+        "folder": result.folder,
+        "metrics": [untimed(row) for row in result.metrics],
+        "weights": {
+            f"{prefix}{n}": p.detach().numpy().copy()
+            for prefix, part in parts.items()
+            for n, p in part.named_parameters()
+        },
+    }
+
+
+def failing_run(folder: Path, output: Path, kind: str) -> None:
+    """A run that fails: by a reward, in a hook of rank 1, or by a loss that is not finite."""
+    from rich.console import Console
+
+    from posttrain.training.objective import Objective
+
+    done = 0
+
+    def broken(completions: list[str]) -> list[float]:
+        if done:
+            raise ValueError("the grader has gone")
+        return [float(len(text)) for text in completions]
+
+    def hook(step: int, metrics: dict[str, float]) -> None:
+        nonlocal done
+        done = step
+        if kind == "hook" and step == 2 and os.environ["RANK"] == "1":
+            raise OSError("this rank's disk is full")
+
+    if kind == "reward":
+        plan = pt.grpo(TASK, num_generations=2, **{**SAMPLED, "rewards": [broken]})
+    else:
+        plan = pt.sft(ROWS, **SHORT)
+    if kind == "loss" and os.environ["RANK"] == "1":
+        real = Objective.__call__
+
+        def infinite(self: Any, *inputs: Any) -> Any:
+            loss, metrics = real(self, *inputs)
+            return loss * float("inf"), metrics
+
+        Objective.__call__ = infinite  # type: ignore[method-assign]
+    pt.fit(
+        str(folder),
+        plan,
+        steps=3,
+        output=output,
+        hooks=[hook],
+        save_every=1,
+        console=Console(quiet=True),
+    )

@@ -15,10 +15,11 @@ SOURCE = Path(__file__).parent.parent.parent / "src" / "posttrain"
 
 LAYERS = [
     {"cli"},
+    {"launch"},
     {"serve"},
     {"runs"},
     {"loops"},
-    {"retention"},
+    {"retentions"},
     {"methods"},
     {"training", "evaluation"},
     {"sources"},
@@ -38,7 +39,15 @@ LAYERS = [
     {"checked"},
     {"entry"},
     {"config"},
-    {"data_config", "engine_config", "model_config", "component"},
+    {
+        "credit_config",
+        "data_config",
+        "engine_config",
+        "model_config",
+        "overlap_config",
+        "cluster_config",
+        "component",
+    },
     {"typecheck"},
     {"report"},
     {"annotations"},
@@ -66,6 +75,7 @@ OPTIONAL = {
     "starlette": "serve/app.py",
     "pydantic": "serve/schema.py",
     "uvicorn": "serve/program.py",
+    "ray": "launch/ray_cluster.py",
 }
 
 

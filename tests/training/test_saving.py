@@ -11,7 +11,7 @@ import torch
 from posttrain.errors import TrainingDiverged
 from posttrain.models.load import load_model
 from posttrain.training.loop import State
-from posttrain.training.saving import check_finite, collapse
+from posttrain.training.saving import Saver, check_finite, collapse
 
 SFT: dict[str, Any] = {
     "method": "sft",
@@ -72,3 +72,18 @@ def test_a_collapse_is_reported(run_recipe: Callable[..., Path], tmp_path: Path)
     assert "collapse" not in (tmp_path / "console.txt").read_text()
     run_recipe(**SFT, learning_rate=1e3, max_steps=2, output=str(tmp_path / "wild"))
     assert "the trained weights have grown" in (tmp_path / "console.txt").read_text()
+
+
+@pytest.mark.parametrize(("stop", "last", "saves"), [(True, 2, 1), (True, 3, 0), (False, 2, 0)])
+def test_a_run_that_is_stopped_while_hooks_are_called_is_saved(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stop: bool, last: int, saves: int
+) -> None:
+    parts: Any = (None, None, None)
+    cadence: dict[str, Any] = {"every": 0, "seconds": 0.0, "limit": 1, "final": True}
+    state = State(step=3, stop=stop)
+    saver = Saver(tmp_path, *parts, state, steps=9, facts={}, **cadence)
+    saver.last_step = last
+    saved: list[int] = []
+    monkeypatch.setattr(saver, "save", saved.append)
+    saver.stop()
+    assert saved == [3] * saves

@@ -105,10 +105,15 @@ class RolloutSource:
         return self._averages
 
     def state(self) -> dict[str, Any]:
-        return self.credit.state()
+        return {**self.credit.state(), **self.collector.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.credit.load_state(state)
+        self.collector.load_state(state)
+
+    def close(self) -> None:
+        """End what samples in other threads and processes."""
+        self.collector.close()
 
     def _trees(self) -> list[Tree]:
         """The credited traces of the step, one tree a prompt. Failed ones are left out."""

@@ -97,7 +97,6 @@ def train(
         source.updated(model)
         state.step = step + 1
         metrics_of_step = meter.finish(source, optimizer.rate(step))
-        state.agree(world)
         for hook in hooks:
             hook(state.step, metrics_of_step)
         if state.agree(world):

@@ -73,6 +73,7 @@ class Learner:
         folder: of the run; None where it is in memory.
         world: the processes that train together; a source shares its work among them, and gives
             the same batches in each.
+        last_step: the number of the last step, None where that is open.
     """
 
     model: Any
@@ -80,6 +81,7 @@ class Learner:
     max_tokens: int
     folder: Path | None = None
     world: World = field(default_factory=World.alone)
+    last_step: int | None = None
 
 
 class GradientRule(Protocol):

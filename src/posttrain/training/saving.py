@@ -83,6 +83,7 @@ class Saver:
             final,
         )
         self.facts = facts
+        self.last_step = -1  # that was saved
         self._saved = time.monotonic()
 
     @classmethod
@@ -110,6 +111,11 @@ class Saver:
         timed = self.seconds > 0 and time.monotonic() - self._saved >= self.seconds
         regular = self.every > 0 and step % self.every == 0
         return (self.final and step == self.steps) or self.state.stop or timed or regular
+
+    def stop(self) -> None:
+        """Save a run that was stopped, by this process or another one, while hooks were called."""
+        if self.world.any(self.state.stop and self.last_step != self.state.step):
+            self.save(self.state.step)
 
     def finish(self) -> None:
         """What is left once the model is saved: nothing, where neither a final state nor
@@ -142,7 +148,7 @@ class Saver:
                 optimizer=self.optimizer,
                 state=values,
             )
-        self.state.last_checkpoint = str(path)
+        self.state.last_checkpoint, self.last_step = str(path), step
         if self.world.is_main:
             keep = 1 if step == self.steps and not self.every else self.limit
             prune_checkpoints(self.folder, keep)

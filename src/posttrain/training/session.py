@@ -11,7 +11,6 @@ from typing import Any
 from rich.console import Console
 
 from posttrain.errors import CheckpointError, ConfigError, RewardError
-from posttrain.models.language_model import LanguageModel
 from posttrain.models.program import whole_weights
 from posttrain.models.spec import ModelSpec
 from posttrain.training import checkpoint, resume, start_weights
@@ -157,6 +156,7 @@ class Session(RunSession):
         goes_on = self.after is not None
         group_size(self.settings, self.world)  # refused before weights are loaded
         model = load_models(self.spec, self.plan, self.objective, start.checkpoint, goes_on=goes_on)
+        start.give_version(model)
         check_same_weights(self.world, model)
         specs = specs_of(self.spec, self.plan).values()
         shard_models(model, self.settings, self.world, specs)
@@ -165,8 +165,8 @@ class Session(RunSession):
             span = self.schedule_steps or self.steps
             optimizer = make_optimizer(model, self.plan, self.objective, self.settings, span)
             limit = micro_batch_tokens(model, self.settings)
-            folder = self.folder.path if self.folder is not None else None
-            learner = Learner(model, optimizer, limit, folder, self.world)
+            path = getattr(self.folder, "path", None)
+            learner = Learner(model, optimizer, limit, path, self.world, self.steps)
             source = self.work.source(learner)
             facts = self._facts(start, model, source, optimizer)
             state = self._restore(start, model, source, optimizer)
@@ -198,14 +198,16 @@ class Session(RunSession):
                         rules=[partial(rule, learner) for rule in self.plan.rules],
                         world=self.world,
                     )
+                    if saver is not None:
+                        saver.stop()
                 except RewardError:
-                    # Rewards are called before anything of their step is updated.
-                    if saver is not None and state.step > first:
+                    # Rewards are called before anything of their step is updated. Shares are saved
+                    # by all processes, of which this one alone has failed.
+                    if saver is not None and state.step > first and not is_in_shares(model):
                         saver.save(state.step)
                     raise
             model.eval()
-            self.stopped = state.stop
-            held = None
+            self.stopped, held = state.stop, None
             if not is_in_shares(model) and (self.folder is None or not self.settings.save_final):
                 held = TrainingState.of(model, optimizer, state)
         if self.folder is not None:
@@ -271,8 +273,6 @@ class Session(RunSession):
                 f"{start.checkpoint} does not fit this recipe: its source holds other state "
                 f"({type(error).__name__}: {error})"
             ) from error
-        if isinstance(model, LanguageModel):
-            model.weights_version = start.saved["weights_version"]
         return State(start.step, start.saved["num_tokens"], str(start.checkpoint))
 
     def _stopping(self, state: State) -> contextlib.AbstractContextManager[None]:
