@@ -53,6 +53,7 @@ INHERITED = ("evaluation", "report_to")
 
 IN_YAML: dict[str, Any] = {
     "Rows": DataConfig,
+    "Domains": DataConfig,
     "TaskLike": Component,
     "EnvironmentLike": Component,
     "ComponentLike": Component,

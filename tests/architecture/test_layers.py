@@ -62,6 +62,7 @@ PLACE = {name: i for i, names in enumerate(LAYERS) for name in names}
 OPTIONAL = {
     "datasets": "data/hub.py",
     "openai": "engines/endpoint.py",
+    "wordllama": "data/static_embeddings.py",
     "llguidance": "engines/constraint.py",
     "lm_eval": "evaluation/harness.py",
     "peft": "models/adapters.py",

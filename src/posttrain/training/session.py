@@ -10,10 +10,10 @@ from typing import Any
 
 from rich.console import Console
 
-from posttrain.errors import CheckpointError, ConfigError, RewardError
+from posttrain.errors import ConfigError, RewardError
 from posttrain.models.program import whole_weights
 from posttrain.models.spec import ModelSpec
-from posttrain.training import checkpoint, resume, start_weights
+from posttrain.training import resume, start_weights
 from posttrain.training.average import WeightAverage
 from posttrain.training.contents import content_changes, contents, contents_of
 from posttrain.training.ending import Interrupted, closing, in_eval_mode, stop_on_signal
@@ -46,7 +46,7 @@ from posttrain.training.seeding import ShareSeeds, seeded
 from posttrain.training.settings import TrainingSettings
 from posttrain.training.sharded import group_size, is_in_shares, shard_models
 from posttrain.training.tracking import build_trackers
-from posttrain.training.training_state import TrainingState
+from posttrain.training.training_state import TrainingState, resumed
 from posttrain.training.trust_region import TrustRegion
 from posttrain.world import World
 
@@ -108,7 +108,12 @@ class Session(RunSession):
         check_optimizer(plan, settings, goes_on=after is not None)
 
     def _check_continuation(self) -> None:
-        """Refuse a state that is not there, and a schedule that is over too early."""
+        """Refuse a state that is not there, a schedule that is over too early, rules in shares."""
+        if self.plan.rules and self.settings.shard != "off":
+            raise ConfigError(
+                "shard: methods against forgetting change whole gradients, and a model in shares "
+                "has parts of them; leave shard out"
+            )
         if self.after is not None and (self.folder is None or not self.folder.resume):
             self.after.check_state()
         if self.schedule_steps is not None and self.schedule_steps < self.steps:
@@ -153,9 +158,9 @@ class Session(RunSession):
     # -- the training
 
     def _train(self, start: resume.Start) -> Result:
-        goes_on = self.after is not None
         group_size(self.settings, self.world)  # refused before weights are loaded
-        model = load_models(self.spec, self.plan, self.objective, start.checkpoint, goes_on=goes_on)
+        models = self.spec, self.plan, self.objective
+        model = load_models(*models, start.checkpoint, goes_on=self.after is not None)
         start.give_version(model)
         check_same_weights(self.world, model)
         specs = specs_of(self.spec, self.plan).values()
@@ -170,7 +175,6 @@ class Session(RunSession):
             source = self.work.source(learner)
             facts = self._facts(start, model, source, optimizer)
             state = self._restore(start, model, source, optimizer)
-            first = state.step
             if self.folder is not None:
                 self.folder.open_at(start, self.steps)
                 if start.checkpoint is None and self._needs_start(model):
@@ -182,30 +186,10 @@ class Session(RunSession):
             saver = self._saver(model, source, optimizer, state, facts=facts)
             record = Record(source if self.work.samples else None)
             hooks, progress = self._hooks(model, source, optimizer, state, record)
-            hooks += [saver] if saver is not None else []
+            hooks += filter(None, [saver])
             model.train()
             with progress, closing(hooks), self._stopping(state):
-                try:
-                    train(
-                        model,
-                        source,
-                        self.objective,
-                        optimizer,
-                        hooks,
-                        state,
-                        steps=self.steps,
-                        max_tokens=limit,
-                        rules=[partial(rule, learner) for rule in self.plan.rules],
-                        world=self.world,
-                    )
-                    if saver is not None:
-                        saver.stop()
-                except RewardError:
-                    # Rewards are called before anything of their step is updated. Shares are saved
-                    # by all processes, of which this one alone has failed.
-                    if saver is not None and state.step > first and not is_in_shares(model):
-                        saver.save(state.step)
-                    raise
+                self._run(learner, source, hooks, state, saver)
             model.eval()
             self.stopped, held = state.stop, None
             if not is_in_shares(model) and (self.folder is None or not self.settings.save_final):
@@ -220,6 +204,32 @@ class Session(RunSession):
         # A later run starts from base and adapters together, which is then its reference.
         model.fresh_adapters = False
         return self._result(model, record, held)
+
+    def _run(
+        self, learner: Learner, source: Any, hooks: list[Any], state: State, saver: Saver | None
+    ) -> None:
+        first = state.step
+        try:
+            train(
+                learner.model,
+                source,
+                self.objective,
+                learner.optimizer,
+                hooks,
+                state,
+                steps=self.steps,
+                max_tokens=learner.max_tokens,
+                rules=[partial(rule, learner) for rule in self.plan.rules],
+                world=self.world,
+            )
+            if saver is not None:
+                saver.stop()
+        except RewardError:
+            # Rewards are called before anything of their step is updated. Shares are saved by all
+            # processes, of which the main one alone has failed.
+            if saver is not None and state.step > first and not is_in_shares(learner.model):
+                saver.save(state.step)
+            raise
 
     def _facts(
         self, start: resume.Start, model: Any, source: Any, optimizer: Any
@@ -261,19 +271,11 @@ class Session(RunSession):
 
     def _restore(self, start: resume.Start, model: Any, source: Any, optimizer: Any) -> State:
         """Optimiser, source and generators as the checkpoint has them; the state to go on from."""
-        if start.checkpoint is None:
-            if self.after is None:
-                return State()
-            return self.after.take_state().restore(model, optimizer, fresh=self.fresh_optimizer)
-        checkpoint.load_checkpoint(start.checkpoint, optimizer)
-        try:
-            source.load_state(start.saved["source"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{start.checkpoint} does not fit this recipe: its source holds other state "
-                f"({type(error).__name__}: {error})"
-            ) from error
-        return State(start.step, start.saved["num_tokens"], str(start.checkpoint))
+        if start.checkpoint is not None:
+            return resumed(start, source, optimizer)
+        if self.after is None:
+            return State()
+        return self.after.take_state().restore(model, optimizer, fresh=self.fresh_optimizer)
 
     def _stopping(self, state: State) -> contextlib.AbstractContextManager[None]:
         """Within it a signal ends the run after the step at hand, where there is a folder."""
@@ -351,21 +353,19 @@ class Session(RunSession):
         Raises:
             Interrupted: the run was stopped before its last step.
         """
-        steps = self.steps
-        if state.stop and state.step < steps:
-            raise Interrupted(
-                f"stopped after step {state.step} of {steps}; go on with: {self._go_on(folder)}"
-            )
+        if state.stop and state.step < self.steps:
+            where = f"stopped after step {state.step} of {self.steps}"
+            raise Interrupted(f"{where}; go on with: {self._go_on(folder)}")
         if saver is None:  # the main process saves
             if average is not None:
                 average.exchange()
             return
-        if start.step == steps and start.saved["steps"] != steps and self.settings.save_final:
-            saver.save(steps)  # the checkpoint was one of a longer run
+        was_longer = start.step == self.steps != start.saved.get("steps", self.steps)
+        if was_longer and self.settings.save_final:
+            saver.save(self.steps)
         model.end_sharing()
-        if not self.world.is_main:
-            return
-        write_model(saver, norm, average, partial(self._print, style="yellow"))
+        if self.world.is_main:
+            write_model(saver, norm, average, partial(self._print, style="yellow"))
 
     def _result(self, model: Any, record: Record, state: TrainingState | None) -> Result:
         evaluation = None
