@@ -83,13 +83,15 @@ def write_models(source: Path, folder: Path) -> Path:
     return folder
 
 
-def trained(name: str, folder: Path, **options: Any) -> dict[str, Any]:
-    """Metrics, gradients of every update and final weights of a case."""
+def trained(name: str, folder: Path, *, model: Any = None, **options: Any) -> dict[str, Any]:
+    """Metrics, gradients of every update and final weights of a case. model: in place of the
+    folder's.
+    """
     from rich.console import Console
 
     with in_float64(), recorded() as gradients:
         result = pt.fit(
-            str(folder),
+            model or str(folder),
             PLANS[name](folder),
             steps=STEPS,
             seed=SEEDS.get(name, 0),

@@ -227,6 +227,7 @@ def _refuse_adapters(key: str, config: ModelConfig, entry: Entry) -> None:
     if config.quantization != "none":
         fresh = []  # quantised weights are loaded through a LoRA
     fresh += ["gradient_checkpointing"] * config.gradient_checkpointing
+    fresh += ["activation_offload"] * config.activation_offload
     if fresh:
         raise ConfigError(
             f"{key}.{fresh[0]}: method {entry.name!r} does not train this model, and a fresh "

@@ -195,6 +195,8 @@ class ModelConfig:
         adapter: another kind of adapter to train instead of all weights.
         quantization: precision of the frozen weights below a LoRA (QLoRA, arXiv 2305.14314).
         gradient_checkpointing: recompute activations in the backward pass to save memory.
+        activation_offload: keep activations in the CPU's memory until the backward pass.
+        compile: run the decoder layers through torch.compile.
         trust_remote_code: run Python code that comes with the model.
     """
 
@@ -210,6 +212,8 @@ class ModelConfig:
     adapter: AdapterConfig | None = None
     quantization: Literal["none", "nf4", "int8"] = "none"
     gradient_checkpointing: bool = False
+    activation_offload: bool = False
+    compile: bool = False
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:

@@ -23,6 +23,9 @@ from posttrain.overrides import rename
 from posttrain.typecheck import check
 from posttrain.yaml_reader import read_yaml_file
 
+_OF_TRAINING = ("lora", "adapter", "gradient_checkpointing", "activation_offload", "compile")
+"""Settings of a model that belong to its training."""
+
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe file and apply `key=value` overrides (dotted keys reach inside; values are
@@ -160,9 +163,7 @@ def _inherited(recipe: Recipe, own: Mapping[str, Any], model: Any) -> dict[str, 
     ):
         # Nothing is trained in this stage, so the adapters and the memory of training are not its
         # own.
-        values["model"] = {
-            k: v for k, v in model.items() if k not in ("lora", "adapter", "gradient_checkpointing")
-        }
+        values["model"] = {k: v for k, v in model.items() if k not in _OF_TRAINING}
     if own.get("search") is not None and values["evaluation"]:
         values["evaluation"] = {
             **values["evaluation"],

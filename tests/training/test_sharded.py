@@ -13,12 +13,13 @@ from process_groups import results
 from world_cases import trained, write_models
 
 import posttrain as pt
+from posttrain.config import LoraConfig
 from posttrain.errors import ConfigError
 from posttrain.training.settings import TrainingSettings
 from posttrain.training.sharded import check_shard, group_size, zero_loss
 from posttrain.world import World
 
-CASES = ("sft", "dpo", "grpo", "ppo", "distill", "reward_model")
+CASES = ("sft", "lora", "dpo", "grpo", "ppo", "distill", "reward_model")
 ROWS = [{"prompt": "Q: 1+2\nA:", "completion": " 3"}] * 3
 
 
@@ -26,9 +27,10 @@ def all_in_shares(names: list[str], folder: Path, shard: Any) -> dict[str, dict[
     """What a process leaves of each case; with LoRA where the name says so."""
     found = {}
     for name in names:
-        lora = {"model": {"path": str(folder), "lora": {"r": 4}}} if name == "lora" else {}
         options: dict[str, Any] = {"penalties": ()} | ({"shard": shard} if shard else {})
-        found[name] = trained("sft" if lora else name, folder, **options)
+        if name == "lora":
+            options["model"] = pt.load(str(folder), lora=LoraConfig(r=4))
+        found[name] = trained("sft" if name == "lora" else name, folder, **options)
     return found
 
 

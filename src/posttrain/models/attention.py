@@ -381,3 +381,12 @@ def register() -> None:
 
     AttentionInterface.register(NAME, posttrain_attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+@functools.cache
+def leave_uncompiled() -> None:
+    """Let `torch.compile` break its graphs at the attention, whose plans are Python objects."""
+    from transformers import AttentionInterface
+
+    register()
+    AttentionInterface.register(NAME, torch.compiler.disable(posttrain_attention))

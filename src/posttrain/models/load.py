@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
-
 
 from posttrain.config import AdapterConfig, LoraConfig
 from posttrain.errors import ModelError
 from posttrain.models.adapter_state import load_adapter
 from posttrain.models.adapters import add_adapter, add_lora
+from posttrain.models.compilation import check_compiler, compile_layers
 from posttrain.models.finite import check_finite
 from posttrain.models.forest_model import ForestModel
 from posttrain.models.language_model import LanguageModel
@@ -64,11 +65,11 @@ def load_model(
     Raises:
         ModelError: before weights load, where that is possible.
     """
-    hf, tokens, attention, checkpointing = _load(path, "language", **options)
+    hf, tokens, attention, running = _load(path, "language", **options)
     model = LanguageModel(hf, tokens).eval()
     model.fresh_adapters = adapter_of(str(path)) is None
     model.check_head()
-    _prepare(model, str(path), attention, checkpointing)
+    _prepare(model, str(path), attention, running)
     if reference:
         model.enable_reference()
     return model
@@ -88,7 +89,7 @@ def load_score_model(
     Raises:
         ModelError: before weights load, where that is possible.
     """
-    hf, tokens, attention, checkpointing = _load(
+    hf, tokens, attention, running = _load(
         path, "sequence_score" if per == "sequence" else "token_score", **options
     )
     separate_padding(tokens)
@@ -97,7 +98,7 @@ def load_score_model(
     )  # transformers refuses batches of such a model otherwise
     model = ScoreModel(hf, tokens)
     model.eval()
-    _prepare(model, str(path), attention, checkpointing)
+    _prepare(model, str(path), attention, running)
     return model
 
 
@@ -117,10 +118,10 @@ def _load(
     revision: str | None = None,
     trust_remote_code: bool = False,
     seed: int = 0,
-    gradient_checkpointing: bool = False,
-) -> tuple[Any, PreTrainedTokenizerBase, str, bool]:
+    **running: bool,
+) -> tuple[Any, PreTrainedTokenizerBase, str, dict[str, bool]]:
     """The transformers model on its device, its tokenizer, and the arguments of `_prepare`:
-    attention and gradient_checkpointing.
+    attention and how the model runs.
 
     Args:
         path: a folder, a folder of PEFT adapters, or a name on the Hugging Face hub.
@@ -133,7 +134,8 @@ def _load(
         init: "random" makes fresh weights from the config alone, drawn with `seed`.
         lora, adapter: what is trained in place of all weights. quantization: how the weights below
         adapters are kept.
-        seed: of all that is drawn here.
+        seed: of all that is drawn here. running: gradient_checkpointing, activation_offload and
+        compile, see `ModelConfig`.
     """
     path = str(path)
     saved = adapter_of(path)
@@ -146,6 +148,7 @@ def _load(
         refuse_virtual_score(adapter)
     target = resolved_device(device)
     precision = resolved_dtype(dtype, device)
+    _check_running(target, **running)
     shared: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     config = load_config(where, kind=kind, **shared)
     if init == "pretrained":
@@ -170,7 +173,7 @@ def _load(
     elif adapter is not None:
         hf = add_adapter(hf, adapter, tokenizer=tokens.name_or_path, seed=seed)
     check_finite(hf, path)
-    return hf, tokens, attention, gradient_checkpointing
+    return hf, tokens, attention, running
 
 
 def _refuse_second_adapter(
@@ -195,8 +198,8 @@ def _check_vocabulary(where: str, config: Any, tokens: PreTrainedTokenizerBase) 
         )
 
 
-def _prepare(model: ForestModel, path: str, attention: str, gradient_checkpointing: bool) -> None:
-    """Decide how the model runs forests, and whether activations are kept."""
+def _prepare(model: ForestModel, path: str, attention: str, running: dict[str, bool]) -> None:
+    """Decide how the model runs forests, and what becomes of activations."""
     if attention == "unshared":
         model.keep_unshared("attention = unshared")
     else:
@@ -212,5 +215,25 @@ def _prepare(model: ForestModel, path: str, attention: str, gradient_checkpointi
         raise ModelError(
             f"{path} cannot run token forests: {model.why_unshared}; use attention = auto"
         )
-    if gradient_checkpointing:
+    if running.get("gradient_checkpointing"):
         model.enable_gradient_checkpointing()
+    model.program.offloads = running.get("activation_offload", False)
+    if running.get("compile"):
+        compile_layers(model)
+
+
+def _check_running(
+    device: torch.device,
+    *,
+    gradient_checkpointing: bool = False,
+    activation_offload: bool = False,
+    compile: bool = False,
+) -> None:
+    """Refuse what cannot work on a device."""
+    if activation_offload and device.type == "cpu":
+        raise ModelError(
+            "model.activation_offload: activations go from a GPU to the CPU, and the model is on "
+            "the CPU; leave it out"
+        )
+    if compile:
+        check_compiler(device)

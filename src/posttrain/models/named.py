@@ -174,6 +174,8 @@ class NamedModel:
             "attention": config.attention,
             "trust_remote_code": config.trust_remote_code,
             "gradient_checkpointing": config.gradient_checkpointing,
+            "activation_offload": config.activation_offload,
+            "compile": config.compile,
             "quantization": config.quantization,
             "seed": self.seed,
         }

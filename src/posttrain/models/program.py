@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from posttrain.models.activations import offloaded
+
 
 class Program(nn.Module):
     """A transformers model whose embeddings, trunk and heads run within one forward.
@@ -20,15 +22,28 @@ class Program(nn.Module):
 
     Attributes:
         hf: the PreTrainedModel, or a PeftModel around it.
+        offloads: whether what the backward pass needs is kept on the CPU (`models.activations`).
     """
 
     def __init__(self, hf: Any) -> None:
         super().__init__()
         self.hf = hf
+        self.offloads = False
 
     def forward(self, compute: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """What `compute` returns of the arguments; it reads parameters of `hf`."""
+        if self.offloads and torch.is_grad_enabled():
+            with offloaded(self.parameters()):
+                return compute(*args, **kwargs)
         return compute(*args, **kwargs)
+
+
+def decoder_layers(hf: nn.Module) -> list[nn.Module]:
+    """The longest list of modules that is not within another one; empty where there is none."""
+    lists = [m for m in hf.modules() if isinstance(m, nn.ModuleList)]
+    inner = {id(x) for outer in lists for x in outer.modules() if x is not outer}
+    outermost = [m for m in lists if id(m) not in inner]
+    return max(([*modules] for modules in outermost), key=len, default=[])
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ and set on the root alone it changes the root's gradients and leaves those of th
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from posttrain.models.program import Program
+from posttrain.models.program import Program, decoder_layers
 
 
 class Sharding:
@@ -66,7 +66,7 @@ class Sharding:
         """Share a program. first_pass: a pass of it without gradient, in which FSDP learns which
         unit is the root; every process makes it.
         """
-        for layer in _layers(program.hf):
+        for layer in decoder_layers(program.hf):
             fully_shard(layer, mesh=self.mesh, mp_policy=self.policy)
         fully_shard(program, mesh=self.mesh, mp_policy=self.policy)
         self._programs.append(program)
@@ -143,11 +143,3 @@ class Sharding:
     def _reshard(self) -> None:
         for unit in self._units():
             unit.reshard()
-
-
-def _layers(hf: nn.Module) -> Sequence[nn.Module]:
-    """The decoder layers: the longest list of modules that is not within another one."""
-    lists = [m for m in hf.modules() if isinstance(m, nn.ModuleList)]
-    inner = {id(x) for outer in lists for x in outer.modules() if x is not outer}
-    outermost = [m for m in lists if id(m) not in inner]
-    return max(([*modules] for modules in outermost), key=len, default=[])

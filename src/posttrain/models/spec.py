@@ -65,6 +65,8 @@ def load(
     attention: Literal["auto", "forest", "unshared"] = "auto",
     init: Literal["pretrained", "random"] = "pretrained",
     gradient_checkpointing: bool = False,
+    activation_offload: bool = False,
+    compile: bool = False,
     trust_remote_code: bool = False,
     seed: int = 0,
 ) -> LanguageModel:
@@ -88,6 +90,8 @@ def load(
             fails if it is not, "unshared" runs padded rows.
         init: "random" takes the architecture alone, with fresh weights.
         gradient_checkpointing: compute activations again in the backward pass, to save memory.
+        activation_offload: keep activations in the CPU's memory until the backward pass.
+        compile: run the decoder layers through torch.compile.
         trust_remote_code: run Python code that comes with the model.
 
     Raises:
@@ -108,6 +112,8 @@ def load(
         attention=attention,
         init=init,
         gradient_checkpointing=gradient_checkpointing,
+        activation_offload=activation_offload,
+        compile=compile,
         trust_remote_code=trust_remote_code,
     )
     named = model_spec(config, seed=seed)

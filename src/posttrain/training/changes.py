@@ -54,6 +54,8 @@ RULES: dict[Rule, tuple[str, ...]] = {
         "model.device",
         "model.attention",
         "model.gradient_checkpointing",
+        "model.activation_offload",
+        "model.compile",
         "teacher.device",
         "teacher.attention",
     ),

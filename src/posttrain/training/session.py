@@ -163,7 +163,8 @@ class Session(RunSession):
         model = load_models(*models, start.checkpoint, goes_on=self.after is not None)
         start.give_version(model)
         check_same_weights(self.world, model)
-        shard_models(model, self.settings, self.world)
+        specs = specs_of(self.spec, self.plan).values()
+        shard_models(model, self.settings, self.world, specs)
         begun = self.after.step if self.after is not None else start.step
         with seeded(self.world.seed(self.seed, begun)), in_eval_mode(model):
             span = self.schedule_steps or self.steps
@@ -276,8 +277,7 @@ class Session(RunSession):
         in_shares = self.settings.shard != "off"
         if self.folder is None or not (in_shares or self.world.is_main):
             return None
-        world = self.world if in_shares else _ALONE
-        options: dict[str, Any] = {"facts": dict(facts), "world": world}
+        options = {"facts": dict(facts), "world": self.world if in_shares else _ALONE}
         return Saver.of(self.settings, self.folder.path, *parts, steps=self.steps, **options)
 
     def _hooks(

@@ -4,14 +4,16 @@ passes each process makes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
 from posttrain.data.forest import Batch, Forest, Tree
 from posttrain.errors import ConfigError
+from posttrain.models.loaded import LoadedModel
 from posttrain.models.peft_kind import VIRTUAL_KINDS, adapter_kind
+from posttrain.models.program import decoder_layers
 from posttrain.training.objective import Objective
 from posttrain.training.plan import Plan
 from posttrain.training.settings import TrainingSettings
@@ -75,20 +77,33 @@ def group_size(settings: TrainingSettings, world: World) -> int:
     return size
 
 
-def shard_models(model: Any, settings: TrainingSettings, world: World) -> None:
+def shard_models(
+    model: Any, settings: TrainingSettings, world: World, specs: Iterable[Any] = ()
+) -> None:
     """Share a model, its reference, its critic and its teacher among the processes.
 
+    Args:
+        specs: what the models were loaded from. Digests of models in memory are made now, of whole
+            weights.
     Raises:
         ConfigError: its adapters or quantised weights cannot be shared.
     """
     group = group_size(settings, world)
     if not group:
         return
+    for spec in specs:
+        if isinstance(spec, LoadedModel):
+            _ = spec.digest
     kind = adapter_kind(model.hf)
     if kind in VIRTUAL_KINDS or kind == "ADALORA" or getattr(model.hf, "is_quantized", False):
         raise ConfigError(
             f"shard: {kind or 'quantised weights'} cannot be shared; use model.lora or all "
             "weights, or set shard: off"
+        )
+    if any(getattr(layer, "_compiled_call_impl", None) for layer in decoder_layers(model.hf)):
+        raise ConfigError(
+            "shard: layers that torch.compile runs cannot be shared; leave out model.compile, or "
+            "set shard: off"
         )
     from posttrain.models.sharding import Sharding  # FSDP is imported where it is used
 
