@@ -1,8 +1,8 @@
 """What does a stream of domains do to each domain? continual_pretraining.py DATA MODEL [--write]
 
 DATA is a folder with the text corpora, the O-LoRA benchmark and the T0 tasks; MODEL a small model
-of stories. Each set becomes a folder of domains, cut to equal sizes, and is trained on in several
-streams over the same seeds: random and similar order, swapped halves, replay, a larger batch,
+of stories. Each set becomes a stream of domains, cut to equal sizes, and is trained on in several
+ways over the same seeds: random and similar order, swapped halves, replay, a larger batch,
 and schedules of the learning rate. The embedded model is trained on worked examples of its tasks.
 Each claim of arXiv 2402.17400 and 2403.08763 is tested by a paired difference over seeds. A run
 that was cut off is gone on with.
