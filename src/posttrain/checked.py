@@ -53,6 +53,7 @@ _SECTIONS: dict[str, Any] = {
     "credit": config.CreditConfig,
     "trust_region": config.TrustRegionConfig,
     "limits": config.Limits,
+    "watch": config.WatchConfig,
 }
 
 

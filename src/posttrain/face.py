@@ -27,7 +27,9 @@ NAMES: dict[str, str] = {
     "search_rows": "posttrain.sources.search_rows",
     "compare": "posttrain.evaluation.comparison",
     "forgetting": "posttrain.methods.forgetting",
+    "hacking": "posttrain.methods.hacking",
     "Forgetting": "posttrain.evaluation.forgetting",
+    "Hacking": "posttrain.evaluation.hacking",
     "contamination": "posttrain.evaluation.contamination",
     "harness_model": "posttrain.evaluation.harness",
     "Evaluation": "posttrain.evaluation.outcomes",
@@ -43,6 +45,9 @@ NAMES: dict[str, str] = {
     "spin": "posttrain.loops.spin",
     "self_training": "posttrain.loops.self_training",
     "revision_rows": "posttrain.loops.revision",
+    "short_rows": "posttrain.loops.short_answers",
+    "safety_margins": "posttrain.data.safety",
+    "reward_refresh": "posttrain.loops.reward_refresh",
     "offline": "posttrain.methods.offline",
     "distill": "posttrain.methods.distill",
     # values
@@ -62,6 +67,7 @@ NAMES: dict[str, str] = {
     "Data": "posttrain.config.DataConfig",
     "Credit": "posttrain.config.CreditConfig",
     "TrustRegion": "posttrain.config.TrustRegionConfig",
+    "Watch": "posttrain.config.WatchConfig",
     "Limits": "posttrain.config",
     "PosttrainError": "posttrain.errors",
 }

@@ -28,6 +28,7 @@ from posttrain.config import (
     Recipe,
     SamplingConfig,
     TrustRegionConfig,
+    WatchConfig,
 )
 from posttrain.errors import ConfigError
 from posttrain.registry import Entry, Setting
@@ -72,6 +73,7 @@ CLASSES: dict[str, Any] = {
         ModelConfig,
         SamplingConfig,
         TrustRegionConfig,
+        WatchConfig,
     )
 }
 """The sections of a recipe, by the name of their class."""

@@ -123,6 +123,7 @@ def _sections() -> dict[str, Any]:
         "model": "ModelConfig",
         "sampling": "SamplingConfig",
         "trust_region": "TrustRegionConfig",
+        "watch": "WatchConfig",
     }
     return {**{word: keys.CLASSES[name] for word, name in words.items()}, "recipe": Recipe}
 

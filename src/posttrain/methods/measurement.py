@@ -108,6 +108,7 @@ class Measuring:
             ),
             acting=acting,
             budget=config.budget if budget is None else budget,
+            overthinking=config.overthinking,
         )
         _note_dropped(self.measurement, account, spec)
 
@@ -197,6 +198,7 @@ def evaluate(
     agent: AgentConfig = AgentConfig(),
     num_examples: int = 200,
     num_samples: int = 1,
+    overthinking: bool = False,
     sampling: SamplingLike = None,
     seed: int = 1234,
     limits: Limits = Limits(),
@@ -222,6 +224,8 @@ def evaluate(
         agent: how the model acts there.
         num_examples: the first so many problems are asked.
         num_samples: completions (or episodes) of each problem; not read under a search.
+        overthinking: whether to find where each completion is right first (metrics
+            tokens_after_right, outcome_efficiency and undone).
         sampling: of the completions, as pt.Sampling or {"max_tokens": 8}; None is temperature 1
             with the task's length.
         seed: of the samples. It is the same for every model, so that models are asked with the
@@ -245,6 +249,7 @@ def evaluate(
         budget=check_in_python(budget, int | SearchLimits | None, "evaluate: budget"),
         num_examples=num_examples,
         num_samples=num_samples,
+        overthinking=overthinking,
         sampling=sampling,
         seed=seed,
         limits=limits,
@@ -267,6 +272,7 @@ def measuring_of(
     *,
     num_examples: int = 200,
     num_samples: int = 1,
+    overthinking: bool = False,
     sampling: SamplingLike = None,
     seed: int = 1234,
     limits: Limits = Limits(),
@@ -286,6 +292,7 @@ def measuring_of(
         num_samples=check_in_python(num_samples, int, "evaluate: num_samples"),
         sampling=cast(SamplingConfig, sampling),
         seed=check_in_python(seed, int, "evaluate: seed"),
+        overthinking=check_in_python(overthinking, bool, "evaluate: overthinking"),
     )
     return Measuring(
         spec,

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from posttrain.config import WatchConfig
 from posttrain.data.account import Account
+from posttrain.evaluation.reward_watch import Watch
 from posttrain.inputs import ROLLOUTS
 from posttrain.methods.episodes import refuse_task_reward
-from posttrain.methods.objects import TaskLike, rewards_of, rewards_text, task_of
+from posttrain.methods.objects import (
+    TaskLike,
+    components_of,
+    rewards_of,
+    rewards_text,
+    task_of,
+)
 from posttrain.methods.policy_checks import check, check_numbers
 from posttrain.methods.policy_settings import PolicyGradient
 from posttrain.methods.prompts import (
@@ -21,6 +29,7 @@ from posttrain.methods.prompts import (
     with_gold,
 )
 from posttrain.methods.sft import encode_examples
+from posttrain.methods.watched import Watching
 from posttrain.models.spec import ModelSpec
 from posttrain.rewards.base import RewardSet
 from posttrain.sources.collect import Prompt
@@ -55,6 +64,7 @@ def policy_gradient_plan(
     reward_set = rewards_of(s.rewards, prompt_task, s.limits)
     check_numbers(s, reward_set)
     objective = _objective(s, sampling)
+    watching = Watching.of(s, prompt_task, sampling)
 
     def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
         if s.critic is not None:
@@ -70,8 +80,9 @@ def policy_gradient_plan(
             episodes = None
             if s.episodes is not None:
                 episodes = s.episodes.sampler(learner.model.tokenizer, prompt_task, s.limits)
+            watch = watching.watch(reward_set, learner.model.tokenizer) if watching else None
             return _source(
-                s, learner, prompts, reward_set, sampling, objective, mixed, episodes, seed
+                s, learner, prompts, reward_set, sampling, objective, mixed, episodes, watch, seed
             )
 
         return Work(
@@ -80,7 +91,8 @@ def policy_gradient_plan(
             facts=_facts(prompt_task, prompts, s, objective, sampling, number),
             account=account,
             samples=True,
-            close=reward_set.close,
+            notes=(watching.note,) if watching and watching.note else (),
+            close=_closing(reward_set, watching),
         )
 
     return Plan(
@@ -90,7 +102,7 @@ def policy_gradient_plan(
         prepare=prepare,
         optimizer=optimizer,
         trust_region=s.trust_region,
-        reference=Reference(needed=s.credit.kl_weight > 0),
+        reference=Reference(needed=s.credit.kl_weight > 0 or bool(s.watch and s.watch.kl_every)),
         critic=s.critic,
     )
 
@@ -136,6 +148,7 @@ def _source(
     objective: Objective,
     mixed: DataSource | None,
     episodes: EpisodeSampler | None,
+    watch: Watch | None,
     seed: int,
 ) -> RolloutSource:
     model = learner.model
@@ -172,7 +185,19 @@ def _source(
         learns=objective.learns,
         max_tokens=learner.max_tokens,
         mixed=mixed,
+        watch=watch,
     )
+
+
+def _closing(reward_set: RewardSet, watching: Watching | None) -> Callable[[], None]:
+    """What releases all rewards."""
+
+    def close() -> None:
+        reward_set.close()
+        if watching is not None:
+            watching.close()
+
+    return close
 
 
 def _facts(
@@ -196,6 +221,7 @@ def _facts(
         ("task", prompts_text(task, prompts)),
         *environment,
         ("rewards", rewards_text(s.rewards)),
+        *([("watch", _watch_text(s.watch))] if s.watch is not None else []),
         ("advantage", s.advantage.name + (" (with a critic)" if s.critic is not None else "")),
         ("losses", losses),
         (
@@ -210,3 +236,12 @@ def _facts(
 
 def _updates(number: int) -> str:
     return "1 update" if number == 1 else f"{number} updates"
+
+
+def _watch_text(c: WatchConfig) -> str:
+    """What is watched, as a check shows it."""
+    names = ", ".join(item.name for item in components_of(c.gold))
+    parts = [f"gold {names} (oracle: watched, never trained on)"] if names else []
+    parts += [f"{len(c.probes) + len(c.texts)} probes every {c.probe_every}"] * bool(c.probe_every)
+    parts += [f"ends on {', '.join(c.stop_on)}"] * bool(c.stop_on)
+    return "; ".join(parts) or "length, repetition, answers"

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from posttrain import registry
-from posttrain.config import Component, CreditConfig, Limits, SamplingConfig, TrustRegionConfig
+from posttrain.config import (
+    Component,
+    CreditConfig,
+    Limits,
+    SamplingConfig,
+    TrustRegionConfig,
+    WatchConfig,
+)
 from posttrain.methods.episodes import Episodes
 from posttrain.methods.objects import Rows, TaskLike
 from posttrain.training.plan import Critic
@@ -37,6 +44,7 @@ class PolicyGradient:
     mix_batch_size: int = 8
     given_steps: int = 0
     measure_tied_groups: bool = True
+    watch: WatchConfig | None = None
 
     @property
     def loss_inputs(self) -> set[str]:

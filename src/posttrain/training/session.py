@@ -23,6 +23,7 @@ from posttrain.training.hooks import (
     RolloutWriter,
     add_peak_memory,
     first_rollout,
+    watch_hooks,
 )
 from posttrain.training.length import Length
 from posttrain.training.loop import State, train
@@ -173,7 +174,7 @@ class Session(RunSession):
                         optimizer,
                         hooks,
                         state,
-                        steps=self.steps,
+                        steps=state.step if state.ended else self.steps,
                         max_tokens=limit,
                     )
                 except RewardError:
@@ -182,7 +183,7 @@ class Session(RunSession):
                         saver.save(state.step)
                     raise
             model.eval()
-            self.stopped = state.stop
+            self.stopped = state.stop and not state.ended
             held = None
             if self.folder is None or not self.settings.save_final:
                 held = TrainingState.of(model, optimizer, state)
@@ -278,7 +279,7 @@ class Session(RunSession):
             hooks.append(hook)
         if self.measured is not None and every:
             hooks.append(self.measured.hook(model, steps, every))
-        hooks += [add_peak_memory, *self.hooks]
+        hooks += [*watch_hooks(source, state, self.console), add_peak_memory, *self.hooks]
         if self.folder is not None:
             hooks += build_trackers(list(self.settings.report_to), self.folder.path)
             writer = MetricsWriter(self.folder.path / "metrics.jsonl", resume_step=state.step)
@@ -313,7 +314,7 @@ class Session(RunSession):
             Interrupted: the run was stopped before its last step.
         """
         steps = self.steps
-        if state.stop and state.step < steps:
+        if self.stopped and state.step < steps:
             raise Interrupted(
                 f"stopped after step {state.step} of {steps}; go on with: {self._go_on(folder)}"
             )
