@@ -14,11 +14,17 @@ from posttrain.errors import ConfigError
 def test_tokens_and_calls_are_counted() -> None:
     budget = Budget(max_tokens=10, max_calls=2)
     assert budget.call() and budget.call() and not budget.call()
-    assert budget.num_calls == 2 and not budget.is_spent
+    assert budget.num_calls == 2 and budget.is_spent  # nothing more may be asked for
     budget.spend(7)
     assert budget.tokens_left == 3
     budget.spend(3)
-    assert budget.is_spent and budget.num_tokens == 10
+    assert budget.tokens_left == 0 and budget.num_tokens == 10
+
+
+def test_calls_are_left_until_the_last_one() -> None:
+    budget = Budget(max_calls=1)
+    assert not budget.is_spent and budget.call()
+    assert budget.is_spent and budget.tokens_left == math.inf  # what was begun is written on
 
 
 def test_seconds_run_from_the_first_request() -> None:

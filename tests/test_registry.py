@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import inspect
 import linecache
+import math
 import os
 import subprocess
 import sys
@@ -37,6 +38,26 @@ def test_static_signature_equals_runtime_signature() -> None:
             assert entry.doc, f"{known.kind} {name} has no docstring"
             seen += 1
     assert seen > 10
+
+
+def test_a_default_is_a_value_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    head = "import math\nfrom posttrain.registry import searches\n\nMARK = END = '\\n'\n\n"
+    body = "@searches.register\nasync def mine(prompt, ask, *, {}):\n    'Mine.'\n"
+    known = Registry("search", "searches", "search")
+    known.add_plugin(path)
+    path.write_text(head + body.format("mark: str = MARK, most: float = -math.inf, n: int = 3"))
+    settings = known.entry("mine").settings
+    assert {k: s.default for k, s in settings.items()} == {"mark": "\n", "most": -math.inf, "n": 3}
+    for place, default in enumerate(("best", "open('x')", "math.sqrt", "MARK + END")):
+        path.write_text(
+            head + "async def best(): ...\n\n\n" + body.format(f"inner: str = {default}")
+        )
+        os.utime(path, ns=(0, place))
+        with pytest.raises(
+            ConfigError, match="mine.py:[0-9]+: search 'mine': the default of setting 'inner'"
+        ):
+            known.entry("mine")
 
 
 def test_unknown_name_suggests_the_nearest() -> None:

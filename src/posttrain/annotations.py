@@ -29,7 +29,10 @@ _LIGHT = frozenset(
         "posttrain.component",
         "posttrain.config",
         "posttrain.data_config",
+        "posttrain.engine_config",
         "posttrain.model_config",
+        "posttrain.overlap_config",
+        "posttrain.watch_config",
         "posttrain.types",
     }
 )
@@ -124,6 +127,42 @@ class Scope(Mapping[str, Any]):
         except Exception:
             return opaque(text)
         return self.evaluate(value) if isinstance(value, str) else value
+
+    def value(self, node: ast.expr) -> Any:
+        """The value of a literal or of a constant: a name at the top level of the file, or one that
+        it imports from the standard library or from this package, such as math.inf.
+
+        Raises:
+            ValueError: it is neither.
+        """
+        try:
+            return ast.literal_eval(node)
+        except ValueError:
+            pass
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            return -self.value(node.operand)
+        if isinstance(node, ast.Name) and node.id in self._aliases and node.id not in self._open:
+            self._open.add(node.id)
+            try:
+                return self.value(self._aliases[node.id])
+            finally:
+                self._open.discard(node.id)
+        module, _, name = self.origin(ast.unparse(node)).rpartition(".")
+        if isinstance(node, ast.Name | ast.Attribute) and module:
+            return _constant(module, name)
+        raise ValueError(ast.unparse(node))
+
+
+def _constant(module: str, name: str) -> Any:
+    """The value of a constant of a module, without importing torch."""
+    if module in _LIGHT or module.partition(".")[0] in sys.stdlib_module_names:
+        owner = importlib.import_module(module)
+        if not callable(getattr(owner, name, len)):
+            return getattr(owner, name)
+    path = PACKAGE_FOLDER.parent.joinpath(*module.split(".")).with_suffix(".py")
+    if module.startswith("posttrain.") and path.is_file():
+        return scope_of(path).value(ast.Name(name))
+    raise ValueError(f"{module}.{name}")
 
 
 def _imported(module: str, name: str) -> Any:

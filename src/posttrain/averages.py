@@ -23,6 +23,13 @@ class Averages:
         self._largest: dict[str, Any] = {}
         self._smallest: dict[str, Any] = {}
 
+    def __getstate__(self) -> dict[str, dict[str, float]]:
+        """What another process gets: numbers in place of tensors."""
+        return {
+            slot: {name: float(value) for name, value in values.items()}
+            for slot, values in self.__dict__.items()
+        }
+
     def add(self, name: str, total: Any, count: float = 1.0) -> None:
         """Add a sum over `count` items."""
         self._sums[name] = self._sums[name] + total if name in self._sums else total

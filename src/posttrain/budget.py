@@ -63,8 +63,11 @@ class Budget:
 
     @property
     def is_spent(self) -> bool:
-        """Whether nothing more may be sampled."""
-        return self.tokens_left <= 0
+        """Whether nothing more may be asked for: no tokens, no time or no calls are left. What is
+        being written when the last call has begun goes on until `tokens_left` is 0.
+        """
+        is_called = self.max_calls is not None and self.num_calls >= self.max_calls
+        return is_called or self.tokens_left <= 0
 
     def call(self) -> bool:
         """A request begins; whether it may. For engines."""

@@ -14,13 +14,23 @@ from posttrain.component import Component
 from posttrain.component import ComponentLike as ComponentLike
 from posttrain.data_config import DataConfig as DataConfig
 from posttrain.data_config import DataLike as DataLike
+from posttrain.engine_config import EngineLike as EngineLike
+from posttrain.engine_config import LaunchConfig as LaunchConfig
+from posttrain.engine_config import ProtocolName as ProtocolName
+from posttrain.engine_config import ServedConfig as ServedConfig
 from posttrain.model_config import AdapterConfig as AdapterConfig
 from posttrain.model_config import LoraConfig as LoraConfig
 from posttrain.model_config import ModelConfig as ModelConfig
+from posttrain.overlap_config import OverlapConfig as OverlapConfig
 from posttrain.typecheck import described
+from posttrain.watch_config import WatchConfig as WatchConfig
 
 OF_EVERY_TRAINING = (
     "max_tokens_per_micro_batch",
+    "optimizer",
+    "muon_momentum",
+    "muon_scale",
+    "ema_decay",
     "weight_decay",
     "adam_beta1",
     "adam_beta2",
@@ -40,6 +50,12 @@ OF_EVERY_TRAINING = (
 
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 """How the learning rate changes over a run."""
+
+OptimizerName = Literal["adamw", "adamw_8bit", "muon"]
+"""How gradients become updates: see `posttrain.training.update_rules`."""
+
+MuonScale = Literal["match_rms_adamw", "original"]
+"""Factor of Muon's updates, by the shape of a matrix."""
 
 Aggregation = Literal["token_mean", "sequence_mean", "sequence_sum", "fixed_length"]
 """How a loss with one value per token is averaged: see `posttrain.losses.reduce`."""
@@ -117,6 +133,14 @@ class CreditConfig:
             engine differs from the policy's: "truncate" bounds their weights by
             importance_clip_max, "mask" leaves out what is beyond it.
         importance_clip_max: largest importance weight.
+        importance_clip_min: smallest importance weight of "mask"; what is below it is left out too
+            (IcePop).
+        importance_normalize: divide the importance weights of a step by their mean.
+        rejection: tokens or sequences that are not trained on, because their log-probs under the
+            engine and the policy differ too much: d, d^2 / 2 or exp(d) - 1 - d (k1, k2, k3) of the
+            difference d, of each token, or its sum, mean or maximum over a sequence.
+        rejection_max: largest such number that is accepted, in nats.
+        rejection_min: smallest one of k1. None is the negative of rejection_max.
         top_entropy: share of the tokens that are trained, those of highest entropy (arXiv
             2506.01939).
         target_entropy: entropy in nats that the loss weighted_entropy aims at (Skywork-OR1, arXiv
@@ -135,6 +159,24 @@ class CreditConfig:
         "none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"
     ] = "none"
     importance_clip_max: float = 3.0
+    importance_clip_min: float = 0.0
+    importance_normalize: bool = False
+    rejection: Literal[
+        "none",
+        "token_k1",
+        "token_k2",
+        "token_k3",
+        "sequence_sum_k1",
+        "sequence_sum_k2",
+        "sequence_sum_k3",
+        "sequence_mean_k1",
+        "sequence_mean_k2",
+        "sequence_mean_k3",
+        "sequence_max_k2",
+        "sequence_max_k3",
+    ] = "none"
+    rejection_max: float = 1.0
+    rejection_min: float | None = None
     top_entropy: float = 1.0
     target_entropy: float | None = None
     entropy_weight: float = 0.0
@@ -195,47 +237,6 @@ class Limits:
     max_prompts_dropped: float = 0.1
     max_failed_rewards: float = 0.5
     reward_timeout_seconds: float = 600.0
-
-
-Exploit = Literal["empty", "repeated", "long", "echo", "markers", "placeholder"]
-Alarm = Literal["gold_falls", "length", "format", "probes"]
-
-
-@described("Watch")
-@dataclass(frozen=True, slots=True)
-class WatchConfig:
-    """What is watched for reward hacking while a policy is trained on rewards.
-
-    Attributes:
-        gold: rewards that are really wanted. They are oracles: watched, never trained on.
-        gold_every: steps between two looks at them.
-        kl_every: steps between estimates of KL(policy || start); 0 is off. The weights of the start
-            are then kept in memory.
-        probe_every: steps between probes with known exploits; 0 is off.
-        num_probe_prompts: prompts that are answered by each probe.
-        probes: exploits that are tried.
-        texts: further completions to try, of yours.
-        window: steps whose means an alarm compares.
-        max_growth: factor by which completions may grow since the first window.
-        max_drop: by how much the share of completions with an answer may fall since then.
-        stop_on: alarms that end the training.
-        patience: how often in a row such an alarm has to be raised.
-    """
-
-    gold: list[Any] = field(default_factory=list)
-    gold_every: int = 1
-    kl_every: int = 0
-    probe_every: int = 0
-    num_probe_prompts: int = 8
-    probes: list[Exploit] = field(
-        default_factory=lambda: ["empty", "repeated", "long", "echo", "markers", "placeholder"]
-    )
-    texts: list[str] = field(default_factory=list)
-    window: int = 10
-    max_growth: float = 2.0
-    max_drop: float = 0.2
-    stop_on: list[Alarm] = field(default_factory=list)
-    patience: int = 3
 
 
 @described("TrustRegion")
@@ -315,8 +316,14 @@ class Recipe:
         batch_size: sequences (or prompts) per optimiser step.
         max_tokens_per_micro_batch: most distinct tokens in one forward pass, to bound memory. It
             does not change the result. None is 2048 on a CPU and 16384 elsewhere.
-        learning_rate: peak learning rate of AdamW.
-        weight_decay: decoupled weight decay of AdamW.
+        learning_rate: peak learning rate.
+        optimizer: update rule; adamw_8bit keeps moments of one byte, muon updates matrices of
+            hidden layers by the orthogonal factor of their momentum and all else as adamw.
+        muon_momentum: decay of Muon's mean of gradients.
+        muon_scale: size of Muon's updates; match_rms_adamw makes them as large as AdamW's.
+        ema_decay: decay per step of a moving average of the weights, which evaluations and the
+            final model then use; 0 is off.
+        weight_decay: decoupled weight decay.
         adam_beta1: decay of AdamW's mean of gradients.
         adam_beta2: decay of AdamW's mean of squared gradients.
         adam_epsilon: added to AdamW's denominator.
@@ -360,6 +367,10 @@ class Recipe:
     batch_size: int = 16
     max_tokens_per_micro_batch: int | None = None
     learning_rate: float = 2e-5
+    optimizer: OptimizerName = "adamw"
+    muon_momentum: float = 0.95
+    muon_scale: MuonScale = "match_rms_adamw"
+    ema_decay: float = 0.0
     weight_decay: float = 0.0
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999

@@ -213,7 +213,10 @@ def _scan(path: Path, variable: str, kind: str, modified: int) -> tuple[Entry, .
             parameters = [*zip(positional, defaults, strict=True), *parameters]
             positional = []
         settings = {
-            p.arg: _setting_in_text(p.annotation, default, scope) for p, default in parameters
+            p.arg: _setting_in_text(
+                p, default, scope, f"{path}:{node.lineno}: {kind} {node.name!r}"
+            )
+            for p, default in parameters
         }
         entry = Entry(
             kind,
@@ -294,25 +297,35 @@ def topic_of(path: Path) -> str:
 
 
 def _setting_in_text(
-    annotation: ast.expr | None, default: ast.expr | None, scope: Scope
+    parameter: ast.arg, default: ast.expr | None, scope: Scope, where: str
 ) -> Setting:
-    value = REQUIRED if default is None else _literal(default)
-    if annotation is None:
-        return Setting("Any", value)
-    text = ast.unparse(annotation)
-    return Setting(text, value, scope=scope)
+    """A setting of a function in a file.
 
-
-def _literal(node: ast.expr) -> Any:
-    """The value of a default: a literal, or a section such as CreditConfig(whiten=True). What is
-    neither is shown as written.
+    Raises:
+        ConfigError: its default is no value that can be read. where: the function.
     """
     try:
-        return ast.literal_eval(node)
-    except ValueError:
-        pass
+        value = REQUIRED if default is None else _value(default, scope)
+    except ValueError as error:
+        raise ConfigError(
+            f"{where}: the default of setting {parameter.arg!r} is {error}, which is no value that "
+            "can be read without running the file; write the value itself, a constant of the file, "
+            "or the name of a registered function as text"
+        ) from None
+    if parameter.annotation is None:
+        return Setting("Any", value)
+    return Setting(ast.unparse(parameter.annotation), value, scope=scope)
+
+
+def _value(node: ast.expr, scope: Scope) -> Any:
+    """The value of a default: a literal, a constant, or a section such as
+    CreditConfig(whiten=True).
+
+    Raises:
+        ValueError: it is none of these.
+    """
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         section = getattr(config, node.func.id, None)
         if section is not None:
-            return section(**{str(k.arg): _literal(k.value) for k in node.keywords})
-    return ast.unparse(node)
+            return section(**{str(k.arg): _value(k.value, scope) for k in node.keywords})
+    return scope.value(node)

@@ -9,6 +9,11 @@ PosttrainError
 ├── EpisodeError         an environment or its tools that fail, or take too long
 ├── CheckpointError      a checkpoint that is broken, missing or belongs to another run
 ├── EndpointError        a server that does not give completions
+│   ├── EngineLost       a process that samples and has died
+│   ├── RequestRefused   it refuses one request, such as a prompt that is too long
+│   ├── ServerLost       a server that cannot be reached
+│   └── WeightSyncError  a server that has other weights than the trainer
+├── RankError            another process of the run that has failed, or has ended
 ├── MissingDependency    an optional library; the message names the extra to install
 └── TrainingDiverged     a loss or gradient that is NaN or infinite
 """
@@ -86,6 +91,64 @@ class CheckpointError(PosttrainError):
 
 class EndpointError(PosttrainError):
     """A server that was asked for completions does not give them."""
+
+
+class EngineLost(EndpointError):
+    """The process of an engine has died.
+
+    Args:
+        pid: the number of the process. code: its exit status, or minus the signal that ended it.
+    """
+
+    def __init__(self, message: str, *, pid: int | None = None, code: int | None = None) -> None:
+        super().__init__(message)
+        self.pid, self.code = pid, code
+
+
+class ServerLost(EndpointError):
+    """A server cannot be reached, or has died.
+
+    Args:
+        url: its address.
+    """
+
+    def __init__(self, message: str, url: str) -> None:
+        super().__init__(message)
+        self.url = url
+
+
+class WeightSyncError(EndpointError):
+    """A server's weights are not the trainer's after an update.
+
+    Args:
+        gap, bound: difference of log-probs in nats, and the largest one that is allowed; NaN where
+        none was measured.
+    """
+
+    def __init__(
+        self, message: str, *, gap: float = float("nan"), bound: float = float("nan")
+    ) -> None:
+        super().__init__(message)
+        self.gap, self.bound = gap, bound
+
+
+class RequestRefused(EndpointError):
+    """A server refuses one request (status 400 or 422), such as a prompt beyond its context.
+
+    Other requests may succeed.
+    """
+
+
+class RankError(PosttrainError):
+    """Another process of the run has failed, or has ended.
+
+    Attributes:
+        rank: of that process, None where it is not known.
+    """
+
+    def __init__(self, message: str, *, rank: int | None = None) -> None:
+        super().__init__(message)
+        self.rank = rank
 
 
 class MissingDependency(PosttrainError):

@@ -44,6 +44,7 @@ NAMES: dict[str, str] = {
     "online_dpo": "posttrain.methods.online_dpo",
     "spin": "posttrain.loops.spin",
     "self_training": "posttrain.loops.self_training",
+    "continual": "posttrain.loops.continual",
     "revision_rows": "posttrain.loops.revision",
     "short_rows": "posttrain.loops.short_answers",
     "safety_margins": "posttrain.data.safety",
@@ -61,6 +62,9 @@ NAMES: dict[str, str] = {
     "Sampling": "posttrain.config.SamplingConfig",
     "Agent": "posttrain.config.AgentConfig",
     "Endpoint": "posttrain.config.EndpointConfig",
+    "Served": "posttrain.config.ServedConfig",
+    "Launch": "posttrain.config.LaunchConfig",
+    "Overlap": "posttrain.config.OverlapConfig",
     "LoRA": "posttrain.config.LoraConfig",
     "Adapter": "posttrain.config.AdapterConfig",
     "Model": "posttrain.config.ModelConfig",
@@ -91,6 +95,7 @@ KINDS: dict[str, str] = {
     "task": "tasks",
     "environment": "environments",
     "strategy": "searches",
+    "retention": "retentions",
 }
 """Groups of registered functions: pt.reward.exact is one, @pt.reward adds one."""
 

@@ -32,7 +32,7 @@ _NOT_NEGATIVE = (
     "reward_timeout_seconds",
     "seed",
 )
-_BELOW_ONE = ("adam_beta1", "adam_beta2", "min_lr_ratio")
+_BELOW_ONE = ("adam_beta1", "adam_beta2", "min_lr_ratio", "muon_momentum", "ema_decay")
 _SHARES = ("max_failed_rewards", "max_prompts_dropped")
 
 

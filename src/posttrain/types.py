@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from posttrain.budget import Budget
 from posttrain.errors import DataError
@@ -115,6 +115,14 @@ class Request:
     adapter: str = ""
 
 
+class VersionSpan(NamedTuple):
+    """Tokens [start, end) of a sample and the version of the weights that wrote them."""
+
+    version: int
+    start: int
+    end: int
+
+
 @dataclass(slots=True)
 class Sample:
     """What an engine wrote.
@@ -127,7 +135,9 @@ class Sample:
     "budget" (the request's budget is spent) or "timeout" (its deadline has passed).
     stop_string: the stop string that ended it, else None; the ids hold it, `text` after decoding
     should drop it.
-    weights_version: which weights wrote it.
+    weights_version: which weights wrote it; the oldest where several did.
+    version_spans: which weights wrote which tokens, in order and without gaps; () where one version
+    wrote all.
     top_logprobs: per id, the most likely ids in its place with their raw log-probs, best first; as
     many as the request's num_top_logprobs.
     """
@@ -139,6 +149,12 @@ class Sample:
     stop_string: str | None = None
     weights_version: int = 0
     top_logprobs: list[TopTokens] = field(default_factory=list)
+    version_spans: tuple[VersionSpan, ...] = ()
+
+    @property
+    def spans(self) -> tuple[VersionSpan, ...]:
+        """`version_spans`, with one span where one version wrote all."""
+        return self.version_spans or (VersionSpan(self.weights_version, 0, len(self.ids)),)
 
 
 StopReason = Literal[
@@ -183,6 +199,8 @@ class Turn:
     tool_calls: the calls that the completion makes. reward: the environment's reward of this step;
     None where it gives none.
     is_trained: False leaves the turn out of losses: truncated, not parsed, or not of the policy.
+    given: of each id of the sample, whether it was put there and not sampled; empty: none was. No
+    loss counts such ids.
     """
 
     context_ids: tuple[int, ...]
@@ -192,6 +210,13 @@ class Turn:
     tool_calls: list[ToolCall] = field(default_factory=list)
     reward: float | None = None
     is_trained: bool = True
+    given: tuple[bool, ...] = ()
+
+    @property
+    def loss_mask(self) -> list[bool]:
+        """Which ids of the sample losses count."""
+        given = self.given or (False,) * len(self.sample.ids)
+        return [self.is_trained and not was_given for was_given in given]
 
     @property
     def ids(self) -> tuple[int, ...]:

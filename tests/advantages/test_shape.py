@@ -22,19 +22,6 @@ def test_whitening_corrections_and_controllers() -> None:
     counted = [np.array([True, True]), np.array([True, False])]
     got = shape.whiten([np.array([1.0, 2.0]), np.array([3.0, 99.0])], counted)
     np.testing.assert_allclose(np.concatenate(got), [-1, 0, 1, 0], atol=1e-7)
-    old, engine = np.log([0.5, 0.4]), np.log([0.1, 0.4])
-    for mode, expected in {
-        "token_truncate": [3.0, 1.0],
-        "token_mask": [0.0, 1.0],
-        "sequence_truncate": [3.0, 3.0],
-        "sequence_mask": [0.0, 0.0],
-    }.items():
-        np.testing.assert_allclose(
-            shape.importance_weights(old, engine, mode, 3.0), expected, err_msg=mode
-        )
-    np.testing.assert_allclose(
-        shape.importance_weights(old, engine, "sequence_mask", 6.0), [5.0, 5.0]
-    )
     entropies, every = (
         [np.array([0.1, 0.9]), np.array([0.5, 0.7, 0.2])],
         [np.ones(2, dtype=bool), np.ones(3, dtype=bool)],

@@ -18,6 +18,7 @@ LAYERS = [
     {"serve"},
     {"runs"},
     {"loops"},
+    {"retentions"},
     {"methods"},
     {"training", "evaluation"},
     {"sources"},
@@ -37,13 +38,13 @@ LAYERS = [
     {"checked"},
     {"entry"},
     {"config"},
-    {"data_config", "model_config", "component"},
+    {"data_config", "engine_config", "model_config", "overlap_config", "watch_config", "component"},
     {"typecheck"},
     {"report"},
     {"annotations"},
     {"files", "yaml_reader"},
     {"types"},
-    {"budget"},
+    {"budget", "world"},
     {"errors", "averages", "inputs", "memory", "terminal", "face", "descriptions"},
 ]
 PLACE = {name: i for i, names in enumerate(LAYERS) for name in names}

@@ -50,9 +50,21 @@ def test_prompts_are_answered(
     assert (tmp_path / "out" / "journal.jsonl").is_file()
 
 
+def test_an_amateur_is_a_key(tiny_folder: Path, tmp_path: Path) -> None:
+    search = ["search", str(tiny_folder), "--search", "contrastive_decoding", "max_tokens=4"]
+    named = [*search, f"amateur={tiny_folder}"]
+    assert main([*named, "--prompt", "1+1=", "--output", str(tmp_path / "prompt")]) == 0
+    of_task = [*TASK.split(), "--output", str(tmp_path / "task")]
+    assert main([*search, *of_task]) == 2
+    assert main([*named, *of_task]) == 0
+    header = json.loads((tmp_path / "task" / "journal.jsonl").read_text().splitlines()[0])
+    assert header["about"]["amateur"] == str(tiny_folder)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
+        "--search greedy --task arithmetic amateur=embedded",
         "--task arithmetic",
         "--search majority_vot --task arithmetic",
         "--search majority_vote",

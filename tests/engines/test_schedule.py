@@ -108,7 +108,8 @@ def test_rows_join_and_leave_while_others_run() -> None:
     assert schedule.drop(0) == 2 and schedule.num_open == 2
     (ended,) = schedule.step(4)
     assert ended.row.ticket == 2 and ended.sample.ids == [3, 4]
-    assert ended.sample.finish_reason == "length" and ended.sample.weights_version == 4
+    assert ended.sample.finish_reason == "length" and ended.sample.weights_version == 0
+    assert ended.sample.version_spans == ((0, 0, 1), (4, 1, 2))
     assert stepper._rows == 2  # the dropped row has left
     while schedule.num_open:
         (*_, last) = [*schedule.step(0), None]

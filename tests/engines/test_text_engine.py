@@ -10,17 +10,18 @@ from typing import Any
 
 import pytest
 
+import posttrain as pt
 from posttrain.budget import Budget
 from posttrain.config import EndpointConfig
 from posttrain.data.templates import encode_prompt
 from posttrain.engines.characters import CharacterTokenizer
 from posttrain.engines.text_engine import TextEngine
 from posttrain.episodes.drive import Failed
-from posttrain.errors import ConfigError, EndpointError
+from posttrain.errors import ConfigError, DataError, EndpointError, RequestRefused
 from posttrain.search.base import Selection
 from posttrain.search.run import SearchLimits, SearchTools, run_searches
 from posttrain.search.strategy import strategy
-from posttrain.types import Example, Request, Sampling
+from posttrain.types import Example, Request, Sampling, Task
 
 pytest.importorskip("openai")
 
@@ -30,10 +31,14 @@ STEPS = ["1+1=2", "2+2=4", "so 4"]
 class Server:
     """Writes the steps one after the other behind what it is given, a character per token.
 
-    asked: the bodies of the requests. spent: tokens written.
+    asked: the bodies of the requests. spent: tokens written. max_prompt: characters of a prompt,
+    beyond which a request is refused.
     """
 
-    def __init__(self, refused: tuple[str, ...] = (), logprobs: bool = True) -> None:
+    def __init__(
+        self, refused: tuple[str, ...] = (), logprobs: bool = True, max_prompt: int = 10**6
+    ) -> None:
+        self.max_prompt = max_prompt
         self.asked: list[dict[str, Any]] = []
         self.spent = 0
         self.refused, self.logprobs = refused, logprobs
@@ -63,6 +68,8 @@ class Server:
         for name in self.refused:
             if name in body:
                 return 400, {"error": {"message": f"{name} is not a field"}}
+        if len(body.get("prompt") or "") > self.max_prompt:
+            return 400, {"error": {"message": "the prompt is too long"}}
         messages = body.get("messages")
         given = body["prompt"].partition("?")[2] if messages is None else ""
         if messages is not None and messages[-1]["role"] == "assistant":
@@ -180,6 +187,46 @@ def test_no_budget_is_exceeded_by_a_token(
         assert isinstance(result, Selection), result
         assert result.num_tokens <= budget
     assert server.spent == sum(r.num_tokens for r in results if isinstance(r, Selection))
+
+
+def test_a_refused_request_fails_its_own_search_alone(serve: Callable[..., Server]) -> None:
+    server = serve(max_prompt=20)
+    engine = TextEngine(EndpointConfig(server.url, "m", max_retries=0))
+    results = search(engine, ["a?", "a" * 30 + "?", "aaaaaaaaaa?"], "value_beam", num_beams=2)
+    assert isinstance(results[0], Selection) and engine.num_open == 0
+    for failed in results[1:]:
+        assert isinstance(failed, Failed) and "too long" in failed.reason
+    # The last one is refused behind its first step, whose tokens are counted.
+    assert [f.num_tokens > 0 for f in results[1:] if isinstance(f, Failed)] == [False, True]
+    assert sum(r.num_tokens for r in results) == server.spent
+    with pytest.raises(RequestRefused, match="too long"):
+        search(engine, ["a" * 30 + "?"] * 2, "sample")
+
+
+def test_an_evaluation_counts_it_as_an_error(serve: Callable[..., Server]) -> None:
+    server = serve(max_prompt=20)
+    examples = [
+        Example("a?", answer="4", id="short"),
+        Example("a" * 30 + "?", answer="4", id="long"),
+    ]
+    task = Task("two", examples, lambda text, e: float(text[-1:] == e.answer), lambda t: t[-1:])
+    result = pt.evaluate(EndpointConfig(server.url, "m", max_retries=0), task, search="sample")
+    assert result.means() == [1.0, 0.0] and result.errors == 1
+    assert len(result.failures) == 1 and "too long" in result.failures[0]
+
+
+def test_generate_leaves_nothing_open_behind_an_error(serve: Callable[..., Server]) -> None:
+    server = serve(max_prompt=20)
+    engine = TextEngine(EndpointConfig(server.url, "m", max_retries=0, concurrency=1))
+    requests = [Request(tuple(map(ord, t + "?")), Sampling(max_tokens=3)) for t in ("a" * 30, "b")]
+    with pytest.raises(RequestRefused):
+        engine.generate(requests)
+    assert engine.num_open == 0
+    with pytest.raises(DataError):
+        engine.generate([requests[1], Request((), Sampling())])
+    assert engine.num_open == 0
+    ((sample,),) = engine.generate(requests[1:])
+    assert engine.tokenizer.decode(sample.ids) == "1+1"
 
 
 def test_errors_name_the_way_out(serve: Callable[..., Server]) -> None:

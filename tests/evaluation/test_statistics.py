@@ -15,6 +15,8 @@ from posttrain.evaluation.statistics import (
     mcnemar,
     mean_interval,
     paired_bootstrap,
+    paired_t,
+    t_interval,
     wilson_interval,
 )
 
@@ -109,3 +111,37 @@ def test_clusters_cover_where_questions_do_not() -> None:
         plain += not a.low <= 0 <= a.high
         clustered += not b.low <= 0 <= b.high
     assert plain / 400 > 0.25 and 0.02 < clustered / 400 < 0.1
+
+
+@pytest.mark.parametrize(
+    ("n", "quantile"),
+    [(2, 12.706205), (3, 4.302653), (5, 2.776445), (6, 2.570582), (11, 2.228139), (31, 2.042272)],
+)
+def test_students_interval_against_the_table(n: int, quantile: float) -> None:
+    values = np.arange(n, dtype=float)
+    interval = t_interval(values)
+    error = values.std(ddof=1) / math.sqrt(n)
+    assert interval.estimate == (n - 1) / 2
+    assert (interval.high - interval.estimate) / error == pytest.approx(quantile, rel=1e-6)
+
+
+def test_one_run_has_no_bounds() -> None:
+    interval = t_interval([3.0])
+    assert (interval.estimate, interval.low, interval.high) == (3, -math.inf, math.inf)
+    assert math.isnan(paired_t([1.0], [2.0]).p_value)
+    assert math.isnan(t_interval([]).estimate)
+
+
+def test_students_paired_test() -> None:
+    """Differences 1, 2, 3: t = 2 / (1 / sqrt 3) = 3.4641, p = 0.07418 with 2 degrees."""
+    difference = paired_t([0.0, 0.0, 0.0], [1.0, 2.0, 3.0])
+    assert difference.p_value == pytest.approx(0.0741799, rel=1e-5)
+    assert paired_t([0.0, 0.0], [-1.0, 1.0]).p_value == pytest.approx(1)
+    with pytest.raises(ConfigError):
+        paired_t([0.0], [1.0, 2.0])
+
+
+def test_students_interval_covers() -> None:
+    draw = np.random.default_rng(2)
+    hits = [(i := t_interval(draw.normal(1, 3, 5))).low <= 1 <= i.high for _ in range(2000)]
+    assert 0.935 < np.mean(hits) < 0.965

@@ -91,6 +91,27 @@ from posttrain.types import Sampling
             {**GRPO, "credit": {"importance_clip_max": 0.0}},
             "importance_clip_max: 0.0",
         ),
+        ({**GRPO, "credit": {"importance_clip_min": 0.5}}, "importance_clip_min: 0.5.*'none'"),
+        (
+            {
+                **GRPO,
+                "credit": {"importance_correction": "token_mask", "importance_clip_min": 3.0},
+            },
+            "importance_clip_min: 3.0.*importance_clip_max, 3.0",
+        ),
+        ({**GRPO, "credit": {"importance_normalize": True}}, "importance_normalize.*importance_c"),
+        ({**GRPO, "credit": {"rejection": "token_k2", "rejection_min": -1.0}}, "rejection_min.*k1"),
+        ({**GRPO, "credit": {"rejection": "token_k1", "rejection_max": 0.0}}, "rejection_max: 0.0"),
+        ({**GRPO, "credit": {"rejection": "token_k1", "rejection_min": 0.1}}, "rejection_min, 0.1"),
+        ({**GRPO, "credit": {"rejection": "token_k9"}}, "rejection.*token_k9"),
+        (
+            {
+                **GRPO,
+                "credit": {"rejection": "token_k1"},
+                "sampling": {"temperature": 0.7, "top_p": 0.9},
+            },
+            "credit.rejection.*top_p",
+        ),
         (
             {**GRPO, "advantage": "gdpo", "credit": {"reward_clip": [0.0, 1.0]}},
             "credit.reward_clip",

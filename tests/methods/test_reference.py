@@ -98,7 +98,7 @@ def test_the_reference_moves_as_it_is_told(tiny_folder: Path) -> None:
     lora.update_reference()
     trained = {n for n, p in lora.hf.named_parameters() if p.requires_grad}
     with lora.reference():
-        shared = dict(lora._active.named_parameters())
+        shared = dict(lora._active.hf.named_parameters())
     for name, p in lora.hf.named_parameters():
         assert (shared[name] is p) != (name in trained)  # the base is shared, adapters are copied
 

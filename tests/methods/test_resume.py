@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -79,6 +80,25 @@ def test_resume_is_exact(
     assert told(whole) == told(half)
     if raw is GRPO:
         assert (whole / "rollouts.jsonl").read_text() == (half / "rollouts.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"optimizer": "muon", "ema_decay": 0.5}, {"optimizer": "adamw_8bit", "ema_decay": 0.9}],
+    ids=["muon", "adamw_8bit"],
+)
+def test_resume_is_exact_with_every_rule_and_an_average(
+    options: dict[str, Any], run_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"{a}+1=", "completion": f" {a + 1}"} for a in range(16)]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    held_out = {"eval_data": str(tmp_path / "rows.jsonl"), "eval_every": 2}
+    whole = run_recipe(**SFT, **options, **held_out, output=str(tmp_path / "whole"))
+    half = tmp_path / "half"
+    interrupted(run_recipe, 3, **SFT, **options, **held_out, output=str(half))
+    run_recipe(**SFT, **options, **held_out, output=str(half), resume=True)
+    same(whole, half)
+    assert told(whole) == told(half)
 
 
 def test_an_interrupted_pipeline_goes_on_as_a_whole(

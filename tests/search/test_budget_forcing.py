@@ -50,6 +50,7 @@ def test_what_was_put_there_is_not_sampled_and_has_log_prob_0(search: Any) -> No
     # a z | w is put in place of z | b z | x is put | the end
     assert s.text == "awbzx" and ask.budget.num_tokens == 2 + 2 + 1
     assert s.candidates[0].logprob == pytest.approx(math.log(0.5))
+    assert s.candidates[0].given == (False, True, False, False, True, False)
 
 
 def test_a_shortest_thinking(search: Any) -> None:

@@ -44,6 +44,10 @@ def test_actions_make_a_tree_whose_answers_vote() -> None:
     best = s.candidates[s.index]
     assert best.score == max(c.score for c in s.candidates)
     assert all(len(c.ids) <= 40 for c in s.candidates)
+    for c in s.candidates:  # the cues alone were put there
+        assert [i for i, given in zip(c.ids, c.given, strict=False) if given] == [
+            i for i in c.ids if i in (6, 7)
+        ]
 
 
 def test_an_inconsistent_answer_loses() -> None:

@@ -12,15 +12,14 @@ from step_trees import BREAK, END, PROMPT, TreeAsk, decode, digits, run, scores,
 from posttrain import registry
 from posttrain.errors import ConfigError
 from posttrain.search.base import Candidate, Selection, Step
+from posttrain.search.scores import best_place
 from posttrain.search.steps import (
     Steps,
-    best_place,
     distinct_texts,
     is_done,
     is_ended,
     last_state,
     shares,
-    softmax,
 )
 
 TREE = digits({1: 0.7, 2: 0.3}, {1: 0.5, 2: 0.2, 3: 0.3})
@@ -32,7 +31,7 @@ ONE: dict[str, dict[str, Any]] = {
     "particle_filter": {"num_particles": 1},
     "best_of_actions": {"num_actions": 1},
     "mcts": {"num_simulations": 1, "num_children": 1},
-    "scored_thoughts": {"num_thoughts": 1, "num_kept": 1},
+    "scored_thoughts": {"num_thoughts": 1, "num_beams": 1},
 }
 """Settings with which a search is one sample."""
 
@@ -171,8 +170,6 @@ def test_whole_paths_are_chosen_first_and_vote() -> None:
 
 def test_small_parts() -> None:
     assert shares(7, 3) == [3, 2, 2] and shares(2, 3) == [1, 1, 0]
-    assert softmax([0.0, math.log(3)]) == pytest.approx([0.25, 0.75])
-    assert softmax([-math.inf, 2.0]) == [0, 1] and softmax([-math.inf] * 2) == [0.5, 0.5]
     a = Candidate((1, END), "1", -4.0, True, score=1.0)
     b = Candidate((1,), "1", -1.0, True, score=1.0)
     line = Candidate((1, BREAK), "1", -1.0, True, "\n")

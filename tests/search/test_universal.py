@@ -66,6 +66,10 @@ def test_messages_get_a_message(scripted, search) -> None:
     s = search(universal_consistency((1,), ask, str, problem, remember, num_samples=4))
     assert s.text == "a song" and given[0][0]["role"] == "user"
     assert "user: write" in given[0][0]["content"]
+    spoken = [{"role": "system", "content": "be brief"}, *problem]
+    search(universal_consistency((1,), ask, str, spoken, remember, num_samples=4))
+    assert [m["role"] for m in given[1]] == ["system", "user"]
+    assert given[1][0] == spoken[0]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from posttrain.search.base import Candidate
 from posttrain.search.best_of_n import best_of_n
@@ -39,6 +40,18 @@ def test_weights_outvote_numbers(scripted, scores, search) -> None:
     s = search(weighted_vote((1,), ask, first_word, score, num_samples=4))
     assert s.answer == "b" and s.votes == {"a": 0.6, "b": 0.7}
     assert [c.score for c in s.candidates] == [0.3, 0.3, 0.7, -np.inf]
+
+
+def test_negative_weights_do_not_invert_a_vote(scripted, scores, search) -> None:
+    """Two votes of -1 are worth less than one of -1.5 as a sum, and more by their softmax."""
+    ask = scripted(fixed("a", "a", "b", "c"))
+    score = scores(lambda c: {"a": -1.0, "b": -1.5, "c": -np.inf}[c.text])
+    s = search(weighted_vote((1,), ask, first_word, score, num_samples=4))
+    total = 2 * np.exp(-1.0) + np.exp(-1.5)
+    assert s.answer == "a" and s.notes == {"softmax_weights": 1.0}
+    assert s.votes == pytest.approx({"a": 2 * np.exp(-1.0) / total, "b": np.exp(-1.5) / total})
+    shifted = scores(lambda c: {"a": 0.5, "b": -0.0, "c": -np.inf}[c.text])
+    assert search(weighted_vote((1,), ask, first_word, shifted, num_samples=4)).notes == {}
 
 
 def test_votes_against_a_skewed_error(scripted, scores, search) -> None:

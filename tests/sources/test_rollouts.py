@@ -16,6 +16,7 @@ from posttrain.models.language_model import LanguageModel
 from posttrain.sources.credit import Creditor
 from posttrain.sources.rollouts import RolloutSource, measure
 from posttrain.types import Example, Sample, Sampling, Trace, TraceGroup
+from posttrain.world import World
 
 
 def test_old_log_probs_are_without_dropout_at_the_temperature_of_sampling() -> None:
@@ -53,7 +54,9 @@ def test_a_completion_that_is_masked_has_no_reward() -> None:
     traces = [trace(3, "stop", 1.0), trace(4, "length", 0.0)]
     groups = [TraceGroup(Example(""), (1, 2), traces)]
     told: dict[str, Any] = {"collect": lambda step: groups, "metrics": lambda *_: _Told()}
-    collector: Any = SimpleNamespace(sampling=Sampling(), seed=0, given_steps=0, **told)
+    world = World.alone()
+    told = {"sampling": Sampling(), "seed": 0, "given_steps": 0, "world": world, **told}
+    collector: Any = SimpleNamespace(**told)
     credit = Creditor(
         Component("group_mean"),
         CreditConfig(),

@@ -12,6 +12,7 @@ from posttrain.data.forest import TokenSequence, Tree
 from posttrain.errors import ConfigError
 from posttrain.search.base import Candidate, Selection, select
 from posttrain.sources.search_rows import KINDS, search_group, search_rows
+from posttrain.sources.trace_sequences import trace_sequences
 from posttrain.tasks.arithmetic import arithmetic
 from posttrain.types import Example
 
@@ -52,6 +53,23 @@ def test_completions_are_the_choice_or_all_that_pass() -> None:
     passed = [row["completion"] for row in rows("completions", grade=right)]
     assert passed == ["a\nc\n3", "a\nb\n3"]  # the likelier first
     assert len(rows("completions", grade=right, max_per_prompt=1)) == 1
+
+
+def test_a_choice_that_was_cut_gives_no_row() -> None:
+    cut = chosen(candidate("a\nb", ended=False), candidate("3"))
+    assert search_rows([EXAMPLE], [cut]) == []
+    assert search_rows([EXAMPLE], [cut], grade=right) == [{"prompt": "p", "completion": "3"}]
+
+
+def test_tokens_that_were_put_there_are_no_actions() -> None:
+    forced = candidate("a3", score=1.0)
+    forced.given = (True, False)
+    (trace,) = search_group(EXAMPLE, chosen(forced)).traces
+    (sequence,) = trace_sequences(trace)
+    assert sequence.loss_mask.tolist() == [False, False, False, True]
+    with pytest.raises(ConfigError, match="search_group"):
+        search_rows([EXAMPLE], [chosen(forced)], "rewards")
+    assert search_rows([EXAMPLE], [chosen(forced)]) == [{"prompt": "p", "completion": "a3"}]
 
 
 def test_preferences_share_the_longest_beginning_first() -> None:

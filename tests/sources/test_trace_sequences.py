@@ -29,6 +29,7 @@ from posttrain.sources.trace_sequences import (
 )
 from posttrain.training.objective import Objective
 from posttrain.types import Example, Sample, Sampling, Trace, TraceGroup, Turn
+from posttrain.world import World
 
 VOCABULARY = 53
 PROMPT = (7, 8, 9, 10, 11)
@@ -85,6 +86,16 @@ def test_turns_that_are_not_trained_are_context() -> None:
     (measured,) = trace_sequences(trace, every_turn=True)
     assert measured.ids[measured.loss_mask].tolist() == [20, 21, 22]
     assert trained_tokens(trace).tolist() == [False, False, True]
+
+
+def test_ids_that_were_not_sampled_are_context() -> None:
+    trace = continued(([], [20, 21]), ([30], [22]))
+    trace.turns[0].given = (False, True)
+    (sequence,) = trace_sequences(trace)
+    assert sequence.ids[sequence.loss_mask].tolist() == [20, 22]
+    (measured,) = trace_sequences(trace, every_turn=True)
+    assert measured.ids[measured.loss_mask].tolist() == [20, 21, 22]
+    assert trained_tokens(trace).tolist() == [True, False, True]
 
 
 def test_streams_follow_the_sampled_tokens() -> None:
@@ -187,6 +198,7 @@ def source_of(groups: list[TraceGroup], model: Any, advantage: str = "group_mean
         sampling=Sampling(),
         seed=0,
         given_steps=0,
+        world=World.alone(),
         collect=lambda step: groups,
         metrics=lambda *_: Averages(),
     )

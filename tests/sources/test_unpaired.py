@@ -41,7 +41,7 @@ def test_what_is_measured_before_a_step(tiny_folder: Path) -> None:
         ids = torch.tensor(sequence.ids)[None]
         places = np.flatnonzero(sequence.loss_mask)
         sums = []
-        for hf in (model.hf, model._frozen):
+        for hf in (model.hf, model._frozen.hf):
             with torch.no_grad():
                 logp = hf(ids).logits[0].double().log_softmax(-1)
             sums.append(sum(float(logp[i - 1, sequence.ids[i]]) for i in places))

@@ -38,8 +38,11 @@ class TableModel:
         logprobs = self.hf(torch.ones(len(micro.target))) * 0 + self.table[micro.target]
         return {"logprobs": logprobs, "entropy": micro.target / 10}
 
-    def backward(self, loss: torch.Tensor) -> None:
+    def backward(self, loss: torch.Tensor, micro: Any) -> None:
         loss.backward()
+
+    def trainable_parameters(self) -> list[torch.nn.Parameter]:
+        return [self.table]
 
 
 def sequence(ids: list[int], advantage: float, old: list[float], gap: list[float]) -> TokenSequence:

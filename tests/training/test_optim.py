@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import nn
 
 from posttrain.errors import CheckpointError
 from posttrain.training.optim import Optimizer, learning_rate_factor
+from posttrain.training.update_rules import UpdateRule
 
 
 def factors(steps: int, **changes: object) -> list[float]:
@@ -28,9 +31,12 @@ def test_schedules_by_hand() -> None:
     )  # a share of the steps
 
 
-def parameters(dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
+def parameters(
+    dtype: torch.dtype = torch.float32, shape: tuple[int, int] = (4, 3)
+) -> list[nn.Parameter]:
     torch.manual_seed(0)
-    return [nn.Parameter(torch.randn(4, 3, dtype=dtype)), nn.Parameter(torch.randn(3, dtype=dtype))]
+    matrix = nn.Parameter(torch.randn(shape, dtype=dtype))
+    return [matrix, nn.Parameter(torch.randn(3, dtype=dtype))]
 
 
 def steps(params: list[nn.Parameter], optimizer: Optimizer, count: int, first: int = 0) -> None:
@@ -87,20 +93,63 @@ def test_small_updates_reach_bfloat16_weights() -> None:
     assert float(p) == pytest.approx(0.99, abs=4e-3)
 
 
+RULES = ("adamw", "adamw_8bit", "muon")
+
+
+def with_rule(params: list[nn.Parameter], name: str, **options: Any) -> Optimizer:
+    rule = UpdateRule(name, matrices=frozenset(p for p in params if p.ndim == 2))  # type: ignore[arg-type]
+    return Optimizer(params, steps=8, learning_rate=0.01, rule=rule, **options)
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+@pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_state_restores_exactly(dtype: torch.dtype) -> None:
-    whole = parameters(dtype)
-    optimizer = Optimizer(whole, steps=8, learning_rate=0.01)
+def test_state_restores_exactly(dtype: torch.dtype, name: str, ema_decay: float) -> None:
+    whole, half = parameters(dtype, (80, 70)), parameters(dtype, (80, 70))
+    optimizer = with_rule(whole, name, ema_decay=ema_decay)
     steps(whole, optimizer, 8)
-    half = parameters(dtype)
-    first = Optimizer(half, steps=8, learning_rate=0.01)
+    first = with_rule(half, name, ema_decay=ema_decay)
     steps(half, first, 4)
     rest = [nn.Parameter(p.detach().clone()) for p in half]
-    second = Optimizer(rest, steps=8, learning_rate=0.01)
-    second.load_state_dict(first.state_dict())
+    second = with_rule(rest, name, ema_decay=ema_decay)
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    second.load_state_dict(torch.load(file, weights_only=True))
     steps(rest, second, 4, first=4)
     for a, b in zip(whole, rest, strict=True):
         assert torch.equal(a, b)
+    assert second.memory == optimizer.memory
+    if optimizer.average is not None and second.average is not None:
+        for a, b in zip(optimizer.average.values, second.average.values, strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(("before", "now"), [("adamw", "muon"), ("adamw_8bit", "adamw")])
+def test_state_of_another_rule_is_refused(before: str, now: str) -> None:
+    state = with_rule(parameters(), before).state_dict()
+    with pytest.raises(CheckpointError, match=before):
+        with_rule(parameters(), now).load_state_dict(state)
+
+
+def test_state_of_other_matrices_is_refused() -> None:
+    """Muon's part must be the same parameters."""
+    params = parameters() + parameters()
+    one = UpdateRule("muon", matrices=frozenset([params[0]]))
+    other = UpdateRule("muon", matrices=frozenset([params[2]]))
+    state = Optimizer(params, steps=1, learning_rate=0.1, rule=one).state_dict()
+    with pytest.raises(CheckpointError, match="adamw"):
+        Optimizer(params, steps=1, learning_rate=0.1, rule=other).load_state_dict(state)
+
+
+def test_memory_by_hand() -> None:
+    """15 bfloat16 weights: two moments, a copy and an average of 4 bytes each, and AdamW's count
+    of steps for each of two parameters.
+    """
+    params = parameters(torch.bfloat16)
+    optimizer = Optimizer(params, steps=1, learning_rate=0.1, ema_decay=0.5)
+    steps(params, optimizer, 1)
+    assert optimizer.memory == {"moments": 2 * 60 + 2 * 4, "copies": 60, "average": 60}
 
 
 def test_state_of_another_model_is_refused() -> None:

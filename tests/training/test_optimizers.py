@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 import posttrain as pt
-from posttrain.config import AdapterConfig, TrustRegionConfig
+from posttrain.config import AdapterConfig, ModelConfig, TrustRegionConfig
+from posttrain.errors import ConfigError
+from posttrain.models.named import NamedModel
 from posttrain.training.optim import Optimizer
-from posttrain.training.optimizers import make_optimizer
+from posttrain.training.optimizers import check_optimizer, make_optimizer
 from posttrain.training.settings import TrainingSettings
 from posttrain.training.trust_region import TrustRegion
 
@@ -40,7 +42,7 @@ def test_the_method_chooses_the_rate_and_the_training_the_rest(model: Any) -> No
         min_lr_ratio=0.5,
     )
     assert isinstance(optimizer, Optimizer) and optimizer.max_grad_norm == 2.0
-    groups = optimizer.adamw.param_groups
+    groups = optimizer.rules["adamw"].param_groups
     assert {g["weight_decay"] for g in groups} == {0.25, 0.0}
     assert all(g["betas"] == (0.5, 0.75) and g["eps"] == 1e-3 for g in groups)
     # rises over 4 of 10 steps, then falls in a line to half of the peak
@@ -52,7 +54,7 @@ def test_the_method_chooses_the_rate_and_the_training_the_rest(model: Any) -> No
 
 def test_matrices_alone_decay(model: Any) -> None:
     optimizer = made(model, pt.sft(ROWS), weight_decay=0.1)
-    for group in optimizer.adamw.param_groups:
+    for group in optimizer.rules["adamw"].param_groups:
         dimensions = {p.ndim >= 2 for p in group["params"]}
         assert dimensions == {group["weight_decay"] > 0}
 
@@ -67,7 +69,33 @@ def test_a_trust_region_takes_the_place_of_adamw(model: Any) -> None:
     task = pt.make_task([{"prompt": "1+1="}])
     options = {"losses": ["surrogate"], "trust_region": TrustRegionConfig()}
     plan = pt.grpo(task, rewards=["length"], **options)
-    assert isinstance(made(model, plan), TrustRegion)
+    region = made(model, plan, ema_decay=0.5)
+    assert isinstance(region, TrustRegion) and region.average is region.rest.average
+    assert region.memory == region.rest.memory
+    with pytest.raises(ConfigError, match="^optimizer: 'muon'"):
+        check_optimizer(plan, TrainingSettings(optimizer="muon"), goes_on=False)
+
+
+@pytest.mark.parametrize("name", ["adamw_8bit", "muon"])
+def test_settings_choose_the_rule(model: Any, name: str) -> None:
+    options = {"muon_momentum": 0.5, "muon_scale": "original"} if name == "muon" else {}
+    optimizer = made(model, pt.sft(ROWS), optimizer=name, ema_decay=0.75, **options)
+    group = optimizer.rules[name].param_groups[0]
+    if name == "muon":
+        assert (group["momentum"], group["adjust_lr_fn"]) == (0.5, "original")
+    assert optimizer.average.decay == 0.75
+
+
+def test_a_critics_matrices_are_muons_and_its_head_is_not(tiny_folder: Path) -> None:
+    model = pt.load(tiny_folder, dtype="float32")
+    model.critic = NamedModel(ModelConfig(str(tiny_folder), dtype="float32")).load_scores(
+        per="token"
+    )
+    optimizer = made(model, pt.sft(ROWS), optimizer="muon")
+    muons = {id(p) for group in optimizer.rules["muon"].param_groups for p in group["params"]}
+    of_critic = dict(model.critic.hf.named_parameters())
+    chosen = {name for name, p in of_critic.items() if id(p) in muons}
+    assert chosen and all(".layers." in name for name in chosen)
 
 
 def test_adalora_prunes_over_the_steps_of_the_run(tiny_folder: Path) -> None:

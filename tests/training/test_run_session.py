@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from pathlib import Path
 from types import SimpleNamespace
@@ -100,6 +101,7 @@ def finished_run(folder: Path, steps: int) -> Recorded:
         changes=list,
         write=lambda *lines: said.extend(lines),
         refuse_existing=lambda: run.calls.append("refuse existing"),
+        locked=contextlib.nullcontext,
     )
     return run
 

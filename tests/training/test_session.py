@@ -14,6 +14,7 @@ from support import lines, weights_of
 
 import posttrain as pt
 from posttrain.errors import ConfigError, TrainingDiverged
+from posttrain.models.loaded import trained_weights
 from posttrain.models.spec import model_spec
 from posttrain.training.session import Session
 from posttrain.training.settings import TrainingSettings
@@ -131,3 +132,77 @@ def test_a_folder_holds_what_the_result_says(tiny_folder: Path, tmp_path: Path) 
     assert result.folder == tmp_path / "run"
     assert list(result.metrics) == lines(tmp_path / "run" / "metrics.jsonl")
     assert (tmp_path / "run" / "model" / "config.json").is_file()
+
+
+def test_the_model_is_the_average_and_checkpoints_hold_the_weights(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    """By hand from the weights after each step: average <- (average + weights) / 2."""
+    options: dict[str, Any] = {"steps": 3, "console": QUIET, "seed": 1}
+    seen: list[dict[str, torch.Tensor]] = []
+    plain = pt.load(tiny_folder, dtype="float32")
+    start = trained_weights(plain)
+
+    def watch(step: int, metrics: dict[str, float]) -> None:
+        seen.append(trained_weights(plain))
+
+    pt.fit(plain, pt.sft(ROWS), hooks=[watch], **options)
+    expected = {name: value.clone() for name, value in start.items()}
+    for weights in seen:
+        expected = {name: torch.lerp(value, weights[name], 0.5) for name, value in expected.items()}
+    model = pt.load(tiny_folder, dtype="float32")
+    output = tmp_path / "run"
+    result = pt.fit(model, pt.sft(ROWS), ema_decay=0.5, output=output, **options)
+    saved = trained_weights(pt.load(output / "model", dtype="float32"))
+    trained = trained_weights(pt.load(output / "checkpoint-3", dtype="float32"))
+    for name, value in expected.items():
+        torch.testing.assert_close(saved[name], value, rtol=0, atol=1e-6)
+        assert torch.equal(saved[name], trained_weights(result.model)[name])
+        assert torch.equal(trained[name], seen[-1][name])
+
+
+def test_evaluations_and_held_out_losses_are_of_the_average(tiny_folder: Path) -> None:
+    """With a decay near 1 the average is the model of the start, whatever is trained."""
+    losses: list[float] = []
+
+    class Loss(Counting):
+        def of(self, model: Any) -> Any:
+            losses.append(float(trained_weights(model)["model.embed_tokens.weight"].sum()))
+            return super().of(model)
+
+    model = pt.load(tiny_folder, dtype="float32")
+    start = float(trained_weights(model)["model.embed_tokens.weight"].sum())
+    result = pt.fit(
+        model,
+        pt.sft(ROWS, eval_data=ROWS, learning_rate=1e-2),
+        steps=2,
+        ema_decay=1 - 1e-9,
+        eval_every=1,
+        evaluation=Loss(),
+        console=QUIET,
+    )
+    held_out = [row["eval_loss"] for row in result.metrics.rows if "eval_loss" in row]
+    assert held_out == pytest.approx([held_out[0]] * 3, rel=1e-5)
+    assert losses == pytest.approx([start] * len(losses), rel=1e-4)
+    assert result.metrics["loss"][1] < result.metrics["loss"][0]
+
+
+def test_memory_of_the_optimiser_is_a_metric(tiny_folder: Path) -> None:
+    sizes = {}
+    for name in ("adamw", "adamw_8bit"):
+        model = pt.load(tiny_folder, dtype="float32")
+        result = pt.fit(model, pt.sft(ROWS), steps=1, optimizer=name, console=QUIET)
+        sizes[name] = result.metrics["memory/optimizer_mib"][-1] * 2**20
+    count = sum(p.numel() for p in model.trainable_parameters())
+    assert sizes["adamw"] == pytest.approx(8 * count, rel=0.01)
+    assert sizes["adamw_8bit"] < sizes["adamw"]
+
+
+def test_an_average_beside_fits_that_go_on_is_refused(tiny_folder: Path) -> None:
+    model = pt.load(tiny_folder, dtype="float32")
+    first = pt.fit(model, pt.sft(ROWS), steps=1, console=QUIET)
+    with pytest.raises(ConfigError, match="^ema_decay: 0.5"):
+        pt.fit(model, pt.sft(ROWS), steps=1, after=first, ema_decay=0.5, console=QUIET)
+    loop = pt.self_training(pt.make_task([{"prompt": "1+1=", "answer": "2"}]))
+    with pytest.raises(ConfigError, match="^ema_decay: 0.5"):
+        pt.fit(model, loop, steps=1, ema_decay=0.5, console=QUIET)

@@ -31,3 +31,18 @@ def test_settings_by_name() -> None:
 def test_an_unknown_setting_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="'max_grad_nrom'.*'max_grad_norm'"):
         TrainingSettings.of({"max_grad_nrom": 1.0})
+
+
+def test_settings_of_a_rule_that_is_not_chosen_are_refused() -> None:
+    assert TrainingSettings(optimizer="muon", muon_momentum=0.9).muon_momentum == 0.9
+    for name, value in (("muon_momentum", 0.9), ("muon_scale", "original")):
+        with pytest.raises(ConfigError, match=f"^{name}: .*optimizer: muon"):
+            TrainingSettings.of({name: value})
+        with pytest.raises(ConfigError, match=f"^{name}: "):
+            TrainingSettings.of({name: value, "optimizer": "adamw_8bit"})
+
+
+@pytest.mark.parametrize("name", ["muon_momentum", "ema_decay"])
+def test_decays_are_below_one(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{name}: "):
+        TrainingSettings.of({"optimizer": "muon", name: 1.0})

@@ -37,25 +37,6 @@ def whiten(
     ]
 
 
-def importance_weights(
-    old_logprobs: Array, engine_logprobs: Array, mode: str, clip_max: float
-) -> Array:
-    """Weights [T] that correct for tokens sampled by another distribution than the policy of the
-    step's start.
-
-    w = pi_old / pi_engine of the token, or of the whole sequence (modes sequence_*), at most
-    clip_max (modes *_truncate, truncated importance sampling) or 0 above clip_max (modes *_mask).
-    As TRL's importance sampling correction.
-    """
-    difference = np.asarray(old_logprobs, dtype=float) - np.asarray(engine_logprobs, dtype=float)
-    if mode.startswith("sequence"):
-        difference = np.full(len(difference), difference.sum())
-    weights = np.exp(np.minimum(difference, 50.0))
-    if mode.endswith("truncate"):
-        return np.minimum(weights, clip_max)
-    return np.where(weights > clip_max, 0.0, weights)
-
-
 def top_entropy(
     entropies: Sequence[Array], counted: Sequence[Array], share: float
 ) -> list[NDArray[np.bool_]]:

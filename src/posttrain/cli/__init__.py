@@ -8,8 +8,9 @@ import sys
 
 from posttrain.cli.commands import COMMANDS
 from posttrain.cli.parser import command_parser, main_parser, parse_command, split_command
-from posttrain.errors import ConfigError, PosttrainError
+from posttrain.errors import ConfigError, PosttrainError, RankError
 from posttrain.terminal import echo
+from posttrain.world import rank_of_environment
 
 __all__ = ["build_parser", "main"]
 
@@ -29,15 +30,20 @@ def main(arguments: list[str] | None = None) -> int:
         parser.print_help()
         return 0
     options = parse_command(command_parser(name, COMMANDS, parser), rest, options)
+    # Of several processes the main one prints what has ended all of them. The others print what
+    # it may not know: that another one has ended.
+    is_main = rank_of_environment() == 0
     try:
         return options.call(options)
     except PosttrainError as error:
         if options.traceback:
             raise
-        echo(f"\n{type(error).__name__}: {error}", error=True)
+        if is_main or isinstance(error, RankError):
+            echo(f"\n{type(error).__name__}: {error}", error=True)
         return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt as stop:
-        echo(f"\n{stop or 'interrupted'}", error=True)
+        if is_main:
+            echo(f"\n{stop or 'interrupted'}", error=True)
         return 130
     except BrokenPipeError:
         # The reader of our output (head, less) is gone. Close quietly.

@@ -14,6 +14,7 @@ from posttrain.errors import ConfigError, nearest
 from posttrain.recipe import load_recipe, recipe_as_dict
 from posttrain.recipe_paths import with_absolute_paths
 from posttrain.terminal import echo, visible, write
+from posttrain.world import World
 
 
 def notice(text: str) -> None:
@@ -23,9 +24,11 @@ def notice(text: str) -> None:
 
 def execute(recipe: Recipe, command: str) -> None:
     """Run a recipe, write the report and say where everything is."""
-    run = _run(recipe, command=command)
+    world = World.here()
+    run = _run(recipe, command=command, world=world)
     run.execute()
-    _write_report(run)
+    if world.is_main:
+        _write_report(run)
 
 
 def check(recipe: Recipe) -> None:
@@ -68,15 +71,17 @@ def resume(
         )
     recipe = load_recipe(folder / "recipe.yaml", overrides)
     recipe.output = str(folder)
-    run = _run(recipe, command=command, resume=True, accept=accept)
+    world = World.alone() if only_check else World.here()
+    run = _run(recipe, command=command, resume=True, accept=accept, world=world)
     if only_check:
         run.check()
         return
-    if run.finished and not overrides:
-        echo(f"{folder} is finished. {_longer(run)}")
-    else:
+    if not world.from_main(lambda: run.finished and not overrides):
         run.execute()
-    _write_report(run)  # a run that was killed after its last file has none yet
+    elif world.is_main:
+        echo(f"{folder} is finished. {_longer(run)}")
+    if world.is_main:
+        _write_report(run)  # a run that was killed after its last file has none yet
 
 
 def started_in_python(folder: Path) -> bool:

@@ -14,7 +14,7 @@ from posttrain.cli import tradeoff
 from posttrain.cli.arguments import search_name, search_recipe
 from posttrain.cli.libraries import prepare_libraries
 from posttrain.cli.parser import Command
-from posttrain.cli.writer import model_place, split_settings
+from posttrain.cli.writer import amateur_config, model_place, split_settings
 from posttrain.config import Component, Recipe
 from posttrain.errors import ConfigError
 from posttrain.overrides import apply_overrides
@@ -57,9 +57,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = (
         "changes: settings of the strategy (num_samples= ...; `posttrain explain searches NAME`), "
-        "task.KEY=, scorer=, num_examples=, temperature=, max_tokens= ... MODEL may be the address "
-        "of a server (http://...), with endpoint.model=NAME. An interrupted search on a task goes "
-        "on with `posttrain resume RUN`."
+        "task.KEY=, scorer=, amateur=, num_examples=, temperature=, max_tokens= ... MODEL may be "
+        "the address of a server (http://...), with endpoint.model=NAME. An interrupted search on "
+        "a task goes on with `posttrain resume RUN`."
     )
     parser.add_argument("--search", help="strategy; `posttrain ls searches` lists them")
     parser.add_argument("--task", help="task whose problems are answered")
@@ -111,7 +111,7 @@ def _short(answer: str | None) -> str:
 def _answer(options: argparse.Namespace) -> int:
     """Answer prompts, and print each choice with its votes and tokens."""
     name = search_name(options)
-    strategy, scorer, oracle, rest = _split(options, name)
+    strategy, chosen_by, rest = _split(options, name)
     served = options.model.startswith(("http://", "https://"))
     endpoint = [text for text in rest if text.startswith("endpoint.")]
     config, sampling = split_settings(
@@ -132,8 +132,7 @@ def _answer(options: argparse.Namespace) -> int:
         model,
         options.prompt,
         strategy,
-        scorer=scorer,
-        oracle=oracle,
+        **chosen_by,
         sampling=sampling,
         budget=options.budget,
         journal=Path(options.output) / "journal.jsonl" if options.output else None,
@@ -150,18 +149,19 @@ def _answer(options: argparse.Namespace) -> int:
     return int(any(not isinstance(result, Selection) for result in results))
 
 
-def _split(options: argparse.Namespace, name: str) -> tuple[Component, Any, bool, list[str]]:
-    """The strategy with its settings, scorer and oracle, and the other changes."""
+def _split(options: argparse.Namespace, name: str) -> tuple[Component, dict[str, Any], list[str]]:
+    """The strategy with its settings; scorer, oracle and amateur; and the other changes."""
     own, rest = registry.searches.entry(name).settings, []
     raw: dict[str, Any] = {"path": options.policy} if options.policy else {}
-    of_scorer: dict[str, Any] = {}
+    chosen_by: dict[str, Any] = {}
     for text in options.overrides:
         first = text.partition("=")[0].strip().partition(".")[0]
         if first in own:
             raw = apply_overrides(raw, [text])
-        elif first in ("scorer", "oracle"):
-            of_scorer = apply_overrides(of_scorer, [text])
+        elif first in ("scorer", "oracle", "amateur"):
+            chosen_by = apply_overrides(chosen_by, [text])
         else:
             rest.append(text)
-    scorer = of_scorer.get("scorer")
-    return Component(name, raw), scorer, bool(of_scorer.get("oracle", False)), rest
+    if "amateur" in chosen_by:
+        chosen_by["amateur"] = amateur_config(chosen_by["amateur"])
+    return Component(name, raw), chosen_by, rest

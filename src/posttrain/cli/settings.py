@@ -50,11 +50,12 @@ _GROUP_OF_KEY = {
     **dict.fromkeys(("task", "take_as", "step_separator", "max_prompts_dropped"), "data"),
     **dict.fromkeys(("mix_task", "mix_batch_size", "stages"), "data"),
     **dict.fromkeys(("num_generations", "endpoint", "environment", "agent"), "sampling"),
-    **dict.fromkeys(("rewards", "scorer", "oracle", *keys.OF_REWARDS), "rewards"),
+    **dict.fromkeys(("rewards", "scorer", "oracle", "amateur", *keys.OF_REWARDS), "rewards"),
     **dict.fromkeys(("losses", "advantage", "credit"), "loss"),
     **dict.fromkeys(("learning_rate", "critic_learning_rate", "weight_decay"), "optimiser"),
     **dict.fromkeys(("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"), "optimiser"),
-    **dict.fromkeys(("trust_region",), "optimiser"),
+    **dict.fromkeys(("trust_region", "optimizer", "muon_momentum", "muon_scale"), "optimiser"),
+    **dict.fromkeys(("ema_decay",), "optimiser"),
     **dict.fromkeys(("max_steps", "num_train_epochs", "batch_size"), "schedule"),
     **dict.fromkeys(("lr_scheduler_type", "warmup_steps", "min_lr_ratio"), "schedule"),
     **dict.fromkeys(
@@ -185,6 +186,7 @@ _SHARED_MEANINGS = {
     "step_separator": "text between the steps of a completion",
     "search": "strategy that chooses among completions; `posttrain ls searches` lists them",
     "scorer": "reward that scores candidates for the search, by name",
+    "amateur": "weaker model of the same vocabulary that a search compares the model with",
 }
 
 

@@ -10,13 +10,23 @@ from typing import Any
 from posttrain import registry
 from posttrain.cli.libraries import prepare_libraries
 from posttrain.cli.runs import notice
-from posttrain.cli.writer import model_place, split_settings
+from posttrain.cli.writer import amateur_config, model_place, split_settings
 from posttrain.config import Component
 from posttrain.errors import ConfigError
 from posttrain.overrides import apply_overrides
 from posttrain.terminal import echo
 
-_OWN = ("task", "scorer", "oracle", "num_examples", "seed", "pilot", "num_bins", "endpoint")
+_OWN = (
+    "task",
+    "scorer",
+    "oracle",
+    "amateur",
+    "num_examples",
+    "seed",
+    "pilot",
+    "num_bins",
+    "endpoint",
+)
 _OF_POLICY = ("pilot", "num_bins")
 
 
@@ -27,8 +37,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "                   --task T|--data FILE [key=value ...]"
     )
     parser.epilog = (
-        "changes: task.KEY=, scorer=, num_examples=, temperature=, max_tokens=; with --policy "
-        "pilot= and num_bins=. MODEL may be the address of a server, with endpoint.model=NAME."
+        "changes: task.KEY=, scorer=, amateur=, num_examples=, temperature=, max_tokens=; with "
+        "--policy pilot= and num_bins=. MODEL may be the address of a server, with "
+        "endpoint.model=NAME."
     )
     parser.add_argument(
         "--search",
@@ -139,5 +150,7 @@ def _settings(options: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
 
         model = check(raw["endpoint"], EndpointConfig, "endpoint")
     more = {key: raw[key] for key in _OWN if key in raw and key not in ("task", "endpoint")}
+    if "amateur" in more:
+        more["amateur"] = amateur_config(more["amateur"])
     more["sampling"] = sampling
     return model, Component.of(raw["task"]), more

@@ -107,6 +107,16 @@ def split_settings(model: str, overrides: Sequence[str]) -> tuple[ModelConfig, S
     return config, sampling
 
 
+def amateur_config(given: str | dict[str, Any]) -> ModelConfig:
+    """The weaker model of a search, from its place or its keys.
+
+    Raises:
+        ConfigError: a wrong key.
+    """
+    config = check(given, ModelConfig, "amateur")
+    return dataclasses.replace(config, path=model_place(config.path))
+
+
 def model_place(path: str) -> str:
     """Folder or hub id of a model that a user names."""
     if path in EMBEDDED_MODELS:

@@ -32,6 +32,8 @@ class AdaptedEngine:
         ConfigError: a bound is out of range.
     """
 
+    in_flight = False
+
     def __init__(
         self, model: LanguageModel, adapters: Mapping[str, LanguageModel], **bounds: Any
     ) -> None:

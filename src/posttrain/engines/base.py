@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from posttrain.errors import ConfigError, DataError, PosttrainError
 from posttrain.types import Request, Sample, Sampling
@@ -47,11 +47,16 @@ class Engine(Protocol):
             for finished in engine.step(): ...
 
     weights_version: raised by every weight update; whatever an engine caches is keyed by it.
+    in_flight: whether weights may change under open requests. Such a request goes on with the new
+    weights, and its samples say which token is of which (`Sample.version_spans`).
     stop_ids: token ids that end every sample. context_length: most tokens of a prompt and its
     sample together, None where there is no limit.
     """
 
     weights_version: int
+
+    @property
+    def in_flight(self) -> bool: ...
 
     @property
     def stop_ids(self) -> frozenset[int]: ...
@@ -94,12 +99,62 @@ class Engine(Protocol):
         ...
 
     def sync(self, version: int) -> None:
-        """The weights have changed: forget what was computed with older ones.
+        """The weights have changed: sample with them, and forget what was computed with older
+        ones.
 
         Raises:
-            ConfigError: requests are open.
+            ConfigError: requests are open, and the engine is not `in_flight`.
+            WeightSyncError: the engine is elsewhere, and has other weights than the trainer.
         """
         ...
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """An engine with metrics of its own, such as those of weight updates."""
+
+    def take_metrics(self) -> dict[str, float]:
+        """What has happened since the last call."""
+        ...
+
+
+@runtime_checkable
+class Closing(Protocol):
+    """An engine that holds processes or connections."""
+
+    def close(self) -> None:
+        """Free them. No other call follows; a second one does nothing."""
+        ...
+
+
+def sampled(
+    engine: Engine, requests: Sequence[Request], kept: list[Finished]
+) -> list[list[Sample]]:
+    """`Engine.generate` by submit and step, while other requests are open.
+
+    Args:
+        kept: gets what finished meanwhile of other requests, for `step` to give out.
+    Raises:
+        PosttrainError: a request failed; the others of these are aborted.
+    """
+    tickets = [engine.submit(request) for request in requests]
+    wanted, done = set(tickets), {}
+    others: list[Finished] = []
+    try:
+        while wanted:
+            for finished in engine.step():
+                if finished.ticket not in wanted:
+                    others.append(finished)
+                    continue
+                wanted.remove(finished.ticket)
+                if finished.error is not None:
+                    raise finished.error
+                done[finished.ticket] = finished.samples
+    finally:
+        kept += others
+        for ticket in wanted:
+            engine.abort(ticket)
+    return [done[ticket] for ticket in tickets]
 
 
 def check_requests(

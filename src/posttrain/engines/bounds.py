@@ -39,7 +39,7 @@ class Bound:
     @property
     def reason(self) -> FinishReason | None:
         """Why a row has to end now, None where it may go on."""
-        if self.is_refused or (self.budget is not None and self.budget.is_spent):
+        if self.is_refused or (self.budget is not None and self.budget.tokens_left <= 0):
             return "budget"
         return "timeout" if now() >= self.deadline else None
 

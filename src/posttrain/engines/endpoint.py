@@ -14,7 +14,7 @@ from typing import Any
 
 from posttrain.config import EndpointConfig
 from posttrain.engines.secrets import check_secrets, key_for
-from posttrain.errors import ConfigError, EndpointError, MissingDependency
+from posttrain.errors import ConfigError, EndpointError, MissingDependency, RequestRefused
 from posttrain.types import FinishReason, Sampling, Text
 
 _ENDED = frozenset({"stop", "eos", "eos_token", "stop_sequence", "end_turn"})  # how servers call it
@@ -129,7 +129,7 @@ class Endpoint:
 
     def _refused(self, error: Exception) -> None:
         """Raise an error, unless it is of one prompt alone."""
-        if not isinstance(error, EndpointError) or not self.is_refusal(error):
+        if not isinstance(error, RequestRefused):
             raise error
         self._refusal = error
 
@@ -148,7 +148,8 @@ class Endpoint:
             prompt: messages go to the chat route, text to the completions route.
             more: further keys of the request's body; those of `endpoint.extra` come first.
         Raises:
-            EndpointError: the request failed to the end, or there are not `n` choices.
+            RequestRefused: the server refuses this request alone. EndpointError: the request failed
+                to the end, or there are not `n` choices.
         """
         given: dict[str, Any] = {
             "model": self.config.model,
@@ -163,7 +164,8 @@ class Endpoint:
         except (self._failure, ValueError, TypeError, RecursionError, AttributeError) as error:
             # The last four where an answer is no JSON, or not of the protocol's shape.
             sent = "the key in" if self._key else "the key, of which none was sent, in"
-            raise EndpointError(
+            kind = RequestRefused if isinstance(error, self._of_a_prompt) else EndpointError
+            raise kind(
                 f"{self._name} did not answer: {type(error).__name__}: "
                 f"{self._redacted(error).rstrip('.')}. "
                 f"Look at endpoint.url, endpoint.model and {sent} {self.config.key_variable}"
@@ -210,10 +212,6 @@ class Endpoint:
         if isinstance(prompt, str) and self.config.route == "chat":
             prompt = [{"role": "user", "content": prompt}]
         return self.written(self.answer(prompt, sampling, n=n, seed=seed))
-
-    def is_refusal(self, error: EndpointError) -> bool:
-        """Whether the server refused the fields of one request, with status 400 or 422."""
-        return isinstance(error.__cause__, self._of_a_prompt)
 
     @property
     def deadline_seconds(self) -> float:

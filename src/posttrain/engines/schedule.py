@@ -26,7 +26,7 @@ from posttrain.engines.sampling import (
 from posttrain.engines.stepping import Stepper
 from posttrain.engines.stops import Stops
 from posttrain.engines.transcript import Transcript
-from posttrain.types import FinishReason, Sample, Sampling, TopTokens
+from posttrain.types import FinishReason, Sample, Sampling, TopTokens, VersionSpan
 
 _REFILL = 0.8
 """Rows leave and join when at most this share of the batch still runs, so that the copies pay."""
@@ -42,6 +42,7 @@ class Row:
     token; top: those so far. kinds: of the settings of all rows that were added with it.
     num_computed: tokens of the prompt that were computed for this row, None before it has begun.
     tail: the newest ids, where stop strings are looked for. stop_string: the one that ended it.
+    begun: versions of the weights that have written it, each with its first token.
     """
 
     ticket: int
@@ -58,6 +59,7 @@ class Row:
     kinds: SettingKinds = field(default_factory=SettingKinds)
     num_computed: int | None = None
     tail: list[int] = field(default_factory=list)
+    begun: list[tuple[int, int]] = field(default_factory=list)
     stop_string: str | None = None
 
 
@@ -74,6 +76,7 @@ class Schedule:
     Args:
         room: bounds what is decoded at once; other schedules may share it.
     Attributes:
+        stepper: computes the rows.
         num_generated: tokens that rows have written, those of rows that were dropped included.
         num_prompt_tokens: tokens of the prompts of all rows that have begun. num_computed_tokens:
         of these, those that were computed.
@@ -87,7 +90,7 @@ class Schedule:
         room: Room,
     ) -> None:
         self.num_generated = self.num_prompt_tokens = self.num_computed_tokens = 0
-        self._stepper = stepper
+        self.stepper = stepper
         self._stops = stops
         self._device = device
         self._room = room
@@ -102,6 +105,7 @@ class Schedule:
         self._settings = RowSettings.of([], device)
         self._stop_kinds = torch.zeros(0, dtype=torch.int64, device=device)
         self._tokens = torch.zeros(0, dtype=torch.int64, device=device)
+        self._version: int | None = None
         self._has_dropped = self._has_bounds = self._has_matchers = self._has_top = False
         self._wrote = np.zeros(0, dtype=bool)  # lines whose newest token is part of their sample
 
@@ -129,6 +133,7 @@ class Schedule:
 
     def step(self, weights_version: int) -> list[Ended]:
         """Write one token for every running row; the rows that end with it or before it."""
+        self._take_version(weights_version)
         results = self._overdue(weights_version)
         logits = self._next_logits()
         if logits is None:
@@ -157,6 +162,14 @@ class Schedule:
             line: "stop" if stopped[line] else "length" for line in np.flatnonzero(ended).tolist()
         }
         return results + self._end(reasons, weights_version)
+
+    def _take_version(self, version: int) -> None:
+        """Note the first token that rows will have from new weights."""
+        if version == self._version:
+            return
+        self._version = version
+        for line in self._lines():
+            self._rows[line].begun.append((version, int(self._written.at[line])))
 
     def _report_top(self, logits: Tensor) -> None:
         """Note the likeliest ids of logits [R, V] for the running rows that report them."""
@@ -216,25 +229,28 @@ class Schedule:
             line: (*row.prompt, *sample.ids) for line, (row, sample) in results.items() if row.reuse
         }
         if texts:
-            self._stepper.store(texts)
+            self.stepper.store(texts)
         return list(results.values())
 
     def _ended(self, line: int, reason: FinishReason, weights_version: int) -> Ended:
         row, length = self._rows[line], int(self._written.at[line])
         ids = self._written.ids(line, 0, length)
         logprobs = self._written.logprobs(line, length)
-        sample = Sample(ids, *logprobs, reason, row.stop_string, weights_version, row.top)
+        spans = _spans(row.begun, length)
+        oldest = min((span.version for span in spans), default=weights_version)
+        several = spans if len(spans) > 1 else ()
+        sample = Sample(ids, *logprobs, reason, row.stop_string, oldest, row.top, several)
         return Ended(row, sample)
 
     def _next_logits(self) -> Tensor | None:
         """Compute what rows wrote last and let others join; logits [R, V], None without rows."""
         has_news = bool(self._added) or self._has_dropped
         if self._rows and not has_news and self._running.sum() > _REFILL * len(self._running):
-            return self._stepper.step(self._tokens)
+            return self.stepper.step(self._tokens)
         self._queue()
         if not self._running.all():
             self._keep(np.flatnonzero(self._running))
-        parts = [self._stepper.step(self._tokens)] if self._rows else []
+        parts = [self.stepper.step(self._tokens)] if self._rows else []
         parts += self._join()
         self._arrange()
         return torch.cat(parts) if parts else None
@@ -251,7 +267,7 @@ class Schedule:
 
     def _keep(self, lines: np.ndarray) -> None:
         index = torch.from_numpy(lines).to(self._device)
-        self._stepper.keep(index)
+        self.stepper.keep(index)
         self._written.keep(lines)
         self._rows = [self._rows[line] for line in lines.tolist()]
         self._keys, self._limits = self._keys[lines], self._limits[lines]
@@ -279,9 +295,11 @@ class Schedule:
         self._stop_kinds = torch.cat([self._stop_kinds, torch.tensor(kinds, device=self._device)])
         settings = RowSettings.of([row.sampling for row in new], self._device)
         self._settings = self._settings.joined(settings)
-        joined = self._stepper.join([row.prompt for row in new], limits)
+        joined = self.stepper.join([row.prompt for row in new], limits)
+        assert self._version is not None  # `step` has taken it
         for row, computed in zip(new, joined.num_computed, strict=True):
             row.num_computed = computed
+            row.begun = [(self._version, 0)]
         self.num_prompt_tokens += sum(len(row.prompt) for row in new)
         self.num_computed_tokens += sum(joined.num_computed)
         return [joined.logits]
@@ -310,6 +328,13 @@ class Schedule:
         that their log-probs do not depend on which of them have ended.
         """
         self._settings.kinds = SettingKinds.union([row.kinds for row in self._rows])
+
+
+def _spans(begun: Sequence[tuple[int, int]], length: int) -> tuple[VersionSpan, ...]:
+    """Which weights wrote which of `length` tokens. begun: versions, each with its first token."""
+    ends = [*(start for _, start in begun[1:]), length]
+    spans = [VersionSpan(version, start, end) for (version, start), end in zip(begun, ends)]
+    return tuple(span for span in spans if span.start < span.end)
 
 
 def _accepted(matchers: Mapping[int, Matcher], tokens: Tensor) -> list[int]:

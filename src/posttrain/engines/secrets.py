@@ -35,25 +35,28 @@ _SECRET = re.compile(
 )
 
 
-def check_secrets(config: EndpointConfig) -> None:
+def check_secrets(config: EndpointConfig, section: str = "endpoint") -> None:
     """Refuse a password or key in url or extra, which would be written to recipe.yaml and
     report.html.
 
+    Args:
+        section: the recipe's section that names the server.
     Raises:
         ConfigError: names the place, not the secret.
     """
-    way_out = "put it into an environment variable and name that as endpoint.key_variable"
+    way_out = f"put it into an environment variable and name that as {section}.key_variable"
     parts = urlsplit(config.url)
     if parts.username or parts.password or "@" in parts.netloc:
         raise ConfigError(
-            f"endpoint.url: the address of {parts.hostname} holds a user or password; {way_out}"
+            f"{section}.url: the address of {parts.hostname} holds a user or password; {way_out}"
         )
     for name, _ in parse_qsl(parts.query):
         if _is_secret(name):
             raise ConfigError(
-                f"endpoint.url: the address of {parts.hostname} holds the value {name!r}; {way_out}"
+                f"{section}.url: the address of {parts.hostname} holds the value {name!r}; "
+                f"{way_out}"
             )
-    _check_extra(config.extra, "endpoint.extra", way_out)
+    _check_extra(config.extra, f"{section}.extra", way_out)
 
 
 def _is_secret(name: str) -> bool:
@@ -73,7 +76,7 @@ def _check_extra(value: Any, where: str, way_out: str) -> None:
             _check_extra(part, where, way_out)
 
 
-def key_for(config: EndpointConfig) -> str | None:
+def key_for(config: EndpointConfig, section: str = "endpoint") -> str | None:
     """The key that may be sent to a server: the value of key_variable, or None where it is not set
     or not for this host.
 
@@ -88,7 +91,7 @@ def key_for(config: EndpointConfig) -> str | None:
     name = config.key_variable
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*_(KEY|TOKEN)", name):
         raise ConfigError(
-            f"endpoint.key_variable: {name!r} must end in _KEY or _TOKEN, so that no other "
+            f"{section}.key_variable: {name!r} must end in _KEY or _TOKEN, so that no other "
             "variable is sent"
         )
     key, host = os.environ.get(name), (urlsplit(config.url).hostname or "").lower()
@@ -100,6 +103,6 @@ def key_for(config: EndpointConfig) -> str | None:
     if name == "OPENAI_API_KEY":
         return None
     raise ConfigError(
-        f"endpoint.key_variable: {name} is not known to be for {host}; if it is, set "
+        f"{section}.key_variable: {name} is not known to be for {host}; if it is, set "
         f"{name}_HOST={host}"
     )

@@ -167,6 +167,12 @@ class SpeculativeStepper:
         self._speculation.num_passes += 1
         return results
 
+    def renew(self) -> None:
+        """See `Stepper`."""
+        self._head = self.model.head.widened()
+        for row in self._rows:
+            row.ahead.clear()
+
     def keep(self, rows: Tensor) -> None:
         """See `Stepper`."""
         self._rows = [self._rows[line] for line in rows.tolist()]

@@ -59,6 +59,12 @@ class Stepper(Protocol):
         """Hold what rows have computed for later prompts: by line, prompt and what was written."""
         ...
 
+    def renew(self) -> None:
+        """The model has new weights: compute with them from here on, below the keys and values
+        that there are. Prompts that join are computed anew.
+        """
+        ...
+
 
 class ForestStepper:
     """Decoding with shared prompts, each step by `columns` where there is one, else by the model
@@ -147,6 +153,15 @@ class ForestStepper:
             logits = self._own_step(tokens)
         self._plan.advance()
         return logits
+
+    def renew(self, columns: ColumnDecoder | None = None) -> None:
+        """See `Stepper`. columns: of the new weights."""
+        self._base, self._head = self.model.base, self.model.head.widened()
+        self._columns = columns
+        self._last = {}
+        # Trunks of older weights: their rows go on below them, and no prompt begins with an id
+        # below 0, so that no other row does.
+        self._resident = [(-1 - place,) for place in range(len(self._resident))]
 
     def _own_step(self, tokens: Tensor) -> Tensor:
         assert self._plan is not None
@@ -282,3 +297,6 @@ class CacheStepper:
 
     def store(self, texts: Mapping[int, Prompt]) -> None:
         """Nothing: a recurrent state is no beginning of another text."""
+
+    def renew(self) -> None:
+        """Nothing: the model itself has the new weights."""

@@ -20,7 +20,7 @@ from posttrain.engines.base import Finished, OnLogprobs, OnTokens
 from posttrain.engines.characters import END, CharacterTokenizer
 from posttrain.engines.endpoint import Endpoint
 from posttrain.engines.server_sample import Choice, choices_of, sample_of
-from posttrain.errors import ConfigError, DataError, EndpointError
+from posttrain.errors import ConfigError, DataError, EndpointError, RequestRefused
 from posttrain.types import Request, Sample, Text
 
 
@@ -80,6 +80,7 @@ class TextEngine:
     """
 
     weights_version = 0
+    in_flight = False
     context_length = None
     keeps_budgets = True
 
@@ -183,16 +184,24 @@ class TextEngine:
     def generate(self, requests: Sequence[Request]) -> list[list[Sample]]:
         """`n` samples for each request, in the order of the requests.
 
+        Where one of them fails, the others are aborted.
+
         Raises:
             EndpointError: a request failed.
         """
-        tickets = [self.submit(request) for request in requests]
+        tickets: list[int] = []
         done: dict[int, list[Sample]] = {}
-        while self.num_open:
-            for finished in self.step():
-                if finished.error is not None:
-                    raise finished.error
-                done[finished.ticket] = finished.samples
+        try:
+            for request in requests:
+                tickets.append(self.submit(request))
+            while self.num_open:
+                for finished in self.step():
+                    if finished.error is not None:
+                        raise finished.error
+                    done[finished.ticket] = finished.samples
+        finally:
+            for ticket in tickets:
+                self.abort(ticket)  # does nothing about those that are done
         return [done[ticket] for ticket in tickets]
 
     def score(self, sequences: Sequence[tuple[Sequence[int], int]]) -> NoReturn:
@@ -289,10 +298,8 @@ class TextEngine:
             return self.endpoint.answer(
                 prompt, sampling, n=entry.num_rows, seed=request.seed, more=more
             )
-        except EndpointError as error:
-            if not self.endpoint.is_refusal(error):
-                raise
-            raise EndpointError(f"{error}{_way_out(more, continues)}") from error.__cause__
+        except RequestRefused as error:
+            raise RequestRefused(f"{error}{_way_out(more, continues)}") from error.__cause__
 
     # -- answers
 

@@ -15,21 +15,14 @@ from posttrain.data.forest import Batch, TokenSequence, Tree
 from posttrain.engines.base import Finished, OnLogprobs, OnTokens, check_requests
 from posttrain.engines.bounds import Bound
 from posttrain.engines.constraint import Grammars
-from posttrain.engines.prefill import Prefill
 from posttrain.engines.prefix_tree import PrefixMemory, PrefixTree
-from posttrain.engines.room import Room
+from posttrain.engines.room import Room, kv_bytes_of
 from posttrain.engines.schedule import Row, Schedule
-from posttrain.engines.speculation import Speculation, SpeculativeStepper
-from posttrain.engines.stepping import (
-    CacheStepper,
-    ForestStepper,
-    Stepper,
-    matching_decoder,
-)
+from posttrain.engines.speculation import Speculation
+from posttrain.engines.steppers import Steppers
 from posttrain.engines.stops import Stops, token_texts
 from posttrain.engines.tickets import Statistics, Ticket
 from posttrain.errors import ConfigError
-from posttrain.kernels.columns import ColumnDecoder, weights_state
 from posttrain.kernels.graphs import CudaRecorder, StepGraphs
 from posttrain.models.forest_model import evaluating
 from posttrain.models.language_model import LanguageModel
@@ -43,15 +36,14 @@ class TorchEngine:
     batch and waiting ones take their places, in the order of the prompts; a sample is a function of
     (weights, prompt, sampling, seed, index) and not of what else is in the batch, up to the
     rounding of matrix products of other shapes. The weights must not change while requests are
-    open.
+    open, except `in_flight`.
 
     Args:
         max_rows: samples decoded side by side. max_kv_bytes: of keys and values that those may come
-        to hold (one row runs whatever it needs). max_prefill_tokens: of one prompt pass.
-        max_prefix_bytes: of keys and values of prompts and samples that are held for later prompts
-        that begin alike, as long as the weights stay the same (0 = none).
-        graphs: repeats decoding steps from recordings (`kernels.graphs`); None = never, auto = on
-        CUDA.
+        to hold (one row runs whatever it needs); None is a quarter of a CUDA device's memory, and
+        4 GiB elsewhere. max_prefill_tokens: of one prompt pass. max_prefix_bytes: of keys and
+        values that are held for later prompts which begin alike, as long as the weights stay the
+        same (0 = none). graphs: repeats steps from recordings (`kernels.graphs`); auto = on CUDA.
         speculation: drafts tokens, so that a pass may compute several of a row (None = never). It
         changes no sample.
         beside: an engine of the same base model, whose bounds hold for both together in place of
@@ -67,13 +59,15 @@ class TorchEngine:
         model: LanguageModel,
         *,
         max_rows: int = 256,
-        max_kv_bytes: int = 4 << 30,
+        max_kv_bytes: int | None = None,
         max_prefill_tokens: int = 16384,
         max_prefix_bytes: int = 1 << 28,
         graphs: StepGraphs | Literal["auto"] | None = "auto",
         speculation: Speculation | None = None,
         beside: TorchEngine | None = None,
+        in_flight: bool = False,
     ) -> None:
+        max_kv_bytes = kv_bytes_of(model.device) if max_kv_bytes is None else max_kv_bytes
         bounds = {
             "max_rows": (max_rows, 1),
             "max_kv_bytes": (max_kv_bytes, 1),
@@ -90,17 +84,18 @@ class TorchEngine:
             )
         self.model = model
         self.speculation = speculation
+        self.in_flight = in_flight
         self.max_prefill_tokens = max_prefill_tokens
         self.weights_version = model.weights_version
         self.stats = Statistics()
         self.graphs = _graphs_of(model.device) if graphs == "auto" else graphs
-        self._columns: tuple[list[object], ColumnDecoder | None] = ([], None)
-        self._weights: list[object] = []  # of which the prefixes are
         self._beside = beside
         max_kv_tokens = max_kv_bytes // max(self._bytes_per_token, 1)
         self._room: Room = beside._room if beside else Room(max_rows, max_kv_tokens)
         held: PrefixMemory = beside._prefixes.memory if beside else PrefixMemory(max_prefix_bytes)
         self._prefixes: PrefixTree = PrefixTree(held)
+        parts = (model, self._prefixes, self.graphs, speculation, max_prefill_tokens)
+        self._steppers = Steppers(*parts)
         self._schedule: Schedule | None = None  # while requests are open
         self._tickets: dict[int, Ticket] = {}
         self._finished: list[Finished] = []  # not yet given out by `step`
@@ -138,15 +133,18 @@ class TorchEngine:
         """The model object has new weights: forget what was cached with older ones.
 
         Raises:
-            ConfigError: requests are open.
+            ConfigError: requests are open, and the engine is not `in_flight`.
         """
-        if self._tickets:
+        if self._tickets and not self.in_flight:
             raise ConfigError(
                 f"{len(self._tickets)} requests are open; finish or abort them before the weights "
                 "change"
             )
         self.weights_version = version
         self._prefixes.clear()
+        if self._schedule is not None:
+            with torch.inference_mode():
+                self._steppers.renew(self._schedule.stepper, version)
 
     def compile(self, constraint: Constraint) -> None:
         """Compile a constraint before a request has it. Another thread than the engine's may.
@@ -268,7 +266,7 @@ class TorchEngine:
             bound,
             num_top=request.num_top_logprobs,
         )
-        rows = [replace(row, index=k, tail=[], top=[]) for k in range(request.n)]
+        rows = [replace(row, index=k, tail=[], top=[], begun=[]) for k in range(request.n)]
         if constraint is not None:
             rows = [replace(row, matcher=self._grammars.matcher(constraint)) for row in rows]
         self._schedule.add(rows)
@@ -331,7 +329,7 @@ class TorchEngine:
         model = self.model
         vocab_size = model.config.vocab_size
         stops = Stops(self.stop_ids, model.tokenizer, lambda: self._texts, vocab_size, model.device)
-        return Schedule(self._stepper(), stops, model.device, self._room)
+        return Schedule(self._steppers.make(self.weights_version), stops, model.device, self._room)
 
     @cached_property
     def _texts(self) -> list[str]:
@@ -351,31 +349,6 @@ class TorchEngine:
         context = self.model.context_length
         room = request.sampling.max_tokens if context is None else context - len(request.prompt_ids)
         return min(request.sampling.max_tokens, room)
-
-    def _stepper(self) -> Stepper:
-        if self.model.shares_trunks:
-            state = self._weights_state()
-            if state != self._weights:
-                self._prefixes.clear()
-                self._weights = state
-            prefill = Prefill(self.model, self._prefixes, max_tokens=self.max_prefill_tokens)
-            if self.speculation is not None:
-                return SpeculativeStepper(self.model, prefill, self.speculation)
-            columns = self._column_decoder(state) if self.graphs is None else None
-            return ForestStepper(self.model, prefill, columns, self.graphs)
-        return CacheStepper(self.model)
-
-    def _weights_state(self) -> list[object]:
-        """Changes when the weights do, or the adapters that are switched on."""
-        model = self.model
-        virtual = weights_state(model.hf) if model.num_virtual_tokens else []
-        return [self.weights_version, *weights_state(model.pretrained), *virtual]
-
-    def _column_decoder(self, state: list[object]) -> ColumnDecoder | None:
-        """The decoder in columns of the weights as they are now, where the model has one."""
-        if state != self._columns[0]:
-            self._columns = (state, matching_decoder(self.model))
-        return self._columns[1]
 
     @property
     def _bytes_per_token(self) -> int:

@@ -42,11 +42,13 @@ class Failed:
         reason: the exception in one line, or that the time was over.
         timed_out: it took longer than `timeout_seconds`.
         traceback: of the exception.
+        num_tokens: sampled before it failed, where its caller counts them.
     """
 
     reason: str
     timed_out: bool = False
     traceback: str = ""
+    num_tokens: int = 0
 
     def trace(self) -> Trace:
         """A trace that has failed: no turns, no reward, an error."""

@@ -88,6 +88,7 @@ class Measurement:
         model: LanguageModel,
         *,
         engine: Engine | None = None,
+        amateur: Engine | None = None,
         progress: Progress | None = None,
         journal: Journal | None = None,
         on_selection: Callable[[int, Selection], None] | None = None,
@@ -96,6 +97,7 @@ class Measurement:
 
         Args:
             engine: samples in place of an embedded engine on the model.
+            amateur: an engine of a weaker model, for a search that asks for one.
             journal: where the calls of searches are recorded; those of an interrupted run are not
                 sampled again.
             on_selection: called with a problem's place and what a search chose.
@@ -134,8 +136,6 @@ class Measurement:
                 **options,
             )
         else:
-            _check_values(self.strategy, model)
-            value = model.critic.at_ends if model.critic is not None else None
             result = measure_search(
                 engine,
                 problems,
@@ -143,7 +143,8 @@ class Measurement:
                 model.tokenizer,
                 self.strategy,
                 limits=self.limits,
-                value=value,
+                value=_values(model, self.strategy),
+                amateur=amateur,
                 journal=journal,
                 on_selection=on_selection,
                 **options,
@@ -166,6 +167,24 @@ class Measurement:
         """Release what the scorer holds."""
         if self.strategy is not None:
             self.strategy.close()
+
+
+def _values(
+    model: LanguageModel, strategy: Strategy
+) -> Callable[[Sequence[tuple[int, ...]]], list[float]] | None:
+    """A critic's values of states; None of a model without one.
+
+    Raises:
+        ConfigError: the strategy asks for values, and there is no critic.
+    """
+    if model.critic is not None:
+        return model.critic.at_ends
+    if "value" in strategy.inputs:
+        raise ConfigError(
+            f"search {strategy.name!r} asks for values, and the model has no critic; train one "
+            "with method offline and losses that ask for values, such as oreo_policy and oreo_value"
+        )
+    return None
 
 
 def prepare(
@@ -260,15 +279,6 @@ def _check_search(strategy: Strategy, num_samples: int, acting: Acting | None) -
         raise ConfigError(
             f"search {strategy.name!r} chooses among completions of a prompt, and an environment "
             f"has episodes ({acting.environment}); leave search or environment out"
-        )
-
-
-def _check_values(strategy: Strategy, model: LanguageModel) -> None:
-    """A search that asks for values needs a critic."""
-    if "value" in strategy.inputs and model.critic is None:
-        raise ConfigError(
-            f"search {strategy.name!r} asks for values, and the model has no critic; train one "
-            "with method offline and losses that ask for values, such as oreo_policy and oreo_value"
         )
 
 

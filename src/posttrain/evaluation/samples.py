@@ -113,6 +113,7 @@ def measure_search(
     seed: int,
     limits: SearchLimits | None = None,
     value: Callable[[Sequence[tuple[int, ...]]], list[float]] | None = None,
+    amateur: Engine | None = None,
     grader: Grader | None = None,
     journal: Journal | None = None,
     on_selection: Callable[[int, Selection], None] | None = None,
@@ -126,6 +127,7 @@ def measure_search(
         strategy: with its scorer open (`Strategy.open`).
         limits: of the search about one problem.
         value: a critic's values of states, for strategies that ask for them.
+        amateur: an engine of a weaker model, for strategies that ask for one.
         journal: answers of an earlier run that was interrupted.
         on_selection: called with a problem's place and what was chosen, as searches end.
         grader, progress: see `measure_samples`.
@@ -135,7 +137,7 @@ def measure_search(
         RewardError: verdicts exceed the time limit again and again.
     """
     verdicts = TaskGrader(task, grader)
-    tools = SearchTools(tokenizer, verdicts.answer, verdicts, value, task.system, journal)
+    tools = SearchTools(tokenizer, verdicts.answer, verdicts, value, task.system, journal, amateur)
     done = itertools.count(1)
 
     def finished(place: int, result: Selection | Failed) -> None:
@@ -183,7 +185,7 @@ def _outcome(example: Example, result: Selection | Failed, verdicts: TaskGrader)
     """The graded choice of a search; wrong where it failed."""
     prompt, answer = plain_text(example.prompt), str(example.answer)
     if isinstance(result, Failed):
-        return Outcome(example.id, prompt, answer, [0], [None], [0])
+        return Outcome(example.id, prompt, answer, [0], [None], [result.num_tokens])
     correct = [0] if result.abstained else verdicts.correct([result.text], example)
     return Outcome(
         example.id,

@@ -185,6 +185,68 @@ def paired_ratio(
     return _of_resamples(ratios, ratio, n, confidence)
 
 
+def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Mean of a few independent runs with Student's interval (Student 1908).
+
+    mean +- t_{n-1} s / sqrt(n). Of 5 seeds it is 1.42 times as wide as the normal one. One run has
+    no bounds.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    n = len(x)
+    if n == 0:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    mean, half = float(x.mean()), math.inf
+    if n > 1:
+        quantile = _student_quantile(0.5 + confidence / 2, n - 1)
+        half = quantile * float(x.std(ddof=1)) / math.sqrt(n)
+    return Interval(mean, mean - half, mean + half, n)
+
+
+def paired_t(a: ArrayLike, b: ArrayLike, confidence: float = 0.95) -> Difference:
+    """b - a of a few runs with the same seeds: mean, Student's interval, two-sided p-value.
+
+    Raises:
+        ConfigError: not as many values on both sides.
+    """
+    x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if x.shape != y.shape:
+        raise ConfigError(f"paired_t: {len(x)} and {len(y)} values; pair them by seed, one of each")
+    interval = t_interval(y - x, confidence)
+    n, estimate = interval.n, interval.estimate
+    if n < 2:
+        return Difference(estimate, interval.low, interval.high, math.nan, n)
+    error = float((y - x).std(ddof=1)) / math.sqrt(n)
+    if error == 0:
+        p_value = 1.0 if estimate == 0 else 0.0
+    else:
+        p_value = 2 * (1 - _student_cdf(abs(estimate) / error, n - 1))
+    return Difference(estimate, interval.low, interval.high, p_value, n)
+
+
+def _student_cdf(t: float, freedom: int) -> float:
+    """P(T <= t) for t >= 0 and whole degrees of freedom (Abramowitz and Stegun 26.7.3-4)."""
+    angle = math.atan(t / math.sqrt(freedom))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    is_odd = freedom % 2
+    term, total = (cosine, 0.0) if is_odd else (1.0, 0.0)
+    for k in range(1 + is_odd, freedom, 2):
+        total += term
+        term *= cosine * cosine * k / (k + 1)
+    within = 2 / math.pi * (angle + sine * total) if is_odd else sine * total
+    return 0.5 + within / 2
+
+
+def _student_quantile(probability: float, freedom: int) -> float:
+    """The t above 0 whose distribution function is the probability, by bisection."""
+    low, high = 0.0, 1.0
+    while _student_cdf(high, freedom) < probability:
+        high *= 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _student_cdf(middle, freedom) < probability else (low, middle)
+    return (low + high) / 2
+
+
 def mcnemar(a: ArrayLike, b: ArrayLike) -> float:
     """Exact two-sided p-value of McNemar's test on paired outcomes (McNemar 1947; binomial form).
 

@@ -40,7 +40,7 @@ from posttrain.methods.prompts import (
 from posttrain.methods.sft import encode_examples
 from posttrain.models.spec import ModelSpec, model_spec
 from posttrain.registry import methods
-from posttrain.sources.collect import Prompt
+from posttrain.sources.collect import Collector, Prompt
 from posttrain.sources.distillation import DistillSource
 from posttrain.sources.rows import DataSource, Singles
 from posttrain.training.objective import Objective
@@ -190,10 +190,14 @@ def _source(
 ) -> DistillSource:
     """settings: of the collectors; the last of them is the run's seed."""
     model = learner.model
+
+    def collector(writer: Any) -> Collector:
+        return make_collector(writer, *settings, world=learner.world)
+
     return DistillSource(
         data=rows,
-        student=make_collector(model, *settings) if lmbda > 0 else None,
-        teacher=make_collector(model.teacher, *settings) if seq_kd and lmbda < 1 else None,
+        student=collector(model) if lmbda > 0 else None,
+        teacher=collector(model.teacher) if seq_kd and lmbda < 1 else None,
         lmbda=lmbda,
         seq_kd=seq_kd,
         seed=settings[-1],

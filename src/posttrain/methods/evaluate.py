@@ -11,6 +11,7 @@ from posttrain.errors import ConfigError
 from posttrain.evaluation.outcomes import Evaluation
 from posttrain.methods.endpoint import EndpointModel, Spec
 from posttrain.methods.measurement import Measuring, check_critic
+from posttrain.methods.objects import ModelLike
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
 from posttrain.training.plan import Job, Place, PreparedJob
@@ -26,6 +27,7 @@ def evaluate(
     search: ComponentLike | None = None,
     scorer: ComponentLike | None = None,
     oracle: bool = False,
+    amateur: ModelLike | None = None,
     endpoint: EndpointConfig | None = None,
     limits: Limits = Limits(),
 ) -> Job:
@@ -45,6 +47,7 @@ def evaluate(
         search: the strategy that chooses among samples; None measures samples alone.
         scorer: what the strategy chooses by, where it asks for a score.
         oracle: allow a scorer that reads the gold.
+        amateur: a weaker model with the same vocabulary, for contrastive_decoding.
         endpoint: a model behind an OpenAI-compatible server that is measured in the model's place.
         limits: how much may fail or be dropped.
     """
@@ -61,6 +64,7 @@ def evaluate(
             search=search,
             scorer=scorer,
             oracle=oracle,
+            amateur=amateur,
         )
         strategy = measuring.strategy
         if strategy is not None:
@@ -73,7 +77,7 @@ def evaluate(
             place.open()
             started = time.perf_counter()
             measuring.console = place.console
-            journal = measuring.journal(place.path / JOURNAL, str(measured.place))
+            journal = measuring.journal(place.path / JOURNAL)
             try:
                 result = measuring.of(model, journal)
             finally:

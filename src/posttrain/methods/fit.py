@@ -21,11 +21,13 @@ from posttrain.training.hooks import Hook
 from posttrain.training.loop_session import LoopSession
 from posttrain.training.measurement import Evaluating
 from posttrain.training.plan import Loop, Plan
+from posttrain.training.progress import console_of
 from posttrain.training.record import record_of
 from posttrain.training.result import Result
 from posttrain.training.session import Session
 from posttrain.training.settings import TrainingSettings
 from posttrain.typecheck import check_in_python
+from posttrain.world import World
 
 
 def fit(
@@ -74,17 +76,22 @@ def fit(
         console: where progress is printed.
         settings: see `TrainingSettings`: weight_decay, warmup_steps, save_every, ...
 
+    In each of the processes that torchrun starts, the call trains its share of every batch, and
+    the main process writes and prints (see `World`).
+
     Raises:
         ConfigError, DataError: found before any weights are loaded; weights other than those that
             `after` left, before anything is trained.
         CheckpointError: the run cannot be resumed as asked; nothing was written.
         TrainingDiverged: a loss, a gradient or a weight is not finite.
         Interrupted: the user stopped the run; a checkpoint holds its state.
+        RankError: another process has failed or ended.
     """
     steps, seed = _checked(plan, steps, seed)
     spec = model_spec(model, seed=seed)
     options = TrainingSettings.of(settings, plan.method, plan.settings)
-    console = console or Console()
+    world = World.here()
+    console = console_of(world, console)
     folder = None
     if output is not None:
         record = record_of(
@@ -104,6 +111,7 @@ def fit(
             accept=["max_steps" if name == "steps" else name for name in accept],
             console=console,
             seed=seed,
+            world=world,
         )
     elif resume:
         raise ConfigError("resume: it needs output, the folder of the run that is gone on with")
@@ -116,6 +124,7 @@ def fit(
             "hooks": hooks,
             "evaluation": measuring,
             "console": console,
+            "world": world,
         }
         if isinstance(plan, Loop):
             return LoopSession(spec, plan, options, **shared).run()

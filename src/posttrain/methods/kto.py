@@ -82,10 +82,8 @@ def kto(
         account = Account()
         encoded = encode_data(spec, data_of(data), encode_labelled, account=account)
         warning = _check_labels(encoded, objective)
-        partners = _partners(encoded, objective, seed)
         held_out = _held_out(spec, eval_data, account)
-        if held_out is not None:
-            partners |= _partners(held_out, objective, seed)
+        partners = _partners(encoded, held_out, objective, seed)
 
         def source(learner: Learner) -> UnpairedSource:
             return UnpairedSource(
@@ -96,6 +94,7 @@ def kto(
                 batch_size=batch_size,
                 seed=seed,
                 max_tokens=learner.max_tokens,
+                world=learner.world,
             )
 
         number = steps_of(steps, num_train_epochs, -(-len(encoded.sequences) // batch_size))
@@ -196,10 +195,15 @@ def _balance(encoded: Encoded, losses: list[Component]) -> str:
     return text
 
 
-def _partners(encoded: Encoded, objective: Objective, seed: int) -> dict[int, Any]:
+def _partners(
+    encoded: Encoded, held_out: Encoded | None, objective: Objective, seed: int
+) -> dict[int, Any]:
     """Mismatched sequences, where a loss asks for what is measured on them."""
     if "kl" not in objective.needs:
         return {}
+    if held_out is not None:
+        own = _partners(encoded, None, objective, seed)
+        return own | _partners(held_out, None, objective, seed)
     if len(encoded.sequences) < 2:
         raise ConfigError(
             "kto needs at least two rows: the KL to the reference is measured on completions of "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -19,13 +19,18 @@ from posttrain.config import (
     SamplingConfig,
 )
 from posttrain.data.account import Account
+from posttrain.engines.base import Engine
 from posttrain.errors import ConfigError
 from posttrain.evaluation.outcomes import Evaluation
 from posttrain.evaluation.run import Acting, Measurement, prepare
+from posttrain.methods.amateur import amateur_engine, amateur_of, identity
 from posttrain.methods.endpoint import EndpointModel, Spec, engine_of, spec_of
 from posttrain.methods.episodes import EnvironmentLike, Episodes
 from posttrain.methods.objects import ModelLike, TaskLike, settings_of_task, task_of
 from posttrain.methods.prompts import sampling_of
+from posttrain.model_config import model_name
+from posttrain.models.spec import ModelSpec
+from posttrain.search.base import Selection
 from posttrain.search.journal import Journal
 from posttrain.search.run import SearchLimits
 from posttrain.search.strategy import Strategy
@@ -34,7 +39,7 @@ from posttrain.terminal import write, write_wrapped
 from posttrain.training.plan import Facts
 from posttrain.training.progress import ItemProgress
 from posttrain.typecheck import check_in_python
-from posttrain.types import Sampling
+from posttrain.types import Sampling, Task
 
 EVALUATED = "evaluation prompts"
 """What the prompts of an evaluation are called where their losses are reported."""
@@ -53,6 +58,7 @@ class Measuring:
         console: where progress is shown; None shows none.
         task_settings: by which the task was named, for the record; None are those of the config.
         episodes: in what the model acts; None is the config's environment.
+        amateur: the weaker model of a search that asks for one.
     """
 
     def __init__(
@@ -69,6 +75,7 @@ class Measuring:
         task_settings: Mapping[str, Any] | None = None,
         episodes: Episodes | None = None,
         budget: int | SearchLimits | None = None,
+        amateur: ModelLike | None = None,
     ) -> None:
         task = (
             spec.chat_task(task_of(config.task))
@@ -110,6 +117,9 @@ class Measuring:
             budget=config.budget if budget is None else budget,
             overthinking=config.overthinking,
         )
+        self._spec = spec
+        self._amateur = amateur_of(spec, self.strategy, amateur)
+        self._amateur_engine: Engine | None = None
         _note_dropped(self.measurement, account, spec)
 
     @property
@@ -122,14 +132,27 @@ class Measuring:
         """The search whose choices are measured."""
         return self.measurement.strategy
 
-    def of(self, model: Any, journal: Journal | None = None) -> Evaluation:
+    def of(
+        self,
+        model: Any,
+        journal: Journal | None = None,
+        on_selection: Callable[[int, Selection], None] | None = None,
+    ) -> Evaluation:
         """Outcomes of a model, alone or under the search.
 
         Args:
             model: with its weights, or a served one.
             journal: answers of an earlier run that was interrupted, for a search.
+            on_selection: called with a problem's place and what a search chose.
         """
-        options: dict[str, Any] = {"journal": journal, "engine": engine_of(model)}
+        if self._amateur_engine is None:
+            self._amateur_engine = amateur_engine(self._amateur)
+        options: dict[str, Any] = {
+            "journal": journal,
+            "engine": engine_of(model),
+            "amateur": self._amateur_engine,
+            "on_selection": on_selection,
+        }
         if self.console is None:
             return self.measurement.of(model, **options)
         number = len(self.measurement.problems.fitting)
@@ -140,24 +163,21 @@ class Measuring:
                 model, progress=lambda done, total: progress(done), **options
             )
 
-    def journal(self, path: Path, place: str) -> Journal | None:
-        """The file of a search's calls, continued where it is there; None without a search.
-
-        place: of the model.
-        """
+    def journal(self, path: Path) -> Journal | None:
+        """The file of a search's calls, continued where it is there; None without a search."""
         measurement, chosen = self.measurement, self.strategy
         if chosen is None:
             return None
-        about = {
-            "model": place,
-            "task": measurement.task.name,
-            "search": chosen.name,
-            "settings": chosen.settings,
-            "sampling": measurement.sampling,
-            "budget": measurement.limits,
-            "seed": measurement.seed,
-        }
-        return Journal(path, about)
+        header = journal_header(
+            self._spec,
+            measurement.task,
+            chosen,
+            measurement.sampling,
+            measurement.limits,
+            measurement.seed,
+            self._amateur,
+        )
+        return Journal(path, header)
 
     def report(self, result: Evaluation, console: Console) -> None:
         """Print the accuracy with its interval, and what belongs to it."""
@@ -170,6 +190,28 @@ class Measuring:
     def close(self) -> None:
         """Release what a scorer holds."""
         self.measurement.close()
+
+
+def journal_header(
+    spec: Spec,
+    task: Task,
+    strategy: Strategy,
+    sampling: Sampling,
+    limits: SearchLimits | None,
+    seed: int,
+    amateur: ModelSpec | None,
+) -> dict[str, Any]:
+    """What a journal belongs to. A budget cuts samples off, so that it is a part of it."""
+    return {
+        "model": identity(spec),
+        "task": task.name,
+        "search": strategy.name,
+        "settings": strategy.settings,
+        "sampling": sampling,
+        "budget": limits,
+        "seed": seed,
+        "amateur": identity(amateur),
+    }
 
 
 def _note_dropped(measurement: Measurement, account: Account, spec: Spec) -> None:
@@ -194,6 +236,7 @@ def evaluate(
     scorer: ComponentLike | None = None,
     oracle: bool = False,
     budget: int | SearchLimits | None = None,
+    amateur: ModelLike | None = None,
     environment: EnvironmentLike | None = None,
     agent: AgentConfig = AgentConfig(),
     num_examples: int = 200,
@@ -218,6 +261,7 @@ def evaluate(
         oracle: permits a scorer that reads the gold, and reports it.
         budget: most tokens that the search about one problem samples, the discarded ones included;
             or its limits.
+        amateur: a weaker model with the same vocabulary, for contrastive_decoding.
         environment: what the model acts in, as for `pt.grpo`: it is then measured by episodes.
             Where the task cannot grade, an episode is right if the environment's reward is at
             least 1.
@@ -247,6 +291,7 @@ def evaluate(
         scorer=scorer,
         oracle=oracle,
         budget=check_in_python(budget, int | SearchLimits | None, "evaluate: budget"),
+        amateur=amateur,
         num_examples=num_examples,
         num_samples=num_samples,
         overthinking=overthinking,
@@ -313,11 +358,10 @@ def check_critic(spec: Spec, strategy: Strategy) -> None:
     if "value" not in strategy.inputs or spec.has_critic:
         return
     ahead = getattr(spec, "critic_ahead", None) is not None
-    where = (
-        "the stage that trains it has no critic" if ahead else f"there is no {spec.place}/critic"
-    )
+    place = model_name(str(spec.place))
+    where = "the stage that trains it has no critic" if ahead else f"there is no {place}/critic"
     raise ConfigError(
-        f"search {strategy.name!r} asks for values, and the model {spec.place} has no critic "
+        f"search {strategy.name!r} asks for values, and the model {place} has no critic "
         f"({where}). Train one with method offline and losses that ask for values, such as "
         "oreo_policy and oreo_value"
     )

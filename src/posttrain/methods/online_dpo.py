@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from posttrain.config import Limits, SamplingConfig
+from dataclasses import dataclass
+
+from posttrain.config import EngineLike, Limits, SamplingConfig
 from posttrain.data.account import Account
 from posttrain.errors import ConfigError
 from posttrain.inputs import SAMPLED_PAIRS
 from posttrain.methods.comparisons import losses_text
+from posttrain.methods.engine import RolloutEngine
 from posttrain.methods.objects import (
     Losses,
     Rewards,
@@ -26,12 +29,13 @@ from posttrain.methods.prompts import (
 )
 from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
+from posttrain.rewards.base import RewardSet
 from posttrain.sources.preferences import PairSource, best_and_worst
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Schedule
 from posttrain.training.plan import AdamW, Learner, Plan, Work, steps_of
 from posttrain.training.reference_model import Reference
-from posttrain.types import Sampling
+from posttrain.types import Sampling, Task
 
 
 @methods.register(trains="language")
@@ -42,6 +46,7 @@ def online_dpo(
     losses: Losses = ("dpo",),
     num_generations: int = 4,
     sampling: SamplingConfig = SamplingConfig(),
+    engine: EngineLike = "embedded",
     batch_size: int = 16,
     num_train_epochs: float = 1.0,
     reference_every: int = 0,
@@ -65,6 +70,8 @@ def online_dpo(
         losses: any losses of pairs, with weights.
         num_generations: completions per prompt, at least 2.
         sampling: of the completions.
+        engine: what samples: "embedded" is the trained model itself; servers (vLLM, SGLang) get
+            its weights after each step.
         batch_size: prompts per step.
         num_train_epochs: passes over the prompts, where the number of steps is not set.
         reference_every: steps after which the reference moves; 0 = never.
@@ -79,45 +86,94 @@ def online_dpo(
     reference = Reference(every=reference_every, mix=reference_mix)
     reference.check(objective)
     prompt_task = task_of(task)
-    sampled = sampling_of(sampling, prompt_task)
-    reward_set = rewards_of(rewards, prompt_task, limits)
-
-    def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
-        reference.check_model(spec)
-        account = Account()
-        prompts = encode_prompts(spec, prompt_task, sampled, limits=limits, account=account)
-        number = steps_of(steps, num_train_epochs, prompt_steps(prompts, batch_size))
-
-        def source(learner: Learner) -> PairSource:
-            collector = make_collector(
-                learner.model, prompts, reward_set, sampled, batch_size, num_generations, seed
-            )
-            return PairSource(collector, best_and_worst, model=learner.model, whole=objective.whole)
-
-        moves = f", the reference moves every {reference_every}" if reference_every else ""
-        return Work(
-            steps=number,
-            source=source,
-            facts=[
-                ("task", prompts_text(prompt_task, prompts)),
-                ("rewards", rewards_text(rewards)),
-                ("losses", losses_text(objective)),
-                ("a step", _step_text(num_generations, batch_size, sampled)),
-                ("steps", f"{number}{moves}"),
-            ],
-            account=account,
-            samples=True,
-            close=reward_set.close,
-        )
-
+    pairs = _OnlinePairs(
+        prompt_task,
+        sampling_of(sampling, prompt_task),
+        rewards_of(rewards, prompt_task, limits),
+        rewards_text(rewards),
+        RolloutEngine(engine),
+        objective,
+        reference,
+        limits,
+        num_generations,
+        batch_size,
+        num_train_epochs,
+    )
     return Plan(
         method="online_dpo",
         settings=settings,
         objective=objective,
-        prepare=prepare,
+        prepare=pairs.prepare,
         optimizer=AdamW(learning_rate, lr_scheduler_type),
         reference=reference,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _OnlinePairs:
+    """What is sampled, rewarded and compared in each step."""
+
+    task: Task
+    sampling: Sampling
+    rewards: RewardSet
+    rewards_text: str
+    sampler: RolloutEngine
+    objective: Objective
+    reference: Reference
+    limits: Limits
+    num_generations: int
+    batch_size: int
+    num_train_epochs: float
+
+    def prepare(self, spec: ModelSpec, seed: int, steps: int | None) -> Work:
+        """The work for a model."""
+        self.reference.check_model(spec)
+        self.sampler.check(spec)
+        account = Account()
+        prompts = encode_prompts(
+            spec, self.task, self.sampling, limits=self.limits, account=account
+        )
+        per_epoch = prompt_steps(prompts, self.batch_size)
+        number = steps_of(steps, self.num_train_epochs, per_epoch)
+
+        def source(learner: Learner) -> PairSource:
+            counts = self.batch_size, self.num_generations, seed
+            engine = self.sampler.open(learner.model, self.sampling, learner.folder, learner.world)
+            collector = make_collector(
+                learner.model,
+                prompts,
+                self.rewards,
+                self.sampling,
+                *counts,
+                engine,
+                world=learner.world,
+                served=self.sampler.is_served,
+            )
+            whole = self.objective.whole
+            return PairSource(collector, best_and_worst, model=learner.model, whole=whole)
+
+        every = self.reference.every
+        moves = f", the reference moves every {every}" if every else ""
+        return Work(
+            steps=number,
+            source=source,
+            facts=[
+                ("task", prompts_text(self.task, prompts)),
+                *self.sampler.facts(),
+                ("rewards", self.rewards_text),
+                ("losses", losses_text(self.objective)),
+                ("a step", _step_text(self.num_generations, self.batch_size, self.sampling)),
+                ("steps", f"{number}{moves}"),
+            ],
+            account=account,
+            samples=True,
+            close=self.close,
+        )
+
+    def close(self) -> None:
+        """Release engine and rewards."""
+        self.sampler.close()
+        self.rewards.close()
 
 
 def _objective(losses: Losses, temperature: float) -> Objective:

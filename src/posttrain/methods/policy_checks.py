@@ -8,6 +8,7 @@ from posttrain import registry
 from posttrain.config import TrustRegionConfig
 from posttrain.errors import ConfigError
 from posttrain.methods.policy_settings import PolicyGradient
+from posttrain.overlap_config import check_overlap
 from posttrain.rewards.base import RewardSet
 from posttrain.sources.earned import ENVIRONMENT
 from posttrain.types import Sampling
@@ -46,9 +47,11 @@ def check(s: PolicyGradient, sampling: Sampling) -> None:
     if s.trust_region is not None:
         _check_trust_region(s.trust_region)
     _check_critic(s)
-    _check_credit(s, sampling)
+    _check_credit(s)
+    _check_off_policy(s, sampling)
     _check_given(s)
     _check_episodes(s)
+    _check_overlap(s)
     per_token = not {"token_rewards", "turn_rewards"}.isdisjoint(s.advantage_inputs)
     for item in s.losses:
         level = item.settings.get("level", "token")
@@ -107,7 +110,7 @@ def _check_critic(s: PolicyGradient) -> None:
         )
 
 
-def _check_credit(s: PolicyGradient, sampling: Sampling) -> None:
+def _check_credit(s: PolicyGradient) -> None:
     c = s.credit
     if c.kl_weight < 0 or (c.kl_target is not None and (c.kl_target <= 0 or not c.kl_weight)):
         raise ConfigError(
@@ -131,11 +134,6 @@ def _check_credit(s: PolicyGradient, sampling: Sampling) -> None:
             f"credit.top_entropy: {c.top_entropy} must be above 0 and at most 1, the share of "
             "tokens that learn"
         )
-    if c.importance_clip_max <= 0:
-        raise ConfigError(
-            f"credit.importance_clip_max: {c.importance_clip_max} must be above 0, the largest "
-            "weight of a token"
-        )
     if c.reward_clip is not None and (steps or "reward_table" in s.advantage_inputs):
         raise ConfigError(
             "credit.reward_clip bounds the reward of a whole completion; rewards of steps and "
@@ -150,16 +148,51 @@ def _check_credit(s: PolicyGradient, sampling: Sampling) -> None:
             "credit.target_entropy and a loss that reads entropy_weight belong together; give "
             f"both or neither. Such losses: {_readers('entropy_weight')}"
         )
-    truncated = sampling.top_p < 1 or sampling.top_k > 0 or sampling.min_p > 0
-    if (
-        truncated
-        and sampling.temperature != 1
-        and (c.importance_correction != "none" or "engine_logprobs" in s.loss_inputs)
-    ):
+
+
+def _check_off_policy(s: PolicyGradient, sampling: Sampling) -> None:
+    """Settings of importance weights and of rejection."""
+    c = s.credit
+    if c.importance_clip_max <= 0:
         raise ConfigError(
-            "credit.importance_correction, and losses that read engine_logprobs, need log-probs "
-            "of the distribution that is "
-            "trained; with a temperature other than 1 leave out top_p, top_k and min_p"
+            f"credit.importance_clip_max: {c.importance_clip_max} must be above 0, the largest "
+            "weight of a token"
+        )
+    masks = c.importance_correction.endswith("mask")
+    if c.importance_clip_min and not masks:
+        raise ConfigError(
+            f"credit.importance_clip_min: {c.importance_clip_min} has no effect with "
+            f"importance_correction {c.importance_correction!r}; take token_mask or sequence_mask, "
+            "or leave it out"
+        )
+    if not 0 <= c.importance_clip_min < c.importance_clip_max:
+        raise ConfigError(
+            f"credit.importance_clip_min: {c.importance_clip_min} must be at least 0 and below "
+            f"importance_clip_max, {c.importance_clip_max}"
+        )
+    if c.importance_normalize and c.importance_correction == "none":
+        raise ConfigError(
+            "credit.importance_normalize: there are no importance weights to normalise; set "
+            "importance_correction, or leave it out"
+        )
+    if c.rejection_min is not None and not c.rejection.endswith("k1"):
+        raise ConfigError(
+            f"credit.rejection_min: {c.rejection_min} is a bound of k1 alone, and rejection is "
+            f"{c.rejection!r}; leave it out"
+        )
+    low = 0.0 if c.rejection_min is None else c.rejection_min
+    if c.rejection_max <= 0 or low > 0:
+        raise ConfigError(
+            f"credit.rejection_max: {c.rejection_max} must be above 0 and rejection_min, "
+            f"{c.rejection_min}, at most 0, so that tokens on which engine and policy agree are "
+            "trained on"
+        )
+    truncated = sampling.top_p < 1 or sampling.top_k > 0 or sampling.min_p > 0
+    if truncated and sampling.temperature != 1 and s.corrects:
+        raise ConfigError(
+            "credit.importance_correction, credit.rejection and losses that read engine_logprobs "
+            "need log-probs of the distribution that is trained; with a temperature other than 1 "
+            "leave out top_p, top_k and min_p"
         )
 
 
@@ -196,6 +229,31 @@ def _check_episodes(s: PolicyGradient) -> None:
             f"credit.reward_clip bounds the reward of a whole episode, and {s.advantage.name!r} "
             "credits those of its turns as they are; leave it out"
         )
+
+
+def _check_overlap(s: PolicyGradient) -> None:
+    """Settings of sampling while training."""
+    if s.overlap is None:
+        return
+    check_overlap(s.overlap)
+    if not s.overlap.in_flight:
+        return
+    if s.overlap.stale == "keep" and not s.corrects:
+        raise ConfigError(
+            "overlap.stale: keep trains on tokens of any age, and nothing corrects for that; set "
+            "credit.importance_correction or credit.rejection, or leave stale out"
+        )
+    alone = {
+        "max_resamples": s.max_resamples,
+        "given_steps": s.given_steps,
+        "advantage": "greedy_rewards" in s.advantage_inputs,
+    }
+    for name, asked in alone.items():
+        if asked and s.episodes is None:
+            raise ConfigError(
+                f"overlap.in_flight: groups are trained on as they are finished, and {name} needs "
+                "those of a step together; leave in_flight out"
+            )
 
 
 def check_numbers(s: PolicyGradient, rewards: RewardSet) -> None:

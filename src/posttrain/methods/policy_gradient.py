@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Mapping
 from typing import Any
 
-from posttrain.config import WatchConfig
+from posttrain.config import OverlapConfig, ServedConfig, WatchConfig
 from posttrain.data.account import Account
-from posttrain.evaluation.reward_watch import Watch
+from posttrain.engines.base import Engine
+from posttrain.errors import ConfigError
 from posttrain.inputs import ROLLOUTS
+from posttrain.methods.engine import RolloutEngine
 from posttrain.methods.episodes import refuse_task_reward
 from posttrain.methods.objects import (
     TaskLike,
@@ -35,6 +38,7 @@ from posttrain.rewards.base import RewardSet
 from posttrain.sources.collect import Prompt
 from posttrain.sources.credit import Creditor
 from posttrain.sources.episodes import EpisodeSampler
+from posttrain.sources.overlap import OverlappedCollector
 from posttrain.sources.rollouts import RolloutSource
 from posttrain.sources.rows import DataSource, Singles
 from posttrain.training.objective import Objective
@@ -42,6 +46,7 @@ from posttrain.training.plan import AdamW, Facts, Learner, Plan, Work, steps_of
 from posttrain.training.reference_model import Reference
 from posttrain.training.trust_region import check_trusted
 from posttrain.types import Sampling, Task
+from posttrain.world import World
 
 
 def policy_gradient_plan(
@@ -65,34 +70,38 @@ def policy_gradient_plan(
     check_numbers(s, reward_set)
     objective = _objective(s, sampling)
     watching = Watching.of(s, prompt_task, sampling)
+    sampler = RolloutEngine(s.engine, s.overlap)
 
     def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
-        if s.critic is not None:
-            check_critic(spec, s.critic.model)
-        if s.trust_region is not None:
-            check_trusted(spec.config, spec.place)
+        _check_model(s, spec)
+        sampler.check(spec)
         account = Account()
         prompts = _prompts(s, spec, prompt_task, sampling, account)
         mixed = _mixed(s, spec, account, seed)
         number = steps_of(steps, s.num_train_epochs, prompt_steps(prompts, s.batch_size))
+        closing = contextlib.ExitStack()
+        for part in (reward_set, sampler, *([watching] if watching else [])):
+            closing.callback(part.close)
 
         def source(learner: Learner) -> RolloutSource:
-            episodes = None
-            if s.episodes is not None:
-                episodes = s.episodes.sampler(learner.model.tokenizer, prompt_task, s.limits)
-            watch = watching.watch(reward_set, learner.model.tokenizer) if watching else None
-            return _source(
-                s, learner, prompts, reward_set, sampling, objective, mixed, episodes, watch, seed
+            tokenizer = learner.model.tokenizer
+            episodes = s.episodes.sampler(tokenizer, prompt_task, s.limits) if s.episodes else None
+            engine = sampler.open(learner.model, sampling, learner.folder, learner.world)
+            made = _source(
+                s, learner, prompts, reward_set, sampling, objective, mixed, episodes, seed, engine
             )
+            made.watch = watching.watch(reward_set, tokenizer) if watching else None
+            closing.callback(made.close)
+            return made
 
         return Work(
             steps=number,
             source=source,
-            facts=_facts(prompt_task, prompts, s, objective, sampling, number),
+            facts=_facts(prompt_task, prompts, s, objective, sampling, number, sampler.facts()),
             account=account,
             samples=True,
-            notes=(watching.note,) if watching and watching.note else (),
-            close=_closing(reward_set, watching),
+            close=closing.close,
+            notes=(*_notes(s), *(watching.notes if watching else ())),
         )
 
     return Plan(
@@ -148,10 +157,11 @@ def _source(
     objective: Objective,
     mixed: DataSource | None,
     episodes: EpisodeSampler | None,
-    watch: Watch | None,
     seed: int,
+    engine: Engine,
 ) -> RolloutSource:
     model = learner.model
+    overlap = s.overlap
     collector = make_collector(
         model,
         prompts,
@@ -160,11 +170,22 @@ def _source(
         batch_size=s.batch_size,
         num_generations=s.num_generations,
         seed=seed,
+        engine=engine,
         greedy="greedy_rewards" in s.advantage_inputs,
         max_resamples=s.max_resamples,
         given_steps=s.given_steps,
         episodes=episodes,
+        world=learner.world,
+        served=isinstance(s.engine, ServedConfig),
     )
+    if overlap is not None and overlap.max_staleness:
+        collector = OverlappedCollector(
+            collector,
+            max_staleness=overlap.max_staleness,
+            in_flight=overlap.in_flight,
+            keeps_stale=overlap.stale == "keep",
+            last=learner.last_step,
+        )
     credit = Creditor(
         s.advantage,
         s.credit,
@@ -185,19 +206,45 @@ def _source(
         learns=objective.learns,
         max_tokens=learner.max_tokens,
         mixed=mixed,
-        watch=watch,
+        world=learner.world,
     )
 
 
-def _closing(reward_set: RewardSet, watching: Watching | None) -> Callable[[], None]:
-    """What releases all rewards."""
+def _check_model(s: PolicyGradient, spec: ModelSpec) -> None:
+    """Refuse a critic, a trust region or processes that do not go with the model.
 
-    def close() -> None:
-        reward_set.close()
-        if watching is not None:
-            watching.close()
+    Raises:
+        ConfigError, ModelError: names the setting.
+    """
+    if s.critic is not None:
+        check_critic(spec, s.critic.model)
+    if s.trust_region is not None:
+        check_trusted(spec.config, spec.place)
+    _check_alone(s)
 
-    return close
+
+def _check_alone(s: PolicyGradient) -> None:
+    """Refuse sampling ahead in several processes that train together.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    if s.overlap is None or not s.overlap.max_staleness or World.here().size == 1:
+        return
+    raise ConfigError(
+        f"overlap: {World.here().size} processes train together, and rollouts that are ahead are "
+        "sampled for one; set overlap.max_staleness to 0, or train in one process"
+    )
+
+
+def _notes(s: PolicyGradient) -> tuple[str, ...]:
+    """What is printed when the training starts."""
+    if s.overlap is None or not s.overlap.max_staleness or s.corrects:
+        return ()
+    return (
+        "overlap: nothing corrects for tokens of older weights; credit.importance_correction or "
+        "credit.rejection does",
+    )
 
 
 def _facts(
@@ -207,6 +254,7 @@ def _facts(
     objective: Objective,
     sampling: Sampling,
     steps: int,
+    engine: Facts,
 ) -> Facts:
     completions = s.batch_size * s.num_generations
     update = "AdamW"
@@ -217,9 +265,12 @@ def _facts(
         for t in objective.terms
     )
     environment = [] if s.episodes is None else [("environment", s.episodes.text())]
+    overlap = [] if s.overlap is None else [("sampling", _overlap_text(s.overlap))]
     return [
         ("task", prompts_text(task, prompts)),
         *environment,
+        *engine,
+        *overlap,
         ("rewards", rewards_text(s.rewards)),
         *([("watch", _watch_text(s.watch))] if s.watch is not None else []),
         ("advantage", s.advantage.name + (" (with a critic)" if s.critic is not None else "")),
@@ -232,6 +283,14 @@ def _facts(
         ),
         ("steps", str(steps)),
     ]
+
+
+def _overlap_text(overlap: OverlapConfig) -> str:
+    if not overlap.max_staleness:
+        return "in another process, in turn with the training"
+    behind = _updates(overlap.max_staleness)
+    how = ", weights updated in flight" if overlap.in_flight else ""
+    return f"in another process, at most {behind} behind the training{how}"
 
 
 def _updates(number: int) -> str:

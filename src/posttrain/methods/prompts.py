@@ -12,6 +12,7 @@ from posttrain.data.encode import encode_items
 from posttrain.data.encoded import rounded_up
 from posttrain.data.item import Item
 from posttrain.data.templates import decode_completion, encode_prompt
+from posttrain.engines.base import Engine
 from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError, DataError
 from posttrain.models.adapters import refuse_virtual_score
@@ -123,12 +124,17 @@ def make_collector(
     batch_size: int,
     num_generations: int,
     seed: int,
+    engine: Engine | None = None,
     **options: Any,
 ) -> Collector:
-    """A collector of completions with their rewards. options: as `Collector` takes them."""
+    """A collector of completions with their rewards.
+
+    Args:
+        engine: what samples; None is the model itself. options: as `Collector` takes them.
+    """
     return Collector(
         prompts,
-        TorchEngine(model),
+        TorchEngine(model) if engine is None else engine,
         rewards,
         decode=decoder(model),
         sampling=sampling,

@@ -12,12 +12,11 @@ from posttrain.engines.base import Engine
 from posttrain.engines.torch import TorchEngine
 from posttrain.episodes.drive import Failed
 from posttrain.errors import ConfigError
+from posttrain.methods.amateur import amateur_engine, amateur_of
 from posttrain.methods.endpoint import EndpointModel, Spec, engine_of, spec_of
-from posttrain.methods.measurement import SamplingLike, check_critic
+from posttrain.methods.measurement import SamplingLike, check_critic, journal_header
 from posttrain.methods.objects import ModelLike
 from posttrain.methods.prompts import sampling_of
-from posttrain.models.language_model import LanguageModel
-from posttrain.models.spec import ModelSpec, model_spec
 from posttrain.rewards.exact import Extractor, canonical, extract_answer
 from posttrain.rewards.grader import TaskGrader
 from posttrain.search.base import Selection
@@ -77,23 +76,19 @@ def run_search(
     how = sampling_of(cast(SamplingConfig, sampling), task)
     chosen = strategy(search)
     check_critic(spec, chosen)
-    weaker = _amateur(chosen, amateur)
+    weaker = amateur_of(spec, chosen, amateur)
     if scorer is not None or oracle:
         chosen = chosen.with_scorer(scorer, oracle)
     chosen = chosen.open(task)
     limits = SearchLimits(max_tokens=budget) if isinstance(budget, int) else budget
-    about = _about(spec, task, chosen, how, limits, seed)
-    calls = None if journal is None else Journal(journal, about)
+    calls = None
+    if journal is not None:
+        header = journal_header(spec, task, chosen, how, limits, seed, weaker)
+        calls = Journal(journal, header)
     try:
         loaded: Any = spec.load()
-        critic = loaded.critic
-        if critic is None and "value" in chosen.inputs:
-            critic = spec.load_critic()
-        verdicts = TaskGrader(task)
-        value = None if critic is None else critic.at_ends
-        tools = SearchTools(loaded.tokenizer, verdicts.answer, verdicts, value, task.system, calls)
-        if weaker is not None:
-            tools = replace(tools, amateur=TorchEngine(_same_vocabulary(loaded, weaker.load())))
+        tools = _tools(spec, loaded, task, chosen, calls)
+        tools = replace(tools, amateur=amateur_engine(weaker))
         return run_searches(
             chosen,
             [(e, tools.render(e.prompt)) for e in task.examples],
@@ -109,34 +104,16 @@ def run_search(
             calls.close()
 
 
-def _amateur(chosen: Strategy, amateur: ModelLike | None) -> ModelSpec | None:
-    """The weaker model of a search that asks for one.
-
-    Raises:
-        ConfigError: it is missing, or the search does not ask for one.
-    """
-    needs_amateur = "amateur" in chosen.inputs
-    if needs_amateur and amateur is None:
-        raise ConfigError(
-            f"search {chosen.name!r} compares the model with a weaker one of the same vocabulary; "
-            "give it as amateur=MODEL"
-        )
-    if amateur is not None and not needs_amateur:
-        raise ConfigError(
-            f"amateur: search {chosen.name!r} does not ask for a weaker model; leave it out, or "
-            "take contrastive_decoding"
-        )
-    return None if amateur is None else model_spec(amateur)
-
-
-def _same_vocabulary(model: Any, amateur: LanguageModel) -> LanguageModel:
-    ours, theirs = (m.tokenizer and m.tokenizer.get_vocab() for m in (model, amateur))
-    if ours != theirs:
-        raise ConfigError(
-            "amateur: its tokenizer has another vocabulary than the model's; take a smaller or "
-            "earlier model of the same family"
-        )
-    return amateur
+def _tools(
+    spec: Spec, loaded: Any, task: Task, chosen: Strategy, journal: Journal | None
+) -> SearchTools:
+    """What the searches share, the critic's values among it where one is asked for."""
+    critic = loaded.critic
+    if critic is None and "value" in chosen.inputs:
+        critic = spec.load_critic()
+    verdicts = TaskGrader(task)
+    value = None if critic is None else critic.at_ends
+    return SearchTools(loaded.tokenizer, verdicts.answer, verdicts, value, task.system, journal)
 
 
 def _task(problems: Problems, extract: Extractor | Callable[[str], str | None]) -> Task:
@@ -157,23 +134,3 @@ def _task(problems: Problems, extract: Extractor | Callable[[str], str | None]) 
         raise ConfigError("scorer: oracle needs a task, whose verdict it is; give run_search one")
 
     return Task("prompts", examples, unscored, read, unscored="prompts have no verdict")
-
-
-def _about(
-    spec: Spec,
-    task: Task,
-    chosen: Strategy,
-    sampling: Sampling,
-    limits: SearchLimits | None,
-    seed: int,
-) -> dict[str, Any]:
-    """What a journal belongs to. A budget cuts samples off, so that it is a part of it."""
-    return {
-        "model": str(spec.place),
-        "task": task.name,
-        "search": chosen.name,
-        "settings": chosen.settings,
-        "sampling": sampling,
-        "budget": limits,
-        "seed": seed,
-    }

@@ -13,9 +13,11 @@ from posttrain.config import ComponentLike, EndpointConfig, Limits
 from posttrain.errors import ConfigError
 from posttrain.evaluation.outcomes import Evaluation
 from posttrain.evaluation.tradeoff import POOLED, Point, Pool, Tradeoff, at_k, waste_of
-from posttrain.methods.endpoint import engine_of, spec_of
+from posttrain.methods.amateur import amateur_of
+from posttrain.methods.endpoint import Spec, spec_of
 from posttrain.methods.measurement import Measuring, SamplingLike, check_critic, measuring_of
 from posttrain.methods.objects import ModelLike, TaskLike, task_of
+from posttrain.models.forest_model import ForestModel
 from posttrain.rewards.grader import TaskGrader
 from posttrain.search.base import Candidate, Selection
 from posttrain.search.strategy import Strategy, strategy
@@ -30,6 +32,7 @@ def tradeoff(
     *,
     scorer: ComponentLike | None = None,
     oracle: bool = False,
+    amateur: ModelLike | None = None,
     num_examples: int = 200,
     sampling: SamplingLike = None,
     seed: int = 1234,
@@ -52,6 +55,7 @@ def tradeoff(
             size of the pool.
         budgets: tokens per problem.
         scorer, oracle: of the strategies that ask for a score and have none of their own.
+        amateur: a weaker model with the same vocabulary, of the strategies that ask for one.
         num_examples: the first so many problems are asked.
         num_parameters: of a model behind a server, for FLOPs: 2 x parameters x computed tokens.
         output: a folder for tradeoff.json, tradeoff.svg and tradeoff.txt.
@@ -69,6 +73,7 @@ def tradeoff(
     chosen = [_with_scorer(strategy(s), scorer, oracle) for s in strategies]
     for search in chosen:
         check_critic(spec, search)
+    weaker = _amateur(spec, chosen, amateur)
     loaded: Any = spec.load()
     if any("value" in search.inputs for search in chosen):
         loaded.critic = spec.load_critic()
@@ -82,7 +87,8 @@ def tradeoff(
     }
     result = Tradeoff(problems.name, str(spec.place), [], [], {}, num_parameters, seed)
     for search in chosen:
-        measured = _Measured(loaded, problems, search, options, num_parameters)
+        of_search = {**options, "amateur": weaker if "amateur" in search.inputs else None}
+        measured = _Measured(loaded, problems, search, of_search, num_parameters)
         points, pools = measured.points(sorted(set(budgets)))
         result.points += points
         result.waste[str(search)] = waste_of(pools)
@@ -90,6 +96,15 @@ def tradeoff(
     if output is not None:
         result.save(output)
     return result
+
+
+def _amateur(
+    spec: Spec, strategies: Sequence[Strategy], amateur: ModelLike | None
+) -> ForestModel | None:
+    """The weaker model, loaded once for all strategies that ask for it."""
+    asking = [search for search in strategies if "amateur" in search.inputs]
+    checked = [amateur_of(spec, search, amateur) for search in asking or strategies[:1]]
+    return None if checked[0] is None else checked[0].load()
 
 
 def _with_scorer(search: Strategy, scorer: ComponentLike | None, oracle: bool) -> Strategy:
@@ -183,9 +198,8 @@ class _Measured:
         selections: dict[int, Selection] = {}
         try:
             started = time.perf_counter()
-            evaluation = measuring.measurement.of(
+            evaluation = measuring.of(
                 self.loaded,
-                engine=engine_of(self.loaded),
                 on_selection=lambda place, selection: selections.update({place: selection}),
             )
             seconds = time.perf_counter() - started

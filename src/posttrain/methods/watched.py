@@ -42,10 +42,12 @@ class Watching:
         return cls(s.watch, task, sampling, rewards_of(gold, task, s.limits) if gold else None)
 
     @property
-    def note(self) -> str:
+    def notes(self) -> tuple[str, ...]:
         """What is printed before the training."""
-        names = ", ".join(self.gold.names) if self.gold is not None else ""
-        return f"watch.gold: {names} is an oracle: it is watched and never trained on" * bool(names)
+        if self.gold is None:
+            return ()
+        names = ", ".join(self.gold.names)
+        return (f"watch.gold: {names} is an oracle: it is watched and never trained on",)
 
     def watch(self, proxy: RewardSet, tokenizer: Any) -> Watch:
         """The watch itself."""
@@ -85,6 +87,11 @@ def _check(c: WatchConfig, gold: list[Component], s: PolicyGradient) -> None:
         raise ConfigError(
             "watch.probe_every: probes are completions of a prompt, and an environment's episodes "
             "have several turns; set it to 0"
+        )
+    if c.probe_every and s.overlap is not None and s.overlap.max_staleness:
+        raise ConfigError(
+            "watch.probe_every: the rewards are busy in another thread while rollouts are sampled "
+            "ahead; set it to 0, or overlap.max_staleness to 0"
         )
     if c.probe_every and not (c.probes or c.texts):
         raise ConfigError("watch.probe_every: there is no probe; name probes or texts")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ __all__ = [
     "peft_library",
     "rate_factors",
     "refuse_virtual_score",
+    "save_merged",
     "updates_of",
     "with_adapters",
 ]
@@ -180,6 +183,17 @@ def keeps_base(hf: Any) -> bool:
         return False
     init = getattr(hf.peft_config["default"], "init_lora_weights", None)
     return init not in ("pissa", "olora")  # these take a part out of the base
+
+
+def save_merged(model: Any, folder: Path) -> None:
+    """Write a language model with its adapters added to the weights, as a folder without adapters.
+
+    The model itself stays as it is.
+    """
+    merged = copy.deepcopy(model.hf).merge_and_unload()
+    folder.mkdir(parents=True, exist_ok=True)
+    merged.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
 
 
 def _task_type(model: Any) -> str:

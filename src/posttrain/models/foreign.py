@@ -53,7 +53,7 @@ class ForeignTeacher:
             )
         ]
         theirs = Forest.pack(trees).to(self.model.device)
-        hidden = self.model.rows_at(theirs, sources=True)
+        hidden, head = self.model.predictions(theirs)
         counts = torch.bincount(theirs.sequence, minlength=len(sequences)).to(device)
         ours = torch.bincount(forest.sequence, minlength=len(sequences))
         place = (
@@ -62,7 +62,7 @@ class ForeignTeacher:
         )
         there = counts[forest.sequence]
         index = (counts.cumsum(0) - counts)[forest.sequence] + torch.minimum(place, there - 1)
-        return hidden[index.to(hidden.device)], self.model.head, (place < there).to(torch.float32)
+        return hidden[index.to(hidden.device)], head, (place < there).to(torch.float32)
 
     def retold(self, ids: list[int], start: int, row: str) -> TokenSequence:
         """The teacher's tokens of a student's sequence whose targets begin at `start`."""

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from posttrain import kernels
 from posttrain.config import ModelConfig
-from posttrain.data.forest import Forest, TokenSequence, Tree
+from posttrain.data.forest import Forest, TrunkShare
 from posttrain.errors import ModelError
-from posttrain.kernels.agreement import bound_of, relative_error
 from posttrain.models import attention
 from posttrain.models.adapter_state import save_state
 from posttrain.models.attention import ForestPlan, without_mask
 from posttrain.models.embeddings import EmbeddingNoise, EmbeddingTransform
+from posttrain.models.kept_trunk import KeptTrunk, LeafPlan, TrunkPlan, leaves_of, trunk_of
 from posttrain.models.peft_kind import is_peft
-from posttrain.models.prefixed_attention import Block, PrefixedPlan
+from posttrain.models.probe import disagreement
+from posttrain.models.program import Program
+from posttrain.models.program import cuda_devices as cuda_devices
+from posttrain.models.program import evaluating as evaluating
 from posttrain.models.virtual_tokens import VirtualTokens
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ class ForestModel:
     """A Hugging Face model with its tokenizer, whose trunk runs token forests.
 
     Attributes:
-        hf: the PreTrainedModel, or a PeftModel around it. tokenizer: its tokenizer. device: where
-        it is.
+        program: the transformers model as one module; each pass is one call of it. hf: the
+        PreTrainedModel, or a PeftModel around it. tokenizer: its tokenizer. device: where it is.
         shares_trunks: forests run as forests; else as one padded row per sequence, and
         `why_unshared` gives the reason.
         uses_kernels: a fast trunk stands in for the model's own layers where there is one
@@ -47,7 +48,7 @@ class ForestModel:
     """
 
     def __init__(self, hf: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.hf = hf
+        self.program = Program(hf)
         self.tokenizer = tokenizer
         self.shares_trunks = False
         self.why_unshared: str | None = "not asked for"
@@ -56,8 +57,16 @@ class ForestModel:
         self.origin: ModelConfig | None = None
         self._noise = EmbeddingNoise()
         self.transforms: list[EmbeddingTransform] = [self._noise]
-        # The model that runs: `hf`, or within a language model's `reference()` its frozen copy.
-        self._active: Any = hf
+        # Trunks that micro-batches share, of the model and of its reference.
+        self._kept: dict[str, KeptTrunk] = {}
+        self._slot = "model"
+        # What runs: `program`, or within a language model's `reference()` a frozen copy.
+        self._active = self.program
+
+    @property
+    def hf(self) -> Any:
+        """The PreTrainedModel, or a PeftModel around it."""
+        return self.program.hf
 
     @property
     def device(self) -> torch.device:
@@ -67,7 +76,8 @@ class ForestModel:
     @property
     def pretrained(self) -> PreTrainedModel:
         """The PreTrainedModel, with adapter layers inside where there are adapters."""
-        return self._active.get_base_model() if is_peft(self._active) else self._active
+        hf = self._active.hf
+        return hf.get_base_model() if is_peft(hf) else hf
 
     @property
     def base(self) -> torch.nn.Module:
@@ -129,7 +139,15 @@ class ForestModel:
 
     def hidden(self, forest: Forest) -> torch.Tensor:
         """Last hidden states [N, D] of a forest's tokens."""
-        forest = forest.to(self.device)
+        return self._active(self._hidden, forest.to(self.device))
+
+    def rows_at(self, forest: Forest, *, sources: bool) -> torch.Tensor:
+        """Hidden states [M, D] at the targets' sources (what predicts them), or at the targets
+        themselves.
+        """
+        return self._active(self._rows_at, forest, sources=sources)
+
+    def _hidden(self, forest: Forest) -> torch.Tensor:
         if self.shares_trunks:
             return self._shared_hidden(forest)[0]
         rows = forest.unshared()
@@ -142,13 +160,13 @@ class ForestModel:
             index[path] = row * rows.ids.shape[1] + torch.arange(depth + 1, device=index.device)
         return hidden.flatten(0, 1)[index]
 
-    def rows_at(self, forest: Forest, *, sources: bool) -> torch.Tensor:
-        """Hidden states [M, D] at the targets' sources (what predicts them), or at the targets
-        themselves.
-        """
+    def _rows_at(self, forest: Forest, *, sources: bool) -> torch.Tensor:
         if self.shares_trunks:
             index = forest.source if sources else forest.place
-            return self._shared_hidden(forest)[0].index_select(0, index)
+            noisy = self._noise.is_active(training=self._active.hf.training)
+            if forest.trunk is None or noisy:
+                return self._shared_hidden(forest)[0].index_select(0, index)
+            return self._below_kept(forest, forest.trunk).index_select(0, index)
         rows = forest.unshared()
         return (
             self._row_hidden(rows.ids, rows.mask)
@@ -156,42 +174,57 @@ class ForestModel:
             .index_select(0, rows.source if sources else rows.place)
         )
 
+    def _below_kept(self, micro: Forest, share: TrunkShare) -> torch.Tensor:
+        """Hidden states [N, D] of a micro-batch, those of its trunk from where they are kept."""
+        kept, count = self._kept.get(self._slot), self.num_virtual_tokens
+        if kept is None or kept.key is not share.key:
+            trunk = trunk_of(micro, share.count)
+            states, plan = self._shared_hidden(trunk, plan=TrunkPlan)
+            assert isinstance(plan, TrunkPlan)
+            kept = KeptTrunk(share.key, states, plan)
+            self._kept[self._slot] = kept
+        if share.is_last and not torch.is_grad_enabled():
+            del self._kept[self._slot]
+        hidden = kept.hidden
+        if micro.num_tokens == share.count:
+            return hidden
+        leaves = leaves_of(micro, share.count, shift=count)
+        below = self._hidden_below(leaves, LeafPlan(leaves, kept.kv))
+        return torch.cat([hidden.to(below.dtype), below])
+
     @kernels.computing()
     def _shared_hidden(
-        self, forest: Forest, *, keep_kv: bool = False, blocks: Sequence[Block] = ()
+        self, forest: Forest, *, plan: Callable[..., ForestPlan] = ForestPlan
     ) -> tuple[torch.Tensor, ForestPlan]:
         """Hidden states [N, D] and the plan that computed them, in which virtual tokens stand
-        before the forest's. blocks: keys and values above the forest, which hold those of virtual
-        tokens too.
+        before the forest's. plan: makes it.
         """
-        if blocks:
-            return self._hidden_below(forest, blocks)
         virtual, count = self.virtual, self.num_virtual_tokens
         prefix = virtual.keys_and_values() if virtual is not None else None
         rooted = forest.below(count) if count else forest
-        plan = ForestPlan(rooted, keep_kv=keep_kv, prefix=prefix)
-        trunk = kernels.for_model(self.base, plan) if self.uses_kernels else None
+        made = plan(rooted, prefix=prefix)
+        trunk = kernels.for_model(self.base, made) if self.uses_kernels else None
         transforms = self._active_transforms
         if trunk is None and not transforms:
-            hidden = self._own_hidden(plan, rooted, input_ids=forest.tokens[None])
+            hidden = self._own_hidden(made, rooted, input_ids=forest.tokens[None])
         else:
             embedded = self._embedded(forest.tokens, transforms, forest.lengths)
             if trunk is None:
-                hidden = self._own_hidden(plan, rooted, inputs_embeds=embedded[None])
+                hidden = self._own_hidden(made, rooted, inputs_embeds=embedded[None])
             else:
-                hidden = trunk(embedded, rooted.positions, plan)
-        return hidden[count:], plan
+                hidden = trunk(embedded, rooted.positions, made)
+        return hidden[count:], made
 
-    def _hidden_below(
-        self, forest: Forest, blocks: Sequence[Block]
-    ) -> tuple[torch.Tensor, ForestPlan]:
-        """Hidden states [N, D] of a forest below keys and values that were computed before."""
-        plan = PrefixedPlan(forest, blocks)
+    @kernels.computing()
+    def _hidden_below(self, forest: Forest, plan: ForestPlan) -> torch.Tensor:
+        """Hidden states [N, D] of a forest below keys and values that were computed before, those
+        of virtual tokens too.
+        """
         trunk = kernels.for_model(self.base, plan) if self.uses_kernels else None
         if trunk is None:
-            return self._own_hidden(plan, forest, input_ids=forest.tokens[None]), plan
+            return self._own_hidden(plan, forest, input_ids=forest.tokens[None])
         embedded = self.pretrained.get_input_embeddings()(forest.tokens)
-        return trunk(embedded, forest.positions, plan), plan
+        return trunk(embedded, forest.positions, plan)
 
     def _own_hidden(self, plan: ForestPlan, forest: Forest, **inputs: torch.Tensor) -> torch.Tensor:
         """Last hidden states [N, D] by the model's own layers."""
@@ -220,7 +253,7 @@ class ForestModel:
 
     @property
     def _active_transforms(self) -> list[EmbeddingTransform]:
-        return [t for t in self.transforms if t.is_active(training=self._active.training)]
+        return [t for t in self.transforms if t.is_active(training=self._active.hf.training)]
 
     def _embedded(
         self,
@@ -234,8 +267,11 @@ class ForestModel:
             embedded = transform(embedded, lengths())
         return embedded
 
-    def backward(self, loss: torch.Tensor) -> None:
+    def backward(self, loss: torch.Tensor, micro: Forest | None = None) -> None:
         """The backward pass of a loss, accelerated where all trunks are shared.
+
+        micro: what the loss was computed on. After the last of the micro-batches that share a
+        trunk the pass goes on through the trunk.
 
         All attention is then by kernels that choose their own matrix products, except for windows
         that bite. There the kernel's backward pass is slower, and the whole of both passes still
@@ -243,6 +279,14 @@ class ForestModel:
         """
         with kernels.computing(accelerated=self._accelerates_backward):
             loss.backward()
+            if micro is not None and micro.trunk is not None and micro.trunk.is_last:
+                self._finish_trunk()
+
+    def _finish_trunk(self) -> None:
+        """The backward pass of the trunk that is kept; what is kept is dropped."""
+        for kept in self._kept.values():
+            kept.backward()
+        self._kept.clear()
 
     @property
     def _accelerates_backward(self) -> bool:
@@ -311,68 +355,10 @@ class ForestModel:
 
     def _probe_failure(self) -> str | None:
         try:
-            return self._probe()
+            return disagreement(self)
         except Exception as error:  # a foreign architecture may raise anything on a forest
             return _failure(error)
-
-    def _probe(self) -> str | None:
-        """Why a small forest does not agree with plain forward passes, or None where it does."""
-        config = self.config
-        layer_types = set(getattr(config, "layer_types", None) or [])
-        if foreign := layer_types - {"full_attention", "sliding_attention"}:
-            return f"it has {min(foreign)} layers"
-        window = getattr(config, "sliding_window", None)
-        trunk = 6 if window is None or window > 64 else window + 3
-        limit = self.context_length or 1 << 30
-        forest, sequences = _probe_forest(config.vocab_size, min(trunk, max(2, limit - 8)))
-        forest = forest.to(self.device)
-        with evaluating(self.hf), torch.no_grad(), torch.random.fork_rng(cuda_devices(self.device)):
-            together, plan = self._shared_hidden(forest)
-            alone = torch.cat([self._row_hidden(s.to(self.device)[None])[0] for s in sequences])
-        paths = torch.cat([torch.nonzero(forest.ends[: int(x) + 1] > x)[:, 0] for x in forest.last])
-        if (others := config.num_hidden_layers - len(plan.layers)) > 0:
-            return f"{others} of its layers do not attend through transformers' attention interface"
-        if window is not None and "sliding_attention" in layer_types and not plan.windows:
-            return "its sliding windows lie in a mask that a forest cannot carry"
-        worst, bound = relative_error(together[paths], alone), bound_of(together.dtype)
-        if not worst <= bound:
-            return f"a small forest differs from plain forwards by {worst:.1e} (bound {bound:.0e})"
-        return None
 
 
 def _failure(error: Exception) -> str:
     return f"a forest fails with {type(error).__name__}: {str(error).partition(chr(10))[0]}"
-
-
-@contextlib.contextmanager
-def evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode within, and every submodule's own mode back afterwards."""
-    modes = [(m, m.training) for m in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for submodule, mode in modes:
-            submodule.training = mode
-
-
-def cuda_devices(device: torch.device) -> list[torch.device]:
-    """The devices whose random state a computation there may change."""
-    return [device] if device.type == "cuda" else []
-
-
-def _probe_forest(vocab_size: int, trunk: int) -> tuple[Forest, list[torch.Tensor]]:
-    """A trunk with three leaves and a branch below one of them, of arbitrary valid ids; no
-    random state is touched.
-    """
-    draw = np.random.default_rng(0)
-
-    def some(count: int) -> list[int]:
-        return draw.integers(0, vocab_size, count).tolist()
-
-    stem, fork = some(trunk), some(3)
-    lists = [stem + some(4), stem + some(2), stem + fork + some(2), stem + fork + some(1)]
-    sequences = [TokenSequence(np.array(ids), np.arange(len(ids)) > 0) for ids in lists]
-    other = TokenSequence(np.array(some(5)), np.arange(5) > 0)
-    forest = Forest.pack([Tree.build([other], min_shared=1), Tree.build(sequences, min_shared=1)])
-    return forest, [torch.tensor(other.ids), *(torch.tensor(ids) for ids in lists)]

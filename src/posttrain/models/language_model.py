@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,12 +21,15 @@ from posttrain.models.attention import ForestPlan
 from posttrain.models.forest_model import ForestModel, cuda_devices, evaluating
 from posttrain.models.logprobs import Head, token_logprobs
 from posttrain.models.peft_kind import is_peft
-from posttrain.models.prefixed_attention import Block
+from posttrain.models.prefixed_attention import Block, PrefixedPlan
+from posttrain.models.program import Program
 from posttrain.models.score_model import ScoreModel
 from posttrain.models.virtual_tokens import virtual_tokens
 from posttrain.models.vocabulary import DERIVED, DISTRIBUTIONS, FOREIGN, Vocabulary
 
 REFERENCE = "reference.safetensors"
+Predictions = tuple[torch.Tensor, Head]
+"""Hidden states [M, D] that predict targets, and the head that reads them."""
 _OWN_OUTPUTS = frozenset({"logprobs", "entropy", "entropy_gradient"})
 
 if TYPE_CHECKING:
@@ -56,7 +60,7 @@ class LanguageModel(ForestModel):
         self.foreign: Any = None
         self.reference_updates = 0
         self.fresh_adapters = True
-        self._frozen: Any = None  # a frozen copy, where one was asked for
+        self._frozen: Program | None = None  # a frozen copy, where one was asked for
 
     @property
     def head(self) -> Head:
@@ -97,34 +101,24 @@ class LanguageModel(ForestModel):
         names = set(needs) - forest.streams.keys()
         distributions = DISTRIBUTIONS & {n for need in names for n in DERIVED.get(need, (need,))}
         requested = names | distributions
+        rows: dict[str, Predictions] = {}  # of models whose distributions are needed
         outputs: dict[str, Any] = {}
-        rows: dict[str, tuple[torch.Tensor, Head]] = {}  # of models whose distributions are needed
         if not {"ref_logprobs", "ref_distribution"}.isdisjoint(requested):
             with torch.no_grad(), self.reference():
-                rows["ref_distribution"] = self.rows_at(forest, sources=True), self.head
-                if "ref_logprobs" in names:
-                    scores = token_logprobs(
-                        *rows["ref_distribution"], forest.target, temperature=temperature
-                    )
-                    outputs["ref_logprobs"] = scores.logprobs
+                rows["ref_distribution"], outputs["ref_logprobs"] = self._active(
+                    self._compared, forest, temperature, scored="ref_logprobs" in names
+                )
         if not {"teacher_logprobs", "teacher_distribution"}.isdisjoint(requested):
             with torch.no_grad():
-                rows["teacher_distribution"] = self._teacher_rows(forest)
-                if "teacher_logprobs" in names:
-                    scores = token_logprobs(
-                        *rows["teacher_distribution"], forest.target, temperature=temperature
-                    )
-                    outputs["teacher_logprobs"] = scores.logprobs
+                rows["teacher_distribution"], outputs["teacher_logprobs"] = self._of_teacher(
+                    forest, temperature, scored="teacher_logprobs" in names
+                )
         if FOREIGN in distributions:
             rows[FOREIGN], outputs["aligned"] = self._foreign_rows(forest)
+        outputs = {name: numbers for name, numbers in outputs.items() if numbers is not None}
         if distributions or not _OWN_OUTPUTS.isdisjoint(names):
-            rows["distribution"] = self.rows_at(forest, sources=True), self.head
-            outputs |= _own_outputs(*rows["distribution"], forest, names, temperature)
-        if distributions:
-            chosen = {name: rows[name] for name in sorted(distributions)}
-            vocabulary = outputs["vocabulary"] = Vocabulary(chosen, temperature)
-            for name in sorted(DERIVED.keys() & names):
-                outputs[name] = vocabulary.derived(name)
+            others = {name: rows[name] for name in distributions if name in rows}
+            outputs |= self._active(self._own, forest, names, temperature, distributions, others)
         if "values" in names:
             if self.critic is None:
                 raise ModelError("a loss asks for values and there is no critic")
@@ -133,9 +127,47 @@ class LanguageModel(ForestModel):
 
     __call__ = forward
 
-    def _foreign_rows(self, forest: Forest) -> tuple[tuple[torch.Tensor, Head], torch.Tensor]:
-        """Hidden states at the targets and the head of the teacher with another vocabulary; which
-        targets it has.
+    def predictions(self, forest: Forest) -> Predictions:
+        """Hidden states [M, D] that predict a forest's targets, and the head that reads them."""
+        rows: Predictions = self._active(self._predictions, forest.to(self.device))
+        return rows
+
+    def _predictions(self, forest: Forest) -> Predictions:
+        return self._rows_at(forest, sources=True), self.head
+
+    def _compared(
+        self, forest: Forest, temperature: float, *, scored: bool
+    ) -> tuple[Predictions, torch.Tensor | None]:
+        """What predicts the targets, and if `scored` their log-probs [M]: of a reference or a
+        teacher.
+        """
+        rows = self._predictions(forest)
+        if not scored:
+            return rows, None
+        return rows, token_logprobs(*rows, forest.target, temperature=temperature).logprobs
+
+    def _own(
+        self,
+        forest: Forest,
+        names: Collection[str],
+        temperature: float,
+        distributions: Collection[str],
+        others: dict[str, Predictions],
+    ) -> dict[str, Any]:
+        """Outputs of the trained model; its distributions lie beside those of other models."""
+        rows = self._predictions(forest)
+        outputs: dict[str, Any] = _own_outputs(*rows, forest, names, temperature)
+        if distributions:
+            by_name = {**others, "distribution": rows}
+            chosen = {name: by_name[name] for name in sorted(distributions)}
+            vocabulary = outputs["vocabulary"] = Vocabulary(chosen, temperature)
+            for name in sorted(DERIVED.keys() & names):
+                outputs[name] = vocabulary.derived(name)
+        return outputs
+
+    def _foreign_rows(self, forest: Forest) -> tuple[Predictions, torch.Tensor]:
+        """What predicts the targets under the teacher with another vocabulary; which targets it
+        has.
         """
         if self.foreign is None:
             raise ModelError("a loss asks for a teacher with another vocabulary and there is none")
@@ -143,10 +175,22 @@ class LanguageModel(ForestModel):
             hidden, head, aligned = self.foreign.rows(forest)
         return (hidden, head), aligned
 
-    def _teacher_rows(self, forest: Forest) -> tuple[torch.Tensor, Head]:
-        if self.teacher is None:
+    def _of_teacher(
+        self, forest: Forest, temperature: float, *, scored: bool
+    ) -> tuple[Predictions, torch.Tensor | None]:
+        teacher = self.teacher
+        if teacher is None:
             raise ModelError("a loss asks for a teacher and there is none")
-        return self.teacher.rows_at(forest.to(self.teacher.device), sources=True), self.teacher.head
+        compared: tuple[Predictions, torch.Tensor | None] = teacher._active(
+            teacher._compared, forest.to(teacher.device), temperature, scored=scored
+        )
+        return compared
+
+    def _finish_trunk(self) -> None:
+        super()._finish_trunk()
+        for other in (self.critic, self.teacher):
+            if other is not None:
+                other._finish_trunk()
 
     @property
     def _accelerates_backward(self) -> bool:
@@ -196,7 +240,13 @@ class LanguageModel(ForestModel):
                 f"this model cannot run a forest ({self.why_unshared}); give it padded rows"
             )
         forest = forest.to(self.device)
-        return self._shared_hidden(forest, keep_kv=True, blocks=blocks)
+        if blocks:
+            below = PrefixedPlan(forest, blocks)
+            return self._active(self._hidden_below, forest, below), below
+        computed: tuple[torch.Tensor, ForestPlan] = self._active(
+            self._shared_hidden, forest, plan=partial(ForestPlan, keep_kv=True)
+        )
+        return computed
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
@@ -206,13 +256,22 @@ class LanguageModel(ForestModel):
         Raises:
             ModelError: full fine-tuning without `enable_reference()`.
         """
+        with self._switched():
+            self._slot = "reference"
+            try:
+                yield
+            finally:
+                self._slot = "model"
+
+    @contextlib.contextmanager
+    def _switched(self) -> Iterator[None]:
         if self._frozen is not None:
-            virtual, self.virtual = self.virtual, virtual_tokens(self._frozen)
+            virtual, self.virtual = self.virtual, virtual_tokens(self._frozen.hf)
             self._active = self._frozen
             try:
                 yield
             finally:
-                self._active, self.virtual = self.hf, virtual
+                self._active, self.virtual = self.program, virtual
         elif self.base_is_reference:
             virtual, self.virtual = self.virtual, None
             try:
@@ -249,7 +308,8 @@ class LanguageModel(ForestModel):
         shared: dict[int, Any] = {
             id(p): p for p in self.hf.parameters() if is_peft(self.hf) and not p.requires_grad
         }
-        self._frozen = copy.deepcopy(self.hf, shared).eval().requires_grad_(False)
+        frozen = copy.deepcopy(self.hf, shared).eval().requires_grad_(False)
+        self._frozen = Program(frozen).eval()
 
     def update_reference(self, mix: float = 1.0) -> None:
         """Move the reference towards the weights as they are now: ref = mix pi + (1 - mix) ref,
@@ -275,8 +335,9 @@ class LanguageModel(ForestModel):
         """What of the frozen copy may differ from the model: the counterparts of trained
         parameters.
         """
+        assert self._frozen is not None
         return {
-            n: self._frozen.get_parameter(n)
+            n: self._frozen.hf.get_parameter(n)
             for n, p in self.hf.named_parameters()
             if p.requires_grad
         }

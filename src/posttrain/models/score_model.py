@@ -42,7 +42,7 @@ class ScoreModel(ForestModel):
         """Scores at the targets themselves: {"scores": [M]}, float32; temperature has no
         meaning here.
         """
-        return {"scores": self._at(forest, sources=False)}
+        return {"scores": self._active(self._at, forest, sources=False)}
 
     __call__ = forward
 
@@ -50,7 +50,8 @@ class ScoreModel(ForestModel):
         """Values of the states in which the targets were chosen, which end just before them:
         [M], float32.
         """
-        return self._at(forest, sources=True)
+        scores: torch.Tensor = self._active(self._at, forest, sources=True)
+        return scores
 
     def score(
         self, trees: Sequence[Sequence[TokenSequence]], max_tokens: int = 16384
@@ -88,7 +89,7 @@ class ScoreModel(ForestModel):
         return [float(scores[0]) for scores in self.score([last], max_tokens)[0]]
 
     def _at(self, forest: Forest, *, sources: bool) -> torch.Tensor:
-        hidden = self.rows_at(forest.to(self.device), sources=sources)
+        hidden = self._rows_at(forest.to(self.device), sources=sources)
         head = self.score_head
         weight = next(head.parameters())
         with kernels.computing(accelerated=False):

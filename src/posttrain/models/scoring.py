@@ -12,6 +12,12 @@ import torch
 from posttrain.data.forest import Forest, TokenSequence, Tree
 from posttrain.models.forest_model import evaluating
 from posttrain.models.language_model import LanguageModel
+from posttrain.world import World
+
+_ALONE = World.alone()
+
+Numbers = dict[str, np.ndarray]
+"""What a model says of the targets of a sequence, by name."""
 
 
 def scored(
@@ -21,7 +27,8 @@ def scored(
     *,
     max_tokens: int,
     temperature: float = 1.0,
-) -> Iterator[tuple[TokenSequence, dict[str, np.ndarray]]]:
+    world: World = _ALONE,
+) -> Iterator[tuple[TokenSequence, Numbers]]:
     """Each sequence with what the model says of its targets; sequences of a group share their
     prefix.
 
@@ -30,10 +37,31 @@ def scored(
         a stream that the
             sequences carry is given back as it is. max_tokens: distinct tokens of a forward pass.
         temperature: what logits are divided by.
+        world: the processes that share the groups among them; each gets the numbers of all.
     Yields:
         (sequence, {name: float32 [number of its targets]}), in no particular order. Dropout is off,
         in a critic too.
     """
+    if world.size == 1:
+        yield from _scored(model, groups, names, max_tokens, temperature)
+        return
+
+    def numbers_of(share: list[Sequence[TokenSequence]]) -> list[list[Numbers]]:
+        results = {id(s): n for s, n in _scored(model, share, names, max_tokens, temperature)}
+        return [[results[id(s)] for s in group] for group in share]
+
+    for group, numbers in zip(groups, world.spread(groups, numbers_of), strict=True):
+        yield from zip(group, numbers, strict=True)
+
+
+def _scored(
+    model: LanguageModel,
+    groups: Sequence[Sequence[TokenSequence]],
+    names: Collection[str],
+    max_tokens: int,
+    temperature: float,
+) -> Iterator[tuple[TokenSequence, Numbers]]:
+    """As `scored`, in this process."""
     origin: dict[int, TokenSequence] = {}  # of copies that carry no more than is needed here
 
     def bare(sequence: TokenSequence) -> TokenSequence:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from posttrain import registry
 from posttrain.config import Recipe
-from posttrain.errors import CheckpointError, PosttrainError
+from posttrain.errors import CheckpointError, ConfigError, PosttrainError
 from posttrain.loops.pipeline import SUMMARY, run_stages, write_summary
 from posttrain.recipe import recipe_as_dict, stage_recipes
 from posttrain.runs.recipe_run import Prepared, RecipeRun
@@ -59,6 +59,11 @@ class PreparedPipeline(Prepared):
     """A pipeline whose stages are checked."""
 
     def __init__(self, run: PipelineRun) -> None:
+        if run.world.size > 1:
+            raise ConfigError(
+                f"pipeline: its stages run in one process, and there are {run.world.size}; start "
+                "each stage by torchrun, or the pipeline without it"
+            )
         self.run = run
         recipes = run.recipes
         self.prepared = {name: _prepared(run, r, recipes) for name, r in recipes.items()}

@@ -18,11 +18,14 @@ from posttrain.runs.calls import Call
 from posttrain.terminal import write
 from posttrain.training.changes import Change
 from posttrain.training.folder import RunFolder
-from posttrain.training.lock import locked
 from posttrain.training.loop_session import LoopSession
 from posttrain.training.plan import Facts, Job, Loop, Plan, PreparedJob, Preview
+from posttrain.training.progress import console_of
 from posttrain.training.review import review_resume, write_facts
 from posttrain.training.session import Session
+from posttrain.world import World
+
+_ALONE = World.alone()
 
 SAMPLES = "samples.jsonl"
 
@@ -38,6 +41,7 @@ class RecipeRun:
             (see `training.changes`).
         console: where to print.
         critic_ahead: whether an earlier stage, which has not run, will leave a critic.
+        world: the processes of the run.
     """
 
     def __init__(
@@ -49,9 +53,11 @@ class RecipeRun:
         accept: Collection[str] = (),
         console: Console | None = None,
         critic_ahead: bool | None = None,
+        world: World = _ALONE,
     ) -> None:
         self.recipe = recipe
-        self.console = console or Console()
+        self.world = world
+        self.console = console_of(world, console)
         self.call = Call(recipe, notice=self._notice, critic_ahead=critic_ahead)
         self.run_folder = RunFolder(
             Path(recipe.output or f"runs/{recipe.method}"),
@@ -62,6 +68,7 @@ class RecipeRun:
             plugins=self.call.plugins,
             console=self.console,
             seed=recipe.seed,
+            world=world,
         )
 
     @property
@@ -90,10 +97,11 @@ class RecipeRun:
         Raises:
             ConfigError: the folder already holds a run, or another process works in it.
         """
-        self.run_folder.refuse_existing()
-        with locked(self.folder):
+        with self.world.together():
             self.run_folder.refuse_existing()
-            self.prepared().execute()
+            with self.run_folder.locked():
+                self.run_folder.refuse_existing()
+                self.prepared().execute()
         return self.folder
 
     def check(self) -> None:
@@ -182,6 +190,7 @@ class PreparedTraining(Prepared):
             console=run.console,
             title=recipe.title,
             work=work,
+            world=run.world,
         )
         self.session = session
         self.execute = session.run_in_folder
@@ -191,6 +200,11 @@ class PreparedWork(Prepared):
     """A job that is checked."""
 
     def __init__(self, run: RecipeRun, job: Job) -> None:
+        if run.world.size > 1:
+            raise ConfigError(
+                f"{job.method} trains nothing and runs in one process, and there are "
+                f"{run.world.size}; start it without torchrun"
+            )
         prepared: PreparedJob = job.prepare(run.call.model, run.recipe.seed)
         self.run, self.prepared = run, prepared
         self.facts = [*prepared.facts, *prepared.account.losses.items()]

@@ -11,7 +11,8 @@ from posttrain.errors import ConfigError
 from posttrain.registry import searches
 from posttrain.search.base import Candidate, Selection, select
 from posttrain.search.dialogue import check_template, filled, question_of, rewritten
-from posttrain.search.steps import at_least, best_place, number_of
+from posttrain.search.scores import best_place, number_of
+from posttrain.search.steps import at_least
 
 Prior = Literal["beta", "gaussian"]
 

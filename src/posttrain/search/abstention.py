@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from posttrain.errors import ConfigError
 from posttrain.registry import searches
 from posttrain.search.base import Selection, select
-from posttrain.search.best_of_n import best_scored, scored
+from posttrain.search.scores import best_place, scored
 from posttrain.search.vote import vote
 
 THRESHOLDS = tuple(round(0.05 * number, 2) for number in range(21))
@@ -55,7 +55,7 @@ async def selective_best_of_n(
     it is chosen, with the scores (note share) in place of shares.
     """
     candidates = await scored(await ask(prompt, num_samples), score)
-    best = best_scored(candidates)
+    best = best_place(candidates)
     return _kept(select(candidates, best, extract), candidates[best].score or 0.0, threshold)
 
 

@@ -46,7 +46,9 @@ class Candidate:
     stopped by itself, with an end token or a stop string. stop_string: the stop string at which it
     stopped, else None. logprobs: raw, of each token; empty where they are not known. top_logprobs:
     as many as were asked for. context_ids: what was before it. steps: the parts that a step-wise
-    search sampled one after the other. score: the scorer's, None where it was not asked.
+    search sampled one after the other. score: the scorer's, None where it was not asked. given:
+    of each token, whether the search has put it there and the policy has not sampled it; empty:
+    none.
     """
 
     ids: Ids
@@ -59,6 +61,7 @@ class Candidate:
     context_ids: Ids = ()
     steps: tuple[Step, ...] = ()
     score: float | None = None
+    given: tuple[bool, ...] = ()
 
     @property
     def mean_logprob(self) -> float:
@@ -87,6 +90,7 @@ class Candidate:
             top_logprobs=(*self.top_logprobs, *step.top_logprobs),
             steps=(*self.steps, Step(len(ids))),
             score=None,
+            given=_joined(self, step),
         )
 
     def scored(self, score: float) -> Candidate:
@@ -95,6 +99,13 @@ class Candidate:
         if steps:
             steps = (*steps[:-1], replace(steps[-1], score=score))
         return replace(self, score=score, steps=steps)
+
+
+def _joined(first: Candidate, second: Candidate) -> tuple[bool, ...]:
+    """`given` of two candidates, one behind the other."""
+    if not (first.given or second.given):
+        return ()
+    return tuple(was for c in (first, second) for was in c.given or (False,) * len(c.ids))
 
 
 @dataclass(slots=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from posttrain.registry import searches
-from posttrain.search.base import Candidate, Selection, select
+from posttrain.search.base import Selection, select
+from posttrain.search.scores import best_place, scored
 
 
 @searches.register
@@ -14,7 +15,7 @@ async def best_of_n(prompt, ask, extract, score, *, num_samples: int = 8) -> Sel
     et al., arXiv 2401.01879).
     """
     candidates = await scored(await ask(prompt, num_samples), score)
-    return select(candidates, best_scored(candidates), extract)
+    return select(candidates, best_place(candidates), extract)
 
 
 @searches.register
@@ -23,17 +24,4 @@ async def most_likely(prompt, ask, extract, *, num_samples: int = 8) -> Selectio
     candidates = await ask(prompt, num_samples)
     return select(
         candidates, max(range(len(candidates)), key=lambda i: candidates[i].mean_logprob), extract
-    )
-
-
-async def scored(candidates: list[Candidate], score) -> list[Candidate]:
-    """Candidates with their scores."""
-    numbers = await score(candidates)
-    return [c.scored(number) for c, number in zip(candidates, numbers, strict=True)]
-
-
-def best_scored(candidates: list[Candidate]) -> int:
-    """The place of the highest score; ties go to the higher log-prob per token."""
-    return max(
-        range(len(candidates)), key=lambda i: (candidates[i].score, candidates[i].mean_logprob)
     )

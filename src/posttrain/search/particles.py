@@ -10,7 +10,8 @@ from typing import Literal
 from posttrain.errors import ConfigError
 from posttrain.registry import searches
 from posttrain.search.base import Candidate, Ids, Selection
-from posttrain.search.steps import Steps, at_least, number_of, softmax
+from posttrain.search.scores import number_of, softmax
+from posttrain.search.steps import Steps, at_least
 
 _EDGE = 1e-6  # smallest distance of a probability from 0 and 1, so that its logit is finite
 

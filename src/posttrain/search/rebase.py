@@ -8,7 +8,8 @@ from typing import Literal
 from posttrain.errors import ConfigError
 from posttrain.registry import searches
 from posttrain.search.base import Candidate, Selection
-from posttrain.search.steps import Steps, at_least, number_of, softmax
+from posttrain.search.scores import number_of, softmax
+from posttrain.search.steps import Steps, at_least
 
 
 @searches.register

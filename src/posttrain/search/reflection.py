@@ -5,7 +5,6 @@ from __future__ import annotations
 from posttrain.errors import ConfigError
 from posttrain.registry import searches
 from posttrain.search.base import Selection, select
-from posttrain.search.best_of_n import best_scored, scored
 from posttrain.search.dialogue import (
     check_template,
     filled,
@@ -15,6 +14,7 @@ from posttrain.search.dialogue import (
     reply,
     rewritten,
 )
+from posttrain.search.scores import best_place, scored
 
 
 @searches.register
@@ -75,7 +75,7 @@ async def reflexion(
         if is_cut(attempt):
             break
         attempts += await scored([attempt], score)
-    best = best_scored(attempts)
+    best = best_place(attempts)
     return select(
         attempts,
         best,

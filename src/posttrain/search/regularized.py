@@ -8,7 +8,7 @@ from typing import Literal
 from posttrain.errors import ConfigError
 from posttrain.registry import searches
 from posttrain.search.base import Candidate, Selection, select
-from posttrain.search.best_of_n import scored
+from posttrain.search.scores import scored
 
 
 @searches.register

@@ -10,8 +10,8 @@ from typing import Any
 from posttrain.errors import ConfigError
 from posttrain.registry import searches
 from posttrain.search.base import Candidate, Selection
-from posttrain.search.best_of_n import best_scored, scored
 from posttrain.search.dialogue import filled, followed, is_cut, question_of, reply
+from posttrain.search.scores import best_place, scored
 from posttrain.search.steps import shares
 from posttrain.search.vote import vote
 from posttrain.types import Text
@@ -80,7 +80,7 @@ async def scored_revise(
     attempts = await scored([attempt for chain in chains for attempt in chain], score)
     weights, start = [-math.inf] * len(attempts), 0
     for chain in chains:
-        best = start + best_scored(attempts[start : start + len(chain)])
+        best = start + best_place(attempts[start : start + len(chain)])
         weights[best] = attempts[best].score or 0.0
         start += len(chain)
     return vote(attempts, weights, extract, num_chains=float(len(chains)))

@@ -13,6 +13,7 @@ from typing import Any
 from posttrain.errors import ConfigError
 from posttrain.registry import searches
 from posttrain.search.base import Candidate, Selection, select
+from posttrain.search.budget_forcing import put
 from posttrain.search.mcts import Node, descended, expanded, uct
 from posttrain.search.steps import Steps, at_least
 
@@ -131,12 +132,7 @@ class _Actions:
         room = steps.ask.sampling.max_tokens - len(path.ids) - len(cue)
         if room < 1:
             return []
-        begun = replace(path, ids=(*path.ids, *cue))
-        (longer,) = await steps.continued(begun)
-        logprobs = longer.logprobs
-        if logprobs:  # the model did not choose the cue, so that it has no log-prob
-            longer.logprobs = (*path.logprobs, *[0.0] * len(cue), *logprobs[len(path.logprobs) :])
-        return [longer]
+        return await steps.continued(put(path, cue))
 
 
 async def _consistencies(
@@ -151,7 +147,7 @@ async def _consistencies(
 
     async def check(path: Candidate, part: float) -> bool | None:
         ids = path.ids[: max(1, int(part * len(path.ids)))]
-        begun = replace(steps.root, ids=ids)
+        begun = replace(steps.root, ids=ids, given=path.given[: len(ids)])
         (completed,) = await steps.continued(begun, whole=True)
         if not steps.is_ended(completed):
             return None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from posttrain.budget import Budget
 from posttrain.data.templates import decode_completion, encode_prompt
 from posttrain.engines.base import Engine
 from posttrain.episodes.drive import EngineAsk, Failed, drive
-from posttrain.errors import ConfigError, PosttrainError
+from posttrain.errors import ConfigError, PosttrainError, RequestRefused
 from posttrain.rewards.grader import TaskGrader
 from posttrain.search.ask import EngineSearchAsk
 from posttrain.search.base import Candidate, Ids, Ledger, Selection
@@ -121,6 +121,9 @@ def run_searches(
 ) -> list[Selection | Failed]:
     """What a strategy chooses for each problem.
 
+    A request that a server refuses fails the search about its problem, and the others go on; where
+    it refuses one of every problem, that is an error.
+
     Args:
         strategy: with its scorer open (`Strategy.open`).
         problems: examples with their prompts as token ids.
@@ -131,30 +134,30 @@ def run_searches(
         on_finished: called with place and result whenever a search ends.
 
     Raises:
-        PosttrainError: a strategy's wrong call or setting, a scorer that fails too often. Any other
-            exception of a search is its result.
+        PosttrainError: a strategy's wrong call or setting, a scorer that fails too often, a server
+            that does not answer. Any other exception of a search is its result.
     """
     limits = limits or SearchLimits()
     errors: list[PosttrainError] = []
+    refusals: list[RequestRefused] = []
+    budgets = [limits.budget() for _ in problems]
     scores: Batched[Scored, list[float]] = Batched(
         lambda items: _scores(strategy, items, tools.verdicts)
     )
     values = None if tools.value is None else Batched(_of_lists(tools.value))
-    amateur = None if tools.amateur is None else Batched(_of_lists(_likelihood(tools.amateur)))
-    if "amateur" in strategy.inputs and amateur is None:
-        raise ConfigError(
-            f"search {strategy.name!r} asks for a weaker model beside the one that is sampled; "
-            "give it as `amateur`"
-        )
+    amateur = _amateur(strategy, tools.amateur)
 
-    def program(example: Example, prompt: Ids) -> Callable[[EngineAsk], Any]:
+    def program(example: Example, prompt: Ids, budget: Budget) -> Callable[[EngineAsk], Any]:
         async def search(engine_ask: EngineAsk) -> Selection:
-            ask = EngineSearchAsk(engine_ask, tools.decode, prompt, limits.budget(), tools.journal)
+            ask = EngineSearchAsk(engine_ask, tools.decode, prompt, budget, tools.journal)
             inputs = _inputs(example, prompt, ask, tools, scores, values, amateur)
             started = time.monotonic()
             try:
                 selection = await strategy.run(inputs)
                 return _closed(selection, ask, time.monotonic() - started)
+            except RequestRefused as error:
+                refusals.append(error)
+                raise
             except PosttrainError as error:
                 errors.append(error)
                 raise
@@ -165,10 +168,10 @@ def run_searches(
         if errors:
             raise errors[0]
         if on_finished is not None:
-            on_finished(place, result)
+            on_finished(place, _counted(result, budgets[place]))
 
-    return drive(
-        [program(example, prompt) for example, prompt in problems],
+    results = drive(
+        [program(*problem, budget) for problem, budget in zip(problems, budgets, strict=True)],
         engine,
         sampling=sampling,
         seeds=seeds,
@@ -176,6 +179,28 @@ def run_searches(
         timeout_seconds=limits.timeout_seconds,
         on_finished=finished,
     )
+    if refusals and len(refusals) == len(results):
+        raise refusals[0]
+    return [_counted(result, budget) for result, budget in zip(results, budgets, strict=True)]
+
+
+def _counted(result: Selection | Failed, budget: Budget) -> Selection | Failed:
+    """The result; of a search that failed with the tokens that it had sampled."""
+    return replace(result, num_tokens=budget.num_tokens) if isinstance(result, Failed) else result
+
+
+def _amateur(
+    strategy: Strategy, engine: Engine | None
+) -> Batched[Sequence[Continued], list[float]] | None:
+    """Log-probs of a weaker model, which many searches ask for together."""
+    if engine is not None:
+        return Batched(_of_lists(_likelihood(engine)))
+    if "amateur" in strategy.inputs:
+        raise ConfigError(
+            f"search {strategy.name!r} asks for a weaker model beside the one that is sampled; "
+            "give it as `amateur`"
+        )
+    return None
 
 
 def _inputs(

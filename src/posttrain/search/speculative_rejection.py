@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from posttrain.errors import ConfigError
 from posttrain.registry import searches
-from posttrain.search.base import Candidate, Selection, select
-from posttrain.search.best_of_n import scored
+from posttrain.search.base import Selection, select
 from posttrain.search.chunks import begun, continued, is_open
+from posttrain.search.scores import rank, scored
 
 
 @searches.register
@@ -47,7 +47,7 @@ async def speculative_rejection(
         going = [i for i in remaining if is_open(paths[i], ask, lengths[i])]
         if not going or ask.budget.is_spent:
             break
-        remaining = sorted(remaining, key=lambda i: _rank(paths[i]), reverse=True)
+        remaining = sorted(remaining, key=lambda i: rank(paths[i]), reverse=True)
         remaining = remaining[: len(remaining) - int(rejected_share * len(remaining))]
         going = sorted(i for i in going if i in remaining)
         if not going:
@@ -56,10 +56,6 @@ async def speculative_rejection(
         grown = await continued([paths[i] for i in going], prompt, ask, decode, chunk_tokens)
         for i, path in zip(going, await scored(grown, score), strict=True):
             paths[i] = path
-    best = max(remaining, key=lambda i: (paths[i].ended, _rank(paths[i]), -i))
+    best = max(remaining, key=lambda i: (paths[i].ended, rank(paths[i]), -i))
     rejected = num_samples - len(remaining)
     return select(paths, best, extract, None, num_rejected=float(rejected))
-
-
-def _rank(path: Candidate) -> tuple[float, float]:
-    return path.score if path.score is not None else 0.0, path.mean_logprob

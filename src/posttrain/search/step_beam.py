@@ -7,7 +7,8 @@ from typing import Literal
 from posttrain.errors import ConfigError
 from posttrain.registry import searches
 from posttrain.search.base import Candidate, Selection
-from posttrain.search.steps import Steps, at_least, best_paths, best_place, distinct_texts, shares
+from posttrain.search.scores import best_paths, best_place
+from posttrain.search.steps import Steps, at_least, distinct_texts, shares
 
 
 @searches.register

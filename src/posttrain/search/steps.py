@@ -15,6 +15,7 @@ from typing import Any
 from posttrain.errors import ConfigError
 from posttrain.search.ask import path_room
 from posttrain.search.base import Candidate, Ids, Selection, select
+from posttrain.search.scores import best_place, number_of
 from posttrain.search.vote import vote
 
 
@@ -165,24 +166,6 @@ class Steps:
         return vote(paths, weights, extract, **notes)
 
 
-def number_of(path: Candidate) -> float:
-    """The score; -inf where there is none."""
-    return -math.inf if path.score is None else path.score
-
-
-def best_place(paths: Sequence[Candidate], allowed: Sequence[bool] | None = None) -> int:
-    """The place of the highest score; ties go to the higher log-prob per token, then to the
-    first.
-    """
-    places = [i for i in range(len(paths)) if allowed is None or allowed[i]]
-    return max(places, key=lambda i: (number_of(paths[i]), paths[i].mean_logprob))
-
-
-def best_paths(paths: Iterable[Candidate], number: int) -> list[Candidate]:
-    """The paths with the highest scores, best first; ties stay in order."""
-    return sorted(paths, key=lambda path: -number_of(path))[:number]
-
-
 def distinct_texts(paths: Iterable[Candidate]) -> list[Candidate]:
     """The first path of each text; a text that has ended differs from one that goes on."""
     first: dict[tuple[str, bool, str | None], Candidate] = {}
@@ -194,16 +177,6 @@ def distinct_texts(paths: Iterable[Candidate]) -> list[Candidate]:
 def shares(total: int, parts: int) -> list[int]:
     """A total in nearly equal whole parts, the larger ones first."""
     return [total // parts + (place < total % parts) for place in range(parts)]
-
-
-def softmax(numbers: Sequence[float]) -> list[float]:
-    """e^x / sum e^x; -inf has no share, unless all are."""
-    high = max(numbers)
-    if high == -math.inf:
-        return [1 / len(numbers)] * len(numbers)
-    powers = [math.exp(x - high) for x in numbers]
-    total = sum(powers)
-    return [power / total for power in powers]
 
 
 def at_least(search: str, least: int = 1, **settings: int) -> None:

@@ -76,5 +76,10 @@ def chosen_number(text: str, num_responses: int) -> int | None:
 
 
 def _as_given(problem: Text, text: str) -> Text:
-    """The text as a plain prompt, or as a message where the problem is messages."""
-    return text if isinstance(problem, str) else [{"role": "user", "content": text}]
+    """The text as a plain prompt; where the problem is messages, as a message behind its system
+    messages.
+    """
+    if isinstance(problem, str):
+        return text
+    system = [message for message in problem if message["role"] == "system"]
+    return [*system, {"role": "user", "content": text}]

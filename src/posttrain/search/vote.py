@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from posttrain.registry import searches
 from posttrain.search.base import Candidate, Selection, select
+from posttrain.search.scores import softmax
 
 
 @searches.register
@@ -30,7 +31,7 @@ async def majority_vote(prompt, ask, extract, *, num_samples: int = 8) -> Select
 @searches.register
 async def weighted_vote(prompt, ask, extract, score, *, num_samples: int = 8) -> Selection:
     """Weighted best-of-N: the answer with the largest sum of scores (Li et al., arXiv
-    2206.02336).
+    2206.02336). Scores below 0 are made weights by a softmax, see `vote`.
     """
     candidates = await ask(prompt, num_samples)
     scores = await score(candidates)
@@ -46,9 +47,20 @@ def vote(
     """The answer with the largest sum of weights, and its candidate with the highest log-prob per
     token.
 
+        argmax_a sum_{i : answer_i = a} w_i,  or of softmax(w)_i where some w_i < 0
+
+    A sum of negative weights falls with every further vote, so that the vote would be inverted.
+    Scores that can be negative, such as those of a Bradley-Terry reward model or log-probs, are
+    known up to a constant of the prompt. Their softmax is the probability that a candidate is the
+    preferred one of all (Luce, Individual Choice Behavior, 1959; Plackett, 1975), and the softmax
+    of log-probs is their share of the probability. Note softmax_weights is 1 there.
+
     Without any answer the likeliest candidate is chosen. weights: -inf has no vote. notes: numbers
     to report.
     """
+    if any(-math.inf < weight < 0 for weight in weights):
+        weights = [w or -math.inf for w in softmax(weights)]  # 0 where there was no score
+        notes = {**notes, "softmax_weights": 1.0}
     answers = [extract(c.text) for c in candidates]
     votes: dict[str, float] = {}
     for answer, weight in zip(answers, weights, strict=True):

@@ -15,12 +15,10 @@ from posttrain.advantages import shape
 from posttrain.advantages.turns import Credited
 from posttrain.averages import Averages
 from posttrain.config import Component, CreditConfig
+from posttrain.sources.correction import Nested, corrections
 from posttrain.sources.earned import contexts, states, token_rewards, turn_rewards
 from posttrain.sources.trace_sequences import turn_numbers
 from posttrain.types import TraceGroup
-
-Nested = list[list[np.ndarray]]
-"""Numbers per token of each completion: [P][G] of arrays [T]."""
 
 
 class Creditor:
@@ -65,7 +63,8 @@ class Creditor:
         """
         c = self.config
         needs = set()
-        if self.keep_old or c.kl_weight or c.importance_correction != "none":
+        corrects = c.importance_correction != "none" or c.rejection != "none"
+        if self.keep_old or c.kl_weight or corrects:
             needs.add("logprobs")
         if c.kl_weight:
             needs.add("ref_logprobs")
@@ -259,20 +258,8 @@ class Creditor:
             arrays = iter(flat)
             advantages = [[next(arrays) for _ in row] for row in advantages]
         if c.importance_correction != "none" and engine is not None:
-            weights = _nested(
-                lambda o, e: shape.importance_weights(
-                    o, _or(e, o), c.importance_correction, c.importance_clip_max
-                ),
-                measured["logprobs"],
-                engine,
-            )
+            weights = corrections(c, measured["logprobs"], engine, counted, self.averages)
             advantages = _nested(np.multiply, advantages, weights)
-            flat_weights = [w for row in weights for a in row for w in a]
-            self.averages.add(
-                "sampling/importance_sampling_ratio/mean",
-                float(np.sum(flat_weights)),
-                len(flat_weights),
-            )
         if c.top_entropy < 1:
             entropies = [a for row in measured["entropy"] for a in row]
             kept = iter(
@@ -321,13 +308,6 @@ def _per_token(
         for a, n in zip(advantages, sizes, strict=False)
     ]
     return [np.zeros_like(a) if none else a for a, none in zip(arrays, missing, strict=True)]
-
-
-def _or(numbers: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Numbers, and others where those are NaN: a token of which no sampler reported any log-prob
-    gets the weight 1.
-    """
-    return np.asarray(np.where(np.isnan(numbers), others, numbers))
 
 
 def _chosen(missing: Sequence[Sequence[bool]], first: Nested, second: Nested) -> Nested:

@@ -94,7 +94,7 @@ class PairSource:
     def updated(self, model: Any) -> None:
         """Tell the engine that the weights have moved."""
         model.weights_version += 1
-        self.collector.engine.sync(model.weights_version)
+        self._averages.update(self.collector.sync(model.weights_version))
 
     def metrics(self) -> Averages:
         return self._averages

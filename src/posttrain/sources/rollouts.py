@@ -13,10 +13,14 @@ from posttrain.data.forest import Batch, TokenSequence, Tree
 from posttrain.data.tree import marked
 from posttrain.models.scoring import scored
 from posttrain.sources.collect import Collector
-from posttrain.sources.credit import Creditor, Nested
+from posttrain.sources.correction import Nested, remaining, without_rejected
+from posttrain.sources.credit import Creditor
 from posttrain.sources.rows import DataSource
 from posttrain.sources.trace_sequences import set_streams, trace_sequences, trained_tokens
 from posttrain.types import Trace, TraceGroup
+from posttrain.world import World
+
+_ALONE = World.alone()
 
 
 class Watch(Protocol):
@@ -63,9 +67,12 @@ class RolloutSource:
         learns: whether the objective may have a gradient on a tree (`Objective.learns`); no
             training pass is spent on the others.
         whole: what a batch never splits, as in `Batch`.
-        watch: is shown the rewarded completions of each step.
         mixed: rows that every update also learns from. Their targets are marked by the stream
             `given`, so that losses of sampled targets pass over them.
+        world: the processes that measure log-probs and values together.
+
+    Attributes:
+        watch: is shown the rewarded completions of each step; None at first.
     """
 
     def __init__(
@@ -82,7 +89,7 @@ class RolloutSource:
         max_tokens: int = 16384,
         whole: Literal["tree", "batch"] | None = None,
         mixed: DataSource | None = None,
-        watch: Watch | None = None,
+        world: World = _ALONE,
     ) -> None:
         self.collector = collector
         self.model = model
@@ -96,8 +103,9 @@ class RolloutSource:
         self.max_tokens = max_tokens
         self.whole = whole
         self.mixed = mixed
-        self.watch = watch
+        self.watch: Watch | None = None
         self._kl: list[float] | None = None
+        self.world = world
         self.groups: list[TraceGroup] = []
         self._averages = Averages()
 
@@ -108,7 +116,9 @@ class RolloutSource:
         self._kl = [] if self.watch is not None and self.watch.measures_kl(step) else None
         trees = self._trees() if self.groups else []
         if self.watch is not None:
-            self._averages.merge(self.watch.observe(step, self.collector.sampled, self._kl))
+            # The main process asks the gold rewards; all processes end a run together.
+            observed, self.watch.ended = self.world.from_main(lambda: self._observed(step))
+            self._averages.merge(observed)
         number = 0
         for iteration in range(self.num_iterations):
             order = np.arange(len(trees))
@@ -130,19 +140,24 @@ class RolloutSource:
     def updated(self, model: Any) -> None:
         """Tell the engine that the weights have moved."""
         model.weights_version += 1
-        self.collector.engine.sync(model.weights_version)
+        self._averages.update(self.collector.sync(model.weights_version))
 
     def metrics(self) -> Averages:
         return self._averages
 
     def state(self) -> dict[str, Any]:
         watched = {} if self.watch is None else {"watch": self.watch.state()}
-        return {**self.credit.state(), **watched}
+        return {**self.credit.state(), **self.collector.state(), **watched}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.credit.load_state(state)
+        self.collector.load_state(state)
         if self.watch is not None and "watch" in state:
             self.watch.load_state(state["watch"])
+
+    def close(self) -> None:
+        """End what samples in other threads and processes."""
+        self.collector.close()
 
     def _trees(self) -> list[Tree]:
         """The credited traces of the step, one tree a prompt. Failed ones are left out. Where
@@ -166,24 +181,34 @@ class RolloutSource:
             asked if self._kl is None else asked | _OF_KL,
             self.sampling.temperature or 1.0,
             self.max_tokens,
+            self.world,
         )
         if self._kl is not None:
             self._kl = _kl_of(measured)
             measured = {name: nested for name, nested in measured.items() if name in asked}
-        counted: Nested = [[trained_tokens(t) & self._counts(t) for t in g.traces] for g in groups]
+        trained: Nested = [[trained_tokens(t) & self._counts(t) for t in g.traces] for g in groups]
         sampled = [[self._engine_logprobs(t) for t in g.traces] for g in groups]
         present = [[x for x in row if x is not None] for row in sampled]
         engine = present if sum(map(len, present)) == sum(map(len, sampled)) else None
+        rejection = Averages()
+        counted = without_rejected(self.credit.config, measured, engine, trained, rejection)
         streams = self.credit.credit(groups, measured, engine, counted)
         if engine is not None:
             streams["engine_logprobs"] = engine
         self._averages.merge(self.credit.averages)
+        self._averages.merge(rejection)
         for p, group in enumerate(groups):
             for g, trace in enumerate(group.traces):
                 numbers = {name: nested[p][g] for name, nested in streams.items()}
                 self._fill(rows[p][g], group, trace, numbers, counted[p][g])
-        sequences = [self._trained_on(row) for row in rows]
+        sequences = [self._trained_on(row) for row in remaining(rows, trained, counted)]
         return [Tree.build(some) for some in sequences if some]
+
+    def _observed(self, step: int) -> tuple[Averages, str]:
+        """What the watch measures at a step, and why it ends the run."""
+        assert self.watch is not None
+        averages = self.watch.observe(step, self.collector.sampled, self._kl)
+        return averages, self.watch.ended
 
     def _fill(
         self,
@@ -272,11 +297,13 @@ def measure(
     needs: Collection[str],
     temperature: float,
     max_tokens: int,
+    world: World = _ALONE,
 ) -> dict[str, Nested]:
     """What the model computes now at the targets of the sequences, with dropout off.
 
     Args:
         rows: [P][G], the sequences of each trace.
+        world: the processes that share the rows among them.
     Returns:
         name -> [P][G] of arrays [T], over the targets of a trace's sequences in their order; an
         empty array where there is no sequence.
@@ -287,7 +314,7 @@ def measure(
     groups = [some for row in rows if (some := [s for sequences in row for s in sequences])]
     results: dict[int, dict[str, np.ndarray]] = {}
     for sequence, numbers in scored(
-        model, groups, needs, max_tokens=max_tokens, temperature=temperature
+        model, groups, needs, max_tokens=max_tokens, temperature=temperature, world=world
     ):
         results[id(sequence)] = numbers
     nothing = np.zeros(0, dtype=np.float32)

@@ -38,13 +38,15 @@ def search_rows(
         pt.fit(model, pt.sft(pt.search_rows(task.examples, selections)), steps=50)
 
     kind:
-        completions: prompt, completion. The search's choices; with `grade` instead all whole
-            candidates whose grade is at least min_grade, the likeliest first. For pt.sft.
+        completions: prompt, completion. The search's choices where they are whole; with `grade`
+            instead all whole candidates whose grade is at least min_grade, the likeliest first.
+            Texts that the search has put into them (budget_forcing, rstar) are imitated too. For
+            pt.sft.
         preferences: prompt, chosen, rejected, margin. Pairs of whole candidates with different
             grades (without `grade`: scores), those that share the longest beginning first. For
             pt.dpo.
-        rewards: prompt, completion, reward. All whole candidates with their grades (scores). For
-            pt.offline.
+        rewards: prompt, completion, reward. All whole candidates with their grades (scores),
+            which the policy sampled alone. For pt.offline.
         steps: prompt, completions (the steps), labels. The label of a step is the mean grade
             (score) of the whole candidates that go through it, which is the value that a tree
             search backs up (ReST-MCTS*, arXiv 2406.03816). For pt.reward_model.
@@ -58,8 +60,8 @@ def search_rows(
         separator: between steps.
 
     Raises:
-        ConfigError: a wrong kind, not one selection per example, or scores are asked for that the
-            search has not.
+        ConfigError: a wrong kind, not one selection per example, scores are asked for that the
+            search has not, or rewards of candidates with tokens that were not sampled.
     """
     if kind not in KINDS:
         raise ConfigError(f"search_rows: kind {kind!r} is none of {', '.join(KINDS)}")
@@ -85,13 +87,15 @@ def _rows(
     separator: str,
 ) -> Iterable[dict[str, Any]]:
     if kind == "completions" and grade is None:
-        return [{"completion": selection.text}]
+        is_whole = selection.candidates[selection.index].ended
+        return [{"completion": selection.text}] * is_whole
     graded = _graded(example, selection, grade)
     if kind == "completions":
         passed = [c for c, g in graded if g >= min_grade]
         passed.sort(key=lambda c: -c.mean_logprob)
         return [{"completion": c.text} for c in passed]
     if kind == "rewards":
+        _refuse_given(example, graded)
         return [{"completion": c.text, "reward": g} for c, g in graded]
     if kind == "preferences":
         return _pairs(graded)
@@ -112,6 +116,16 @@ def _graded(
             "have no score; give grade, such as task.score, or a search with a scorer"
         )
     return [(c, float(c.score)) for c in whole if c.score is not None]
+
+
+def _refuse_given(example: Example, graded: Sequence[tuple[Candidate, float]]) -> None:
+    """Rows of text cannot say which of their tokens the policy has not chosen."""
+    if any(any(c.given) for c, _ in graded):
+        raise ConfigError(
+            f"search_rows: candidates of example {example.id!r} hold tokens that the search put "
+            "there, whose reward is not the policy's; take search_group, which masks them, or "
+            "kind completions, which imitates the text"
+        )
 
 
 def _pairs(graded: Sequence[tuple[Candidate, float]]) -> list[dict[str, Any]]:
@@ -149,7 +163,8 @@ def search_group(example: Example, selection: Selection) -> TraceGroup:
     """The whole and cut candidates of a search as the traces of one prompt, for rewards and
     policy-gradient losses.
 
-    Their log-probs are those that the engine reported. A strategy that chose among partial
+    Their log-probs are those that the engine reported. Tokens that the search has put there
+    (`Candidate.given`) are context: no loss counts them. A strategy that chose among partial
     candidates has not sampled from the policy alone; importance ratios correct for it only in part.
 
     Raises:
@@ -171,5 +186,7 @@ def search_group(example: Example, selection: Selection) -> TraceGroup:
         logprobs = list(candidate.logprobs)
         reason: Any = "stop" if candidate.ended else "length"
         sample = Sample(list(candidate.ids), logprobs, logprobs, reason, candidate.stop_string)
-        traces.append(Trace.of_sample(candidate.context_ids, sample, candidate.text))
+        trace = Trace.of_sample(candidate.context_ids, sample, candidate.text)
+        trace.turns[0].given = candidate.given
+        traces.append(trace)
     return TraceGroup(example, next(iter(contexts)), traces)

@@ -42,7 +42,8 @@ def trace_sequences(
 
     Args:
         row: a name for messages. number: of the trace in its tree, where it has several branches.
-        every_turn: make targets of turns that are not trained too, to measure log-probs there.
+        every_turn: make targets of turns that are not trained too, and of ids that were not
+            sampled, to measure log-probs there.
     """
     sequences = []
     several = len(trace.turns) > 1
@@ -51,7 +52,8 @@ def trace_sequences(
         mask = np.zeros(len(ids), dtype=bool)
         for turn in turns:
             start = len(turn.context_ids)
-            mask[start : start + len(turn.sample.ids)] = turn.is_trained or every_turn
+            counts = True if every_turn else np.array(turn.loss_mask, dtype=bool)
+            mask[start : start + len(turn.sample.ids)] = counts
         if any(turn.sample.ids for turn in turns):
             sequences.append(TokenSequence(ids, mask, row=row, trace=number if several else None))
     return sequences
@@ -64,9 +66,8 @@ def turn_numbers(trace: Trace) -> np.ndarray:
 
 
 def trained_tokens(trace: Trace) -> np.ndarray:
-    """bool [T], whether the turn of each sampled token is trained."""
-    marks = np.array([turn.is_trained for turn in trace.turns], dtype=bool)
-    return np.repeat(marks, _lengths(trace))
+    """bool [T], whether losses count each token: its turn is trained, and it was sampled."""
+    return np.array([counts for turn in trace.turns for counts in turn.loss_mask], dtype=bool)
 
 
 def set_streams(sequences: Sequence[TokenSequence], numbers: Mapping[str, np.ndarray]) -> None:

@@ -12,7 +12,9 @@ from posttrain.errors import DataError
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.scoring import scored
 from posttrain.sources.rows import DataSource
+from posttrain.world import World
 
+_ALONE = World.alone()
 _DECAY = 0.9  # of BCO's running means, a step
 
 
@@ -64,6 +66,7 @@ class UnpairedSource(DataSource):
         partners: what `mismatched` gave, for these sequences and any that are held out; may be
         empty where no loss asks for
             kl. wanted: which of "kl" and "shift" the losses ask for.
+        world: the processes that measure together.
     """
 
     def __init__(
@@ -76,12 +79,14 @@ class UnpairedSource(DataSource):
         batch_size: int,
         seed: int,
         max_tokens: int,
+        world: World = _ALONE,
     ) -> None:
         super().__init__([[s] for s in sequences], batch_size=batch_size, seed=seed)
         self.partners = partners
         self.model = model
         self.wanted = frozenset(wanted) & {"kl", "shift"}
         self.max_tokens = max_tokens
+        self.world = world
         self._means: dict[str, float] = {}  # of log-ratios, by label
 
     def batches(self, step: int) -> Iterator[Batch]:
@@ -119,7 +124,13 @@ class UnpairedSource(DataSource):
 
     def _log_ratios(self, sequences: list[TokenSequence]) -> list[tuple[TokenSequence, float]]:
         names = ("logprobs", "ref_logprobs")
-        outputs = scored(self.model, [[s] for s in sequences], names, max_tokens=self.max_tokens)
+        outputs = scored(
+            self.model,
+            [[s] for s in sequences],
+            names,
+            max_tokens=self.max_tokens,
+            world=self.world,
+        )
         return [
             (s, float(np.sum(n["logprobs"].astype(np.float64) - n["ref_logprobs"])))
             for s, n in outputs

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -60,7 +62,9 @@ def resumed_as(go_on: str) -> Iterator[None]:
 
 
 @contextmanager
-def stop_on_signal(state: State, console: Console, go_on: str) -> Iterator[None]:
+def stop_on_signal(
+    state: State, console: Console, go_on: str, *, same_seconds: float = 0.0
+) -> Iterator[None]:
     """The first SIGINT (Ctrl-C), SIGTERM or SIGHUP ends the run after the step at hand, with a
     checkpoint.
 
@@ -69,6 +73,8 @@ def stop_on_signal(state: State, console: Console, go_on: str) -> Iterator[None]
 
     Args:
         go_on: the call that goes on with the run.
+        same_seconds: signals that come within so many seconds after the first are the first. A
+            launcher passes the terminal's Ctrl-C on to processes that have it already.
 
     Raises:
         Interrupted: by the second signal; says what is lost.
@@ -77,7 +83,13 @@ def stop_on_signal(state: State, console: Console, go_on: str) -> Iterator[None]
         yield
         return
 
+    first = -math.inf
+
     def handle(number: int, frame: Any) -> None:
+        nonlocal first
+        if time.monotonic() - first < same_seconds:
+            return
+        first = time.monotonic()
         if state.stop:
             raise Interrupted(
                 f"stopped at once, without saving. Done: {state.step} steps; last checkpoint: "

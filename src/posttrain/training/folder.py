@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -15,11 +16,15 @@ from posttrain.terminal import visible, write
 from posttrain.training import checkpoint, resume
 from posttrain.training.caller import Caller
 from posttrain.training.changes import Change, check_accepted, recipe_changes
+from posttrain.training.lock import locked
 from posttrain.training.resume import IN_PYTHON
+from posttrain.world import World
+
+_ALONE = World.alone()
 
 
 class RunFolder:
-    """The folder that a run writes to.
+    """The folder that a run writes to. Of several processes the main one writes and prints.
 
     Args:
         path: the folder. record: the run's recipe as plain values.
@@ -29,6 +34,7 @@ class RunFolder:
             (see `training.changes`).
         plugins: files of the user's functions.
         temporary: whether the folder is removed after the work, so that no path in it is named.
+        world: the processes of the run.
         before_open: is called just before the first write; a pipeline opens its own folder then.
     """
 
@@ -44,6 +50,7 @@ class RunFolder:
         console: Console | None = None,
         seed: int = 0,
         temporary: bool = False,
+        world: World = _ALONE,
     ) -> None:
         check_accepted(accept)
         self.path = path
@@ -56,6 +63,7 @@ class RunFolder:
         self.console = console or Console()
         self.seed = seed
         self.temporary = temporary
+        self.world = world
         self.before_open: Callable[[], None] = lambda: None
 
     @property
@@ -69,14 +77,20 @@ class RunFolder:
         Raises:
             ConfigError: the folder holds a run that is not resumed.
         """
-        if not self.resume and self.holds_run:
+        if self.world.is_main and not self.resume and self.holds_run:
             raise ConfigError(
                 f"output: {self.path} already holds a run. Go on with it by "
                 f"`{self.caller.resume(self.path)}`, choose another output, or remove the folder"
             )
 
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Within it no other run works in the folder."""
+        return locked(self.path) if self.world.is_main else contextlib.nullcontext()
+
     def open(self) -> None:
         """Make the folder with the resolved recipe in it."""
+        if not self.world.is_main:
+            return
         self.refuse_existing()
         self.before_open()
         self.path.mkdir(parents=True, exist_ok=True)
@@ -89,7 +103,7 @@ class RunFolder:
 
     def open_at(self, start: resume.Start, steps: int) -> None:
         """Make the folder, or go on in it: what training would overwrite moves aside."""
-        if self.resume:
+        if self.resume and self.world.is_main:
             self.write(*resume.announced(start, steps))
             self.before_open()
             resume.set_aside(start)
@@ -137,6 +151,9 @@ class RunFolder:
         Raises:
             CheckpointError: there is no run, no readable checkpoint, or a change is refused.
         """
+        return self.world.from_main(self._start)
+
+    def _start(self) -> resume.Start:
         if not self.resume:
             return resume.Start(self.path, caller=self.caller)
         if not self.holds_run:
@@ -149,7 +166,7 @@ class RunFolder:
 
     def write(self, *lines: str, style: str = "") -> None:
         """Print lines."""
-        for line in lines:
+        for line in lines if self.world.is_main else ():
             write(self.console, line, style=style)
 
 

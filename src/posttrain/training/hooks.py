@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from posttrain.report.turns import Part, has_turns, parts_of, turns_as_json
+from posttrain.sources.staleness import version_spans
 from posttrain.terminal import write
 from posttrain.training.checkpoint import write_text_whole
 from posttrain.types import Trace, TraceGroup, plain_text
@@ -131,7 +132,10 @@ def group_as_json(step: int, group: TraceGroup) -> dict[str, Any]:
 
 
 def trace_as_json(trace: Trace) -> dict[str, Any]:
-    """A completion of a line of rollouts.jsonl; an episode has its turns too."""
+    """A completion of a line of rollouts.jsonl; an episode has its turns too.
+
+    weights_versions, where an engine reports them: [version, start, end] of sampled tokens.
+    """
     values: dict[str, Any] = {
         "text": trace.text,
         "reward": finite(trace.reward),
@@ -141,6 +145,8 @@ def trace_as_json(trace: Trace) -> dict[str, Any]:
         "finish_reason": trace.finish_reason,
         "error": trace.error,
     }
+    if any(turn.sample.version_spans for turn in trace.turns):
+        values["weights_versions"] = [list(span) for span in version_spans(trace)]
     if has_turns(trace):
         values |= {"stop_reason": trace.stop_reason, "turns": turns_as_json(trace)}
     return values
@@ -189,6 +195,17 @@ def add_peak_memory(step: int, metrics: dict[str, float]) -> None:
     peak = _peak_memory()
     if peak is not None:
         metrics["memory/peak_mib"] = peak / 2**20
+
+
+def optimizer_memory(optimizer: Any) -> Hook:
+    """A hook that adds memory/optimizer_mib: moments, float32 copies of bfloat16 weights and the
+    average of weights, together, in MiB.
+    """
+
+    def add(step: int, metrics: dict[str, float]) -> None:
+        metrics["memory/optimizer_mib"] = sum(optimizer.memory.values()) / 2**20
+
+    return add
 
 
 def _peak_memory() -> float | None:

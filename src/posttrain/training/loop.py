@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,9 @@ from posttrain.training.hooks import Hook
 from posttrain.training.idle import idle_metrics
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Optimizer
+from posttrain.world import World
+
+_ALONE = World.alone()
 
 
 @dataclass(slots=True)
@@ -34,6 +37,13 @@ class State:
     stop: bool = False
     ended: str = ""
 
+    def agree(self, world: World) -> bool:
+        """Whether any process is to stop; then all of them are."""
+        stop = world.any(self.stop)
+        # A signal may have come since: it counts at the next call, for all processes at once.
+        self.stop = self.stop or stop
+        return stop
+
 
 def train(
     model: Any,
@@ -45,36 +55,47 @@ def train(
     *,
     steps: int,
     max_tokens: int,
+    rules: Sequence[Callable[[int], Averages]] = (),
+    world: World = _ALONE,
 ) -> State:
     """Run from `state.step` to `steps`; hooks are called with the number of steps done and the
     step's metrics.
 
     Args:
         max_tokens: distinct tokens that a micro-batch may hold. It sets memory, never the result.
+        rules: each is called with the step before the gradient is clipped, and may change it.
+        world: the processes that train together. The source gives each of them the same batch, of
+        which it computes a share. All make the same update.
     Raises:
-        TrainingDiverged: a loss or gradient is NaN or infinite. The weights are left as they were
-        before that step.
+        TrainingDiverged: a loss or gradient is NaN or infinite, in any process. The weights are
+        left as they were before that step.
     """
     for step in range(state.step, steps):
         meter = _Meter(state)
         for batch in source.batches(step):
             totals = objective.denominators(batch)
-            for micro in batch.split(max_tokens):
+            share = batch.share(world.rank, world.size)
+            for micro in share.split(max_tokens, share_trunks=True):
                 micro = micro.to(model.device)
                 outputs = model.forward(micro, objective.needs, temperature=objective.temperature)
                 loss, metrics = objective(outputs, micro, totals)
-                model.backward(loss)
+                model.backward(loss, micro)
                 meter.micro(loss, metrics, micro)
-            meter.add(idle_metrics(model, objective, batch, totals, max_tokens))
+            meter.add(idle_metrics(model, objective, share, totals, max_tokens))
+            meter.gather(world)
+            world.sum_gradients(model.trainable_parameters())
             meter.add(optimizer.penalize())
+            for rule in rules:
+                meter.add(rule(step))
             meter.check(batch, optimizer.clip_gradients())
             optimizer.step(step, batch)
         source.updated(model)
         state.step = step + 1
         metrics_of_step = meter.finish(source, optimizer.rate(step))
+        state.agree(world)
         for hook in hooks:
             hook(state.step, metrics_of_step)
-        if state.stop:
+        if state.agree(world):
             break
     return state
 
@@ -86,7 +107,7 @@ class _Meter:
         self.state = state
         self.averages = Averages()
         self.of_batch = Averages()
-        self.micros: list[tuple[Tensor, list[str]]] = []
+        self.micros: list[tuple[Tensor | float, list[str]]] = []
         self.started = time.perf_counter()
         self.tokens_before = state.num_tokens
 
@@ -98,6 +119,17 @@ class _Meter:
     def add(self, metrics: Averages) -> None:
         """Count what belongs to the update and is of no micro-batch."""
         self.of_batch.merge(metrics)
+
+    def gather(self, world: World) -> None:
+        """Count what the other processes have counted of this batch."""
+        if world.size == 1:
+            return
+        losses = [(float(loss), rows) for loss, rows in self.micros]
+        shares = world.gather((self.of_batch, losses))
+        self.of_batch, self.micros = Averages(), []
+        for metrics, of_share in shares:
+            self.of_batch.merge(metrics)
+            self.micros += of_share
 
     def check(self, batch: Batch, grad_norm: float) -> None:
         """Count a batch, and refuse to update weights from a loss or gradient that is not

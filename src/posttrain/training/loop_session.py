@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from posttrain.errors import CheckpointError
+from posttrain.errors import CheckpointError, ConfigError
 from posttrain.files import write_text_whole
 from posttrain.models.loaded import LoadedModel
 from posttrain.models.spec import ModelSpec
@@ -21,13 +21,16 @@ from posttrain.training.folder import RunFolder
 from posttrain.training.hooks import Hook
 from posttrain.training.length import Length
 from posttrain.training.measurement import Evaluating
+from posttrain.training.optimizers import refuse_average
 from posttrain.training.plan import Loop, PreparedLoop
 from posttrain.training.result import Result
 from posttrain.training.rounds import Rounds, round_folders
 from posttrain.training.run_session import RunSession
 from posttrain.training.settings import TrainingSettings
 from posttrain.training.tracking import build_trackers
+from posttrain.world import World
 
+_ALONE = World.alone()
 STATE = "rounds.json"
 """What the rounds are made from: recipe, number of steps, digests of prompts and weights."""
 
@@ -53,7 +56,14 @@ class LoopSession(RunSession):
         console: Console,
         title: str = "",
         work: PreparedLoop | None = None,
+        world: World = _ALONE,
     ) -> None:
+        refuse_average(settings)
+        if world.size > 1:
+            raise ConfigError(
+                f"{loop.method}: its rounds run in one process, and there are {world.size}; start "
+                "it without torchrun"
+            )
         super().__init__(
             spec,
             settings,
@@ -63,6 +73,7 @@ class LoopSession(RunSession):
             evaluation=evaluation,
             console=console,
             title=title or loop.method,
+            world=world,
         )
         self.loop = loop
         self.work: PreparedLoop = work or loop.prepare(spec, seed, steps)

@@ -82,6 +82,7 @@ class Objective:
     ) -> None:
         if not components:
             raise ConfigError("losses: at least one loss is needed; see `posttrain ls losses`")
+        self._arguments = {k: v for k, v in locals().items() if k != "self"}
         self.terms = labelled([term_of(c, aggregation) for c in components])
         self.marks = frozenset(marks)
         check_marks(self.terms, self.marks)
@@ -122,6 +123,18 @@ class Objective:
             if roles or groups or per & {"pair", "group"}
             else None
         )
+
+    def with_term(self, component: Component, *, carries: Collection[str] = ()) -> Objective:
+        """The same objective with one more loss.
+
+        Args:
+            carries: inputs that come with it, beside those of the source.
+        """
+        arguments = dict(self._arguments)
+        arguments["components"] = [*arguments["components"], component]
+        if arguments["carries"] is not None:
+            arguments["carries"] = arguments["carries"] | frozenset(carries)
+        return Objective(**arguments)
 
     @property
     def needs_reference(self) -> bool:
@@ -362,7 +375,7 @@ def held_out(model: Any, objective: Objective, batch: Batch, max_tokens: int) ->
     totals = objective.denominators(batch)
     averages = Averages()
     with torch.no_grad():
-        for micro in batch.split(max_tokens):
+        for micro in batch.split(max_tokens, share_trunks=True):
             micro = micro.to(model.device)
             outputs = model.forward(micro, objective.needs, temperature=objective.temperature)
             averages.merge(objective(outputs, micro, totals)[1])
@@ -375,7 +388,7 @@ def mean_loss(model: Any, batch: Batch, max_tokens: int) -> float:
     model.eval()
     total = 0.0
     with torch.no_grad():
-        for micro in batch.split(max_tokens):
+        for micro in batch.split(max_tokens, share_trunks=True):
             logprobs = model.forward(micro, frozenset({"logprobs"}))["logprobs"]
             total -= float(logprobs.double().sum())
     model.train()

@@ -1,4 +1,4 @@
-"""AdamW with a schedule, gradient clipping, and float32 master weights for bfloat16 models."""
+"""Updates with a schedule, gradient clipping, and float32 master weights for bfloat16 models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from torch import nn
 from posttrain.averages import Averages
 from posttrain.config import Schedule
 from posttrain.errors import CheckpointError
+from posttrain.training.average import WeightAverage
 from posttrain.training.penalties import Penalties
+from posttrain.training.update_rules import RULE_NAMES, UpdateRule, state_bytes
 
 
 def learning_rate_factor(
@@ -51,11 +53,15 @@ class Updates(Protocol):
 
 
 class Optimizer:
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) over the trainable parameters of a model.
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) over the trainable parameters of a model, or
+    another rule (`training.update_rules`).
 
     Weight decay applies to matrices only, as is usual. bfloat16 parameters are updated through
     float32 copies: at learning rates of fine-tuning most updates are below bfloat16's resolution
     and would be lost.
+
+    Attributes:
+        rules: torch's optimisers by the name of their rule. average: of the weights, None without.
     """
 
     def __init__(
@@ -65,8 +71,7 @@ class Optimizer:
         steps: int,
         learning_rate: float,
         weight_decay: float = 0.0,
-        betas: tuple[float, float] = (0.9, 0.999),
-        epsilon: float = 1e-8,
+        rule: UpdateRule | None = None,
         schedule: Schedule = "linear",
         warmup_steps: float = 0.0,
         min_lr_ratio: float = 0.0,
@@ -74,6 +79,7 @@ class Optimizer:
         rate_factors: Mapping[nn.Parameter, float] | None = None,
         updates: Updates | None = None,
         penalties: Penalties | None = None,
+        ema_decay: float = 0.0,
     ) -> None:
         self.parameters = [p for p in parameters if p.requires_grad]
         self.masters = [
@@ -82,21 +88,11 @@ class Optimizer:
         ]
         self.updates = updates
         self.penalties = penalties
-        factors = rate_factors or {}
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        for parameter, master in zip(self.parameters, self.masters, strict=True):
-            decay = weight_decay if master.ndim >= 2 else 0.0
-            group = groups.setdefault((factors.get(parameter, 1.0), decay), [])
-            group.append(master)  # type: ignore[arg-type]
-        self.adamw = torch.optim.AdamW(
-            [
-                {"params": some, "weight_decay": decay, "factor": factor}
-                for (factor, decay), some in groups.items()
-            ],
-            lr=learning_rate,
-            betas=betas,
-            eps=epsilon,
-            fused=True,
+        rule = rule or UpdateRule()
+        groups = self._groups(rule, rate_factors or {}, weight_decay)
+        self.rules = rule.optimizers(groups, learning_rate)
+        self.average = (
+            WeightAverage(self.parameters, self.masters, ema_decay) if ema_decay > 0 else None
         )
         self.steps = steps
         self.learning_rate = learning_rate
@@ -105,6 +101,34 @@ class Optimizer:
             "schedule": schedule,
             "warmup_steps": warmup_steps,
             "min_lr_ratio": min_lr_ratio,
+        }
+
+    def _groups(
+        self, rule: UpdateRule, factors: Mapping[nn.Parameter, float], weight_decay: float
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Parameter groups by rule: those of one factor and decay together, as they come."""
+        groups: dict[tuple[str, float, float], list[Any]] = {}
+        for parameter, master in zip(self.parameters, self.masters, strict=True):
+            decay = weight_decay if master.ndim >= 2 else 0.0
+            key = (rule.name_for(parameter), factors.get(parameter, 1.0), decay)
+            groups.setdefault(key, []).append(master)
+        by_rule: dict[str, list[dict[str, Any]]] = {}
+        for (name, factor, decay), some in groups.items():
+            group = {"params": some, "weight_decay": decay, "factor": factor}
+            by_rule.setdefault(name, []).append(group)
+        return by_rule
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes of what the updates keep: "moments" of the rules (from the first step on), float32
+        "copies" of the weights, and their "average".
+        """
+        copies = [m for p, m in zip(self.parameters, self.masters, strict=True) if m is not p]
+        average = self.average.values if self.average is not None else []
+        return {
+            "moments": sum(state_bytes(rule) for rule in self.rules.values()),
+            "copies": sum(m.numel() * m.element_size() for m in copies),
+            "average": sum(v.numel() * v.element_size() for v in average),
         }
 
     def rate(self, step: int) -> float:
@@ -137,12 +161,14 @@ class Optimizer:
         """Update the weights at the learning rate of `step`, and clear the gradients. (The
         batch is of use to others.)
         """
-        for group in self.adamw.param_groups:
-            group["lr"] = self.rate(step) * group["factor"]
+        for rule in self.rules.values():
+            for group in rule.param_groups:
+                group["lr"] = self.rate(step) * group["factor"]
         for parameter, master in zip(self.parameters, self.masters, strict=True):
             if master is not parameter:
                 master.grad = None if parameter.grad is None else parameter.grad.float()
-        self.adamw.step()
+        for rule in self.rules.values():
+            rule.step()
         if self.updates is not None:
             self.updates.after(step)
         with torch.no_grad():
@@ -151,13 +177,16 @@ class Optimizer:
                     parameter.copy_(master)
                     master.grad = None
                 parameter.grad = None
+        if self.average is not None:
+            self.average.update()
 
     def _order(self) -> list[int]:
-        """The places in `parameters` of AdamW's parameters, in the order in which it numbers
-        them.
+        """The places in `parameters` of the rules' parameters, rule by rule, in the order in which
+        each numbers them.
         """
         place = {id(m): i for i, m in enumerate(self.masters)}
-        return [place[id(m)] for group in self.adamw.param_groups for m in group["params"]]
+        groups = [group for rule in self.rules.values() for group in rule.param_groups]
+        return [place[id(m)] for group in groups for m in group["params"]]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that an exact resume needs."""
@@ -166,9 +195,14 @@ class Optimizer:
             for i, (p, m) in enumerate(zip(self.parameters, self.masters, strict=True))
             if m is not p
         }
-        state = {"adamw": self.adamw.state_dict(), "order": self._order(), "masters": masters}
+        state: dict[str, Any] = {name: rule.state_dict() for name, rule in self.rules.items()}
+        state |= {"order": self._order(), "masters": masters}
         start = self.penalties.state_dict() if self.penalties is not None else {}
-        return {**state, "start": start} if start else state
+        if start:
+            state["start"] = start
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore moments, counts and float32 copies; rates, betas, epsilon and decay stay this
@@ -182,17 +216,36 @@ class Optimizer:
                 f"the checkpoint's optimiser has {len(saved)} parameters, this model trains "
                 f"{len(order)}"
             )
-        # Settings decide how parameters are grouped, and AdamW numbers them by group: states go by
+        others = [name for name in RULE_NAMES if (name in state) != (name in self.rules)]
+        if others:
+            before = [name for name in RULE_NAMES if name in state]
+            raise CheckpointError(
+                f"the checkpoint's optimiser is {' and '.join(before)}, this run's is "
+                f"{' and '.join(self.rules)}; set optimizer as it was, or start a new run"
+            )
+        # Settings decide how parameters are grouped, and a rule numbers them by group: states go by
         # parameter instead.
-        place = {parameter: number for number, parameter in enumerate(saved)}
-        states = state["adamw"]["state"]
-        moved = {i: states[place[p]] for i, p in enumerate(order) if place[p] in states}
-        self.adamw.load_state_dict(
-            {"state": moved, "param_groups": self.adamw.state_dict()["param_groups"]}
-        )
+        for name, rule in self.rules.items():
+            groups = state[name]["param_groups"]
+            count = sum(len(group["params"]) for group in groups)
+            place = {parameter: number for number, parameter in enumerate(saved[:count])}
+            ours = order[:count]
+            if set(ours) != place.keys():
+                raise CheckpointError(
+                    f"the checkpoint's {name} updates other parameters than this run's; load the "
+                    "model as it was, or start a new run"
+                )
+            states = state[name]["state"]
+            moved = {i: states[place[p]] for i, p in enumerate(ours) if place[p] in states}
+            rule.load_state_dict(
+                {"state": moved, "param_groups": rule.state_dict()["param_groups"]}
+            )
+            order, saved = order[count:], saved[count:]
         with torch.no_grad():
             for i, master in state["masters"].items():
                 self.masters[i].copy_(master)
+        if self.average is not None:
+            self.average.load_state_dict(state.get("average", {}))
 
 
 def _wide_norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:

@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 from rich.console import Console
 
+from posttrain.averages import Averages
 from posttrain.config import TrustRegionConfig
 from posttrain.data.account import Account
 from posttrain.data.forest import TokenSequence
@@ -25,6 +26,7 @@ from posttrain.sources.rows import Source
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Schedule
 from posttrain.training.reference_model import Reference
+from posttrain.world import World
 
 Facts = list[tuple[str, str]]
 """Name and value of what a check shows."""
@@ -68,11 +70,31 @@ class Learner:
     Attributes:
         model: with its weights. optimizer: what updates them.
         max_tokens: distinct tokens that one forward pass may hold.
+        folder: of the run; None where it is in memory.
+        world: the processes that train together; a source shares its work among them, and gives
+            the same batches in each.
+        last_step: the number of the last step, None where that is open.
     """
 
     model: Any
     optimizer: Any
     max_tokens: int
+    folder: Path | None = None
+    world: World = field(default_factory=World.alone)
+    last_step: int | None = None
+
+
+class GradientRule(Protocol):
+    """What changes the gradient of an update before it is clipped, such as a projection."""
+
+    def __call__(self, learner: Learner, step: int) -> Averages:
+        """Change `.grad` of the trained parameters in place; the metrics of it.
+
+        Args:
+            step: from 0. What a rule draws at random is a function of the step, so that a resume
+                is exact.
+        """
+        ...
 
 
 Measure = Callable[[Any, Source, int], dict[str, float]]
@@ -129,6 +151,7 @@ class Plan:
         critic: the model of values. scores: at each "token" or at the end of a "sequence", where a
             score model is trained; None trains a language model.
         noise: size of the noise on embeddings in training (NEFTune).
+        rules: what changes the gradient of each update, in order.
     """
 
     method: str
@@ -142,6 +165,7 @@ class Plan:
     critic: Critic | None = None
     scores: Literal["token", "sequence"] | None = None
     noise: float = 0.0
+    rules: tuple[GradientRule, ...] = ()
 
     def __post_init__(self) -> None:
         check_values(self.settings)

@@ -4,6 +4,7 @@ lines from time to time elsewhere (a pipe, a file, CI).
 
 from __future__ import annotations
 
+import io
 import math
 import time
 from collections import deque
@@ -17,11 +18,21 @@ from rich.text import Text
 
 from posttrain.terminal import NotebookLine, is_live, visible, write, write_table
 from posttrain.training.panel import History, Sampled, panel, sample_lines
+from posttrain.world import World
 
 # Steps that the pace is measured over: enough to be calm, few enough to follow a change.
 _PACE_STEPS = 30
 _SILENT_SECONDS = 60.0
 _MAX_LINE = 80  # characters of a plain line
+
+
+def console_of(world: World, console: Console | None = None) -> Console:
+    """Where a process prints: the console given, or the standard output. Of several processes the
+    main one alone prints.
+    """
+    if world.is_main:
+        return console or Console()
+    return Console(quiet=True, file=io.StringIO())
 
 
 def duration(seconds: float) -> str:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
+from posttrain.errors import ModelError
 from posttrain.models.foreign import ForeignTeacher
 from posttrain.models.forest_model import ForestModel
 from posttrain.models.spec import ModelSpec
 from posttrain.training.objective import Objective
 from posttrain.training.plan import Plan
 from posttrain.training.settings import TrainingSettings
+from posttrain.world import World
+
+_TOLERANCE = 1e-6  # of norms in float64, whose sums another processor takes in another order
 
 
 def load_models(
@@ -63,3 +68,21 @@ def micro_batch_tokens(model: ForestModel, settings: TrainingSettings) -> int:
     """Distinct tokens that one forward pass may hold: as set, or what suits the device."""
     default = 2048 if model.device.type == "cpu" else 16384
     return settings.max_tokens_per_micro_batch or default
+
+
+def check_same_weights(world: World, model: Any) -> None:
+    """Refuse to train together from weights that differ between the processes.
+
+    Raises:
+        ModelError: gives the norm of the weights in each.
+    """
+    if world.size == 1:
+        return
+    parts = [model.hf, model.critic.hf] if getattr(model, "critic", None) else [model.hf]
+    weights = [p.detach().double() for part in parts for p in part.parameters()]
+    norms = world.gather(sum(float(w.square().sum()) for w in weights) ** 0.5)
+    if any(not math.isclose(norm, norms[0], rel_tol=_TOLERANCE) for norm in norms):
+        raise ModelError(
+            f"the norms of the weights differ between the processes: {norms}; give all of them "
+            "the same files"
+        )

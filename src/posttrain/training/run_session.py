@@ -17,12 +17,14 @@ from posttrain.training.finished import finished
 from posttrain.training.folder import RunFolder
 from posttrain.training.hooks import Hook
 from posttrain.training.length import Length
-from posttrain.training.lock import locked
 from posttrain.training.measurement import Evaluating, Measured
 from posttrain.training.plan import PreparedLoop, Work
 from posttrain.training.result import Result
 from posttrain.training.settings import TrainingSettings
 from posttrain.training.tracking import check_trackers
+from posttrain.world import World
+
+_ALONE = World.alone()
 
 
 class RunSession(ABC):
@@ -31,6 +33,7 @@ class RunSession(ABC):
     Args:
         folder: where it is written; None keeps everything in memory.
         title: of the progress display.
+        world: the processes that train together.
     """
 
     work: Work | PreparedLoop
@@ -46,11 +49,13 @@ class RunSession(ABC):
         evaluation: Evaluating | None,
         console: Console,
         title: str,
+        world: World = _ALONE,
     ) -> None:
         check_trackers(list(settings.report_to))
         self.spec, self.settings, self.folder = spec, settings, folder
         self.seed, self.hooks, self.console, self.title = seed, list(hooks), console, title
-        self.measured = Measured(evaluation) if evaluation is not None else None
+        self.world = world
+        self.measured = Measured(evaluation, world) if evaluation is not None else None
 
     @property
     @abstractmethod
@@ -67,13 +72,18 @@ class RunSession(ABC):
         """Where the run stands, with changes of the recipe refused that nobody accepted."""
 
     def run(self) -> Result:
-        """Train, save and measure."""
-        if self.folder is None:
-            return self.run_in_folder()
-        self.folder.refuse_existing()
-        with locked(self.folder.path):
+        """Train, save and measure.
+
+        Raises:
+            RankError: another process of the run has failed or ended.
+        """
+        with self.world.together():
+            if self.folder is None:
+                return self.run_in_folder()
             self.folder.refuse_existing()
-            return self.run_in_folder()
+            with self.folder.locked():
+                self.folder.refuse_existing()
+                return self.run_in_folder()
 
     def run_in_folder(self) -> Result:
         """As `run`, for a caller that holds the folder's lock."""
@@ -123,8 +133,10 @@ class RunSession(ABC):
 
         in_memory = isinstance(self.spec, LoadedModel)
         longer = self.length.longer(start)
-        result = finished(self.folder, start, self.steps, self.measured, load, longer, in_memory)
+        measured = self.measured if self.world.is_main else None
+        result = finished(self.folder, start, self.steps, measured, load, longer, in_memory)
         self.spec.settle()
+        self.world.barrier()
         return result
 
     def _print(self, text: str, style: str = "") -> None:

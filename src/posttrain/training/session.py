@@ -14,6 +14,7 @@ from posttrain.errors import CheckpointError, ConfigError, RewardError
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.spec import ModelSpec
 from posttrain.training import checkpoint, resume, start_weights
+from posttrain.training.average import WeightAverage
 from posttrain.training.contents import content_changes, contents, contents_of
 from posttrain.training.ending import Interrupted, closing, in_eval_mode, stop_on_signal
 from posttrain.training.folder import RunFolder
@@ -23,24 +24,33 @@ from posttrain.training.hooks import (
     RolloutWriter,
     add_peak_memory,
     first_rollout,
+    optimizer_memory,
     watch_hooks,
 )
 from posttrain.training.length import Length
 from posttrain.training.loop import State, train
 from posttrain.training.measurement import Evaluating, HeldOut
 from posttrain.training.objective import Objective
-from posttrain.training.optimizers import make_optimizer
+from posttrain.training.optimizers import check_optimizer, make_optimizer
 from posttrain.training.plan import Learner, Plan, Work
 from posttrain.training.progress import Progress
 from posttrain.training.result import Record, Result, read_lines
-from posttrain.training.roles import load_models, micro_batch_tokens, specs_of
+from posttrain.training.roles import (
+    check_same_weights,
+    load_models,
+    micro_batch_tokens,
+    specs_of,
+)
 from posttrain.training.run_session import RunSession
 from posttrain.training.saving import Saver, check_finite, collapse, trained_norm
-from posttrain.training.seeding import seeded
+from posttrain.training.seeding import ShareSeeds, seeded
 from posttrain.training.settings import TrainingSettings
 from posttrain.training.tracking import build_trackers
 from posttrain.training.training_state import TrainingState
 from posttrain.training.trust_region import TrustRegion
+from posttrain.world import World
+
+_ALONE = World.alone()
 
 
 class Session(RunSession):
@@ -53,6 +63,8 @@ class Session(RunSession):
             rate is over; None = up to the last step of this training. fresh_optimizer: count on
             from `after` with an optimiser that begins anew.
         keeps_start: keep the weights of the start in the folder where a resume needs them.
+        world: the processes that train together. Each runs this session on its share; the main one
+            writes and prints.
     """
 
     def __init__(
@@ -73,6 +85,7 @@ class Session(RunSession):
         schedule_steps: int | None = None,
         fresh_optimizer: bool = False,
         keeps_start: bool = True,
+        world: World = _ALONE,
     ) -> None:
         super().__init__(
             spec,
@@ -83,6 +96,7 @@ class Session(RunSession):
             evaluation=evaluation,
             console=console,
             title=title or plan.method,
+            world=world,
         )
         self.plan = plan
         self.work: Work = work or plan.prepare(spec, seed, steps)
@@ -91,6 +105,7 @@ class Session(RunSession):
         self.fresh_optimizer, self.keeps_start = fresh_optimizer, keeps_start
         self.stopped = False  # by the user, at the last step at the latest
         self._check_continuation()
+        check_optimizer(plan, settings, goes_on=after is not None)
 
     def _check_continuation(self) -> None:
         """Refuse a state that is not there, and a schedule that is over too early."""
@@ -140,32 +155,32 @@ class Session(RunSession):
     def _train(self, start: resume.Start) -> Result:
         goes_on = self.after is not None
         model = load_models(self.spec, self.plan, self.objective, start.checkpoint, goes_on=goes_on)
-        with seeded(self.seed), in_eval_mode(model):
+        check_same_weights(self.world, model)
+        if start.checkpoint is not None and isinstance(model, LanguageModel):
+            model.weights_version = start.saved["weights_version"]
+        begun = self.after.step if self.after is not None else start.step
+        with seeded(self.world.seed(self.seed, begun)), in_eval_mode(model):
             span = self.schedule_steps or self.steps
             optimizer = make_optimizer(model, self.plan, self.objective, self.settings, span)
             limit = micro_batch_tokens(model, self.settings)
-            source = self.work.source(Learner(model, optimizer, limit))
+            folder = self.folder.path if self.folder is not None else None
+            learner = Learner(model, optimizer, limit, folder, self.world, self.steps)
+            source = self.work.source(learner)
             facts = self._facts(start, model, source, optimizer)
             state = self._restore(start, model, source, optimizer)
             first = state.step
             if self.folder is not None:
                 self.folder.open_at(start, self.steps)
-                if start.checkpoint is None and self._needs_start(model):
+                if start.checkpoint is None and self._needs_start(model) and self.world.is_main:
                     start_weights.keep(self.folder.path, model)
             self.spec.settle()
             norm = float(start.saved.get("initial_norm", 0.0)) or trained_norm(model)
             facts["initial_norm"] = norm
             saver = self._saver(model, source, optimizer, state, facts=facts)
             record = Record(source if self.work.samples else None)
-            hooks, progress = self._hooks(model, source, optimizer, state, record)
-            hooks += [saver] if saver is not None else []
+            hooks, progress = self._hooks(learner, source, state, record, saver)
             model.train()
-            stopping = (
-                stop_on_signal(state, self.console, self._go_on(self.folder))
-                if self.folder is not None
-                else contextlib.nullcontext()
-            )
-            with progress, closing(hooks), stopping:
+            with progress, closing(hooks), self._stopping(state):
                 try:
                     train(
                         model,
@@ -176,6 +191,8 @@ class Session(RunSession):
                         state,
                         steps=state.step if state.ended else self.steps,
                         max_tokens=limit,
+                        rules=[partial(rule, learner) for rule in self.plan.rules],
+                        world=self.world,
                     )
                 except RewardError:
                     # Rewards are called before anything of their step is updated.
@@ -184,11 +201,13 @@ class Session(RunSession):
                     raise
             model.eval()
             self.stopped = state.stop and not state.ended
-            held = None
-            if self.folder is None or not self.settings.save_final:
-                held = TrainingState.of(model, optimizer, state)
-        if self.folder is not None and saver is not None:
-            self._save(self.folder, model, state, start, saver, norm)
+            keeps = self.folder is None or not self.settings.save_final
+            held = TrainingState.of(model, optimizer, state) if keeps else None
+        if self.folder is not None:
+            self._save(self.folder, model, state, start, saver, norm, optimizer.average)
+        elif optimizer.average is not None:
+            optimizer.average.exchange()  # the result's model is the average
+        self.world.barrier()
         model.neftune_noise_alpha = 0.0
         # A later run starts from base and adapters together, which is then its reference.
         model.fresh_adapters = False
@@ -246,46 +265,57 @@ class Session(RunSession):
                 f"{start.checkpoint} does not fit this recipe: its source holds other state "
                 f"({type(error).__name__}: {error})"
             ) from error
-        if isinstance(model, LanguageModel):
-            model.weights_version = start.saved["weights_version"]
         return State(start.step, start.saved["num_tokens"], str(start.checkpoint))
+
+    def _stopping(self, state: State) -> contextlib.AbstractContextManager[None]:
+        """Within it a signal ends the run after the step at hand, where there is a folder."""
+        if self.folder is None:
+            return contextlib.nullcontext()
+        same = 3.0 if self.world.size > 1 else 0.0
+        return stop_on_signal(state, self.console, self._go_on(self.folder), same_seconds=same)
 
     def _saver(self, *parts: Any, facts: Mapping[str, Any]) -> Saver | None:
         """What saves the model, source, optimiser and state of a run in a folder."""
-        if self.folder is None:
+        if self.folder is None or not self.world.is_main:
             return None
         return Saver.of(
             self.settings, self.folder.path, *parts, steps=self.steps, facts=dict(facts)
         )
 
     def _hooks(
-        self, model: Any, source: Any, optimizer: Any, state: State, record: Record
+        self, learner: Learner, source: Any, state: State, record: Record, saver: Saver | None
     ) -> tuple[list[Any], Progress]:
-        """What is called after each step, but for the saver; and the progress display."""
+        """What is called after each step, the saver last; and the progress display."""
+        model, optimizer = learner.model, learner.optimizer
         work, steps, every = self.work, self.steps, self.settings.eval_every
-        first = dict(work.account.metrics)
+        first, is_main = dict(work.account.metrics), self.world.is_main
+        average = optimizer.average
+        averaged = average.applied if average is not None else contextlib.nullcontext
+        writer: MetricsWriter | None = None
         hooks: list[Any] = [optimizer.report] if isinstance(optimizer, TrustRegion) else []
         hooks += self.plan.reference.hooks(model)
-        if work.samples and self.folder is not None:
+        if not is_main:
+            hooks.append(ShareSeeds(self.world, self.seed))
+        if work.samples and self.folder is not None and is_main:
             path = self.folder.path / "rollouts.jsonl"
             hooks.append(RolloutWriter(path, lambda: source.groups, resume_step=state.step))
         if work.measure is not None:
-            limit = micro_batch_tokens(model, self.settings)
-            hook = HeldOut(partial(work.measure, model, source, limit), steps, every)
+            measure = partial(work.measure, model, source, learner.max_tokens)
+            held_out = partial(self.world.from_main, measure)
+            hook = HeldOut(held_out, steps, every, averaged)
             if state.step == 0:
                 hook.measure_into(first)
             if "eval_loss" in first:
                 self._print(f"eval_loss before training: {first['eval_loss']:.4f}")
             hooks.append(hook)
         if self.measured is not None and every:
-            hooks.append(self.measured.hook(model, steps, every))
-        hooks += [*watch_hooks(source, state, self.console), add_peak_memory, *self.hooks]
-        if self.folder is not None:
+            hooks.append(self.measured.hook(model, steps, every, averaged))
+        hooks += [*watch_hooks(source, state, self.console), add_peak_memory]
+        hooks += [optimizer_memory(optimizer), *self.hooks]
+        if self.folder is not None and is_main:
             hooks += build_trackers(list(self.settings.report_to), self.folder.path)
             writer = MetricsWriter(self.folder.path / "metrics.jsonl", resume_step=state.step)
             hooks.append(writer)
-        else:
-            writer = None
         hooks.append(record)
         if first and state.step == 0:
             record.metrics.append({"step": 0, **first})
@@ -295,7 +325,7 @@ class Session(RunSession):
         progress = Progress(
             steps, title=self.title, console=self.console, start=state.step, sampled=show
         )
-        return [*hooks, progress], progress
+        return [*hooks, progress, *([saver] if saver is not None else [])], progress
 
     # -- after the training
 
@@ -305,10 +335,11 @@ class Session(RunSession):
         model: Any,
         state: State,
         start: resume.Start,
-        saver: Saver,
+        saver: Saver | None,
         norm: float,
+        average: WeightAverage | None,
     ) -> None:
-        """Write the model, unless it is not fit to be used.
+        """Write the model, unless it is not fit to be used. Its weights are the average's then.
 
         Raises:
             Interrupted: the run was stopped before its last step.
@@ -318,12 +349,18 @@ class Session(RunSession):
             raise Interrupted(
                 f"stopped after step {state.step} of {steps}; go on with: {self._go_on(folder)}"
             )
+        if saver is None:  # the main process saves
+            if average is not None:
+                average.exchange()
+            return
         if start.step == steps and start.saved["steps"] != steps and self.settings.save_final:
             saver.save(steps)  # the checkpoint was one of a longer run
         check_finite(model, state)
         warning = collapse(norm, trained_norm(model))
         if warning is not None:
             self._print(warning, style="yellow")
+        if average is not None:
+            average.exchange()
         with checkpoint.written_whole(folder.path / "model") as place:
             model.save(place)
         saver.finish()
@@ -332,22 +369,15 @@ class Session(RunSession):
         evaluation = None
         if self.measured is not None:
             evaluation = self.measured.after_training(model, self.folder, self.console)
-        metrics, rollouts, path = record.metrics, record.rollouts, None
-        if self.folder is not None:
-            path = self.folder.path
-            metrics = read_lines(path / "metrics.jsonl")
-            rollouts = read_lines(path / "rollouts.jsonl")
-        return Result(
-            model,
-            metrics=metrics,
-            rollouts=rollouts,
-            folder=path,
-            evaluation=evaluation,
-            state=state,
-        )
+        path = None if self.folder is None else self.folder.path
+        metrics = record.metrics if path is None else read_lines(path / "metrics.jsonl")
+        rollouts = record.rollouts if path is None else read_lines(path / "rollouts.jsonl")
+        more: dict[str, Any] = {"folder": path, "evaluation": evaluation, "state": state}
+        return Result(model, metrics=metrics, rollouts=rollouts, **more)
 
     def _last_weights(self, start: resume.Start, model: Path) -> Path | None:
-        return start.checkpoint if start.step == self.steps else model
+        averages = self.settings.ema_decay > 0  # and checkpoints hold the weights themselves
+        return start.checkpoint if start.step == self.steps and not averages else model
 
     def _load(self, weights: Path | None) -> Any:
         return load_models(self.spec, self.plan, self.objective, weights)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.component import ComponentLike
+from posttrain.config import MuonScale, OptimizerName
 from posttrain.errors import ConfigError, nearest
 from posttrain.limits import check_values
 from posttrain.typecheck import check_in_python, is_plain
@@ -21,7 +22,14 @@ class TrainingSettings:
     Attributes:
         max_tokens_per_micro_batch: distinct tokens that one forward pass holds. It sets the memory
             and never the result. None is 2,048 on a CPU and 16,384 elsewhere.
-        weight_decay: of AdamW, on matrices only.
+        optimizer: update rule: adamw; adamw_8bit, whose moments take one byte each; muon, which
+            updates matrices of hidden layers by the orthogonal factor of their momentum, and all
+            else as adamw does.
+        muon_momentum, muon_scale: of Muon. match_rms_adamw makes its updates as large as AdamW's,
+            so that AdamW's learning rates serve; original scales by sqrt(max(1, rows / columns)).
+        ema_decay: decay per step of a moving average of the trained weights; 0 = off. Evaluations,
+            held-out losses and the final model are then the average's; checkpoints hold both.
+        weight_decay: decoupled, on matrices only.
         adam_beta1, adam_beta2, adam_epsilon: AdamW's moments and the term below its root.
         warmup_steps: steps of rising learning rate; below 1 a share of all steps.
         min_lr_ratio: share of the learning rate at which linear and cosine schedules end.
@@ -37,6 +45,10 @@ class TrainingSettings:
     """
 
     max_tokens_per_micro_batch: int | None = None
+    optimizer: OptimizerName = "adamw"
+    muon_momentum: float = 0.95
+    muon_scale: MuonScale = "match_rms_adamw"
+    ema_decay: float = 0.0
     weight_decay: float = 0.0
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
@@ -55,6 +67,14 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         names = [f.name for f in dataclasses.fields(self)]
         check_values({name: getattr(self, name) for name in names})
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            unread = field.name.startswith("muon_") and self.optimizer != "muon"
+            if unread and value != field.default:
+                raise ConfigError(
+                    f"{field.name}: {value} changes nothing with optimizer {self.optimizer!r}; "
+                    "set optimizer: muon, or leave it out"
+                )
 
     @classmethod
     def of(

@@ -17,6 +17,7 @@ from posttrain.data.forest import Batch, Forest
 from posttrain.errors import ConfigError, ModelError
 from posttrain.models.adapters import adapter_of
 from posttrain.models.load import resolved_dtype
+from posttrain.training.average import WeightAverage
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Optimizer
 
@@ -113,6 +114,16 @@ class TrustRegion:
         if any(p.dtype in (torch.bfloat16, torch.float16) for p in self.parameters):
             raise ModelError("trust_region needs weights in float32; set model.dtype: float32")
         self.last_metrics: dict[str, float] = {}
+
+    @property
+    def average(self) -> WeightAverage | None:
+        """The average of all trained weights, None without."""
+        return self.rest.average
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes that the optimiser of the rest keeps."""
+        return self.rest.memory
 
     def penalize(self) -> Averages:
         """Nothing: penalties and a trust region exclude each other."""
