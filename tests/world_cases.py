@@ -141,10 +141,12 @@ def recorded() -> Iterator[list[list[Any]]]:
 
     real, gradients = Optimizer.clip_gradients, []
 
+    def whole(grad: Any) -> Any:
+        full = grad.full_tensor() if hasattr(grad, "full_tensor") else grad
+        return full.numpy().copy()
+
     def clip(self: Any) -> float:
-        gradients.append(
-            [None if p.grad is None else p.grad.numpy().copy() for p in self.parameters]
-        )
+        gradients.append([None if p.grad is None else whole(p.grad) for p in self.parameters])
         return real(self)
 
     Optimizer.clip_gradients = clip  # type: ignore[method-assign]
@@ -191,3 +193,45 @@ def long_run(
             for n, p in part.named_parameters()
         },
     }
+
+
+def failing_run(folder: Path, output: Path, kind: str) -> None:
+    """A run that fails: by a reward, in a hook of rank 1, or by a loss that is not finite."""
+    from rich.console import Console
+
+    from posttrain.training.objective import Objective
+
+    done = 0
+
+    def broken(completions: list[str]) -> list[float]:
+        if done:
+            raise ValueError("the grader has gone")
+        return [float(len(text)) for text in completions]
+
+    def hook(step: int, metrics: dict[str, float]) -> None:
+        nonlocal done
+        done = step
+        if kind == "hook" and step == 2 and os.environ["RANK"] == "1":
+            raise OSError("this rank's disk is full")
+
+    if kind == "reward":
+        plan = pt.grpo(TASK, num_generations=2, **{**SAMPLED, "rewards": [broken]})
+    else:
+        plan = pt.sft(ROWS, **SHORT)
+    if kind == "loss" and os.environ["RANK"] == "1":
+        real = Objective.__call__
+
+        def infinite(self: Any, *inputs: Any) -> Any:
+            loss, metrics = real(self, *inputs)
+            return loss * float("inf"), metrics
+
+        Objective.__call__ = infinite  # type: ignore[method-assign]
+    pt.fit(
+        str(folder),
+        plan,
+        steps=3,
+        output=output,
+        hooks=[hook],
+        save_every=1,
+        console=Console(quiet=True),
+    )

@@ -26,6 +26,7 @@ PACKAGE_FOLDER = Path(__file__).parent
 _LIGHT = frozenset(
     {
         "posttrain",
+        "posttrain.cluster_config",
         "posttrain.component",
         "posttrain.config",
         "posttrain.data_config",

@@ -18,6 +18,7 @@ from posttrain.config import (
     OF_EVERY_TRAINING,
     AdapterConfig,
     AgentConfig,
+    ClusterConfig,
     Component,
     CreditConfig,
     DataConfig,
@@ -39,7 +40,7 @@ from posttrain.registry import Entry, Setting
 OF_EVERY_RUN = ("method", "model", "title", "output", "seed", "plugins")
 """Read by a run itself, whatever the method."""
 
-OF_TRAINING = ("max_steps", "learning_rate", "lr_scheduler_type", *OF_EVERY_TRAINING)
+OF_TRAINING = ("max_steps", "learning_rate", "lr_scheduler_type", "launch", *OF_EVERY_TRAINING)
 """Read by `fit`, so by every method that trains."""
 
 OF_REWARDS = ("reward_timeout_seconds", "max_failed_rewards")
@@ -53,6 +54,7 @@ INHERITED = ("evaluation", "report_to")
 
 IN_YAML: dict[str, Any] = {
     "Rows": DataConfig,
+    "Domains": DataConfig,
     "TaskLike": Component,
     "EnvironmentLike": Component,
     "ComponentLike": Component,
@@ -67,6 +69,7 @@ CLASSES: dict[str, Any] = {
     for c in (
         AdapterConfig,
         AgentConfig,
+        ClusterConfig,
         Component,
         CreditConfig,
         DataConfig,

@@ -30,6 +30,7 @@ _WORDS: dict[Any, str] = {
     type(None): "nothing",
 }
 _SECTIONS = (
+    "posttrain.cluster_config",
     "posttrain.config",
     "posttrain.engine_config",
     "posttrain.model_config",

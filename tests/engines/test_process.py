@@ -114,6 +114,21 @@ def test_weights_change_under_open_requests(engine: ProcessEngine, model: Langua
     assert [span.version for span in spans] == [8, 9] and spans[0].end == spans[1].start > 0
 
 
+def test_adapters_go_over_alone() -> None:
+    model = pt.load("embedded", lora=pt.LoRA())
+    engine = ProcessEngine(model)
+    try:
+        engine.start()
+        assert all("lora" in place.name for place in engine._weights.places)
+        with torch.no_grad():
+            for parameter in model.trainable_parameters():
+                parameter.add_(0.05)
+        engine.sync(3)
+        assert plain(engine.generate(requests())) == plain(TorchEngine(model).generate(requests()))
+    finally:
+        engine.close()
+
+
 def test_what_cannot_be_sampled_is_refused(engine: ProcessEngine) -> None:
     with pytest.raises(DataError, match="empty"):
         engine.submit(Request((), Sampling()))

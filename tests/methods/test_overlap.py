@@ -98,8 +98,7 @@ def test_no_process_is_left_behind(number: int, tiny_folder: Path, tmp_path: Pat
     program.write_text(
         "import posttrain as pt\n"
         f"model = pt.load({str(tiny_folder)!r})\n"
-        "task = pt.tasks.arithmetic(num_examples=12)\n"
-        "plan = pt.grpo(task, overlap=pt.Overlap(), sampling=pt.Sampling(max_tokens=8),\n"
+        "plan = pt.grpo('arithmetic', overlap=pt.Overlap(), sampling=pt.Sampling(max_tokens=8),\n"
         "               num_generations=2, batch_size=2)\n"
         "pt.fit(model, plan, steps=100000)\n"
     )

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from process_groups import outcomes, results
-from world_cases import CORE, PLANS, all_trained, long_run, write_models
+from world_cases import CORE, PLANS, all_trained, failing_run, long_run, write_models
 
-from posttrain.errors import RankError
+from posttrain.errors import RankError, RewardError, TrainingDiverged
 
 TOLERANCE = {"one_prompt": 1e-7}
 """Where a tree is split, its branches are joined in another order, in float32 sums (1e-8 also
@@ -79,6 +79,28 @@ def test_processes_train_as_one_does(trained: dict[int, Any], size: int, name: s
         assert [row.keys() for row in several["metrics"]] == [r.keys() for r in one["metrics"]]
         for mine, theirs in zip(one["metrics"], several["metrics"], strict=True):
             assert not different(mine, theirs, bound)
+
+
+@pytest.mark.parametrize(
+    ("kind", "first", "second", "step"),
+    [
+        ("reward", RewardError, RankError, 1),
+        ("hook", RankError, OSError, 2),
+        ("loss", TrainingDiverged, TrainingDiverged, 0),
+    ],
+)
+def test_an_error_of_one_rank_ends_all(
+    folder: Path, tmp_path: Path, kind: str, first: Any, second: Any, step: int
+) -> None:
+    run = functools.partial(failing_run, folder, tmp_path / "run", kind)
+    errors = outcomes(2, run, folder=tmp_path / "ranks")
+    assert [type(error) for error in errors] == [first, second]
+    for rank, error in enumerate(errors):
+        if isinstance(error, RankError):
+            assert error.rank == 1 - rank
+            assert type(errors[1 - rank]).__name__ in str(error)
+    saved = [path.name for path in (tmp_path / "run").glob("checkpoint-*")]
+    assert f"checkpoint-{step}" in saved if step else not saved
 
 
 @pytest.mark.timeout(1200)

@@ -20,6 +20,7 @@ from posttrain.models.attention import (
     CompiledFlex,
     ForestPlan,
     eager_attention,
+    register,
     soft_capping,
     without_mask,
 )
@@ -260,6 +261,7 @@ def test_without_a_plan_padding_is_masked_as_usual(name: str) -> None:
     mask[0, :5] = 0  # padding on the left, as in generation
     positions = (mask.cumsum(-1) - 1).clamp_min(0)
     hf = tiny_hf(name, torch.float32)
+    register()
     hf.set_attn_implementation("posttrain")
     with torch.no_grad():
         logits = hf(input_ids=ids, attention_mask=mask, position_ids=positions).logits

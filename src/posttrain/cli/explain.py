@@ -120,6 +120,7 @@ def _sections() -> dict[str, Any]:
         "endpoint": "EndpointConfig",
         "engine": "ServedConfig",
         "evaluation": "EvaluationConfig",
+        "launch": "ClusterConfig",
         "lora": "LoraConfig",
         "model": "ModelConfig",
         "overlap": "OverlapConfig",

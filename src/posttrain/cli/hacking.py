@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain import registry
+from posttrain.cli import forgetting
 from posttrain.cli.forgetting import task_named
 from posttrain.cli.libraries import prepare_libraries
 from posttrain.cli.parser import Command
@@ -30,9 +31,9 @@ _OWN = {
 }
 
 
-def command() -> Command:
-    """The command."""
-    return Command(
+def commands() -> dict[str, Command]:
+    """What measures the harm of a training: the ledger of forgetting, and this command."""
+    own = Command(
         "evaluate",
         "how far a proxy reward can be trusted: proxy and gold against N and KL",
         hacking,
@@ -40,6 +41,7 @@ def command() -> Command:
         ("model",),
         changes=True,
     )
+    return {"forgetting": forgetting.command(), "hacking": own}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -118,7 +118,7 @@ def grpo(
         limits: how much may fail or be dropped.
     """
     settings = dict(locals())
-    values = PolicyGradient(
+    chosen = PolicyGradient(
         rewards=components_of(rewards),
         losses=components_of(losses),
         advantage=Component.of(advantage),
@@ -145,4 +145,4 @@ def grpo(
         limits=limits,
     )
     optimizer = AdamW(learning_rate, lr_scheduler_type)
-    return policy_gradient_plan("grpo", settings, task, values, optimizer)
+    return policy_gradient_plan("grpo", settings, task, chosen, optimizer)

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from posttrain.config import OverlapConfig, ServedConfig, WatchConfig
+from posttrain.config import OverlapConfig, ServedConfig
 from posttrain.data.account import Account
 from posttrain.engines.base import Engine
 from posttrain.errors import ConfigError
 from posttrain.inputs import ROLLOUTS
 from posttrain.methods.engine import RolloutEngine
 from posttrain.methods.episodes import refuse_task_reward
-from posttrain.methods.objects import (
-    TaskLike,
-    components_of,
-    rewards_of,
-    rewards_text,
-    task_of,
-)
+from posttrain.methods.objects import TaskLike, rewards_of, rewards_text, task_of
 from posttrain.methods.policy_checks import check, check_numbers
 from posttrain.methods.policy_settings import PolicyGradient
 from posttrain.methods.prompts import (
@@ -32,12 +27,11 @@ from posttrain.methods.prompts import (
     with_gold,
 )
 from posttrain.methods.sft import encode_examples
-from posttrain.methods.watched import Watching
+from posttrain.methods.watched import Watching, watch_text
 from posttrain.models.spec import ModelSpec
 from posttrain.rewards.base import RewardSet
 from posttrain.sources.collect import Prompt
 from posttrain.sources.credit import Creditor
-from posttrain.sources.episodes import EpisodeSampler
 from posttrain.sources.overlap import OverlappedCollector
 from posttrain.sources.rollouts import RolloutSource
 from posttrain.sources.rows import DataSource, Singles
@@ -69,50 +63,78 @@ def policy_gradient_plan(
     reward_set = rewards_of(s.rewards, prompt_task, s.limits)
     check_numbers(s, reward_set)
     objective = _objective(s, sampling)
-    watching = Watching.of(s, prompt_task, sampling)
     sampler = RolloutEngine(s.engine, s.overlap)
-
-    def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
-        _check_model(s, spec)
-        sampler.check(spec)
-        account = Account()
-        prompts = _prompts(s, spec, prompt_task, sampling, account)
-        mixed = _mixed(s, spec, account, seed)
-        number = steps_of(steps, s.num_train_epochs, prompt_steps(prompts, s.batch_size))
-        closing = contextlib.ExitStack()
-        for part in (reward_set, sampler, *([watching] if watching else [])):
-            closing.callback(part.close)
-
-        def source(learner: Learner) -> RolloutSource:
-            tokenizer = learner.model.tokenizer
-            episodes = s.episodes.sampler(tokenizer, prompt_task, s.limits) if s.episodes else None
-            engine = sampler.open(learner.model, sampling, learner.folder, learner.world)
-            made = _source(
-                s, learner, prompts, reward_set, sampling, objective, mixed, episodes, seed, engine
-            )
-            made.watch = watching.watch(reward_set, tokenizer) if watching else None
-            closing.callback(made.close)
-            return made
-
-        return Work(
-            steps=number,
-            source=source,
-            facts=_facts(prompt_task, prompts, s, objective, sampling, number, sampler.facts()),
-            account=account,
-            samples=True,
-            close=closing.close,
-            notes=(*_notes(s), *(watching.notes if watching else ())),
-        )
+    watching = Watching.of(s, prompt_task, sampling)
+    parts = reward_set, objective, sampler, watching
 
     return Plan(
         method=method,
         settings=settings,
         objective=objective,
-        prepare=prepare,
+        prepare=partial(_prepare, s, prompt_task, sampling, *parts),
         optimizer=optimizer,
         trust_region=s.trust_region,
         reference=Reference(needed=s.credit.kl_weight > 0 or bool(s.watch and s.watch.kl_every)),
         critic=s.critic,
+    )
+
+
+def _prepare(
+    s: PolicyGradient,
+    prompt_task: Task,
+    sampling: Sampling,
+    reward_set: RewardSet,
+    objective: Objective,
+    sampler: RolloutEngine,
+    watching: Watching | None,
+    spec: ModelSpec,
+    seed: int,
+    steps: int | None,
+) -> Work:
+    """The work for a model."""
+    if s.critic is not None:
+        check_critic(spec, s.critic.model)
+    if s.trust_region is not None:
+        check_trusted(spec.config, spec.place)
+    sampler.check(spec)
+    _check_alone(s)
+    account = Account()
+    prompts = _prompts(s, spec, prompt_task, sampling, account)
+    mixed = _mixed(s, spec, account, seed)
+    number = steps_of(steps, s.num_train_epochs, prompt_steps(prompts, s.batch_size))
+    closing = contextlib.ExitStack()
+    closing.callback(reward_set.close)
+    closing.callback(sampler.close)
+    if watching is not None:
+        closing.callback(watching.close)
+
+    def source(learner: Learner) -> RolloutSource:
+        engine = sampler.open(learner.model, sampling, learner.folder, learner.world)
+        made = _source(
+            s,
+            learner,
+            prompt_task,
+            prompts,
+            reward_set,
+            sampling,
+            objective,
+            mixed,
+            seed,
+            engine,
+        )
+        closing.callback(made.close)
+        if watching is not None:
+            made.watch = watching.watch(reward_set, learner.model.tokenizer)
+        return made
+
+    return Work(
+        steps=number,
+        source=source,
+        facts=_facts(prompt_task, prompts, s, objective, sampling, number, sampler.facts()),
+        account=account,
+        samples=True,
+        close=closing.close,
+        notes=(*_notes(s), *(watching.notes if watching is not None else ())),
     )
 
 
@@ -151,17 +173,17 @@ def _prompts(
 def _source(
     s: PolicyGradient,
     learner: Learner,
+    task: Task,
     prompts: list[Prompt],
     reward_set: RewardSet,
     sampling: Sampling,
     objective: Objective,
     mixed: DataSource | None,
-    episodes: EpisodeSampler | None,
     seed: int,
     engine: Engine,
 ) -> RolloutSource:
-    model = learner.model
-    overlap = s.overlap
+    model, overlap = learner.model, s.overlap
+    episodes = s.episodes and s.episodes.sampler(model.tokenizer, task, s.limits)
     collector = make_collector(
         model,
         prompts,
@@ -208,19 +230,6 @@ def _source(
         mixed=mixed,
         world=learner.world,
     )
-
-
-def _check_model(s: PolicyGradient, spec: ModelSpec) -> None:
-    """Refuse a critic, a trust region or processes that do not go with the model.
-
-    Raises:
-        ConfigError, ModelError: names the setting.
-    """
-    if s.critic is not None:
-        check_critic(spec, s.critic.model)
-    if s.trust_region is not None:
-        check_trusted(spec.config, spec.place)
-    _check_alone(s)
 
 
 def _check_alone(s: PolicyGradient) -> None:
@@ -272,7 +281,7 @@ def _facts(
         *engine,
         *overlap,
         ("rewards", rewards_text(s.rewards)),
-        *([("watch", _watch_text(s.watch))] if s.watch is not None else []),
+        *([("watch", watch_text(s.watch))] if s.watch is not None else []),
         ("advantage", s.advantage.name + (" (with a critic)" if s.critic is not None else "")),
         ("losses", losses),
         (
@@ -295,12 +304,3 @@ def _overlap_text(overlap: OverlapConfig) -> str:
 
 def _updates(number: int) -> str:
     return "1 update" if number == 1 else f"{number} updates"
-
-
-def _watch_text(c: WatchConfig) -> str:
-    """What is watched, as a check shows it."""
-    names = ", ".join(item.name for item in components_of(c.gold))
-    parts = [f"gold {names} (oracle: watched, never trained on)"] if names else []
-    parts += [f"{len(c.probes) + len(c.texts)} probes every {c.probe_every}"] * bool(c.probe_every)
-    parts += [f"ends on {', '.join(c.stop_on)}"] * bool(c.stop_on)
-    return "; ".join(parts) or "length, repetition, answers"

@@ -113,7 +113,7 @@ def ppo(
         limits: how much may fail or be dropped.
     """
     settings = dict(locals())
-    values = PolicyGradient(
+    chosen = PolicyGradient(
         rewards=components_of(rewards),
         losses=components_of(losses),
         advantage=Component.of(advantage),
@@ -138,4 +138,4 @@ def ppo(
         limits=limits,
     )
     optimizer = AdamW(learning_rate, lr_scheduler_type)
-    return policy_gradient_plan("ppo", settings, task, values, optimizer)
+    return policy_gradient_plan("ppo", settings, task, chosen, optimizer)

@@ -95,3 +95,12 @@ def _check(c: WatchConfig, gold: list[Component], s: PolicyGradient) -> None:
         )
     if c.probe_every and not (c.probes or c.texts):
         raise ConfigError("watch.probe_every: there is no probe; name probes or texts")
+
+
+def watch_text(c: WatchConfig) -> str:
+    """What is watched, as a check shows it."""
+    names = ", ".join(item.name for item in components_of(c.gold))
+    parts = [f"gold {names} (oracle: watched, never trained on)"] if names else []
+    parts += [f"{len(c.probes) + len(c.texts)} probes every {c.probe_every}"] * bool(c.probe_every)
+    parts += [f"ends on {', '.join(c.stop_on)}"] * bool(c.stop_on)
+    return "; ".join(parts) or "length, repetition, answers"

@@ -46,3 +46,11 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def cuda_devices(device: torch.device) -> list[torch.device]:
     """The devices whose random state a computation there may change."""
     return [device] if device.type == "cuda" else []
+
+
+def whole_weights(model: Any) -> contextlib.AbstractContextManager[None]:
+    """Within it all weights of a model are in this process, and passes without a gradient need no
+    other one. Where a model is in shares (`models.sharding`), all processes enter it.
+    """
+    sharding = getattr(model, "sharding", None)
+    return contextlib.nullcontext() if sharding is None else sharding.whole()

@@ -12,6 +12,7 @@ import numpy as np
 from posttrain.averages import Averages
 from posttrain.data.forest import TokenSequence
 from posttrain.engines.base import Closing, Engine, Reporting
+from posttrain.models.program import whole_weights
 from posttrain.rewards.base import RewardSet
 from posttrain.sources.episodes import EpisodeSampler
 from posttrain.sources.staleness import staleness
@@ -182,10 +183,11 @@ class Collector:
             return self._episodes(self.episodes, own, own_seeds, n, sampling)
 
         every = list(zip(prompts, seeds, strict=True))
-        if self.served:
-            groups = self.world.from_main(lambda: groups_of(every))
-        else:
-            groups = self.world.spread(every, groups_of)
+        with whole_weights(getattr(self.engine, "model", None)):
+            if self.served:
+                groups = self.world.from_main(lambda: groups_of(every))
+            else:
+                groups = self.world.spread(every, groups_of)
         if self.rewards is not None:
             self._reward(self.rewards, groups)
         return groups

@@ -39,4 +39,5 @@ def _turn(values: Mapping[str, Any]) -> Turn:
     }
     calls = [ToolCall(**call) for call in values["tool_calls"]]
     own = {"context_ids": tuple(values["context_ids"]), "sample": Sample(**sample)}
-    return Turn(**{**values, **own, "tool_calls": calls})
+    given = tuple(map(bool, values["given"]))
+    return Turn(**{**values, **own, "tool_calls": calls, "given": given})

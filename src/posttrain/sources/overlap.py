@@ -30,6 +30,7 @@ from posttrain.sources.group_record import group_of, group_record
 from posttrain.types import TraceGroup
 
 _STATE = "overlap"
+_END_SECONDS = 10.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -196,7 +197,7 @@ class OverlappedCollector(Collector):
             self._changed.notify_all()
         super().close()  # whoever waits for the engine is woken by an error
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(_END_SECONDS)  # a reward of the user's may still run
 
     def _trained_version(self, step: int) -> int:
         return self._offset + step

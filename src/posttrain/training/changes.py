@@ -38,6 +38,7 @@ RULES: dict[Rule, tuple[str, ...]] = {
         "model.revision",
         "teacher.trust_remote_code",
         "cache_reference",
+        "launch",
         "engine.url",
         "engine.launch",
         "engine.weights_folder",
@@ -49,6 +50,7 @@ RULES: dict[Rule, tuple[str, ...]] = {
     ),
     "rounding": (
         "max_tokens_per_micro_batch",
+        "shard",
         "model.device",
         "model.attention",
         "model.gradient_checkpointing",
@@ -76,6 +78,7 @@ RULES: dict[Rule, tuple[str, ...]] = {
         "lr_scheduler_type",
         "warmup_steps",
         "min_lr_ratio",
+        "compute_dtype",
         "muon_momentum",
         "muon_scale",
         "ema_decay",

@@ -215,12 +215,14 @@ class Job:
         method: the method's name. settings: what it was called with.
         prepare: (model, seed) -> the job for that model. `model` is None where none is named.
         leaves: the file that a finished run of the job has.
+        resumes: whether a call in Python may go on with one that was cut off.
     """
 
     method: str
     prepare: Callable[[ModelSpec | None, int], PreparedJob]
     leaves: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    resumes: bool = False
 
 
 class Rounds(Protocol):
