@@ -33,6 +33,7 @@ _LIGHT = frozenset(
         "posttrain.engine_config",
         "posttrain.model_config",
         "posttrain.overlap_config",
+        "posttrain.watch_config",
         "posttrain.types",
     }
 )

@@ -54,6 +54,7 @@ _SECTIONS: dict[str, Any] = {
     "overlap": config.OverlapConfig,
     "trust_region": config.TrustRegionConfig,
     "limits": config.Limits,
+    "watch": config.WatchConfig,
 }
 
 

@@ -25,6 +25,7 @@ from posttrain.model_config import LoraConfig as LoraConfig
 from posttrain.model_config import ModelConfig as ModelConfig
 from posttrain.overlap_config import OverlapConfig as OverlapConfig
 from posttrain.typecheck import described
+from posttrain.watch_config import WatchConfig as WatchConfig
 
 OF_EVERY_TRAINING = (
     "max_tokens_per_micro_batch",
@@ -217,6 +218,8 @@ class EvaluationConfig:
         seed: seed of the completions. It does not depend on the recipe's seed, so that all models
             get the same random numbers.
         budget: most tokens that the search about one problem samples, the discarded ones included.
+        overthinking: whether to find where each completion is right first, by the verdict on each
+            line's end: tokens_after_right, outcome_efficiency and undone among the metrics.
     """
 
     task: Component
@@ -227,6 +230,7 @@ class EvaluationConfig:
     agent: AgentConfig = AgentConfig()
     seed: int = 1234
     budget: int | None = None
+    overthinking: bool = False
 
 
 @dataclass(slots=True)

@@ -29,7 +29,9 @@ NAMES: dict[str, str] = {
     "search_rows": "posttrain.sources.search_rows",
     "compare": "posttrain.evaluation.comparison",
     "forgetting": "posttrain.methods.forgetting",
+    "hacking": "posttrain.methods.hacking",
     "Forgetting": "posttrain.evaluation.forgetting",
+    "Hacking": "posttrain.evaluation.hacking",
     "contamination": "posttrain.evaluation.contamination",
     "harness_model": "posttrain.evaluation.harness",
     "Evaluation": "posttrain.evaluation.outcomes",
@@ -46,6 +48,9 @@ NAMES: dict[str, str] = {
     "self_training": "posttrain.loops.self_training",
     "continual": "posttrain.loops.continual",
     "revision_rows": "posttrain.loops.revision",
+    "short_rows": "posttrain.loops.short_answers",
+    "safety_margins": "posttrain.data.safety",
+    "reward_refresh": "posttrain.loops.reward_refresh",
     "offline": "posttrain.methods.offline",
     "distill": "posttrain.methods.distill",
     # values
@@ -68,6 +73,7 @@ NAMES: dict[str, str] = {
     "Data": "posttrain.config.DataConfig",
     "Credit": "posttrain.config.CreditConfig",
     "TrustRegion": "posttrain.config.TrustRegionConfig",
+    "Watch": "posttrain.config.WatchConfig",
     "Limits": "posttrain.config",
     "PosttrainError": "posttrain.errors",
 }

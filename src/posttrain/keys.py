@@ -32,6 +32,7 @@ from posttrain.config import (
     SamplingConfig,
     ServedConfig,
     TrustRegionConfig,
+    WatchConfig,
 )
 from posttrain.errors import ConfigError
 from posttrain.registry import Entry, Setting
@@ -81,6 +82,7 @@ CLASSES: dict[str, Any] = {
         SamplingConfig,
         ServedConfig,
         TrustRegionConfig,
+        WatchConfig,
     )
 }
 """The sections of a recipe, by the name of their class."""

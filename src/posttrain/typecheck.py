@@ -35,6 +35,7 @@ _SECTIONS = (
     "posttrain.engine_config",
     "posttrain.model_config",
     "posttrain.overlap_config",
+    "posttrain.watch_config",
 )
 _PLAIN = (str, bool, int, float, list, tuple, dict, type(None))
 

@@ -46,6 +46,7 @@ LAYERS = [
         "model_config",
         "overlap_config",
         "cluster_config",
+        "watch_config",
         "component",
     },
     {"typecheck"},

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import posttrain as pt
 from posttrain import registry
 from posttrain.config import Component
 from posttrain.data.forest import Batch, TokenSequence, Tree
@@ -134,3 +135,17 @@ def test_an_objective_gives_it_the_lengths_of_the_rows() -> None:
     )
     expected = reference(scores, np.zeros(3), lengths, 1.0, 0.01)
     assert math.isclose(float(loss), expected, rel_tol=1e-4)
+
+
+def test_a_reward_model_is_trained_by_it() -> None:
+    rows = [
+        {"prompt": f"{a}+2=", "chosen": f" {a + 2} is it", "rejected": f" {a}"} for a in range(8)
+    ]
+    plan = pt.reward_model(rows, losses="length_free_bradley_terry", batch_size=8)
+    result = pt.fit("embedded", plan, steps=1)
+    # All scores are 0 at first, and length alone tells the pairs apart.
+    assert result.metrics["length_weight"][0] > 0
+    assert result.metrics["length_correlation"][0] == 0
+    with pytest.raises(pt.PosttrainError):
+        labelled = [{"prompt": "a", "completion": "b", "label": True}]
+        pt.reward_model(labelled, losses="length_free_bradley_terry")

@@ -103,6 +103,21 @@ def test_several_models(folders: dict[str, Path]) -> None:
     assert both == pytest.approx([min(a, b) for a, b in zip(one, two, strict=True)])
 
 
+def test_how_far_several_models_are_apart_is_told_once(folders: dict[str, Path]) -> None:
+    places = [str(folders["sequence"]), str(folders["other"])]
+    settings = {"name": "reward_model", "path": places, "device": "cpu"}
+    rewards = RewardSet([settings])
+    pairs = [(Example("p", id="e"), Trace.of_text(t)) for t in ("a", "bb")]
+    rewards.score_pairs(pairs)
+    one, two = (reward_model(["p", "p"], ["a", "bb"], path=place, device="cpu") for place in places)
+    expected = sum(abs(a - b) / 2 for a, b in zip(one, two, strict=True))
+    assert rewards.take_spread() == {"reward_model": (pytest.approx(expected, abs=1e-5), 2)}
+    assert rewards.take_spread() == {}
+    rewards.probe(pairs)
+    assert rewards.take_spread() == {}  # probes are nobody's samples
+    rewards.close()
+
+
 def test_a_completion_beyond_the_context_has_no_score_and_stops_nothing(
     folders: dict[str, Path],
 ) -> None:

@@ -23,7 +23,7 @@ def test_deviations_are_over_all_completions_of_the_step() -> None:
 
     rows = [[(0.0, None), (1.0, 5.0)], [(3.0, None), (None, None)]]
     groups = [TraceGroup(Example(""), (1,), [trace(*x) for x in row]) for row in rows]
-    rewards: Any = SimpleNamespace(names=["r", "s"])
+    rewards: Any = SimpleNamespace(names=["r", "s"], take_spread=dict)
     collector = Collector(
         [Prompt(Example(""), (1,))],
         None,
@@ -58,7 +58,7 @@ def test_metrics_of_episodes() -> None:
     assert shown["tools/failure_frequency"] == 0.5
     assert shown["episodes/stop/max_turns"] == pytest.approx(1 / 3)
     assert shown["episodes/score"] == 3.0
-    rewards: Any = SimpleNamespace(names=["r"])
+    rewards: Any = SimpleNamespace(names=["r"], take_spread=dict)
     prompts = [Prompt(Example(""), (1,))]
     collector = Collector(
         prompts,
@@ -72,3 +72,22 @@ def test_metrics_of_episodes() -> None:
     )
     shown = collector.metrics([TraceGroup(Example(""), (1,), traces)], 0).means()
     assert shown["rewards/errors"] == 1.0 and shown["reward"] == 1.0
+
+
+def test_the_spread_of_several_models_is_a_metric() -> None:
+    rewards: Any = SimpleNamespace(names=[], take_spread=lambda: {"judge": (1.5, 3)})
+    traces = [Trace.of_text("a"), Trace.of_text("b")]
+    for trace in traces:
+        trace.reward = 1.0
+    groups = [TraceGroup(Example("p"), (1,), traces)]
+    collector = Collector(
+        [Prompt(Example("p"), (1,))],
+        None,  # type: ignore[arg-type]
+        rewards,
+        decode=str,
+        sampling=Sampling(),
+        batch_size=1,
+        num_generations=2,
+        seed=0,
+    )
+    assert collector.metrics(groups, 0).means()["rewards/judge/uncertainty"] == 0.5

@@ -126,6 +126,7 @@ def _sections() -> dict[str, Any]:
         "overlap": "OverlapConfig",
         "sampling": "SamplingConfig",
         "trust_region": "TrustRegionConfig",
+        "watch": "WatchConfig",
     }
     return {**{word: keys.CLASSES[name] for word, name in words.items()}, "recipe": Recipe}
 

@@ -173,6 +173,8 @@ def _required(entry: Entry, sample: str) -> list[str]:
         lines.append("# task: {name: jsonl, path: rows.jsonl}    # your own prompts and answers")
     elif _needs_rows(entry):
         lines.append(f"data: {sample:<24}  # your rows: a file, a folder or a hub id")
+    if "reward_model" in entry.settings:
+        lines.append("reward_model: embedded          # what each reward model starts from")
     if "teacher" in entry.settings:
         lines.append("teacher: embedded               # the model to learn from")
     if entry.name == "evaluate":

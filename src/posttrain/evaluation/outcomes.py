@@ -26,7 +26,7 @@ class Outcome:
     Under a search strategy there is one entry, the strategy's choice, and num_tokens holds all
     tokens it spent on the problem. Of episodes there are the environment's rewards (empty: it gives
     none; None: the episode failed) and the numbers of turns. notes: numbers that the
-    search reports.
+    search reports, or those of `overthinking`.
     """
 
     id: str
@@ -116,8 +116,10 @@ class Evaluation:
         problem, so none. mean_tokens: tokens per completion; under a search tokens per problem, all
         that it sampled. truncated: share of the completions, or candidates, that did not end by
         themselves. unparsed: share of the outcomes without an answer. errors: verdicts that raised,
-        and episodes that failed. Of episodes: reward: the environment's, mean over problems;
-        mean_turns.
+        and episodes that failed. Where it was asked for: tokens_after_right, tokens of a completion
+        after its first right beginning; outcome_efficiency, the share of tokens up to it; undone,
+        the share of completions that had it right and end wrong. Of episodes: reward: the
+        environment's, mean over problems; mean_turns.
         """
         ks = sorted(
             {k for k in (2, 4, 8, 16, 32, 64, 128) if k < self.num_samples}
@@ -132,10 +134,20 @@ class Evaluation:
             **{f"maj@{k}": asdict(self.majority_at(k)) for k in ks},
             "mean_tokens": sum(sum(o.num_tokens) for o in self.outcomes) / count,
             **({"mean_turns": sum(turns) / len(turns)} if turns else {}),
+            **self._overthinking(),
             "truncated": self.truncated,
             "unparsed": sum(a is None for o in self.outcomes for a in o.answers) / count,
             "errors": self.errors,
         }
+
+    def _overthinking(self) -> dict[str, float]:
+        """Means over problems of where their completions are right first, if that was found."""
+        means = {}
+        for name in ("tokens_after_right", "outcome_efficiency", "undone"):
+            values = [o.notes[name] for o in self.outcomes if name in o.notes]
+            if values and self.search is None:
+                means[name] = sum(values) / len(values)
+        return means
 
     def details(self) -> list[str]:
         """The search with all its settings; pass@k, maj@k, tokens and what did not count."""
@@ -160,6 +172,8 @@ class Evaluation:
                 parts.append(f"{name} {value['estimate']:.1%}")
         unit = "problem" if self.search else "episode" if self.environment else "completion"
         parts.append(f"{metrics['mean_tokens']:.0f} tokens per {unit}")
+        if "tokens_after_right" in metrics:
+            parts.append(f"{metrics['tokens_after_right']:.1f} after the first right answer")
         parts.append(f"{metrics['truncated']:.1%} cut off")
         parts.append(f"{metrics['unparsed']:.1%} without an answer")
         if self.errors:

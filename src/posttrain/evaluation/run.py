@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from posttrain.config import ComponentLike
@@ -14,7 +15,7 @@ from posttrain.errors import ConfigError
 from posttrain.evaluation.episodes import measure_episodes
 from posttrain.evaluation.outcomes import Evaluation, problems_text
 from posttrain.evaluation.problems import Problems, encode_problems
-from posttrain.evaluation.samples import Problem, Progress, measure_samples, measure_search
+from posttrain.evaluation.samples import Progress, measure_samples, measure_search
 from posttrain.evaluation.strategy import make_strategy
 from posttrain.models.language_model import LanguageModel
 from posttrain.rewards.grader import Grader
@@ -23,7 +24,7 @@ from posttrain.search.journal import Journal
 from posttrain.search.run import SearchLimits
 from posttrain.search.strategy import Strategy
 from posttrain.sources.episodes import EpisodeSampler
-from posttrain.types import Sample, Sampling, Task
+from posttrain.types import Sampling, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class Measurement:
     task_settings: Mapping[str, Any] = field(default_factory=dict)
     acting: Acting | None = None
     limits: SearchLimits | None = None
+    overthinking: bool = False
 
     @property
     def problems_text(self) -> str:
@@ -105,9 +107,6 @@ class Measurement:
             ConfigError: the search asks for values, and the model has no critic.
         """
 
-        def decode(sample: Sample) -> str:
-            return decode_completion(model.tokenizer, sample)
-
         options: dict[str, Any] = {
             "sampling": self.sampling,
             "seed": self.seed,
@@ -128,7 +127,13 @@ class Measurement:
             )
         elif self.strategy is None:
             result = measure_samples(
-                engine, problems, self.task, decode, num_samples=self.num_samples, **options
+                engine,
+                problems,
+                self.task,
+                partial(decode_completion, model.tokenizer),
+                num_samples=self.num_samples,
+                ids_text=self._ids_text(model.tokenizer) if self.overthinking else None,
+                **options,
             )
         else:
             result = measure_search(
@@ -148,6 +153,15 @@ class Measurement:
         result.prompts_dropped = len(self.problems.dropped)
         result.task_settings = dict(self.task_settings)
         return result
+
+    @staticmethod
+    def _ids_text(tokenizer: Any) -> Callable[[Sequence[int]], str]:
+        """The text of the beginning of a completion."""
+
+        def text(ids: Sequence[int]) -> str:
+            return str(tokenizer.decode(list(ids), skip_special_tokens=True))
+
+        return text
 
     def close(self) -> None:
         """Release what the scorer holds."""
@@ -191,6 +205,7 @@ def prepare(
     task_settings: Mapping[str, Any] | None = None,
     acting: Acting | None = None,
     budget: int | SearchLimits | None = None,
+    overthinking: bool = False,
 ) -> Measurement:
     """Check an evaluation and encode its problems, without a model's weights.
 
@@ -213,12 +228,13 @@ def prepare(
         raise ConfigError(
             "evaluation.budget: it bounds a search and there is none; name one, or leave it out"
         )
+    if overthinking:
+        _check_single(strategy, acting)
     sampling = sampling or Sampling(max_tokens=task.max_tokens, stop=task.stop)
     if not sampling.stop:
         sampling = replace(sampling, stop=task.stop)
     if acting is not None:  # what is said first is known when an episode begins
-        unencoded: list[Problem] = [(example, ()) for example in task.examples[:num_examples]]
-        problems = Problems(unencoded, [], len(task.examples))
+        problems = Problems([(e, ()) for e in task.examples[:num_examples]], [], len(task.examples))
     else:
         problems = encode_problems(
             task,
@@ -239,6 +255,7 @@ def prepare(
         task_settings or {},
         acting,
         SearchLimits(max_tokens=budget) if isinstance(budget, int) else budget,
+        overthinking,
     )
 
 
@@ -262,6 +279,15 @@ def _check_search(strategy: Strategy, num_samples: int, acting: Acting | None) -
         raise ConfigError(
             f"search {strategy.name!r} chooses among completions of a prompt, and an environment "
             f"has episodes ({acting.environment}); leave search or environment out"
+        )
+
+
+def _check_single(strategy: Strategy | None, acting: Acting | None) -> None:
+    """Overthinking is a matter of single completions."""
+    if strategy is not None or acting is not None:
+        raise ConfigError(
+            "evaluation.overthinking: it looks into single completions of a prompt; leave it out, "
+            "or the search or environment"
         )
 
 

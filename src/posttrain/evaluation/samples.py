@@ -12,6 +12,7 @@ from typing import Any
 from posttrain.engines.base import Engine
 from posttrain.episodes.drive import Failed
 from posttrain.evaluation.outcomes import Evaluation, Outcome
+from posttrain.evaluation.overthinking import overthinking_notes
 from posttrain.rewards.grader import Grader, TaskGrader
 from posttrain.search.base import Selection
 from posttrain.search.journal import Journal
@@ -49,6 +50,7 @@ def measure_samples(
     seed: int,
     grader: Grader | None = None,
     progress: Progress | None = None,
+    ids_text: Callable[[Sequence[int]], str] | None = None,
 ) -> Evaluation:
     """Sample `num_samples` completions of each problem and grade them.
 
@@ -56,6 +58,8 @@ def measure_samples(
         decode: sample -> text.
         grader: calls the task's verdicts, within its time limit.
         progress: is called after each problem.
+        ids_text: token ids -> text; where it is given, each completion is looked into for its first
+            right answer (`overthinking`).
 
     Raises:
         RewardError: verdicts exceed the time limit again and again.
@@ -79,6 +83,9 @@ def measure_samples(
                 verdicts.answers(texts),
                 [len(s.ids) for s in samples],
                 texts[:NUM_TEXTS],
+                notes={}
+                if ids_text is None
+                else overthinking_notes(samples, texts, ids_text, task, example),
             )
         )
         if progress is not None:

@@ -14,6 +14,7 @@ from posttrain.config import (
     OverlapConfig,
     SamplingConfig,
     TrustRegionConfig,
+    WatchConfig,
 )
 from posttrain.methods.episodes import EnvironmentLike, Episodes
 from posttrain.methods.objects import Losses, Rewards, Rows, TaskLike, components_of
@@ -51,6 +52,7 @@ def grpo(
     given_steps: int = 0,
     num_train_epochs: float = 1.0,
     measure_tied_groups: bool = True,
+    watch: WatchConfig | None = None,
     learning_rate: float = 1e-6,
     lr_scheduler_type: Schedule = "constant_with_warmup",
     limits: Limits = Limits(),
@@ -110,6 +112,7 @@ def grpo(
             completion tokens of a step, as in TRL. It costs about a third of a training pass over
             these groups and does not change the weights. If false, these metrics leave the groups
             out and their names end in /informative_groups.
+        watch: gold rewards and known exploits that are watched for reward hacking.
         learning_rate: peak learning rate of the run.
         lr_scheduler_type: how the learning rate changes.
         limits: how much may fail or be dropped.
@@ -138,6 +141,7 @@ def grpo(
         given_steps=given_steps,
         num_train_epochs=num_train_epochs,
         measure_tied_groups=measure_tied_groups,
+        watch=watch,
         limits=limits,
     )
     optimizer = AdamW(learning_rate, lr_scheduler_type)

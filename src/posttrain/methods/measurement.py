@@ -115,6 +115,7 @@ class Measuring:
             ),
             acting=acting,
             budget=config.budget if budget is None else budget,
+            overthinking=config.overthinking,
         )
         self._spec = spec
         self._amateur = amateur_of(spec, self.strategy, amateur)
@@ -240,6 +241,7 @@ def evaluate(
     agent: AgentConfig = AgentConfig(),
     num_examples: int = 200,
     num_samples: int = 1,
+    overthinking: bool = False,
     sampling: SamplingLike = None,
     seed: int = 1234,
     limits: Limits = Limits(),
@@ -266,6 +268,8 @@ def evaluate(
         agent: how the model acts there.
         num_examples: the first so many problems are asked.
         num_samples: completions (or episodes) of each problem; not read under a search.
+        overthinking: whether to find where each completion is right first (metrics
+            tokens_after_right, outcome_efficiency and undone).
         sampling: of the completions, as pt.Sampling or {"max_tokens": 8}; None is temperature 1
             with the task's length.
         seed: of the samples. It is the same for every model, so that models are asked with the
@@ -290,6 +294,7 @@ def evaluate(
         amateur=amateur,
         num_examples=num_examples,
         num_samples=num_samples,
+        overthinking=overthinking,
         sampling=sampling,
         seed=seed,
         limits=limits,
@@ -312,6 +317,7 @@ def measuring_of(
     *,
     num_examples: int = 200,
     num_samples: int = 1,
+    overthinking: bool = False,
     sampling: SamplingLike = None,
     seed: int = 1234,
     limits: Limits = Limits(),
@@ -331,6 +337,7 @@ def measuring_of(
         num_samples=check_in_python(num_samples, int, "evaluate: num_samples"),
         sampling=cast(SamplingConfig, sampling),
         seed=check_in_python(seed, int, "evaluate: seed"),
+        overthinking=check_in_python(overthinking, bool, "evaluate: overthinking"),
     )
     return Measuring(
         spec,

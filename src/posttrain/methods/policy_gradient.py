@@ -27,6 +27,7 @@ from posttrain.methods.prompts import (
     with_gold,
 )
 from posttrain.methods.sft import encode_examples
+from posttrain.methods.watched import Watching, watch_text
 from posttrain.models.spec import ModelSpec
 from posttrain.rewards.base import RewardSet
 from posttrain.sources.collect import Prompt
@@ -63,15 +64,17 @@ def policy_gradient_plan(
     check_numbers(s, reward_set)
     objective = _objective(s, sampling)
     sampler = RolloutEngine(s.engine, s.overlap)
+    watching = Watching.of(s, prompt_task, sampling)
+    parts = reward_set, objective, sampler, watching
 
     return Plan(
         method=method,
         settings=settings,
         objective=objective,
-        prepare=partial(_prepare, s, prompt_task, sampling, reward_set, objective, sampler),
+        prepare=partial(_prepare, s, prompt_task, sampling, *parts),
         optimizer=optimizer,
         trust_region=s.trust_region,
-        reference=Reference(needed=s.credit.kl_weight > 0),
+        reference=Reference(needed=s.credit.kl_weight > 0 or bool(s.watch and s.watch.kl_every)),
         critic=s.critic,
     )
 
@@ -83,6 +86,7 @@ def _prepare(
     reward_set: RewardSet,
     objective: Objective,
     sampler: RolloutEngine,
+    watching: Watching | None,
     spec: ModelSpec,
     seed: int,
     steps: int | None,
@@ -101,6 +105,8 @@ def _prepare(
     closing = contextlib.ExitStack()
     closing.callback(reward_set.close)
     closing.callback(sampler.close)
+    if watching is not None:
+        closing.callback(watching.close)
 
     def source(learner: Learner) -> RolloutSource:
         engine = sampler.open(learner.model, sampling, learner.folder, learner.world)
@@ -117,6 +123,8 @@ def _prepare(
             engine,
         )
         closing.callback(made.close)
+        if watching is not None:
+            made.watch = watching.watch(reward_set, learner.model.tokenizer)
         return made
 
     return Work(
@@ -126,7 +134,7 @@ def _prepare(
         account=account,
         samples=True,
         close=closing.close,
-        notes=_notes(s),
+        notes=(*_notes(s), *(watching.notes if watching is not None else ())),
     )
 
 
@@ -273,6 +281,7 @@ def _facts(
         *engine,
         *overlap,
         ("rewards", rewards_text(s.rewards)),
+        *([("watch", watch_text(s.watch))] if s.watch is not None else []),
         ("advantage", s.advantage.name + (" (with a critic)" if s.critic is not None else "")),
         ("losses", losses),
         (

@@ -13,6 +13,7 @@ from posttrain.config import (
     OverlapConfig,
     SamplingConfig,
     TrustRegionConfig,
+    WatchConfig,
 )
 from posttrain.methods.episodes import Episodes
 from posttrain.methods.objects import Rows, TaskLike
@@ -47,6 +48,7 @@ class PolicyGradient:
     mix_batch_size: int = 8
     given_steps: int = 0
     measure_tied_groups: bool = True
+    watch: WatchConfig | None = None
 
     @property
     def loss_inputs(self) -> set[str]:

@@ -12,6 +12,7 @@ from posttrain.config import (
     OverlapConfig,
     SamplingConfig,
     TrustRegionConfig,
+    WatchConfig,
 )
 from posttrain.methods.episodes import EnvironmentLike, Episodes
 from posttrain.methods.objects import (
@@ -59,6 +60,7 @@ def ppo(
     mix_task: TaskLike | None = None,
     mix_batch_size: int = 8,
     num_train_epochs: float = 1.0,
+    watch: WatchConfig | None = None,
     learning_rate: float = 1e-6,
     lr_scheduler_type: Schedule = "constant_with_warmup",
     limits: Limits = Limits(),
@@ -105,6 +107,7 @@ def ppo(
         mix_task: a task whose worked examples take the place of mix_data.
         mix_batch_size: mixed rows per update.
         num_train_epochs: passes over the prompts, where the number of steps is not set.
+        watch: gold rewards and known exploits that are watched for reward hacking.
         learning_rate: peak learning rate of the run.
         lr_scheduler_type: how the learning rate changes.
         limits: how much may fail or be dropped.
@@ -131,6 +134,7 @@ def ppo(
         mix_task=mix_task,
         mix_batch_size=mix_batch_size,
         num_train_epochs=num_train_epochs,
+        watch=watch,
         limits=limits,
     )
     optimizer = AdamW(learning_rate, lr_scheduler_type)

@@ -16,6 +16,7 @@ from posttrain.report.continual import benchmark
 from posttrain.report.curves import learning_curves, other_curves
 from posttrain.report.failures import failures
 from posttrain.report.forgetting import ledger
+from posttrain.report.hacking import watch_section
 from posttrain.report.intervals import picture
 from posttrain.report.markup import browser, folded, recipe, switch
 from posttrain.report.records import Measured, RunFolder, StageRow
@@ -92,6 +93,8 @@ def page(run: RunFolder) -> str:
     for i, (name, part) in enumerate(parts):
         title = "Training" if part is run else f"Training: {name}"
         sections.append((title, _training(part, i, show_recipe=part is not run)))
+        title = "Reward hacking" if part is run else f"Reward hacking: {name}"
+        sections.append((title, watch_section(part.metrics)))
         title = "Samples" if part is run else f"Samples: {name}"
         sections.append((title, _samples(part, i)))
     sections.append(("Problems", _problems(measured)))

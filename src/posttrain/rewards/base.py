@@ -164,6 +164,29 @@ class RewardSet:
         self._fill(pairs, self._watch_scores)
         return [-math.inf if trace.reward is None else trace.reward for _, trace in pairs]
 
+    def probe(self, pairs: Pairs) -> list[float]:
+        """As `score_pairs`, of texts that nobody trains on: their failures are not counted, and end
+        no run.
+        """
+        failures = dict(self.grader.failures)
+        self._fill(pairs, lambda *_: None)
+        self.grader.failures.clear()
+        self.grader.failures.update(failures)
+        self.take_spread()
+        return [-math.inf if trace.reward is None else trace.reward for _, trace in pairs]
+
+    def take_spread(self) -> dict[str, tuple[float, int]]:
+        """Of each reward that asks several models: the sum over completions of the standard
+        deviation of their scores, and the number of completions, since the last call.
+        """
+        taken = {}
+        for name, reward in self._rewards.items():
+            take = getattr(reward.reward, "take_spread", None)
+            total, count = take() if take is not None else (0.0, 0)
+            if count:
+                taken[name] = (total, count)
+        return taken
+
     def _watch_scores(self, name: str, failed: int, total: int, values: Sequence[Value]) -> None:
         """A search scores few completions at a time, so the share is of all so far."""
         failures, total_scored = self._scores.get(name, (0, 0))

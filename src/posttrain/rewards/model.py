@@ -147,6 +147,7 @@ class ModelReward:
         self.models = _ScoreModels("reward_model", models, path, model, device)
         self.aggregation, self.separator = aggregation, step_separator
         self.ensemble, self.uncertainty_weight = ensemble, uncertainty_weight
+        self._spread = (0.0, 0)
 
     def __call__(self, prompts: Sequence[Text], completions: Sequence[Text]) -> list[float]:
         """One number per completion."""
@@ -156,7 +157,19 @@ class ModelReward:
                 model, level=level, aggregation=self.aggregation, separator=self.separator
             )
             rows.append(score(prompts, completions))
-        return [float(x) for x in combined(np.array(rows), self.ensemble, self.uncertainty_weight)]
+        table = np.array(rows)
+        if len(table) > 1:
+            finite = [float(x) for x in table.std(axis=0) if math.isfinite(x)]
+            total, count = self._spread
+            self._spread = (total + math.fsum(finite), count + len(finite))
+        return [float(x) for x in combined(table, self.ensemble, self.uncertainty_weight)]
+
+    def take_spread(self) -> tuple[float, int]:
+        """Sum over completions of the standard deviation of the models' scores, and the number of
+        completions, since the last call; (0, 0) of one model.
+        """
+        taken, self._spread = self._spread, (0.0, 0)
+        return taken
 
     def check(self) -> None:
         """See `Reward.check`."""

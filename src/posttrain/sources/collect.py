@@ -313,6 +313,8 @@ class Collector:
             values = [v for r in traces if (v := r.rewards.get(name)) is not None]
             averages.add(f"rewards/{name}/mean", sum(values), len(values))
             averages.update(_deviation(f"rewards/{name}/std", values))
+        for name, (total, count) in self.rewards.take_spread().items():
+            averages.add(f"rewards/{name}/uncertainty", total, count)
         failures = sum(r.has_failed and bool(r.rewards) for r in traces)
         averages.update({"rewards/errors": float(failures)})
         return averages

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -21,7 +21,38 @@ from posttrain.types import Trace, TraceGroup
 from posttrain.world import World
 
 _ALONE = World.alone()
+
+
+class Watch(Protocol):
+    """What looks at the completions of each step and changes nothing of them.
+
+    Attributes:
+        ended: why the run has to end, "" where it goes on.
+    """
+
+    ended: str
+
+    def measures_kl(self, step: int) -> bool:
+        """Whether the KL to the start is due at a step from 0."""
+        ...
+
+    def observe(
+        self, step: int, groups: Sequence[TraceGroup], kl: Sequence[float] | None = None
+    ) -> Averages:
+        """Metrics of a step."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What a resume needs, as JSON."""
+        ...
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state` returned."""
+        ...
+
+
 _COUNTED = "counted"  # of set_streams: which sampled tokens are targets
+_OF_KL = frozenset({"logprobs", "ref_logprobs"})
 
 
 class RolloutSource:
@@ -39,6 +70,9 @@ class RolloutSource:
         mixed: rows that every update also learns from. Their targets are marked by the stream
             `given`, so that losses of sampled targets pass over them.
         world: the processes that measure log-probs and values together.
+
+    Attributes:
+        watch: is shown the rewarded completions of each step; None at first.
     """
 
     def __init__(
@@ -69,6 +103,8 @@ class RolloutSource:
         self.max_tokens = max_tokens
         self.whole = whole
         self.mixed = mixed
+        self.watch: Watch | None = None
+        self._kl: list[float] | None = None
         self.world = world
         self.groups: list[TraceGroup] = []
         self._averages = Averages()
@@ -77,7 +113,12 @@ class RolloutSource:
         """Collect, then yield `num_iterations * num_minibatches` batches."""
         self.groups = self.collector.collect(step)
         self._averages = self.collector.metrics(self.groups, step)
+        self._kl = [] if self.watch is not None and self.watch.measures_kl(step) else None
         trees = self._trees() if self.groups else []
+        if self.watch is not None:
+            # The main process asks the gold rewards; all processes end a run together.
+            observed, self.watch.ended = self.world.from_main(lambda: self._observed(step))
+            self._averages.merge(observed)
         number = 0
         for iteration in range(self.num_iterations):
             order = np.arange(len(trees))
@@ -105,18 +146,23 @@ class RolloutSource:
         return self._averages
 
     def state(self) -> dict[str, Any]:
-        return {**self.credit.state(), **self.collector.state()}
+        watched = {} if self.watch is None else {"watch": self.watch.state()}
+        return {**self.credit.state(), **self.collector.state(), **watched}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.credit.load_state(state)
         self.collector.load_state(state)
+        if self.watch is not None and "watch" in state:
+            self.watch.load_state(state["watch"])
 
     def close(self) -> None:
         """End what samples in other threads and processes."""
         self.collector.close()
 
     def _trees(self) -> list[Tree]:
-        """The credited traces of the step, one tree a prompt. Failed ones are left out."""
+        """The credited traces of the step, one tree a prompt. Failed ones are left out. Where
+        `_kl` is a list, it is filled with the KL to the reference of each trace.
+        """
         sound = [dataclasses.replace(g, traces=_sound(g.traces)) for g in self.groups]
         groups = [group for group in sound if group.traces]
         if not groups:
@@ -128,14 +174,18 @@ class RolloutSource:
             ]
             for g in groups
         ]
+        asked = self.credit.measures
         measured = measure(
             self.model,
             rows,
-            self.credit.measures,
+            asked if self._kl is None else asked | _OF_KL,
             self.sampling.temperature or 1.0,
             self.max_tokens,
             self.world,
         )
+        if self._kl is not None:
+            self._kl = _kl_of(measured)
+            measured = {name: nested for name, nested in measured.items() if name in asked}
         trained: Nested = [[trained_tokens(t) & self._counts(t) for t in g.traces] for g in groups]
         sampled = [[self._engine_logprobs(t) for t in g.traces] for g in groups]
         present = [[x for x in row if x is not None] for row in sampled]
@@ -153,6 +203,12 @@ class RolloutSource:
                 self._fill(rows[p][g], group, trace, numbers, counted[p][g])
         sequences = [self._trained_on(row) for row in remaining(rows, trained, counted)]
         return [Tree.build(some) for some in sequences if some]
+
+    def _observed(self, step: int) -> tuple[Averages, str]:
+        """What the watch measures at a step, and why it ends the run."""
+        assert self.watch is not None
+        averages = self.watch.observe(step, self.collector.sampled, self._kl)
+        return averages, self.watch.ended
 
     def _fill(
         self,
@@ -217,6 +273,18 @@ class RolloutSource:
         reported = [(s, s.raw_logprobs if raw else s.engine_logprobs) for s in samples]
         numbers = [x if len(x) == len(s.ids) else [np.nan] * len(s.ids) for s, x in reported]
         return np.array([number for row in numbers for number in row], dtype=np.float64)
+
+
+def _kl_of(measured: Mapping[str, Nested]) -> list[float]:
+    """sum_t (r_t - 1 - log r_t) of each trace, r = ref / pi: an unbiased estimate of
+    KL(pi || ref), at least 0.
+    """
+    pairs = [
+        (p.astype(np.float64), q.astype(np.float64))
+        for row, ref_row in zip(measured["logprobs"], measured["ref_logprobs"], strict=True)
+        for p, q in zip(row, ref_row, strict=True)
+    ]
+    return [float((np.expm1(q - p) - (q - p)).sum()) for p, q in pairs]
 
 
 def _sound(traces: Sequence[Trace]) -> list[Trace]:

@@ -106,6 +106,7 @@ RULES: dict[Rule, tuple[str, ...]] = {
         "critic_learning_rate",
         "neftune_noise_alpha",
         "mix_batch_size",
+        "watch",
     ),
     # Whatever is named nowhere is refused too: method, seed, adapters, precision, and settings that
     # a checkpoint's state has taken over (a KL weight that follows a target, a round's kept rows).

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from rich.console import Console
 
 from posttrain.report.turns import Part, has_turns, parts_of, turns_as_json
 from posttrain.sources.staleness import version_spans
+from posttrain.terminal import write
 from posttrain.training.checkpoint import write_text_whole
 from posttrain.types import Trace, TraceGroup, plain_text
 
@@ -160,6 +162,27 @@ def first_rollout(source: Any) -> tuple[str, str | list[Part], float | None] | N
     trace = group.traces[0]
     text = parts_of(trace) if has_turns(trace) else trace.text
     return plain_text(group.example.prompt), text, trace.reward
+
+
+def watch_hooks(source: Any, state: Any, console: Console) -> list[Hook]:
+    """The hook that prints a source's alarms and ends the run by its rule, where it is watched.
+
+    Args:
+        state: a `training.loop.State`. A run that had been ended before it was resumed stays so.
+    """
+    watch = getattr(source, "watch", None)
+    if watch is None:
+        return []
+    state.ended = watch.ended
+
+    def look(step: int, metrics: dict[str, float]) -> None:
+        for text in watch.take_alarms():
+            write(console, f"step {step}: watch: {text}", style="yellow")
+        if watch.ended:
+            write(console, f"ended after step {step} by watch.stop_on: {watch.ended}")
+            state.stop, state.ended = True, watch.ended
+
+    return [look]
 
 
 def add_peak_memory(step: int, metrics: dict[str, float]) -> None:

@@ -29,14 +29,15 @@ _ALONE = World.alone()
 
 @dataclass(slots=True)
 class State:
-    """Where a run stands: steps done, tokens of their sequences, and the last checkpoint that
-    is known to be good.
+    """Where a run stands: steps done, tokens of their sequences, the last checkpoint that is known
+    to be good, and why a rule of the run ended it before its last step ("" = none did).
     """
 
     step: int = 0
     num_tokens: int = 0
     last_checkpoint: str = "none was saved"
     stop: bool = False
+    ended: str = ""
 
     def agree(self, world: World) -> bool:
         """Whether any process is to stop; then all of them are."""

@@ -239,6 +239,16 @@ class Rounds(Protocol):
         ...
 
     @property
+    def path(self) -> Path | None:
+        """The folder of the round at hand; None where nothing is written."""
+        ...
+
+    @property
+    def console(self) -> Console:
+        """Where progress is printed."""
+        ...
+
+    @property
     def model(self) -> Any:
         """The model as the rounds that are done have left it."""
         ...

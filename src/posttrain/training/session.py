@@ -25,6 +25,7 @@ from posttrain.training.hooks import (
     add_peak_memory,
     first_rollout,
     optimizer_memory,
+    watch_hooks,
 )
 from posttrain.training.length import Length
 from posttrain.training.loop import State, train
@@ -191,7 +192,7 @@ class Session(RunSession):
             with progress, closing(hooks), self._stopping(state), saved_at_end(saver):
                 self._run(learner, source, hooks, state)
             model.eval()
-            self.stopped, held = state.stop, None
+            self.stopped, held = state.stop and not state.ended, None
             if not is_in_shares(model) and (self.folder is None or not self.settings.save_final):
                 held = TrainingState.of(model, optimizer, state)
         if self.folder is not None:
@@ -213,7 +214,7 @@ class Session(RunSession):
             learner.optimizer,
             hooks,
             state,
-            steps=self.steps,
+            steps=state.step if state.ended else self.steps,
             max_tokens=learner.max_tokens,
             rules=[partial(rule, learner) for rule in self.plan.rules],
             world=self.world,
@@ -297,8 +298,7 @@ class Session(RunSession):
             path = self.folder.path / "rollouts.jsonl"
             hooks.append(RolloutWriter(path, lambda: source.groups, resume_step=state.step))
         if work.measure is not None:
-            limit = micro_batch_tokens(model, self.settings)
-            measure = partial(work.measure, model, source, limit)
+            measure = partial(work.measure, model, source, micro_batch_tokens(model, self.settings))
             held_out = partial(in_main, self.world, model, measure)
             hook = HeldOut(held_out, steps, every, averaged)
             if state.step == 0:
@@ -308,7 +308,8 @@ class Session(RunSession):
             hooks.append(hook)
         if self.measured is not None and every:
             hooks.append(self.measured.hook(model, steps, every, averaged))
-        hooks += [add_peak_memory, optimizer_memory(optimizer), *self.hooks]
+        hooks += [*watch_hooks(source, state, self.console), add_peak_memory]
+        hooks += [optimizer_memory(optimizer), *self.hooks]
         if self.folder is not None and is_main:
             hooks += build_trackers(list(self.settings.report_to), self.folder.path)
             writer = MetricsWriter(self.folder.path / "metrics.jsonl", resume_step=state.step)
@@ -341,7 +342,7 @@ class Session(RunSession):
         Raises:
             Interrupted: the run was stopped before its last step.
         """
-        if state.stop and state.step < self.steps:
+        if self.stopped and state.step < self.steps:
             where = f"stopped after step {state.step} of {self.steps}"
             raise Interrupted(f"{where}; go on with: {self._go_on(folder)}")
         if saver is None:  # the main process saves
