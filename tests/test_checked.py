@@ -114,3 +114,11 @@ def test_losses_take_plain_numbers() -> None:
     assert learnt.grad is not None
     with pytest.raises(ConfigError, match="ref_chosen"):
         pt.loss.dpo(-10.0, -12.0, ["a"], -11.0)
+
+
+def test_sections_of_credit_and_sampling_are_read_from_dicts() -> None:
+    plan = pt.ppo("arithmetic", credit={"kl_weight": 0.25}, sampling={"max_tokens": 7})
+    assert plan.settings["credit"].kl_weight == 0.25
+    assert plan.settings["sampling"].max_tokens == 7
+    with pytest.raises(ConfigError, match="kl_weigth"):
+        pt.ppo("arithmetic", credit={"kl_weigth": 0.25})

@@ -29,6 +29,7 @@ _LIGHT = frozenset(
         "posttrain.cluster_config",
         "posttrain.component",
         "posttrain.config",
+        "posttrain.credit_config",
         "posttrain.data_config",
         "posttrain.engine_config",
         "posttrain.model_config",

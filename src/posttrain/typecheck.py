@@ -32,6 +32,7 @@ _WORDS: dict[Any, str] = {
 _SECTIONS = (
     "posttrain.cluster_config",
     "posttrain.config",
+    "posttrain.credit_config",
     "posttrain.engine_config",
     "posttrain.model_config",
     "posttrain.overlap_config",
