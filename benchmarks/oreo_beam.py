@@ -24,7 +24,8 @@ from figures import HERE
 import posttrain as pt
 from posttrain.evaluation.statistics import mean_interval
 from posttrain.search.base import Selection, select
-from posttrain.search.value_beam import is_ended, value_beam
+from posttrain.search.steps import is_ended
+from posttrain.search.value_beam import value_beam
 
 WORK = HERE / ".work" / "oreo_beam"
 RESULTS = HERE / "results" / "oreo_beam.json"

@@ -1,13 +1,17 @@
 """Every search strategy on three tasks at equal tokens, with intervals, as a page of the reference.
 
     .venv/bin/python benchmarks/search_table.py [--model embedded] [--budget 256] [--problems 200]
+        [--critic FOLDER] [--amateur MODEL]
 
 Arithmetic of three steps, countdown and Game of 24. A strategy runs with its default settings, and
 samples at most the budget per problem, all its discarded tokens included, at temperature 0.8; what
 is cut counts as not ended. Strategies that ask for a score run with the reward of `--scorer`, and
-say so; a reward model is `--scorer '{name: reward_model, path: FOLDER}'`. What cannot run on the
-model, such as what asks for a critic, is listed with the reason. The difference to plain sampling
-is paired over problems. Writes docs/results/search_table.md, and the numbers into `--folder`.
+say so; a reward model is `--scorer '{name: reward_model, path: FOLDER}'`. `--critic` names a model
+beside which a critic was trained, such as `runs/oreo/oreo` of recipes/offline/oreo.yaml, and
+value_beam and best_of_actions run with that critic; `--amateur` is the weaker model of
+contrastive_decoding. What cannot run on the model is listed with the reason. The difference to
+plain sampling is paired over problems. Writes docs/results/search_table.md, and the numbers into
+`--folder`.
 (docs/reference is written anew by every build of the site.)
 Every evaluation is kept in `--folder`, so that an interrupted table goes on where it stopped.
 """
@@ -28,6 +32,7 @@ from posttrain import registry
 from posttrain.errors import PosttrainError
 from posttrain.evaluation.comparison import compare
 from posttrain.evaluation.outcomes import read_evaluation
+from posttrain.models.spec import model_spec
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "results" / "search_table.md"
@@ -58,14 +63,15 @@ def cell(model: Any, task: str, search: str, options: argparse.Namespace) -> Any
     kept = options.folder / f"{task}-{search}.json"
     if kept.is_file():
         return read_evaluation(kept), json.loads(kept.read_text())["seconds"]
-    needs_score = "score" in registry.searches.entry(search).inputs
+    inputs = registry.searches.entry(search).inputs
     started = time.process_time()
     try:
         result = pt.evaluate(
             model,
             settings,
             search=search,
-            scorer=options.scorer if needs_score else None,
+            scorer=options.scorer if "score" in inputs else None,
+            amateur=options.amateur if "amateur" in inputs else None,
             budget=options.budget,
             num_examples=options.problems,
             sampling={"temperature": options.temperature},
@@ -79,6 +85,16 @@ def cell(model: Any, task: str, search: str, options: argparse.Namespace) -> Any
     options.folder.mkdir(parents=True, exist_ok=True)
     result.save(kept, seconds=seconds)
     return result, seconds
+
+
+def critic_of(folder: str) -> Any:
+    """The critic that was trained with the model of a folder."""
+    spec = model_spec(folder)
+    if not spec.has_critic:
+        raise SystemExit(
+            f"--critic: there is no {spec.place}/critic; train one with method offline"
+        )
+    return spec.load_critic()
 
 
 def row_of(name: str, done: Any, baseline: Any) -> tuple[str, dict[str, Any]]:
@@ -129,6 +145,8 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=200, help="per task")
     parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--scorer", default="length", help="of strategies that ask for a score")
+    parser.add_argument("--critic", help="folder of a model with a critic beside it")
+    parser.add_argument("--amateur", help="weaker model of the same vocabulary")
     parser.add_argument("--seed", type=int, default=1234)
     parser.add_argument("--only", action="append", help="a strategy; may be repeated")
     parser.add_argument("--game24", help="file of puzzles, of which rows 900 on are taken")
@@ -140,6 +158,8 @@ def main() -> None:
         name = f"{Path(options.model).name}-{options.budget}-{options.problems}-{options.seed}"
         options.folder = ROOT / "runs" / "search_table" / name
     model = pt.load(options.model)
+    if options.critic:
+        model.critic = critic_of(options.critic)
     sections: dict[str, list[str]] = {}
     numbers: dict[str, Any] = {}
     absent: dict[str, str] = {}
@@ -147,7 +167,8 @@ def main() -> None:
         f"Model {options.model}, {options.problems} problems per task, at most {options.budget} "
         f"sampled tokens per problem with all that is discarded, temperature "
         f"{options.temperature:g}, default settings, seed {options.seed}. Searches that ask for a "
-        f"score choose by the reward `{options.scorer}`. Seconds are processor seconds per problem, "
+        f"score choose by the reward `{options.scorer}`. Critic: {options.critic or 'none'}; "
+        f"amateur: {options.amateur or 'none'}. Seconds are processor seconds per problem, "
         f"all problems side by side, on {describe()['processor']}. Made by "
         "`benchmarks/search_table.py`."
     )

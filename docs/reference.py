@@ -41,6 +41,7 @@ KINDS = {
     "rewards": ("Rewards", "`pt.reward.NAME`, and `rewards=`", "reward"),
     "tasks": ("Tasks", "`pt.task.NAME`, and the first argument of `pt.grpo`", "task"),
     "environments": ("Environments", "`pt.environment.NAME`, and `environment=`", "environment"),
+    "retentions": ("Retention methods", "`retention=` of `pt.continual`", "retention"),
     "searches": ("Searches", "`search=` of `pt.evaluate`", "search"),
 }
 

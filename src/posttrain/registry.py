@@ -361,7 +361,7 @@ methods = Registry("method", "methods", "methods", (), also="loops")
 
 # What each of these is: `posttrain.penalties`.
 penalties = Registry("penalty", "penalties", "penalties", frozenset({"parameter", "start"}))
-retentions = Registry("retention method", "retentions", "retention", ())
+retentions = Registry("retention method", "retentions", "retentions", ())
 
 REGISTRIES: dict[str, Registry] = {
     "losses": losses,

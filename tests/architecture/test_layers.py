@@ -18,7 +18,7 @@ LAYERS = [
     {"serve"},
     {"runs"},
     {"loops"},
-    {"retention"},
+    {"retentions"},
     {"methods"},
     {"training", "evaluation"},
     {"sources"},

@@ -15,7 +15,7 @@ from posttrain.errors import CheckpointError, ConfigError
 from posttrain.loops import continual as module
 from posttrain.loops.continual import Continual
 from posttrain.models.loaded import trained_weights
-from posttrain.retention.base import Retention
+from posttrain.retentions.base import Retention
 from posttrain.tasks.arithmetic import arithmetic
 from posttrain.tasks.sorting import sorting
 from posttrain.training.plan import Plan

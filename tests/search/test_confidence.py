@@ -76,21 +76,21 @@ def test_confidence_outvotes_numbers(scripted, search) -> None:
     assert [c.score for c in s.candidates] == pytest.approx([1, 1, 5, 2.1])
     assert s.notes == {"num_dropped": 0.0}
     ask = scripted(lambda context, n: list(GROUP[:n]))
-    s = search(confidence_vote((1,), ask, str, num_samples=1, kept_share=0.5, confidence="top"))
+    s = search(confidence_vote((1,), ask, str, num_samples=1, top_fraction=0.5, confidence="top"))
     assert s.answer == "a" and s.num_tokens == 2
 
 
 def test_the_least_confident_are_dropped(scripted, search) -> None:
     ask = scripted(lambda context, n: list(GROUP[:n]))
     s = search(
-        confidence_vote((1,), ask, str, measure="min", window=1, kept_share=0.5, confidence="top")
+        confidence_vote((1,), ask, str, measure="min", window=1, top_fraction=0.5, confidence="top")
     )
     # least groups 1, 1, 5, 0.2: the median is 1
     assert s.votes == {"a": 2.0, "b": 5.0} and s.notes == {"num_dropped": 1.0}
     assert confidence_bar(GROUP, [1.0, 2.0, 3.0, 4.0], 0.9) == pytest.approx(1.3)
     assert confidence_bar(GROUP, [1.0, 2.0, 3.0, 4.0], 1.0) == -math.inf
     with pytest.raises(ConfigError):
-        search(confidence_vote((1,), ask, str, kept_share=0.0))
+        search(confidence_vote((1,), ask, str, top_fraction=0.0))
 
 
 def online(plans: list[list[float]], answers: str):
@@ -161,7 +161,7 @@ def test_only_full_windows_stop_a_trace(scripted, search) -> None:
     s, _ = run_online(scripted, search, [SURE, SURE, UNSURE], "abb", window=2048)
     assert s.notes["num_stopped"] == 0 and s.notes["nothing_stopped"] == 1
     assert s.votes["b"] == pytest.approx(4.0 + sum(UNSURE) / 9)
-    s, _ = run_online(scripted, search, [SURE, UNSURE], "ab", kept_share=0.5)
+    s, _ = run_online(scripted, search, [SURE, UNSURE], "ab", top_fraction=0.5)
     assert s.votes == {"a": 4.0} and s.notes["nothing_stopped"] == 0  # nothing was left to stop
 
 

@@ -31,7 +31,7 @@ ONE: dict[str, dict[str, Any]] = {
     "particle_filter": {"num_particles": 1},
     "best_of_actions": {"num_actions": 1},
     "mcts": {"num_simulations": 1, "num_children": 1},
-    "scored_thoughts": {"num_thoughts": 1, "num_kept": 1},
+    "scored_thoughts": {"num_thoughts": 1, "num_beams": 1},
 }
 """Settings with which a search is one sample."""
 

@@ -38,6 +38,13 @@ def test_a_registered_search_by_name() -> None:
         strategy("majority_vot")
 
 
+def test_zero_is_a_number_where_a_search_says_so() -> None:
+    assert strategy("budget_forcing", num_waits=0).settings["num_waits"] == 0
+    for name, value in (("num_waits", -1), ("num_answer_tokens", 0)):
+        with pytest.raises(ConfigError, match=f"search.{name}"):
+            strategy("budget_forcing", **{name: value})
+
+
 def test_a_function_is_a_search(scripted, search) -> None:
     value = strategy(shortest, num_samples=2)
     assert str(value) == "shortest of 2"

@@ -22,7 +22,7 @@ def test_the_most_promising_thoughts_go_on(order: str) -> None:
     score = scores(lambda c: sum(int(x) for x in c.text if x.isdigit()) / 10)
     ask = TreeAsk(WIDE, seed=2)
     s = run(
-        scored_thoughts(PROMPT, ask, str, score, decode, order=order, num_thoughts=12, num_kept=2)
+        scored_thoughts(PROMPT, ask, str, score, decode, order=order, num_thoughts=12, num_beams=2)
     )
     assert s.text == "3\n2\n1" and s.notes["num_backtracks"] == 0
     if order == "depth":

@@ -88,9 +88,10 @@ def test_bounds_end_it(scripted, search) -> None:
     endless: dict[tuple[int, ...], list[tuple[int, ...]]] = {
         (5, *(1, 9) * k): [(1, 9)] for k in range(30)
     }
-    ask = scripted(written(endless), max_tokens=100)
-    s = search(value_beam((5,), ask, str, values({}), decode, num_beams=2, max_rounds=3))
-    assert s.candidates[s.index].stop_string == "\n" and s.text == "1\n1\n1"
+    ask = scripted(written(endless | {(5, 1, 9, 1, 9): [(1, 9, 1, END)]}), max_tokens=100)
+    s = search(value_beam((5,), ask, str, values({}), decode, num_beams=2, max_steps=3))
+    assert s.candidates[s.index].ended and s.text == "1\n1\n1\n1"
+    assert [stop for _, _, stop, _ in ask.calls] == [("\n",), ("\n",), ()]
     ask = scripted(written(endless), max_tokens=4)  # the length limit of a whole completion
     s = search(value_beam((5,), ask, str, values({}), decode, num_beams=2))
     assert len(ask.calls) == 2 and s.text == "1\n1"
@@ -104,8 +105,8 @@ def test_bounds_end_it(scripted, search) -> None:
 def test_a_finished_path_is_chosen_before_an_unfinished_one(scripted, search) -> None:
     steps = {(5,): [(1, 9), (4, END)], (5, 1, 9): [(1, 9)]}
     table = {(5, 1, 9): 0.9, (5, 4): 0.1, (5, 1, 9, 1, 9): 0.9}
-    ask = scripted(written(steps))
-    s = search(value_beam((5,), ask, str, values(table), decode, num_beams=2, max_rounds=2))
+    ask = scripted(written(steps), budget=10)
+    s = search(value_beam((5,), ask, str, values(table), decode, num_beams=2))
     assert s.text == "4" and s.index == 1
 
 

@@ -1,6 +1,6 @@
 """Continual learning: a sequence of trainings, measured on every task after each.
 
-The loop is a `for` statement over `fit`. A retention method (`posttrain.retention`) changes what
+The loop is a `for` statement over `fit`. A retention method (`posttrain.retentions`) changes what
 each stage learns from, how its gradient is formed, or the weights that it leaves.
 """
 
@@ -29,7 +29,7 @@ from posttrain.models.adapters import save_merged
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.loaded import trained_weights
 from posttrain.models.spec import ModelSpec, model_spec
-from posttrain.retention.base import Retention, Stage
+from posttrain.retentions.base import Retention, Stage
 from posttrain.terminal import write, write_rule
 from posttrain.training.plan import Plan
 

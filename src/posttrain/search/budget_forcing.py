@@ -16,7 +16,7 @@ Encode = Callable[[str], Ids]
 """Text -> token ids to put behind others."""
 
 
-@searches.register
+@searches.register(zero=("num_waits",))
 async def budget_forcing(
     prompt,
     ask,
@@ -48,9 +48,9 @@ async def budget_forcing(
     cut).
 
     think_end: what ends the thinking. wait: what is put in place of an end. answer_cue: what the
-    answer begins with. num_waits: at most. min_thinking_tokens: None waits num_waits times whatever
-    the length, 0 never. max_thinking_tokens: None leaves all but the answer's. num_answer_tokens:
-    kept for the answer; it may take more where the thinking leaves them.
+    answer begins with. num_waits: at most; 0 is none. min_thinking_tokens: None waits num_waits
+    times whatever the length, 0 never. max_thinking_tokens: None leaves all but the answer's.
+    num_answer_tokens: kept for the answer; it may take more where the thinking leaves them.
     """
     if not think_end or not wait or num_answer_tokens < 1:
         raise ConfigError(

@@ -39,7 +39,7 @@ async def confidence_vote(
     num_samples: int = 8,
     measure: Literal["mean", "tail", "bottom", "min"] = "mean",
     window: int = 2048,
-    kept_share: float = 1.0,
+    top_fraction: float = 1.0,
     confidence: Literal["top", "sampled"] = "top",
     num_top_logprobs: int = 20,
 ) -> Selection:
@@ -47,21 +47,21 @@ async def confidence_vote(
 
         argmax_a sum_{i in kept, answer_i = a} c_i;  c_i: the measure of trace i
 
-    Traces below the (1 - kept_share) quantile of c do not vote (note num_dropped). The paper has
+    Traces below the (1 - top_fraction) quantile of c do not vote (note num_dropped). The paper has
     512 samples, a window of 2048 and keeps 0.1 or 0.9.
 
     num_samples: traces. measure: of a trace: mean over its tokens; tail, over its last window;
     bottom, over its least confident tenth of the groups; min, of its least confident group. window:
-    tokens of a group; a shorter trace is one group. kept_share: share of the traces that vote.
+    tokens of a group; a shorter trace is one group. top_fraction: share of the traces that vote.
     confidence: top reads the log-probs of the num_top_logprobs likeliest tokens, as the paper does;
     sampled takes the probability of each sampled token in place of C_t, which every engine reports.
     num_top_logprobs: k.
     """
-    _check(window, kept_share)
+    _check(window, top_fraction)
     num_top = num_top_logprobs if confidence == "top" else 0
     candidates = await ask(prompt, num_samples, num_top_logprobs=num_top)
     numbers = [trace_confidence(c, measure, window, confidence) for c in candidates]
-    bar = confidence_bar(candidates, numbers, kept_share)
+    bar = confidence_bar(candidates, numbers, top_fraction)
     weights = [number if number >= bar else -math.inf for number in numbers]
     scored = [c.scored(number) for c, number in zip(candidates, numbers, strict=True)]
     dropped = sum(number < bar for number in numbers)
@@ -77,7 +77,7 @@ async def deepconf(
     *,
     num_samples: int = 32,
     num_warmup: int = 8,
-    kept_share: float = 0.9,
+    top_fraction: float = 0.9,
     window: int = 2048,
     chunk_tokens: int = 64,
     confidence: Literal["top", "sampled"] = "top",
@@ -85,7 +85,7 @@ async def deepconf(
 ) -> Selection:
     """Online DeepConf (Fu et al., arXiv 2508.15260): traces that lose confidence are not finished.
 
-        warm-up: whole traces; bar = quantile(least group confidence, 1 - kept_share)
+        warm-up: whole traces; bar = quantile(least group confidence, 1 - top_fraction)
         then: a trace stops once the mean of its last full window is below the bar
         vote, weighted by the least group confidence; stopped traces do not vote
 
@@ -94,12 +94,12 @@ async def deepconf(
     paper has 256 samples, of which 16 warm up, a window of 2048, and keeps 0.9 ("high") or 0.1
     ("low").
 
-    num_samples: traces, the warm-up's included. num_warmup: whole traces. kept_share: share of the
-    warm-up above the bar. window: tokens of a group. chunk_tokens: tokens between two looks at a
-    trace; it may exceed its end by so many, which count as sampled. confidence, num_top_logprobs:
-    as in `confidence_vote`.
+    num_samples: traces, the warm-up's included. num_warmup: whole traces. top_fraction: share of
+    the warm-up above the bar. window: tokens of a group. chunk_tokens: tokens between two looks at
+    a trace; it may exceed its end by so many, which count as sampled. confidence,
+    num_top_logprobs: as in `confidence_vote`.
     """
-    _check(window, kept_share)
+    _check(window, top_fraction)
     if num_warmup < 1 or chunk_tokens < 1:
         raise ConfigError(
             f"deepconf: num_warmup is {num_warmup} and chunk_tokens {chunk_tokens}; both must be "
@@ -108,7 +108,7 @@ async def deepconf(
     num_top = num_top_logprobs if confidence == "top" else 0
     warmup = await ask(prompt, min(num_warmup, num_samples), num_top_logprobs=num_top)
     numbers = [trace_confidence(c, "min", window, confidence) for c in warmup]
-    bar = confidence_bar(warmup, numbers, kept_share)
+    bar = confidence_bar(warmup, numbers, top_fraction)
     sampler = _Online(prompt, ask, decode, bar, window, chunk_tokens, confidence, num_top)
     traces, stopped = await sampler.traces(num_samples - len(warmup))
     candidates = [*warmup, *traces]
@@ -241,18 +241,18 @@ def trace_confidence(
 
 
 def confidence_bar(
-    candidates: Sequence[Candidate], numbers: Sequence[float], kept_share: float
+    candidates: Sequence[Candidate], numbers: Sequence[float], top_fraction: float
 ) -> float:
-    """The (1 - kept_share) quantile of the confidences of traces with tokens; -inf keeps all."""
+    """The (1 - top_fraction) quantile of the confidences of traces with tokens; -inf keeps all."""
     written = [number for c, number in zip(candidates, numbers, strict=True) if c.ids]
-    if kept_share >= 1 or not written:
+    if top_fraction >= 1 or not written:
         return -math.inf
-    return float(np.quantile(written, 1 - kept_share))
+    return float(np.quantile(written, 1 - top_fraction))
 
 
-def _check(window: int, kept_share: float) -> None:
-    if window < 1 or not 0 < kept_share <= 1:
+def _check(window: int, top_fraction: float) -> None:
+    if window < 1 or not 0 < top_fraction <= 1:
         raise ConfigError(
-            f"window is {window} and kept_share {kept_share}; window must be at least 1, and "
-            "kept_share above 0 and at most 1"
+            f"window is {window} and top_fraction {top_fraction}; window must be at least 1, and "
+            "top_fraction above 0 and at most 1"
         )

@@ -133,12 +133,12 @@ async def thoughts_of(
     return results
 
 
-def default_graph(num_branches: int, num_kept: int, num_aggregates: int) -> list[Operation]:
+def default_graph(num_branches: int, num_best: int, num_aggregates: int) -> list[Operation]:
     """generate -> score -> keep best -> aggregate -> score."""
     return [
         Operation("generated", "generate", (), num_branches),
         Operation("scored", "score", ("generated",)),
-        Operation("kept", "keep_best", ("scored",), num_kept),
+        Operation("kept", "keep_best", ("scored",), num_best),
         Operation("aggregated", "aggregate", ("kept",), num_aggregates),
         Operation("scored_aggregates", "score", ("aggregated",)),
     ]
@@ -154,7 +154,7 @@ async def graph_of_thoughts(
     render,
     *,
     num_branches: int = 4,
-    num_kept: int = 2,
+    num_best: int = 2,
     num_aggregates: int = 2,
     improve_rounds: int = 0,
     aggregation: str = (
@@ -167,7 +167,7 @@ async def graph_of_thoughts(
 ) -> Selection:
     """Graph of thoughts (Besta et al., arXiv 2308.09687).
 
-        generate num_branches -> score -> keep the best num_kept -> aggregate num_aggregates
+        generate num_branches -> score -> keep the best num_best -> aggregate num_aggregates
         -> score -> keep the best -> improve and score, improve_rounds times -> the best of all
 
     A thought is a whole completion. Its place among the samples is the order of the operations.
@@ -177,7 +177,7 @@ async def graph_of_thoughts(
     aggregation, improvement: prompts with {problem} and {thoughts}.
     """
     at_least("graph_of_thoughts", 0, improve_rounds=improve_rounds)
-    operations = default_graph(num_branches, num_kept, num_aggregates)
+    operations = default_graph(num_branches, num_best, num_aggregates)
     scored = ["scored", "scored_aggregates"]
     for i in range(improve_rounds):
         best, better, again = f"best_{i}", f"improved_{i}", f"scored_{i}"

@@ -15,7 +15,7 @@ from typing import Any
 
 from posttrain.episodes.ask import ids_bytes
 from posttrain.errors import ConfigError
-from posttrain.types import Sample, Sampling
+from posttrain.types import Sample, Sampling, VersionSpan
 
 
 def call_key(
@@ -91,4 +91,5 @@ class Journal:
 
 def _sample(values: dict[str, Any]) -> Sample:
     top = [tuple((int(i), float(x)) for i, x in place) for place in values["top_logprobs"]]
-    return Sample(**{**values, "top_logprobs": top})
+    spans = tuple(VersionSpan(*span) for span in values.get("version_spans", ()))
+    return Sample(**{**values, "top_logprobs": top, "version_spans": spans})

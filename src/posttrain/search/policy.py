@@ -182,15 +182,7 @@ async def compute_optimal(
         raise ConfigError(
             f"{path} is a policy by scores; use scored_compute_optimal with its scorer"
         )
-    inputs = {
-        "prompt": prompt,
-        "extract": extract,
-        "decode": decode,
-        "encode": encode,
-        "problem": problem,
-        "render": render,
-    }
-    return await run_policy(policy, ask, inputs)
+    return await run_policy(policy, ask, offered(locals()))
 
 
 @searches.register
@@ -203,20 +195,18 @@ async def scored_compute_optimal(
     path: a file of a policy that was fitted with a scorer; without one it is best-of-8.
     """
     policy = load_policy(path) if path else SCORED_DEFAULT
-    inputs = {
-        "prompt": prompt,
-        "extract": extract,
-        "score": score,
-        "decode": decode,
-        "encode": encode,
-        "problem": problem,
-        "render": render,
-    }
-    return await run_policy(policy, ask, inputs)
+    return await run_policy(policy, ask, offered(locals()))
+
+
+def offered(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what a search was given, the inputs that a strategy of a policy may ask for."""
+    return {name: given[name] for name in OFFERED if name in given}
 
 
 async def run_policy(policy: Policy, ask: Any, inputs: Mapping[str, Any]) -> Selection:
-    """What a policy chooses for one prompt. inputs: all but `ask`, by name."""
+    """What a policy chooses for one prompt. inputs: by name; the pilot's `ask` takes the place of
+    theirs.
+    """
     prompt, extract = inputs["prompt"], inputs["extract"]
     pilot = list(await ask(prompt, policy.pilot))
     if policy.difficulty == "score":
@@ -280,13 +270,10 @@ def piloted(choice: Choice, pilot: int, *, scored: bool) -> Callable[..., Any]:
     name = registry.searches.entry(choice.search).name
 
     async def plain(prompt, ask, extract, decode, encode, problem, render) -> Selection:
-        inputs = {"prompt": prompt, "extract": extract, "decode": decode, "encode": encode}
-        return await run_policy(policy, ask, {**inputs, "problem": problem, "render": render})
+        return await run_policy(policy, ask, offered(locals()))
 
     async def by_score(prompt, ask, extract, score, decode, encode, problem, render) -> Selection:
-        inputs = {"prompt": prompt, "extract": extract, "decode": decode, "encode": encode}
-        inputs |= {"score": score, "problem": problem, "render": render}
-        return await run_policy(policy, ask, inputs)
+        return await run_policy(policy, ask, offered(locals()))
 
     search: Any = by_score if scored else plain
     search.__name__ = f"piloted_{name}"

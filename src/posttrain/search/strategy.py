@@ -184,7 +184,11 @@ def strategy(
 
 
 def _settings(item: Component, entry: registry.Entry) -> dict[str, Any]:
-    """All settings of a search, defaults among them, checked."""
+    """All settings of a search, defaults among them, checked.
+
+    Whole numbers num_* and max_* are at least 1; a search declares those of which 0 means none:
+    @searches.register(zero=("num_waits",)).
+    """
     for key in item.settings:
         if key not in entry.settings:
             raise ConfigError(
@@ -198,8 +202,9 @@ def _settings(item: Component, entry: registry.Entry) -> dict[str, Any]:
     for key, value in settings.items():
         if value is registry.REQUIRED:
             raise ConfigError(f"search: search strategy {item.name!r} needs the setting {key!r}")
-        if key.startswith(("num_", "max_")) and isinstance(value, int) and value < 1:
-            raise ConfigError(f"search.{key}: {value} must be at least 1")
+        least = 0 if key in entry.declared.get("zero", ()) else 1
+        if key.startswith(("num_", "max_")) and isinstance(value, int) and value < least:
+            raise ConfigError(f"search.{key}: {value} must be at least {least}")
     return settings
 
 

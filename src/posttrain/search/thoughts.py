@@ -36,7 +36,7 @@ async def tree_of_thoughts(
     *,
     order: Literal["breadth", "depth"] = "breadth",
     num_thoughts: int = 5,
-    num_kept: int = 5,
+    num_beams: int = 5,
     num_evaluations: int = 3,
     evaluation: str = (
         "{problem}\n\nA solution so far:\n{thoughts}\n\n"
@@ -50,7 +50,7 @@ async def tree_of_thoughts(
 ) -> Selection:
     """Tree of thoughts with self-evaluation (Yao et al., arXiv 2305.10601).
 
-        breadth: sample num_thoughts steps behind each path, keep the num_kept of highest value
+        breadth: sample num_thoughts steps behind each path, keep the num_beams of highest value
         depth:   go to the step of highest value; back where no value reaches least_value; the first
                  whole path is the answer
         value of a path: sum over num_evaluations answers to the evaluation prompt of the worth of
@@ -85,7 +85,7 @@ async def tree_of_thoughts(
         return [cached[path.text] for path in paths]
 
     steps = Steps("tree_of_thoughts", prompt, ask, decode, separator, max_steps)
-    limits = (num_thoughts, num_kept, least_value)
+    limits = (num_thoughts, num_beams, least_value)
     return await _searched(steps, extract, values, order, *limits, num_evaluated=cached)
 
 
@@ -99,7 +99,7 @@ async def scored_thoughts(
     *,
     order: Literal["breadth", "depth"] = "breadth",
     num_thoughts: int = 5,
-    num_kept: int = 5,
+    num_beams: int = 5,
     least_value: float = 0.0,
     separator: str = "\n",
     max_steps: int = 10,
@@ -109,7 +109,7 @@ async def scored_thoughts(
     Settings: as of tree_of_thoughts; least_value is in units of the score.
     """
     steps = Steps("scored_thoughts", prompt, ask, decode, separator, max_steps)
-    return await _searched(steps, extract, score, order, num_thoughts, num_kept, least_value)
+    return await _searched(steps, extract, score, order, num_thoughts, num_beams, least_value)
 
 
 async def _searched(
@@ -118,13 +118,13 @@ async def _searched(
     values: Values,
     order: str,
     num_thoughts: int,
-    num_kept: int,
+    num_beams: int,
     least_value: float,
     **counted: Any,
 ) -> Selection:
-    at_least(steps.search, num_thoughts=num_thoughts, num_kept=num_kept)
+    at_least(steps.search, num_thoughts=num_thoughts, num_beams=num_beams)
     if order == "breadth":
-        paths, backtracks = await _breadth(steps, values, num_thoughts, num_kept), 0
+        paths, backtracks = await _breadth(steps, values, num_thoughts, num_beams), 0
     else:
         paths, backtracks = await _depth(steps, values, num_thoughts, least_value)
     notes = {name: float(len(collection)) for name, collection in counted.items()}
@@ -132,7 +132,7 @@ async def _searched(
 
 
 async def _breadth(
-    steps: Steps, values: Values, num_thoughts: int, num_kept: int
+    steps: Steps, values: Values, num_thoughts: int, num_beams: int
 ) -> list[Candidate]:
     """The paths that are kept at the end; whole ones compete with those that go on."""
     kept = [steps.root]
@@ -143,7 +143,7 @@ async def _breadth(
         groups = await steps.grown(going, [num_thoughts] * len(going))
         new = distinct_texts([path for group in groups for path in group])
         done = [path for path in kept if steps.is_done(path)]
-        kept = best_paths([*done, *await steps.scored(new, values)], num_kept)
+        kept = best_paths([*done, *await steps.scored(new, values)], num_beams)
 
 
 async def _depth(

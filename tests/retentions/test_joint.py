@@ -10,7 +10,7 @@ from stage_rows import moved
 
 from posttrain.models.language_model import LanguageModel
 from posttrain.registry import retentions
-from posttrain.retention.base import source_of, trained_parameters
+from posttrain.retentions.base import source_of, trained_parameters
 
 
 def test_it_starts_again_and_holds_a_batch_of_each_stage(

@@ -10,7 +10,7 @@ import posttrain as pt
 from posttrain.errors import ConfigError
 from posttrain.models.loaded import trained_weights
 from posttrain.registry import retentions
-from posttrain.retention.base import Stage, source_of
+from posttrain.retentions.base import Stage, source_of
 from posttrain.tasks.arithmetic import arithmetic
 from posttrain.tasks.sorting import sorting
 

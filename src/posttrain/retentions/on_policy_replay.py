@@ -13,8 +13,8 @@ from posttrain.methods.objects import rewards_of, task_of
 from posttrain.methods.prompts import encode_prompts, make_collector, sampling_of
 from posttrain.models.loaded import LoadedModel
 from posttrain.registry import retentions
-from posttrain.retention.base import Retention, Stage, with_settings
-from posttrain.retention.replay import check_share, joined, share_of
+from posttrain.retentions.base import Retention, Stage, with_settings
+from posttrain.retentions.replay import check_share, joined, share_of
 from posttrain.sources.selection import Rule
 from posttrain.training.plan import Plan
 

@@ -12,7 +12,7 @@ from stage_rows import moved
 from posttrain.errors import ConfigError
 from posttrain.models.language_model import LanguageModel
 from posttrain.registry import retentions
-from posttrain.retention.base import trained_parameters
+from posttrain.retentions.base import trained_parameters
 
 
 def after(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from posttrain.registry import retentions
-from posttrain.retention.base import Retention, Stage, trained_parameters
-from posttrain.retention.replay import joined
+from posttrain.retentions.base import Retention, Stage, trained_parameters
+from posttrain.retentions.replay import joined
 from posttrain.training.plan import Plan
 
 

@@ -9,7 +9,7 @@ from posttrain.config import Component
 from posttrain.errors import ConfigError
 from posttrain.models.loaded import LoadedModel
 from posttrain.registry import retentions
-from posttrain.retention.base import Retention, Stage, with_term
+from posttrain.retentions.base import Retention, Stage, with_term
 from posttrain.training.plan import Plan
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from posttrain.averages import Averages
 from posttrain.errors import ConfigError
 from posttrain.registry import retentions
-from posttrain.retention.base import Retention, Stage, source_of, trained_parameters
-from posttrain.retention.replay import smaller
+from posttrain.retentions.base import Retention, Stage, source_of, trained_parameters
+from posttrain.retentions.replay import smaller
 from posttrain.sources.rows import Source
 from posttrain.training.objective import Objective
 from posttrain.training.plan import Learner, Plan

@@ -15,7 +15,7 @@ from posttrain.averages import Averages
 from posttrain.errors import ConfigError
 from posttrain.models.language_model import LanguageModel
 from posttrain.registry import retentions
-from posttrain.retention.base import Retention, Stage
+from posttrain.retentions.base import Retention, Stage
 from posttrain.training.plan import Learner, Plan
 
 ADAPTER = "default"

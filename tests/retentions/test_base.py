@@ -11,7 +11,7 @@ import posttrain as pt
 from posttrain.config import Component
 from posttrain.errors import ConfigError
 from posttrain.models.language_model import LanguageModel
-from posttrain.retention.base import (
+from posttrain.retentions.base import (
     Retention,
     source_of,
     trained_parameters,

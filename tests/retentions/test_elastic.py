@@ -14,8 +14,8 @@ from posttrain.data.forest import Batch
 from posttrain.errors import ConfigError
 from posttrain.models.language_model import LanguageModel
 from posttrain.registry import retentions
-from posttrain.retention.base import source_of, trained_parameters
-from posttrain.retention.elastic import Elastic, diagonal_fisher
+from posttrain.retentions.base import source_of, trained_parameters
+from posttrain.retentions.elastic import Elastic, diagonal_fisher
 from posttrain.training.plan import Learner
 
 

@@ -12,7 +12,7 @@ from stage_rows import ROWS
 import posttrain as pt
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.loaded import trained_weights
-from posttrain.retention.base import Stage
+from posttrain.retentions.base import Stage
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from posttrain.data.forest import Batch
 from posttrain.errors import ConfigError
 from posttrain.methods.objects import Rows, data_of, task_of
 from posttrain.registry import retentions
-from posttrain.retention.base import Retention, Stage, with_settings, with_source
+from posttrain.retentions.base import Retention, Stage, with_settings, with_source
 from posttrain.sources.rows import Source
 from posttrain.training.objective import Objective
 from posttrain.training.plan import Learner, Plan

@@ -13,7 +13,7 @@ from posttrain.data.forest import Batch, Tree
 from posttrain.errors import ConfigError
 from posttrain.models.language_model import LanguageModel
 from posttrain.registry import retentions
-from posttrain.retention.base import (
+from posttrain.retentions.base import (
     MAX_TOKENS,
     Retention,
     Stage,

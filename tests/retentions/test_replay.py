@@ -13,8 +13,8 @@ from posttrain.errors import ConfigError
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.loaded import LoadedModel
 from posttrain.registry import retentions
-from posttrain.retention.base import MAX_TOKENS
-from posttrain.retention.replay import share_of
+from posttrain.retentions.base import MAX_TOKENS
+from posttrain.retentions.replay import share_of
 from posttrain.training.plan import Learner
 
 
@@ -106,7 +106,7 @@ def test_a_step_averages_over_own_and_replayed_targets(
 
 
 def test_stages_of_other_losses_are_refused(model: LanguageModel) -> None:
-    from posttrain.retention.base import Stage
+    from posttrain.retentions.base import Stage
 
     pairs = [{"prompt": "a", "chosen": "b", "rejected": "c"}]
     stage = Stage(1, "pairs", pt.dpo(pairs), model, (pt.sft(ROWS[0]),), 0, {})

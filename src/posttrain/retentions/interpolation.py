@@ -6,7 +6,7 @@ import torch
 
 from posttrain.errors import ConfigError
 from posttrain.registry import retentions
-from posttrain.retention.base import Retention, Stage, trained_parameters
+from posttrain.retentions.base import Retention, Stage, trained_parameters
 from posttrain.training.plan import Plan
 
 

@@ -12,8 +12,8 @@ import torch
 from posttrain.errors import ConfigError
 from posttrain.models.language_model import LanguageModel
 from posttrain.registry import retentions
-from posttrain.retention.base import source_of, trained_parameters
-from posttrain.retention.projection import dot, gradient_of, nearest_in_cone, without
+from posttrain.retentions.base import source_of, trained_parameters
+from posttrain.retentions.projection import dot, gradient_of, nearest_in_cone, without
 from posttrain.training.plan import Learner
 
 

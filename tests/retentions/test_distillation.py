@@ -23,7 +23,7 @@ def test_it_is_the_divergence_from_the_old_model(
     old = plan.teacher.load()
     moved(model, 0.05)
     model.teacher = old
-    from posttrain.retention.base import source_of
+    from posttrain.retentions.base import source_of
 
     (batch,) = source_of(pt.sft(ROWS[1], batch_size=3), model, 0).batches(0)
     (micro,) = batch.split(None)

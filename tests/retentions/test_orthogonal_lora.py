@@ -13,7 +13,7 @@ import posttrain as pt
 from posttrain.errors import ConfigError
 from posttrain.models.language_model import LanguageModel
 from posttrain.registry import retentions
-from posttrain.retention.orthogonal_lora import lora_layers
+from posttrain.retentions.orthogonal_lora import lora_layers
 from posttrain.training.plan import Learner
 
 
