@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test check docs bench bench-sweep bench-vllm conformance environments format clean
+.PHONY: quickstart test check docs bench bench-sweep bench-vllm serve-check gpu conformance environments format clean
 
 quickstart: $(READY)  ## base model -> SFT -> GRPO -> vote, on a CPU, in minutes
 	$(BIN)/posttrain run recipes/quickstart.yaml output=$(or $(OUTPUT),runs/quickstart)
@@ -31,6 +31,13 @@ bench-sweep: $(READY)  ## TRL's best settings on this machine, for `make bench` 
 
 bench-vllm: $(READY)  ## the embedded engine beside vLLM on this CPU (its environment is 2.9 GB; ROUNDS=3)
 	$(BIN)/python benchmarks/engine_peer.py --rounds $(or $(ROUNDS),3)
+
+serve-check: $(READY)  ## GRPO through a real vLLM on this CPU (VLLM=its interpreter, else one is made: 2.9 GB; SEEDS=5)
+	$(BIN)/python benchmarks/serve_check.py --seeds $(or $(SEEDS),5) --steps $(or $(STEPS),20) $(if $(VLLM),--python $(VLLM))
+
+# No network is needed, and no .venv: any Python with PyTorch for CUDA, transformers and pytest will do.
+gpu:  ## on a machine with a GPU: its tests, then figures; 8 minutes at most (ONLY="0.6b sft,tests")
+	PYTHONPATH=src $(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu.py $(if $(ONLY),--only "$(ONLY)")
 
 conformance: $(READY)  ## value, gradients and metrics of losses beside TRL's, in its environment
 	$(BIN)/python benchmarks/peer.py --install

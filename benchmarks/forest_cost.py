@@ -3,10 +3,12 @@ repeated.
 
     .venv/bin/python benchmarks/forest_cost.py [--pairs 3] [--prompts 1000,4000]
 
-Both ways run at the default budget of a micro-batch (2,048 tokens on a CPU) and at the budget that
-holds the whole step. Each measurement runs in a process of its own (peak memory is a property of a
-process), in turn; medians over the rounds are printed. Memory is the peak above what the process
-held before the step. Sampling repeats the prompt by `generate` of transformers.
+Both ways run at the default budget of a micro-batch (2,048 tokens on a CPU), at one that holds the
+prompt and one completion ("tight"), and at one that holds the whole step. "trunk again" is the
+forest at the tight budget without `Batch.split(share_trunks=True)`: parts of a tree compute its
+trunk again. Each measurement runs in a process of its own (peak memory is a property of a process),
+in turn; medians over the rounds are printed. Memory is the peak above what the process held before
+the step. Sampling repeats the prompt by `generate` of transformers.
 """
 
 from __future__ import annotations
@@ -26,7 +28,15 @@ import machine
 COMPLETION, GROUP, VOCAB = 64, 16, 8192
 BUDGET = 2048
 """Distinct tokens of a micro-batch on a CPU, if a recipe does not say otherwise."""
-WAYS = ["forest", "repeated", "forest whole", "repeated whole"]
+WAYS = [
+    "forest",
+    "repeated",
+    "forest tight",
+    "repeated tight",
+    "trunk again",
+    "forest whole",
+    "repeated whole",
+]
 
 
 def measure(way: str, length: int) -> dict[str, float]:
@@ -64,15 +74,19 @@ def measure(way: str, length: int) -> dict[str, float]:
         TokenSequence(np.concatenate([prompt, draw.integers(0, VOCAB, COMPLETION)]), mask)
         for _ in range(GROUP)
     ]
-    shared = way.startswith("forest")
-    budget = None if way.endswith("whole") else BUDGET
+    shared, keeps = not way.startswith("repeated"), way.startswith("forest")
+    budgets = {"whole": None, "tight": length + COMPLETION, "again": length + COMPLETION}
+    budget = budgets.get(way.rpartition(" ")[2], BUDGET)
     batch = Batch([Tree.build(rows)]) if shared else Batch([Tree.build([r]) for r in rows])
 
-    computed = sum(micro.num_tokens for micro in batch.split(budget))
+    micros = batch.split(budget, share_trunks=keeps)
+    kept = {id(m.trunk.key): m.trunk.count for m in micros if m.trunk is not None}
+    repeated = sum(m.trunk.count for m in micros if m.trunk is not None)
+    computed = sum(m.num_tokens for m in micros) - repeated + sum(kept.values())
 
     def step() -> None:
-        for micro in batch.split(budget):
-            (-model.forward(micro)["logprobs"].sum()).backward()
+        for micro in batch.split(budget, share_trunks=keeps):
+            model.backward(-model.forward(micro)["logprobs"].sum(), micro)
         model.hf.zero_grad()
 
     warm = Batch([Tree.build(rows[:1])])
@@ -86,7 +100,7 @@ def measure(way: str, length: int) -> dict[str, float]:
         "train_seconds": time.perf_counter() - started,
         "train_peak_mib": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024,
     }
-    if budget is None:
+    if budget != BUDGET:
         return figures  # the budget is one of training
     engine = TorchEngine(model)
     ids = tuple(int(i) for i in prompt)

@@ -1,354 +1,258 @@
-"""Training and decoding of random-weights Qwen3 models on one GPU, against what the machine can do.
+"""Tests that need a GPU, then training and decoding of random-weights Qwen3 models on one GPU,
+against what the machine can do and against transformers and TRL.
 
-    .venv/bin/python benchmarks/gpu.py [--shape 0.6b,1.7b] [--only sft,dpo,grpo,decode] [--steps 5]
-    .venv/bin/python benchmarks/gpu.py --tiny --device cpu      # the same code at toy size
+    make gpu                                                     # all of it, 8 minutes at most
+    python benchmarks/gpu.py [--only "0.6b sft,0.6b decode"] [--seconds 480] [--steps 5]
+    python benchmarks/gpu.py --device cpu --shape tiny           # the same code at toy size
 
-Needs no network and no files: the model is made from its config and rows are random tokens. Told
-are tokens a second (distinct, and counted as unshared rows), peak memory, the share of the measured
-rate of large matrix products for training (2 operations a weight and token forward, 4 backward, the
-head only where there is a target, attention left out), and for decoding the time of a step over the
-time that reading the weights and all keys and values takes at the measured bandwidth.
+It needs no network and no files: models are made from their config and rows are random tokens. Each
+part runs in a process of its own with a time limit. One that fails, is cut off or does not begin in
+time is named with the reason, and what it had measured is kept. Results are written as they come.
+
+Reported are tokens per second (distinct, and counted as unshared rows), peak memory, the share of
+the measured rate of large matrix products for training (2 operations per weight and token forward,
+4 backward, the head only where there is a target, attention left out), and for decoding the time of
+a step over the time that reading the weights and all keys and values takes at the measured
+bandwidth.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import importlib.util
 import json
+import os
 import platform
-import resource
-import statistics
+import signal
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from gpu_model import Sizes, limits, make_model, peak_mib
+from gpu_parts import measure_decode, measure_prefixes, training_part
+from gpu_peer import measure_sampling, measure_trl
+from gpu_peer import measure_training as measure_peer
 
-from posttrain.averages import Averages
-from posttrain.config import Component
-from posttrain.data.forest import Batch, TokenSequence, Tree
-from posttrain.engines.torch import TorchEngine
-from posttrain.models.language_model import LanguageModel
-from posttrain.sources.rows import DataSource
-from posttrain.training.loop import State, train
-from posttrain.training.objective import Objective
-from posttrain.training.optim import Optimizer
-from posttrain.types import Request, Sampling
-
-SHAPES: dict[str, dict[str, int]] = {
-    "tiny": {
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "head_dim": 16,
-    },
-    "0.6b": {
-        "hidden_size": 1024,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 16,
-    },
-    "1.7b": {
-        "hidden_size": 2048,
-        "intermediate_size": 6144,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 16,
-    },
+PARTS: dict[str, int] = {
+    "decode": 75,
+    "sft": 60,
+    "grpo": 75,
+    "transformers sft": 45,
+    "prefixes": 45,
+    "dpo": 60,
+    "transformers sampling": 45,
+    "transformers dpo": 45,
+    "trl sft": 60,
 }
+"""What is measured of each shape, with the most seconds that it may take."""
+
+TESTS = "tests"
+_TEST_SECONDS = 100
+_ROOT = Path(__file__).parent.parent
+_MARK = "figures: "
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """rows: of an SFT step, pairs of a DPO step, prompts of a GRPO step, all of `prompt` tokens;
-    completions are exponential with mean and limit `completion` and four times that, and for GRPO
-    `completion` long in groups of `group`."""
+def run_part(name: str, device: str, steps: int, rates: dict[str, float]) -> None:
+    """Measure one part in this process, and print each figure as soon as it is known."""
+    shape, _, kind = name.partition(" ")
+    place = torch.device(device)
+    model, sizes = make_model(shape, device), Sizes.of(shape)
 
-    rows: int = 64
-    prompt: int = 128
-    completion: int = 256
-    group: int = 8
-    decode_rows: int = 256
-    micro_tokens: int = 16384
+    def report(figure: str, numbers: dict[str, float]) -> None:
+        numbers = {**numbers, "peak_mib": peak_mib(place)}
+        print(f"{_MARK}{json.dumps([figure, numbers])}", flush=True)
 
-
-def make_model(shape: str, device: str) -> LanguageModel:
-    """Random weights, bfloat16 on a GPU and float32 on a CPU."""
-    sizes = {
-        "num_key_value_heads": SHAPES[shape]["num_attention_heads"] // 2,
-        "head_dim": 128,
-        **SHAPES[shape],
-    }
-    vocab = 512 if shape == "tiny" else 151936
-    config = Qwen3Config(
-        vocab_size=vocab, tie_word_embeddings=True, max_position_embeddings=4096, **sizes
-    )  # type: ignore[arg-type]
-    torch.manual_seed(0)
-    with torch.device(device):
-        hf = Qwen3ForCausalLM(config).to(torch.bfloat16 if device == "cuda" else torch.float32)
-    hf.generation_config.eos_token_id = None
-    model = LanguageModel(hf, None)  # type: ignore[arg-type]
-    model.share_trunks()
-    if not model.shares_trunks:
-        raise SystemExit(f"the model does not run as a forest: {model.why_unshared}")
-    return model
-
-
-def random_groups(kind: str, sizes: Sizes, vocab: int, steps: int) -> list[list[TokenSequence]]:
-    """Rows of SFT (groups of one) or pairs of DPO."""
-    draw = np.random.default_rng(0)
-    groups = []
-    for _ in range(sizes.rows * steps):
-        prompt = draw.integers(0, vocab, sizes.prompt)
-        group = []
-        for _ in range(2 if kind == "dpo" else 1):
-            length = int(np.clip(draw.exponential(sizes.completion), 1, 4 * sizes.completion))
-            ids = np.concatenate([prompt, draw.integers(0, vocab, length)])
-            group.append(TokenSequence(ids, np.arange(len(ids)) >= sizes.prompt))
-        groups.append(group)
-    return groups
-
-
-class SampledGroups:
-    """A source of GRPO's batches: the engine's completions of random prompts with random
-    advantages.
-    """
-
-    def __init__(self, model: LanguageModel, sizes: Sizes) -> None:
-        self.engine, self.sizes, self.vocab = TorchEngine(model), sizes, model.config.vocab_size
-
-    def batches(self, step: int) -> Iterator[Batch]:
-        draw = np.random.default_rng(step)
-        prompts = [
-            tuple(draw.integers(0, self.vocab, self.sizes.prompt).tolist())
-            for _ in range(self.sizes.rows)
-        ]
-        sampling = Sampling(max_tokens=self.sizes.completion)
-        found = self.engine.generate(
-            [Request(p, sampling, n=self.sizes.group, seed=step) for p in prompts]
-        )
-        trees = []
-        for prompt, samples in zip(prompts, found, strict=True):
-            sequences = []
-            for sample in samples:
-                ids = np.array([*prompt, *sample.ids])
-                advantages = np.full(len(ids), draw.standard_normal(), dtype=np.float32)
-                sequences.append(
-                    TokenSequence(
-                        ids, np.arange(len(ids)) >= len(prompt), {"advantages": advantages}
-                    )
-                )
-            trees.append(Tree.build(sequences))
-        yield Batch(trees)
-
-    def updated(self, model: Any) -> None:
-        model.weights_version += 1
-        self.engine.sync(model.weights_version)
-
-    def metrics(self) -> Averages:
-        return Averages()
-
-
-class Counted:
-    """A source that also counts the tokens, rows' tokens and targets of each step."""
-
-    def __init__(self, inner: Any) -> None:
-        self.inner, self.counts = inner, []  # type: ignore[var-annotated]
-
-    def batches(self, step: int) -> Iterator[Batch]:
-        for batch in self.inner.batches(step):
-            self.counts.append((batch.num_tokens, batch.num_unshared_tokens, batch.num_targets))
-            yield batch
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-
-def measure_training(kind: str, model: LanguageModel, sizes: Sizes, steps: int) -> dict[str, float]:
-    """Median step of a run, after one that warms up; the engine's sampling is part of a GRPO
-    step.
-    """
-    if kind == "grpo":
-        source, losses = Counted(SampledGroups(model, sizes)), [Component("clipped")]
+    if kind == "decode":
+        measure_decode(model, sizes, rates["bandwidth_gb"], report)
+    elif kind == "prefixes":
+        measure_prefixes(model, sizes, report)
+    elif kind == "transformers sampling":
+        report("", measure_sampling(model.hf, sizes))
+    elif kind.startswith("transformers "):
+        report("", measure_peer(kind.partition(" ")[2], model.hf, sizes, steps))
+    elif kind == "trl sft":
+        report("", measure_trl(model.hf, sizes, steps))
     else:
-        groups = random_groups(kind, sizes, model.config.vocab_size, steps + 1)
-        whole: Any = "tree" if kind == "dpo" else None
-        source = Counted(DataSource(groups, batch_size=sizes.rows, seed=0, whole=whole))
-        losses = [Component("dpo" if kind == "dpo" else "nll")]
-    if kind == "dpo":
-        model.enable_reference()
-    objective = Objective(
-        losses, roles=("chosen", "rejected") if kind == "dpo" else (), groups=kind == "grpo"
-    )
-    optimizer = Optimizer(model.trainable_parameters(), steps=steps + 1, learning_rate=1e-6)
-    ends: list[float] = []
-
-    def tick(step: int, metrics: dict[str, float]) -> None:
-        synchronise(model.device)
-        ends.append(time.perf_counter())
-
-    train(
-        model,
-        source,
-        objective,
-        optimizer,
-        [tick],
-        State(),
-        steps=steps + 1,
-        max_tokens=sizes.micro_tokens,
-    )
-    seconds = statistics.median(b - a for a, b in itertools.pairwise(ends))
-    distinct, unshared, targets = (
-        statistics.mean(c[i] for c in source.counts[1:]) for i in range(3)
-    )
-    body, head = arithmetic(model)
-    passes = 8 if kind in ("dpo", "grpo") else 6  # the reference's forward pass; the engine's
-    return {
-        "seconds": seconds,
-        "distinct_tokens_per_second": distinct / seconds,
-        "unshared_tokens_per_second": unshared / seconds,
-        "gflops": passes * (distinct * body + targets * head) / 1e9 / seconds,
-    }
+        report("", training_part(kind, model, sizes, steps, rates["matmul_gflops"]))
 
 
-def measure_decode(model: LanguageModel, sizes: Sizes, bandwidth: float) -> dict[str, float]:
-    """A decode step at `decode_rows` samples of one prompt: whole generation less its first token,
-    by its steps. On a GPU with recorded steps (how many: `graphs_recorded`; 0 where they cannot be)
-    and without."""
-    engine = TorchEngine(model, max_rows=sizes.decode_rows)
-    prompt = tuple(range(1, sizes.prompt + 1))
-
-    def seconds(tokens: int) -> float:
-        synchronise(model.device)
-        started = time.perf_counter()
-        engine.generate([Request(prompt, Sampling(max_tokens=tokens), n=sizes.decode_rows)])
-        synchronise(model.device)
-        return time.perf_counter() - started
-
-    def step_seconds() -> float:
-        seconds(4)
-        return (seconds(sizes.completion) - seconds(1)) / (sizes.completion - 1)
-
-    step = step_seconds()
-    beside: dict[str, float] = {}
-    if engine.graphs is not None:
-        beside["graphs_recorded"] = engine.graphs.recorded
-        if engine.graphs.why_not:
-            print(f"steps are not recorded: {engine.graphs.why_not}")
-        engine.graphs = None
-        beside["step_milliseconds_without_graphs"] = 1e3 * step_seconds()
-    weights = sum(p.numel() * p.element_size() for p in model.hf.parameters())
-    own = (
-        sizes.decode_rows * (sizes.completion - 1) / 2
-    )  # tokens of which keys and values are read, on average over steps
-    read = weights + engine._bytes_per_token * (sizes.prompt + own)
-    return {
-        "step_milliseconds": 1e3 * step,
-        "tokens_per_second": sizes.decode_rows / step,
-        "times_memory_limit": step / (read / 1e9 / bandwidth),
-        **beside,
-    }
-
-
-def arithmetic(model: LanguageModel) -> tuple[int, int]:
-    """Weights that every token meets, and those of the vocabulary projection."""
-    head = model.head.weight.numel()
-    return sum(p.numel() for p in model.hf.parameters() if p.ndim == 2) - head, head
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def best_rate(work: Callable[[], Any], amount: float, device: torch.device) -> float:
-    """amount / seconds of the fastest of five runs."""
-    work()
-    found = []
-    for _ in range(5):
-        synchronise(device)
-        started = time.perf_counter()
-        work()
-        synchronise(device)
-        found.append(amount / (time.perf_counter() - started))
-    return max(found)
-
-
-def peak_mib(device: torch.device) -> float:
-    """Most memory held on the device; of the process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def limits(device: torch.device, tiny: bool) -> tuple[float, float]:
-    """GFLOP/s of large matrix products in the models' precision, and GB/s of a copy (bytes read
-    and written).
+def run_process(command: list[str], seconds: float) -> tuple[str, str | None]:
+    """What a command prints, and why it did not end well, None where it did. It and all that it
+    has started are ended after so many seconds.
     """
-    size = 256 if tiny else 8192
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    a = torch.randn(size, size, device=device, dtype=dtype)
-    block = torch.zeros(1 << (20 if tiny else 30), dtype=torch.uint8, device=device)
-    other = torch.empty_like(block)
-    return best_rate(lambda: a @ a, 2 * size**3 / 1e9, device), best_rate(
-        lambda: other.copy_(block), 2 * len(block) / 1e9, device
-    )
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=_ROOT,
+            start_new_session=True,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+        )
+        reason = None
+        try:
+            status = process.wait(timeout=max(seconds, 1))
+        except subprocess.TimeoutExpired:
+            reason = f"cut off after {seconds:.0f} s"
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        output.seek(0)
+        text = output.read()
+    if reason is None and status:
+        lines = [line for line in text.splitlines() if line.strip()]
+        reason = f"status {status}: {lines[-1][:300] if lines else 'nothing was printed'}"
+    return text, reason
+
+
+def figures_in(text: str) -> dict[str, dict[str, float]]:
+    """The figures that a part has printed, whole lines alone."""
+    found = {}
+    for line in text.splitlines():
+        if line.startswith(_MARK):
+            try:
+                figure, numbers = json.loads(line.removeprefix(_MARK))
+            except ValueError:
+                continue  # it was cut off within this line
+            found[figure] = numbers
+    return found
+
+
+def selected(shapes: list[str], only: list[str]) -> list[str]:
+    """The parts that are asked for, those of the first shape first.
+
+    Raises:
+        SystemExit: a name is of no part.
+    """
+    names = [TESTS, *(f"{shape} {kind}" for shape in shapes for kind in PARTS)]
+    unknown = [name for name in only if name not in names]
+    if unknown:
+        raise SystemExit(f"there is no part {unknown[0]!r}; there are: {', '.join(names)}")
+    return [name for name in names if not only or name in only]
+
+
+def gpu_test_files() -> list[str]:
+    """The test files with tests that are marked gpu."""
+    files = sorted((_ROOT / "tests").rglob("test_*.py"))
+    return [str(f) for f in files if "@pytest.mark.gpu" in f.read_text(encoding="utf-8")]
+
+
+def missing(name: str) -> str | None:
+    """Why a part cannot run here, None where it can."""
+    if " trl " in f" {name} " and importlib.util.find_spec("trl") is None:
+        return "TRL is not installed"
+    return None
+
+
+def measure(name: str, options: argparse.Namespace, rates: dict[str, float], left: float) -> Any:
+    """One part in a process of its own: its figures, seconds, and why it did not end well."""
+    why = missing(name)
+    if why is None and left < 5:
+        why = f"not begun: the {options.seconds} s of all parts are spent"
+    if why is not None:
+        return {"figures": {}, "failed": why}
+    started = time.perf_counter()
+    if name == TESTS:
+        command = [sys.executable, "-m", "pytest", "-m", "gpu", *gpu_test_files()]
+        command += ["-p", "no:cacheprovider"]
+        text, reason = run_process(command, min(left, _TEST_SECONDS))
+        lines = [line for line in text.splitlines() if line.strip()]
+        found: dict[str, Any] = {"figures": {}, "summary": lines[-1] if lines else ""}
+    else:
+        limit = PARTS[name.partition(" ")[2]]
+        command = [sys.executable, str(Path(__file__)), "--part", name, "--device", options.device]
+        command += ["--steps", str(options.steps), "--rates", json.dumps(rates)]
+        text, reason = run_process(command, min(left, limit))
+        found = {"figures": figures_in(text)}
+    found["seconds"] = round(time.perf_counter() - started, 1)
+    if reason is not None:
+        found |= {"failed": reason, "output": text[-2000:]}
+    return found
+
+
+def table(told: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    lines = [
+        f"{told['device']}, torch {told['torch']}, transformers {told['transformers']}: matrix "
+        f"products {told['matmul_gflops']:.0f} GFLOP/s, memory {told['bandwidth_gb']:.0f} GB/s",
+        "",
+        "| part | figures |",
+        "| --- | --- |",
+    ]
+    for name, part in told["parts"].items():
+        for figure, numbers in part["figures"].items():
+            shown = ", ".join(f"{key} {value:.4g}" for key, value in numbers.items())
+            lines.append(f"| {name}{f': {figure}' if figure else ''} | {shown} |")
+        rest = [part[key] for key in ("summary", "failed") if part.get(key)]
+        if rest:
+            lines.append(f"| {name} | {'; '.join(rest).replace('|', '/')} |")
+    return "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
-    """Measure, print, and write results/gpu-DATE.json (not for --tiny)."""
+    """Measure, print, and write the results after every part."""
+    options = _options(arguments)
+    if options.part:
+        run_part(options.part, options.device, options.steps, json.loads(options.rates))
+        return {}
+    started = time.perf_counter()
+    parts = selected(options.shape.split(","), [x.strip() for x in options.only.split(",") if x])
+    device = torch.device(options.device)
+    matmul, bandwidth = limits(device, "tiny" in options.shape)
+    rates = {"matmul_gflops": matmul, "bandwidth_gb": bandwidth}
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    import transformers
+
+    told: dict[str, Any] = {
+        "date": str(date.today()),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+        **rates,
+        "parts": {},
+    }
+    target = Path(options.output)
+    for name in parts:
+        left = options.seconds - (time.perf_counter() - started)
+        told["parts"][name] = measure(name, options, rates, left)
+        told["seconds"] = round(time.perf_counter() - started, 1)
+        target.write_text(json.dumps(told, indent=1) + "\n")
+        print(f"{told['seconds']:>6.1f} s  {name}: {_line(told['parts'][name])}", flush=True)
+    text = table(told)
+    target.with_suffix(".md").write_text(text + "\n")
+    print(f"\n{text}\n\n{target}, {target.with_suffix('.md')}")
+    return told
+
+
+def _line(part: dict[str, Any]) -> str:
+    return part.get("failed") or part.get("summary") or f"{len(part['figures'])} figures"
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shape", default="0.6b,1.7b")
-    parser.add_argument("--only", default="sft,dpo,grpo,decode")
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--only", default="", help="parts, with commas between them")
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=470, help="of all parts together")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--tiny", action="store_true", help="a toy model and few short rows")
+    default = Path(__file__).parent / "results" / f"gpu-{date.today()}.json"
+    parser.add_argument("--output", default=str(default), help="file of the results")
+    parser.add_argument("--part", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--rates", default="{}", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("there is no CUDA device; --tiny --device cpu runs the same code at toy size")
-    device = torch.device(options.device)
-    sizes = Sizes(2, 8, 6, 2, 4, 64) if options.tiny else Sizes()
-    matmul, bandwidth = limits(device, options.tiny)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
-    print(f"{name}: matrix products {matmul:.0f} GFLOP/s, memory {bandwidth:.0f} GB/s")
-    results: dict[str, Any] = {}
-    for shape in ["tiny"] if options.tiny else options.shape.split(","):
-        for kind in options.only.split(","):
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats()
-            model = make_model(shape, options.device)
-            if kind == "decode":
-                found = measure_decode(model, sizes, bandwidth)
-            else:
-                found = measure_training(kind, model, sizes, options.steps)
-                found["share_of_matmul"] = found["gflops"] / matmul
-            found["peak_mib"] = peak_mib(device)
-            results[f"{shape} {kind}"] = found
-            print(
-                f"{shape} {kind:<8}" + "  ".join(f"{k} {v:.4g}" for k, v in found.items()),
-                flush=True,
-            )
-            del model
-    told = {
-        "date": str(date.today()),
-        "device": name,
-        "torch": torch.__version__,
-        "matmul_gflops": matmul,
-    }
-    told |= {"bandwidth_gb": bandwidth, "results": results}
-    if not options.tiny:
-        target = Path(__file__).parent / "results" / f"gpu-{date.today()}.json"
-        target.write_text(json.dumps(told, indent=1) + "\n")
-    return told
+        parser.error("there is no CUDA device; --device cpu --shape tiny runs the same code")
+    return options
 
 
 if __name__ == "__main__":

@@ -78,3 +78,11 @@ def with_lora(decoder: Callable[[str], LanguageModel]) -> LanguageModel:
             if "lora_B" in name:
                 p.normal_(std=0.3)
     return LanguageModel(hf, None)  # type: ignore[arg-type]
+
+
+def changed(model: LanguageModel, seed: int = 3) -> None:
+    """Other weights, in place."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.hf.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)

@@ -26,7 +26,14 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def told(folder: Path) -> list[dict[str, Any]]:
     """The metrics of a run, without those that depend on the machine."""
-    measured = ("step_time", "tokens_per_second", "memory/peak_mib", "episodes/tool_seconds")
+    measured = (
+        "step_time",
+        "tokens_per_second",
+        "memory/peak_mib",
+        "episodes/tool_seconds",
+        "sampling/trainer_wait_seconds",
+        "sampling/engine_wait_seconds",
+    )
     return [
         {k: v for k, v in row.items() if k not in measured}
         for row in lines(folder / "metrics.jsonl")

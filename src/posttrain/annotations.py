@@ -26,11 +26,13 @@ PACKAGE_FOLDER = Path(__file__).parent
 _LIGHT = frozenset(
     {
         "posttrain",
+        "posttrain.cluster_config",
         "posttrain.component",
         "posttrain.config",
         "posttrain.data_config",
         "posttrain.engine_config",
         "posttrain.model_config",
+        "posttrain.overlap_config",
         "posttrain.types",
     }
 )

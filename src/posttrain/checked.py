@@ -51,6 +51,7 @@ _SECTIONS: dict[str, Any] = {
     "sampling": config.SamplingConfig,
     "data": config.DataConfig,
     "credit": config.CreditConfig,
+    "overlap": config.OverlapConfig,
     "trust_region": config.TrustRegionConfig,
     "limits": config.Limits,
 }

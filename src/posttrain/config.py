@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from posttrain.cluster_config import ClusterConfig as ClusterConfig
 from posttrain.component import Component
 from posttrain.component import ComponentLike as ComponentLike
+from posttrain.credit_config import CreditConfig as CreditConfig
 from posttrain.data_config import DataConfig as DataConfig
 from posttrain.data_config import DataLike as DataLike
 from posttrain.engine_config import EngineLike as EngineLike
@@ -21,6 +23,7 @@ from posttrain.engine_config import ServedConfig as ServedConfig
 from posttrain.model_config import AdapterConfig as AdapterConfig
 from posttrain.model_config import LoraConfig as LoraConfig
 from posttrain.model_config import ModelConfig as ModelConfig
+from posttrain.overlap_config import OverlapConfig as OverlapConfig
 from posttrain.typecheck import described
 
 OF_EVERY_TRAINING = (
@@ -43,6 +46,8 @@ OF_EVERY_TRAINING = (
     "eval_every",
     "report_to",
     "penalties",
+    "shard",
+    "compute_dtype",
 )
 """Settings of a training that no method chooses; `training.settings` says what they mean."""
 
@@ -54,6 +59,12 @@ OptimizerName = Literal["adamw", "adamw_8bit", "muon"]
 
 MuonScale = Literal["match_rms_adamw", "original"]
 """Factor of Muon's updates, by the shape of a matrix."""
+
+Shard = Literal["off", "full"] | int
+"""How many processes hold one copy of a model between them."""
+
+ComputeDtype = Literal["auto", "bfloat16"]
+"""Precision of the passes of a model in shares."""
 
 Aggregation = Literal["token_mean", "sequence_mean", "sequence_sum", "fixed_length"]
 """How a loss with one value per token is averaged: see `posttrain.losses.reduce`."""
@@ -113,72 +124,6 @@ class EndpointConfig:
     max_retries: int = 5
     keep_reasoning: bool = True
     extra: dict[str, Any] = field(default_factory=dict)
-
-
-@described("Credit")
-@dataclass(frozen=True, slots=True)
-class CreditConfig:
-    """How rewards and advantages are changed before the loss (policy gradients).
-
-    Attributes:
-        reward_clip: [low, high] bounds of a completion's reward.
-        whiten: normalise advantages to mean 0 and deviation 1 over all tokens of a step.
-        kl_weight: weight of the KL to the reference in the reward of each token.
-        kl_estimator: estimator of that KL; k1 is log pi - log ref.
-        kl_target: KL in nats per completion that kl_weight is adapted to (arXiv 1909.08593).
-        kl_gain: how fast kl_weight follows kl_target.
-        importance_correction: what happens to tokens or sequences whose probability under the
-            engine differs from the policy's: "truncate" bounds their weights by
-            importance_clip_max, "mask" leaves out what is beyond it.
-        importance_clip_max: largest importance weight.
-        importance_clip_min: smallest importance weight of "mask"; what is below it is left out too
-            (IcePop).
-        importance_normalize: divide the importance weights of a step by their mean.
-        rejection: tokens or sequences that are not trained on, because their log-probs under the
-            engine and the policy differ too much: d, d^2 / 2 or exp(d) - 1 - d (k1, k2, k3) of the
-            difference d, of each token, or its sum, mean or maximum over a sequence.
-        rejection_max: largest such number that is accepted, in nats.
-        rejection_min: smallest one of k1. None is the negative of rejection_max.
-        top_entropy: share of the tokens that are trained, those of highest entropy (arXiv
-            2506.01939).
-        target_entropy: entropy in nats that the loss weighted_entropy aims at (Skywork-OR1, arXiv
-            2505.22312).
-        entropy_weight: weight of weighted_entropy at the start.
-        entropy_change: change of that weight per step.
-    """
-
-    reward_clip: list[float] | None = None
-    whiten: bool = False
-    kl_weight: float = 0.0
-    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
-    kl_target: float | None = None
-    kl_gain: float = 0.1
-    importance_correction: Literal[
-        "none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"
-    ] = "none"
-    importance_clip_max: float = 3.0
-    importance_clip_min: float = 0.0
-    importance_normalize: bool = False
-    rejection: Literal[
-        "none",
-        "token_k1",
-        "token_k2",
-        "token_k3",
-        "sequence_sum_k1",
-        "sequence_sum_k2",
-        "sequence_sum_k3",
-        "sequence_mean_k1",
-        "sequence_mean_k2",
-        "sequence_mean_k3",
-        "sequence_max_k2",
-        "sequence_max_k3",
-    ] = "none"
-    rejection_max: float = 1.0
-    rejection_min: float | None = None
-    top_entropy: float = 1.0
-    target_entropy: float | None = None
-    entropy_weight: float = 0.0
-    entropy_change: float = 0.005
 
 
 @described("Limits")
@@ -337,6 +282,12 @@ class Recipe:
         report_to: trackers that also get the metrics, such as wandb or tensorboard.
         max_prompts_dropped: largest share of a task's prompts that may be dropped because prompt
             and completion exceed the model's context.
+        launch: machines and processes that Ray places the run on. None runs it in this process, or
+            in those of torchrun.
+        shard: how many processes hold one copy of weights, gradients and moments between them: off
+            (each holds all), full (all processes together) or a number that divides them.
+        compute_dtype: precision of the passes of a model in shares. Gradients are summed in
+            float32. "auto" is the weights' own.
         stages: recipes of a pipeline's stages, each with a name.
         settings: the method's own settings.
         base: folder that relative paths start from.
@@ -381,6 +332,9 @@ class Recipe:
     eval_every: int = 0
     report_to: list[str] = field(default_factory=list)
     max_prompts_dropped: float = 0.1
+    launch: ClusterConfig | None = None
+    shard: Shard = "off"
+    compute_dtype: ComputeDtype = "auto"
     stages: list[dict[str, Any]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     base: Path = field(default_factory=Path)

@@ -9,9 +9,10 @@ PosttrainError
 ├── EpisodeError         an environment or its tools that fail, or take too long
 ├── CheckpointError      a checkpoint that is broken, missing or belongs to another run
 ├── EndpointError        a server that does not give completions
- │   ├── RequestRefused   it refuses one request, such as a prompt that is too long
- │   ├── ServerLost       a server that cannot be reached
- │   └── WeightSyncError  a server that has other weights than the trainer
+│   ├── EngineLost       a process that samples and has died
+│   ├── RequestRefused   it refuses one request, such as a prompt that is too long
+│   ├── ServerLost       a server that cannot be reached
+│   └── WeightSyncError  a server that has other weights than the trainer
 ├── RankError            another process of the run that has failed, or has ended
 ├── MissingDependency    an optional library; the message names the extra to install
 └── TrainingDiverged     a loss or gradient that is NaN or infinite
@@ -90,6 +91,18 @@ class CheckpointError(PosttrainError):
 
 class EndpointError(PosttrainError):
     """A server that was asked for completions does not give them."""
+
+
+class EngineLost(EndpointError):
+    """The process of an engine has died.
+
+    Args:
+        pid: the number of the process. code: its exit status, or minus the signal that ended it.
+    """
+
+    def __init__(self, message: str, *, pid: int | None = None, code: int | None = None) -> None:
+        super().__init__(message)
+        self.pid, self.code = pid, code
 
 
 class ServerLost(EndpointError):

@@ -14,10 +14,12 @@ NAMES: dict[str, str] = {
     "setup": "posttrain.kernels",
     "check": "posttrain.training.review",
     "preview": "posttrain.training.review",
+    "predict_cost": "posttrain.training.prediction",
     "loss_of": "posttrain.training.inspection.compute_loss",
     "Plan": "posttrain.training.plan",
     "Loop": "posttrain.training.plan",
     "Result": "posttrain.training.result",
+    "World": "posttrain.world",
     "Metrics": "posttrain.training.result",
     "evaluate": "posttrain.methods.measurement",
     "run_search": "posttrain.methods.run_search",
@@ -59,6 +61,7 @@ NAMES: dict[str, str] = {
     "Endpoint": "posttrain.config.EndpointConfig",
     "Served": "posttrain.config.ServedConfig",
     "Launch": "posttrain.config.LaunchConfig",
+    "Overlap": "posttrain.config.OverlapConfig",
     "LoRA": "posttrain.config.LoraConfig",
     "Adapter": "posttrain.config.AdapterConfig",
     "Model": "posttrain.config.ModelConfig",
@@ -78,6 +81,7 @@ JOBS: dict[str, str] = {
     "critique_revise": "posttrain.methods.ai_feedback",
     "label_steps": "posttrain.methods.label_steps",
     "evaluate_reward": "posttrain.methods.evaluate_reward",
+    "continual_pretraining": "posttrain.loops.domains",
 }
 """Functions of a model that train nothing: each does a job and gives back its result."""
 
@@ -167,16 +171,18 @@ def _job(method: Callable[..., Any]) -> Callable[..., Any]:
         output: Any = None,
         seed: int = 0,
         console: Any = None,
+        resume: bool = False,
         **settings: Any,
     ) -> Any:
         perform = importlib.import_module("posttrain.training.perform").perform
         job = method(*arguments, **settings)
-        return perform(model, job, output=output, seed=seed, console=console)
+        return perform(model, job, output=output, seed=seed, console=console, resume=resume)
 
     do.__doc__ = (
         f"{method.__doc__}\n    The first argument is the model: loaded, a folder, a hub id, or "
         '"embedded". `output`\n    is a folder for the result\'s files, `seed` that of what is '
-        "sampled. The result is returned.\n"
+        "sampled; `resume` goes on with what `output` holds, where the job can. The result is "
+        "returned.\n"
     )
     return do
 

@@ -80,6 +80,7 @@ LOSS_INPUTS: dict[str, Input] = _table(
     ("length", "[S]", "number of targets", _BATCH),
     ("score", "[S]", "logit of the score head at the last target, with gradient", _SCORES),
     ("reward", "[S]", "reward of the completion", "rollouts, or a column of the rows"),
+    ("completion_length", "[S]", "tokens of the completion", "rows of a score model"),
     ("label", "[S]", "1 desirable, 0 undesirable, or a probability", _ROWS),
     ("group", "[S]", "index of the prompt that the completion answers", _BATCH),
     ("kl", "[S]", "estimate of KL(pi || ref) over the step, the same for all", "labelled rows"),
@@ -239,7 +240,9 @@ SAMPLED_PAIRS = frozenset[str]()
 OFFLINE_REWARDS = frozenset({"advantages", "old_logprobs", "reward", "step", "values"})
 """Carried by completions that were rewarded before the run, with a critic where there is one."""
 
-SCORES = frozenset({"scores", "label", "labels", "reward", "margin", "probability"})
+SCORES = frozenset(
+    {"scores", "label", "labels", "reward", "margin", "probability", "completion_length"}
+)
 """Carried by the rows of a score model, whatever their format, and computed by that model."""
 
 

@@ -18,6 +18,7 @@ from posttrain.config import (
     OF_EVERY_TRAINING,
     AdapterConfig,
     AgentConfig,
+    ClusterConfig,
     Component,
     CreditConfig,
     DataConfig,
@@ -26,6 +27,7 @@ from posttrain.config import (
     LaunchConfig,
     LoraConfig,
     ModelConfig,
+    OverlapConfig,
     Recipe,
     SamplingConfig,
     ServedConfig,
@@ -37,7 +39,7 @@ from posttrain.registry import Entry, Setting
 OF_EVERY_RUN = ("method", "model", "title", "output", "seed", "plugins")
 """Read by a run itself, whatever the method."""
 
-OF_TRAINING = ("max_steps", "learning_rate", "lr_scheduler_type", *OF_EVERY_TRAINING)
+OF_TRAINING = ("max_steps", "learning_rate", "lr_scheduler_type", "launch", *OF_EVERY_TRAINING)
 """Read by `fit`, so by every method that trains."""
 
 OF_REWARDS = ("reward_timeout_seconds", "max_failed_rewards")
@@ -51,6 +53,7 @@ INHERITED = ("evaluation", "report_to")
 
 IN_YAML: dict[str, Any] = {
     "Rows": DataConfig,
+    "Domains": DataConfig,
     "TaskLike": Component,
     "EnvironmentLike": Component,
     "ComponentLike": Component,
@@ -65,6 +68,7 @@ CLASSES: dict[str, Any] = {
     for c in (
         AdapterConfig,
         AgentConfig,
+        ClusterConfig,
         Component,
         CreditConfig,
         DataConfig,
@@ -73,6 +77,7 @@ CLASSES: dict[str, Any] = {
         LaunchConfig,
         LoraConfig,
         ModelConfig,
+        OverlapConfig,
         SamplingConfig,
         ServedConfig,
         TrustRegionConfig,

@@ -29,7 +29,13 @@ _WORDS: dict[Any, str] = {
     None: "nothing",
     type(None): "nothing",
 }
-_SECTIONS = ("posttrain.config", "posttrain.engine_config", "posttrain.model_config")
+_SECTIONS = (
+    "posttrain.cluster_config",
+    "posttrain.config",
+    "posttrain.engine_config",
+    "posttrain.model_config",
+    "posttrain.overlap_config",
+)
 _PLAIN = (str, bool, int, float, list, tuple, dict, type(None))
 
 

@@ -243,7 +243,8 @@ class Processes(World):
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Replace each gradient by its sum over the processes."""
-        every = list(parameters)
+        # Gradients of shares are sums over the processes already (`models.sharding`).
+        every = [p for p in parameters if not hasattr(p, "device_mesh")]
         present = self.gather([p.grad is not None for p in every])
         summed = [p for p, flags in zip(every, zip(*present, strict=True)) if any(flags)]
         for bucket in _buckets(summed):

@@ -15,6 +15,7 @@ SOURCE = Path(__file__).parent.parent.parent / "src" / "posttrain"
 
 LAYERS = [
     {"cli"},
+    {"launch"},
     {"serve"},
     {"runs"},
     {"loops"},
@@ -38,7 +39,15 @@ LAYERS = [
     {"checked"},
     {"entry"},
     {"config"},
-    {"data_config", "engine_config", "model_config", "component"},
+    {
+        "credit_config",
+        "data_config",
+        "engine_config",
+        "model_config",
+        "overlap_config",
+        "cluster_config",
+        "component",
+    },
     {"typecheck"},
     {"report"},
     {"annotations"},
@@ -53,6 +62,7 @@ PLACE = {name: i for i, names in enumerate(LAYERS) for name in names}
 OPTIONAL = {
     "datasets": "data/hub.py",
     "openai": "engines/endpoint.py",
+    "wordllama": "data/static_embeddings.py",
     "llguidance": "engines/constraint.py",
     "lm_eval": "evaluation/harness.py",
     "peft": "models/adapters.py",
@@ -66,6 +76,7 @@ OPTIONAL = {
     "starlette": "serve/app.py",
     "pydantic": "serve/schema.py",
     "uvicorn": "serve/program.py",
+    "ray": "launch/ray_cluster.py",
 }
 
 

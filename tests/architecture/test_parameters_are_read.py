@@ -94,9 +94,9 @@ def test_no_method_is_silenced_for_the_type_checker() -> None:
 
 
 def test_keys_of_training_are_its_settings() -> None:
-    """`fit` reads the settings that no method chooses, and `max_steps`."""
+    """`fit` reads the settings that no method chooses, and `max_steps`; the command, `launch`."""
     settings = {field.name for field in dataclasses.fields(TrainingSettings)}
-    chosen = {"max_steps", "learning_rate", "lr_scheduler_type"}
+    chosen = {"max_steps", "learning_rate", "lr_scheduler_type", "launch"}
     assert set(keys.OF_TRAINING) == settings | chosen
     for name in METHODS:
         entry = registry.methods.entry(name)
@@ -111,7 +111,7 @@ def test_limits_are_keys_of_methods_that_take_them() -> None:
 
 def test_settings_of_training_are_read_by_fit() -> None:
     """Each field of the settings stands as an attribute in the code of the training."""
-    names = ("session.py", "optimizers.py", "roles.py", "saving.py")
+    names = ("session.py", "optimizers.py", "roles.py", "saving.py", "sharded.py")
     text = "".join((SOURCE / "training" / name).read_text() for name in names)
     text = text.replace("from __future__ import annotations", "")
     read = {node.attr for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)}

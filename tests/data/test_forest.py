@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -177,3 +178,45 @@ def test_room_above_a_trunk_is_bounded_by_the_budget() -> None:
         assert max(f.num_tokens for f in forests) <= max(200, bound)
         in_one = min(trunk, 200) // 10  # completions of a micro-batch
         assert sum(f.num_tokens for f in forests) == 90 * 10 + trunk * math.ceil(90 / in_one)
+
+
+def dyadic_trees(count: int, lengths: int = 40) -> list[Tree]:
+    """Trees of a short prompt and two completions, of 10 to 10 + `lengths` tokens."""
+    draw = np.random.default_rng(3)
+    trees = []
+    for i in range(count):
+        prompt = draw.integers(0, 9, size=4).tolist()
+        ends = [draw.integers(0, 9, size=int(draw.integers(3, lengths))).tolist() for _ in "ab"]
+        trees.append(Tree.build([sequence(prompt + e, 4, f"{i}{n}") for n, e in enumerate(ends)]))
+    return trees
+
+
+@pytest.mark.parametrize("size", [2, 3, 7])
+@pytest.mark.parametrize("whole", [None, "tree", "batch"])
+def test_shares_hold_every_sequence_once(size: int, whole: Any) -> None:
+    trees = dyadic_trees(9)
+    batch = Batch(trees[:6], trees[6:], whole=whole)
+    shares = [batch.share(rank, size) for rank in range(size)]
+    assert all(share.whole == whole for share in shares)
+    for part in ("trees", "idle"):
+        rows = [row for share in shares for tree in getattr(share, part) for row in tree.rows]
+        assert sorted(rows) == sorted(row for tree in getattr(batch, part) for row in tree.rows)
+    assert sum(share.num_targets for share in shares) == batch.num_targets
+    if whole == "tree":
+        originals = {id(tree) for tree in trees}
+        assert all(id(tree) in originals for share in shares for tree in share.trees)
+    if whole == "batch":
+        assert shares[0] is batch and not any(share.num_trees for share in shares[1:])
+    else:
+        loads = [share.num_tokens for share in shares]
+        assert max(loads) - min(loads) <= max(tree.num_tokens for tree in trees)
+
+
+def test_one_long_tree_is_shared_and_one_process_has_all() -> None:
+    prompt = list(range(10))
+    tree = Tree.build([sequence([*prompt, 20 + i, 40 + i], 10, str(i)) for i in range(12)])
+    batch = Batch([tree])
+    shares = [batch.share(rank, 3) for rank in range(3)]
+    assert all(share.num_targets > 0 for share in shares)
+    assert sorted(row for s in shares for t in s.trees for row in t.rows) == sorted(tree.rows)
+    assert batch.share(0, 1) is batch

@@ -1,6 +1,18 @@
 from __future__ import annotations
 
-from posttrain.engines.room import Room
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from posttrain.engines.room import Room, kv_bytes_of
+
+
+def test_keys_and_values_may_take_a_quarter_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kv_bytes_of(torch.device("cpu")) == 4 << 30
+    device = SimpleNamespace(total_memory=80 << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda place: device)
+    assert kv_bytes_of(torch.device("cuda")) == 20 << 30
 
 
 def test_rows_and_tokens_are_bounded_over_all_schedules() -> None:

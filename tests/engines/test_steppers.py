@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from decoders import changed
 
 from posttrain.engines.drafts import PromptLookup
 from posttrain.engines.speculation import Speculation
@@ -17,14 +18,6 @@ from posttrain.types import Request, Sample, Sampling
 Build = Callable[[str], LanguageModel]
 PROMPTS = [tuple(range(3, 20)), (5, 6, 7)]
 LENGTH, FIRST = 14, 5  # tokens of a sample, and those of the older weights
-
-
-def changed(model: LanguageModel, seed: int = 3) -> None:
-    """Other weights, in place."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.hf.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
 
 
 def greedy(prompt: tuple[int, ...], n: int = 1) -> Request:

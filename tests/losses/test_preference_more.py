@@ -124,6 +124,16 @@ CASES: list[Case] = [
         ("tpo", {"form": f}, lambda t, still, f=f: tpo(t, still, f))
         for f in ("sigmoid", "hinge", "ipo", "length")
     ),
+    *(
+        (
+            "bfpo",
+            {"tau": tau},
+            lambda t, still, tau=tau: mean(
+                (x["c"] - x["r"] - x["margin"] / tau) ** 2 for x in rows(t, still)
+            ),
+        )
+        for tau in (1.0, 0.4)
+    ),
     ("gold_nll", {}, lambda t, still: mean(-x["g"] / x["g_n"] for x in rows(t, still, 3))),
 ]
 

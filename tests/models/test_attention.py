@@ -16,7 +16,14 @@ from torch.nn.attention.flex_attention import create_mask, flex_attention
 
 from posttrain.data.forest import Batch, Forest, TokenSequence, Tree
 from posttrain.errors import ModelError
-from posttrain.models.attention import ForestPlan, eager_attention, soft_capping, without_mask
+from posttrain.models.attention import (
+    CompiledFlex,
+    ForestPlan,
+    eager_attention,
+    register,
+    soft_capping,
+    without_mask,
+)
 from posttrain.models.language_model import LanguageModel
 
 from .conftest import ARCHITECTURES, plain_logprobs, tiny_hf
@@ -125,6 +132,77 @@ def test_rules_of_flex_attention(window: int | None, groups: Groups) -> None:
     )
 
 
+@pytest.mark.parametrize("window", [None, 200])
+def test_block_masks_are_those_of_the_dense_mask(window: int | None) -> None:
+    """By blocks of 128, for runs that end within blocks, at their edges and after several."""
+    draw = np.random.default_rng(0)
+    trees = []
+    for lengths in ([400, 30, 300], [128, 128], [5], [1, 700, 2, 90], [64, 64, 64]):
+        trunk = draw.integers(0, 50, lengths[0])
+        group = [np.concatenate([trunk, draw.integers(0, 50, n)]) for n in lengths[1:]] or [trunk]
+        trees.append([TokenSequence(ids, np.arange(len(ids)) > 0) for ids in group])
+    for groups in (trees, trees[2:3], [[trees[0][0]]]):
+        forest = forest_of(groups)
+        plan, size = ForestPlan(forest), forest.num_tokens
+        rule = plan.mask_mod(window)
+        dense = create_mask(rule, 1, 1, size, size, device="cpu")[0, 0]
+        mask = plan.block_mask(window)
+        assert mask.shape[-2:] == (size, size)
+        count = -(-size // 128)
+        tiles = torch.nn.functional.pad(dense, (0, count * 128 - size) * 2)
+        tiles = tiles.view(count, 128, count, 128).transpose(1, 2).flatten(2)
+        full = torch.zeros(count, count, dtype=torch.bool)
+        part = torch.zeros(count, count, dtype=torch.bool)
+        for row in range(count):
+            number = int(mask.kv_num_blocks[0, 0, row])
+            part[row, mask.kv_indices[0, 0, row, :number].long()] = True
+            number = int(mask.full_kv_num_blocks[0, 0, row])
+            full[row, mask.full_kv_indices[0, 0, row, :number].long()] = True
+        assert not (part & full).any()
+        # What is seen lies in blocks that are named, and whole blocks are seen whole.
+        assert bool(((part | full) >= tiles.any(-1)).all())
+        edge = torch.zeros(count, 1, dtype=torch.bool)
+        edge[-1] = size % 128 > 0  # the last queries' block has rows beyond the end
+        assert bool((full <= (tiles.all(-1) | edge)).all())
+        if window is None:
+            assert torch.equal(part | full, tiles.any(-1) | torch.eye(count, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("window", [None, 200])
+def test_attention_over_several_blocks(window: int | None) -> None:
+    draw = np.random.default_rng(0)
+    trunk = draw.integers(0, 50, 300)
+    group = [np.concatenate([trunk, draw.integers(0, 50, n)]) for n in (150, 60)]
+    forest = forest_of([[TokenSequence(ids, np.arange(len(ids)) > 0) for ids in group]])
+    plan, size = ForestPlan(forest), forest.num_tokens
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 2, size, 16) for _ in range(3))
+    mixed = flex_attention(q, k, v, block_mask=plan.block_mask(window), scale=0.5)
+    expected = eager_attention(q, k, v, visible(forest, window), 0.5)
+    torch.testing.assert_close(mixed, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_flex_attention_that_cannot_be_compiled_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from torch._dynamo.exc import TorchDynamoException
+
+    calls: list[Any] = []
+
+    def compiled(function: Any, **options: Any) -> Any:
+        def fail(*inputs: Any) -> Any:
+            calls.append(inputs)
+            raise TorchDynamoException("no C compiler")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    flex = CompiledFlex()
+    with pytest.warns(UserWarning, match="no C compiler"):
+        assert flex(1, 2) is None
+    assert calls == [(1, 2)] and "no C compiler" in str(flex.why_not)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", ["Llama", "Gemma2", "Mistral"])
@@ -183,6 +261,7 @@ def test_without_a_plan_padding_is_masked_as_usual(name: str) -> None:
     mask[0, :5] = 0  # padding on the left, as in generation
     positions = (mask.cumsum(-1) - 1).clamp_min(0)
     hf = tiny_hf(name, torch.float32)
+    register()
     hf.set_attn_implementation("posttrain")
     with torch.no_grad():
         logits = hf(input_ids=ids, attention_mask=mask, position_ids=positions).logits

@@ -38,7 +38,7 @@ class TableModel:
         logprobs = self.hf(torch.ones(len(micro.target))) * 0 + self.table[micro.target]
         return {"logprobs": logprobs, "entropy": micro.target / 10}
 
-    def backward(self, loss: torch.Tensor) -> None:
+    def backward(self, loss: torch.Tensor, micro: Any) -> None:
         loss.backward()
 
     def trainable_parameters(self) -> list[torch.nn.Parameter]:

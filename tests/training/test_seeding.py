@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from posttrain.training.seeding import seeded
+from posttrain.training.seeding import ShareSeeds, seeded
+from posttrain.world import World
 
 
 def drawn() -> tuple[float, float, float]:
@@ -47,3 +48,22 @@ def test_generators_go_on_as_if_nothing_had_been_drawn(fails: bool) -> None:
 def test_seeds_beyond_32_bits() -> None:
     with seeded(2**40 + 5):
         assert 0 <= drawn()[1] < 1
+
+
+def test_the_main_process_draws_on_and_others_anew_after_each_step() -> None:
+    class Other(World):
+        rank, size = 1, 2
+
+    metrics: dict[str, float] = {}
+    with seeded(3):
+        first = drawn()
+        ShareSeeds(World.alone(), 3)(1, metrics)
+        second = drawn()
+    with seeded(3):
+        assert (drawn(), drawn()) == (first, second)
+    draws = []
+    for step in (1, 1, 2):
+        with seeded(3):
+            ShareSeeds(Other(), 3)(step, metrics)
+            draws.append(drawn())
+    assert draws[0] == draws[1] != draws[2] and second not in draws and not metrics

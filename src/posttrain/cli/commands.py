@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from posttrain import registry
-from posttrain.cli import explain, forgetting, init, runs, search, serve
+from posttrain.cli import explain, forgetting, init, plan, runs, search, serve
 from posttrain.cli import help as pages
 from posttrain.cli.arguments import MODEL, evaluation_recipe, method_recipe, recipe_of
 from posttrain.cli.parser import Command
@@ -276,6 +276,7 @@ def _recipe_commands() -> dict[str, Command]:
             recipe,
             changes=True,
         ),
+        "plan": plan.COMMAND,
         "resume": Command(
             "recipes",
             "continue a run from its last checkpoint, or train it longer",

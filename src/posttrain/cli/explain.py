@@ -120,8 +120,10 @@ def _sections() -> dict[str, Any]:
         "endpoint": "EndpointConfig",
         "engine": "ServedConfig",
         "evaluation": "EvaluationConfig",
+        "launch": "ClusterConfig",
         "lora": "LoraConfig",
         "model": "ModelConfig",
+        "overlap": "OverlapConfig",
         "sampling": "SamplingConfig",
         "trust_region": "TrustRegionConfig",
     }

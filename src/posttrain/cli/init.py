@@ -51,6 +51,12 @@ _SAMPLE_OF = {
 }
 
 
+_DOMAINS = {
+    "sums": [{"text": f"{i} + {i + 1} = {2 * i + 1}"} for i in range(40)],
+    "counts": [{"text": f"{i}, {i + 1}, {i + 2}, {i + 3}"} for i in range(40)],
+}
+"""Rows of a method on a folder of domains."""
+
 _WIDTH = 80  # columns of the comments
 
 
@@ -68,19 +74,33 @@ def init(
     entry = registry.methods.entry("evaluate" if method == "eval" else method)
     _refuse_untaken(entry, values)
     path = Path(file or f"{entry.name}.yaml")
-    sample = path.with_name(f"{path.stem}_sample.jsonl")
+    sample = path.with_name(f"{path.stem}_sample{'' if _has_domains(entry) else '.jsonl'}")
     writes_rows = _needs_rows(entry) and not {"data", "task"} & set(values)
     for place in (path, *([sample] if writes_rows else [])):
         if place.exists() and not force:
             raise ConfigError(f"{place} exists; choose another FILE, or replace it with --force")
     path.parent.mkdir(parents=True, exist_ok=True)
     if writes_rows:
-        rows = _ROWS[_SAMPLE_OF.get(entry.name, "default")]
-        sample.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        echo(f"wrote {sample}: {len(rows)} sample rows; put your own file under data in {path}")
+        _write_sample(entry, sample)
+        echo(f"wrote {sample}: sample rows; put your own under data in {path}")
     path.write_text(recipe_text(entry, sample.name, values), encoding="utf-8")
     echo(f"wrote {path}\n\ncheck it:  posttrain check {path}\nrun it:    posttrain run {path}")
     return 0
+
+
+def _has_domains(entry: Entry) -> bool:
+    """Whether the data of a method are a folder of domains."""
+    return "data" in entry.settings and entry.settings["data"].annotation == "Domains"
+
+
+def _write_sample(entry: Entry, sample: Path) -> None:
+    """Sample rows in a file, or in a file for each domain."""
+    files = {sample: _ROWS[_SAMPLE_OF.get(entry.name, "default")]}
+    if _has_domains(entry):
+        sample.mkdir(exist_ok=True)
+        files = {sample / f"{name}.jsonl": rows for name, rows in _DOMAINS.items()}
+    for file, rows in files.items():
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def _needs_rows(entry: Entry) -> bool:

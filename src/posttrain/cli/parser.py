@@ -57,8 +57,10 @@ class Parser(argparse.ArgumentParser):
             if flag.startswith("--") and not any(option.startswith(flag) for option in flags):
                 key = flag.lstrip("-")
                 changes = self.command is not None and self.command.changes
-                hint = f". A key of the recipe is given as {key}=VALUE" if changes else ""
-                self.error(f"there is no flag {flag}: {_nearest_flags(flag, flags)}{hint}")
+                near = _nearest_flags(flag, flags)
+                stop = "" if near.endswith("?") else "."
+                hint = f"{stop} A key of the recipe is given as {key}=VALUE" if changes else ""
+                self.error(f"there is no flag {flag}: {near}{hint}")
         return super().parse_known_args(args, namespace)
 
     def format_help(self) -> str:

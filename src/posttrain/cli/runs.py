@@ -24,6 +24,9 @@ def notice(text: str) -> None:
 
 def execute(recipe: Recipe, command: str) -> None:
     """Run a recipe, write the report and say where everything is."""
+    if recipe.launch is not None:
+        _launch(recipe)
+        return
     world = World.here()
     run = _run(recipe, command=command, world=world)
     run.execute()
@@ -33,7 +36,7 @@ def execute(recipe: Recipe, command: str) -> None:
 
 def check(recipe: Recipe) -> None:
     """Make every check that needs no weights and show the facts; nothing is written."""
-    _run(recipe).check()
+    _run(_of_ranks(recipe)).check()
 
 
 def preview(recipe: Recipe, num: int) -> None:
@@ -43,7 +46,7 @@ def preview(recipe: Recipe, num: int) -> None:
 
 def dry_run(recipe: Recipe) -> None:
     """Check a recipe, then show it with every default filled in; nothing is written."""
-    run = _run(recipe)
+    run = _run(_of_ranks(recipe))
     run.check()
     echo(f"\nwould write to {run.folder} with this recipe:\n")
     echo(yaml.safe_dump(recipe_as_dict(run.recipe), sort_keys=False).rstrip())
@@ -71,6 +74,11 @@ def resume(
         )
     recipe = load_recipe(folder / "recipe.yaml", overrides)
     recipe.output = str(folder)
+    if recipe.launch is not None and not only_check:
+        others = [change for change in overrides if not change.startswith("launch.")]
+        _launch(recipe, [*others, *(word for name in accept for word in ("--accept", name))])
+        return
+    recipe.launch = None
     world = World.alone() if only_check else World.here()
     run = _run(recipe, command=command, resume=True, accept=accept, world=world)
     if only_check:
@@ -103,6 +111,22 @@ def _longer(run: Any) -> str:
     names = ("lr_scheduler_type", "warmup_steps", "min_lr_ratio")
     schedule = {name: getattr(recipe, name) for name in names}
     return f"{Length(start.step, schedule).longer(start)}, or {new}"
+
+
+def _launch(recipe: Recipe, resume: Sequence[str] | None = None) -> None:
+    """Run a recipe in processes that Ray places. resume: arguments of the ranks' own command."""
+    from posttrain.cli.launched import by_ray, launch
+
+    launch(with_absolute_paths(recipe, notice), by_ray, resume=resume)
+
+
+def _of_ranks(recipe: Recipe) -> Recipe:
+    """The recipe as it is run in a process that Ray places."""
+    if recipe.launch is None:
+        return recipe
+    from posttrain.cli.launched import checked
+
+    return checked(recipe)
 
 
 def _run(recipe: Recipe, **options: Any) -> Any:

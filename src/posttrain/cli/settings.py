@@ -64,6 +64,7 @@ _GROUP_OF_KEY = {
     **dict.fromkeys(("save_every", "save_seconds", "save_final", "save_total_limit"), "saving"),
     **dict.fromkeys(("evaluation", "eval_every", "search"), "evaluation"),
     **dict.fromkeys(("title", "output", "seed", "plugins", "report_to"), "run"),
+    **dict.fromkeys(("shard", "compute_dtype"), "run"),
 }
 _GROUP_OF_CLASS = {
     "ModelConfig": "model",

@@ -12,7 +12,7 @@ target it is) and named streams of per-target numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -37,6 +37,20 @@ class Unshared:
     place: torch.Tensor
 
 
+@dataclass(slots=True, frozen=True)
+class TrunkShare:
+    """The first tokens of a micro-batch, which it shares with others.
+
+    Attributes:
+        key: names the trunk; of equal keys the first `count` tokens are the same. count: tokens.
+        is_last: whether the micro-batch is the last of those that share the trunk.
+    """
+
+    key: object
+    count: int
+    is_last: bool
+
+
 @dataclass(slots=True)
 class Forest:
     """Trees side by side, as tensors: one micro-batch.
@@ -49,6 +63,7 @@ class Forest:
         streams: float32 [M] each. values: float32 [S] each. Those of any of the trees; the others
             have `absent(name)` at their targets, and NaN for a value.
         rows: S names. Sequences are numbered 0..S-1 within the forest, and trees from 0.
+        trunk: the beginning that the micro-batch shares with others, or None.
     """
 
     tokens: torch.Tensor
@@ -65,6 +80,7 @@ class Forest:
     streams: dict[str, torch.Tensor]
     values: dict[str, torch.Tensor]
     rows: list[str]
+    trunk: TrunkShare | None = None
 
     @classmethod
     def pack(cls, trees: Sequence[Tree]) -> Forest:
@@ -238,7 +254,7 @@ class Batch:
         """Names of all sequences."""
         return [row for t in self.trees for row in t.rows]
 
-    def split(self, max_tokens: int | None = None) -> list[Forest]:
+    def split(self, max_tokens: int | None = None, *, share_trunks: bool = False) -> list[Forest]:
         """Micro-batches of about `max_tokens` distinct tokens (None: one micro-batch).
 
         First-fit decreasing, deterministic. A micro-batch holds more than `max_tokens` tokens in
@@ -248,25 +264,36 @@ class Batch:
         - A trunk is longer than half of `max_tokens`. It stays with as many completions as have
           room above it (`Tree.split`): at most trunk + min(trunk, max_tokens) tokens.
         - A tree, or the batch, is kept `whole`.
+
+        Args:
+            share_trunks: a tree whose trunk is longer than an eighth of `max_tokens` becomes
+                micro-batches one after the other that name the trunk (`Forest.trunk`), so that a
+                model computes it once for all. They hold the trunk and as many completions as
+                `max_tokens` leaves room for, or a sixteenth of the trunk if that is more, or one.
+                Whoever computes with them calls `model.backward(loss, micro)` after each.
         """
         if max_tokens is None or self.whole == "batch":
             return [Forest.pack(self.trees)] if self.trees else []
         if max_tokens <= 0:
             raise DataError(f"max_tokens is {max_tokens}; a micro-batch needs a budget above 0")
-        parts = self._parts(self.trees, max_tokens)
-        bins: list[list[int]] = []
-        room: list[int] = []
-        for index in sorted(range(len(parts)), key=lambda i: (-parts[i].num_tokens, i)):
-            size = parts[index].num_tokens
-            place = next((b for b, free in enumerate(room) if size <= free), None)
-            if place is None:
-                place = len(bins)
-                bins.append([])
-                room.append(max_tokens)
-            bins[place].append(index)
-            room[place] -= size
+        parts: list[Tree] = []
+        shares: dict[int, TrunkShare] = {}
+        for tree in self.trees:
+            if self.whole is not None:
+                parts.append(tree)
+                continue
+            count = tree.trunk_length if share_trunks and tree.num_tokens > max_tokens else 0
+            if count <= max_tokens // 8:
+                parts += tree.split(max_tokens)
+                continue
+            some = tree.split(max(max_tokens - count, count // 16), kept=count)
+            for number, part in enumerate(some, 1):
+                if len(some) > 1:
+                    shares[len(parts)] = TrunkShare(tree, count, is_last=number == len(some))
+                parts.append(part)
         return [
-            Forest.pack([parts[i] for i in sorted(members)]) for members in sorted(bins, key=min)
+            replace(Forest.pack([parts[i] for i in members]), trunk=shares.get(members[0]))
+            for members in _bins([t.num_tokens for t in parts], max_tokens, alone=shares.keys())
         ]
 
     def share(self, rank: int, size: int) -> Batch:
@@ -306,3 +333,21 @@ class Batch:
             members[least].append(index)
             load[least] += trees[index].num_tokens
         return [[trees[i] for i in sorted(some)] for some in members]
+
+
+def _bins(sizes: Sequence[int], room: int, *, alone: Collection[int]) -> list[list[int]]:
+    """Places of sizes, put together where they sum up to at most `room`: first-fit decreasing, but
+    for those that stay alone; ordered by their first place.
+    """
+    bins: list[list[int]] = []
+    free: list[int] = []
+    for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        size = sizes[index]
+        place = next((b for b, left in enumerate(free) if size <= left), None)
+        if place is None or index in alone:
+            place = len(bins)
+            bins.append([])
+            free.append(0 if index in alone else room)
+        bins[place].append(index)
+        free[place] -= size
+    return [sorted(members) for members in sorted(bins, key=min)]

@@ -228,7 +228,16 @@ class Tree:
             return self.values[name]
         return np.full(self.num_sequences, np.nan, dtype=np.float32)
 
-    def split(self, max_tokens: int) -> list[Tree]:
+    @property
+    def trunk_length(self) -> int:
+        """Tokens of the beginning that all sequences share; 0 where there is one sequence, or no
+        such beginning.
+        """
+        if self.num_sequences == 1 or int((self._nodes.parent < 0).sum()) != 1:
+            return 0
+        return int(self._nodes.high[0] - self._nodes.low[0])
+
+    def split(self, max_tokens: int, *, kept: int = 0) -> list[Tree]:
         """Smaller trees that hold the same sequences, with trunks repeated.
 
         Sequences are taken in depth-first order and never cut, nor are the branches of a trace
@@ -241,8 +250,12 @@ class Tree:
         at most `max_tokens`, instead of being computed again for every completion. Where all
         trunks are at most `max_tokens / 2` long, no tree has more than `max_tokens` tokens, but for
         a longer sequence, which gets a tree of its own.
+
+        Args:
+            kept: tokens of the beginning that all sequences share, where it is computed once for
+                all parts (`trunk_length`). They do not count.
         """
-        if self.num_tokens <= max_tokens:
+        if self.num_tokens - kept <= max_tokens:
             return [self]
         lengths = self._nodes.high - self._nodes.low
         parts: list[list[int]] = []
@@ -250,7 +263,7 @@ class Tree:
         size = 0
         for members in self._members_of_traces():
             path = {n for i in members for n in self._nodes.ancestry(self._nodes.of_sequence[i])}
-            whole = int(sum(lengths[n] for n in path))
+            whole = int(sum(lengths[n] for n in path)) - kept
             new = int(sum(lengths[n] for n in path if n not in nodes))
             shared = whole - new
             if not parts or size + new > max(max_tokens, shared + min(shared, max_tokens)):

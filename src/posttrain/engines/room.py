@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+import torch
+
+
+def kv_bytes_of(device: torch.device) -> int:
+    """Bytes of keys and values that running rows may hold by default: a quarter of a CUDA device's
+    memory, 4 GiB elsewhere.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory // 4
+    return 4 << 30
+
 
 class Room:
     """The bounds of one schedule, or of several together.

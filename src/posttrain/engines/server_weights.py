@@ -14,7 +14,7 @@ from posttrain.models.language_model import LanguageModel
 
 _HEAD_FILE = "model-head.safetensors"
 _INDEX = "model.safetensors.index.json"
-_WHOLE = "model.safetensors"
+_WHOLE, _REST = "model.safetensors", "model-rest.safetensors"
 
 
 def is_tied(hf: Any) -> bool:
@@ -57,15 +57,17 @@ def _untie(hf: Any, folder: Path) -> None:
 
 
 def _index_of(folder: Path) -> dict[str, Any]:
-    """Which file holds which tensor."""
+    """Which file holds which tensor; a model of one file becomes one of several."""
     if (folder / _INDEX).is_file():
         index: dict[str, Any] = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
         index.setdefault("metadata", {}).setdefault("total_size", 0)
         return index
-    with safe_open(folder / _WHOLE, framework="pt") as tensors:
+    # Readers prefer a file of this name to an index.
+    rest = (folder / _WHOLE).rename(folder / _REST)
+    with safe_open(rest, framework="pt") as tensors:
         names = list(tensors.keys())
-    size = (folder / _WHOLE).stat().st_size
-    return {"metadata": {"total_size": size}, "weight_map": dict.fromkeys(names, _WHOLE)}
+    size = rest.stat().st_size
+    return {"metadata": {"total_size": size}, "weight_map": dict.fromkeys(names, _REST)}
 
 
 def named_tensors(model: LanguageModel) -> dict[str, torch.Tensor]:

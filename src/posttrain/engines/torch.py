@@ -16,7 +16,7 @@ from posttrain.engines.base import Finished, OnLogprobs, OnTokens, check_request
 from posttrain.engines.bounds import Bound
 from posttrain.engines.constraint import Grammars
 from posttrain.engines.prefix_tree import PrefixMemory, PrefixTree
-from posttrain.engines.room import Room
+from posttrain.engines.room import Room, kv_bytes_of
 from posttrain.engines.schedule import Row, Schedule
 from posttrain.engines.speculation import Speculation
 from posttrain.engines.steppers import Steppers
@@ -40,11 +40,10 @@ class TorchEngine:
 
     Args:
         max_rows: samples decoded side by side. max_kv_bytes: of keys and values that those may come
-        to hold (one row runs whatever it needs). max_prefill_tokens: of one prompt pass.
-        max_prefix_bytes: of keys and values of prompts and samples that are held for later prompts
-        that begin alike, as long as the weights stay the same (0 = none).
-        graphs: repeats decoding steps from recordings (`kernels.graphs`); None = never, auto = on
-        CUDA.
+        to hold (one row runs whatever it needs); None is a quarter of a CUDA device's memory, and
+        4 GiB elsewhere. max_prefill_tokens: of one prompt pass. max_prefix_bytes: of keys and
+        values that are held for later prompts which begin alike, as long as the weights stay the
+        same (0 = none). graphs: repeats steps from recordings (`kernels.graphs`); auto = on CUDA.
         speculation: drafts tokens, so that a pass may compute several of a row (None = never). It
         changes no sample.
         beside: an engine of the same base model, whose bounds hold for both together in place of
@@ -60,7 +59,7 @@ class TorchEngine:
         model: LanguageModel,
         *,
         max_rows: int = 256,
-        max_kv_bytes: int = 4 << 30,
+        max_kv_bytes: int | None = None,
         max_prefill_tokens: int = 16384,
         max_prefix_bytes: int = 1 << 28,
         graphs: StepGraphs | Literal["auto"] | None = "auto",
@@ -68,6 +67,7 @@ class TorchEngine:
         beside: TorchEngine | None = None,
         in_flight: bool = False,
     ) -> None:
+        max_kv_bytes = kv_bytes_of(model.device) if max_kv_bytes is None else max_kv_bytes
         bounds = {
             "max_rows": (max_rows, 1),
             "max_kv_bytes": (max_kv_bytes, 1),

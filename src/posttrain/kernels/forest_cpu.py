@@ -145,17 +145,27 @@ class ForestShape:
 
 
 def merged_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, shape: ForestShape, scale: float
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    shape: ForestShape,
+    scale: float,
+    above: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None),
 ) -> torch.Tensor:
     """query [1, H, N, D], key and value [1, Hkv, N, D] -> [1, N, H, D], on CPU, in any float
     type.
+
+    above: keys and values [Hkv, n, D] that every query sees too.
     """
     flat = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
     if query.dtype in (torch.bfloat16, torch.float16):
         # The fused kernel's backward pass is several times slower in half precision than the
         # conversions are.
         flat = (x.float() for x in flat)
-    return _MergedAttention.apply(*flat, shape, scale)[None].to(query.dtype)
+    query_flat, key_flat, value_flat = flat
+    seen = (None if x is None else x.to(query_flat.dtype) for x in above)
+    mixed = _MergedAttention.apply(query_flat, key_flat, value_flat, shape, scale, *seen)
+    return mixed[None].to(query.dtype)
 
 
 @within(kernel_products)
@@ -241,8 +251,33 @@ def attend_runs_backward(
     return grads
 
 
+@within(kernel_products)
+def attend_block_backward(
+    grad_out: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    scale: float,
+    grad_query: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradients of a block's keys and values [Hkv, n, D], all of which every query sees.
+
+    grad_out, query, out [N, H, D], lse [N, H]: as of the attention over runs and block together.
+    grad_query: the block's part of the gradient of `query` is added to it.
+    """
+    grad, q, o, part_lse = (_slice(x, 0, len(query)) for x in (grad_out, query, out, lse))
+    parts = _backward(grad, q, key[None], value[None], o, part_lse, 0.0, False, scale=scale)
+    grad_query += parts[0][0].transpose(0, 1)
+    return parts[1][0], parts[2][0]
+
+
 class _MergedAttention(torch.autograd.Function):
-    """query [N, H, D], key and value [N, Hkv, D] -> [N, H, D]."""
+    """query [N, H, D], key and value [N, Hkv, D] -> [N, H, D].
+
+    above: keys and values [Hkv, n, D] that every query sees too, or None.
+    """
 
     @staticmethod
     def forward(
@@ -252,20 +287,28 @@ class _MergedAttention(torch.autograd.Function):
         value: torch.Tensor,
         shape: ForestShape,
         scale: float,
+        *above: torch.Tensor | None,
     ) -> torch.Tensor:
         out, lse = attend_runs(query, key, value, shape, scale)
-        ctx.save_for_backward(query, key, value, out, lse)
+        if above[0] is not None and above[1] is not None:
+            block = (0, len(query), above[0][None], above[1][None])
+            attend_blocks(query, [block], out, lse, scale)
+        ctx.save_for_backward(query, key, value, out, lse, *above)
         ctx.shape, ctx.scale = shape, scale
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_out: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query, key, value, out, lse = ctx.saved_tensors
-        grads = attend_runs_backward(
-            grad_out.contiguous(), query, key, value, out, lse, ctx.shape, ctx.scale
-        )
-        return *grads, None, None
+        query, key, value, out, lse, *above = ctx.saved_tensors
+        grad_out = grad_out.contiguous()
+        grads = attend_runs_backward(grad_out, query, key, value, out, lse, ctx.shape, ctx.scale)
+        of_above: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
+        if above[0] is not None:
+            of_above = attend_block_backward(
+                grad_out, query, above[0], above[1], out, lse, ctx.scale, grads[0]
+            )
+        return *grads, None, None, *of_above
 
 
 def _slice(x: torch.Tensor, start: int, stop: int) -> torch.Tensor:

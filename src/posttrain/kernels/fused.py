@@ -27,7 +27,11 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from posttrain.kernels.forest_cpu import ForestShape, attend_runs_backward
+from posttrain.kernels.forest_cpu import (
+    ForestShape,
+    attend_block_backward,
+    attend_runs_backward,
+)
 from posttrain.kernels.layer import Layer, Weights, has_plain_weights, read_layers
 from posttrain.kernels.products import fast_products, wide, within
 
@@ -48,7 +52,13 @@ class ForestAttention(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Attention of a layer, query [N, H, D], key and value [N, Hkv, D], and its log-sum-exp.
 
-        A backward pass takes it to be that of `shape` alone.
+        A backward pass takes it to be that of `shape` and of what `above` gives.
+        """
+        ...
+
+    def above(self, layer: int) -> tuple[Tensor | None, Tensor | None]:
+        """Keys and values [Hkv, n, D] of a layer that every token sees and that a gradient is
+        wanted of; None twice where there are none.
         """
         ...
 
@@ -71,7 +81,9 @@ class FusedTrunk:
         hidden = embedded
         for layer in self._layers:
             context = _Context(layer, plan, angles)
-            hidden = _FusedLayer.apply(hidden, context, *layer.weights())
+            above = plan.above(layer.number)
+            hidden, key, value = _FusedLayer.apply(hidden, context, *above, *layer.weights())
+            plan.note(layer.number, key, value)
         return self._base.norm(hidden)
 
 
@@ -146,10 +158,17 @@ class _Saved(NamedTuple):
 
 
 class _FusedLayer(torch.autograd.Function):
-    """Hidden states [N, C] -> [N, C]."""
+    """Hidden states [N, C] -> [N, C], and the layer's keys and values [N, Hkv, D]."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, context: _Context, *weights: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        context: _Context,
+        key_above: Tensor | None,
+        value_above: Tensor | None,
+        *weights: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         w = Weights(*weights)  # type: ignore[arg-type]
         layer, plan, angles = context
         n1, r1 = _normed(x, layer.eps.input)
@@ -157,33 +176,54 @@ class _FusedLayer(torch.autograd.Function):
         q, q_normed, q_root = _prepared(q, w.q_norm, layer.eps.q, angles)
         k, k_normed, k_root = _prepared(k, w.k_norm, layer.eps.k, angles)
         mixed, lse = plan.attend_runs(layer.number, q, k, v, layer.scale)
-        plan.note(layer.number, k, v)
         x = torch.addmm(x, mixed.flatten(1).to(x.dtype), w.out.t())
         n2, r2 = _normed(x, layer.eps.mlp)
         inner = n2 * w.mlp_norm
         gate, up = inner @ w.gate.t(), inner @ w.up.t()
         of_heads = (q_normed, q_root, k_normed, k_root)
         saved = _Saved(n1, r1, q, k, v, *of_heads, mixed, lse, n2, r2, gate, up)
-        ctx.save_for_backward(*saved, *weights)
+        ctx.save_for_backward(*saved, key_above, value_above, *weights)
         ctx.context = context
-        return x.addmm_(nn.functional.silu(gate).mul_(up), w.down.t())
+        ctx.set_materialize_grads(False)
+        return x.addmm_(nn.functional.silu(gate).mul_(up), w.down.t()), k, v
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     @within(fast_products)
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    def backward(
+        ctx: Any, grad: Tensor | None, grad_key: Tensor | None, grad_value: Tensor | None
+    ) -> tuple[Any, ...]:
         count = len(_Saved._fields)
         saved = _Saved(*ctx.saved_tensors[:count])
-        w = Weights(*ctx.saved_tensors[count:])
-        needed = Weights(*ctx.needs_input_grad[2:])
+        key_above, value_above, *weights = ctx.saved_tensors[count:]
+        w = Weights(*weights)
+        needed = Weights(*ctx.needs_input_grad[4:])
+        if grad is None:  # only keys and values of the layer were used
+            grad = torch.zeros_like(saved.n1)
         d_x, grads = _mlp_backward(grad, saved, w, needed)
         # Attention: x = x + W_o mixed
         grads["out"] = _outer(needed.out, d_x, saved.mixed.flatten(1).to(d_x.dtype))
-        d_input = None
-        if ctx.needs_input_grad[0] or any(needed[:9]):  # of anything before W_o
-            d_input, of_attention = _attention_backward(d_x, saved, w, needed, ctx.context)
+        d_input: Tensor | None = None
+        of_above: tuple[Tensor | None, Tensor | None] = (None, None)
+        before = ctx.needs_input_grad[0] or any(needed[:9])  # anything before W_o
+        if before or ctx.needs_input_grad[2]:
+            beside = _Beside(key_above, value_above, grad_key, grad_value)
+            d_input, of_above, of_attention = _attention_backward(
+                d_x, saved, w, needed, ctx.context, beside
+            )
             grads |= of_attention
-        return d_input, None, *(grads.get(name) for name in Weights._fields)
+        return d_input, None, *of_above, *(grads.get(name) for name in Weights._fields)
+
+
+class _Beside(NamedTuple):
+    """Keys and values above the forest [Hkv, n, D], and gradients of the layer's own [N, Hkv, D]
+    from outside of the layer; None where there are none.
+    """
+
+    key_above: Tensor | None
+    value_above: Tensor | None
+    grad_key: Tensor | None
+    grad_value: Tensor | None
 
 
 _Grads = dict[str, Tensor | None]
@@ -212,10 +252,10 @@ def _mlp_backward(
 
 
 def _attention_backward(
-    d_x: Tensor, saved: _Saved, w: Weights, needed: Weights, context: _Context
-) -> tuple[Tensor, _Grads]:
-    """The gradient of the layer's input from that of what follows attention, and those of the
-    weights before W_o.
+    d_x: Tensor, saved: _Saved, w: Weights, needed: Weights, context: _Context, beside: _Beside
+) -> tuple[Tensor, tuple[Tensor | None, Tensor | None], _Grads]:
+    """The gradient of the layer's input from that of what follows attention, those of keys and
+    values above, and those of the weights before W_o.
     """
     layer, plan, angles = context
     grads: _Grads = {}
@@ -227,6 +267,16 @@ def _attention_backward(
     attend_runs_backward(
         d_mixed, q, k, v, mixed, saved.lse, plan.shape, layer.scale, into=(d_q, d_k, d_v)
     )
+    of_above: tuple[Tensor | None, Tensor | None] = (None, None)
+    if beside.key_above is not None and beside.value_above is not None:
+        above = (beside.key_above, beside.value_above)
+        of_above = attend_block_backward(
+            d_mixed, q, *above, mixed, saved.lse, layer.scale, grad_query=d_q
+        )
+    if beside.grad_key is not None:
+        d_k += beside.grad_key
+    if beside.grad_value is not None:
+        d_v += beside.grad_value
     grads["q_norm"] = _prepared_backward(
         d_q, saved.q_normed, saved.q_root, w.q_norm, needed.q_norm, angles
     )
@@ -240,7 +290,7 @@ def _attention_backward(
     d_input, grads["input_norm"] = _norm_backward(
         d_inner, saved.n1, saved.r1, w.input_norm, needed.input_norm
     )
-    return d_input.add_(d_x), grads
+    return d_input.add_(d_x), of_above, grads
 
 
 def _projected(x: Tensor, w: Weights, head_dim: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from posttrain.config import EngineLike, ServedConfig
+from posttrain.config import EngineLike, OverlapConfig, ServedConfig
 from posttrain.engine_config import check_engine
 from posttrain.engines.base import Closing, Engine
 from posttrain.engines.launch import check_launch
+from posttrain.engines.pool import EnginePool
+from posttrain.engines.process import ProcessEngine
 from posttrain.engines.servers import open_servers
 from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError
@@ -16,6 +18,9 @@ from posttrain.models.spec import ModelSpec
 from posttrain.terminal import echo
 from posttrain.training.plan import Facts
 from posttrain.types import Sampling
+from posttrain.world import World
+
+_ALONE = World.alone()
 
 
 class RolloutEngine:
@@ -23,16 +28,17 @@ class RolloutEngine:
 
     Args:
         config: "embedded" for the trained model itself, or servers.
+        overlap: with it the embedded engine is in a process of its own.
 
     Raises:
         ConfigError: settings that cannot be; see `check_engine`, `check_launch`.
     """
 
-    def __init__(self, config: EngineLike) -> None:
+    def __init__(self, config: EngineLike, overlap: OverlapConfig | None = None) -> None:
         check_engine(config)
         if isinstance(config, ServedConfig) and config.launch is not None:
             check_launch(config.launch)
-        self.config = config
+        self.config, self.overlap = config, overlap
         self._opened: list[Closing] = []
 
     def check(self, spec: ModelSpec) -> None:
@@ -55,13 +61,29 @@ class RolloutEngine:
                 "sync: adapter"
             )
 
-    def open(self, model: LanguageModel, sampling: Sampling, folder: Path | None) -> Engine:
-        """The engine for a model with weights. folder: of the run."""
-        if not isinstance(self.config, ServedConfig):
+    @property
+    def is_served(self) -> bool:
+        """Whether servers sample. Of several processes the main one alone is connected to them."""
+        return isinstance(self.config, ServedConfig)
+
+    def open(
+        self,
+        model: LanguageModel,
+        sampling: Sampling,
+        folder: Path | None,
+        world: World = _ALONE,
+    ) -> Engine:
+        """The engine for a model with weights. folder: of the run. world: its processes."""
+        engine: EnginePool | ProcessEngine
+        config = self.config
+        if isinstance(config, ServedConfig) and world.is_main:
+            engine = open_servers(config, model, sampling=sampling, folder=folder, notice=_notice)
+        elif self.overlap is not None and not self.is_served:
+            engine = ProcessEngine(model, num_threads=self.overlap.num_threads)
+        else:
             return TorchEngine(model)
-        pool = open_servers(self.config, model, sampling=sampling, folder=folder, notice=_notice)
-        self._opened.append(pool)
-        return pool
+        self._opened.append(engine)
+        return engine
 
     def close(self) -> None:
         """End what was opened."""

@@ -11,6 +11,7 @@ from posttrain.config import (
     CreditConfig,
     EngineLike,
     Limits,
+    OverlapConfig,
     SamplingConfig,
     TrustRegionConfig,
 )
@@ -36,6 +37,7 @@ def grpo(
     environment: EnvironmentLike | None = None,
     agent: AgentConfig = AgentConfig(),
     engine: EngineLike = "embedded",
+    overlap: OverlapConfig | None = None,
     batch_size: int = 8,
     num_iterations: int = 1,
     num_minibatches: int = 1,
@@ -89,6 +91,7 @@ def grpo(
         agent: how the model acts there.
         engine: what samples: "embedded" is the trained model itself; servers (vLLM, SGLang) get
             its weights after each step.
+        overlap: sample in another process while this one trains on earlier completions.
         batch_size: prompts per step.
         num_iterations: passes over a step's completions.
         num_minibatches: updates per pass.
@@ -111,33 +114,31 @@ def grpo(
         lr_scheduler_type: how the learning rate changes.
         limits: how much may fail or be dropped.
     """
-    return policy_gradient_plan(
-        "grpo",
-        dict(locals()),
-        task,
-        PolicyGradient(
-            rewards=components_of(rewards),
-            losses=components_of(losses),
-            advantage=Component.of(advantage),
-            credit=credit,
-            sampling=sampling,
-            engine=engine,
-            episodes=Episodes.of(environment, agent),
-            num_generations=num_generations,
-            batch_size=batch_size,
-            num_iterations=num_iterations,
-            num_minibatches=num_minibatches,
-            mask_truncated=mask_truncated,
-            max_resamples=max_resamples,
-            drop_duplicates=drop_duplicates,
-            trust_region=trust_region,
-            mix_data=mix_data,
-            mix_task=mix_task,
-            mix_batch_size=mix_batch_size,
-            given_steps=given_steps,
-            num_train_epochs=num_train_epochs,
-            measure_tied_groups=measure_tied_groups,
-            limits=limits,
-        ),
-        AdamW(learning_rate, lr_scheduler_type),
+    settings = dict(locals())
+    chosen = PolicyGradient(
+        rewards=components_of(rewards),
+        losses=components_of(losses),
+        advantage=Component.of(advantage),
+        credit=credit,
+        sampling=sampling,
+        engine=engine,
+        episodes=Episodes.of(environment, agent),
+        overlap=overlap,
+        num_generations=num_generations,
+        batch_size=batch_size,
+        num_iterations=num_iterations,
+        num_minibatches=num_minibatches,
+        mask_truncated=mask_truncated,
+        max_resamples=max_resamples,
+        drop_duplicates=drop_duplicates,
+        trust_region=trust_region,
+        mix_data=mix_data,
+        mix_task=mix_task,
+        mix_batch_size=mix_batch_size,
+        given_steps=given_steps,
+        num_train_epochs=num_train_epochs,
+        measure_tied_groups=measure_tied_groups,
+        limits=limits,
     )
+    optimizer = AdamW(learning_rate, lr_scheduler_type)
+    return policy_gradient_plan("grpo", settings, task, chosen, optimizer)

@@ -28,6 +28,7 @@ from posttrain.methods.endpoint import EndpointModel, Spec, engine_of, spec_of
 from posttrain.methods.episodes import EnvironmentLike, Episodes
 from posttrain.methods.objects import ModelLike, TaskLike, settings_of_task, task_of
 from posttrain.methods.prompts import sampling_of
+from posttrain.model_config import model_name
 from posttrain.models.spec import ModelSpec
 from posttrain.search.base import Selection
 from posttrain.search.journal import Journal
@@ -350,11 +351,10 @@ def check_critic(spec: Spec, strategy: Strategy) -> None:
     if "value" not in strategy.inputs or spec.has_critic:
         return
     ahead = getattr(spec, "critic_ahead", None) is not None
-    where = (
-        "the stage that trains it has no critic" if ahead else f"there is no {spec.place}/critic"
-    )
+    place = model_name(str(spec.place))
+    where = "the stage that trains it has no critic" if ahead else f"there is no {place}/critic"
     raise ConfigError(
-        f"search {strategy.name!r} asks for values, and the model {spec.place} has no critic "
+        f"search {strategy.name!r} asks for values, and the model {place} has no critic "
         f"({where}). Train one with method offline and losses that ask for values, such as "
         "oreo_policy and oreo_value"
     )

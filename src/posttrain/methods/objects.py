@@ -23,6 +23,9 @@ from posttrain.types import Example, Task
 Rows = DataConfig | str | Path | Iterable[Mapping[str, Any]]
 """Rows: dicts in memory, a `datasets.Dataset`, a file, a folder or a hub id."""
 
+Domains = Rows | Mapping[str, Rows]
+"""A folder with a domain of rows in each file and folder, or rows by the name of their domain."""
+
 TaskLike = (
     Task
     | Component

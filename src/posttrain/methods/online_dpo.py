@@ -138,7 +138,7 @@ class _OnlinePairs:
 
         def source(learner: Learner) -> PairSource:
             counts = self.batch_size, self.num_generations, seed
-            engine = self.sampler.open(learner.model, self.sampling, learner.folder)
+            engine = self.sampler.open(learner.model, self.sampling, learner.folder, learner.world)
             collector = make_collector(
                 learner.model,
                 prompts,
@@ -147,6 +147,7 @@ class _OnlinePairs:
                 *counts,
                 engine,
                 world=learner.world,
+                served=self.sampler.is_served,
             )
             whole = self.objective.whole
             return PairSource(collector, best_and_worst, model=learner.model, whole=whole)

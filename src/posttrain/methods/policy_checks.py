@@ -8,6 +8,7 @@ from posttrain import registry
 from posttrain.config import TrustRegionConfig
 from posttrain.errors import ConfigError
 from posttrain.methods.policy_settings import PolicyGradient
+from posttrain.overlap_config import check_overlap
 from posttrain.rewards.base import RewardSet
 from posttrain.sources.earned import ENVIRONMENT
 from posttrain.types import Sampling
@@ -50,6 +51,7 @@ def check(s: PolicyGradient, sampling: Sampling) -> None:
     _check_off_policy(s, sampling)
     _check_given(s)
     _check_episodes(s)
+    _check_overlap(s)
     per_token = not {"token_rewards", "turn_rewards"}.isdisjoint(s.advantage_inputs)
     for item in s.losses:
         level = item.settings.get("level", "token")
@@ -186,9 +188,7 @@ def _check_off_policy(s: PolicyGradient, sampling: Sampling) -> None:
             "trained on"
         )
     truncated = sampling.top_p < 1 or sampling.top_k > 0 or sampling.min_p > 0
-    reads = c.importance_correction != "none" or c.rejection != "none"
-    reads |= "engine_logprobs" in s.loss_inputs
-    if truncated and sampling.temperature != 1 and reads:
+    if truncated and sampling.temperature != 1 and s.corrects:
         raise ConfigError(
             "credit.importance_correction, credit.rejection and losses that read engine_logprobs "
             "need log-probs of the distribution that is trained; with a temperature other than 1 "
@@ -229,6 +229,31 @@ def _check_episodes(s: PolicyGradient) -> None:
             f"credit.reward_clip bounds the reward of a whole episode, and {s.advantage.name!r} "
             "credits those of its turns as they are; leave it out"
         )
+
+
+def _check_overlap(s: PolicyGradient) -> None:
+    """Settings of sampling while training."""
+    if s.overlap is None:
+        return
+    check_overlap(s.overlap)
+    if not s.overlap.in_flight:
+        return
+    if s.overlap.stale == "keep" and not s.corrects:
+        raise ConfigError(
+            "overlap.stale: keep trains on tokens of any age, and nothing corrects for that; set "
+            "credit.importance_correction or credit.rejection, or leave stale out"
+        )
+    alone = {
+        "max_resamples": s.max_resamples,
+        "given_steps": s.given_steps,
+        "advantage": "greedy_rewards" in s.advantage_inputs,
+    }
+    for name, asked in alone.items():
+        if asked and s.episodes is None:
+            raise ConfigError(
+                f"overlap.in_flight: groups are trained on as they are finished, and {name} needs "
+                "those of a step together; leave in_flight out"
+            )
 
 
 def check_numbers(s: PolicyGradient, rewards: RewardSet) -> None:

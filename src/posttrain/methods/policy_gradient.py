@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
+from posttrain.config import OverlapConfig, ServedConfig
 from posttrain.data.account import Account
 from posttrain.engines.base import Engine
+from posttrain.errors import ConfigError
 from posttrain.inputs import ROLLOUTS
 from posttrain.methods.engine import RolloutEngine
 from posttrain.methods.episodes import refuse_task_reward
@@ -27,7 +31,7 @@ from posttrain.models.spec import ModelSpec
 from posttrain.rewards.base import RewardSet
 from posttrain.sources.collect import Prompt
 from posttrain.sources.credit import Creditor
-from posttrain.sources.episodes import EpisodeSampler
+from posttrain.sources.overlap import OverlappedCollector
 from posttrain.sources.rollouts import RolloutSource
 from posttrain.sources.rows import DataSource, Singles
 from posttrain.training.objective import Objective
@@ -35,6 +39,7 @@ from posttrain.training.plan import AdamW, Facts, Learner, Plan, Work, steps_of
 from posttrain.training.reference_model import Reference
 from posttrain.training.trust_region import check_trusted
 from posttrain.types import Sampling, Task
+from posttrain.world import World
 
 
 def policy_gradient_plan(
@@ -57,50 +62,71 @@ def policy_gradient_plan(
     reward_set = rewards_of(s.rewards, prompt_task, s.limits)
     check_numbers(s, reward_set)
     objective = _objective(s, sampling)
-    sampler = RolloutEngine(s.engine)
-
-    def close() -> None:
-        sampler.close()
-        reward_set.close()
-
-    def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
-        if s.critic is not None:
-            check_critic(spec, s.critic.model)
-        if s.trust_region is not None:
-            check_trusted(spec.config, spec.place)
-        sampler.check(spec)
-        account = Account()
-        prompts = _prompts(s, spec, prompt_task, sampling, account)
-        mixed = _mixed(s, spec, account, seed)
-        number = steps_of(steps, s.num_train_epochs, prompt_steps(prompts, s.batch_size))
-
-        def source(learner: Learner) -> RolloutSource:
-            episodes = None
-            if s.episodes is not None:
-                episodes = s.episodes.sampler(learner.model.tokenizer, prompt_task, s.limits)
-            engine = sampler.open(learner.model, sampling, learner.folder)
-            return _source(
-                s, learner, prompts, reward_set, sampling, objective, mixed, episodes, seed, engine
-            )
-
-        return Work(
-            steps=number,
-            source=source,
-            facts=_facts(prompt_task, prompts, s, objective, sampling, number, sampler.facts()),
-            account=account,
-            samples=True,
-            close=close,
-        )
+    sampler = RolloutEngine(s.engine, s.overlap)
 
     return Plan(
         method=method,
         settings=settings,
         objective=objective,
-        prepare=prepare,
+        prepare=partial(_prepare, s, prompt_task, sampling, reward_set, objective, sampler),
         optimizer=optimizer,
         trust_region=s.trust_region,
         reference=Reference(needed=s.credit.kl_weight > 0),
         critic=s.critic,
+    )
+
+
+def _prepare(
+    s: PolicyGradient,
+    prompt_task: Task,
+    sampling: Sampling,
+    reward_set: RewardSet,
+    objective: Objective,
+    sampler: RolloutEngine,
+    spec: ModelSpec,
+    seed: int,
+    steps: int | None,
+) -> Work:
+    """The work for a model."""
+    if s.critic is not None:
+        check_critic(spec, s.critic.model)
+    if s.trust_region is not None:
+        check_trusted(spec.config, spec.place)
+    sampler.check(spec)
+    _check_alone(s)
+    account = Account()
+    prompts = _prompts(s, spec, prompt_task, sampling, account)
+    mixed = _mixed(s, spec, account, seed)
+    number = steps_of(steps, s.num_train_epochs, prompt_steps(prompts, s.batch_size))
+    closing = contextlib.ExitStack()
+    closing.callback(reward_set.close)
+    closing.callback(sampler.close)
+
+    def source(learner: Learner) -> RolloutSource:
+        engine = sampler.open(learner.model, sampling, learner.folder, learner.world)
+        made = _source(
+            s,
+            learner,
+            prompt_task,
+            prompts,
+            reward_set,
+            sampling,
+            objective,
+            mixed,
+            seed,
+            engine,
+        )
+        closing.callback(made.close)
+        return made
+
+    return Work(
+        steps=number,
+        source=source,
+        facts=_facts(prompt_task, prompts, s, objective, sampling, number, sampler.facts()),
+        account=account,
+        samples=True,
+        close=closing.close,
+        notes=_notes(s),
     )
 
 
@@ -139,16 +165,17 @@ def _prompts(
 def _source(
     s: PolicyGradient,
     learner: Learner,
+    task: Task,
     prompts: list[Prompt],
     reward_set: RewardSet,
     sampling: Sampling,
     objective: Objective,
     mixed: DataSource | None,
-    episodes: EpisodeSampler | None,
     seed: int,
     engine: Engine,
 ) -> RolloutSource:
-    model = learner.model
+    model, overlap = learner.model, s.overlap
+    episodes = s.episodes and s.episodes.sampler(model.tokenizer, task, s.limits)
     collector = make_collector(
         model,
         prompts,
@@ -163,7 +190,16 @@ def _source(
         given_steps=s.given_steps,
         episodes=episodes,
         world=learner.world,
+        served=isinstance(s.engine, ServedConfig),
     )
+    if overlap is not None and overlap.max_staleness:
+        collector = OverlappedCollector(
+            collector,
+            max_staleness=overlap.max_staleness,
+            in_flight=overlap.in_flight,
+            keeps_stale=overlap.stale == "keep",
+            last=learner.last_step,
+        )
     credit = Creditor(
         s.advantage,
         s.credit,
@@ -184,6 +220,31 @@ def _source(
         learns=objective.learns,
         max_tokens=learner.max_tokens,
         mixed=mixed,
+        world=learner.world,
+    )
+
+
+def _check_alone(s: PolicyGradient) -> None:
+    """Refuse sampling ahead in several processes that train together.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    if s.overlap is None or not s.overlap.max_staleness or World.here().size == 1:
+        return
+    raise ConfigError(
+        f"overlap: {World.here().size} processes train together, and rollouts that are ahead are "
+        "sampled for one; set overlap.max_staleness to 0, or train in one process"
+    )
+
+
+def _notes(s: PolicyGradient) -> tuple[str, ...]:
+    """What is printed when the training starts."""
+    if s.overlap is None or not s.overlap.max_staleness or s.corrects:
+        return ()
+    return (
+        "overlap: nothing corrects for tokens of older weights; credit.importance_correction or "
+        "credit.rejection does",
     )
 
 
@@ -205,10 +266,12 @@ def _facts(
         for t in objective.terms
     )
     environment = [] if s.episodes is None else [("environment", s.episodes.text())]
+    overlap = [] if s.overlap is None else [("sampling", _overlap_text(s.overlap))]
     return [
         ("task", prompts_text(task, prompts)),
         *environment,
         *engine,
+        *overlap,
         ("rewards", rewards_text(s.rewards)),
         ("advantage", s.advantage.name + (" (with a critic)" if s.critic is not None else "")),
         ("losses", losses),
@@ -220,6 +283,14 @@ def _facts(
         ),
         ("steps", str(steps)),
     ]
+
+
+def _overlap_text(overlap: OverlapConfig) -> str:
+    if not overlap.max_staleness:
+        return "in another process, in turn with the training"
+    behind = _updates(overlap.max_staleness)
+    how = ", weights updated in flight" if overlap.in_flight else ""
+    return f"in another process, at most {behind} behind the training{how}"
 
 
 def _updates(number: int) -> str:

@@ -10,6 +10,7 @@ from posttrain.config import (
     CreditConfig,
     EngineLike,
     Limits,
+    OverlapConfig,
     SamplingConfig,
     TrustRegionConfig,
 )
@@ -37,6 +38,7 @@ class PolicyGradient:
     limits: Limits
     engine: EngineLike = "embedded"
     episodes: Episodes | None = None
+    overlap: OverlapConfig | None = None
     drop_duplicates: bool = False
     trust_region: TrustRegionConfig | None = None
     critic: Critic | None = None
@@ -55,6 +57,13 @@ class PolicyGradient:
     def advantage_inputs(self) -> tuple[str, ...]:
         """What the estimator asks for."""
         return registry.advantages.entry_of(self.advantage).inputs
+
+    @property
+    def corrects(self) -> bool:
+        """Whether it matters to the update which weights sampled a token."""
+        c = self.credit
+        named = c.importance_correction != "none" or c.rejection != "none"
+        return named or "engine_logprobs" in self.loss_inputs
 
     @property
     def mixes(self) -> bool:

@@ -9,6 +9,7 @@ from posttrain.config import (
     CreditConfig,
     EngineLike,
     Limits,
+    OverlapConfig,
     SamplingConfig,
     TrustRegionConfig,
 )
@@ -47,6 +48,7 @@ def ppo(
     environment: EnvironmentLike | None = None,
     agent: AgentConfig = AgentConfig(),
     engine: EngineLike = "embedded",
+    overlap: OverlapConfig | None = None,
     batch_size: int = 64,
     num_iterations: int = 4,
     num_minibatches: int = 1,
@@ -91,6 +93,7 @@ def ppo(
         agent: how the model acts there.
         engine: what samples: "embedded" is the trained model itself; servers (vLLM, SGLang) get
             its weights after each step.
+        overlap: sample in another process while this one trains on earlier completions.
         batch_size: prompts per step.
         num_iterations: passes over a step's completions.
         num_minibatches: updates per pass.
@@ -106,31 +109,29 @@ def ppo(
         lr_scheduler_type: how the learning rate changes.
         limits: how much may fail or be dropped.
     """
-    return policy_gradient_plan(
-        "ppo",
-        dict(locals()),
-        task,
-        PolicyGradient(
-            rewards=components_of(rewards),
-            losses=components_of(losses),
-            advantage=Component.of(advantage),
-            credit=credit,
-            sampling=sampling,
-            engine=engine,
-            episodes=Episodes.of(environment, agent),
-            num_generations=num_generations,
-            batch_size=batch_size,
-            num_iterations=num_iterations,
-            num_minibatches=num_minibatches,
-            mask_truncated=mask_truncated,
-            max_resamples=max_resamples,
-            trust_region=trust_region,
-            critic=Critic(model_of(critic), critic_learning_rate),
-            mix_data=mix_data,
-            mix_task=mix_task,
-            mix_batch_size=mix_batch_size,
-            num_train_epochs=num_train_epochs,
-            limits=limits,
-        ),
-        AdamW(learning_rate, lr_scheduler_type),
+    settings = dict(locals())
+    chosen = PolicyGradient(
+        rewards=components_of(rewards),
+        losses=components_of(losses),
+        advantage=Component.of(advantage),
+        credit=credit,
+        sampling=sampling,
+        engine=engine,
+        episodes=Episodes.of(environment, agent),
+        overlap=overlap,
+        num_generations=num_generations,
+        batch_size=batch_size,
+        num_iterations=num_iterations,
+        num_minibatches=num_minibatches,
+        mask_truncated=mask_truncated,
+        max_resamples=max_resamples,
+        trust_region=trust_region,
+        critic=Critic(model_of(critic), critic_learning_rate),
+        mix_data=mix_data,
+        mix_task=mix_task,
+        mix_batch_size=mix_batch_size,
+        num_train_epochs=num_train_epochs,
+        limits=limits,
     )
+    optimizer = AdamW(learning_rate, lr_scheduler_type)
+    return policy_gradient_plan("ppo", settings, task, chosen, optimizer)

@@ -134,7 +134,7 @@ def make_collector(
     """
     return Collector(
         prompts,
-        engine or TorchEngine(model),
+        TorchEngine(model) if engine is None else engine,
         rewards,
         decode=decoder(model),
         sampling=sampling,

@@ -38,7 +38,16 @@ DEFAULT_LOSS: dict[Kind, str] = {
     "labelled": "outcome",
     "process": "process",
 }
-_ALWAYS = {"scores", "score", "sequence", "num_sequences", "length", "group", "target"}
+_ALWAYS = {
+    "scores",
+    "score",
+    "sequence",
+    "num_sequences",
+    "length",
+    "completion_length",
+    "group",
+    "target",
+}
 _CARRIED: dict[Kind, set[str]] = {
     "pairs": {
         "chosen_score",

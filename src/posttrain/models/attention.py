@@ -15,11 +15,12 @@ ends[k].
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from posttrain.data.forest import Forest
 from posttrain.errors import ModelError
@@ -33,7 +34,7 @@ from posttrain.models.masked_attention import (
 
 NAME = "posttrain"
 
-_FLEX_BLOCK = 128
+FLEX_BLOCK = 128
 
 
 class AttentionPlan(Protocol):
@@ -173,7 +174,7 @@ class ForestPlan:
             key = torch.cat([first_keys, key[:, :, first_keys.shape[2] :]], 2)
             value = torch.cat([first_values, value[:, :, first_values.shape[2] :]], 2)
         if self._keep_kv:
-            self.kv[layer] = (key.detach(), value.detach())
+            self._keep(layer, key, value)
         if sliding_window is not None:
             self.windows.add(int(sliding_window))
         window = (
@@ -186,12 +187,14 @@ class ForestPlan:
         if plain and query.device.type == "cpu" and window is None and softcap is None:
             return self._fused(layer, query, key, value, scale)
         has_flex = self._has_flex and query.device.type == "cuda"
-        if plain and has_flex and query.shape[-1] >= 16:
+        if plain and has_flex and query.shape[-1] >= 16 and compiled_flex.why_not is None:
             mask = self.block_mask(window)
+            keys, values = self._seen(layer, key, value)
             capped = soft_capping(softcap) if softcap is not None else None
             grouped = query.shape[1] != key.shape[1]
-            mixed = _compiled_flex()(query, key, value, capped, mask, scale, grouped)
-            return mixed.transpose(1, 2).contiguous()
+            mixed = compiled_flex(query, keys, values, capped, mask, scale, grouped)
+            if mixed is not None:
+                return mixed.transpose(1, 2).contiguous()
         if window not in self._pieces:
             self._pieces[window] = self._pieces_of(window)
         key, value = self._seen(layer, key, value)
@@ -238,12 +241,21 @@ class ForestPlan:
         """Whether keys and values were given that stand for those of the first tokens."""
         return self._prefix is not None
 
+    def above(self, layer: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Keys and values [Hkv, n, D] before the forest that get a gradient, in plans below a
+        trunk (`models.kept_trunk`).
+        """
+        return None, None
+
     def note(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
         """A layer has attended by `shape` itself, with key and value [N, Hkv, D]."""
         self.layers.add(layer)
         if self._keep_kv:
-            keys, values = (x.detach().transpose(0, 1)[None] for x in (key, value))
-            self.kv[layer] = (keys, values)
+            self._keep(layer, *(x.transpose(0, 1)[None] for x in (key, value)))
+
+    def _keep(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Store a layer's keys and values [1, Hkv, N, D]."""
+        self.kv[layer] = (key.detach(), value.detach())
 
     def mask_mod(self, window: int | None) -> Callable[..., torch.Tensor]:
         """FlexAttention's rule of visibility: (k <= q) & (q < ends[k]), and q - k < window in
@@ -266,17 +278,55 @@ class ForestPlan:
     def block_mask(self, window: int | None) -> BlockMask:
         """The block mask of layers with this window, built once."""
         if window not in self._block_masks:
-            size = len(self.ends)
-            self._block_masks[window] = create_block_mask(
-                self.mask_mod(window),
-                None,
-                None,
-                size,
-                size,
-                device=self.ends.device,
-                BLOCK_SIZE=_FLEX_BLOCK,
-            )
+            self._block_masks[window] = forest_block_mask(self.ends, self.mask_mod(window), window)
         return self._block_masks[window]
+
+
+def forest_block_mask(
+    ends: torch.Tensor, mask_mod: Callable[..., torch.Tensor], window: int | None
+) -> BlockMask:
+    """FlexAttention's block mask of a forest, from its runs' ends alone: no [N, N] mask is made.
+
+    Of blocks of 128 keys j and 128 queries i, i is
+
+        seen in part   j = i, or j < i and max ends[j] > first query of i
+        seen whole     j < i and min ends[j] > last query of i, without a window
+
+    Args:
+        ends: int64 [N]. mask_mod: the rule within blocks that are seen in part.
+        window: with one no block counts as seen whole.
+    """
+    size, device = len(ends), ends.device
+    count = -(-size // FLEX_BLOCK)
+    # Padding after the last token is seen by nobody, and must not make a block whole.
+    padded = torch.nn.functional.pad(ends, (0, count * FLEX_BLOCK - size))
+    blocks = padded.view(count, FLEX_BLOCK)
+    last, first = blocks.amax(1), blocks.amin(1)
+    number = torch.arange(count, device=device)
+    start = number * FLEX_BLOCK
+    stop = (start + FLEX_BLOCK).clamp(max=size)
+    before = number[None, :] < number[:, None]  # [queries, keys]
+    seen = before & (last[None, :] > start[:, None])
+    whole = before & (first[None, :] >= stop[:, None])
+    if window is not None:
+        whole = torch.zeros_like(whole)
+    part = (seen & ~whole) | (number[None, :] == number[:, None])
+    return BlockMask.from_kv_blocks(
+        *_ordered_blocks(part),
+        *_ordered_blocks(whole),
+        BLOCK_SIZE=FLEX_BLOCK,
+        mask_mod=mask_mod,
+        seq_lengths=(size, size),
+    )
+
+
+def _ordered_blocks(seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of bool [rows, columns]: how many columns each row sees, int32 [1, 1, rows], and their
+    indices first, int32 [1, 1, rows, columns].
+    """
+    counts = seen.sum(-1, dtype=torch.int32)
+    indices = seen.int().argsort(dim=-1, descending=True, stable=True).int()
+    return counts[None, None], indices[None, None].contiguous()
 
 
 @functools.cache
@@ -289,9 +339,36 @@ def soft_capping(cap: float) -> Callable[..., torch.Tensor]:
     return capped
 
 
-@functools.cache
-def _compiled_flex() -> Callable[..., torch.Tensor]:
-    return torch.compile(flex_attention, dynamic=True)
+class CompiledFlex:
+    """FlexAttention, compiled at its first use, as long as it can be: that takes Triton and a C
+    compiler.
+
+    Attributes:
+        why_not: why it is used no more, None where it is.
+    """
+
+    def __init__(self) -> None:
+        self.why_not: str | None = None
+        self._function: Callable[..., torch.Tensor] | None = None
+
+    def __call__(self, *inputs: Any) -> torch.Tensor | None:
+        """The result, None where it cannot be compiled; warns once."""
+        from torch._dynamo.exc import TorchDynamoException
+
+        self._function = self._function or torch.compile(flex_attention, dynamic=True)
+        try:
+            return self._function(*inputs)
+        except TorchDynamoException as error:
+            self.why_not = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        warnings.warn(
+            "attention over forests is by masks in memory and not by FlexAttention, which cannot "
+            f"be compiled here: {self.why_not}",
+            stacklevel=2,
+        )
+        return None
+
+
+compiled_flex = CompiledFlex()
 
 
 @functools.cache

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from posttrain import kernels
 from posttrain.config import ModelConfig
-from posttrain.data.forest import Forest, TokenSequence, Tree
+from posttrain.data.forest import Forest, TrunkShare
 from posttrain.errors import ModelError
-from posttrain.kernels.agreement import bound_of, relative_error
 from posttrain.models import attention
 from posttrain.models.adapter_state import save_state
 from posttrain.models.attention import ForestPlan, without_mask
 from posttrain.models.embeddings import EmbeddingNoise, EmbeddingTransform
+from posttrain.models.kept_trunk import KeptTrunk, LeafPlan, TrunkPlan, leaves_of, trunk_of
 from posttrain.models.peft_kind import is_peft
-from posttrain.models.prefixed_attention import Block, PrefixedPlan
+from posttrain.models.probe import disagreement
 from posttrain.models.program import Program
+from posttrain.models.program import cuda_devices as cuda_devices
+from posttrain.models.program import evaluating as evaluating
 from posttrain.models.virtual_tokens import VirtualTokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from posttrain.models.sharding import Sharding
 
 
 class ForestModel:
@@ -43,6 +45,7 @@ class ForestModel:
         rate_factors: factors of the learning rates of single parameters, where they are not 1.
         context_length: most positions the config allows for a sequence, None where it names no
         limit.
+        sharding: how it lies in shares in several processes; None where each has all of it.
         origin: how it was loaded: folder or hub id, precision, adapters; None where that is
         unknown.
     """
@@ -57,6 +60,10 @@ class ForestModel:
         self.origin: ModelConfig | None = None
         self._noise = EmbeddingNoise()
         self.transforms: list[EmbeddingTransform] = [self._noise]
+        self.sharding: Sharding | None = None
+        # Trunks that micro-batches share, of the model and of its reference.
+        self._kept: dict[str, KeptTrunk] = {}
+        self._slot = "model"
         # What runs: `program`, or within a language model's `reference()` a frozen copy.
         self._active = self.program
 
@@ -160,7 +167,10 @@ class ForestModel:
     def _rows_at(self, forest: Forest, *, sources: bool) -> torch.Tensor:
         if self.shares_trunks:
             index = forest.source if sources else forest.place
-            return self._shared_hidden(forest)[0].index_select(0, index)
+            noisy = self._noise.is_active(training=self._active.hf.training)
+            if forest.trunk is None or noisy:
+                return self._shared_hidden(forest)[0].index_select(0, index)
+            return self._below_kept(forest, forest.trunk).index_select(0, index)
         rows = forest.unshared()
         return (
             self._row_hidden(rows.ids, rows.mask)
@@ -168,42 +178,57 @@ class ForestModel:
             .index_select(0, rows.source if sources else rows.place)
         )
 
+    def _below_kept(self, micro: Forest, share: TrunkShare) -> torch.Tensor:
+        """Hidden states [N, D] of a micro-batch, those of its trunk from where they are kept."""
+        kept, count = self._kept.get(self._slot), self.num_virtual_tokens
+        if kept is None or kept.key is not share.key:
+            trunk = trunk_of(micro, share.count)
+            states, plan = self._shared_hidden(trunk, plan=TrunkPlan)
+            assert isinstance(plan, TrunkPlan)
+            kept = KeptTrunk(share.key, states, plan)
+            self._kept[self._slot] = kept
+        if share.is_last and not torch.is_grad_enabled():
+            del self._kept[self._slot]
+        hidden = kept.hidden
+        if micro.num_tokens == share.count:
+            return hidden
+        leaves = leaves_of(micro, share.count, shift=count)
+        below = self._hidden_below(leaves, LeafPlan(leaves, kept.kv))
+        return torch.cat([hidden.to(below.dtype), below])
+
     @kernels.computing()
     def _shared_hidden(
-        self, forest: Forest, *, keep_kv: bool = False, blocks: Sequence[Block] = ()
+        self, forest: Forest, *, plan: Callable[..., ForestPlan] = ForestPlan
     ) -> tuple[torch.Tensor, ForestPlan]:
         """Hidden states [N, D] and the plan that computed them, in which virtual tokens stand
-        before the forest's. blocks: keys and values above the forest, which hold those of virtual
-        tokens too.
+        before the forest's. plan: makes it.
         """
-        if blocks:
-            return self._hidden_below(forest, blocks)
         virtual, count = self.virtual, self.num_virtual_tokens
         prefix = virtual.keys_and_values() if virtual is not None else None
         rooted = forest.below(count) if count else forest
-        plan = ForestPlan(rooted, keep_kv=keep_kv, prefix=prefix)
-        trunk = kernels.for_model(self.base, plan) if self.uses_kernels else None
+        made = plan(rooted, prefix=prefix)
+        trunk = kernels.for_model(self.base, made) if self.uses_kernels else None
         transforms = self._active_transforms
         if trunk is None and not transforms:
-            hidden = self._own_hidden(plan, rooted, input_ids=forest.tokens[None])
+            hidden = self._own_hidden(made, rooted, input_ids=forest.tokens[None])
         else:
             embedded = self._embedded(forest.tokens, transforms, forest.lengths)
             if trunk is None:
-                hidden = self._own_hidden(plan, rooted, inputs_embeds=embedded[None])
+                hidden = self._own_hidden(made, rooted, inputs_embeds=embedded[None])
             else:
-                hidden = trunk(embedded, rooted.positions, plan)
-        return hidden[count:], plan
+                hidden = trunk(embedded, rooted.positions, made)
+        return hidden[count:], made
 
-    def _hidden_below(
-        self, forest: Forest, blocks: Sequence[Block]
-    ) -> tuple[torch.Tensor, ForestPlan]:
-        """Hidden states [N, D] of a forest below keys and values that were computed before."""
-        plan = PrefixedPlan(forest, blocks)
+    @kernels.computing()
+    def _hidden_below(self, forest: Forest, plan: ForestPlan) -> torch.Tensor:
+        """Hidden states [N, D] of a forest below keys and values that were computed before, those
+        of virtual tokens too.
+        """
         trunk = kernels.for_model(self.base, plan) if self.uses_kernels else None
         if trunk is None:
-            return self._own_hidden(plan, forest, input_ids=forest.tokens[None]), plan
+            return self._own_hidden(plan, forest, input_ids=forest.tokens[None])
         embedded = self.pretrained.get_input_embeddings()(forest.tokens)
-        return trunk(embedded, forest.positions, plan), plan
+        return trunk(embedded, forest.positions, plan)
 
     def _own_hidden(self, plan: ForestPlan, forest: Forest, **inputs: torch.Tensor) -> torch.Tensor:
         """Last hidden states [N, D] by the model's own layers."""
@@ -246,15 +271,31 @@ class ForestModel:
             embedded = transform(embedded, lengths())
         return embedded
 
-    def backward(self, loss: torch.Tensor) -> None:
+    def backward(self, loss: torch.Tensor, micro: Forest | None = None) -> None:
         """The backward pass of a loss, accelerated where all trunks are shared.
+
+        micro: what the loss was computed on. After the last of the micro-batches that share a
+        trunk the pass goes on through the trunk.
+
+        Of a model in shares the gradients are sums over processes: FSDP's mean of a loss that is
+        multiplied by their number.
 
         All attention is then by kernels that choose their own matrix products, except for windows
         that bite. There the kernel's backward pass is slower, and the whole of both passes still
         faster (0.50 to 0.38 s, windows of 64 in rows of 40 to 500).
         """
+        if self.sharding is not None:
+            loss = loss * self.sharding.size
         with kernels.computing(accelerated=self._accelerates_backward):
             loss.backward()
+            if micro is not None and micro.trunk is not None and micro.trunk.is_last:
+                self._finish_trunk()
+
+    def _finish_trunk(self) -> None:
+        """The backward pass of the trunk that is kept; what is kept is dropped."""
+        for kept in self._kept.values():
+            kept.backward()
+        self._kept.clear()
 
     @property
     def _accelerates_backward(self) -> bool:
@@ -272,6 +313,24 @@ class ForestModel:
     def eval(self) -> ForestModel:
         """Evaluation mode: dropout off."""
         return self.train(False)
+
+    def share_among(self, sharding: Sharding) -> None:
+        """Keep a share of the weights in each process."""
+        before = list(self.hf.parameters())
+        self.sharding = sharding
+        sharding.shard(self.program, self._first_pass)
+        moved = dict(zip(before, self.hf.parameters(), strict=True))
+        self.rate_factors = {moved.get(p, p): f for p, f in self.rate_factors.items()}
+
+    def end_sharing(self) -> None:
+        """Bring all weights into every process again."""
+        if self.sharding is not None:
+            self.sharding.end()
+        self.sharding = None
+
+    def _first_pass(self) -> torch.Tensor:
+        ids = torch.arange(min(4, self.config.vocab_size), device=self.device)
+        return self._active(self._row_hidden, ids[None])
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute each layer in the backward pass: less memory, about a third more time."""
@@ -323,68 +382,10 @@ class ForestModel:
 
     def _probe_failure(self) -> str | None:
         try:
-            return self._probe()
+            return disagreement(self)
         except Exception as error:  # a foreign architecture may raise anything on a forest
             return _failure(error)
-
-    def _probe(self) -> str | None:
-        """Why a small forest does not agree with plain forward passes, or None where it does."""
-        config = self.config
-        layer_types = set(getattr(config, "layer_types", None) or [])
-        if foreign := layer_types - {"full_attention", "sliding_attention"}:
-            return f"it has {min(foreign)} layers"
-        window = getattr(config, "sliding_window", None)
-        trunk = 6 if window is None or window > 64 else window + 3
-        limit = self.context_length or 1 << 30
-        forest, sequences = _probe_forest(config.vocab_size, min(trunk, max(2, limit - 8)))
-        forest = forest.to(self.device)
-        with evaluating(self.hf), torch.no_grad(), torch.random.fork_rng(cuda_devices(self.device)):
-            together, plan = self._shared_hidden(forest)
-            alone = torch.cat([self._row_hidden(s.to(self.device)[None])[0] for s in sequences])
-        paths = torch.cat([torch.nonzero(forest.ends[: int(x) + 1] > x)[:, 0] for x in forest.last])
-        if (others := config.num_hidden_layers - len(plan.layers)) > 0:
-            return f"{others} of its layers do not attend through transformers' attention interface"
-        if window is not None and "sliding_attention" in layer_types and not plan.windows:
-            return "its sliding windows lie in a mask that a forest cannot carry"
-        worst, bound = relative_error(together[paths], alone), bound_of(together.dtype)
-        if not worst <= bound:
-            return f"a small forest differs from plain forwards by {worst:.1e} (bound {bound:.0e})"
-        return None
 
 
 def _failure(error: Exception) -> str:
     return f"a forest fails with {type(error).__name__}: {str(error).partition(chr(10))[0]}"
-
-
-@contextlib.contextmanager
-def evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode within, and every submodule's own mode back afterwards."""
-    modes = [(m, m.training) for m in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for submodule, mode in modes:
-            submodule.training = mode
-
-
-def cuda_devices(device: torch.device) -> list[torch.device]:
-    """The devices whose random state a computation there may change."""
-    return [device] if device.type == "cuda" else []
-
-
-def _probe_forest(vocab_size: int, trunk: int) -> tuple[Forest, list[torch.Tensor]]:
-    """A trunk with three leaves and a branch below one of them, of arbitrary valid ids; no
-    random state is touched.
-    """
-    draw = np.random.default_rng(0)
-
-    def some(count: int) -> list[int]:
-        return draw.integers(0, vocab_size, count).tolist()
-
-    stem, fork = some(trunk), some(3)
-    lists = [stem + some(4), stem + some(2), stem + fork + some(2), stem + fork + some(1)]
-    sequences = [TokenSequence(np.array(ids), np.arange(len(ids)) > 0) for ids in lists]
-    other = TokenSequence(np.array(some(5)), np.arange(5) > 0)
-    forest = Forest.pack([Tree.build([other], min_shared=1), Tree.build(sequences, min_shared=1)])
-    return forest, [torch.tensor(other.ids), *(torch.tensor(ids) for ids in lists)]

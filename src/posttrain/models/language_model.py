@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,18 +19,16 @@ from posttrain.kernels.agreement import bound_of, relative_error
 from posttrain.models.adapters import keeps_base
 from posttrain.models.attention import ForestPlan
 from posttrain.models.forest_model import ForestModel, cuda_devices, evaluating
-from posttrain.models.logprobs import Head, token_logprobs
+from posttrain.models.logprobs import Head
+from posttrain.models.outputs import OWN_OUTPUTS, Compared, Predictions, compared, own_outputs
 from posttrain.models.peft_kind import is_peft
-from posttrain.models.prefixed_attention import Block
+from posttrain.models.prefixed_attention import Block, PrefixedPlan
 from posttrain.models.program import Program
 from posttrain.models.score_model import ScoreModel
 from posttrain.models.virtual_tokens import virtual_tokens
 from posttrain.models.vocabulary import DERIVED, DISTRIBUTIONS, FOREIGN, Vocabulary
 
 REFERENCE = "reference.safetensors"
-Predictions = tuple[torch.Tensor, Head]
-"""Hidden states [M, D] that predict targets, and the head that reads them."""
-_OWN_OUTPUTS = frozenset({"logprobs", "entropy", "entropy_gradient"})
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -115,7 +114,7 @@ class LanguageModel(ForestModel):
         if FOREIGN in distributions:
             rows[FOREIGN], outputs["aligned"] = self._foreign_rows(forest)
         outputs = {name: numbers for name, numbers in outputs.items() if numbers is not None}
-        if distributions or not _OWN_OUTPUTS.isdisjoint(names):
+        if distributions or not OWN_OUTPUTS.isdisjoint(names):
             others = {name: rows[name] for name in distributions if name in rows}
             outputs |= self._active(self._own, forest, names, temperature, distributions, others)
         if "values" in names:
@@ -134,16 +133,8 @@ class LanguageModel(ForestModel):
     def _predictions(self, forest: Forest) -> Predictions:
         return self._rows_at(forest, sources=True), self.head
 
-    def _compared(
-        self, forest: Forest, temperature: float, *, scored: bool
-    ) -> tuple[Predictions, torch.Tensor | None]:
-        """What predicts the targets, and if `scored` their log-probs [M]: of a reference or a
-        teacher.
-        """
-        rows = self._predictions(forest)
-        if not scored:
-            return rows, None
-        return rows, token_logprobs(*rows, forest.target, temperature=temperature).logprobs
+    def _compared(self, forest: Forest, temperature: float, *, scored: bool) -> Compared:
+        return compared(self._predictions(forest), forest, temperature, scored=scored)
 
     def _own(
         self,
@@ -155,7 +146,7 @@ class LanguageModel(ForestModel):
     ) -> dict[str, Any]:
         """Outputs of the trained model; its distributions lie beside those of other models."""
         rows = self._predictions(forest)
-        outputs: dict[str, Any] = _own_outputs(*rows, forest, names, temperature)
+        outputs: dict[str, Any] = own_outputs(*rows, forest, names, temperature)
         if distributions:
             by_name = {**others, "distribution": rows}
             chosen = {name: by_name[name] for name in sorted(distributions)}
@@ -174,16 +165,46 @@ class LanguageModel(ForestModel):
             hidden, head, aligned = self.foreign.rows(forest)
         return (hidden, head), aligned
 
-    def _of_teacher(
-        self, forest: Forest, temperature: float, *, scored: bool
-    ) -> tuple[Predictions, torch.Tensor | None]:
+    def _of_teacher(self, forest: Forest, temperature: float, *, scored: bool) -> Compared:
         teacher = self.teacher
         if teacher is None:
             raise ModelError("a loss asks for a teacher and there is none")
-        compared: tuple[Predictions, torch.Tensor | None] = teacher._active(
+        numbers: Compared = teacher._active(
             teacher._compared, forest.to(teacher.device), temperature, scored=scored
         )
-        return compared
+        return numbers
+
+    @property
+    def _others(self) -> list[ForestModel]:
+        """The models beside this one."""
+        return [m for m in (self.critic, self.teacher) if m is not None]
+
+    def _finish_trunk(self) -> None:
+        super()._finish_trunk()
+        for other in self._others:
+            other._finish_trunk()
+
+    def share_among(self, sharding: Any) -> None:
+        """Keep a share of the weights in each process: of the reference, the critic and the
+        teacher too, each for itself.
+        """
+        factors: dict[torch.nn.Parameter, float] = {}
+        for other in self._others:
+            before = list(other.hf.parameters())
+            other.share_among(sharding)
+            moved = dict(zip(before, other.hf.parameters(), strict=True))
+            factors |= {moved[p]: f for p, f in self.rate_factors.items() if p in moved}
+        if self._frozen is not None:
+            with self.reference():
+                sharding.shard(self._frozen, self._first_pass)
+        super().share_among(sharding)
+        self.rate_factors |= factors
+
+    def end_sharing(self) -> None:
+        """Bring all weights into every process again, of the models beside this one too."""
+        super().end_sharing()
+        for other in self._others:
+            other.sharding = None
 
     @property
     def _accelerates_backward(self) -> bool:
@@ -233,8 +254,11 @@ class LanguageModel(ForestModel):
                 f"this model cannot run a forest ({self.why_unshared}); give it padded rows"
             )
         forest = forest.to(self.device)
+        if blocks:
+            below = PrefixedPlan(forest, blocks)
+            return self._active(self._hidden_below, forest, below), below
         computed: tuple[torch.Tensor, ForestPlan] = self._active(
-            self._shared_hidden, forest, keep_kv=True, blocks=blocks
+            self._shared_hidden, forest, plan=partial(ForestPlan, keep_kv=True)
         )
         return computed
 
@@ -246,6 +270,15 @@ class LanguageModel(ForestModel):
         Raises:
             ModelError: full fine-tuning without `enable_reference()`.
         """
+        with self._switched():
+            self._slot = "reference"
+            try:
+                yield
+            finally:
+                self._slot = "model"
+
+    @contextlib.contextmanager
+    def _switched(self) -> Iterator[None]:
         if self._frozen is not None:
             virtual, self.virtual = self.virtual, virtual_tokens(self._frozen.hf)
             self._active = self._frozen
@@ -362,19 +395,3 @@ class LanguageModel(ForestModel):
                 "(a vocabulary projection with bias, scale and soft-cap gives others); it is not "
                 "supported"
             )
-
-
-def _own_outputs(
-    hidden: torch.Tensor, head: Head, forest: Forest, names: Collection[str], temperature: float
-) -> dict[str, torch.Tensor]:
-    """The log-probs of the targets, whether each is the likeliest token, and the entropy if it is
-    among the names.
-    """
-    entropy: Literal["none", "value", "gradient"] = "value" if "entropy" in names else "none"
-    if "entropy_gradient" in names:
-        entropy = "gradient"
-    scores = token_logprobs(hidden, head, forest.target, temperature=temperature, entropy=entropy)
-    outputs = {"logprobs": scores.logprobs, "correct": scores.correct}
-    if scores.entropy is not None:
-        outputs["entropy"] = scores.entropy
-    return outputs

@@ -93,5 +93,5 @@ class ScoreModel(ForestModel):
         head = self.score_head
         weight = next(head.parameters())
         with kernels.computing(accelerated=False):
-            scores = head(hidden.to(weight.dtype))[:, 0]
+            scores = head(hidden.to(weight.dtype))[:, 0].clone()  # FSDP hooks no views
         return scores.to(torch.promote_types(hidden.dtype, torch.float32))

@@ -12,6 +12,7 @@ import torch
 from posttrain.data.forest import Forest, TokenSequence, Tree
 from posttrain.models.forest_model import evaluating
 from posttrain.models.language_model import LanguageModel
+from posttrain.models.program import whole_weights
 from posttrain.world import World
 
 _ALONE = World.alone()
@@ -50,7 +51,9 @@ def scored(
         results = {id(s): n for s, n in _scored(model, share, names, max_tokens, temperature)}
         return [[results[id(s)] for s in group] for group in share]
 
-    for group, numbers in zip(groups, world.spread(groups, numbers_of), strict=True):
+    with whole_weights(model):
+        shares = world.spread(groups, numbers_of)
+    for group, numbers in zip(groups, shares, strict=True):
         yield from zip(group, numbers, strict=True)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from posttrain.files import write_text_whole
 from posttrain.report.browse import browsable_groups, same_problems
 from posttrain.report.comparison import compared
+from posttrain.report.continual import benchmark
 from posttrain.report.curves import learning_curves, other_curves
 from posttrain.report.failures import failures
 from posttrain.report.forgetting import ledger
@@ -81,6 +82,9 @@ def page(run: RunFolder) -> str:
         if part.forgetting:
             title = "Forgetting" if part is run else f"Forgetting: {name}"
             sections.append((title, ledger(part.forgetting)))
+        if part.continual:
+            title = "Continual pretraining" if part is run else f"Continual pretraining: {name}"
+            sections.append((title, benchmark(part.continual)))
         if part.reward:
             title = "Reward model" if part is run else f"Reward model: {name}"
             sections.append((title, reward_model(part.reward)))

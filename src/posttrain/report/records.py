@@ -233,6 +233,7 @@ class RunFolder:
     metrics: one mapping per step. samples: rows of samples.jsonl, grouped by prompt.
     num_samples: all rows of that file. cut_off: files whose last line is half written.
     stages: of a pipeline. forgetting: what forgetting.json holds.
+    continual: what continual.json holds.
     """
 
     path: Path
@@ -247,6 +248,7 @@ class RunFolder:
     stages: list[RunFolder] = field(default_factory=list)
     cut_off: list[str] = field(default_factory=list)
     forgetting: dict[str, Any] | None = None
+    continual: dict[str, Any] | None = None
 
     @property
     def command(self) -> str:

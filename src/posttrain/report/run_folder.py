@@ -53,6 +53,7 @@ def read_run(path: Path) -> RunFolder:
     run.reward = _whole(path / "reward_evaluation.json", _reward_measured)
     run.summary = _whole(path / "summary.json", _summary)
     run.forgetting = _whole(path / "forgetting.json", _ledger)
+    run.continual = _whole(path / "continual.json", _benchmark)
     run.stages = [read_run(path / name) for name in _stage_names(run)]
     parts = (run.recipe, run.metrics, run.evaluation, run.reward, run.samples, run.summary)
     if not any(parts) and not run.stages:
@@ -67,6 +68,15 @@ def _ledger(values: dict[str, Any]) -> dict[str, Any]:
     missing = [k for k in ("new", "old", "p_values", "lines") if not isinstance(values[k], list)]
     if missing:
         raise TypeError(f"{missing[0]} is no list")
+    return values
+
+
+def _benchmark(values: dict[str, Any]) -> dict[str, Any]:
+    """What continual.json holds, as it is, if it has what a page shows."""
+    kinds = {"streams": list, "comparisons": list, "seeds": list, "domains": list, "table": dict}
+    wrong = [name for name, kind in kinds.items() if not isinstance(values[name], kind)]
+    if wrong:
+        raise TypeError(f"{wrong[0]} is no {kinds[wrong[0]].__name__}")
     return values
 
 

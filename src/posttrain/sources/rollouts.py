@@ -38,6 +38,7 @@ class RolloutSource:
         whole: what a batch never splits, as in `Batch`.
         mixed: rows that every update also learns from. Their targets are marked by the stream
             `given`, so that losses of sampled targets pass over them.
+        world: the processes that measure log-probs and values together.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class RolloutSource:
         max_tokens: int = 16384,
         whole: Literal["tree", "batch"] | None = None,
         mixed: DataSource | None = None,
+        world: World = _ALONE,
     ) -> None:
         self.collector = collector
         self.model = model
@@ -67,6 +69,7 @@ class RolloutSource:
         self.max_tokens = max_tokens
         self.whole = whole
         self.mixed = mixed
+        self.world = world
         self.groups: list[TraceGroup] = []
         self._averages = Averages()
 
@@ -102,10 +105,15 @@ class RolloutSource:
         return self._averages
 
     def state(self) -> dict[str, Any]:
-        return self.credit.state()
+        return {**self.credit.state(), **self.collector.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.credit.load_state(state)
+        self.collector.load_state(state)
+
+    def close(self) -> None:
+        """End what samples in other threads and processes."""
+        self.collector.close()
 
     def _trees(self) -> list[Tree]:
         """The credited traces of the step, one tree a prompt. Failed ones are left out."""
@@ -126,7 +134,7 @@ class RolloutSource:
             self.credit.measures,
             self.sampling.temperature or 1.0,
             self.max_tokens,
-            self.collector.world,
+            self.world,
         )
         trained: Nested = [[trained_tokens(t) & self._counts(t) for t in g.traces] for g in groups]
         sampled = [[self._engine_logprobs(t) for t in g.traces] for g in groups]

@@ -3,11 +3,13 @@ an exact resume.
 
 checkpoint-<step>/   the model folder as users load it (adapter or full weights, tokenizer, chat
                      template),
-                     optimizer.pt, rng_state.pth, trainer_state.json (with the digest of every file)
+                     optimizer.pt (or the folder optimizer/ with the shares of several processes),
+                     rng_state.pth, trainer_state.json (with the digest of every file)
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import random
@@ -25,6 +27,7 @@ from posttrain.errors import CheckpointError
 from posttrain.files import remove_partial as remove_partial
 from posttrain.files import write_text_whole as write_text_whole
 from posttrain.files import written_whole as written_whole
+from posttrain.world import World
 
 STATE = "trainer_state.json"
 _NAME = re.compile(r"checkpoint-(\d+)$")
@@ -48,12 +51,44 @@ def save_checkpoint(
     with written_whole(folder) as partial:
         save_model(partial)
         torch.save(optimizer.state_dict(), partial / "optimizer.pt")
-        torch.save(random_state(), partial / "rng_state.pth")
-        # Through JSON and back, so that the digest is of what a reader will see.
-        values = json.loads(json.dumps({"global_step": step, **state, "files": _digests(partial)}))
-        text = json.dumps({**values, "digest": _digest_of_values(values)}, indent=1)
-        (partial / STATE).write_text(text, encoding="utf-8")
+        _complete(partial, step, state)
     return folder
+
+
+def save_shares(
+    run_folder: Path,
+    step: int,
+    *,
+    model: Any,
+    optimizer: Any,
+    state: dict[str, Any],
+    world: World,
+) -> Path:
+    """Write `checkpoint-<step>` of a model in shares; all processes call it.
+
+    Each writes its share of the optimiser's states into one folder, the main process all else.
+    """
+    from posttrain.training.sharded_states import write_states  # imports DCP
+
+    folder = run_folder / f"checkpoint-{step}"
+    with contextlib.ExitStack() as stack:
+        partial = world.from_main(lambda: stack.enter_context(written_whole(folder)))
+        write_states(optimizer, partial)
+        with model.sharding.gathered():
+            if world.is_main:
+                model.save_for_resume(partial)
+                _complete(partial, step, state)
+    world.barrier()
+    return folder
+
+
+def _complete(partial: Path, step: int, state: dict[str, Any]) -> None:
+    """Write what is left of a checkpoint: the generators, and the state with all digests."""
+    torch.save(random_state(), partial / "rng_state.pth")
+    # Through JSON and back, so that the digest is of what a reader will see.
+    values = json.loads(json.dumps({"global_step": step, **state, "files": _digests(partial)}))
+    text = json.dumps({**values, "digest": _digest_of_values(values)}, indent=1)
+    (partial / STATE).write_text(text, encoding="utf-8")
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -112,7 +147,12 @@ def load_checkpoint(folder: Path, optimizer: Any) -> None:
         CheckpointError: the files hold something else than this model's optimiser.
     """
     try:
-        optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
+        if (folder / "optimizer").is_dir():
+            from posttrain.training.sharded_states import read_states
+
+            read_states(optimizer, folder)
+        else:
+            optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
         restore_random_state(torch.load(folder / "rng_state.pth", weights_only=True))
     except CheckpointError:
         raise

@@ -32,7 +32,7 @@ def idle_metrics(
     needs = objective.needs - {"entropy_gradient"}
     critic = contextlib.nullcontext() if model.critic is None else evaluating(model.critic.hf)
     with torch.no_grad(), evaluating(model.hf), critic:
-        for micro in Batch(trees, whole=batch.whole).split(max_tokens):
+        for micro in Batch(trees, whole=batch.whole).split(max_tokens, share_trunks=True):
             micro = micro.to(model.device)
             outputs = model.forward(micro, needs, temperature=objective.temperature)
             averages.merge(objective(outputs, micro, totals)[1])

@@ -15,11 +15,13 @@ from torch import Tensor
 from posttrain.averages import Averages
 from posttrain.data.forest import Batch, Forest
 from posttrain.errors import TrainingDiverged
+from posttrain.models.program import whole_weights
 from posttrain.sources.rows import Source
 from posttrain.training.hooks import Hook
 from posttrain.training.idle import idle_metrics
 from posttrain.training.objective import Objective
 from posttrain.training.optim import Optimizer
+from posttrain.training.sharded import empty_passes, is_in_shares, passes_behind
 from posttrain.world import World
 
 _ALONE = World.alone()
@@ -74,13 +76,17 @@ def train(
         for batch in source.batches(step):
             totals = objective.denominators(batch)
             share = batch.share(world.rank, world.size)
-            for micro in share.split(max_tokens):
+            micros = share.split(max_tokens, share_trunks=not is_in_shares(model))
+            behind = passes_behind(model, len(micros), world)
+            for micro in micros:
                 micro = micro.to(model.device)
                 outputs = model.forward(micro, objective.needs, temperature=objective.temperature)
                 loss, metrics = objective(outputs, micro, totals)
-                model.backward(loss)
+                model.backward(loss, micro)
                 meter.micro(loss, metrics, micro)
-            meter.add(idle_metrics(model, objective, share, totals, max_tokens))
+            empty_passes(model, objective, batch, behind)
+            with whole_weights(model if batch.idle else None):
+                meter.add(idle_metrics(model, objective, share, totals, max_tokens))
             meter.gather(world)
             world.sum_gradients(model.trainable_parameters())
             meter.add(optimizer.penalize())
@@ -91,7 +97,6 @@ def train(
         source.updated(model)
         state.step = step + 1
         metrics_of_step = meter.finish(source, optimizer.rate(step))
-        state.agree(world)
         for hook in hooks:
             hook(state.step, metrics_of_step)
         if state.agree(world):

@@ -6,14 +6,17 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
 
+from posttrain.models.program import whole_weights
 from posttrain.training.checkpoint import write_text_whole
 from posttrain.training.folder import RunFolder
 from posttrain.training.hooks import Hook
 from posttrain.world import World
+
+T = TypeVar("T")
 
 _ALONE = World.alone()
 
@@ -60,6 +63,12 @@ class HeldOut:
             self.measure_into(metrics)
 
 
+def in_main(world: World, model: Any, measure: Callable[[], T]) -> T:
+    """What the main process measures of a model, in all processes."""
+    with whole_weights(model):
+        return world.from_main(measure)
+
+
 class Measured:
     """An evaluation of the model that is trained, and its last result.
 
@@ -82,7 +91,7 @@ class Measured:
 
         def measure(step: int, metrics: dict[str, float]) -> None:
             if step % every == 0:
-                metrics.update(self.world.from_main(lambda: measured(step)))
+                metrics.update(in_main(self.world, model, lambda: measured(step)))
 
         def measured(step: int) -> dict[str, float]:
             started = time.perf_counter()

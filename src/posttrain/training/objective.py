@@ -375,7 +375,7 @@ def held_out(model: Any, objective: Objective, batch: Batch, max_tokens: int) ->
     totals = objective.denominators(batch)
     averages = Averages()
     with torch.no_grad():
-        for micro in batch.split(max_tokens):
+        for micro in batch.split(max_tokens, share_trunks=True):
             micro = micro.to(model.device)
             outputs = model.forward(micro, objective.needs, temperature=objective.temperature)
             averages.merge(objective(outputs, micro, totals)[1])
@@ -388,7 +388,7 @@ def mean_loss(model: Any, batch: Batch, max_tokens: int) -> float:
     model.eval()
     total = 0.0
     with torch.no_grad():
-        for micro in batch.split(max_tokens):
+        for micro in batch.split(max_tokens, share_trunks=True):
             logprobs = model.forward(micro, frozenset({"logprobs"}))["logprobs"]
             total -= float(logprobs.double().sum())
     model.train()

@@ -152,10 +152,10 @@ class Optimizer:
         if not with_gradient:
             return 0.0
         norm = nn.utils.get_total_norm([p.grad for p in with_gradient if p.grad is not None])
-        if math.isinf(float(norm)):
+        if math.isinf(_number(norm)) and not hasattr(norm, "full_tensor"):
             norm = _wide_norm(with_gradient)
         nn.utils.clip_grads_with_norm_(with_gradient, bound, norm)
-        return float(norm)
+        return _number(norm)
 
     def step(self, step: int, batch: Any = None) -> None:
         """Update the weights at the learning rate of `step`, and clear the gradients. (The
@@ -254,3 +254,9 @@ def _wide_norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
     """
     squares = [p.grad.double().square().sum() for p in parameters if p.grad is not None]
     return torch.stack([x.cpu() for x in squares]).sum().sqrt()
+
+
+def _number(norm: torch.Tensor) -> float:
+    """A norm as a number; that of gradients in shares is over all processes."""
+    whole = getattr(norm, "full_tensor", None)
+    return float(norm if whole is None else whole())

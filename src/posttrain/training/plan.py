@@ -73,6 +73,7 @@ class Learner:
         folder: of the run; None where it is in memory.
         world: the processes that train together; a source shares its work among them, and gives
             the same batches in each.
+        last_step: the number of the last step, None where that is open.
     """
 
     model: Any
@@ -80,6 +81,7 @@ class Learner:
     max_tokens: int
     folder: Path | None = None
     world: World = field(default_factory=World.alone)
+    last_step: int | None = None
 
 
 class GradientRule(Protocol):
@@ -213,12 +215,14 @@ class Job:
         method: the method's name. settings: what it was called with.
         prepare: (model, seed) -> the job for that model. `model` is None where none is named.
         leaves: the file that a finished run of the job has.
+        resumes: whether a call in Python may go on with one that was cut off.
     """
 
     method: str
     prepare: Callable[[ModelSpec | None, int], PreparedJob]
     leaves: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    resumes: bool = False
 
 
 class Rounds(Protocol):

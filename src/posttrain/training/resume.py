@@ -51,6 +51,11 @@ class Start:
         """Whether the run was trained to an end before."""
         return (self.folder / "model").exists()
 
+    def give_version(self, model: Any) -> None:
+        """Let a language model go on with the version of its weights."""
+        if self.checkpoint is not None and hasattr(model, "weights_version"):
+            model.weights_version = self.saved["weights_version"]
+
     def refuse(self, accepted: Collection[str]) -> None:
         """Refuse changes that nobody accepted, or that cannot be honoured.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,21 @@ import torch
 from posttrain.data.forest import Forest, TokenSequence, Tree
 from posttrain.errors import TrainingDiverged
 from posttrain.models.forest_model import ForestModel, evaluating
+from posttrain.models.program import whole_weights
 from posttrain.sources.rows import Source
-from posttrain.training.checkpoint import prune_checkpoints, save_checkpoint
+from posttrain.training.average import WeightAverage
+from posttrain.training.checkpoint import (
+    prune_checkpoints,
+    save_checkpoint,
+    save_shares,
+    written_whole,
+)
 from posttrain.training.loop import State
 from posttrain.training.settings import TrainingSettings
+from posttrain.training.sharded import is_in_shares
+from posttrain.world import World
+
+_ALONE = World.alone()
 
 GROWTH = 10.0
 """By how much the norm of the trained weights grows in a run that has collapsed: fine-tuning
@@ -35,7 +47,8 @@ class Saver:
         final: whether to save at
             the end. limit: checkpoints that are kept; a finished run without `every` keeps the last
             alone.
-        facts: JSON values that every state file holds.
+        facts: JSON values that every state file holds. world: the processes that save together,
+            which are several where the model lies in shares.
     """
 
     def __init__(
@@ -52,7 +65,9 @@ class Saver:
         limit: int,
         final: bool,
         facts: dict[str, Any],
+        world: World = _ALONE,
     ) -> None:
+        self.world = world
         self.folder, self.model, self.source, self.optimizer, self.state = (
             folder,
             model,
@@ -68,6 +83,7 @@ class Saver:
             final,
         )
         self.facts = facts
+        self.last_step = -1  # that was saved
         self._saved = time.monotonic()
 
     @classmethod
@@ -88,10 +104,18 @@ class Saver:
         Raises:
             TrainingDiverged: the weights are not finite. CheckpointError: the disk is full.
         """
-        timed = self.seconds > 0 and time.monotonic() - self._saved >= self.seconds
-        last = self.final and step == self.steps
-        if last or self.state.stop or timed or (self.every and step % self.every == 0):
+        if self.world.from_main(lambda: self._is_due(step)):
             self.save(step)
+
+    def _is_due(self, step: int) -> bool:
+        timed = self.seconds > 0 and time.monotonic() - self._saved >= self.seconds
+        regular = self.every > 0 and step % self.every == 0
+        return (self.final and step == self.steps) or self.state.stop or timed or regular
+
+    def stop(self) -> None:
+        """Save a run that was stopped, by this process or another one, while hooks were called."""
+        if self.state.stop and self.last_step != self.state.step:
+            self.save(self.state.step)
 
     def finish(self) -> None:
         """What is left once the model is saved: nothing, where neither a final state nor
@@ -102,25 +126,55 @@ class Saver:
 
     def save(self, step: int) -> None:
         """Write the checkpoint of a step, and remove those beyond the limit."""
-        check_finite(self.model, self.state)
+        with whole_weights(self.model):
+            check_finite(self.model, self.state)
+            norm = trained_norm(self.model)
         values = {
             "num_tokens": self.state.num_tokens,
             "source": self.source.state(),
             "weights_version": getattr(self.model, "weights_version", 0),
             "steps": self.steps,
-            "norm": trained_norm(self.model),
+            "norm": norm,
             **self.facts,
         }
-        path = save_checkpoint(
-            self.folder,
-            step,
-            save_model=self.model.save_for_resume,
-            optimizer=self.optimizer,
-            state=values,
-        )
-        self.state.last_checkpoint = str(path)
-        prune_checkpoints(self.folder, 1 if step == self.steps and not self.every else self.limit)
+        if is_in_shares(self.model):
+            parts: dict[str, Any] = {"model": self.model, "optimizer": self.optimizer}
+            path = save_shares(self.folder, step, **parts, state=values, world=self.world)
+        else:
+            path = save_checkpoint(
+                self.folder,
+                step,
+                save_model=self.model.save_for_resume,
+                optimizer=self.optimizer,
+                state=values,
+            )
+        self.state.last_checkpoint, self.last_step = str(path), step
+        if self.world.is_main:
+            keep = 1 if step == self.steps and not self.every else self.limit
+            prune_checkpoints(self.folder, keep)
         self._saved = time.monotonic()
+
+
+def write_model(
+    saver: Saver, norm: float, average: WeightAverage | None, warn: Callable[[str], None]
+) -> None:
+    """Write the folder `model` of a run. The model's weights are the average's from then on.
+
+    Args:
+        norm: of the trained weights at the start. warn: is told of weights that have collapsed.
+    Raises:
+        TrainingDiverged: the model is not fit to be used.
+    """
+    model = saver.model
+    check_finite(model, saver.state)
+    warning = collapse(norm, trained_norm(model))
+    if warning is not None:
+        warn(warning)
+    if average is not None:
+        average.exchange()
+    with written_whole(saver.folder / "model") as place:
+        model.save(place)
+    saver.finish()
 
 
 def check_finite(model: ForestModel, state: State) -> None:

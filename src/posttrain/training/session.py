@@ -10,10 +10,10 @@ from typing import Any
 
 from rich.console import Console
 
-from posttrain.errors import CheckpointError, ConfigError, RewardError
-from posttrain.models.language_model import LanguageModel
+from posttrain.errors import ConfigError, RewardError
+from posttrain.models.program import whole_weights
 from posttrain.models.spec import ModelSpec
-from posttrain.training import checkpoint, resume, start_weights
+from posttrain.training import resume, start_weights
 from posttrain.training.average import WeightAverage
 from posttrain.training.contents import content_changes, contents, contents_of
 from posttrain.training.ending import Interrupted, closing, in_eval_mode, stop_on_signal
@@ -28,7 +28,7 @@ from posttrain.training.hooks import (
 )
 from posttrain.training.length import Length
 from posttrain.training.loop import State, train
-from posttrain.training.measurement import Evaluating, HeldOut
+from posttrain.training.measurement import Evaluating, HeldOut, in_main
 from posttrain.training.objective import Objective
 from posttrain.training.optimizers import check_optimizer, make_optimizer
 from posttrain.training.plan import Learner, Plan, Work
@@ -41,11 +41,12 @@ from posttrain.training.roles import (
     specs_of,
 )
 from posttrain.training.run_session import RunSession
-from posttrain.training.saving import Saver, check_finite, collapse, trained_norm
+from posttrain.training.saving import Saver, trained_norm, write_model
 from posttrain.training.seeding import ShareSeeds, seeded
 from posttrain.training.settings import TrainingSettings
+from posttrain.training.sharded import group_size, is_in_shares, shard_models
 from posttrain.training.tracking import build_trackers
-from posttrain.training.training_state import TrainingState
+from posttrain.training.training_state import TrainingState, resumed
 from posttrain.training.trust_region import TrustRegion
 from posttrain.world import World
 
@@ -107,7 +108,12 @@ class Session(RunSession):
         check_optimizer(plan, settings, goes_on=after is not None)
 
     def _check_continuation(self) -> None:
-        """Refuse a state that is not there, and a schedule that is over too early."""
+        """Refuse a state that is not there, a schedule that is over too early, rules in shares."""
+        if self.plan.rules and self.settings.shard != "off":
+            raise ConfigError(
+                "shard: methods against forgetting change whole gradients, and a model in shares "
+                "has parts of them; leave shard out"
+            )
         if self.after is not None and (self.folder is None or not self.folder.resume):
             self.after.check_state()
         if self.schedule_steps is not None and self.schedule_steps < self.steps:
@@ -152,65 +158,76 @@ class Session(RunSession):
     # -- the training
 
     def _train(self, start: resume.Start) -> Result:
-        goes_on = self.after is not None
-        model = load_models(self.spec, self.plan, self.objective, start.checkpoint, goes_on=goes_on)
+        group_size(self.settings, self.world)  # refused before weights are loaded
+        models = self.spec, self.plan, self.objective
+        model = load_models(*models, start.checkpoint, goes_on=self.after is not None)
+        start.give_version(model)
         check_same_weights(self.world, model)
+        shard_models(model, self.settings, self.world)
         begun = self.after.step if self.after is not None else start.step
         with seeded(self.world.seed(self.seed, begun)), in_eval_mode(model):
             span = self.schedule_steps or self.steps
             optimizer = make_optimizer(model, self.plan, self.objective, self.settings, span)
             limit = micro_batch_tokens(model, self.settings)
-            folder = self.folder.path if self.folder is not None else None
-            learner = Learner(model, optimizer, limit, folder, self.world)
+            path = getattr(self.folder, "path", None)
+            learner = Learner(model, optimizer, limit, path, self.world, self.steps)
             source = self.work.source(learner)
             facts = self._facts(start, model, source, optimizer)
             state = self._restore(start, model, source, optimizer)
-            first = state.step
             if self.folder is not None:
                 self.folder.open_at(start, self.steps)
-                if start.checkpoint is None and self._needs_start(model) and self.world.is_main:
-                    start_weights.keep(self.folder.path, model)
+                if start.checkpoint is None and self._needs_start(model):
+                    start_weights.keep(self.folder.path, model, self.world)
             self.spec.settle()
-            norm = float(start.saved.get("initial_norm", 0.0)) or trained_norm(model)
+            with whole_weights(model):
+                norm = float(start.saved.get("initial_norm", 0.0)) or trained_norm(model)
             facts["initial_norm"] = norm
             saver = self._saver(model, source, optimizer, state, facts=facts)
             record = Record(source if self.work.samples else None)
             hooks, progress = self._hooks(model, source, optimizer, state, record)
-            hooks += [saver] if saver is not None else []
+            hooks += filter(None, [saver])
             model.train()
             with progress, closing(hooks), self._stopping(state):
-                try:
-                    train(
-                        model,
-                        source,
-                        self.objective,
-                        optimizer,
-                        hooks,
-                        state,
-                        steps=self.steps,
-                        max_tokens=limit,
-                        rules=[partial(rule, learner) for rule in self.plan.rules],
-                        world=self.world,
-                    )
-                except RewardError:
-                    # Rewards are called before anything of their step is updated.
-                    if saver is not None and state.step > first:
-                        saver.save(state.step)
-                    raise
+                self._run(learner, source, hooks, state, saver)
             model.eval()
-            self.stopped = state.stop
-            held = None
-            if self.folder is None or not self.settings.save_final:
+            self.stopped, held = state.stop, None
+            if not is_in_shares(model) and (self.folder is None or not self.settings.save_final):
                 held = TrainingState.of(model, optimizer, state)
         if self.folder is not None:
             self._save(self.folder, model, state, start, saver, norm, optimizer.average)
         elif optimizer.average is not None:
             optimizer.average.exchange()  # the result's model is the average
+        model.end_sharing()
         self.world.barrier()
         model.neftune_noise_alpha = 0.0
         # A later run starts from base and adapters together, which is then its reference.
         model.fresh_adapters = False
         return self._result(model, record, held)
+
+    def _run(
+        self, learner: Learner, source: Any, hooks: list[Any], state: State, saver: Saver | None
+    ) -> None:
+        first = state.step
+        try:
+            train(
+                learner.model,
+                source,
+                self.objective,
+                learner.optimizer,
+                hooks,
+                state,
+                steps=self.steps,
+                max_tokens=learner.max_tokens,
+                rules=[partial(rule, learner) for rule in self.plan.rules],
+                world=self.world,
+            )
+            if saver is not None:
+                saver.stop()
+        except RewardError:
+            # Rewards are called before anything of their step is updated.
+            if saver is not None and state.step > first:
+                saver.save(state.step)
+            raise
 
     def _facts(
         self, start: resume.Start, model: Any, source: Any, optimizer: Any
@@ -252,21 +269,11 @@ class Session(RunSession):
 
     def _restore(self, start: resume.Start, model: Any, source: Any, optimizer: Any) -> State:
         """Optimiser, source and generators as the checkpoint has them; the state to go on from."""
-        if start.checkpoint is None:
-            if self.after is None:
-                return State()
-            return self.after.take_state().restore(model, optimizer, fresh=self.fresh_optimizer)
-        checkpoint.load_checkpoint(start.checkpoint, optimizer)
-        try:
-            source.load_state(start.saved["source"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{start.checkpoint} does not fit this recipe: its source holds other state "
-                f"({type(error).__name__}: {error})"
-            ) from error
-        if isinstance(model, LanguageModel):
-            model.weights_version = start.saved["weights_version"]
-        return State(start.step, start.saved["num_tokens"], str(start.checkpoint))
+        if start.checkpoint is not None:
+            return resumed(start, source, optimizer)
+        if self.after is None:
+            return State()
+        return self.after.take_state().restore(model, optimizer, fresh=self.fresh_optimizer)
 
     def _stopping(self, state: State) -> contextlib.AbstractContextManager[None]:
         """Within it a signal ends the run after the step at hand, where there is a folder."""
@@ -277,11 +284,12 @@ class Session(RunSession):
 
     def _saver(self, *parts: Any, facts: Mapping[str, Any]) -> Saver | None:
         """What saves the model, source, optimiser and state of a run in a folder."""
-        if self.folder is None or not self.world.is_main:
+        in_shares = self.settings.shard != "off"
+        if self.folder is None or not (in_shares or self.world.is_main):
             return None
-        return Saver.of(
-            self.settings, self.folder.path, *parts, steps=self.steps, facts=dict(facts)
-        )
+        world = self.world if in_shares else _ALONE
+        options: dict[str, Any] = {"facts": dict(facts), "world": world}
+        return Saver.of(self.settings, self.folder.path, *parts, steps=self.steps, **options)
 
     def _hooks(
         self, model: Any, source: Any, optimizer: Any, state: State, record: Record
@@ -302,7 +310,7 @@ class Session(RunSession):
         if work.measure is not None:
             limit = micro_batch_tokens(model, self.settings)
             measure = partial(work.measure, model, source, limit)
-            held_out = partial(self.world.from_main, measure)
+            held_out = partial(in_main, self.world, model, measure)
             hook = HeldOut(held_out, steps, every, averaged)
             if state.step == 0:
                 hook.measure_into(first)
@@ -344,26 +352,19 @@ class Session(RunSession):
         Raises:
             Interrupted: the run was stopped before its last step.
         """
-        steps = self.steps
-        if state.stop and state.step < steps:
-            raise Interrupted(
-                f"stopped after step {state.step} of {steps}; go on with: {self._go_on(folder)}"
-            )
+        if state.stop and state.step < self.steps:
+            where = f"stopped after step {state.step} of {self.steps}"
+            raise Interrupted(f"{where}; go on with: {self._go_on(folder)}")
         if saver is None:  # the main process saves
             if average is not None:
                 average.exchange()
             return
-        if start.step == steps and start.saved["steps"] != steps and self.settings.save_final:
-            saver.save(steps)  # the checkpoint was one of a longer run
-        check_finite(model, state)
-        warning = collapse(norm, trained_norm(model))
-        if warning is not None:
-            self._print(warning, style="yellow")
-        if average is not None:
-            average.exchange()
-        with checkpoint.written_whole(folder.path / "model") as place:
-            model.save(place)
-        saver.finish()
+        was_longer = start.step == self.steps != start.saved.get("steps", self.steps)
+        if was_longer and self.settings.save_final:
+            saver.save(self.steps)
+        model.end_sharing()
+        if self.world.is_main:
+            write_model(saver, norm, average, partial(self._print, style="yellow"))
 
     def _result(self, model: Any, record: Record, state: TrainingState | None) -> Result:
         evaluation = None
@@ -372,8 +373,8 @@ class Session(RunSession):
         path = None if self.folder is None else self.folder.path
         metrics = record.metrics if path is None else read_lines(path / "metrics.jsonl")
         rollouts = record.rollouts if path is None else read_lines(path / "rollouts.jsonl")
-        more: dict[str, Any] = {"folder": path, "evaluation": evaluation, "state": state}
-        return Result(model, metrics=metrics, rollouts=rollouts, **more)
+        more = {"folder": path, "evaluation": evaluation, "state": state}
+        return Result(model, metrics=metrics, rollouts=rollouts, **more)  # type: ignore[arg-type]
 
     def _last_weights(self, start: resume.Start, model: Path) -> Path | None:
         averages = self.settings.ema_decay > 0  # and checkpoints hold the weights themselves

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.component import ComponentLike
-from posttrain.config import MuonScale, OptimizerName
+from posttrain.config import ComputeDtype, MuonScale, OptimizerName, Shard
 from posttrain.errors import ConfigError, nearest
 from posttrain.limits import check_values
 from posttrain.typecheck import check_in_python, is_plain
@@ -42,6 +42,11 @@ class TrainingSettings:
         save_total_limit: checkpoints that are kept, the newest ones.
         eval_every: steps between measurements of held-out data and of the evaluation.
         report_to: trackers that get the metrics: tensorboard, wandb, trackio.
+        shard: how many processes hold one copy of weights, gradients and moments between them
+            (FSDP2): off, where each process holds all of it; full, all processes; or a number that
+            divides them, of which there are then several copies.
+        compute_dtype: of forward and backward passes of a model in shares; gradients are summed
+            in float32. "auto" is the weights' own.
     """
 
     max_tokens_per_micro_batch: int | None = None
@@ -63,6 +68,8 @@ class TrainingSettings:
     eval_every: int = 0
     report_to: tuple[str, ...] = ()
     penalties: tuple[ComponentLike, ...] = ()
+    shard: Shard = "off"
+    compute_dtype: ComputeDtype = "auto"
 
     def __post_init__(self) -> None:
         names = [f.name for f in dataclasses.fields(self)]

@@ -7,6 +7,7 @@ model, and the rounds of a loop. Such a run keeps them in its folder, once.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from posttrain.models.spec import ModelSpec
 from posttrain.training.contents import IN_MEMORY, contents_of
 from posttrain.training.plan import Plan
 from posttrain.training.resume import Start
+from posttrain.world import World
+
+_ALONE = World.alone()
 
 START = "start.safetensors"
 """The file of a run's folder that holds them."""
@@ -40,8 +44,17 @@ def are_needed(spec: ModelSpec, plan: Plan, objective: Any, model: Any, *, filte
     return filtered or (compares and not getattr(model, "base_is_reference", True))
 
 
-def keep(folder: Path, model: ForestModel) -> None:
-    """Write the weights of a model that has not been trained yet."""
+def keep(folder: Path, model: ForestModel, world: World = _ALONE) -> None:
+    """Write the weights of a model that has not been trained yet: the main process does, and where
+    the model is in shares the others take part.
+    """
+    shares = model.sharding
+    with contextlib.nullcontext() if shares is None else shares.gathered():
+        if world.is_main:
+            _write(folder, model)
+
+
+def _write(folder: Path, model: ForestModel) -> None:
     target = folder / START
     partial = folder / f".{START}.partial-{os.getpid()}"
     tensors = {name: t.contiguous() for name, t in trained_weights(model).items()}

@@ -11,8 +11,10 @@ import torch
 
 from posttrain.errors import CheckpointError, ConfigError
 from posttrain.models.forest_model import ForestModel
+from posttrain.sources.rows import Source
 from posttrain.training import checkpoint
 from posttrain.training.loop import State
+from posttrain.training.resume import Start
 from posttrain.training.saving import trained_norm
 
 _TOLERANCE = 1e-6  # of norms in float64, whose sums another device takes in another order
@@ -113,3 +115,21 @@ def last_checkpoint(folder: Path, step: int) -> Path:
             "optimiser's state; train it with save_final=True"
         )
     return folders[0]
+
+
+def resumed(start: Start, source: Source, optimizer: Any) -> State:
+    """Optimiser, source and generators as a checkpoint has them; the state to go on from.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, or its source is another one.
+    """
+    assert start.checkpoint is not None
+    checkpoint.load_checkpoint(start.checkpoint, optimizer)
+    try:
+        source.load_state(start.saved["source"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{start.checkpoint} does not fit this recipe: its source holds other state "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    return State(start.step, start.saved["num_tokens"], str(start.checkpoint))
