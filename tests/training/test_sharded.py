@@ -30,6 +30,7 @@ def all_in_shares(names: list[str], folder: Path, shard: Any) -> dict[str, dict[
         options: dict[str, Any] = {"penalties": ()} | ({"shard": shard} if shard else {})
         if name == "lora":
             options["model"] = pt.load(str(folder), lora=LoraConfig(r=4))
+            options["model"].hf.double()  # PEFT's adapters are in float32
         found[name] = trained("sft" if name == "lora" else name, folder, **options)
     return found
 
