@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from child_processes import gone
 from decoders import changed
-from processes import gone
 
 import posttrain as pt
 from posttrain.budget import Budget

@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from posttrain.data.forest import Forest, TokenSequence, Tree
-from posttrain.engines import torch as engine_module
+from posttrain.engines import steppers
 from posttrain.engines.decode import DecodePlan
 from posttrain.engines.stepping import matching_decoder, model_step
 from posttrain.engines.torch import TorchEngine
@@ -83,7 +83,7 @@ def test_bfloat16_gives_the_log_probs_of_the_trainer_more_closely_than_the_model
         return told - torch.tensor([x for one in scored for x in one])
 
     ours = gaps()
-    monkeypatch.setattr(engine_module, "matching_decoder", lambda model: None)
+    monkeypatch.setattr(steppers, "matching_decoder", lambda model: None)
     own = gaps()
     assert len(ours) > 50
     assert ours.square().mean().sqrt() < 0.05 and ours.square().mean() < own.square().mean()

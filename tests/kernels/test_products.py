@@ -11,6 +11,7 @@ import torch
 from support import write
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from posttrain.engines.stepping import matching_decoder
 from posttrain.engines.torch import TorchEngine
 from posttrain.kernels import computing, products, setup
 from posttrain.kernels.products import fast_products, kernel_products, linear, wide
@@ -195,7 +196,7 @@ def test_products_of_a_run_are_fast_and_those_within_attention_kernels_are_not(
 @pytest.mark.usefixtures("zen_5")
 def test_products_of_decoding_are_fast(llama_like: Build) -> None:
     engine = TorchEngine(llama_like("qwen3"))
-    assert engine._column_decoder(engine._weights_state()) is not None
+    assert matching_decoder(engine.model) is not None
     with Products() as seen:
         engine.generate([Request((3, 4, 5), Sampling(max_tokens=3), n=2, seed=0)])
     assert seen.precisions("mm", "addmm", "addmm_") == {"bf16"}

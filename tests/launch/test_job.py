@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import gone
+from child_processes import gone
 
 from posttrain.cluster_config import ClusterConfig, check_cluster
 from posttrain.errors import ConfigError, EndpointError, RankError

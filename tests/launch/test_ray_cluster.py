@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import children, gone
+from child_processes import children, gone
 from support import lines
 
 from posttrain.cli import launched

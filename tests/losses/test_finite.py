@@ -178,6 +178,7 @@ class Extremes:
             "old_logprob": sums["old"],
             "engine_logprob": sums["engine"],
             "length": torch.full((num,), float(length)),
+            "completion_length": 1.0 + 43 * (torch.arange(2 * num) % 7),
             "score": 100 * self.signed(num),
             "reward": self.signed(num),
             "label": self.pick((0.0, 1.0), num),

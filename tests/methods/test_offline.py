@@ -375,7 +375,7 @@ def test_value_beam_needs_a_critic_and_finds_it(
         "num_examples": 3,
         "sampling": {"max_tokens": 12},
     }
-    search = {"name": "value_beam", "num_beams": 2, "max_rounds": 3}
+    search = {"name": "value_beam", "num_beams": 2, "max_steps": 3}
     with pytest.raises(ConfigError, match="asks for values, and the model .* has no critic"):
         run_recipe(method="evaluate", evaluation=evaluation, search=search)
     data = write(tmp_path / "rows.jsonl", ROWS)

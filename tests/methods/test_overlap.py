@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from child_processes import children, gone
 from policy_runs import GRPO
-from processes import children, gone
 from support import lines, stopped_and_resumed, told, weights
 
 from posttrain.config import OverlapConfig

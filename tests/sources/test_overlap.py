@@ -30,6 +30,9 @@ class Rewards:
             trace.reward = float(trace.num_sampled % 2 == 0)
             trace.rewards = {"even": trace.reward}
 
+    def take_spread(self) -> dict[str, tuple[float, int]]:
+        return {}
+
 
 def collector_of(engine: VersionedEngine, num_prompts: int = 12) -> Collector:
     prompts = [Prompt(Example(str(i), id=str(i)), (i,)) for i in range(num_prompts)]
