@@ -7,12 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from posttrain import registry
-from posttrain.config import Recipe
+from posttrain.config import Component, Recipe
 from posttrain.errors import ConfigError
 from posttrain.recipe import apply_overrides, load_recipe, parse_recipe
 
 MODEL = 'folder, hub id, folder of a run, or "embedded"'
 """What --model takes."""
+
+
+def component_named(text: str, registered: registry.Registry) -> Component:
+    """A registered function with settings from a text: "majority_vote:num_samples=16".
+
+    Raises:
+        ConfigError: no such function, or no setting behind the colon.
+    """
+    name, _, settings = text.partition(":")
+    raw: dict[str, Any] = {}
+    for change in filter(None, settings.split(",")):
+        if "=" not in change:
+            raise ConfigError(f"{text}: {change!r} is not of the form key=value")
+        raw = apply_overrides(raw, [change])
+    return Component(registered.entry(name).name, raw)
 
 
 def recipe_of(options: argparse.Namespace) -> Recipe:

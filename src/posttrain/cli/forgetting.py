@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain import registry
+from posttrain.cli.arguments import component_named
 from posttrain.cli.libraries import prepare_libraries
 from posttrain.cli.parser import Command
 from posttrain.cli.runs import notice, started_in_python
@@ -99,13 +100,7 @@ def task_named(text: str) -> Component:
     Raises:
         ConfigError: no such task, or no setting behind the colon.
     """
-    name, _, settings = text.partition(":")
-    raw: dict[str, Any] = {}
-    for change in filter(None, settings.split(",")):
-        if "=" not in change:
-            raise ConfigError(f"{text}: {change!r} is not of the form key=value")
-        raw = apply_overrides(raw, [change])
-    return Component(registry.tasks.entry(name).name, raw)
+    return component_named(text, registry.tasks)
 
 
 def _rows(files: list[str]) -> dict[str, DataConfig]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain import registry
+from posttrain.cli.arguments import component_named
 from posttrain.cli.libraries import prepare_libraries
 from posttrain.cli.runs import notice
 from posttrain.cli.writer import amateur_config, model_place, split_settings
@@ -115,13 +116,7 @@ def strategy_of(text: str) -> Component:
     Raises:
         ConfigError: no such strategy, or no setting behind the colon.
     """
-    name, _, settings = text.partition(":")
-    raw: dict[str, Any] = {}
-    for change in filter(None, settings.split(",")):
-        if "=" not in change:
-            raise ConfigError(f"--search {text}: {change!r} is not of the form key=value")
-        raw = apply_overrides(raw, [change])
-    return Component(registry.searches.entry(name).name, raw)
+    return component_named(text, registry.searches)
 
 
 def _settings(options: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
