@@ -5,8 +5,8 @@
 vLLM runs in an environment of its own: the interpreter that --python names, else benchmarks/.vllm,
 which is made where it is missing (2.9 GB; see engine_peer.py). Four checks, each of which may fail:
 
-learning  GRPO on sorting with the embedded model, both engines with the same seeds: prompts, order
-          and evaluation are the same, samples are not (vLLM's CPU build takes no seeds). The
+learning  GRPO on arithmetic with the embedded model, both engines with the same seeds: prompts,
+          order and evaluation are the same, samples are not (vLLM's CPU build takes no seeds). The
           difference of accuracies is paired by seed.
 sync      after every update, log-probs of server and trainer differ by less than 1e-4 nats on
           average.
@@ -40,8 +40,8 @@ BOUND = 1e-4
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 8: 2.365, 10: 2.262}
 """Student's t at 95 % for so many pairs."""
 
-TASK = {"name": "sorting", "num_numbers": 7, "max_number": 99}
-HELD_OUT = {**TASK, "num_examples": 200, "seed": 77}
+TASK = {"name": "arithmetic", "num_steps": 2, "max_operand": 20, "max_value": 99}
+HELD_OUT = {**TASK, "num_examples": 200, "split": "test"}
 SAMPLING = pt.Sampling(max_tokens=40)
 
 
@@ -59,11 +59,11 @@ def launch(python: str, **changes: Any) -> pt.Launch:
 
 def plan(engine: Any) -> pt.Plan:
     return pt.grpo(
-        TASK,
+        {**TASK, "num_examples": 400},
         engine=engine,
         num_generations=8,
         batch_size=8,
-        learning_rate=5e-5,
+        learning_rate=2e-4,
         sampling=SAMPLING,
     )
 
