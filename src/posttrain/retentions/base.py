@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from posttrain import registry
 from posttrain.config import Component
+from posttrain.data.forest import Batch, TokenSequence
 from posttrain.errors import ConfigError
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.loaded import LoadedModel
@@ -129,3 +130,19 @@ def source_of(plan: Plan, model: LanguageModel, seed: int) -> Source:
     """The source of a plan on a model in memory, outside a training."""
     work = plan.prepare(LoadedModel(model), seed, None)
     return work.source(Learner(model, None, MAX_TOKENS))
+
+
+def sequences_of(batches: Iterator[Batch]) -> Iterator[TokenSequence]:
+    """Each sequence of the batches that has targets."""
+    for batch in batches:
+        for tree in (*batch.trees, *batch.idle):
+            yield from (s for s in tree.sequences if s.loss_mask.any())
+
+
+def steps_of(stage: Stage) -> Iterator[Batch]:
+    """The batches of a stage's plan, step after step."""
+    source = source_of(stage.plan, stage.model, stage.seed)
+    step = 0
+    while True:
+        yield from source.batches(step)
+        step += 1

@@ -17,7 +17,8 @@ from posttrain.retentions.base import (
     MAX_TOKENS,
     Retention,
     Stage,
-    source_of,
+    sequences_of,
+    steps_of,
     trained_parameters,
 )
 from posttrain.training.plan import Learner, Plan
@@ -43,7 +44,7 @@ def diagonal_fisher(
     count = 0
     was_training = model.hf.training
     model.eval()  # dropout would add its own noise to the squares
-    for sequence in _sequences(batches):
+    for sequence in (Batch([Tree.build([s])]) for s in sequences_of(batches)):
         if count == num_sequences:
             break
         for p in parameters.values():
@@ -58,24 +59,6 @@ def diagonal_fisher(
         count += 1
     model.train(was_training)
     return {name: value / max(count, 1) for name, value in sums.items()}
-
-
-def _sequences(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Each sequence of the batches as a batch of its own."""
-    for batch in batches:
-        for tree in (*batch.trees, *batch.idle):
-            for sequence in tree.sequences:
-                if sequence.loss_mask.any():
-                    yield Batch([Tree.build([sequence])])
-
-
-def _steps(stage: Stage) -> Iterator[Batch]:
-    """The batches of a stage's plan, step after step."""
-    source = source_of(stage.plan, stage.model, stage.seed)
-    step = 0
-    while True:
-        yield from source.batches(step)
-        step += 1
 
 
 class Elastic(Retention):
@@ -120,7 +103,7 @@ class Elastic(Retention):
         """Add the stage to the form."""
         model = stage.model
         if self.num_sequences:
-            new = diagonal_fisher(model, _steps(stage), self.num_sequences)
+            new = diagonal_fisher(model, steps_of(stage), self.num_sequences)
         else:
             new = {
                 name: torch.ones_like(p, dtype=torch.float32)
