@@ -53,6 +53,7 @@ NAMES: dict[str, str] = {
     "reward_refresh": "posttrain.loops.reward_refresh",
     "offline": "posttrain.methods.offline",
     "distill": "posttrain.methods.distill",
+    "sdft": "posttrain.methods.sdft",
     # values
     "make_task": "posttrain.tasks.rows",
     "Task": "posttrain.types",

@@ -220,3 +220,17 @@ def test_one_long_tree_is_shared_and_one_process_has_all() -> None:
     assert all(share.num_targets > 0 for share in shares)
     assert sorted(row for s in shares for t in s.trees for row in t.rows) == sorted(tree.rows)
     assert batch.share(0, 1) is batch
+
+
+def test_targets_beside_are_those_of_the_forest() -> None:
+    rows = [
+        TokenSequence([1, 2, 3, 4], [False, False, True, True], context=[7, 7, 7]),
+        TokenSequence([1, 2, 5], [False, False, True], context=[7, 7, 7]),
+        TokenSequence([6, 2, 3], [False, True, True]),
+    ]
+    forest = Forest.pack([Tree.build(rows[:2], min_shared=1), Tree.build(rows[2:])])
+    assert forest.beside is not None
+    assert forest.beside.target.tolist() == forest.target.tolist()
+    assert forest.beside.sequence.tolist() == forest.sequence.tolist()
+    assert forest.to("cpu").beside is not None
+    assert Forest.pack([Tree.build(rows[2:])]).beside is None

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from posttrain.data.forest import Forest, TokenSequence, Tree
+from posttrain.errors import DataError
 
 
 def sequence(ids: list[int], prompt: int = 1, row: str = "", **values: float) -> TokenSequence:
@@ -88,3 +89,13 @@ def test_nothing_in_common() -> None:
     tree = Tree.build([sequence([1, 2]), sequence([3, 4])])
     assert tree.ends.tolist() == [2, 2, 4, 4]
     assert tree.positions.tolist() == [0, 1, 0, 1]
+
+
+def test_another_context_keeps_the_targets() -> None:
+    row = TokenSequence([1, 2, 3, 4, 5], [False, False, True, False, True], context=[9, 8, 7])
+    other = row.in_context()
+    assert other.ids.tolist() == [9, 8, 7, 3, 4, 5]
+    assert other.ids[other.loss_mask].tolist() == row.ids[row.loss_mask].tolist() == [3, 5]
+    assert other.context is None
+    with pytest.raises(DataError):
+        TokenSequence([1, 2], [False, True], context=[])

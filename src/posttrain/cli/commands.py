@@ -382,7 +382,7 @@ def _lookup_commands() -> dict[str, Command]:
 
 
 _LEARNING = {
-    **dict.fromkeys(("sft", "distill", "self_training", "offline"), "learn from examples"),
+    **dict.fromkeys(("sft", "distill", "sdft", "self_training", "offline"), "learn from examples"),
     **dict.fromkeys(("grpo", "ppo"), "learn from rewards"),
 }
 

@@ -64,6 +64,8 @@ class Forest:
             have `absent(name)` at their targets, and NaN for a value.
         rows: S names. Sequences are numbered 0..S-1 within the forest, and trees from 0.
         trunk: the beginning that the micro-batch shares with others, or None.
+        beside: the same targets as reference and teacher read them, where a sequence has another
+            context for these; else None.
     """
 
     tokens: torch.Tensor
@@ -81,6 +83,7 @@ class Forest:
     values: dict[str, torch.Tensor]
     rows: list[str]
     trunk: TrunkShare | None = None
+    beside: Forest | None = None
 
     @classmethod
     def pack(cls, trees: Sequence[Tree]) -> Forest:
@@ -115,6 +118,7 @@ class Forest:
             streams={name: joined(t.stream(name) for t in trees) for name in streams},
             values={name: joined(t.value(name) for t in trees) for name in values},
             rows=[row for t in trees for row in t.rows],
+            beside=_beside(trees),
         )
 
     @property
@@ -151,7 +155,8 @@ class Forest:
             moved[name] = {
                 k: v.to(device, non_blocking=True) for k, v in getattr(self, name).items()
             }
-        return replace(self, **moved)
+        beside = None if self.beside is None else self.beside.to(device)
+        return replace(self, **moved, beside=beside)
 
     def below(self, count: int) -> Forest:
         """The same forest below `count` further tokens (of id 0) that every token sees."""
@@ -193,6 +198,13 @@ class Forest:
         row = self.sequence * length
         source, place = row + self.positions[self.source], row + self.positions[self.place]
         return Unshared(self.tokens[index.to(device)], mask.to(device), source, place)
+
+
+def _beside(trees: Sequence[Tree]) -> Forest | None:
+    """The trees with each sequence's context for reference and teacher; None where none has one."""
+    if all(s.context is None for t in trees for s in t.sequences):
+        return None
+    return Forest.pack([Tree.build([s.in_context() for s in t.sequences]) for t in trees])
 
 
 @dataclass(slots=True)

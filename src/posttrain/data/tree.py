@@ -64,6 +64,8 @@ class TokenSequence:
     values: numbers per sequence (reward, margin, ...). row: which data row or rollout it came from,
     for error messages. trace: sequences of a tree with the same number are branches of one trace:
     in ratios and averages they count as one sequence. None: a sequence of its own.
+    context: int64 [C], what reference and teacher read in the place of all tokens before the first
+    target, such as the prompt with a demonstration; None is those tokens themselves.
     """
 
     ids: np.ndarray
@@ -72,6 +74,7 @@ class TokenSequence:
     values: dict[str, float] = field(default_factory=dict)
     row: str = ""
     trace: int | None = None
+    context: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         self.ids = np.asarray(self.ids, dtype=np.int64)
@@ -96,6 +99,27 @@ class TokenSequence:
                 f"{where}: the first token counts as a target, but nothing predicts it; set "
                 "loss_mask[0] = False"
             )
+        if self.context is not None:
+            self.context = np.asarray(self.context, dtype=np.int64)
+            if self.context.ndim != 1 or not len(self.context):
+                raise DataError(
+                    f"{where}: context has shape {self.context.shape}; it is at least one token id "
+                    "that stands before the first target"
+                )
+
+    def in_context(self) -> TokenSequence:
+        """The sequence as reference and teacher read it; the same targets in the same order.
+
+        >>> row = TokenSequence([5, 6], [False, True], context=[7, 8, 9])
+        >>> row.in_context().ids.tolist(), row.in_context().loss_mask.tolist()
+        ([7, 8, 9, 6], [False, False, False, True])
+        """
+        if self.context is None:
+            return TokenSequence(self.ids, self.loss_mask, row=self.row, trace=self.trace)
+        first = int(self.loss_mask.argmax()) if self.loss_mask.any() else len(self.ids)
+        ids = np.concatenate([self.context, self.ids[first:]])
+        mask = np.concatenate([np.zeros(len(self.context), dtype=bool), self.loss_mask[first:]])
+        return TokenSequence(ids, mask, row=self.row, trace=self.trace)
 
 
 def marked(sequence: TokenSequence, name: str) -> TokenSequence:

@@ -95,6 +95,7 @@ class LanguageModel(ForestModel):
             a `Vocabulary` over the distributions that were asked for.
         """
         forest = forest.to(self.device)
+        seen = forest.beside or forest  # by reference and teacher
         # What the batch carries already is not computed again.
         names = set(needs) - forest.streams.keys()
         distributions = DISTRIBUTIONS & {n for need in names for n in DERIVED.get(need, (need,))}
@@ -104,12 +105,12 @@ class LanguageModel(ForestModel):
         if not {"ref_logprobs", "ref_distribution"}.isdisjoint(requested):
             with torch.no_grad(), self.reference():
                 rows["ref_distribution"], outputs["ref_logprobs"] = self._active(
-                    self._compared, forest, temperature, scored="ref_logprobs" in names
+                    self._compared, seen, temperature, scored="ref_logprobs" in names
                 )
         if not {"teacher_logprobs", "teacher_distribution"}.isdisjoint(requested):
             with torch.no_grad():
                 rows["teacher_distribution"], outputs["teacher_logprobs"] = self._of_teacher(
-                    forest, temperature, scored="teacher_logprobs" in names
+                    seen, temperature, scored="teacher_logprobs" in names
                 )
         if FOREIGN in distributions:
             rows[FOREIGN], outputs["aligned"] = self._foreign_rows(forest)

@@ -4,7 +4,8 @@ teacher.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -40,6 +41,7 @@ class DistillSource:
         data: fixed rows; student, teacher: what samples; those that are asked for must be there.
         lmbda: the share of steps that the student writes. seq_kd: the teacher, not the data, writes
         the others.
+        contexts: token ids that the teacher reads in the place of a prompt, by the example's id.
     """
 
     def __init__(
@@ -52,7 +54,9 @@ class DistillSource:
         seq_kd: bool,
         seed: int,
         whole: Literal["tree", "batch"] | None = None,
+        contexts: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
+        self.contexts = contexts or {}
         self.data = data
         self.student = student
         self.teacher = teacher
@@ -82,11 +86,17 @@ class DistillSource:
             assert collector is not None
             self.groups = collector.collect(step)
             self._averages = collector.metrics(self.groups, step)
-            groups = [list(_sequences(g, own=writer == "student")) for g in self.groups]
+            groups = [self._sequences(g, own=writer == "student") for g in self.groups]
             trees = [Tree.build(group) for group in groups if group]
             if trees:
                 yield Batch(trees, whole=self.whole)
         self._averages.update({"on_policy": float(writer == "student")})
+
+    def _sequences(self, group: TraceGroup, *, own: bool) -> list[TokenSequence]:
+        """The training sequences of a prompt's completions."""
+        ids = self.contexts.get(group.example.id)
+        context = None if ids is None else np.array(ids, dtype=np.int64)
+        return [replace(s, context=context) for s in _sequences(group, own=own)]
 
     def updated(self, model: Any) -> None:
         """Tell the student's engine that the weights have moved; the teacher's stand still."""
