@@ -47,6 +47,7 @@ NAMES: dict[str, str] = {
     "spin": "posttrain.loops.spin",
     "self_training": "posttrain.loops.self_training",
     "continual": "posttrain.loops.continual",
+    "continual_table": "posttrain.loops.sequences",
     "revision_rows": "posttrain.loops.revision",
     "short_rows": "posttrain.loops.short_answers",
     "safety_margins": "posttrain.data.safety",

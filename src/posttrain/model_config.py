@@ -92,6 +92,8 @@ _ADAPTER_SETTINGS = {
     "p_tuning": ("num_virtual_tokens", "encoder_hidden_size"),
     "bitfit": (),
     "partial": ("last_layers", "modules"),
+    "curlora": ("target_modules", "r"),
+    "llama_pro": ("num_blocks",),
 }
 
 
@@ -105,13 +107,16 @@ class AdapterConfig:
     of keys, values and the MLP (arXiv 2205.05638); "prompt" trains embeddings before every sequence
     (arXiv 2104.08691), "p_tuning" the same through a small network (arXiv 2103.10385), "prefix"
     keys and values in every layer (arXiv 2101.00190), and these three need a model that shares
-    trunks; "bitfit" trains the biases (arXiv 2106.10199); "partial" trains some of the weights. The
-    last two train the model's own weights and save a whole model.
+    trunks; "curlora" trains U of C U R, where C and R are the least likely columns and rows of the
+    weights, frozen (arXiv 2408.14572); "bitfit" trains the biases (arXiv 2106.10199); "partial"
+    trains some of the weights; "llama_pro" inserts blocks that begin as the identity and trains
+    those (arXiv 2401.02415). The last three train the model's own weights and save a whole model.
 
     Attributes:
         kind: what is trained.
-        target_modules: names of the adapted layers; "auto" chooses (adalora, vera, ia3).
-        r: rank. Of adalora it is the average at the end; the start has half as many again.
+        target_modules: names of the adapted layers; "auto" chooses (adalora, vera, ia3, curlora).
+        r: rank (adalora, vera, curlora). Of adalora it is the average at the end; the start has
+            half as many again.
         alpha: scale of the adapters' output, divided by r (adalora).
         dropout: probability of dropping an input of the adapters (adalora, vera).
         num_virtual_tokens: number of trained positions before every sequence (prompt, prefix,
@@ -122,9 +127,21 @@ class AdapterConfig:
             prefix.
         last_layers: number of last blocks to train (partial).
         modules: parts of the names of the parameters to train (partial).
+        num_blocks: blocks that are inserted, spread evenly over the depth (llama_pro).
     """
 
-    kind: Literal["adalora", "vera", "ia3", "prompt", "prefix", "p_tuning", "bitfit", "partial"]
+    kind: Literal[
+        "adalora",
+        "vera",
+        "ia3",
+        "prompt",
+        "prefix",
+        "p_tuning",
+        "curlora",
+        "bitfit",
+        "partial",
+        "llama_pro",
+    ]
     target_modules: Literal["auto"] | list[str] = "auto"
     r: int = 0
     alpha: float = 32.0
@@ -134,6 +151,7 @@ class AdapterConfig:
     encoder_hidden_size: int = 0
     last_layers: int = 0
     modules: list[str] = field(default_factory=list)
+    num_blocks: int = 0
 
     def __post_init__(self) -> None:
         names = _ADAPTER_SETTINGS[self.kind]
@@ -154,6 +172,11 @@ class AdapterConfig:
             raise ConfigError(
                 f"model.adapter.num_virtual_tokens: {self.num_virtual_tokens} must be at least 1"
             )
+        if self.kind == "llama_pro" and self.num_blocks < 1:
+            raise ConfigError(
+                f"model.adapter.num_blocks: {self.num_blocks} blocks are inserted; set at least 1, "
+                "an eighth to a quarter of the model's layers is usual"
+            )
         if self.kind == "partial" and not self.last_layers and not self.modules:
             raise ConfigError(
                 "model.adapter: kind 'partial' trains nothing; set last_layers: n, or modules: "
@@ -163,7 +186,7 @@ class AdapterConfig:
     @property
     def own_weights(self) -> bool:
         """Whether some of the model's own weights are trained, and a whole model is saved."""
-        return self.kind in ("bitfit", "partial")
+        return self.kind in ("bitfit", "partial", "llama_pro")
 
     @property
     def virtual_tokens(self) -> int:

@@ -82,6 +82,7 @@ def test_state_brings_base_and_subspaces_back(
     fresh = pt.load(lora_model.origin.path, dtype="float32", lora=pt.LoRA(r=2))
     again = retentions.get("o_lora")()
     again.load_state(method.state())
+    again.restore(stage_of(fresh, 0))
     again.begin(stage_of(fresh, 1))
     method.begin(stage_of(lora_model, 1))
     assert torch.equal(logits(fresh), logits(lora_model))

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from posttrain import registry
-from posttrain.cli import explain, hacking, init, plan, runs, search, serve
+from posttrain.cli import continual, explain, hacking, init, plan, runs, search, serve
 from posttrain.cli import help as pages
 from posttrain.cli.arguments import MODEL, evaluation_recipe, method_recipe, recipe_of
 from posttrain.cli.parser import Command
@@ -321,6 +321,7 @@ def _model_commands() -> dict[str, Command]:
         ),
         **search.commands(_perform),
         **hacking.commands(),
+        "continual": continual.command(_perform, partial(_add_modes, preview=False)),
         "compare": Command(
             "evaluate",
             "compare two evaluations of the same problems, paired",

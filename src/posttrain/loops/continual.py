@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from posttrain import registry
 from posttrain.component import Component, ComponentLike
+from posttrain.config import EvaluationConfig, Limits
+from posttrain.data.account import Account
 from posttrain.errors import CheckpointError, ConfigError
 from posttrain.evaluation import continual as measures
 from posttrain.evaluation.outcomes import Evaluation, read_evaluation
@@ -25,7 +27,6 @@ from posttrain.files import write_text_whole, written_whole
 from posttrain.methods.fit import fit
 from posttrain.methods.measurement import Measuring, SamplingLike, measuring_of
 from posttrain.methods.objects import ModelLike, TaskLike, task_of
-from posttrain.models.adapters import save_merged
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.loaded import trained_weights
 from posttrain.models.spec import ModelSpec, model_spec
@@ -103,14 +104,18 @@ class Continual:
 Stages = Mapping[str, Plan] | Sequence[tuple[str, Plan]]
 """Plans by the name of what is learnt, in order."""
 
+SuiteLike = TaskLike | EvaluationConfig
+"""What a model is measured on after each stage."""
+
 
 def continual(
     model: ModelLike,
     stages: Stages,
     *,
     retention: ComponentLike | Retention = "naive",
-    suites: Mapping[str, TaskLike] | None = None,
-    others: Mapping[str, TaskLike] | None = None,
+    suites: Mapping[str, SuiteLike] | None = None,
+    others: Mapping[str, SuiteLike] | None = None,
+    of_stage: Mapping[str, Mapping[str, Any]] | None = None,
     steps: int | None = None,
     num_examples: int = 200,
     sampling: SamplingLike = None,
@@ -130,9 +135,10 @@ def continual(
         model: is trained in place if it is loaded.
         stages: plans by name, of any method.
         retention: what is done against forgetting, by name or as {name: ewc, weight: 100}.
-        suites: held-out task of each stage, by the stage's name; a stage of a task that has none
-            here is measured on its own task.
+        suites: held-out task of each stage, by the stage's name, or an evaluation with settings of
+            its own; a stage of a task that has none here is measured on its own task.
         others: tasks of abilities that no stage trains, such as instructions or refusals.
+        of_stage: settings of single stages' `fit`, by name, `steps` among them, where they differ.
         steps: of each stage; None takes as many as the plans' epochs need.
         num_examples: the first so many problems of each suite.
         sampling: of the completions; None is temperature 1 with the task's length.
@@ -146,7 +152,7 @@ def continual(
         ConfigError, DataError: found before any weights are loaded.
     """
     named = list(stages.items() if isinstance(stages, Mapping) else stages)
-    _check(named, suites or {}, others or {})
+    _check(named, {**(suites or {}), **(of_stage or {})}, others or {})
     method, label = retention_of(retention)
     spec = model_spec(model, seed=seed)
     options: dict[str, Any] = {
@@ -155,12 +161,11 @@ def continual(
         "seed": evaluation_seed,
         "console": console,
     }
-    tests = {
-        name: measuring_of(spec, _suite(name, plan, suites), **options) for name, plan in named
-    }
-    tests |= {name: measuring_of(spec, task, **options) for name, task in (others or {}).items()}
+    tests = {name: _measuring(spec, _suite(name, plan, suites), options) for name, plan in named}
+    tests |= {name: _measuring(spec, task, options) for name, task in (others or {}).items()}
+    own = {name: dict((of_stage or {}).get(name, {})) for name, _ in named}
     run = _Sequence(spec, named, method, label, tests, output, resume, console or Console(), seed)
-    return run.result(steps, settings)
+    return run.result(steps, {name: {**settings, **own[name]} for name in own})
 
 
 def retention_of(retention: ComponentLike | Retention) -> tuple[Retention, str]:
@@ -171,14 +176,19 @@ def retention_of(retention: ComponentLike | Retention) -> tuple[Retention, str]:
     """
     if isinstance(retention, Retention):
         return retention, type(retention).__name__
-    item = Component.of(retention)
+    if isinstance(retention, Mapping) and isinstance(retention.get("name"), str):
+        # Its weight is a setting of the method; no sum is weighted by it, as one of losses is.
+        settings = {str(k): v for k, v in retention.items() if k != "name"}
+        item = Component(retention["name"], settings)
+    else:
+        item = Component.of(retention)
     made = registry.retentions.bind_of(item)()
     if not isinstance(made, Retention):
         raise ConfigError(
             f"retention {item.name!r} returned {type(made).__name__}; it must return a Retention"
         )
-    settings = ", ".join(f"{k}={v}" for k, v in item.settings.items())
-    return made, f"{item.name}({settings})" if settings else item.name
+    text = ", ".join(f"{k}={v}" for k, v in item.settings.items())
+    return made, f"{item.name}({text})" if text else item.name
 
 
 def _check(
@@ -197,7 +207,8 @@ def _check(
     for name in suites:
         if name not in names:
             raise ConfigError(
-                f"continual: suites names {name!r}, which is no stage; stages: {', '.join(names)}"
+                f"continual: suites or of_stage names {name!r}, which is no stage; stages: "
+                f"{', '.join(names)}"
             )
     for name, plan in named:
         if not isinstance(plan, Plan):
@@ -207,7 +218,15 @@ def _check(
             )
 
 
-def _suite(name: str, plan: Plan, suites: Mapping[str, TaskLike] | None) -> TaskLike:
+def _measuring(spec: ModelSpec, suite: SuiteLike, options: dict[str, Any]) -> Measuring:
+    """A suite, prepared; options: of those that are tasks."""
+    if isinstance(suite, EvaluationConfig):
+        console = options["console"]
+        return Measuring(spec, suite, limits=Limits(), account=Account(), console=console)
+    return measuring_of(spec, suite, **options)
+
+
+def _suite(name: str, plan: Plan, suites: Mapping[str, SuiteLike] | None) -> SuiteLike:
     if suites is not None and name in suites:
         return suites[name]
     task = plan.settings.get("task")
@@ -258,8 +277,8 @@ class _Sequence:
                 "retention, or choose another output"
             )
 
-    def result(self, steps: int | None, settings: dict[str, Any]) -> Continual:
-        """Train and measure all stages, or those that are left."""
+    def result(self, steps: int | None, settings: dict[str, dict[str, Any]]) -> Continual:
+        """Train and measure all stages, or those that are left. settings: of `fit`, by stage."""
         model = self.spec.load()
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -271,27 +290,23 @@ class _Sequence:
             write_rule(self.console, f"stage {number + 1} of {len(self.stages)}: {name}")
             stage = Stage(number, name, plan, model, tuple(earlier), self.seed, start)
             if not self._restored(stage):
-                self._train(stage, steps, settings)
+                self._train(stage, {"steps": steps, **settings[name]})
             rows.append(self._measured(model, name))
             earlier.append(plan)
         result = self._table(rows, model)
         if self.folder is not None:
             result.save(self.folder)
             with written_whole(self.folder / "model") as place:
-                if self.retention.changes_base:
-                    save_merged(model, place)
-                else:
-                    model.save(place)
+                self.retention.save(model, place)
         return result
 
-    def _train(self, stage: Stage, steps: int | None, settings: dict[str, Any]) -> None:
+    def _train(self, stage: Stage, settings: dict[str, Any]) -> None:
         plan = self.retention.begin(stage)
         place = None if self.folder is None else self.folder / stage.name / "run"
         begun = place is not None and (place / "recipe.yaml").is_file()
         fit(
             stage.model,
             plan,
-            steps=steps,
             output=place,
             resume=begun,
             seed=self.seed + stage.number,
@@ -318,6 +333,7 @@ class _Sequence:
         for name, value in load_file(state / "weights.safetensors").items():
             parameters[name].data.copy_(value)
         stage.model.weights_version += 1
+        self.retention.restore(stage)
         return True
 
     def _measured(self, model: LanguageModel, name: str) -> dict[str, float]:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from posttrain.errors import ModelError
 from posttrain.models.adapters import peft_library, with_adapters
+from posttrain.models.curlora import frozen_parts, make_cur
 from posttrain.models.model_files import read_json
 from posttrain.models.peft_kind import VIRTUAL_KINDS, adapter_kind, kind_of_config
 
@@ -51,13 +52,18 @@ def _resumed(model: Any, config: Any, folder: str) -> Any:
     config.inference_mode = False
     # Pruned ranks may come back, so that the matrices have to be whole; and adapters that are
     # loaded need no text to begin with.
-    fresh = {"rank_pattern": None, "prompt_tuning_init": "RANDOM"}
+    ranks: Any = None if kind_of_config(config) == "ADALORA" else {}
+    fresh = {"rank_pattern": ranks, "prompt_tuning_init": "RANDOM"}
     saved = {name: getattr(config, name) for name in fresh if hasattr(config, name)}
     for name in saved:
         setattr(config, name, fresh[name])
     hf = with_adapters(model, config, "adapter", 0)
     device = str(next(model.parameters()).device)
-    _load_state(hf, load_file(Path(folder) / STATE_FILE, device=device))
+    tensors = load_file(Path(folder) / STATE_FILE, device=device)
+    frozen = {n: t for n, t in tensors.items() if n.startswith("cur.")}
+    if frozen:
+        make_cur(hf, 0, frozen)
+    _load_state(hf, {n: t for n, t in tensors.items() if n not in frozen})
     for name, value in saved.items():
         setattr(hf.peft_config["default"], name, value)
     return hf
@@ -65,13 +71,14 @@ def _resumed(model: Any, config: Any, folder: str) -> Any:
 
 def save_state(hf: Any, folder: str | Path) -> None:
     """Write what the library's files leave out and training needs: pruned ranks and their
-    importance, networks of prompts.
+    importance, networks of prompts, the parts of C U R.
     """
     _order_config(Path(folder) / "adapter_config.json")
-    kind = adapter_kind(hf)
-    if kind != "ADALORA" and kind not in VIRTUAL_KINDS:
+    kind, frozen = adapter_kind(hf), frozen_parts(hf)
+    if kind != "ADALORA" and kind not in VIRTUAL_KINDS and not frozen:
         return
     tensors = {f"parameter.{n}": p.detach() for n, p in hf.named_parameters() if p.requires_grad}
+    tensors |= frozen
     for table, values in rank_tables(hf).items():
         tensors |= {f"{table}.{n}": t for n, t in values.items()}
     save_file({n: t.contiguous().clone() for n, t in tensors.items()}, Path(folder) / STATE_FILE)

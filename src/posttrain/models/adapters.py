@@ -11,6 +11,7 @@ import torch
 
 from posttrain.config import AdapterConfig, LoraConfig
 from posttrain.errors import MissingDependency, ModelError, nearest
+from posttrain.models.curlora import make_cur
 from posttrain.models.model_files import adapter_of
 from posttrain.models.peft_kind import adapter_kind
 from posttrain.models.rank_updates import updates_of
@@ -74,6 +75,9 @@ def add_adapter(model: Any, settings: AdapterConfig, *, tokenizer: str = "", see
     if task != "CAUSAL_LM":
         refuse_virtual_score(settings)
     _check_targets(model, settings.target_modules, "adapter")
+    if settings.kind == "curlora":
+        plain = with_adapters(model, _curlora(model, settings, task), "adapter", seed)
+        return make_cur(plain, seed)
     make = {"adalora": _adalora, "vera": _vera, "ia3": _ia3}.get(settings.kind)
     config = (
         make(model, settings, task) if make is not None else _virtual(settings, task, tokenizer)
@@ -92,6 +96,28 @@ def _adalora(model: Any, settings: AdapterConfig, task: str) -> Any:
         target_modules=_linear(settings),
         total_step=1 << 30,  # the schedule is set when the run's steps are known
     )
+
+
+def _curlora(model: Any, settings: AdapterConfig, task: str) -> Any:
+    r = settings.r or 16
+    # Layers of the weights hold it to r of their own columns and rows.
+    targets = _linear(settings)
+    least = min(
+        min(m.weight.shape)
+        for n, m in model.named_modules()
+        if isinstance(m, torch.nn.Linear) and (isinstance(targets, str) or _last(n) in targets)
+    )
+    if r > least:
+        raise ModelError(
+            f"adapter.r: {r} columns and rows of a matrix with {least}; set it to at most {least}"
+        )
+    return peft_library().LoraConfig(
+        task_type=task, r=r, lora_alpha=r, target_modules=targets, init_lora_weights=True
+    )
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _vera(model: Any, settings: AdapterConfig, task: str) -> Any:

@@ -15,6 +15,7 @@ from posttrain.errors import ModelError
 from posttrain.models import attention
 from posttrain.models.adapter_state import save_state
 from posttrain.models.attention import ForestPlan, without_mask
+from posttrain.models.curlora import plain_state
 from posttrain.models.embeddings import EmbeddingNoise, EmbeddingTransform
 from posttrain.models.kept_trunk import KeptTrunk, LeafPlan, TrunkPlan, leaves_of, trunk_of
 from posttrain.models.peft_kind import is_peft
@@ -342,7 +343,8 @@ class ForestModel:
     def save(self, folder: str | Path) -> None:
         """Write weights, config, tokenizer and chat template; adapters alone in PEFT's format."""
         Path(folder).mkdir(parents=True, exist_ok=True)
-        self.hf.save_pretrained(folder)
+        plain = plain_state(self.hf)
+        self.hf.save_pretrained(folder, **({} if plain is None else {"state_dict": plain}))
         save_state(self.hf, folder)
         self.tokenizer.save_pretrained(folder)
 

@@ -14,6 +14,7 @@ from posttrain.errors import ModelError
 from posttrain.models.adapter_state import load_adapter
 from posttrain.models.adapters import add_adapter, add_lora
 from posttrain.models.compilation import check_compiler, compile_layers
+from posttrain.models.expansion import train_new_blocks
 from posttrain.models.finite import check_finite
 from posttrain.models.forest_model import ForestModel
 from posttrain.models.language_model import LanguageModel
@@ -168,6 +169,8 @@ def _load(
         hf = load_adapter(hf, path)
     elif lora is not None:
         hf = add_lora(hf, lora, seed=seed)
+    elif adapter is not None and adapter.kind == "llama_pro":
+        train_new_blocks(hf, adapter.num_blocks)
     elif adapter is not None and adapter.own_weights:
         freeze(hf, adapter)
     elif adapter is not None:

@@ -22,6 +22,7 @@ from posttrain.report.markup import browser, folded, recipe, switch
 from posttrain.report.records import Measured, RunFolder, StageRow
 from posttrain.report.results import evaluation, reward_model, sample_curves, stages
 from posttrain.report.run_folder import read_run
+from posttrain.report.sequences import sequences
 from posttrain.report.series import number
 from posttrain.report.tables import percent, time_text
 
@@ -86,6 +87,9 @@ def page(run: RunFolder) -> str:
         if part.continual:
             title = "Continual pretraining" if part is run else f"Continual pretraining: {name}"
             sections.append((title, benchmark(part.continual)))
+        if part.sequences:
+            title = "Continual learning" if part is run else f"Continual learning: {name}"
+            sections.append((title, sequences(part.sequences)))
         if part.reward:
             title = "Reward model" if part is run else f"Reward model: {name}"
             sections.append((title, reward_model(part.reward)))

@@ -233,7 +233,7 @@ class RunFolder:
     metrics: one mapping per step. samples: rows of samples.jsonl, grouped by prompt.
     num_samples: all rows of that file. cut_off: files whose last line is half written.
     stages: of a pipeline. forgetting: what forgetting.json holds.
-    continual: what continual.json holds.
+    continual: what continual.json holds. sequences: what sequences.json holds.
     """
 
     path: Path
@@ -249,6 +249,7 @@ class RunFolder:
     cut_off: list[str] = field(default_factory=list)
     forgetting: dict[str, Any] | None = None
     continual: dict[str, Any] | None = None
+    sequences: dict[str, Any] | None = None
 
     @property
     def command(self) -> str:

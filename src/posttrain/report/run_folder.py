@@ -54,6 +54,7 @@ def read_run(path: Path) -> RunFolder:
     run.summary = _whole(path / "summary.json", _summary)
     run.forgetting = _whole(path / "forgetting.json", _ledger)
     run.continual = _whole(path / "continual.json", _benchmark)
+    run.sequences = _whole(path / "sequences.json", _sequences)
     run.stages = [read_run(path / name) for name in _stage_names(run)]
     parts = (run.recipe, run.metrics, run.evaluation, run.reward, run.samples, run.summary)
     if not any(parts) and not run.stages:
@@ -74,6 +75,15 @@ def _ledger(values: dict[str, Any]) -> dict[str, Any]:
 def _benchmark(values: dict[str, Any]) -> dict[str, Any]:
     """What continual.json holds, as it is, if it has what a page shows."""
     kinds = {"streams": list, "comparisons": list, "seeds": list, "domains": list, "table": dict}
+    wrong = [name for name, kind in kinds.items() if not isinstance(values[name], kind)]
+    if wrong:
+        raise TypeError(f"{wrong[0]} is no {kinds[wrong[0]].__name__}")
+    return values
+
+
+def _sequences(values: dict[str, Any]) -> dict[str, Any]:
+    """What sequences.json holds, as it is, if it has what a page shows."""
+    kinds = {"stages": list, "seeds": list, "table": dict, "comparisons": list, "scores": dict}
     wrong = [name for name, kind in kinds.items() if not isinstance(values[name], kind)]
     if wrong:
         raise TypeError(f"{wrong[0]} is no {kinds[wrong[0]].__name__}")

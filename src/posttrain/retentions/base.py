@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from posttrain import registry
 from posttrain.config import Component
 from posttrain.data.forest import Batch, TokenSequence
 from posttrain.errors import ConfigError
+from posttrain.models.adapters import save_merged
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.loaded import LoadedModel
 from posttrain.models.spec import ModelSpec
@@ -62,6 +64,19 @@ class Retention:
 
     def end(self, stage: Stage) -> None:
         """Called once the stage is trained: remember, or change the weights."""
+
+    def restore(self, stage: Stage) -> None:
+        """Called in the place of `begin` and `end` for a stage that is read from its folder, once
+        the state and the trained weights are those that it left: bring back what of the model is
+        neither.
+        """
+
+    def save(self, model: LanguageModel, folder: Path) -> None:
+        """Write the model that the last stage left."""
+        if self.changes_base:
+            save_merged(model, folder)
+        else:
+            model.save(folder)
 
     def state(self) -> dict[str, Tensor]:
         """What lasts over the stages, by name."""

@@ -49,10 +49,8 @@ class OrthogonalLora(Retention):
                 "o_lora: the model has no LoRA; load it with lora=pt.LoRA(), or choose another "
                 "retention method"
             )
-        with torch.no_grad():
-            for name, weight in self.base.items():  # of an interrupted sequence
-                layers[name].get_base_layer().weight.copy_(weight)
-            if stage.number:
+        if stage.number:
+            with torch.no_grad():
                 for place, module in enumerate(layers.values()):
                     _fresh(module, (stage.seed, stage.number, place))
         stage.model.weights_version += 1
@@ -91,6 +89,14 @@ class OrthogonalLora(Retention):
                 earlier = self.subspaces.get(name)
                 self.subspaces[name] = rows if earlier is None else torch.cat([earlier, rows])
                 self.base[name] = weight.detach().clone()
+        stage.model.weights_version += 1
+
+    def restore(self, stage: Stage) -> None:
+        """The frozen weights with the updates of the stages so far."""
+        layers = dict(lora_layers(stage.model))
+        with torch.no_grad():
+            for name, weight in self.base.items():
+                layers[name].get_base_layer().weight.copy_(weight)
         stage.model.weights_version += 1
 
     def state(self) -> dict[str, Tensor]:

@@ -13,5 +13,7 @@ def run_of(recipe: Recipe, **options: Any) -> RecipeRun:
     """The run of a recipe. options: as `RecipeRun` takes them."""
     from posttrain.runs.pipeline import PipelineRun
     from posttrain.runs.recipe_run import RecipeRun
+    from posttrain.runs.sequences import SequenceRun
 
-    return (PipelineRun if recipe.method == "pipeline" else RecipeRun)(recipe, **options)
+    kinds = {"pipeline": PipelineRun, "continual_learning": SequenceRun}
+    return kinds.get(recipe.method, RecipeRun)(recipe, **options)
