@@ -174,3 +174,9 @@ def test_a_folder_of_another_sequence_is_refused(tmp_path: Path) -> None:
         run(tmp_path / "out")
     with pytest.raises(CheckpointError):
         run(tmp_path / "out", "replay", resume=True)
+
+
+def test_a_weight_is_a_setting_of_the_method() -> None:
+    method, label = module.retention_of({"name": "ewc", "weight": 1.0})
+    assert method.weight == 1.0  # type: ignore[attr-defined]
+    assert label == "ewc(weight=1.0)"

@@ -70,7 +70,7 @@ def continual_learning(
         keep_models: keep the runs of all stages, and not only the model in the end.
     """
     methods_used = ["naive", "replay"] if retentions is None else retentions
-    _labels(methods_used)
+    labels_of(methods_used)
     if num_seeds < 1 or num_examples < 1:
         raise ConfigError(
             f"num_seeds: {num_seeds} and num_examples: {num_examples} must be at least 1"
@@ -124,7 +124,7 @@ def continual_table(
     Raises:
         ConfigError, DataError: found before any weights are loaded.
     """
-    labels = _labels(retentions)
+    labels = labels_of(retentions)
     if num_seeds < 1:
         raise ConfigError(f"num_seeds: {num_seeds} runs of each method; it must be at least 1")
     console = console or Console()
@@ -176,7 +176,7 @@ def continual_table(
     return result
 
 
-def _labels(retentions: Sequence[ComponentLike]) -> list[str]:
+def labels_of(retentions: Sequence[ComponentLike]) -> list[str]:
     """The methods' names with settings.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Any
 from posttrain.config import Component, EvaluationConfig, Recipe
 from posttrain.errors import ConfigError, PosttrainError
 from posttrain.evaluation.sequences import FILE
-from posttrain.loops.sequences import SequenceRecipe, continual_table
+from posttrain.loops.sequences import SequenceRecipe, continual_table, labels_of
 from posttrain.recipe import component, stage_recipes
 from posttrain.runs.calls import Call
 from posttrain.runs.recipe_run import Prepared, RecipeRun
@@ -50,7 +50,7 @@ class PreparedSequence(Prepared):
         self.options = made.options
         self.others = {name: _task(run.call, task, name) for name, task in made.others.items()}
         self.spec = run.call.trained_model
-        self.facts = [("methods", ", ".join(_named(r) for r in made.options["retentions"]))]
+        self.facts = [("methods", "; ".join(labels_of(made.options["retentions"])))]
         self.plans: dict[str, Plan] = {}
         self.suites: dict[str, EvaluationConfig] = {}
         self.settings: dict[str, dict[str, Any]] = {}
@@ -133,7 +133,3 @@ def _refuse_own(recipe: Recipe) -> None:
 
 def _task(call: Call, value: Any, name: str) -> Component:
     return call._task(component(value, f"others.{name}"))
-
-
-def _named(retention: Any) -> str:
-    return retention if isinstance(retention, str) else str(retention.get("name"))
