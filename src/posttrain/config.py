@@ -20,6 +20,7 @@ from posttrain.engine_config import EngineLike as EngineLike
 from posttrain.engine_config import LaunchConfig as LaunchConfig
 from posttrain.engine_config import ProtocolName as ProtocolName
 from posttrain.engine_config import ServedConfig as ServedConfig
+from posttrain.errors import ConfigError
 from posttrain.model_config import AdapterConfig as AdapterConfig
 from posttrain.model_config import LoraConfig as LoraConfig
 from posttrain.model_config import ModelConfig as ModelConfig
@@ -233,6 +234,43 @@ class EvaluationConfig:
     overthinking: bool = False
 
 
+@described("Forgetting")
+@dataclass(frozen=True, slots=True)
+class ForgettingConfig:
+    """Old abilities that are measured before and after a training, item by item.
+
+    Attributes:
+        old: tasks of old abilities: skills, instructions, refusals.
+        rows: files of rows by name, whose likelihood is measured, such as a text corpus.
+        new: the task that is trained for; None is the recipe's task. The KL divergence from the
+            model of the start on its prompts is measured too.
+        num_examples: the first so many problems of each task, and rows of each file.
+        num_samples: completions per problem.
+        num_prompts: prompts of the new task for the divergence; 0 = it is not measured.
+        sampling: how the completions are sampled.
+        seed: seed of the completions, the same before and after.
+    """
+
+    old: list[Component] = field(default_factory=list)
+    rows: dict[str, str] = field(default_factory=dict)
+    new: Component | None = None
+    num_examples: int = 200
+    num_samples: int = 1
+    num_prompts: int = 64
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    seed: int = 1234
+
+    def __post_init__(self) -> None:
+        if not self.old and not self.rows:
+            raise ConfigError(
+                "forgetting: there is no old ability; give old: [tasks], or rows: {name: file}"
+            )
+        names = [task.name for task in self.old] + list(self.rows)
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ConfigError(f"forgetting: two suites are called {twice[0]!r}; leave one out")
+
+
 @dataclass(slots=True)
 class Recipe:
     """A run: the keys that methods share. `settings` holds the method's own.
@@ -255,6 +293,7 @@ class Recipe:
         losses: the loss is the weighted sum of these. The first is the main loss, and its settings
             can be written as plain keys.
         evaluation: the task that the trained model is evaluated on.
+        forgetting: old abilities that are measured before and after the training.
         max_steps: number of optimiser steps. None is num_train_epochs.
         num_train_epochs: passes over the data, where max_steps is not set.
         batch_size: sequences (or prompts) per optimiser step.
@@ -312,6 +351,7 @@ class Recipe:
     losses: list[Component] = field(default_factory=list)
     penalties: list[Component] = field(default_factory=list)
     evaluation: EvaluationConfig | None = None
+    forgetting: ForgettingConfig | None = None
     max_steps: int | None = None
     num_train_epochs: float = 1.0
     batch_size: int = 16

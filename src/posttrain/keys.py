@@ -24,6 +24,7 @@ from posttrain.config import (
     DataConfig,
     EndpointConfig,
     EvaluationConfig,
+    ForgettingConfig,
     LaunchConfig,
     LoraConfig,
     ModelConfig,
@@ -75,6 +76,7 @@ CLASSES: dict[str, Any] = {
         DataConfig,
         EndpointConfig,
         EvaluationConfig,
+        ForgettingConfig,
         LaunchConfig,
         LoraConfig,
         ModelConfig,
@@ -140,7 +142,7 @@ def keys_read(entry: Entry) -> set[str]:
     if trains(entry):
         keys.update(OF_TRAINING)
         if measures(entry):
-            keys.add("evaluation")
+            keys.update(("evaluation", "forgetting"))
     elif "stages" in entry.settings:
         keys.update(INHERITED)
     elif "evaluation" in entry.settings:

@@ -15,7 +15,13 @@ from typing import Any
 
 from posttrain import keys, main_loss, registry, unread_keys
 from posttrain.annotations import spelled
-from posttrain.config import Aggregation, Component, EvaluationConfig, Recipe
+from posttrain.config import (
+    Aggregation,
+    Component,
+    EvaluationConfig,
+    ForgettingConfig,
+    Recipe,
+)
 from posttrain.errors import ConfigError, nearest, nearest_files
 from posttrain.limits import check_numbers
 from posttrain.overrides import apply_overrides as apply_overrides
@@ -207,7 +213,20 @@ def _value(value: Any, hint: Any, where: str) -> Any:
     if of_evaluation and isinstance(value, Mapping):
         named = [key for key in ("task", "environment") if value.get(key) is not None]
         value = {**value, **{key: component(value[key], f"{where}.{key}") for key in named}}
+    if hint == ForgettingConfig | None and isinstance(value, Mapping):
+        value = _abilities(value, where)
     return check(value, hint, where)
+
+
+def _abilities(value: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Old abilities with their tasks as components."""
+    tasks = check(list(value.get("old") or []), list[Any], f"{where}.old")
+    made: dict[str, Any] = {
+        "old": [component(task, f"{where}.old[{i}]") for i, task in enumerate(tasks)]
+    }
+    if value.get("new") is not None:
+        made["new"] = component(value["new"], f"{where}.new")
+    return {**value, **made}
 
 
 def component(value: Any, where: str) -> Component:
@@ -251,6 +270,7 @@ def _check_components(recipe: Recipe) -> None:
         ("task", registry.tasks, [recipe.task] if recipe.task else []),
         ("evaluation.task", registry.tasks, _evaluated(recipe, "task")),
         ("evaluation.environment", registry.environments, _evaluated(recipe, "environment")),
+        ("forgetting", registry.tasks, _old_abilities(recipe)),
         ("advantage", registry.advantages, _named(recipe, "advantage")),
         ("search", registry.searches, _named(recipe, "search")),
         ("environment", registry.environments, _named(recipe, "environment")),
@@ -274,6 +294,12 @@ def _evaluated(recipe: Recipe, key: str) -> list[Component]:
     """The function that the evaluation names, if it does."""
     value = getattr(recipe.evaluation, key, None)
     return [] if value is None else [value]
+
+
+def _old_abilities(recipe: Recipe) -> list[Component]:
+    """The tasks of the forgetting ledger, if there is one."""
+    config = recipe.forgetting
+    return [] if config is None else [*config.old, *([config.new] if config.new else [])]
 
 
 def recipe_as_dict(recipe: Recipe) -> dict[str, Any]:

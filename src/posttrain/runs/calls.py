@@ -12,6 +12,7 @@ from posttrain.config import (
     Component,
     DataConfig,
     EvaluationConfig,
+    ForgettingConfig,
     Limits,
     ModelConfig,
     Recipe,
@@ -83,6 +84,16 @@ class Call:
     def evaluation_of(self, config: EvaluationConfig) -> EvaluationConfig:
         """An evaluation with the paths of its task resolved."""
         return dataclasses.replace(config, task=self._task(config.task))
+
+    def forgetting_of(self, config: ForgettingConfig) -> ForgettingConfig:
+        """A forgetting ledger with the paths of its tasks and rows resolved."""
+        new = config.new if config.new is not None else self.recipe.task
+        return dataclasses.replace(
+            config,
+            old=[self._task(task) for task in config.old],
+            rows={name: self.resolve(path) for name, path in config.rows.items()},
+            new=None if new is None else self._task(new),
+        )
 
     def resolve(self, path: str) -> str:
         """A path: as it is from the working folder, else from the recipe's folder, else a hub

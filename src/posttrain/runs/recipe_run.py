@@ -15,6 +15,8 @@ from posttrain.errors import ConfigError
 from posttrain.methods.measurement import Measuring
 from posttrain.recipe import recipe_as_dict
 from posttrain.runs.calls import Call
+from posttrain.runs.ledger import FILE as LEDGER
+from posttrain.runs.ledger import Ledger
 from posttrain.terminal import write
 from posttrain.training.changes import Change
 from posttrain.training.folder import RunFolder
@@ -136,6 +138,7 @@ class RecipeRun:
         evaluated = self.recipe.evaluation is not None
         files = ["model"] if self.trains or not evaluated else []
         files += ["evaluation.json"] if evaluated else []
+        files += [LEDGER] if self.recipe.forgetting is not None else []
         return all((self.folder / name).exists() for name in files)
 
     def changes(self) -> list[Change]:
@@ -175,6 +178,10 @@ class PreparedTraining(Prepared):
             evaluation = Measuring(spec, config, limits=call.limits, account=work.account)
             every = f", every {recipe.eval_every} steps and in the end" if recipe.eval_every else ""
             self.facts.append(("evaluation", evaluation.facts[0][1] + every))
+        self.ledger = None
+        if recipe.forgetting is not None:
+            self.ledger = Ledger(run, recipe.forgetting)
+            self.facts.append(("forgetting", self.ledger.text))
         self.facts += work.account.losses.items()
         self.preview = work.preview
         self.work = work
@@ -193,7 +200,14 @@ class PreparedTraining(Prepared):
             world=run.world,
         )
         self.session = session
-        self.execute = session.run_in_folder
+        self.execute = session.run_in_folder if self.ledger is None else self._with_ledger
+
+    def _with_ledger(self) -> Any:
+        """Train, then measure what that made the model forget."""
+        assert self.session is not None and self.ledger is not None
+        result = self.session.run_in_folder()
+        self.ledger.measure()
+        return result
 
 
 class PreparedWork(Prepared):

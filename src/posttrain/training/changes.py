@@ -31,6 +31,7 @@ RULES: dict[Rule, tuple[str, ...]] = {
         "eval_every",
         "eval_data",
         "evaluation",
+        "forgetting",
         "reward_timeout_seconds",
         "max_failed_rewards",
         "measure_tied_groups",
