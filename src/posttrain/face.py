@@ -50,6 +50,7 @@ NAMES: dict[str, str] = {
     "continual_table": "posttrain.loops.sequences",
     "revision_rows": "posttrain.loops.revision",
     "short_rows": "posttrain.loops.short_answers",
+    "reasoned_rows": "posttrain.loops.reasoning",
     "safety_margins": "posttrain.data.safety",
     "reward_refresh": "posttrain.loops.reward_refresh",
     "offline": "posttrain.methods.offline",

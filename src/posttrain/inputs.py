@@ -60,6 +60,7 @@ LOSS_INPUTS: dict[str, Input] = _table(
     ("returns", "[M]", "return from each token on: what a critic learns", _ROLLOUTS),
     ("labels", "[M]", "label of each scored token: 0 to 1", "labelled rows of a score model"),
     ("entropy_weight", "[M]", "weight of the entropy bonus, steered to its target", _ROLLOUTS),
+    ("retention_weight", "[M]", "weight of keeping near the stage before", "retention cppo"),
     ("reward_variance", "[M]", "variance of the rewards of the completion's group", _ROLLOUTS),
     ("step", "[M]", "index of the completion's step that the token is in, from 0", _ROWS),
     ("given", "[M]", "1 where the token was in the data, 0 where it was sampled", _ROLLOUTS),

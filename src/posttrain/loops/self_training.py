@@ -319,7 +319,7 @@ def _hints(
                 f"rationalise: example {example.id} of task {task.name} has no answer to give; "
                 "leave it out"
             )
-        ids = encode_prompt(spec.tokenizer, _with_answer(example, text), system=task.system)
+        ids = encode_prompt(spec.tokenizer, with_answer(example, text), system=task.system)
         if context is not None and len(ids) + sampling.max_tokens > context:
             raise ConfigError(
                 f"rationalise: the prompt of {example.id} with its answer has {len(ids)} tokens, "
@@ -331,7 +331,11 @@ def _hints(
     return hints
 
 
-def _with_answer(example: Example, text: str) -> Text:
+def with_answer(example: Example, text: str) -> Text:
+    """The prompt of an example in a text with {prompt} and {answer}, which takes the place of the
+    last user turn of a chat.
+    """
+
     def fill(prompt: str) -> str:
         return text.replace("{prompt}", prompt).replace("{answer}", str(example.answer))
 
