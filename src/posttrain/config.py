@@ -234,7 +234,6 @@ class EvaluationConfig:
     overthinking: bool = False
 
 
-@described("Forgetting")
 @dataclass(frozen=True, slots=True)
 class ForgettingConfig:
     """Old abilities that are measured before and after a training, item by item.

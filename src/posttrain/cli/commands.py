@@ -64,9 +64,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _mode_arguments(name: str, parser: argparse.ArgumentParser) -> None:
-    parser.usage = (
-        f"posttrain {name} RECIPE [key=value ...]\n       posttrain {name} METHOD --model M ..."
-    )
+    call = f"posttrain {name}"
+    parser.usage = f"{call} RECIPE [key=value ...]\n       {call} METHOD --model M ..."
     parser.add_argument("--model", help=MODEL)
     parser.add_argument("--data", help="rows: a file, a folder or a hub id")
     parser.add_argument("--task", help="task that gives prompts and grades")

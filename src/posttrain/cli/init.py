@@ -142,7 +142,7 @@ def recipe_text(entry: Entry, sample: str, values: Mapping[str, str] = {}) -> st
     written |= {"task"} if "task" in values or not _needs_rows(entry) else set()
     if keys.trains(entry):
         written.add("max_steps")
-    if entry.name == "pipeline":
+    if "stages" in entry.settings:
         written.add("stages")
     for group, settings in settings_of(entry).items():
         rest = [line for line in settings if line.key not in written]

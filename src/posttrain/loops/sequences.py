@@ -131,6 +131,17 @@ def continual_table(
     folder = None if output is None else Path(output)
     names = [name for name, _ in (stages.items() if isinstance(stages, Mapping) else stages)]
     seeds = list(range(seed, seed + num_seeds))
+    options: dict[str, Any] = {
+        "suites": suites,
+        "others": others,
+        "of_stage": of_stage,
+        "steps": steps,
+        "num_examples": num_examples,
+        "sampling": sampling,
+        "evaluation_seed": evaluation_seed,
+        "console": console,
+        **settings,
+    }
     runs: dict[str, list[Continual]] = {label: [] for label in labels}
     for number in seeds:
         for label, retention in zip(labels, retentions, strict=True):
@@ -138,42 +149,40 @@ def continual_table(
             held = None if place is None else _held(place)
             if held is None:
                 write_rule(console, f"{label}, seed {number}")
-                held = continual(
-                    copy.deepcopy(model) if isinstance(model, ForestModel) else model,
-                    stages,
-                    retention=retention,
-                    suites=suites,
-                    others=others,
-                    of_stage=of_stage,
-                    steps=steps,
-                    num_examples=num_examples,
-                    sampling=sampling,
-                    evaluation_seed=evaluation_seed,
-                    seed=number * 1000,
-                    output=place,
-                    resume=resume and place is not None and place.is_dir(),
-                    console=console,
-                    **settings,
-                )
+                started = resume and place is not None and place.is_dir()
+                own: dict[str, Any] = {
+                    "retention": retention,
+                    "seed": number * 1000,
+                    "resume": started,
+                }
+                held = continual(_fresh(model), stages, output=place, **own, **options)
                 held.model = None  # so that memory does not grow with the runs
             runs[label].append(held)
             if place is not None and not keep_models:
                 _drop_runs(place, names)
-    result = Sequences(
-        _name(model),
-        names,
-        seeds,
-        {label: [run.scores.tolist() for run in some] for label, some in runs.items()},
-        {
-            label: {suite: [run.others[suite] for run in some] for suite in some[0].others}
-            for label, some in runs.items()
-        },
-    )
+    result = _table(_name(model), names, seeds, runs)
     if folder is not None:
         result.save(folder)
         write_heat_maps(result.values(), folder)
     write(console, str(result))
     return result
+
+
+def _fresh(model: ModelLike) -> ModelLike:
+    """A copy of a loaded model; what is only named is loaded anew by each run."""
+    return copy.deepcopy(model) if isinstance(model, ForestModel) else model
+
+
+def _table(
+    model: str, names: list[str], seeds: list[int], runs: Mapping[str, list[Continual]]
+) -> Sequences:
+    """The runs of all methods as one table."""
+    scores = {label: [run.scores.tolist() for run in some] for label, some in runs.items()}
+    others = {
+        label: {suite: [run.others[suite] for run in some] for suite in some[0].others}
+        for label, some in runs.items()
+    }
+    return Sequences(model, names, seeds, scores, others)
 
 
 def labels_of(retentions: Sequence[ComponentLike]) -> list[str]:
