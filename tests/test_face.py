@@ -38,5 +38,5 @@ def test_registered_functions_are_plain_functions() -> None:
 def test_a_method_with_data_in_registry_is_public() -> None:
     from posttrain.registry import methods
 
-    missing = set(methods.names()) - set(face.names()) - {"pipeline"}
+    missing = set(methods.names()) - set(face.names()) - {"pipeline", "continual_learning"}
     assert not missing

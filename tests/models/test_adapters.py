@@ -31,14 +31,15 @@ KINDS: dict[str, LoraConfig | AdapterConfig] = {
     "adalora": AdapterConfig("adalora", r=2),
     "vera": AdapterConfig("vera", r=8),
     "ia3": AdapterConfig("ia3"),
+    "curlora": AdapterConfig("curlora", r=4),
     "prompt": AdapterConfig("prompt", num_virtual_tokens=5),
     "prompt-text": AdapterConfig("prompt", num_virtual_tokens=5, init_text="w3 w4 w5 w6 w7"),
     "prefix": AdapterConfig("prefix", num_virtual_tokens=5),
     "prefix-network": AdapterConfig("prefix", num_virtual_tokens=5, encoder_hidden_size=6),
     "p_tuning": AdapterConfig("p_tuning", num_virtual_tokens=5, encoder_hidden_size=6),
 }
-SAME_AT_FIRST = ("lora", "rslora", "dora", "pissa", "olora", "vera", "ia3")
-MERGED = ("lora", "rslora", "dora", "pissa", "olora", "adalora", "vera", "ia3")
+SAME_AT_FIRST = ("lora", "rslora", "dora", "pissa", "olora", "vera", "ia3", "curlora")
+MERGED = ("lora", "rslora", "dora", "pissa", "olora", "adalora", "vera", "ia3", "curlora")
 
 
 def adapted(folder: Path, kind: str) -> LanguageModel:
@@ -121,7 +122,9 @@ def test_forest_reference_merge_and_saved_folder(
         close(by_rows(model.hf.merge_and_unload(), forest), found["logprobs"].detach())
 
 
-@pytest.mark.parametrize("kind", ["dora", "adalora", "ia3", "prompt", "prefix", "p_tuning"])
+@pytest.mark.parametrize(
+    "kind", ["dora", "adalora", "ia3", "curlora", "prompt", "prefix", "p_tuning"]
+)
 def test_the_engine_writes_what_peft_writes(kind: str, folder: Path) -> None:
     model = adapted(folder, kind)
     stir(model)

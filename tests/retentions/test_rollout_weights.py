@@ -37,8 +37,13 @@ def stage(model: LanguageModel, plan: Any, number: int = 1) -> Stage:
 
 
 def test_advantages_are_weighted_and_the_rest_stays(model: LanguageModel) -> None:
-    plan = pt.grpo(TASK, rewards=["length"], num_generations=4, batch_size=2)
-    weighted = retentions.get("cppo")(low=0.25, high=3.0).begin(stage(model, plan))
+    def letters(completions: list[str]) -> list[float]:
+        """Distinct characters."""
+        return [float(len(set(text))) for text in completions]
+
+    plan = pt.grpo(TASK, rewards=[letters], num_generations=4, batch_size=2)
+    method = retentions.get("cppo")(threshold=0.0, low=0.25, high=3.0)
+    weighted = method.begin(stage(model, plan))
     assert [t.name for t in weighted.objective.terms][-1] == "knowledge_retention"
     (before,) = source_of(plan, model, 0).batches(0)
     (after,) = source_of(weighted, model, 0).batches(0)
@@ -48,7 +53,7 @@ def test_advantages_are_weighted_and_the_rest_stays(model: LanguageModel) -> Non
     assert len(rows) == 8
     rewards = np.array([s.values["reward"] for s in rows])
     logprobs = np.array([s.streams["engine_logprobs"][s.loss_mask].mean() for s in rows])
-    learning, retention = rollout_weights(rewards, logprobs, threshold=0.5, low=0.25, high=3.0)
+    learning, retention = rollout_weights(rewards, logprobs, threshold=0.0, low=0.25, high=3.0)
     assert set(learning) - {1.0}
     for row, a, b in zip(rows, learning, retention, strict=True):
         plain = old[row.ids.tobytes()]

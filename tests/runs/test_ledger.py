@@ -41,7 +41,13 @@ def test_a_run_carries_its_ledger(tiny_folder: Path, tmp_path: Path) -> None:
     assert [c["name"] for c in ledger["new"]] == ["sorting"]
     assert len(ledger["lines"]) >= 2 and ledger["divergence"]
     (tmp_path / "run" / "forgetting.json").unlink()
-    assert not run_of(made, resume=True).finished
+    again = run_of(made, resume=True)
+    assert not again.finished
+    again.execute()
+    assert json.loads((tmp_path / "run" / "forgetting.json").read_text()) == ledger
+    other = recipe(tiny_folder, tmp_path / "run", num_examples=2)
+    run_of(other, resume=True).execute()
+    assert json.loads((tmp_path / "run" / "forgetting.json").read_text()) != ledger
 
 
 def test_it_is_read_back_from_the_runs_recipe(tiny_folder: Path, tmp_path: Path) -> None:

@@ -69,6 +69,8 @@ def continual_learning(
         num_examples: problems of each suite that is no `evaluation` of its own.
         keep_models: keep the runs of all stages, and not only the model in the end.
     """
+    if not stages:
+        raise ConfigError("stages: there is none; give a recipe with a name for at least one")
     methods_used = ["naive", "replay"] if retentions is None else retentions
     labels_of(methods_used)
     if num_seeds < 1 or num_examples < 1:

@@ -14,6 +14,7 @@ from posttrain.methods.measurement import measuring_of
 from posttrain.models.named import NamedModel
 from posttrain.runs.calls import Call
 from posttrain.terminal import write
+from posttrain.training.folder import RunFolder
 from posttrain.world import World
 
 FILE = "forgetting.json"
@@ -25,6 +26,7 @@ class Run(Protocol):
     call: Call
     console: Console
     world: World
+    run_folder: RunFolder
 
     @property
     def folder(self) -> Path:
@@ -45,6 +47,9 @@ class Ledger:
         # The model of the start is the one below fresh adapters, in its full precision.
         plain = replace(spec.config, lora=None, adapter=None, quantization="none")
         self.before = NamedModel(plain, seed=spec.seed, notice=spec.notice)
+        place = run.run_folder
+        old = place.changes() if place.resume and place.holds_run else []
+        self.changed = any(change.name.startswith("forgetting") for change in old)
         options: dict[str, Any] = {"num_examples": config.num_examples, "limits": run.call.limits}
         for task in (*self.config.old, *([self.config.new] if self.config.new else [])):
             measuring_of(self.before, task, **options)
@@ -58,10 +63,10 @@ class Ledger:
         return f"{', '.join(names)}, before and after{new}"
 
     def measure(self) -> None:
-        """Write forgetting.json and print the ledger, unless it is there."""
+        """Write forgetting.json and print the ledger, unless this one is there."""
         run, config = self.run, self.config
         file = run.folder / FILE
-        if not run.world.is_main or file.is_file():
+        if not run.world.is_main or (file.is_file() and not self.changed):
             return
         dtype, device = self.before.config.dtype, self.before.config.device
         after = ModelConfig(str(run.folder / "model"), dtype=dtype, device=device)

@@ -19,7 +19,7 @@ from posttrain.yaml_reader import read_yaml_file
 IN_PYTHON = "in_python"
 """Key of the recipe of a run that was started in Python, by objects that YAML cannot name."""
 
-DONE = ("model", "evaluation.json")
+DONE = ("model", "evaluation.json", "forgetting.json")
 """What a finished run has and an unfinished one has not."""
 
 
