@@ -39,7 +39,7 @@ def test_a_run_carries_its_ledger(tiny_folder: Path, tmp_path: Path) -> None:
     ledger = json.loads((tmp_path / "run" / "forgetting.json").read_text())
     assert [c["name"] for c in ledger["old"]] == ["arithmetic"]
     assert [c["name"] for c in ledger["new"]] == ["sorting"]
-    assert len(ledger["lines"]) >= 2 and ledger["divergence"]
+    assert len(ledger["lines"]) >= 2 and ledger["kl"]
     (tmp_path / "run" / "forgetting.json").unlink()
     again = run_of(made, resume=True)
     assert not again.finished
