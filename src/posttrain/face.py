@@ -71,6 +71,7 @@ NAMES: dict[str, str] = {
     "Adapter": "posttrain.config.AdapterConfig",
     "Model": "posttrain.config.ModelConfig",
     "Data": "posttrain.config.DataConfig",
+    "DataSource": "posttrain.config.SourceConfig",
     "Credit": "posttrain.config.CreditConfig",
     "TrustRegion": "posttrain.config.TrustRegionConfig",
     "Watch": "posttrain.config.WatchConfig",
@@ -99,6 +100,7 @@ KINDS: dict[str, str] = {
     "environment": "environments",
     "strategy": "searches",
     "retention": "retentions",
+    "quality": "qualities",
 }
 """Groups of registered functions: pt.reward.exact is one, @pt.reward adds one."""
 
