@@ -148,7 +148,10 @@ def filter_rows(
         raise ConfigError("where: give at least one bound, such as 'tokens<=2048'")
     if num_rows is not None and num_rows < 1:
         raise ConfigError(f"num_rows: {num_rows} must be at least 1")
-    components = [bound.component for bound in bounds]
+    components: list[Component] = []
+    for bound in bounds:
+        if bound.component not in components:
+            components.append(bound.component)
     measures = Measures.of(components, model_of(model), embeddings, max_length)
     place = check_output(output, force=force) if output is not None else None
     if isinstance(data, Iterator):
@@ -157,7 +160,9 @@ def filter_rows(
     values = measured(row_texts(data), measures, cache=cache)
     number = sum(1 for _ in row_texts(data)) if not bounds else len(next(iter(values.values())))
     result = Filtered([], np.ones(number, dtype=bool), values=values)
-    for bound, column in zip(bounds, values.values(), strict=True):
+    columns = list(values.values())
+    for bound in bounds:
+        column = columns[components.index(bound.component)]
         holds, missing = bound.holds(column), np.isnan(column)
         result.failed[bound.text] = int((~holds & ~missing).sum())
         result.unmeasured[bound.text] = int(missing.sum())
