@@ -42,6 +42,7 @@ KINDS = {
     "tasks": ("Tasks", "`pt.task.NAME`, and the first argument of `pt.grpo`", "task"),
     "environments": ("Environments", "`pt.environment.NAME`, and `environment=`", "environment"),
     "retentions": ("Retention methods", "`retention=` of `pt.continual`", "retention"),
+    "qualities": ("Measures of rows", "`pt.quality.NAME`, and `measures=`", "quality"),
     "searches": ("Searches", "`search=` of `pt.evaluate`", "search"),
 }
 

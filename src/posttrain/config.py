@@ -16,6 +16,7 @@ from posttrain.component import ComponentLike as ComponentLike
 from posttrain.credit_config import CreditConfig as CreditConfig
 from posttrain.data_config import DataConfig as DataConfig
 from posttrain.data_config import DataLike as DataLike
+from posttrain.data_config import SourceConfig as SourceConfig
 from posttrain.engine_config import EngineLike as EngineLike
 from posttrain.engine_config import LaunchConfig as LaunchConfig
 from posttrain.engine_config import ProtocolName as ProtocolName

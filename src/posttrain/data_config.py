@@ -8,7 +8,38 @@ from pathlib import Path
 from typing import Any, Literal
 
 from posttrain.errors import ConfigError, nearest
-from posttrain.typecheck import described
+from posttrain.typecheck import check, described
+
+
+@described("DataSource")
+@dataclass(frozen=True, slots=True)
+class SourceConfig:
+    """One of several sources of rows in a recipe.
+
+    Attributes:
+        path: a file, a folder, or the id of a hub data set.
+        weight: share in the mixture against the weights of the others; None, which all have then,
+            is by the number of rows.
+        limit: largest number of rows that are read.
+        subset: configuration of a hub data set.
+        split: of a hub data set; in a folder, the files whose names contain it.
+        columns: new names of columns, {our name: name in the file}.
+    """
+
+    path: str
+    weight: float | None = None
+    limit: int | None = None
+    subset: str | None = None
+    split: str = "train"
+    columns: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.weight is not None and not self.weight >= 0:
+            raise ConfigError(f"data.sources: weight {self.weight} must be 0 or above")
+
+    @staticmethod
+    def from_short(text: str) -> dict[str, Any]:
+        return {"path": text}
 
 
 @described("Data")
@@ -44,9 +75,17 @@ class DataConfig:
             whose tokens count this much. Methods sft and distill read it.
         rows: rows in memory, in place of a path: a list of dictionaries or a `datasets.Dataset`.
             Recipes have no such key.
+        sources: several sources that are mixed, in place of a path. Their formats must agree, or be
+            all conversations, pairs of texts, or preferences.
+        temperature: of mixing by the number of rows: shares are min(rows, max_examples)^(1/T).
+        max_examples: rows of one source that count for its share at most (T5's limit K).
+        num_rows: rows of the mixture; None takes as many as no source repeats itself for.
+        mixing_seed: of the choice and the order of the rows of a mixture.
+        order: "shuffled" draws a new order for each epoch, "as_given" takes the rows as they are,
+            as for a curriculum. Method sft reads it.
     """
 
-    path: str
+    path: str = ""
     subset: str | None = None
     split: str = "train"
     limit: int | None = None
@@ -60,8 +99,15 @@ class DataConfig:
     max_unusable: float = 0.1
     rationale_weight: float = 0.0
     rows: Any = field(default=None, repr=False, metadata={"recipe": False})
+    sources: tuple[SourceConfig, ...] = ()
+    temperature: float = 1.0
+    max_examples: int | None = None
+    num_rows: int | None = None
+    mixing_seed: int = 0
+    order: Literal["shuffled", "as_given"] = "shuffled"
 
     def __post_init__(self) -> None:
+        self._check_sources()
         for name in ("max_cut", "max_unusable"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(
@@ -77,6 +123,30 @@ class DataConfig:
                 f"data.subset: {self.subset!r} is of a hub data set, and these rows are in "
                 "memory; leave it out"
             )
+
+    def _check_sources(self) -> None:
+        if self.sources:
+            parts = check(list(self.sources), list[SourceConfig], "data.sources")
+            object.__setattr__(self, "sources", tuple(parts))
+            if self.path or self.rows is not None or self.subset or self.columns:
+                raise ConfigError(
+                    "data.sources: each source has its own path, subset and columns; leave those "
+                    "of data out"
+                )
+            given = [source.weight is not None for source in self.sources]
+            if any(given) and not all(given):
+                raise ConfigError("data.sources: give a weight to every source, or to none")
+            if self.num_rows is not None and self.num_rows < 1:
+                raise ConfigError(f"data.num_rows: {self.num_rows} must be at least 1")
+            return
+        if not self.path and self.rows is None:
+            raise ConfigError("data.path: say where the rows are, or give data.sources")
+        for name, default in (("temperature", 1.0), ("max_examples", None), ("num_rows", None)):
+            if getattr(self, name) != default:
+                raise ConfigError(
+                    f"data.{name}: {getattr(self, name)} is of mixtures; give data.sources, or "
+                    "leave it out"
+                )
 
     @classmethod
     def of(cls, data: DataLike, **settings: Any) -> DataConfig:

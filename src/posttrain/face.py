@@ -33,6 +33,17 @@ NAMES: dict[str, str] = {
     "Forgetting": "posttrain.evaluation.forgetting",
     "Hacking": "posttrain.evaluation.hacking",
     "contamination": "posttrain.evaluation.contamination",
+    "data_report": "posttrain.curation.summary",
+    "duplicates": "posttrain.curation.copies",
+    "deduplicate": "posttrain.curation.copies",
+    "mix": "posttrain.curation.mix",
+    "filter_rows": "posttrain.curation.selection",
+    "self_instruct": "posttrain.curation.synthesis",
+    "evolve": "posttrain.curation.synthesis",
+    "back_translate": "posttrain.curation.synthesis",
+    "rationales": "posttrain.curation.synthesis",
+    "identity_rows": "posttrain.curation.synthesis",
+    "simulate_collapse": "posttrain.loops.collapse_simulation",
     "harness_model": "posttrain.evaluation.harness",
     "Evaluation": "posttrain.evaluation.outcomes",
     # methods that train: each gives a plan
@@ -46,6 +57,7 @@ NAMES: dict[str, str] = {
     "online_dpo": "posttrain.methods.online_dpo",
     "spin": "posttrain.loops.spin",
     "self_training": "posttrain.loops.self_training",
+    "weak_data": "posttrain.loops.weak_data",
     "continual": "posttrain.loops.continual",
     "continual_table": "posttrain.loops.sequences",
     "revision_rows": "posttrain.loops.revision",
@@ -74,6 +86,7 @@ NAMES: dict[str, str] = {
     "Adapter": "posttrain.config.AdapterConfig",
     "Model": "posttrain.config.ModelConfig",
     "Data": "posttrain.config.DataConfig",
+    "DataSource": "posttrain.config.SourceConfig",
     "Credit": "posttrain.config.CreditConfig",
     "TrustRegion": "posttrain.config.TrustRegionConfig",
     "Watch": "posttrain.config.WatchConfig",
@@ -102,6 +115,7 @@ KINDS: dict[str, str] = {
     "environment": "environments",
     "strategy": "searches",
     "retention": "retentions",
+    "quality": "qualities",
 }
 """Groups of registered functions: pt.reward.exact is one, @pt.reward adds one."""
 

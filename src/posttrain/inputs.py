@@ -1,11 +1,12 @@
-"""The inputs of losses, advantages and searches: name, shape, meaning and producer of each.
+"""The inputs of losses, advantages, searches and quality measures: name, shape, meaning, producer.
 
 A positional parameter of such a function must be one of these names. The registries take their
 vocabularies from here, and `posttrain explain` prints these lines. Nothing here imports torch.
 
 Shapes: M targets (the trained tokens of all sequences of a micro-batch, in one flat row), S
 sequences, Q trees (pairs, or the completions of one prompt), V vocabulary entries, P prompts,
-G completions of each prompt, T tokens of one completion, F reward functions.
+G completions of each prompt, T tokens of one completion, F reward functions, R rows, D numbers of
+an embedding.
 """
 
 from __future__ import annotations
@@ -118,6 +119,18 @@ ADVANTAGE_INPUTS: dict[str, Input] = _table(
     ("states", "[P][G] of [K]", "number of what a turn answers; equal means equal", _ROLLOUTS),
     ("contexts", "[P][G] of [K]", "number of a turn's whole context", _ROLLOUTS),
 )
+
+QUALITY_INPUTS: dict[str, Input] = _table(
+    ("texts", "[R]", "the whole text of each row", "rows"),
+    ("prompts", "[R]", "the prompt of each row as text, empty where there is none", "rows"),
+    ("completions", "[R]", "the completion, or the plain text, of each row", "rows"),
+    ("num_tokens", "[R]", "tokens of each row", "tokenizer, or words and signs without one"),
+    ("nats", "[R]", "mean nats per token of the completion after its prompt", _MODEL),
+    ("nats_alone", "[R]", "the same without the prompt; NaN for plain text", _MODEL),
+    ("yes", "[R]", "probability of yes against no to whether the row is informative", _MODEL),
+    ("vectors", "[R, D]", "embeddings of length 1", "embeddings"),
+)
+"""What measures of rows can ask for; R rows."""
 
 SEARCH_INPUTS: dict[str, Input] = _table(
     ("prompt", "[T]", "the prompt, as token ids", "task"),

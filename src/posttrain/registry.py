@@ -34,7 +34,7 @@ from posttrain.entry import (
     unwrapped,
 )
 from posttrain.errors import ConfigError, nearest
-from posttrain.inputs import ADVANTAGE_INPUTS, LOSS_INPUTS, SEARCH_INPUTS
+from posttrain.inputs import ADVANTAGE_INPUTS, LOSS_INPUTS, QUALITY_INPUTS, SEARCH_INPUTS
 from posttrain.typecheck import check
 
 __all__ = ["REGISTRIES", "REQUIRED", "Declaration", "Entry", "Registry", "Setting"]
@@ -362,6 +362,7 @@ methods = Registry("method", "methods", "methods", (), also="loops")
 # What each of these is: `posttrain.penalties`.
 penalties = Registry("penalty", "penalties", "penalties", frozenset({"parameter", "start"}))
 retentions = Registry("retention method", "retentions", "retentions", ())
+qualities = Registry("quality measure", "qualities", "quality", QUALITY_INPUTS)
 
 REGISTRIES: dict[str, Registry] = {
     "losses": losses,
@@ -373,6 +374,7 @@ REGISTRIES: dict[str, Registry] = {
     "environments": environments,
     "methods": methods,
     "retentions": retentions,
+    "qualities": qualities,
 }
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from posttrain import registry
-from posttrain.cli import continual, explain, hacking, init, plan, runs, search, serve
+from posttrain.cli import continual, data, explain, hacking, init, plan, runs, search, serve
 from posttrain.cli import help as pages
 from posttrain.cli.arguments import MODEL, evaluation_recipe, method_recipe, recipe_of
 from posttrain.cli.parser import Command
@@ -210,9 +210,6 @@ def _generate(options: argparse.Namespace) -> int:
     return generate.generate(options)
 
 
-# -- looking things up
-
-
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "posttrain report RUN [RUN ...] [--output FILE]"
     parser.add_argument("--output", help="file to write (report.html in the run's folder)")
@@ -311,6 +308,7 @@ def _method_commands() -> dict[str, Command]:
 
 def _model_commands() -> dict[str, Command]:
     return {
+        "data": data.command(),
         "eval": Command(
             "evaluate",
             "measure a model on a task: accuracy, pass@k, maj@k",

@@ -72,7 +72,7 @@ def _names(value: Any) -> list[str]:
     if isinstance(value, ModelConfig):
         return [value.path, *([value.tokenizer] if value.tokenizer else [])]
     if isinstance(value, DataConfig):
-        return [value.path]
+        return [name for name in (value.path, *(s.path for s in value.sources)) if name]
     if isinstance(value, Recipe):
         parts = [getattr(value, f.name) for f in dataclasses.fields(value)]
         return [name for part in parts for name in _names(part)]

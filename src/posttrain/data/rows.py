@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from posttrain.config import DataConfig, DataLike
+from posttrain.config import DataConfig, DataLike, SourceConfig
 from posttrain.data.hub import is_dataset, read_hub, table_rows
+from posttrain.data.mixture import Reader, counts, in_one_format, mixed, rates, size_of
 from posttrain.data.row_files import KINDS, Row, files_of, read_file, read_folder
 from posttrain.errors import DataError, nearest, nearest_files, shown
 from posttrain.memory import without_collection
@@ -45,6 +46,8 @@ def stream_of(data: DataLike) -> Iterator[Row]:
     if config.rows is not None:
         rows = _rows_in_memory(config.rows, config.split)
         return _selected(rows, _IN_MEMORY, config.limit, config.columns)
+    if config.sources:
+        return itertools.islice(_mixture(config), config.limit)
     return stream_rows(
         config.path,
         subset=config.subset,
@@ -52,6 +55,33 @@ def stream_of(data: DataLike) -> Iterator[Row]:
         limit=config.limit,
         columns=config.columns,
     )
+
+
+def _mixture(config: DataConfig) -> Iterator[Row]:
+    """The rows of several sources, in a random order."""
+
+    def reader(source: SourceConfig) -> Reader:
+        return lambda: stream_rows(
+            source.path,
+            subset=source.subset,
+            split=source.split,
+            limit=source.limit,
+            columns=source.columns,
+        )
+
+    names = [source.path for source in config.sources]
+    readers = in_one_format([reader(source) for source in config.sources], names)
+    sizes = [size_of(read, name) for read, name in zip(readers, names, strict=True)]
+    weights = [source.weight for source in config.sources if source.weight is not None]
+    shares = rates(
+        sizes,
+        weights=weights or None,
+        temperature=config.temperature,
+        max_examples=config.max_examples,
+    )
+    numbers = counts(sizes, shares, config.num_rows)
+    for _, row in mixed(readers, numbers, sizes, seed=config.mixing_seed):
+        yield dict(row)
 
 
 @without_collection()

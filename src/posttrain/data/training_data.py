@@ -192,7 +192,7 @@ def encode_task(
 
 def _text_files(data: DataConfig) -> list[Path]:
     """The .txt files of `data`, where nothing but their text is read."""
-    if data.rows is not None or data.columns or data.rationale_weight:
+    if data.rows is not None or data.sources or data.columns or data.rationale_weight:
         return []
     return text_files(Path(data.path).expanduser(), data.split)
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from posttrain.config import DataLike
+from posttrain.data.row_texts import text_of
 from posttrain.data.rows import stream_of
 from posttrain.errors import ConfigError
 from posttrain.types import Example, Task, plain_text
@@ -33,6 +34,8 @@ class Hit:
 
     item: its place, from 0. id: its name, where it has one. share: of its runs of words that the
     rows hold. row: place of the row that holds most of them. text, row_text: their beginnings.
+    rows: places of the rows that hold at least min_share of them by themselves, or `row` alone
+    where only several rows together do.
     """
 
     item: int
@@ -41,6 +44,7 @@ class Hit:
     row: int
     text: str
     row_text: str
+    rows: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -118,7 +122,7 @@ def contamination(
             "min_words must be at least 1, min_share above 0 and at most 1"
         )
     texts, names = _texts_of(items, columns)
-    index = _Index(texts, unit, n, min_words)
+    index = _Index(texts, unit, n, min_words, min_share)
     num_rows = 0
     row_texts: dict[int, str] = {}
     for number, row in enumerate(stream_of(rows)):
@@ -130,14 +134,19 @@ def contamination(
     for item, (share, best) in index.shares().items():
         if share >= min_share:
             text = texts[item][:_SHOWN]
-            result.hits.append(Hit(item, names[item], share, best, text, row_texts[best]))
+            rows = tuple(index.holding.get(item, [best]))
+            result.hits.append(Hit(item, names[item], share, best, text, row_texts[best], rows))
     return result
 
 
 class _Index:
     """The runs of the items, and which of them were seen."""
 
-    def __init__(self, texts: Sequence[str], unit: Unit, n: int, min_words: int) -> None:
+    def __init__(
+        self, texts: Sequence[str], unit: Unit, n: int, min_words: int, min_share: float
+    ) -> None:
+        self._min_share = min_share
+        self.holding: dict[int, list[int]] = {}
         self._split: Callable[[str], Sequence[str]] = words_of if unit == "words" else characters_of
         self._runs: dict[int, set[str]] = {}
         self._owners: dict[str, list[int]] = {}
@@ -166,6 +175,8 @@ class _Index:
         is_best = False
         for place, runs in counts.items():
             self._seen.setdefault(place, set()).update(runs)
+            if len(runs) >= self._min_share * len(self._runs[place]):
+                self.holding.setdefault(place, []).append(number)
             if len(runs) > self._best.get(place, (0, 0))[0]:
                 self._best[place] = (len(runs), number)
                 is_best = True
@@ -201,22 +212,6 @@ def grams(units: Sequence[str], n: int) -> Iterator[str]:
     """Runs of n units, each as one text."""
     for start in range(len(units) - n + 1):
         yield " ".join(units[start : start + n])
-
-
-def text_of(row: Any) -> str:
-    """All text of a row, its lists and messages included, a value a line."""
-    return "\n".join(_strings(row))
-
-
-def _strings(value: Any) -> Iterable[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _strings(part)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _strings(part)
 
 
 def _texts_of(

@@ -79,7 +79,12 @@ def sft(
     def prepare(spec: ModelSpec, seed: int, steps: int | None) -> Work:
         account = Account()
         encoded = encode_examples(spec, data, task, account, limits)
-        source = DataSource(Singles(encoded.sequences), batch_size=batch_size, seed=seed)
+        source = DataSource(
+            Singles(encoded.sequences),
+            batch_size=batch_size,
+            seed=seed,
+            shuffle=data is None or data_of(data).order == "shuffled",
+        )
         objective.check_weights(encoded.sequences)
         number = steps_of(steps, num_train_epochs, source.steps_per_epoch)
         held_out = None

@@ -103,7 +103,7 @@ def page(run: RunFolder) -> str:
         sections.append((title, _samples(part, i)))
     sections.append(("Problems", _problems(measured)))
     sections.append(("What went wrong", failures(parts)))
-    return _document(run.title, _head(run, measured), sections)
+    return document(run.title, _head(run, measured), sections)
 
 
 def comparison_page(runs: Sequence[RunFolder]) -> str:
@@ -123,7 +123,7 @@ def comparison_page(runs: Sequence[RunFolder]) -> str:
         ("Recipes", recipes),
         ("What went wrong", failures(named)),
     ]
-    return _document(title, head, sections)
+    return document(title, head, sections)
 
 
 def _named(runs: Sequence[RunFolder]) -> list[tuple[str, RunFolder]]:
@@ -144,7 +144,10 @@ def _named(runs: Sequence[RunFolder]) -> list[tuple[str, RunFolder]]:
     return labels
 
 
-def _document(title: str, head: str, sections: Sequence[Section]) -> str:
+def document(title: str, head: str, sections: Sequence[Section]) -> str:
+    """A page that loads nothing: its head, and its sections with links to them. A section without
+    a body is left out.
+    """
     shown = [(name, body) for name, body in sections if body]
     links = "".join(f'<a href="#part-{i}">{escape(name)}</a>' for i, (name, _) in enumerate(shown))
     bodies = "".join(

@@ -64,7 +64,12 @@ class Call:
 
     def _argument(self, name: str, value: Any) -> Any:
         if isinstance(value, DataConfig):
-            value = dataclasses.replace(value, path=self.resolve(value.path))
+            sources = tuple(
+                dataclasses.replace(source, path=self.resolve(source.path))
+                for source in value.sources
+            )
+            path = self.resolve(value.path) if value.path else ""
+            value = dataclasses.replace(value, path=path, sources=sources)
             return self._watch.section(name, value)
         if isinstance(value, ModelConfig):
             return self.named(value)

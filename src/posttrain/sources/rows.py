@@ -59,7 +59,8 @@ class DataSource:
         groups: what is shuffled: sequences of one group share a tree (a row alone, or the two of a
         preference pair).
         batch_size: groups a step; the last step of an epoch may have fewer. whole: what is never
-        split, as in `Batch`.
+        split, as in `Batch`. shuffle: draw a new order for each epoch; else keep that of the
+        groups.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class DataSource:
         batch_size: int,
         seed: int,
         whole: Literal["tree", "batch"] | None = None,
+        shuffle: bool = True,
     ) -> None:
         if not groups:
             raise DataError("there is no row to train on")
@@ -76,6 +78,7 @@ class DataSource:
         self.batch_size = batch_size
         self.seed = seed
         self.whole = whole
+        self.shuffle = shuffle
         self.steps_per_epoch = math.ceil(len(groups) / batch_size)
         self._averages = Averages()
         self._order: tuple[int, np.ndarray] | None = None
@@ -91,10 +94,9 @@ class DataSource:
         """The groups of a step."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
-            self._order = (
-                epoch,
-                np.random.default_rng((self.seed, epoch)).permutation(len(self.groups)),
-            )
+            draw = np.random.default_rng((self.seed, epoch))
+            number = len(self.groups)
+            self._order = (epoch, draw.permutation(number) if self.shuffle else np.arange(number))
         chosen = self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
         self._averages = Averages()
         self._averages.add("epoch", (step + 1) / self.steps_per_epoch)

@@ -1,0 +1,1 @@
+"""Tools for rows before they are trained on: report, copies, overlap, mixing, filters."""
