@@ -136,6 +136,36 @@ SEARCH_INPUTS: dict[str, Input] = _table(
     ),
 )
 
+_POOL = "pool"
+_SELECTION = "loop"
+_SMALL = "classifier"
+_LM = "language model"
+_ADVISER = "adviser"
+
+SELECTOR_INPUTS: dict[str, Input] = _table(
+    ("num", "", "how many rows to choose", _SELECTION),
+    ("num_candidates", "", "the number P of candidates", _SELECTION),
+    ("num_completions", "", "the number G of completions of each candidate", _POOL),
+    ("rng", "", "generator of random numbers, a function of seed and round", _SELECTION),
+    ("texts", "[P]", "the candidates as text", _POOL),
+    ("probabilities", "[P, C]", "probability of each class", _SMALL),
+    ("labelled_probabilities", "[L, C]", "the same of the labelled rows", _SMALL),
+    ("committee", "[K, P, C]", "the same of each member of a committee", _SMALL),
+    ("embeddings", "[P, D]", "vector of each candidate", "model"),
+    ("labelled_embeddings", "[L, D]", "vector of each labelled row", "model"),
+    ("token_entropies", "[P] of [T]", "entropy of each token of a completion, nats", _LM),
+    ("completion_logprobs", "[P] of [T]", "log-prob of each token of a completion, nats", _LM),
+    ("prompt_entropies", "[P]", "mean -log p of sampled completions, nats per token", _LM),
+    ("perplexities", "[P]", "perplexity of each candidate's text", _LM),
+    ("answers", "[P] of [S]", "answers that were sampled", _LM),
+    ("grades", "[P, S]", "the task's grade of each sample", _LM),
+    ("gradients", "[P, F]", "projected gradient of each candidate's loss", _LM),
+    ("target_gradients", "[V, F]", "the same of the rows that are to be learnt", _LM),
+    ("ensemble_rewards", "[P, G, E]", "reward of each completion by each model", "reward models"),
+    ("ask", "", "function: questions -> answers", _ADVISER),
+    ("yes_probability", "", "function: questions -> P(yes) of each", _ADVISER),
+)
+
 
 INDICES = ("step", "target", "sequence", "group")
 """Inputs that are whole numbers: indices and token ids."""

@@ -30,7 +30,7 @@ LAYERS = [
     {"engines"},
     {"models"},
     {"kernels"},
-    {"losses", "advantages", "penalties", "data"},
+    {"losses", "advantages", "penalties", "selectors", "data"},
     {"recipe"},
     {"overrides", "unread_keys", "recipe_paths"},
     {"recipe_names", "main_loss", "limits"},
