@@ -42,6 +42,8 @@ KINDS = {
     "tasks": ("Tasks", "`pt.task.NAME`, and the first argument of `pt.grpo`", "task"),
     "environments": ("Environments", "`pt.environment.NAME`, and `environment=`", "environment"),
     "retentions": ("Retention methods", "`retention=` of `pt.continual`", "retention"),
+    "selectors": ("Selectors", "`selector=` of `pt.active`", "selector"),
+    "labellers": ("Labellers", "`labeller=` of `pt.active`", "labeller"),
     "searches": ("Searches", "`search=` of `pt.evaluate`", "search"),
 }
 

@@ -41,6 +41,7 @@ NAMES: dict[str, str] = {
     "kto": "posttrain.methods.kto",
     "listwise": "posttrain.methods.listwise",
     "reward_model": "posttrain.methods.reward_model",
+    "classifier": "posttrain.methods.classifier",
     "grpo": "posttrain.methods.grpo",
     "ppo": "posttrain.methods.ppo",
     "online_dpo": "posttrain.methods.online_dpo",
@@ -99,6 +100,8 @@ KINDS: dict[str, str] = {
     "environment": "environments",
     "strategy": "searches",
     "retention": "retentions",
+    "selector": "selectors",
+    "labeller": "labellers",
 }
 """Groups of registered functions: pt.reward.exact is one, @pt.reward adds one."""
 

@@ -63,6 +63,7 @@ LOSS_INPUTS: dict[str, Input] = _table(
     ("reward_variance", "[M]", "variance of the rewards of the completion's group", _ROLLOUTS),
     ("step", "[M]", "index of the completion's step that the token is in, from 0", _ROWS),
     ("given", "[M]", "1 where the token was in the data, 0 where it was sampled", _ROLLOUTS),
+    ("class_logits", "[M, C]", "logit of each class at each target, with gradient", "classifier"),
     ("target", "[M]", "token id of each target", _BATCH),
     ("sequence", "[M]", "index of the sequence of each target", _BATCH),
     # -- whole distributions, in chunks of targets
@@ -82,6 +83,7 @@ LOSS_INPUTS: dict[str, Input] = _table(
     ("reward", "[S]", "reward of the completion", "rollouts, or a column of the rows"),
     ("completion_length", "[S]", "tokens of the completion", "rows of a score model"),
     ("label", "[S]", "1 desirable, 0 undesirable, or a probability", _ROWS),
+    ("class_index", "[S]", "index of the class of the text", _ROWS),
     ("group", "[S]", "index of the prompt that the completion answers", _BATCH),
     ("kl", "[S]", "estimate of KL(pi || ref) over the step, the same for all", "labelled rows"),
     ("shift", "[S]", "middle of both labels' mean log-ratios, the same for all", "labelled rows"),
@@ -153,6 +155,7 @@ SELECTOR_INPUTS: dict[str, Input] = _table(
     ("committee", "[K, P, C]", "the same of each member of a committee", _SMALL),
     ("embeddings", "[P, D]", "vector of each candidate", "model"),
     ("labelled_embeddings", "[L, D]", "vector of each labelled row", "model"),
+    ("labelled_classes", "[L]", "index of the class of each labelled row", _POOL),
     ("token_entropies", "[P] of [T]", "entropy of each token of a completion, nats", _LM),
     ("completion_logprobs", "[P] of [T]", "log-prob of each token of a completion, nats", _LM),
     ("prompt_entropies", "[P]", "mean -log p of sampled completions, nats per token", _LM),
@@ -167,7 +170,7 @@ SELECTOR_INPUTS: dict[str, Input] = _table(
 )
 
 
-INDICES = ("step", "target", "sequence", "group")
+INDICES = ("step", "target", "sequence", "group", "class_index")
 """Inputs that are whole numbers: indices and token ids."""
 
 # -- what a number per sequence or per pair is computed from
@@ -274,6 +277,9 @@ SCORES = frozenset(
     {"scores", "label", "labels", "reward", "margin", "probability", "completion_length"}
 )
 """Carried by the rows of a score model, whatever their format, and computed by that model."""
+
+CLASSES = frozenset({"class_logits", "class_index"})
+"""Carried by texts with a class, and computed by a classifier."""
 
 
 def missing_inputs(

@@ -64,6 +64,7 @@ OPTIONAL = {
     "datasets": "data/hub.py",
     "openai": "engines/endpoint.py",
     "wordllama": "data/static_embeddings.py",
+    "skactiveml": "selectors/foreign.py",
     "llguidance": "engines/constraint.py",
     "lm_eval": "evaluation/harness.py",
     "peft": "models/adapters.py",
