@@ -89,6 +89,7 @@ JOBS: dict[str, str] = {
     "label_steps": "posttrain.methods.label_steps",
     "evaluate_reward": "posttrain.methods.evaluate_reward",
     "continual_pretraining": "posttrain.loops.domains",
+    "active": "posttrain.loops.active",
 }
 """Functions of a model that train nothing: each does a job and gives back its result."""
 

@@ -19,6 +19,8 @@ LAYERS = [
     {"serve"},
     {"runs"},
     {"loops"},
+    {"learners"},
+    {"labellers"},
     {"retentions"},
     {"methods"},
     {"training", "evaluation"},

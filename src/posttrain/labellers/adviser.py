@@ -58,7 +58,9 @@ class Adviser:
         if not questions:
             return []
         sampling = Sampling(max_tokens, temperature, stop=tuple(stop))
-        seeds = [int(s) for s in np.random.default_rng((seed, 5)).integers(2**62, size=len(questions))]
+        seeds = [
+            int(s) for s in np.random.default_rng((seed, 5)).integers(2**62, size=len(questions))
+        ]
         asked = [self._turn(question) for question in questions]
         if self._server is not None:
             written = self._server.complete(asked, sampling, n=num, seeds=seeds)

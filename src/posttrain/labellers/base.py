@@ -69,9 +69,7 @@ class Label:
     @classmethod
     def read(cls, record: dict[str, Any]) -> Label:
         """From what `record` gave."""
-        return cls(
-            record["label"], Cost(**record["cost"]), record["confidence"], record["source"]
-        )
+        return cls(record["label"], Cost(**record["cost"]), record["confidence"], record["source"])
 
 
 Predict = Callable[[Sequence[Row]], tuple[list[str], list[float]]]
@@ -136,7 +134,7 @@ class Called(Labeller):
 
     function: Callable[[Sequence[Row]], Sequence[Any]]
     cost: Cost = field(default_factory=Cost)
-    repeats: bool = False  # type: ignore[misc]
+    repeats: bool = False
 
     def label(self, rows: Sequence[Row], question: Question) -> list[Label | None]:
         answers = list(self.function(rows))
@@ -150,7 +148,11 @@ class Called(Labeller):
         ]
 
 
-def labeller_of(labeller: ComponentLike | Labeller) -> tuple[Labeller, str]:
+LabellerLike = ComponentLike | Labeller
+"""A labeller itself, the name of one, {name: ..., setting: value}, or a function of rows."""
+
+
+def labeller_of(labeller: LabellerLike) -> tuple[Labeller, str]:
     """A labeller and its name with settings.
 
     Args:

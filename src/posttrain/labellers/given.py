@@ -37,8 +37,8 @@ class Oracle(Labeller):
         for row in rows:
             if row.get(column) is None:
                 raise DataError(
-                    f"oracle: row {row['id']} has no {column!r}, which is its gold; name the column "
-                    "that has it, or take another labeller"
+                    f"oracle: row {row['id']} has no {column!r}, which is its gold; name the "
+                    "column that has it, or take another labeller"
                 )
             value = row[column]
             draw = np.random.default_rng((question.seed, *row["id"].encode(), 17))
@@ -145,7 +145,7 @@ def _answers(file: Path, question: Question) -> dict[str, Any]:
 def file(
     *, path: str | None = None, money_per_row: float = 0.0, minutes_per_row: float = 0.0
 ) -> Labeller:
-    """A person. Rows without a label are written to to_label.jsonl, and read back once it is filled.
+    """A person: rows without a label are written to to_label.jsonl, and read back when filled.
 
     The run stops when labels are missing and goes on with resume.
 

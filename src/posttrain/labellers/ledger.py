@@ -44,9 +44,7 @@ class Ledger:
     @property
     def labels(self) -> dict[str, Label]:
         """Answers by row, in the order of the questions."""
-        return {
-            row: Label.read(entry) for row, entry in self.entries.items() if "label" in entry
-        }
+        return {row: Label.read(entry) for row, entry in self.entries.items() if "label" in entry}
 
     @property
     def lost(self) -> list[str]:

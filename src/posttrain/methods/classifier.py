@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from posttrain.data.account import Account
@@ -106,7 +106,13 @@ def classifier(
     )
 
 
-def accuracy(model: Classifier, rows: Sequence[dict[str, Any]]) -> list[float]:
-    """1 for each row of text and label whose class the model predicts, else 0."""
-    predicted = model.predict([row["text"] for row in rows]).predicted
+def accuracy(
+    model: Classifier, rows: Sequence[Mapping[str, Any]], *, max_length: int | None = None
+) -> list[float]:
+    """1 for each row of text and label whose class the model predicts, else 0.
+
+    Args:
+        max_length: tokens that are read of a text; None is the model's context, at most 1024.
+    """
+    predicted = model.predict([row["text"] for row in rows], max_length=max_length).predicted
     return [float(p == str(row["label"])) for p, row in zip(predicted, rows, strict=True)]

@@ -15,6 +15,7 @@ from torch.nn.functional import dropout
 from posttrain import kernels
 from posttrain.data.forest import Batch, Forest, TokenSequence, Tree
 from posttrain.data.labelled_texts import text_sequence
+from posttrain.errors import ModelError
 from posttrain.losses.classes import class_means
 from posttrain.models.class_head import Classes
 from posttrain.models.forest_model import evaluating
@@ -93,6 +94,12 @@ class Classifier(ScoreModel):
         with kernels.computing(accelerated=False):
             logits: Tensor = head(rows.to(weight.dtype))
         return logits.to(torch.promote_types(hidden.dtype, torch.float32))
+
+    def _at(self, forest: Forest, *, sources: bool) -> Tensor:
+        raise ModelError(
+            f"a classifier of {', '.join(self.labels)} gives classes and no score; train a reward "
+            "model with `posttrain reward_model`"
+        )
 
     def predict(self, texts: Sequence[str], *, max_length: int | None = None) -> Predictions:
         """Probabilities and embeddings of texts, with dropout off.

@@ -138,7 +138,7 @@ def _classifier(rows: Any, probabilities: Any) -> Any:
         raise MissingDependency(PACKAGE, "active") from error
     table = {row.tobytes(): p for row, p in zip(rows, probabilities, strict=True)}
 
-    class Measured(SkactivemlClassifier):  # type: ignore[misc]
+    class Measured(SkactivemlClassifier):
         def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
             return self
 
