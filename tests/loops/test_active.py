@@ -133,9 +133,37 @@ def test_a_person(tiny_folder: Path, tmp_path: Path) -> None:
     assert list(result.curves[0].num_labels) == [4, 7] and not result.is_oracle
 
 
+def test_an_adviser_writes_rows(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from posttrain.labellers.adviser import Adviser
+
+    def answers(self: Any, questions: Any, **settings: Any) -> list[list[str]]:
+        return [[f"new saw {number * 7}"] for number, _ in enumerate(questions)]
+
+    monkeypatch.setattr(Adviser, "answers", answers)
+
+    def newest(texts: Any, num: int) -> Any:
+        return [place for place, text in enumerate(texts) if text.startswith("new")][:num]
+
+    labelled: list[str] = []
+
+    def tools(some: Any) -> list[str]:
+        labelled.extend(row["text"] for row in some)
+        return ["tool" if "saw" in row["text"] else row["label"] for row in some]
+
+    active(
+        tiny_folder,
+        selectors=[newest],
+        adviser=str(tiny_folder),
+        num_proposals=2,
+        labeller=tools,
+    )
+    assert sum(text.startswith("new saw") for text in labelled) >= 1
+
+
 @pytest.mark.parametrize(
     "changes",
     [
+        {"num_proposals": 3},
         {"selectors": []},
         {"selectors": ["entropy", "entropy"]},
         {"selectors": ["sequence_entropy"]},

@@ -19,7 +19,8 @@ from posttrain.component import Component
 from posttrain.errors import DataError
 from posttrain.labellers.base import Cost, Label, Labeller, Question, Row, labeller_of
 from posttrain.learners.base import Learner
-from posttrain.loops.active_rounds import ActiveRun, Budget, Choice
+from posttrain.loops.active_rounds import ActiveRun
+from posttrain.loops.active_settings import Budget, Choice
 from posttrain.training.ending import Interrupted
 
 THREE = Budget(3)

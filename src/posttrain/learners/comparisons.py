@@ -10,16 +10,19 @@ import numpy as np
 from rich.console import Console
 
 from posttrain.data.rows import rows_of
+from posttrain.data.scored import encode_completions
 from posttrain.errors import ConfigError, DataError
 from posttrain.labellers.base import Row
 from posttrain.learners.base import Learner
 from posttrain.methods.fit import fit
 from posttrain.methods.objects import Rows, data_of
 from posttrain.methods.reward_model import reward_model
+from posttrain.models.language_model import LanguageModel
 from posttrain.models.named import NamedModel
 from posttrain.models.score_model import ScoreModel
+from posttrain.models.scoring import scored
 from posttrain.models.spec import ModelSpec
-from posttrain.rewards.model import RewardModel
+from posttrain.rewards.model import MAX_TOKENS, RewardModel
 
 OF_FIT = ("steps", "max_grad_norm", "weight_decay", "warmup_steps", "max_tokens_per_micro_batch")
 """Settings of a round's training that are those of `fit`; the others are of the method."""
@@ -39,7 +42,7 @@ class ComparisonLearner(Learner):
 
     column = "better"
     selects = "pair"
-    carries = frozenset({"ensemble_rewards"})
+    carries = frozenset({"ensemble_rewards", "prompt_entropies"})
 
     def __init__(
         self,
@@ -57,6 +60,7 @@ class ComparisonLearner(Learner):
         self.spec, self.held_out = spec, rows_of(data_of(eval_data))
         self.training, self.num_members = dict(training or {}), num_members
         self.members: list[ScoreModel] = []
+        self._policy: LanguageModel | None = None
         self._console = Console(quiet=True)
         self._plan([{"prompt": "a", "chosen": "b", "rejected": "c"}])
 
@@ -128,7 +132,20 @@ class ComparisonLearner(Learner):
         prompts = [row["prompt"] for row in candidates for _ in range(count)]
         completions = [text for row in candidates for text in row["completions"][:count]]
         scores = self._scores(prompts, completions)
-        return {"ensemble_rewards": np.nan_to_num(scores.T.reshape(len(candidates), count, -1))}
+        rewards = np.nan_to_num(scores.T.reshape(len(candidates), count, -1))
+        made: dict[str, Any] = {"ensemble_rewards": rewards}
+        if "prompt_entropies" in names:
+            made["prompt_entropies"] = self._entropies(prompts, completions, count)
+        return made
+
+    def _entropies(self, prompts: Sequence[Any], completions: Sequence[Any], count: int) -> Any:
+        """Mean of -log p per token of a prompt's completions under the model of the start: [P]."""
+        if self._policy is None:
+            self._policy = self.spec.load()
+        sequences = encode_completions(prompts, completions, self.spec.tokenizer)
+        pairs = scored(self._policy, [[s] for s in sequences], {"logprobs"}, max_tokens=MAX_TOKENS)
+        means = {id(s): -float(numbers["logprobs"].mean()) for s, numbers in pairs}
+        return np.array([means[id(s)] for s in sequences]).reshape(-1, count).mean(1)
 
     def outcomes(self) -> list[float]:
         prompts = [row["prompt"] for row in self.held_out]

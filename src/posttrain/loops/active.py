@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,8 +11,8 @@ from posttrain.evaluation.learning_curves import FILE
 from posttrain.labellers.adviser import Adviser
 from posttrain.labellers.base import LabellerLike, labeller_of
 from posttrain.learners.choice import Use, learner_of
-from posttrain.loops.active_rounds import Budget, Choice
 from posttrain.loops.active_runs import Runs, pool_of, selector_of, selectors_of
+from posttrain.loops.active_settings import Budget, Choice
 from posttrain.methods.objects import ModelLike, Rows, Selectors, TaskLike, data_of
 from posttrain.registry import methods
 from posttrain.training.plan import Job, check_positive
@@ -32,12 +31,13 @@ def active(
     cold_start: ComponentLike = "random",
     prune: ComponentLike | None = None,
     adviser: ModelLike | None = None,
-    labels: Sequence[str] | None = None,
+    labels: list[str] | None = None,
     training: dict[str, Any] | None = None,
     num_initial: int = 20,
     rows_per_round: int = 20,
     num_rounds: int = 5,
     num_candidates: int = 0,
+    num_proposals: int = 0,
     prune_share: float = 0.5,
     min_confidence: float = 0.0,
     max_labels: int = 0,
@@ -86,6 +86,7 @@ def active(
         rows_per_round: of every later round.
         num_rounds: after the first rows.
         num_candidates: rows that are scored in a round, drawn at random; 0 = all.
+        num_proposals: texts that the adviser writes in each later round, beside the pool's rows.
         prune_share: of the candidates that `prune` keeps.
         min_confidence: labels of a lower confidence are not learnt from.
         max_labels: rows that are asked about; 0 = no bound.
@@ -102,34 +103,24 @@ def active(
         questions_at_a_time: rows of one question to a labeller.
     """
     settings = dict(locals())
-    sizes = {"num_initial": num_initial, "rows_per_round": rows_per_round}
-    check_positive(num_seeds=num_seeds, questions_at_a_time=questions_at_a_time, **sizes)
-    pool = pool_of(data, task)
-    items = selectors_of(selectors)
+    check_positive(num_initial=num_initial, rows_per_round=rows_per_round, num_seeds=num_seeds)
+    check_positive(questions_at_a_time=questions_at_a_time)
+    pool, items = pool_of(data, task), selectors_of(selectors)
     budget = Budget(num_rounds, max_labels, max_money, max_tokens, max_minutes)
     budget = replace(budget, plateau_rounds=plateau_rounds, plateau_gain=plateau_gain)
+    budget = replace(budget, stable_share=stable_share)
     choice = Choice(items[0], "", selector_of(cold_start), num_initial, rows_per_round)
-    choice = replace(choice, prune=None if prune is None else selector_of(prune))
-    choice = replace(choice, prune_share=prune_share, num_candidates=num_candidates)
-    choice = replace(choice, questions_at_a_time=questions_at_a_time)
-    held_out: dict[str, Any] = {
-        "eval_data": eval_data,
-        "eval_task": eval_task,
-        "num_examples": num_examples,
-    }
-    of_model: dict[str, Any] = {"labels": labels, "training": training, "num_samples": num_samples}
+    pruner = None if prune is None else selector_of(prune)
+    choice = replace(choice, prune=pruner, prune_share=prune_share, num_candidates=num_candidates)
+    choice = replace(choice, questions_at_a_time=questions_at_a_time, num_proposals=num_proposals)
+    choice = replace(choice, min_confidence=min_confidence)
     length = None if data is None else data_of(data).max_length
-    runs = Runs(
-        partial(learner_of, use, pool=pool, task=task, max_length=length, **held_out, **of_model),
-        pool,
-        items,
-        *labeller_of(labeller),
-        replace(choice, min_confidence=min_confidence),
-        replace(budget, stable_share=stable_share),
-        num_seeds,
-        None if adviser is None else Adviser(adviser),
-        use,
-    )
+    make = partial(learner_of, use, pool=pool, task=task, labels=labels, max_length=length)
+    make = partial(make, eval_data=eval_data, eval_task=eval_task, num_examples=num_examples)
+    make = partial(make, training=training, num_samples=num_samples)
+    advice = None if adviser is None else Adviser(adviser)
+    made, name = labeller_of(labeller)
+    runs = Runs(make, pool, items, made, name, choice, budget, num_seeds, advice, use)
     runs.check()
-    prepare, leaves = runs.prepare, FILE
-    return Job(method="active", settings=settings, prepare=prepare, leaves=leaves, resumes=True)
+    of_job: dict[str, Any] = {"settings": settings, "prepare": runs.prepare, "leaves": FILE}
+    return Job(method="active", resumes=True, **of_job)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,9 @@ from posttrain.evaluation.learning_curves import Curve
 from posttrain.files import write_text_whole, written_whole
 from posttrain.labellers.base import Cost, Labeller, Question, Row
 from posttrain.labellers.ledger import FILE, Ledger
+from posttrain.labellers.proposals import proposed
 from posttrain.learners.base import Learner
+from posttrain.loops.active_settings import Budget, Choice
 from posttrain.selectors.ranking import checked_pairs, checked_places
 from posttrain.terminal import write
 from posttrain.training.ending import Interrupted
@@ -35,71 +37,6 @@ from posttrain.training.ending import Interrupted
 ROUNDS = "rounds.jsonl"
 _OF_LOOP = ("num", "num_candidates", "num_completions", "rng", "texts", "ask", "yes_probability")
 _AGREED_ON = 500  # rows whose predictions are compared between rounds
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """When the rounds end. 0 switches a rule off.
-
-    Attributes:
-        num_rounds: of selection, after the first rows.
-        max_labels: rows that are asked about. max_money, max_tokens, max_minutes: the round in
-            which the cost reaches the bound is the last.
-        plateau_rounds: end where the mean gain of this many rounds is below plateau_gain.
-        stable_share: end where the predictions of two rounds agree on this share of the pool.
-    """
-
-    num_rounds: int = 5
-    max_labels: int = 0
-    max_money: float = 0.0
-    max_tokens: int = 0
-    max_minutes: float = 0.0
-    plateau_rounds: int = 0
-    plateau_gain: float = 0.005
-    stable_share: float = 0.0
-
-    def reason(self, number: int, scores: Sequence[float], spent: Cost, agreement: float) -> str:
-        """Why the rounds end after this one; "" where they go on."""
-        bounds = (
-            ("money", spent.money, self.max_money),
-            ("tokens", spent.tokens, self.max_tokens),
-            ("minutes", spent.minutes, self.max_minutes),
-        )
-        for name, value, bound in bounds:
-            if bound and value >= bound:
-                return f"the budget of {bound:g} {name} is spent"
-        if self.plateau_rounds and len(scores) > self.plateau_rounds:
-            gain = (scores[-1] - scores[-1 - self.plateau_rounds]) / self.plateau_rounds
-            if gain < self.plateau_gain:
-                return f"plateau: the last {self.plateau_rounds} rounds gained {gain:+.3f} each"
-        if self.stable_share and agreement >= self.stable_share:
-            return f"stable: {agreement:.1%} of the predictions stayed"
-        return f"all {self.num_rounds} rounds are done" if number >= self.num_rounds else ""
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """How rows are chosen.
-
-    Attributes:
-        selector: what chooses. name: in words. cold_start: chooses the first rows.
-        num_initial: first rows. rows_per_round: of every later round.
-        prune: chooses the part of the pool that is scored, prune_share of it, where there is one.
-        num_candidates: rows that are scored in a round, drawn at random; 0 = all.
-        min_confidence: labels below it are not learnt from.
-        questions_at_a_time: rows of one question to the labeller.
-    """
-
-    selector: Component
-    name: str
-    cold_start: Component
-    num_initial: int
-    rows_per_round: int
-    prune: Component | None = None
-    prune_share: float = 0.5
-    num_candidates: int = 0
-    min_confidence: float = 0.0
-    questions_at_a_time: int = 16
 
 
 class ActiveRun:
@@ -132,6 +69,8 @@ class ActiveRun:
             folder.mkdir(parents=True, exist_ok=True)
         self.ledger = Ledger(None if folder is None else folder / FILE)
         self.rounds = _read_rounds(folder)
+        for state in self.rounds:
+            self.pool |= {row["id"]: row for row in state.get("proposed", ())}
         self._trained: int | None = None
 
     def run(self) -> Curve:
@@ -170,10 +109,24 @@ class ActiveRun:
         size = self.choice.rows_per_round if number else self.choice.num_initial
         if self.budget.max_labels:
             size = min(size, self.budget.max_labels - self._num_asked)
-        state: dict[str, Any] = {"round": number, "chosen": self._select(number, size)}
+        state: dict[str, Any] = {"round": number}
+        if number and self.choice.num_proposals:
+            state["proposed"] = self._proposed(number)
+            self.pool |= {row["id"]: row for row in state["proposed"]}
+        state["chosen"] = self._select(number, size)
         self.rounds.append(state)
         self._write()
         return state
+
+    def _proposed(self, number: int) -> list[Row]:
+        """New rows by the adviser."""
+        return proposed(
+            self.advisers["ask"],
+            [*self.pool.values()],
+            np.random.default_rng((self.seed, number, 47)),
+            num=self.choice.num_proposals,
+            prefix=f"proposed-{number}",
+        )
 
     @property
     def _num_asked(self) -> int:

@@ -18,7 +18,8 @@ from posttrain.files import write_text_whole
 from posttrain.labellers.adviser import Adviser
 from posttrain.labellers.base import ORACLE, Labeller, Question, Row
 from posttrain.learners.base import Learner, check_inputs
-from posttrain.loops.active_rounds import ActiveRun, Budget, Choice
+from posttrain.loops.active_rounds import ActiveRun
+from posttrain.loops.active_settings import Budget, Choice
 from posttrain.methods.evaluate import needed
 from posttrain.methods.objects import Rows, TaskLike, data_of, task_of
 from posttrain.models.spec import ModelSpec
@@ -63,6 +64,16 @@ class Runs:
         for name in names:
             if names.count(name) > 1:
                 raise ConfigError(f"selectors: {name!r} stands there twice; leave one out")
+        if self.choice.num_proposals and (self.adviser is None or self.use != "classes"):
+            raise ConfigError(
+                "num_proposals: an adviser writes texts for use 'classes'; name an adviser, or "
+                "leave it out"
+            )
+        if self.choice.num_proposals and self.labeller.is_oracle:
+            raise ConfigError(
+                f"num_proposals: texts that are written have no gold, and labeller "
+                f"{self.label_name} reads it; take a model, a file or a function"
+            )
         waits = type(self.labeller).waiting is not Labeller.waiting
         if waits and self.num_seeds * len(names) > 1:
             raise ConfigError(

@@ -29,7 +29,7 @@ from posttrain.training.plan import AdamW, Plan, Work, steps_of
 def classifier(
     data: Rows,
     *,
-    labels: Sequence[str] | None = None,
+    labels: list[str] | None = None,
     eval_data: Rows | None = None,
     losses: Losses = ("class_cross_entropy",),
     pooling: Pooling = "mean",
