@@ -93,7 +93,7 @@ class ClassLearner(Learner):
         data = data_of([{"text": r["text"], "label": str(r["label"])} for r in rows])
         if self.max_length is not None:
             data = dataclasses.replace(data, max_length=self.max_length)
-        return classifier(data, labels=self.labels, **own)
+        return classifier(data, labels=list(self.labels), **own)
 
     def restart(self) -> None:
         self.model = None

@@ -11,7 +11,7 @@ from posttrain.evaluation.learning_curves import FILE
 from posttrain.labellers.adviser import Adviser
 from posttrain.labellers.base import LabellerLike, labeller_of
 from posttrain.learners.choice import Use, learner_of
-from posttrain.loops.active_runs import Runs, pool_of, selector_of, selectors_of
+from posttrain.loops.active_runs import Runs, pool_of, recorded, selector_of, selectors_of
 from posttrain.loops.active_settings import Budget, Choice
 from posttrain.methods.objects import ModelLike, Rows, Selectors, TaskLike, data_of
 from posttrain.registry import methods
@@ -102,7 +102,7 @@ def active(
             or reward models of an ensemble.
         questions_at_a_time: rows of one question to a labeller.
     """
-    settings = dict(locals())
+    settings = recorded(locals())
     check_positive(num_initial=num_initial, rows_per_round=rows_per_round, num_seeds=num_seeds)
     check_positive(questions_at_a_time=questions_at_a_time)
     pool, items = pool_of(data, task), selectors_of(selectors)

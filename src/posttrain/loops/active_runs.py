@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from posttrain import registry
 from posttrain.component import Component
+from posttrain.config import DataConfig
 from posttrain.data.rows import rows_of
 from posttrain.errors import CheckpointError, ConfigError, DataError
 from posttrain.evaluation.learning_curves import Active
@@ -29,6 +31,7 @@ from posttrain.training.ending import resumed_as
 from posttrain.training.plan import Facts, Place, PreparedJob
 
 _OF_LOOP = {"num", "num_candidates", "num_completions", "rng", "texts"}
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _OF_ADVISER = {"ask", "yes_probability"}
 
 
@@ -184,6 +187,33 @@ def pool_of(data: Rows | None, task: TaskLike | None) -> list[Row]:
     return rows
 
 
+def recorded(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings as a resume compares them, in whatever process: rows in memory by a digest,
+    functions and objects by their names.
+    """
+    values = {}
+    for name, value in settings.items():
+        is_held = not isinstance(value, str | Path | DataConfig) or getattr(value, "rows", None)
+        if name in ("data", "eval_data") and value is not None and is_held:
+            value = _digest(rows_of(data_of(value)))
+        values[name] = value if is_plain(value) else _ADDRESS.sub("", str(value))
+    return values
+
+
+def is_plain(value: Any) -> bool:
+    """Whether JSON holds a value as it is."""
+    try:
+        json.dumps(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _digest(rows: Sequence[Row]) -> str:
+    text = json.dumps(list(rows), sort_keys=True, default=str)
+    return f"{len(rows)} rows, {hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"
+
+
 def selectors_of(items: Any) -> list[Component]:
     """The selectors of a run, one or several.
 
@@ -224,8 +254,7 @@ def _advisers(advice: Adviser | None) -> dict[str, Any]:
 
 def _refuse_other_pool(folder: Path, pool: Sequence[Row]) -> None:
     """Refuse to go on with other rows than the run began with."""
-    text = json.dumps(list(pool), sort_keys=True, default=str)
-    record = {"rows": len(pool), "digest": hashlib.blake2b(text.encode()).hexdigest()[:32]}
+    record = {"pool": _digest(pool)}
     file = folder / "pool.json"
     if not file.is_file():
         write_text_whole(file, json.dumps(record))
