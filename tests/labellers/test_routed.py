@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from posttrain.errors import ConfigError
-from posttrain.labellers.base import Cost, Label, Labeller, Question, Row
+from posttrain.labellers.base import Cost, Label, Labeller, Question, Row, labeller_of
 from posttrain.labellers.routed import Checked, free_al, noise_al, routed
 from posttrain.labellers.written import Written
 
@@ -82,3 +82,12 @@ def test_what_is_refused() -> None:
         Checked(says, None, 0.5).check(Question("completion"))
     with pytest.raises(ConfigError):
         noise_al(first="file", second="oracle").check(Question("label", ("x", "y")))
+
+
+def test_labellers_within_a_labeller_are_named_as_in_a_recipe() -> None:
+    made, name = labeller_of(
+        {"name": "routed", "first": {"name": "oracle", "noise": 0.2}, "second": "oracle"}
+    )
+    assert made.is_oracle and name.startswith("routed(first=")
+    with pytest.raises(ConfigError):
+        labeller_of({"name": "routed", "first": {"name": "oracle", "noize": 0.2}, "second": "file"})

@@ -35,14 +35,12 @@ def active(model: Path, pool: Any = POOL, **changes: Any) -> Any:
     return pt.active(str(model), pool, **{**values, **changes})
 
 
-def test_every_selector_of_pairs(tiny_folder: Path) -> None:
-    names = ["delta_ucb", "drts", "closest_pair", "apl", "random_pair"]
+def test_pairs_are_chosen_compared_and_learnt(tiny_folder: Path) -> None:
+    names = ["apl", "random_pair"]
     result = active(tiny_folder, selectors=names)
     assert result.selectors == names
     assert all(list(curve.num_labels) == [3, 5] for curve in result.curves)
-    assert {c.selector for c in result.compare()} == {*names[:-1]}
-    again = active(tiny_folder, selectors=["delta_ucb"])
-    assert again.curves[0].scores == result.of("delta_ucb")[0].scores
+    assert [c.selector for c in result.compare()] == ["apl"]
 
 
 def test_a_label_says_which_is_better() -> None:

@@ -33,7 +33,7 @@ def active(model: Path | str, **changes: Any) -> Any:
         "num_initial": 4,
         "rows_per_round": 3,
         "num_rounds": 1,
-        "training": {"steps": 3, "learning_rate": 3e-3},
+        "training": {"steps": 1, "learning_rate": 3e-3},
         "num_samples": 3,
         "console": QUIET,
     }
@@ -41,28 +41,15 @@ def active(model: Path | str, **changes: Any) -> Any:
     return pt.active(str(model), settings.pop("data"), **settings)
 
 
-def test_every_selector_of_classes(tiny_folder: Path, tmp_path: Path) -> None:
-    names = [
-        "random",
-        "entropy",
-        "margin",
-        "least_confidence",
-        "bald",
-        "vote_entropy",
-        "committee_kl",
-        "coreset",
-        "cdal",
-        "badge",
-        "kmeans",
-    ]
-    result = active(tiny_folder, selectors=names, output=tmp_path / "run")
-    assert result.selectors == names and result.is_oracle
+def test_curves_files_and_models(tiny_folder: Path, tmp_path: Path) -> None:
+    result = active(tiny_folder, selectors=["random", "badge"], output=tmp_path / "run")
+    assert result.selectors == ["random", "badge"] and result.is_oracle
     assert {tuple(curve.num_labels) for curve in result.curves} == {(4, 7)}
     assert len({curve.scores[0] for curve in result.curves}) == 1  # the same first rows
     assert "oracle" in str(result) and result.area("badge").n == 1
     assert read_active(tmp_path / "run").curves == result.curves
     assert (tmp_path / "run" / "active.svg").read_text().startswith("<svg")
-    assert (tmp_path / "run" / "seed-0" / "10-badge" / "model" / "config.json").is_file()
+    assert (tmp_path / "run" / "seed-0" / "2-badge" / "model" / "config.json").is_file()
 
 
 def test_seeds_are_paired_and_a_run_goes_on(
@@ -77,7 +64,7 @@ def test_seeds_are_paired_and_a_run_goes_on(
 
     def stop(self: Any, some: Any, seed: int) -> None:
         trained.append(seed)
-        if len(trained) == 6:
+        if len(trained) == 4:
             raise KeyboardInterrupt
         real(self, some, seed)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-from posttrain.component import ComponentLike
 from posttrain.errors import ConfigError
 from posttrain.labellers.base import Cost, Label, Labeller, Question, Row, labeller_of
 from posttrain.labellers.written import Written
@@ -47,7 +47,7 @@ def _paid(before: Label | None, after: Label | None) -> Label | None:
 
 
 @labellers.register
-def routed(*, first: ComponentLike, second: ComponentLike, threshold: float = 0.8) -> Labeller:
+def routed(*, first: Any, second: Any, threshold: float = 0.8) -> Labeller:
     """label = first(x) if its confidence >= threshold, else second(x): a cheap labeller with an
     expensive one behind it (HybridAL; CoAnnotating, arXiv 2310.15638).
 
@@ -56,7 +56,7 @@ def routed(*, first: ComponentLike, second: ComponentLike, threshold: float = 0.
     again when the run goes on, so that one that is paid should not stand before a file.
 
     Args:
-        first: the cheap labeller, such as {name: model, model: ..., num_samples: 5}.
+        first: the cheap labeller by name, as {name: model, model: ..., num_samples: 5}, or itself.
         second: the one that repairs, such as oracle.
         threshold: least confidence of the first.
     """
@@ -124,7 +124,7 @@ class Checked(Labeller):
 
 
 @labellers.register
-def free_al(*, first: ComponentLike, threshold: float = 0.7) -> Labeller:
+def free_al(*, first: Any, threshold: float = 0.7) -> Labeller:
     """No person: a model labels, the small model doubts, the model labels again with clean rows as
     demonstrations: FreeAL (arXiv 2311.15614) in short.
 
@@ -145,7 +145,7 @@ def free_al(*, first: ComponentLike, threshold: float = 0.7) -> Labeller:
 
 
 @labellers.register
-def noise_al(*, first: ComponentLike, second: ComponentLike, threshold: float = 0.7) -> Labeller:
+def noise_al(*, first: Any, second: Any, threshold: float = 0.7) -> Labeller:
     """A small language model labels, the small classifier finds noise, and a large one repairs it:
     NoiseAL in short (described in arXiv 2502.11767, section 3.1.3).
 
