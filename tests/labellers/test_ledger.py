@@ -54,6 +54,25 @@ def test_a_cut_off_question_is_lost_or_asked_again(tmp_path: Path) -> None:
             assert len(teacher.asked) == len(set(teacher.asked))
 
 
+def test_runs_that_share_a_ledger_pay_once(tmp_path: Path) -> None:
+    known, teacher = Ledger(tmp_path / "all.jsonl"), Teacher()
+    Ledger().ask(ROWS[:3], teacher, QUESTION, known=known)
+    other = Ledger(tmp_path / "other.jsonl")
+    labels = other.ask(ROWS, teacher, QUESTION, known=known)
+    assert [label and label.value for label in labels] == [f"of {i}" for i in range(5)]
+    assert teacher.asked == ["0", "1", "2", "3", "4"]
+    assert other.spent == Cost(10.0, 15, 1.25) == Ledger(tmp_path / "all.jsonl").spent
+    teacher.fails_at = 5
+    with pytest.raises(OSError):
+        Ledger().ask([{"id": "x"}], teacher, QUESTION, known=known)
+    teacher.fails_at = 99
+    (label,) = Ledger().ask([{"id": "x"}], teacher, QUESTION, known=known)
+    assert label is not None and label.value is None and "x" not in teacher.asked
+    teacher.repeats = True
+    Ledger().ask(ROWS[:1], teacher, QUESTION, known=known)
+    assert teacher.asked[-1] == "0"
+
+
 def test_a_wrong_number_of_answers_and_a_broken_file(tmp_path: Path) -> None:
     class Short(Labeller):
         def label(self, rows: Sequence[Row], question: Question) -> list[Label | None]:

@@ -92,8 +92,8 @@ def test_a_function_a_strategy_and_a_cold_start(tiny_folder: Path) -> None:
         return [row["label"] for row in some]
 
     active(tiny_folder, selectors=[First(), last], labeller=mine, cold_start="kmeans")
-    assert len(asked) == 14 and asked[4:7] != asked[11:14]
-    assert {"22", "23", "24"} & set(asked[11:14])
+    assert len(asked) == len(set(asked)) and 7 <= len(asked) <= 10  # the first rows are shared
+    assert {"22", "23", "24"} & set(asked)
 
 
 def test_a_person(tiny_folder: Path, tmp_path: Path) -> None:

@@ -58,36 +58,58 @@ class Ledger:
         question: Question,
         *,
         at_a_time: int = 1,
+        known: Ledger | None = None,
     ) -> list[Label | None]:
-        """The labels of rows: those of the ledger, and of the labeller for the others.
+        """The labels of rows: those of the ledgers, and of the labeller for the others.
 
         Args:
             rows: with a column id each. at_a_time: rows of one question, so the most answers that
                 an interruption may lose.
+            known: a ledger that several runs share, so that they do not pay for one row each. It is
+                passed over where the labeller repeats itself.
 
         Returns:
             None where a person has not answered yet.
         """
-        self._settle(labeller)
+        shared = [] if known is None or labeller.repeats else [known]
+        ledgers = [*shared, self]
+        for ledger in ledgers:
+            ledger._settle(labeller)
+        answered = shared[0].labels if shared else {}
         opened = [row for row in rows if "label" not in self.entries.get(row["id"], {})]
+        if any(row["id"] in answered for row in opened):
+            found = [row for row in opened if row["id"] in answered]
+            self._begin(found, question)
+            self._end(found, [answered[row["id"]] for row in found])
+            opened = [row for row in opened if row["id"] not in answered]
         size = len(opened) if labeller.repeats else at_a_time
         for start in range(0, len(opened), max(size, 1)):
             part = opened[start : start + size]
-            for row in part:
-                self.entries[row["id"]] = {"row": row["id"], "round": question.round}
-            self._write()
+            for ledger in ledgers:
+                ledger._begin(part, question)
             answers = labeller.label(part, question)
             if len(answers) != len(part):
                 raise ConfigError(
                     f"labeller: {type(labeller).__name__} gave {len(answers)} answers for "
                     f"{len(part)} rows; it must give one for each"
                 )
-            for row, answer in zip(part, answers, strict=True):
-                if answer is not None:
-                    self.entries[row["id"]] |= answer.record()
-            self._write()
+            for ledger in ledgers:
+                ledger._end(part, answers)
         labels = self.labels
         return [labels.get(row["id"]) for row in rows]
+
+    def _begin(self, rows: Sequence[Row], question: Question) -> None:
+        """Record that rows are asked about."""
+        for row in rows:
+            self.entries[row["id"]] = {"row": row["id"], "round": question.round}
+        self._write()
+
+    def _end(self, rows: Sequence[Row], answers: Sequence[Label | None]) -> None:
+        """Record the answers."""
+        for row, answer in zip(rows, answers, strict=True):
+            if answer is not None:
+                self.entries[row["id"]] |= answer.record()
+        self._write()
 
     def _settle(self, labeller: Labeller) -> None:
         """Questions that were cut off: to be asked again where that is free, else lost."""

@@ -44,7 +44,7 @@ class ActiveRun:
 
     Args:
         learner: what learns. pool: rows with a column id. labeller: who labels.
-        advisers: further inputs of selectors, such as ask.
+        advisers: further inputs of selectors, such as ask. known: answers that other runs share.
         folder: None keeps everything in memory.
     """
 
@@ -60,10 +60,12 @@ class ActiveRun:
         folder: Path | None,
         console: Console,
         advisers: dict[str, Any] | None = None,
+        known: Ledger | None = None,
     ) -> None:
         self.learner, self.labeller = learner, labeller
         self.pool = {row["id"]: row for row in pool}
         self.choice, self.budget, self.seed = choice, budget, seed
+        self.known = known
         self.folder, self.console, self.advisers = folder, console, advisers or {}
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -203,7 +205,11 @@ class ActiveRun:
             embed=self.learner.embed if number else None,
         )
         answers = self.ledger.ask(
-            rows, self.labeller, question, at_a_time=self.choice.questions_at_a_time
+            rows,
+            self.labeller,
+            question,
+            at_a_time=self.choice.questions_at_a_time,
+            known=self.known,
         )
         missing = sum(answer is None for answer in answers)
         if missing:

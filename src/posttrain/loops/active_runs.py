@@ -19,6 +19,8 @@ from posttrain.evaluation.learning_curves import Active
 from posttrain.files import write_text_whole
 from posttrain.labellers.adviser import Adviser
 from posttrain.labellers.base import ORACLE, Labeller, Question, Row
+from posttrain.labellers.ledger import FILE as LEDGER
+from posttrain.labellers.ledger import Ledger
 from posttrain.learners.base import Learner, check_inputs
 from posttrain.loops.active_rounds import ActiveRun
 from posttrain.loops.active_settings import Budget, Choice
@@ -107,6 +109,7 @@ class Runs:
         if self.labeller.is_oracle:
             write(place.console, ORACLE, style="yellow")
         alone = len(self.selectors) * len(seeds) == 1
+        known = None if alone else Ledger(place.path / LEDGER)
         curves = []
         for seed in seeds:
             for number, item in enumerate(self.selectors, 1):
@@ -121,10 +124,13 @@ class Runs:
                     folder=place.path if alone else folder,
                     console=place.console,
                     advisers=_advisers(self.adviser),
+                    known=known,
                 )
                 curves.append(run.run())
         title = f"active learning: {self.use}"
         result = Active(title, self.label_name, curves, self.labeller.is_oracle)
+        if known is not None and known.entries:
+            result.notes.append(f"paid in all, as runs share answers: {known.spent}")
         result.model = getattr(learner, "model", None)
         result.save(place.path)
         write(place.console, str(result))
