@@ -43,6 +43,8 @@ KINDS = {
     "environments": ("Environments", "`pt.environment.NAME`, and `environment=`", "environment"),
     "retentions": ("Retention methods", "`retention=` of `pt.continual`", "retention"),
     "qualities": ("Measures of rows", "`pt.quality.NAME`, and `measures=`", "quality"),
+    "selectors": ("Selectors", "`selector=` of `pt.active`", "selector"),
+    "labellers": ("Labellers", "`labeller=` of `pt.active`", "labeller"),
     "searches": ("Searches", "`search=` of `pt.evaluate`", "search"),
 }
 

@@ -52,6 +52,7 @@ NAMES: dict[str, str] = {
     "kto": "posttrain.methods.kto",
     "listwise": "posttrain.methods.listwise",
     "reward_model": "posttrain.methods.reward_model",
+    "classifier": "posttrain.methods.classifier",
     "grpo": "posttrain.methods.grpo",
     "ppo": "posttrain.methods.ppo",
     "online_dpo": "posttrain.methods.online_dpo",
@@ -104,6 +105,7 @@ JOBS: dict[str, str] = {
     "label_steps": "posttrain.methods.label_steps",
     "evaluate_reward": "posttrain.methods.evaluate_reward",
     "continual_pretraining": "posttrain.loops.domains",
+    "active": "posttrain.loops.active",
 }
 """Functions of a model that train nothing: each does a job and gives back its result."""
 
@@ -116,6 +118,8 @@ KINDS: dict[str, str] = {
     "strategy": "searches",
     "retention": "retentions",
     "quality": "qualities",
+    "selector": "selectors",
+    "labeller": "labellers",
 }
 """Groups of registered functions: pt.reward.exact is one, @pt.reward adds one."""
 

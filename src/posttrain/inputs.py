@@ -65,6 +65,7 @@ LOSS_INPUTS: dict[str, Input] = _table(
     ("reward_variance", "[M]", "variance of the rewards of the completion's group", _ROLLOUTS),
     ("step", "[M]", "index of the completion's step that the token is in, from 0", _ROWS),
     ("given", "[M]", "1 where the token was in the data, 0 where it was sampled", _ROLLOUTS),
+    ("class_logits", "[M, C]", "logit of each class at each target, with gradient", "classifier"),
     ("target", "[M]", "token id of each target", _BATCH),
     ("sequence", "[M]", "index of the sequence of each target", _BATCH),
     # -- whole distributions, in chunks of targets
@@ -84,6 +85,7 @@ LOSS_INPUTS: dict[str, Input] = _table(
     ("reward", "[S]", "reward of the completion", "rollouts, or a column of the rows"),
     ("completion_length", "[S]", "tokens of the completion", "rows of a score model"),
     ("label", "[S]", "1 desirable, 0 undesirable, or a probability", _ROWS),
+    ("class_index", "[S]", "index of the class of the text", _ROWS),
     ("group", "[S]", "index of the prompt that the completion answers", _BATCH),
     ("kl", "[S]", "estimate of KL(pi || ref) over the step, the same for all", "labelled rows"),
     ("shift", "[S]", "middle of both labels' mean log-ratios, the same for all", "labelled rows"),
@@ -150,8 +152,39 @@ SEARCH_INPUTS: dict[str, Input] = _table(
     ),
 )
 
+_POOL = "pool"
+_SELECTION = "loop"
+_SMALL = "classifier"
+_LM = "language model"
+_ADVISER = "adviser"
 
-INDICES = ("step", "target", "sequence", "group")
+SELECTOR_INPUTS: dict[str, Input] = _table(
+    ("num", "", "how many rows to choose", _SELECTION),
+    ("num_candidates", "", "the number P of candidates", _SELECTION),
+    ("num_completions", "", "the number G of completions of each candidate", _POOL),
+    ("rng", "", "generator of random numbers, a function of seed and round", _SELECTION),
+    ("texts", "[P]", "the candidates as text", _POOL),
+    ("probabilities", "[P, C]", "probability of each class", _SMALL),
+    ("labelled_probabilities", "[L, C]", "the same of the labelled rows", _SMALL),
+    ("committee", "[K, P, C]", "the same of each member of a committee", _SMALL),
+    ("embeddings", "[P, D]", "vector of each candidate", "model"),
+    ("labelled_embeddings", "[L, D]", "vector of each labelled row", "model"),
+    ("labelled_classes", "[L]", "index of the class of each labelled row", _POOL),
+    ("token_entropies", "[P] of [T]", "entropy of each token of a completion, nats", _LM),
+    ("completion_logprobs", "[P] of [T]", "log-prob of each token of a completion, nats", _LM),
+    ("prompt_entropies", "[P]", "mean -log p of sampled completions, nats per token", _LM),
+    ("perplexities", "[P]", "perplexity of each candidate's text", _LM),
+    ("answers", "[P] of [S]", "answers that were sampled", _LM),
+    ("grades", "[P, S]", "the task's grade of each sample", _LM),
+    ("gradients", "[P, F]", "projected gradient of each candidate's loss", _LM),
+    ("target_gradients", "[V, F]", "the same of the rows that are to be learnt", _LM),
+    ("ensemble_rewards", "[P, G, E]", "reward of each completion by each model", "reward models"),
+    ("ask", "", "function: questions -> answers", _ADVISER),
+    ("yes_probability", "", "function: questions -> P(yes) of each", _ADVISER),
+)
+
+
+INDICES = ("step", "target", "sequence", "group", "class_index")
 """Inputs that are whole numbers: indices and token ids."""
 
 # -- what a number per sequence or per pair is computed from
@@ -258,6 +291,9 @@ SCORES = frozenset(
     {"scores", "label", "labels", "reward", "margin", "probability", "completion_length"}
 )
 """Carried by the rows of a score model, whatever their format, and computed by that model."""
+
+CLASSES = frozenset({"class_logits", "class_index"})
+"""Carried by texts with a class, and computed by a classifier."""
 
 
 def missing_inputs(

@@ -59,8 +59,10 @@ IN_YAML: dict[str, Any] = {
     "TaskLike": Component,
     "EnvironmentLike": Component,
     "ComponentLike": Component,
+    "LabellerLike": Component,
     "Losses": list[Component],
     "Rewards": list[Component],
+    "Selectors": list[Component],
     "ModelLike": ModelConfig,
 }
 """What a recipe writes for what a method takes: an object's configuration, or its name."""

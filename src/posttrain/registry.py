@@ -34,7 +34,13 @@ from posttrain.entry import (
     unwrapped,
 )
 from posttrain.errors import ConfigError, nearest
-from posttrain.inputs import ADVANTAGE_INPUTS, LOSS_INPUTS, QUALITY_INPUTS, SEARCH_INPUTS
+from posttrain.inputs import (
+    ADVANTAGE_INPUTS,
+    LOSS_INPUTS,
+    QUALITY_INPUTS,
+    SEARCH_INPUTS,
+    SELECTOR_INPUTS,
+)
 from posttrain.typecheck import check
 
 __all__ = ["REGISTRIES", "REQUIRED", "Declaration", "Entry", "Registry", "Setting"]
@@ -328,10 +334,7 @@ _LOSS_DECLARES = {
 }
 _ADVANTAGE_DECLARES = {
     "step_rewards": Declaration(
-        {
-            False: "takes any reward",
-            True: "needs a reward that is declared per step",
-        },
+        {False: "takes any reward", True: "needs a reward that is declared per step"},
         default=False,
     ),
     "kl_in_reward": Declaration(
@@ -348,6 +351,7 @@ _REWARD_DECLARES = {
         default="completion",
     )
 }
+_SELECTS = {"selects": Declaration({"row": "rows", "pair": "pairs"}, default="row")}
 
 losses = Registry("loss", "losses", "losses", LOSS_INPUTS, _LOSS_DECLARES)
 advantages = Registry(
@@ -358,11 +362,11 @@ searches = Registry("search strategy", "searches", "search", SEARCH_INPUTS)
 tasks = Registry("task", "tasks", "tasks", ())
 environments = Registry("environment", "environments", "episodes", ())
 methods = Registry("method", "methods", "methods", (), also="loops")
-
-# What each of these is: `posttrain.penalties`.
 penalties = Registry("penalty", "penalties", "penalties", frozenset({"parameter", "start"}))
 retentions = Registry("retention method", "retentions", "retentions", ())
 qualities = Registry("quality measure", "qualities", "quality", QUALITY_INPUTS)
+selectors = Registry("selector", "selectors", "selectors", SELECTOR_INPUTS, _SELECTS)
+labellers = Registry("labeller", "labellers", "labellers", ())
 
 REGISTRIES: dict[str, Registry] = {
     "losses": losses,
@@ -375,6 +379,8 @@ REGISTRIES: dict[str, Registry] = {
     "methods": methods,
     "retentions": retentions,
     "qualities": qualities,
+    "selectors": selectors,
+    "labellers": labellers,
 }
 
 

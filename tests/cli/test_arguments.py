@@ -9,7 +9,7 @@ import pytest
 from support import resolved
 
 from posttrain.cli import main
-from posttrain.cli.arguments import recipe_of
+from posttrain.cli.arguments import own_recipe, recipe_of
 from posttrain.errors import ConfigError
 
 
@@ -34,6 +34,18 @@ def test_check_and_preview_take_the_arguments_of_a_method(
     assert not Path("runs").exists()
     assert main(["check", "sft", "--data", "rows.jsonl"]) == 2
     assert "--model" in capsys.readouterr().err
+
+
+def test_a_command_of_a_method_takes_a_recipe(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("method: sft\nmodel: embedded\ndata: rows.jsonl\noutput: runs/a\n")
+    options = argparse.Namespace(recipe=str(file), overrides=["batch_size=3"])
+    recipe = own_recipe("sft", options)
+    assert recipe.method == "sft" and recipe.settings["batch_size"] == 3
+    with pytest.raises(ConfigError):
+        own_recipe("dpo", options)
+    with pytest.raises(ConfigError):
+        own_recipe("sft", argparse.Namespace(recipe=str(file), overrides=[], model="m"))
 
 
 def test_eval_can_be_checked(tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,6 +48,23 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
     return load_recipe(path, options.overrides)
 
 
+def own_recipe(name: str, options: argparse.Namespace) -> Recipe:
+    """The recipe of a method's command: of a file or a run's folder, or of its flags.
+
+    Raises:
+        ConfigError: the recipe is of another method.
+    """
+    if not options.recipe:
+        return method_recipe(name, options)
+    recipe = recipe_of(options)
+    if recipe.method != name:
+        raise ConfigError(
+            f"{options.recipe} is a recipe of method {recipe.method!r}; use posttrain run, or "
+            f"posttrain {recipe.method}"
+        )
+    return recipe
+
+
 def method_recipe(name: str, options: argparse.Namespace) -> Recipe:
     """The recipe that a method's flags and changes stand for."""
     settings = registry.methods.entry(name).settings

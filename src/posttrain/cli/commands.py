@@ -10,7 +10,7 @@ from pathlib import Path
 from posttrain import registry
 from posttrain.cli import continual, data, explain, hacking, init, plan, runs, search, serve
 from posttrain.cli import help as pages
-from posttrain.cli.arguments import MODEL, evaluation_recipe, method_recipe, recipe_of
+from posttrain.cli.arguments import MODEL, evaluation_recipe, own_recipe, recipe_of
 from posttrain.cli.parser import Command
 from posttrain.config import Recipe
 from posttrain.recipe import load_recipe
@@ -139,7 +139,7 @@ def _method_page(entry: Entry) -> str:
 
 
 def _method(options: argparse.Namespace) -> int:
-    return _perform(method_recipe(options.command, options), options)
+    return _perform(own_recipe(options.command, options), options)
 
 
 # -- evaluation
@@ -300,6 +300,7 @@ def _method_commands() -> dict[str, Command]:
                 pages.summary(entry.doc),
                 _method,
                 partial(_method_arguments, entry),
+                ("recipe?",),
                 changes=True,
                 page=partial(_method_page, entry),
             )
@@ -379,10 +380,9 @@ def _lookup_commands() -> dict[str, Command]:
     }
 
 
-_LEARNING = {
-    **dict.fromkeys(("sft", "distill", "sdft", "self_training", "offline"), "learn from examples"),
-    **dict.fromkeys(("grpo", "ppo"), "learn from rewards"),
-}
+_EXAMPLES = ("sft", "classifier", "distill", "sdft", "self_training", "offline")
+_LEARNING = dict.fromkeys(_EXAMPLES, "learn from examples")
+_LEARNING |= dict.fromkeys(("grpo", "ppo"), "learn from rewards")
 
 
 def _group(entry: Entry) -> str:

@@ -40,6 +40,11 @@ Losses = ComponentLike | Sequence[ComponentLike]
 Rewards = ComponentLike | Sequence[ComponentLike]
 """One or several names, functions, or {name: ..., weight: ..., setting: value}."""
 
+Selectors = Any
+"""One or several selectors of active learning: names, functions, {name: ..., setting: value}, or
+query strategies of scikit-activeml.
+"""
+
 ModelLike = ModelSpec | ForestModel | ModelConfig | str | Path
 """A loaded model, a folder, a hub id, "embedded", or a configuration."""
 

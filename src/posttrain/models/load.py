@@ -13,6 +13,8 @@ from posttrain.config import AdapterConfig, LoraConfig
 from posttrain.errors import ModelError
 from posttrain.models.adapter_state import load_adapter
 from posttrain.models.adapters import add_adapter, add_lora
+from posttrain.models.class_head import Classes
+from posttrain.models.classifier import Classifier
 from posttrain.models.compilation import check_compiler, compile_layers
 from posttrain.models.expansion import train_new_blocks
 from posttrain.models.finite import check_finite
@@ -77,27 +79,29 @@ def load_model(
 
 
 def load_score_model(
-    path: str | Path, *, per: Literal["sequence", "token"] = "sequence", **options: Any
+    path: str | Path, *, per: Literal["sequence", "token"] | Classes = "sequence", **options: Any
 ) -> ScoreModel:
-    """Load a model with one score, or put a fresh score head on a language model.
+    """Load a model with one score or several classes, or put a fresh head on a language model.
 
     Args:
         path: a folder or hub name of a sequence or token classification model with one label, or of
         a causal language model.
-        per: what is scored, which decides the format it is saved in. options: see `_load`.
+        per: what is scored, which decides the format it is saved in; or the classes of a
+        classifier. options: see `_load`.
     Returns:
         The model in evaluation mode. A fresh head is zero, so that all scores are 0 at first.
     Raises:
         ModelError: before weights load, where that is possible.
     """
-    hf, tokens, attention, running = _load(
-        path, "sequence_score" if per == "sequence" else "token_score", **options
-    )
+    kinds: dict[Any, Kind] = {"sequence": "sequence_score", "token": "token_score"}
+    if isinstance(per, Classes):
+        options["classes"] = per
+    hf, tokens, attention, running = _load(path, kinds.get(per, "classes"), **options)
     separate_padding(tokens)
     hf.config.pad_token_id = (
         tokens.pad_token_id
     )  # transformers refuses batches of such a model otherwise
-    model = ScoreModel(hf, tokens)
+    model = Classifier(hf, tokens) if isinstance(per, Classes) else ScoreModel(hf, tokens)
     model.eval()
     _prepare(model, str(path), attention, running)
     return model
@@ -119,6 +123,7 @@ def _load(
     revision: str | None = None,
     trust_remote_code: bool = False,
     seed: int = 0,
+    classes: Classes | None = None,
     **running: bool,
 ) -> tuple[Any, PreTrainedTokenizerBase, str, dict[str, bool]]:
     """The transformers model on its device, its tokenizer, and the arguments of `_prepare`:
@@ -135,8 +140,8 @@ def _load(
         init: "random" makes fresh weights from the config alone, drawn with `seed`.
         lora, adapter: what is trained in place of all weights. quantization: how the weights below
         adapters are kept.
-        seed: of all that is drawn here. running: gradient_checkpointing, activation_offload and
-        compile, see `ModelConfig`.
+        seed: of all that is drawn here. classes: of a classifier.
+        running: gradient_checkpointing, activation_offload and compile, see `ModelConfig`.
     """
     path = str(path)
     saved = adapter_of(path)
@@ -152,6 +157,8 @@ def _load(
     _check_running(target, **running)
     shared: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     config = load_config(where, kind=kind, **shared)
+    if classes is not None:
+        classes.write(config)
     if init == "pretrained":
         check_weight_files(where)
     tokens = load_tokenizer(

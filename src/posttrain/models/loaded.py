@@ -21,6 +21,7 @@ from torch import Tensor
 from posttrain.config import ModelConfig
 from posttrain.errors import CheckpointError, ConfigError
 from posttrain.models.adapter_state import rank_tables
+from posttrain.models.class_head import Classes
 from posttrain.models.forest_model import ForestModel
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.load import Kind, load_model, load_score_model
@@ -130,13 +131,19 @@ class LoadedModel:
         return model
 
     def load_scores(
-        self, *, per: Literal["sequence", "token"], weights: Path | None = None
+        self, *, per: Literal["sequence", "token"] | Classes, weights: Path | None = None
     ) -> ScoreModel:
         """The model itself, with the weights of a checkpoint where there is one."""
         if not isinstance(self.model, ScoreModel):
             raise ConfigError(
                 f"model: {self.name} is a language model in memory; a score model starts from a "
                 "folder or hub id (its head is fresh)"
+            )
+        has = getattr(self.model, "classes", None)
+        if has != per and (has is not None or isinstance(per, Classes)):
+            raise ConfigError(
+                f"model: {self.name} in memory has the head {has or 'of one number'}, and {per} is "
+                "to be trained; name a folder or hub id, whose head is then fresh"
             )
         if weights is not None:
             self._hold()

@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from posttrain.errors import ModelError
 from posttrain.models.virtual_tokens import refuse_virtual_score
 
-Kind = Literal["language", "sequence_score", "token_score"]
-"""What a model gives: a vocabulary, a score of a whole sequence, or a score at every token."""
+Kind = Literal["language", "sequence_score", "token_score", "classes"]
+"""What a model gives: a vocabulary, a score of a whole sequence or at every token, or classes."""
 
 _LANGUAGE_MODELS = ("CausalLM", "LMHeadModel", "ConditionalGeneration")
 _SCORE_MODELS = ("ForSequenceClassification", "ForTokenClassification")
@@ -95,7 +95,8 @@ def _check_architecture(path: str, kind: Kind, config: Any) -> None:
             f"{path} holds a {others[0]}, not a causal language model; use the model it was made "
             "from"
         )
-    if any("Classification" in name for name in architectures) and config.num_labels != 1:
+    is_scored = any("Classification" in name for name in architectures) and kind != "classes"
+    if is_scored and config.num_labels != 1:
         raise ModelError(
             f"{path} has {config.num_labels} labels; a score is one number, so take a model with "
             "one label"

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from posttrain.config import ModelConfig
 from posttrain.model_config import model_location
 from posttrain.models.adapters import adapter_of, rate_factors, refuse_virtual_score
+from posttrain.models.class_head import Classes
 from posttrain.models.forest_model import ForestModel
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.load import Kind, load_config, load_model, load_score_model, load_tokenizer
@@ -110,7 +111,7 @@ class NamedModel:
         return load_model(str(weights), **self._options)
 
     def load_scores(
-        self, *, per: Literal["sequence", "token"], weights: Path | None = None
+        self, *, per: Literal["sequence", "token"] | Classes, weights: Path | None = None
     ) -> ScoreModel:
         """A model with a score at the end of a sequence or at each token.
 

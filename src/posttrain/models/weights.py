@@ -30,6 +30,7 @@ def _class_of(kind: Kind) -> Any:
         "language": transformers.AutoModelForCausalLM,
         "sequence_score": transformers.AutoModelForSequenceClassification,
         "token_score": transformers.AutoModelForTokenClassification,
+        "classes": transformers.AutoModelForSequenceClassification,
     }[kind]
 
 
@@ -50,7 +51,7 @@ def load_weights(
         ModelError: the weights cannot be read, or some are missing. The head of a score model may
         be missing; it is then zero.
     """
-    if kind != "language":
+    if kind in ("sequence_score", "token_score"):
         config.num_labels = 1
     if init == "random":
         return _drawn(path, _class_of(kind), config, dtype, seed, shared["trust_remote_code"])

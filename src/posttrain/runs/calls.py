@@ -75,7 +75,7 @@ class Call:
             return self.named(value)
         if isinstance(value, EvaluationConfig):
             return self.evaluation_of(value)
-        if isinstance(value, Component) and name in ("task", "mix_task"):
+        if isinstance(value, Component) and name in ("task", "mix_task", "eval_task"):
             return self._task(value)
         return value
 

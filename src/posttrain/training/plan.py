@@ -21,6 +21,7 @@ from posttrain.data.account import Account
 from posttrain.data.forest import TokenSequence
 from posttrain.errors import ConfigError
 from posttrain.limits import check_values
+from posttrain.models.class_head import Classes
 from posttrain.models.spec import ModelSpec
 from posttrain.sources.rows import Source
 from posttrain.training.objective import Objective
@@ -149,7 +150,7 @@ class Plan:
         optimizer: the learning rate and its schedule. trust_region: TRPO's step in AdamW's place.
         reference: the frozen model that losses compare with. teacher: the model that is imitated.
         critic: the model of values. scores: at each "token" or at the end of a "sequence", where a
-            score model is trained; None trains a language model.
+            score model is trained, or the classes of a classifier; None trains a language model.
         noise: size of the noise on embeddings in training (NEFTune).
         rules: what changes the gradient of each update, in order.
     """
@@ -163,7 +164,7 @@ class Plan:
     reference: Reference = field(default_factory=Reference)
     teacher: ModelSpec | None = None
     critic: Critic | None = None
-    scores: Literal["token", "sequence"] | None = None
+    scores: Literal["token", "sequence"] | Classes | None = None
     noise: float = 0.0
     rules: tuple[GradientRule, ...] = ()
 
