@@ -83,9 +83,9 @@ def _files(executable: str) -> list[str]:
     bound: list[str] = []
     base = os.path.realpath(sys.base_prefix)
     for folder in _LIBRARIES:
-        if os.path.islink(folder):
-            words += ["--symlink", os.readlink(folder), folder]
-        elif os.path.isdir(folder):
+        if Path(folder).is_symlink():
+            words += ["--symlink", str(Path(folder).readlink()), folder]
+        elif Path(folder).is_dir():
             words += ["--ro-bind", folder, folder]
             bound.append(folder)
     parts = [base] if base != "/usr" else []

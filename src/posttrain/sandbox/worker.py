@@ -124,7 +124,8 @@ class Guest:
         """How the program of the last job ended.
 
         Args:
-            seconds: the time limit of the program. A guest that is silent for much longer is killed.
+            seconds: the time limit of the program. A guest that is silent for much longer is
+                killed.
         """
         if self._channel is None:
             return ProgramRun("lost", reason="the sandbox has ended")
@@ -136,8 +137,9 @@ class Guest:
             return ProgramRun("lost", reason=str(error) or type(error).__name__)
         if answer["status"] == "lost":
             return ProgramRun("lost", reason=answer["reason"])
-        texts = {name: _text(answer.pop(name)) for name in ("stdout", "stderr", "report")}
-        return ProgramRun(**answer, **texts)
+        for name in ("stdout", "stderr", "report"):
+            answer[name] = base64.b64decode(answer[name]).decode("utf-8", "replace")
+        return ProgramRun(**answer)
 
     def kill(self) -> None:
         """End the guest and what it runs, at once."""
@@ -154,7 +156,3 @@ class Guest:
 def _message(job: dict[str, Any]) -> bytes:
     data = json.dumps(job).encode()
     return len(data).to_bytes(4, sys.byteorder) + data
-
-
-def _text(encoded: str) -> str:
-    return base64.b64decode(encoded).decode("utf-8", "replace")

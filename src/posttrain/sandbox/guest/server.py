@@ -148,9 +148,7 @@ def _become_program(
     report = pipes[2][1] if judges else -1
     channel = files[0] if files else -1
     isolation.close_files({number for number in (report, channel) if number >= 0})
-    isolation.set_limits(
-        limits["memory_bytes"], limits["file_bytes"], int(limits["seconds"]) + 1
-    )
+    isolation.set_limits(limits["memory_bytes"], limits["file_bytes"], int(limits["seconds"]) + 1)
     if rules is not None:
         isolation.drop_rights(rules)
     program.run(job, channel, report)

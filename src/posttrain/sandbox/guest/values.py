@@ -7,6 +7,7 @@ that is equal to everything, or shows itself as another value, never reaches a c
 from __future__ import annotations
 
 import base64
+import builtins
 import collections
 import datetime
 import decimal
@@ -45,6 +46,7 @@ def _encoded(value: Any, reference: Callable[[Any], int] | None, depth: int) -> 
         raise NotPlain(f"the value is nested more than {_MAX_DEPTH} deep")
     if value is None or value is True or value is False:
         return value
+    base: Any
     for base, content in _CONTENTS.items():
         if isinstance(value, base):
             if base in (list, tuple, set, frozenset, collections.deque):
@@ -55,6 +57,9 @@ def _encoded(value: Any, reference: Callable[[Any], int] | None, depth: int) -> 
                 v = [[_encoded(x, reference, depth + 1) for x in pair] for pair in pairs]
                 return {"t": "dict", "v": v}
             return content(value)
+    name = type.__dict__["__name__"].__get__(value) if isinstance(value, type) else ""
+    if name and getattr(builtins, name, None) is value:
+        return {"t": "type", "v": name}
     if reference is None:
         raise NotPlain(f"a value of type {type(value).__name__} is no plain data")
     return {"t": "reference", "v": reference(value)}
@@ -94,6 +99,7 @@ _CONTENTS: dict[Any, Callable[[Any], Any]] = {
 }
 
 _MADE: dict[str, Callable[[Any], Any]] = {
+    "type": lambda v: _type(v),
     "int": lambda v: int(v, 16),
     "bytes": lambda v: base64.b85decode(v),
     "bytearray": lambda v: bytearray(base64.b85decode(v)),
@@ -144,6 +150,13 @@ def _decoded(value: Any, referred: Callable[[int], Any] | None) -> Any:
     if kind == "reference" and referred is not None and isinstance(content, int):
         return referred(content)
     return _MADE[kind](content)
+
+
+def _type(name: str) -> type:
+    built_in = getattr(builtins, name)
+    if not isinstance(built_in, type):
+        raise NotPlain(f"{name} is no type")
+    return built_in
 
 
 class Channel:
