@@ -104,7 +104,7 @@ def test_in_a_set_of_rewards() -> None:
     example = Example("p", columns=MBPP)
     traces = [Trace.of_text(t) for t in ("def f(x): return 2 * x", "def f(x): return 2", "(")]
     rewards.self_test([example])
-    rewards.reward([TraceGroup(0, example, traces)])
+    rewards.reward([TraceGroup(example, (1,), traces)])
     assert [t.reward for t in traces] == [2, 1, 0] and not rewards.failures
     rewards.close()
 
