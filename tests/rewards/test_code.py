@@ -38,7 +38,7 @@ OUTPUTS = {"inputs": ["1\n", "2\n"], "outputs": ["2", "4"]}
         ("So:\n```python\nx = 1\n```\nDone.", "x = 1\n"),
         ("```\nx = 1\n```\n```py\nx = 2\n```", "x = 2\n"),
         ("```python\nx = 1\n```\nIt prints\n```text\n1\n```", "x = 1\n"),
-        ("Well:\n```python\nx = 1", "x = 1\n"),
+        ("Well:\n```python\nx = 1", "x = 1"),
         ("```bash\nls\n```", "```bash\nls\n```"),
     ],
 )

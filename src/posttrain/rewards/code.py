@@ -25,7 +25,7 @@ from posttrain.sandbox.limits import SandboxLimits
 from posttrain.sandbox.pool import FunctionTests, Sandbox, shared_sandbox
 from posttrain.types import Example, plain_text
 
-_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[ \t]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"[ \t]*```[ \t]*([\w+-]*)")
 _PYTHON = ("python", "py", "python3", "")
 
 
@@ -60,9 +60,28 @@ def extract_code(text: str) -> str:
 
     A block that is not closed ends with the text.
     """
-    opened = text if text.count("```") % 2 == 0 else f"{text}\n```"
-    blocks = [block for name, block in _FENCE.findall(opened) if name.lower() in _PYTHON]
+    blocks = [block for name, block in fenced_blocks(text) if name.lower() in _PYTHON]
     return blocks[-1] if blocks else text
+
+
+def fenced_blocks(text: str) -> list[tuple[str, str]]:
+    """Blocks between lines of ``` marks: name of the language and content.
+
+    A block that is not closed ends with the text.
+    """
+    blocks: list[tuple[str, str]] = []
+    name: str | None = None
+    lines: list[str] = []
+    for line in text.splitlines(keepends=True):
+        mark = _FENCE.match(line)
+        if mark is None:
+            lines.append(line)
+        elif name is None:
+            name, lines = mark[1], []
+        else:
+            blocks.append((name, "".join(lines)))
+            name = None
+    return blocks if name is None else [*blocks, (name, "".join(lines))]
 
 
 def program_of(text: str, columns: Mapping[str, Any]) -> str:
