@@ -30,8 +30,10 @@ NAMES: dict[str, str] = {
     "compare": "posttrain.evaluation.comparison",
     "forgetting": "posttrain.methods.forgetting",
     "hacking": "posttrain.methods.hacking",
+    "reward_distance": "posttrain.methods.reward_distance",
     "Forgetting": "posttrain.evaluation.forgetting",
     "Hacking": "posttrain.evaluation.hacking",
+    "RewardDistances": "posttrain.evaluation.reward_distance",
     "contamination": "posttrain.evaluation.contamination",
     "harness_model": "posttrain.evaluation.harness",
     "Evaluation": "posttrain.evaluation.outcomes",
@@ -75,6 +77,9 @@ NAMES: dict[str, str] = {
     "TrustRegion": "posttrain.config.TrustRegionConfig",
     "Watch": "posttrain.config.WatchConfig",
     "Limits": "posttrain.config",
+    "Sandbox": "posttrain.sandbox.pool",
+    "FunctionTests": "posttrain.sandbox.pool",
+    "SandboxLimits": "posttrain.sandbox.limits",
     "PosttrainError": "posttrain.errors",
 }
 """Public name -> module, or module and name where the names differ."""

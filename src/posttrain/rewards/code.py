@@ -284,7 +284,7 @@ def code_tests(
     neither them nor what they expect.
 
     partial: the share of passing tests. sandbox: bubblewrap, or none, which runs programs with the
-    rights of this process. seconds: time limit of a program. memory_mb: its address space in MiB.
+    rights of this process. seconds: processor time of a program. memory_mb: address space in MiB.
     """
     reward = CodeTests(partial=partial, sandbox=sandbox, seconds=seconds, memory_mb=memory_mb)
     return reward(completions, examples)

@@ -131,7 +131,7 @@ class Sandbox:
 
         def work(guest: Guest, _: Guest) -> ProgramRun:
             guest.send(job)
-            return guest.receive(limits.seconds)
+            return guest.receive(limits.wall_seconds)
 
         return self._with_guests(work)
 
@@ -149,8 +149,8 @@ class Sandbox:
             with ours, theirs:
                 guest.send(calls, [ours.fileno()])
                 judge.send(checks, [theirs.fileno()])
-            verdict = judge.receive(limits.seconds)
-            program = guest.receive(limits.seconds)
+            verdict = judge.receive(limits.wall_seconds)
+            program = guest.receive(limits.wall_seconds)
             return _counted(tests, program, verdict)
 
         return self._with_guests(work)
@@ -185,7 +185,8 @@ def _num_processors() -> int:
 
 
 def _plain(limits: SandboxLimits) -> dict[str, float]:
-    return {name: getattr(limits, name) for name in SandboxLimits.__slots__}
+    names = (*SandboxLimits.__slots__, "wall_seconds")
+    return {name: getattr(limits, name) for name in names}
 
 
 def _counted(tests: FunctionTests, program: ProgramRun, verdict: ProgramRun) -> TestRun:
@@ -256,7 +257,7 @@ def why_not() -> str:
         guest.start()
         limits = _plain(SandboxLimits())
         guest.send({"kind": "script", "source": _PROBE, "limits": limits})
-        run = guest.receive(SandboxLimits().seconds)
+        run = guest.receive(SandboxLimits().wall_seconds)
     except SandboxError as error:
         return (
             f"{bwrap} does not work here ({str(error).removeprefix('sandbox: ')}); allow user "

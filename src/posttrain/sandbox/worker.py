@@ -124,7 +124,7 @@ class Guest:
         """How the program of the last job ended.
 
         Args:
-            seconds: the time limit of the program. A guest that is silent for much longer is
+            seconds: longest time of the program. A guest that is silent for much longer is
                 killed.
         """
         if self._channel is None:

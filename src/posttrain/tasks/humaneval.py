@@ -33,7 +33,7 @@ def humaneval(
     canonical_solution and test. chat: prompts are messages, for instruction-tuned models; else the
     code itself, which a base model goes on from. partial: the grade is the share of assertions that
     pass; else 1 if all do. sandbox: bubblewrap, or none, which runs programs with the rights of
-    this process. seconds: time limit of a program. memory_mb: its address space in MiB.
+    this process. seconds: processor time of a program. memory_mb: its address space in MiB.
     """
     examples = []
     for number, row in enumerate(load_rows(path, split=split)[:num_examples]):

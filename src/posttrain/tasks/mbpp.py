@@ -38,7 +38,7 @@ def mbpp(
     at least the one that says how the function is called; all of them judge. chat: prompts are
     messages, for instruction-tuned models. partial: the grade is the share of tests that pass; else
     1 if all do. sandbox: bubblewrap, or none, which runs programs with the rights of this process.
-    seconds: time limit of a program. memory_mb: its address space in MiB.
+    seconds: processor time of a program. memory_mb: its address space in MiB.
     """
     if num_shown_tests < 0:
         raise ConfigError(f"mbpp: num_shown_tests {num_shown_tests} must be at least 0")
