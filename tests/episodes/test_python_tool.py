@@ -51,7 +51,7 @@ def test_what_the_model_is_told() -> None:
 
 @needs_sandbox
 def test_as_a_tool() -> None:
-    interpreter = python(seconds=20.0, max_characters=60)
+    interpreter = python(seconds=20.0, max_characters=300)
     assert isinstance(interpreter, PythonInterpreter)
     tools = tools_by_name([interpreter.python])
 
