@@ -6,6 +6,7 @@ PosttrainError
 ├── TemplateError        a chat template that is missing or cannot yield a trained-token mask
 ├── ModelError           a model folder that cannot be loaded or used as asked
 ├── RewardError          a reward that fails its self-test or cannot be run
+├── SandboxError         programs that cannot be run safely here
 ├── EpisodeError         an environment or its tools that fail, or take too long
 ├── CheckpointError      a checkpoint that is broken, missing or belongs to another run
 ├── EndpointError        a server that does not give completions
@@ -79,6 +80,10 @@ class ModelError(PosttrainError):
 
 class RewardError(PosttrainError):
     """A reward cannot be run, or gives wrong values on known answers."""
+
+
+class SandboxError(PosttrainError):
+    """No sandbox works on this machine, or one that worked has been lost."""
 
 
 class EpisodeError(PosttrainError):

@@ -30,8 +30,10 @@ NAMES: dict[str, str] = {
     "compare": "posttrain.evaluation.comparison",
     "forgetting": "posttrain.methods.forgetting",
     "hacking": "posttrain.methods.hacking",
+    "reward_distance": "posttrain.methods.reward_distance",
     "Forgetting": "posttrain.evaluation.forgetting",
     "Hacking": "posttrain.evaluation.hacking",
+    "RewardDistances": "posttrain.evaluation.reward_distance",
     "contamination": "posttrain.evaluation.contamination",
     "data_report": "posttrain.curation.summary",
     "duplicates": "posttrain.curation.copies",
@@ -92,6 +94,9 @@ NAMES: dict[str, str] = {
     "TrustRegion": "posttrain.config.TrustRegionConfig",
     "Watch": "posttrain.config.WatchConfig",
     "Limits": "posttrain.config",
+    "Sandbox": "posttrain.sandbox.pool",
+    "FunctionTests": "posttrain.sandbox.pool",
+    "SandboxLimits": "posttrain.sandbox.limits",
     "PosttrainError": "posttrain.errors",
 }
 """Public name -> module, or module and name where the names differ."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from posttrain.cli import main
-from posttrain.cli.hacking import reward_named
+from posttrain.cli.arguments import reward_named
 from posttrain.errors import ConfigError
 
 CALL = ["hacking", "embedded", "--task", "arithmetic:num_steps=1,num_examples=40,split=test"]

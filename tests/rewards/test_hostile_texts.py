@@ -133,6 +133,11 @@ REWARDS: list[tuple[str, dict[str, Any]]] = [
     ("length", {}),
     ("overlong", {"max_length": 8, "buffer": 4}),
     ("arithmetic_steps", {}),
+    ("repetition", {}),
+    ("language_consistency", {"language": "en"}),
+    ("rouge_l", {}),
+    ("edit_similarity", {}),
+    ("json_schema", {}),
 ]
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
 from posttrain import registry
+from posttrain.cli.runs import notice
 from posttrain.config import Component, Recipe
 from posttrain.errors import ConfigError
 from posttrain.recipe import apply_overrides, load_recipe, parse_recipe
+from posttrain.recipe_paths import model_of
 
 MODEL = 'folder, hub id, folder of a run, or "embedded"'
 """What --model takes."""
@@ -199,3 +202,22 @@ def _evaluation_change(text: str) -> str:
     if first in _OF_EVALUATION:
         return f"evaluation.{text}"
     return f"evaluation.sampling.{text}" if first in ("max_tokens", "stop") else text
+
+
+def reward_named(text: str) -> Component:
+    """A reward from a text: the folder of a reward model, "length" or "length:target=32".
+
+    Raises:
+        ConfigError: no such folder or reward, or no setting behind the colon.
+    """
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        return Component("reward_model", {"path": model_of(str(folder), notice)})
+    name, _, settings = text.partition(":")
+    raw: dict[str, Any] = {}
+    # A comma within brackets separates the items of a list.
+    for change in filter(None, re.split(r",(?![^\[]*\])", settings)):
+        if "=" not in change:
+            raise ConfigError(f"{text}: {change!r} is not of the form key=value")
+        raw = apply_overrides(raw, [change])
+    return Component(registry.rewards.entry(name).name, raw)

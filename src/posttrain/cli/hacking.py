@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import re
 from pathlib import Path
 from typing import Any
 
-from posttrain import registry
-from posttrain.cli import forgetting
+from posttrain.cli import forgetting, reward_distance
+from posttrain.cli.arguments import reward_named
 from posttrain.cli.forgetting import task_named
 from posttrain.cli.libraries import prepare_libraries
 from posttrain.cli.parser import Command
 from posttrain.cli.runs import notice
 from posttrain.cli.writer import model_place, split_settings
-from posttrain.config import Component
 from posttrain.errors import ConfigError
 from posttrain.overrides import apply_overrides
-from posttrain.recipe_paths import model_of
 from posttrain.terminal import echo
 from posttrain.typecheck import check
 
@@ -32,7 +29,8 @@ _OWN = {
 
 
 def commands() -> dict[str, Command]:
-    """What measures the harm of a training: the ledger of forgetting, and this command."""
+    """What measures the harm of a training: the ledger of forgetting, this command, and the
+    distance of rewards."""
     own = Command(
         "evaluate",
         "how far a proxy reward can be trusted: proxy and gold against N and KL",
@@ -41,7 +39,11 @@ def commands() -> dict[str, Command]:
         ("model",),
         changes=True,
     )
-    return {"forgetting": forgetting.command(), "hacking": own}
+    return {
+        "forgetting": forgetting.command(),
+        "hacking": own,
+        "reward-distance": reward_distance.command(),
+    }
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,25 +101,6 @@ def hacking(options: argparse.Namespace) -> int:
     echo(str(result))
     notice(f"wrote {output}: hacking.json, hacking.svg, hacking.txt")
     return 0
-
-
-def reward_named(text: str) -> Component:
-    """A reward from a text: the folder of a reward model, "length" or "length:target=32".
-
-    Raises:
-        ConfigError: no such folder or reward, or no setting behind the colon.
-    """
-    folder = Path(text).expanduser()
-    if folder.is_dir():
-        return Component("reward_model", {"path": model_of(str(folder), notice)})
-    name, _, settings = text.partition(":")
-    raw: dict[str, Any] = {}
-    # A comma within brackets separates the items of a list.
-    for change in filter(None, re.split(r",(?![^\[]*\])", settings)):
-        if "=" not in change:
-            raise ConfigError(f"{text}: {change!r} is not of the form key=value")
-        raw = apply_overrides(raw, [change])
-    return Component(registry.rewards.entry(name).name, raw)
 
 
 def _settings(overrides: list[str]) -> tuple[dict[str, Any], list[str]]:

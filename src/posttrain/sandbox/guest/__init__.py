@@ -1,0 +1,1 @@
+"""What runs inside the sandbox. It imports the standard library alone."""
