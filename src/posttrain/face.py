@@ -45,6 +45,7 @@ NAMES: dict[str, str] = {
     "ppo": "posttrain.methods.ppo",
     "online_dpo": "posttrain.methods.online_dpo",
     "spin": "posttrain.loops.spin",
+    "iterative_dpo": "posttrain.loops.iterative_dpo",
     "self_training": "posttrain.loops.self_training",
     "continual": "posttrain.loops.continual",
     "revision_rows": "posttrain.loops.revision",
