@@ -9,7 +9,7 @@ from typing import Any
 from posttrain import registry
 from posttrain.config import Component
 
-_SOURCES = ("path", "engine")
+_NEEDED, _SOURCES = ("path", "engine"), ("path", "engine", "endpoint")
 
 
 class EngineAhead:
@@ -39,7 +39,7 @@ def is_own_judge(reward: Component) -> bool:
     if reward.function is not None:
         return False
     settings = registry.rewards.entry(reward.name).settings
-    takes_a_model = all(name in settings for name in _SOURCES)
+    takes_a_model = all(name in settings for name in _NEEDED)
     return takes_a_model and not any(reward.settings.get(name) for name in _SOURCES)
 
 
