@@ -87,6 +87,8 @@ JOBS: dict[str, str] = {
     "label_preferences": "posttrain.methods.ai_feedback",
     "critique_revise": "posttrain.methods.ai_feedback",
     "label_steps": "posttrain.methods.label_steps",
+    "restarts": "posttrain.methods.restarts",
+    "malt": "posttrain.methods.malt",
     "evaluate_reward": "posttrain.methods.evaluate_reward",
     "continual_pretraining": "posttrain.loops.domains",
 }
