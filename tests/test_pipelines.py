@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent / "recipes" / "pipelines"
 RECIPES = sorted(ROOT.glob("*.yaml"))
 STUDENT = "runs/pipelines/student"
 LARGEST = {
+    "num_steps": 1,
     "num_examples": 10,
     "max_steps": 1,
     "num_train_epochs": 1,

@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from support import lines, tiny_model, write
 
 from posttrain.errors import ConfigError, DataError
 from posttrain.methods.malt import Node, malt, pair_rows, right_rows
+from posttrain.rewards.judge_questions import critique_prompt, revision_prompt
+from posttrain.search.dialogue import filled, followed
+from posttrain.tasks.reviews import PRINCIPLES
 from posttrain.types import Example
 
+RECIPE = Path(__file__).parents[2] / "recipes" / "pipelines" / "malt.yaml"
 EXAMPLE = Example("Q", id="q")
 MALT: dict[str, Any] = {
     "method": "malt",
@@ -139,3 +144,17 @@ def test_a_tree_without_a_right_text_is_an_error(
 def test_wrong_settings_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         malt([{"prompt": "p", "answer": "1"}], **change)
+
+
+def test_the_recipe_asks_at_test_time_what_the_roles_were_taught() -> None:
+    """Search self_refine puts the very questions of the tree."""
+    raw = yaml.safe_load(RECIPE.read_text())
+    stages = {stage["name"]: stage for stage in raw["stages"]}
+    search, principle = stages["after"]["search"], stages["tree"]["principle"]
+    problem, answer, critique = "Q: 1+1\nA:", " 1+1=3", "Line 1 should be 1+1=2."
+    request, refine = (filled(search[key], problem=problem) for key in ("feedback", "refine"))
+    asked = followed(problem, [(answer, request)])
+    assert asked == critique_prompt(problem, answer, principle)
+    again = followed(problem, [(answer, request), (critique, refine)])
+    assert again == revision_prompt(problem, answer, principle, critique)
+    assert principle in PRINCIPLES and stages["before"]["search"] == search

@@ -72,8 +72,8 @@ def restarts(
             place.open()
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made)
             write_text_whole(place.path / SAMPLES, text)
-            number = f"{len(made)} prompts{place.written(SAMPLES)}"
-            write(place.console, f"{number}: {len(made) - len(fresh)} restarts, {len(fresh)} fresh")
+            counts = f"{len(made) - len(fresh)} restarts, {len(fresh)} fresh"
+            write(place.console, f"{len(made)} prompts{place.written(SAMPLES)}: {counts}")
             return made
 
         return PreparedJob(

@@ -157,14 +157,14 @@ class JudgeReward:
         Raises:
             RewardError: the server refuses a question.
         """
-        assert self.endpoint is not None
-        key = ("endpoint", self.endpoint.url, self.endpoint.model)
-        server = self.models.get(key, lambda: Endpoint(self.endpoint))
+        config = self.endpoint
+        assert config is not None
+        server = self.models.get(("endpoint", config.url, config.model), lambda: Endpoint(config))
         chat = self.chat if self.chat is not None else True
         asked = [as_prompt(question, chat=chat) for question in questions]
         written = server.complete(asked, sampling, n=n, seeds=[seed] * len(asked))
         if not all(written):
-            raise RewardError(f"rewards: {self.name}: {self.endpoint.url} refuses a question")
+            raise RewardError(f"rewards: {self.name}: {config.url} refuses a question")
         return [[w.text for w in row] for row in written]
 
     def check(self) -> None:
