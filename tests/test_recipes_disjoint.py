@@ -22,6 +22,9 @@ from posttrain.recipe import load_recipe, parse_recipe, stage_recipes
 ROOT = Path(__file__).parent.parent / "recipes"
 RECIPES = sorted(ROOT.rglob("*.yaml"))
 EVALUATING = ("evaluate", "evaluate_reward")
+# Rewards that read no answer: a part with these alone may learn on what it is measured on, which is
+# what test-time reinforcement learning is.
+WITHOUT_ANSWERS = {"majority"}
 # Rows of preference recipes are written by recipes/preference/make_rows.py, for all of them.
 WRITTEN_ROWS = "runs/preference/rows/"
 
@@ -89,6 +92,9 @@ def trained(recipe: Recipe) -> list[Component]:
     """Tasks whose items any part of the recipe may train on."""
     found: list[Component] = []
     for part in parts(recipe):
+        rewarded = {reward.name for reward in part.rewards}
+        if rewarded and rewarded <= WITHOUT_ANSWERS:
+            continue
         if part.method not in EVALUATING:
             tasks = [part.task, part.settings.get("mix_task")]
             found += [task for task in tasks if isinstance(task, Component)]

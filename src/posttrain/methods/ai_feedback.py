@@ -27,10 +27,11 @@ from posttrain.models.spec import ModelSpec
 from posttrain.registry import methods
 from posttrain.rewards.base import as_completion
 from posttrain.rewards.judge import Judge
+from posttrain.rewards.judge_questions import critique_prompt, revision_prompt
 from posttrain.sources.collect import Prompt
 from posttrain.terminal import write
 from posttrain.training.plan import Job, Place, PreparedJob
-from posttrain.types import Request, Sampling, Text
+from posttrain.types import Request, Sampling
 
 
 @methods.register
@@ -261,7 +262,7 @@ def _revised(
             random.Random(f"{seed} {p.example.id} {number}").choice(principles) for p in prompts
         ]
         talks = [
-            _talk(p.example.prompt, a, d, None)
+            critique_prompt(p.example.prompt, a, d)
             for p, a, d in zip(prompts, answers, drawn, strict=True)
         ]
         ids = [tuple(encode_prompt(model.tokenizer, talk)) for talk in talks]
@@ -269,7 +270,7 @@ def _revised(
             t[0].strip() for t in _sample(seed, model, ids, thinking, 1, start, 2 * number + 1)
         ]
         talks = [
-            _talk(p.example.prompt, a, d, c)
+            revision_prompt(p.example.prompt, a, d, c)
             for p, a, d, c in zip(prompts, answers, drawn, critiques, strict=True)
         ]
         ids = [tuple(encode_prompt(model.tokenizer, talk)) for talk in talks]
@@ -285,28 +286,6 @@ def _revised(
         }
         for p, a, f, c, d in zip(prompts, answers, first, critiques, drawn, strict=True)
     ]
-
-
-def _talk(prompt: Text, answer: str, principle: str, critique: str | None) -> Text:
-    """What is asked for a critique, or (critique) for a revision: in turns where the prompt has
-    turns.
-    """
-    request = f"Say briefly where the answer above falls short of this principle: {principle}"
-    rewrite = "Now rewrite the answer so that it follows the principle. Write the answer alone."
-    if not isinstance(prompt, str):
-        talk = [
-            *prompt,
-            {"role": "assistant", "content": answer},
-            {"role": "user", "content": request},
-        ]
-        if critique is not None:
-            talk += [
-                {"role": "assistant", "content": critique},
-                {"role": "user", "content": rewrite},
-            ]
-        return talk
-    text = f"{prompt}{answer}\n\n{request}\n"
-    return text if critique is None else f"{text}{critique}\n\n{rewrite}\n\n{prompt}"
 
 
 def _sample(

@@ -8,41 +8,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from posttrain.config import EndpointConfig
 from posttrain.data.templates import encode_prompt, text_ids
 from posttrain.engines.base import Engine
+from posttrain.engines.endpoint import Endpoint
 from posttrain.engines.torch import TorchEngine
-from posttrain.errors import ConfigError
+from posttrain.errors import ConfigError, RewardError
 from posttrain.models.load import load_config, load_model
 from posttrain.registry import rewards
+from posttrain.rewards.judge_questions import (
+    INSTRUCTION,
+    as_prompt,
+    as_reply,
+    criterion_question,
+    pair_question,
+    rating_question,
+)
 from posttrain.rewards.reward import LoadedModels, made_by
-from posttrain.types import Text, plain_text
+from posttrain.types import Sampling, Text
 
 Numbers = NDArray[np.float64]
-
-INSTRUCTION = "You judge answers. A good answer is correct, complete and to the point."
-
-_PAIR = """{instruction}
-
-Question:
-{prompt}
-
-Answer A:
-{first}
-
-Answer B:
-{second}
-
-Which answer is better, A or B? Reply with the letter alone."""
-
-_RATING = """{instruction}
-
-Question:
-{prompt}
-
-Answer:
-{completion}
-
-How good is this answer, from 1 (worst) to {levels} (best)? Reply with the number alone."""
 
 
 class Judge:
@@ -79,15 +64,7 @@ class Judge:
         n = len(prompts)
         both = [(p, a, b) for p, a, b in zip(prompts, first, second, strict=True)]
         both += [(p, b, a) for p, a, b in both]
-        questions = [
-            _PAIR.format(
-                instruction=self.instruction,
-                prompt=plain_text(p),
-                first=_content(a),
-                second=_content(b),
-            )
-            for p, a, b in both
-        ]
+        questions = [pair_question(p, a, b, self.instruction) for p, a, b in both]
         table = self._replies(questions, [p for p, _, _ in both], ["A", "B"])
         p_a = np.exp(table[:, 0] - np.logaddexp(table[:, 0], table[:, 1]))
         return [float(x) for x in (1 + (p_a[:n] - p_a[n:])) / 2]
@@ -99,12 +76,7 @@ class Judge:
         2303.16634).
         """
         questions = [
-            _RATING.format(
-                instruction=self.instruction,
-                prompt=plain_text(p),
-                completion=_content(c),
-                levels=levels,
-            )
+            rating_question(p, c, levels, self.instruction)
             for p, c in zip(prompts, completions, strict=True)
         ]
         replies = [str(k) for k in range(1, levels + 1)]
@@ -119,26 +91,35 @@ class Judge:
         mean = probabilities @ np.arange(1.0, levels + 1) / probabilities.sum(axis=1)
         return [float(x) for x in mean]
 
+    def meets(
+        self, prompts: Sequence[Text], completions: Sequence[Text], criteria: Sequence[str]
+    ) -> list[float]:
+        """Probability that each completion meets its criterion: P(yes) / (P(yes) + P(no))."""
+        questions = [
+            criterion_question(p, c, criterion, self.instruction)
+            for p, c, criterion in zip(prompts, completions, criteria, strict=True)
+        ]
+        table = self._replies(questions, list(prompts), ["yes", "no"])
+        return [float(x) for x in np.exp(table[:, 0] - np.logaddexp(table[:, 0], table[:, 1]))]
+
     def _replies(self, questions: list[str], prompts: list[Text], replies: list[str]) -> Numbers:
         """Log-probs of each reply to each question: [questions, replies], nats."""
         sequences: list[tuple[list[int], int]] = []
         for question, prompt in zip(questions, prompts, strict=True):
             chat = self.chat if self.chat is not None else not isinstance(prompt, str)
-            before = encode_prompt(
-                self.tokenizer,
-                [{"role": "user", "content": question}] if chat else f"{question}\nReply:",
-            )
+            before = encode_prompt(self.tokenizer, as_prompt(question, chat=chat))
             for reply in replies:
-                ids = text_ids(self.tokenizer, reply if chat else f" {reply}", start=False)
+                ids = text_ids(self.tokenizer, as_reply(reply, chat=chat), start=False)
                 sequences.append(([*before, *ids], len(before)))
         logprobs = [sum(x) for x in self.engine.score(sequences)]
         return np.array(logprobs, dtype=np.float64).reshape(len(questions), len(replies))
 
 
-class _JudgeReward:
+class JudgeReward:
     """A judge with its settings: a `Reward` that holds its engine.
 
     Args:
+        endpoint: a server in the place of both, for judges that are read as text.
         engine: samples and scores with the judge's model, in place of one that is loaded from
             `path`. Its tokenizer is that of its model, or `tokenizer`.
     """
@@ -155,9 +136,10 @@ class _JudgeReward:
         instruction: str | None = None,
         chat: bool | None = None,
         device: str = "auto",
+        endpoint: EndpointConfig | None = None,
     ) -> None:
         self.models, self.path, self.device = models, path, device
-        self.engine, self.tokenizer = engine, tokenizer
+        self.engine, self.tokenizer, self.endpoint = engine, tokenizer, endpoint
         self.instruction, self.chat = instruction, chat
 
     def judge(self) -> Judge:
@@ -166,6 +148,24 @@ class _JudgeReward:
         engine = self.engine or self.models.get(("judge", str(self.path), self.device), self._load)
         tokenizer = self.tokenizer or engine.model.tokenizer
         return Judge(engine, tokenizer, instruction=self.instruction, chat=self.chat)
+
+    def replies(
+        self, questions: Sequence[str], sampling: Sampling, *, n: int, seed: int = 0
+    ) -> list[list[str]]:
+        """`n` replies of the judge behind the endpoint to each question.
+
+        Raises:
+            RewardError: the server refuses a question.
+        """
+        config = self.endpoint
+        assert config is not None
+        server = self.models.get(("endpoint", config.url, config.model), lambda: Endpoint(config))
+        chat = self.chat if self.chat is not None else True
+        asked = [as_prompt(question, chat=chat) for question in questions]
+        written = server.complete(asked, sampling, n=n, seeds=[seed] * len(asked))
+        if not all(written):
+            raise RewardError(f"rewards: {self.name}: {config.url} refuses a question")
+        return [[w.text for w in row] for row in written]
 
     def check(self) -> None:
         """See `Reward.check`."""
@@ -177,10 +177,11 @@ class _JudgeReward:
         """Nothing: the engine belongs to the set of rewards, or to the caller."""
 
     def _check_source(self) -> None:
-        if (self.path is None) == (self.engine is None):
+        sources = self.path, self.engine, self.endpoint
+        if sum(source is not None for source in sources) != 1:
             raise ConfigError(
                 f"rewards: {self.name}: set path to a folder or hub id, or engine to an engine of "
-                "the judge's model, and not both"
+                "the judge's model, and not more than one of them"
             )
         if self.engine is None:
             return
@@ -201,7 +202,7 @@ class _JudgeReward:
         return TorchEngine(model)
 
 
-class RatingReward(_JudgeReward):
+class RatingReward(JudgeReward):
     """The reward `judge` with its settings."""
 
     def __init__(self, models: LoadedModels, *, levels: int = 10, **settings: Any) -> None:
@@ -219,7 +220,7 @@ class RatingReward(_JudgeReward):
             raise ConfigError(f"rewards: judge: levels {self.levels} must be at least 2")
 
 
-class WinRateReward(_JudgeReward):
+class WinRateReward(JudgeReward):
     """The reward `judge_win_rate` with its settings."""
 
     name = "judge_win_rate"
@@ -307,11 +308,3 @@ def judge_win_rate(
         device=device,
     )
     return reward(prompts, completions)
-
-
-def _content(completion: Text) -> str:
-    return (
-        completion
-        if isinstance(completion, str)
-        else "\n".join(str(m.get("content", "")) for m in completion)
-    )

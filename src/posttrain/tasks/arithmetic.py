@@ -7,13 +7,14 @@ import hashlib
 import random
 import re
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from posttrain.errors import ConfigError
 from posttrain.registry import tasks
 from posttrain.types import Example, Task
 
 _FINAL = re.compile(r"\s*(-?)(\d+)\s*")
+_LINE = re.compile(r"(\d+)([+*-])(\d+)=(\d+)")
 _MAX_DIGITS = 400  # int() refuses more than 4,300
 _STEPS = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
 
@@ -51,6 +52,19 @@ def worked_text(first: int, steps: list[Step]) -> str:
     """One line a step and the answer behind "####"."""
     lines = [f"{before}{operation}{operand}={after}" for before, operation, operand, after in steps]
     return "\n".join([*lines, f"#### {steps[-1][3] if steps else first}"])
+
+
+def steps_of(example: Example) -> list[Step]:
+    """The steps of the worked completion of an example."""
+    lines = str(example.completion).strip().split("\n")[:-1]
+    matches = [_LINE.fullmatch(line) for line in lines]
+    return [(int(m[1]), m[2], int(m[3]), int(m[4])) for m in matches if m is not None]
+
+
+def line_criterion(step: Step) -> str:
+    """That a line of the solution is there, as a rubric says it."""
+    before, operation, operand, after = step
+    return f"It has the line {before}{operation}{operand}={after}."
 
 
 def extract(completion: str) -> str | None:
@@ -164,6 +178,7 @@ def arithmetic(
     max_operand: int = 50,
     max_value: int = 199,
     split: Literal["train", "validation", "test"] = "train",
+    rubric: bool = False,
     seed: int = 0,
 ) -> Task:
     """Chains of +, - and * on whole numbers, worked from left to right, one line a step.
@@ -172,7 +187,8 @@ def arithmetic(
     problems belong to train, validation or test by a hash of their text; tune settings on
     validation, report test. With num_steps 1 the splits are disjoint as problems, but each is a
     line of longer worked solutions: what was trained on those, such as the embedded model, has seen
-    them, and its accuracy on them is no test. Prompt "Q: 7+5*3\\nA:", completion "
+    them, and its accuracy on them is no test. rubric: whether a row has criteria in its column
+    "rubric", one for each line and one for the answer. Prompt "Q: 7+5*3\\nA:", completion "
     7+5=12\\n12*3=36\\n#### 36"; the score is 1 for the right number behind "####" at the end, else
     0.
     """
@@ -186,7 +202,7 @@ def arithmetic(
         num_steps, max_operand, max_value, split, seed=seed, accept=lambda q: split_of(q) == split
     )
     examples = [
-        _example(first, steps, f"arithmetic-{split}-{seed}-{number}")
+        _example(first, steps, f"arithmetic-{split}-{seed}-{number}", rubric=rubric)
         for number, (first, steps) in zip(range(num_examples), problems, strict=False)
     ]
     if len(examples) < num_examples:
@@ -200,12 +216,11 @@ def arithmetic(
     return Task("arithmetic", examples, score, extract, max_tokens=14 * num_steps + 14)
 
 
-def _example(first: int, steps: list[Step], name: str) -> Example:
+def _example(first: int, steps: list[Step], name: str, *, rubric: bool) -> Example:
     question = question_text(first, steps)
+    columns: dict[str, Any] = {"question": question}
+    if rubric:
+        columns["rubric"] = [*map(line_criterion, steps), f"The answer is {steps[-1][3]}."]
     return Example(
-        f"Q: {question}\nA:",
-        f" {worked_text(first, steps)}",
-        str(steps[-1][3]),
-        {"question": question},
-        id=name,
+        f"Q: {question}\nA:", f" {worked_text(first, steps)}", str(steps[-1][3]), columns, id=name
     )

@@ -39,7 +39,7 @@ def _slip(draw: random.Random, value: int) -> int:
     return draw.randint(0, 199)
 
 
-def _carried_out(draw: random.Random, first: int, steps: list[Step], slips: float) -> list[Step]:
+def carried_out(draw: random.Random, first: int, steps: list[Step], slips: float) -> list[Step]:
     """The steps as a writer who errs with probability `slips` a step would put them down, wrong
     values carried on.
     """
@@ -61,7 +61,7 @@ def _lines(steps: list[Step]) -> list[str]:
 def _solution(draw: random.Random, first: int, steps: list[Step]) -> str:
     """What stands behind "A:": worked or guessed, right or wrong, finished or not."""
     slips = 0.0 if draw.random() < 0.3 else 0.25
-    written = _carried_out(draw, first, steps, slips)
+    written = carried_out(draw, first, steps, slips)
     result = written[-1][3]
     kind = draw.random()
     if kind < 0.42:
@@ -96,7 +96,7 @@ def _worded(draw: random.Random, first: int, steps: list[Step]) -> str:
     parts = [f"Start with {first}."]
     parts += [
         f"{_WORDS[op].capitalize()} {b}: {c}."
-        for _, op, b, c in _carried_out(draw, first, steps, 0.1)
+        for _, op, b, c in carried_out(draw, first, steps, 0.1)
     ]
     return " ".join(parts)
 
