@@ -23,6 +23,12 @@ from typing import Any, TypeVar, overload
 from posttrain.annotations import PACKAGE_FOLDER
 from posttrain.checked import checked, unchecked
 from posttrain.component import Component
+from posttrain.declarations import (
+    ADVANTAGE_DECLARES,
+    LOSS_DECLARES,
+    REWARD_DECLARES,
+    SELECTOR_DECLARES,
+)
 from posttrain.entry import (
     REQUIRED,
     Declaration,
@@ -321,43 +327,9 @@ def import_plugin(path: Path) -> None:
         ) from error
 
 
-_LOSS_DECLARES = {
-    "per": Declaration(
-        {
-            "token": "one value per target",
-            "sequence": "one per sequence",
-            "pair": "one per chosen and rejected pair",
-            "group": "one per prompt",
-            "batch": "values that depend on the whole batch",
-        }
-    )
-}
-_ADVANTAGE_DECLARES = {
-    "step_rewards": Declaration(
-        {False: "takes any reward", True: "needs a reward that is declared per step"},
-        default=False,
-    ),
-    "kl_in_reward": Declaration(
-        {
-            True: "KL to the reference may be subtracted from the reward",
-            False: "it may not: the estimator normalises single rewards",
-        },
-        default=True,
-    ),
-}
-_REWARD_DECLARES = {
-    "per": Declaration(
-        {"completion": "one number per completion", "step": "a list: one number per step"},
-        default="completion",
-    )
-}
-_SELECTS = {"selects": Declaration({"row": "rows", "pair": "pairs"}, default="row")}
-
-losses = Registry("loss", "losses", "losses", LOSS_INPUTS, _LOSS_DECLARES)
-advantages = Registry(
-    "advantage", "advantages", "advantages", ADVANTAGE_INPUTS, _ADVANTAGE_DECLARES
-)
-rewards = Registry("reward", "rewards", "rewards", declares=_REWARD_DECLARES)
+losses = Registry("loss", "losses", "losses", LOSS_INPUTS, LOSS_DECLARES)
+advantages = Registry("advantage", "advantages", "advantages", ADVANTAGE_INPUTS, ADVANTAGE_DECLARES)
+rewards = Registry("reward", "rewards", "rewards", declares=REWARD_DECLARES)
 searches = Registry("search strategy", "searches", "search", SEARCH_INPUTS)
 tasks = Registry("task", "tasks", "tasks", ())
 environments = Registry("environment", "environments", "episodes", ())
@@ -365,7 +337,7 @@ methods = Registry("method", "methods", "methods", (), also="loops")
 penalties = Registry("penalty", "penalties", "penalties", frozenset({"parameter", "start"}))
 retentions = Registry("retention method", "retentions", "retentions", ())
 qualities = Registry("quality measure", "qualities", "quality", QUALITY_INPUTS)
-selectors = Registry("selector", "selectors", "selectors", SELECTOR_INPUTS, _SELECTS)
+selectors = Registry("selector", "selectors", "selectors", SELECTOR_INPUTS, SELECTOR_DECLARES)
 labellers = Registry("labeller", "labellers", "labellers", ())
 
 REGISTRIES: dict[str, Registry] = {

@@ -41,6 +41,7 @@ LAYERS = [
     {"keys"},
     {"registry"},
     {"checked"},
+    {"declarations"},
     {"entry"},
     {"config"},
     {

@@ -23,6 +23,10 @@ class Curation:
     filter_labels: bool
     min_reward: float
 
+    def facts(self, alpha: float, steps: int, num_rounds: int) -> list[tuple[str, str]]:
+        """What a preview says of the rounds."""
+        return [("trained on", self.text(alpha)), ("steps", f"{steps}, {num_rounds} rounds")]
+
     def text(self, alpha: float) -> str:
         """As a check shows it."""
         mistakes = f", and {self.gamma:.0%} of the others by mistake" if self.gamma else ""

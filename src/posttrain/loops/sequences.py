@@ -151,23 +151,27 @@ def continual_table(
             held = None if place is None else _held(place)
             if held is None:
                 write_rule(console, f"{label}, seed {number}")
-                started = resume and place is not None and place.is_dir()
                 own: dict[str, Any] = {
                     "retention": retention,
                     "seed": number * 1000,
-                    "resume": started,
+                    "output": place,
                 }
-                held = continual(_fresh(model), stages, output=place, **own, **options)
+                started = resume and place is not None and place.is_dir()
+                held = continual(_fresh(model), stages, resume=started, **own, **options)
                 held.model = None  # so that memory does not grow with the runs
             runs[label].append(held)
             if place is not None and not keep_models:
                 _drop_runs(place, names)
     result = _table(_name(model), names, seeds, runs)
+    _report(result, folder, console)
+    return result
+
+
+def _report(result: Sequences, folder: Path | None, console: Console) -> None:
     if folder is not None:
         result.save(folder)
         write_heat_maps(result.values(), folder)
     write(console, str(result))
-    return result
 
 
 def _fresh(model: ModelLike) -> ModelLike:

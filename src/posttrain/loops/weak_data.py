@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -42,6 +42,7 @@ from posttrain.training.plan import (
 from posttrain.training.rollout_rows import RolloutRow
 from posttrain.types import Example, Sample, Task, Trace, TraceGroup
 
+_COUNTS = ("num_rounds", "steps_per_round", "prompts_per_round", "num_generations")
 _TRIES = 20  # other completions that are drawn until one is wrong
 
 
@@ -113,18 +114,14 @@ def weak_data(
         limits: how much may fail or be dropped.
     """
     settings = dict(locals())
-    _check(arm, labels_per_round, {"beta": beta, "gamma": gamma}, alpha)
-    check_positive(
-        num_rounds=num_rounds,
-        steps_per_round=steps_per_round,
-        prompts_per_round=prompts_per_round,
-        num_generations=num_generations,
-    )
+    _check(settings)
     objective = Objective(components_of(losses), accuracy=True, carries=IMITATED)
     worked = task_of(task)
     sampled = sampling_of(sampling, worked)
-    reward_set = rewards_of(rewards, worked, limits)
-    optimizer = AdamW(learning_rate, lr_scheduler_type)
+    graders = rewards_of(rewards, worked, limits)
+    curation = Curation(arm, labels_per_round, beta, gamma, filter_labels, min_reward)
+    learning = objective, AdamW(learning_rate, lr_scheduler_type), steps_per_round, batch_size
+    shown = f"{sampling_text(sampled)}; then {steps_per_round} updates of {batch_size} rows"
 
     def prepare(spec: ModelSpec, seed: int, steps: int | None) -> PreparedLoop:
         account = Account()
@@ -133,46 +130,39 @@ def weak_data(
         number = steps or num_rounds * steps_per_round
 
         def collector(model: Any) -> Collector:
-            return make_collector(model, prompts, reward_set, sampled, size, num_generations, seed)
+            return make_collector(model, prompts, graders, sampled, size, num_generations, seed)
 
+        facts = [("task", f"{worked.name}: {len(prompts)} prompts")]
+        facts += [("a round", f"{num_generations} completions of {size} prompts, {shown}")]
         labels = _labels(spec, worked) if arm in ("random", "hardest") else {}
-        curation = Curation(arm, labels_per_round, beta, gamma, filter_labels, min_reward)
-        learning = objective, optimizer, steps_per_round, batch_size
         training = _WeakData(
             collector, curation, labels, worked, number, seed, alpha, restart, accumulate, *learning
         )
         return PreparedLoop(
             steps=number,
             run=training.run,
-            facts=[
-                ("task", f"{worked.name}: {len(prompts)} prompts"),
-                (
-                    "a round",
-                    f"{num_generations} completions of {size} prompts, {sampling_text(sampled)}; "
-                    f"then {steps_per_round} updates of {batch_size} rows",
-                ),
-                ("trained on", curation.text(alpha)),
-                ("steps", f"{number}, {num_rounds} rounds"),
-            ],
+            facts=facts + curation.facts(alpha, number, num_rounds),
             account=account,
             prompts=prompts,
             restarts=restart,
-            close=reward_set.close,
+            close=graders.close,
         )
 
-    return Loop(method="weak_data", settings=settings, prepare=prepare, optimizer=optimizer)
+    return Loop(method="weak_data", settings=settings, prepare=prepare, optimizer=learning[1])
 
 
-def _check(arm: str, labels: int, shares: dict[str, float], alpha: float) -> None:
-    for name, value in shares.items():
-        if not 0 <= value <= 1:
-            raise ConfigError(f"{name}: {value} is a share; it must be from 0 to 1")
-    if not 0 < alpha < 1:
+def _check(settings: Mapping[str, Any]) -> None:
+    check_positive(**{name: settings[name] for name in _COUNTS})
+    for name in ("beta", "gamma"):
+        if not 0 <= settings[name] <= 1:
+            raise ConfigError(f"{name}: {settings[name]} is a share; it must be from 0 to 1")
+    if not 0 < settings["alpha"] < 1:
         raise ConfigError(
-            f"alpha: {alpha} is the weight of the labels among all rows; it must be above 0 and "
-            "below 1. Leave labels out with arm: filter"
+            f"alpha: {settings['alpha']} is the weight of the labels among all rows; it must be "
+            "above 0 and below 1. Leave labels out with arm: filter"
         )
-    if arm in ("random", "hardest") and labels < 1:
+    labels = settings["labels_per_round"]
+    if settings["arm"] in ("random", "hardest") and labels < 1:
         raise ConfigError(f"labels_per_round: {labels} must be at least 1; else take arm: filter")
 
 
