@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -129,6 +130,19 @@ def test_the_state_is_the_buffer(model: LanguageModel, stage_of: Callable[..., A
         assert a.stage == b.stage
         for name in ("ids", "loss_mask", "tokens", "logprobs"):
             assert torch.equal(getattr(a, name), getattr(b, name))
+
+
+def test_rejected_completions_are_not_imitated(
+    model: LanguageModel, stage_of: Callable[..., Any]
+) -> None:
+    pairs = [{"prompt": f"{i}?", "chosen": "yes", "rejected": "no"} for i in range(4)]
+    stage = replace(stage_of(model, 0), plan=pt.dpo(pairs, batch_size=2))
+    with pytest.raises(ConfigError):
+        retentions.get("der_plus_plus")().begin(stage)
+    method = retentions.get("der")(top_k=2)
+    assert method.begin(stage) is stage.plan
+    method.end(stage)
+    assert len(method.buffer) == 8
 
 
 @pytest.mark.parametrize(
