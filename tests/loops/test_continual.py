@@ -27,9 +27,6 @@ TASKS = {
 }
 
 
-RETENTIONS = ["naive", "replay", "ewc", "agem", "lwf", "wise_ft", "o_lora"]
-
-
 def stages() -> dict[str, Plan]:
     return {
         name: pt.sft(task=task, batch_size=4, learning_rate=1e-3) for name, task in TASKS.items()
@@ -39,8 +36,11 @@ def stages() -> dict[str, Plan]:
 def run(
     folder: Path | None, retention: Any = "naive", model: str = "embedded", **more: Any
 ) -> Continual:
-    lora: Any = {"lora": pt.LoRA(r=2)} if retention == "o_lora" else {}
-    loaded = pt.load(model, **lora)
+    parts: dict[Any, dict[str, Any]] = {
+        "o_lora": {"lora": pt.LoRA(r=2)},
+        "progressive_prompts": {"adapter": pt.Adapter("prompt", num_virtual_tokens=2)},
+    }
+    loaded = pt.load(model, **parts.get(str(retention), {}))
     return pt.continual(
         loaded, stages(), retention=retention, steps=2, num_examples=2, output=folder, **more
     )
@@ -71,7 +71,18 @@ def test_naive_stages_are_fits_one_after_the_other() -> None:
 
 
 @pytest.mark.parametrize(
-    "retention", ["naive", "replay", "ewc", "agem", "lwf", "wise_ft", "o_lora"]
+    "retention",
+    [
+        "naive",
+        "replay",
+        "ewc",
+        "agem",
+        "lwf",
+        "wise_ft",
+        "o_lora",
+        "der_plus_plus",
+        "progressive_prompts",
+    ],
 )
 @pytest.mark.parametrize("where", ["in a fit", "after a fit", "in a measurement"])
 def test_an_interrupted_sequence_goes_on_exactly(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -81,7 +82,7 @@ def test_der_plus_plus_adds_the_rows_own_loss(
     source = source_of(pt.sft(ROWS[0], batch_size=6), model, 0)
     (batch,) = source.batches(0)
     total = sum(
-        float(model.forward(micro, frozenset({"logprobs"}))["logprobs"].sum())
+        float(model.forward(micro, frozenset({"logprobs"}))["logprobs"].detach().sum())
         for micro in batch.split(None)
     )
     assert metrics["loss"] == pytest.approx(-0.5 * total / batch.num_targets, rel=1e-4)
@@ -129,6 +130,19 @@ def test_the_state_is_the_buffer(model: LanguageModel, stage_of: Callable[..., A
         assert a.stage == b.stage
         for name in ("ids", "loss_mask", "tokens", "logprobs"):
             assert torch.equal(getattr(a, name), getattr(b, name))
+
+
+def test_rejected_completions_are_not_imitated(
+    model: LanguageModel, stage_of: Callable[..., Any]
+) -> None:
+    pairs = [{"prompt": f"{i}?", "chosen": "yes", "rejected": "no"} for i in range(4)]
+    stage = replace(stage_of(model, 0), plan=pt.dpo(pairs, batch_size=2))
+    with pytest.raises(ConfigError):
+        retentions.get("der_plus_plus")().begin(stage)
+    method = retentions.get("der")(top_k=2)
+    assert method.begin(stage) is stage.plan
+    method.end(stage)
+    assert len(method.buffer) == 8
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_a_recipe_gives_the_table(tiny_folder: Path, tmp_path: Path) -> None:
     assert list(values["scores"]) == ["naive", "l2_to_stages(weight=1.0)"]
     assert list(values["others"]["naive"]) == ["sums"]
     own = tmp_path / "run" / "naive" / "seed-0" / "two" / "evaluation-two.json"
-    assert len(json.loads(own.read_text())["problems"]) == 3
+    assert json.loads(own.read_text())["num_examples"] == 3
     assert run.finished
     run_of(recipe(tiny_folder, tmp_path / "run", others=others), resume=True).execute()
 

@@ -118,7 +118,7 @@ class Sequences:
         table = self.table()
         columns = list(dict.fromkeys(m for row in table.values() for m in row))
         cells = {
-            name: [_shown(row[c]) if c in row else "" for c in columns]
+            name: [shown(c, row[c]) if c in row else "" for c in columns]
             for name, row in table.items()
         }
         width = max(len(name) for name in ["method", *cells])
@@ -171,8 +171,10 @@ def _interval(values: Sequence[float]) -> dict[str, float | None]:
     return {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
 
 
-def _shown(cell: Mapping[str, float | None]) -> str:
-    text = f"{cell['estimate']:+.1%}"
+def shown(measure: str, cell: Mapping[str, float | None]) -> str:
+    """A cell of the table: a level as it is, a change with its sign."""
+    sign = "" if measure == "AP" else "+"
+    text = f"{cell['estimate']:{sign}.1%}"
     if cell["low"] is None:
         return text
-    return f"{text} ({cell['low']:+.1%} to {cell['high']:+.1%})"
+    return f"{text} ({cell['low']:{sign}.1%} to {cell['high']:{sign}.1%})"

@@ -35,13 +35,7 @@ from posttrain.training.plan import AdamW, Learner, Plan, Work, steps_of
 from posttrain.training.reference_model import Reference
 from posttrain.types import Example, Sampling, Task, Text
 
-TEMPLATE = """{prompt}
-
-Here is an example of a response:
-{demonstration}
-
-Now give a response of your own:
-"""
+TEMPLATE = "{prompt}\n\nA response:\n{demonstration}\n\nYour own response:\n"
 """What the teacher reads: the prompt, and a response that somebody else gave to it."""
 
 

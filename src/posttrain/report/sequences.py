@@ -92,7 +92,7 @@ def sequences(values: Mapping[str, Any]) -> str:
     """The table, the comparisons and the heat maps, from what sequences.json holds."""
     columns = list(dict.fromkeys(m for row in values["table"].values() for m in row))
     rows = [
-        Row(name, [_cell(cells.get(column)) for column in columns])
+        Row(name, [_cell(column, cells.get(column)) for column in columns])
         for name, cells in values["table"].items()
     ]
     pairs = [
@@ -124,8 +124,11 @@ def sequences(values: Mapping[str, Any]) -> str:
     )
 
 
-def _cell(cell: Mapping[str, float | None] | None) -> str:
+def _cell(measure: str, cell: Mapping[str, float | None] | None) -> str:
     if cell is None:
         return ""
-    text = f"{cell['estimate']:+.1%}"
-    return text if cell["low"] is None else f"{text} ({cell['low']:+.1%} to {cell['high']:+.1%})"
+    sign = "" if measure == "AP" else "+"
+    text = f"{cell['estimate']:{sign}.1%}"
+    if cell["low"] is None:
+        return text
+    return f"{text} ({cell['low']:{sign}.1%} to {cell['high']:{sign}.1%})"

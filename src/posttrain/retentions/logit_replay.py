@@ -116,6 +116,13 @@ class LogitReplay(Retention):
     def begin(self, stage: Stage) -> Plan:
         """The plan with the buffer's loss."""
         self._seed = stage.seed + stage.number
+        objective = stage.plan.objective
+        judged = objective.roles or any("advantages" in t.inputs for t in objective.terms)
+        if self.beta and judged:
+            raise ConfigError(
+                f"der_plus_plus: it imitates rows of earlier stages, and those of "
+                f"{stage.plan.method!r} are good or bad; take der, which holds what the model said"
+            )
         if not self.buffer:
             return stage.plan
         return replace(stage.plan, rules=(*stage.plan.rules, self.rehearse))
