@@ -362,7 +362,7 @@ methods = Registry("method", "methods", "methods", (), also="loops")
 # What each of these is: `posttrain.penalties`.
 penalties = Registry("penalty", "penalties", "penalties", frozenset({"parameter", "start"}))
 retentions = Registry("retention method", "retentions", "retentions", ())
-qualities = Registry("quality measure", "qualities", "quality", QUALITY_INPUTS)
+qualities = Registry("quality measure", "qualities", "qualities", QUALITY_INPUTS)
 
 REGISTRIES: dict[str, Registry] = {
     "losses": losses,

@@ -31,7 +31,7 @@ LAYERS = [
     {"engines"},
     {"models"},
     {"kernels"},
-    {"losses", "advantages", "penalties", "quality", "data"},
+    {"losses", "advantages", "penalties", "qualities", "data"},
     {"recipe"},
     {"overrides", "unread_keys", "recipe_paths"},
     {"recipe_names", "main_loss", "limits"},
