@@ -49,7 +49,8 @@ class DataConfig:
 
     Attributes:
         path: a file, a folder, or the id of a hub data set.
-        subset: configuration of a hub data set.
+        subset: configuration of a hub data set, or the name of a data set in a folder with a
+            registry (LLaMA-Factory's dataset_info.json).
         split: of a hub data set; in a folder, the files whose names contain it.
         limit: largest number of rows.
         columns: new names of columns, {our name: name in the file}.

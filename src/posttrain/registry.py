@@ -336,7 +336,7 @@ environments = Registry("environment", "environments", "episodes", ())
 methods = Registry("method", "methods", "methods", (), also="loops")
 penalties = Registry("penalty", "penalties", "penalties", frozenset({"parameter", "start"}))
 retentions = Registry("retention method", "retentions", "retentions", ())
-qualities = Registry("quality measure", "qualities", "quality", QUALITY_INPUTS)
+qualities = Registry("quality measure", "qualities", "qualities", QUALITY_INPUTS)
 selectors = Registry("selector", "selectors", "selectors", SELECTOR_INPUTS, SELECTOR_DECLARES)
 labellers = Registry("labeller", "labellers", "labellers", ())
 

@@ -34,7 +34,7 @@ LAYERS = [
     {"engines"},
     {"models"},
     {"kernels"},
-    {"losses", "advantages", "penalties", "selectors", "quality", "data"},
+    {"losses", "advantages", "penalties", "selectors", "qualities", "data"},
     {"recipe"},
     {"overrides", "unread_keys", "recipe_paths"},
     {"recipe_names", "main_loss", "limits"},

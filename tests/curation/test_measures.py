@@ -26,7 +26,7 @@ def test_measures_are_columns_and_two_of_a_kind_have_their_settings() -> None:
     measures = Measures.of(["characters", *repeated, "nearest"], None)
     values = measured(texts(), measures)
     assert list(values) == ["characters", "repetition:n=2", "repetition:n=3", "nearest"]
-    assert values["characters"].tolist() == [8.0] * 5
+    assert values["characters"].tolist() == [10.0] * 5  # "0 + 1 =", a line break, " 1"
     assert np.isfinite(values["nearest"]).all()
 
 

@@ -94,6 +94,15 @@ def test_a_dropped_row_is_near_a_row_that_is_kept() -> None:
         assert jaccard(chain[row], chain[int(result.first[row])]) >= 0.7
 
 
+def test_an_equal_of_a_near_copy_is_near_the_row_that_is_kept() -> None:
+    draw = random.Random(7)
+    words = text_of(draw)
+    other = edited(draw, words, 2)
+    result = find_duplicates([" ".join(w) for w in (words, other, other)])
+    assert result.first.tolist() == [-1, 0, 0] and result.exact.tolist() == [False, False, True]
+    assert result.similarity[1] == result.similarity[2] < 1
+
+
 def test_many_rows_of_one_template_cost_no_square() -> None:
     """Rows that share half of their words fall into common buckets and are no copies."""
     draw = random.Random(4)

@@ -49,6 +49,27 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"label": False, "completion": "b"},
     ),
     (
+        "messages unpaired preference",
+        {"messages": [USER, HELLO], "label": True},
+        {"prompt": [USER], "completion": [HELLO], "label": True},
+    ),
+    ("messages", {"messages": [USER, HELLO], "label": 3}, {"completion": [USER, HELLO]}),
+    (
+        "messages preference",
+        {
+            "chosen_messages": [USER, {**HELLO, "loss_weight": 1.0}],
+            "rejected_messages": [
+                USER,
+                {"role": "assistant", "content": [{"type": "text", "value": "no"}]},
+            ],
+        },
+        {
+            "prompt": [USER],
+            "chosen": [{**HELLO, "weight": 1.0}],
+            "rejected": [{"role": "assistant", "content": "no"}],
+        },
+    ),
+    (
         "stepwise",
         {"prompt": "a", "completions": ["x", "y"], "labels": [True, False]},
         {"steps": ["x", "y"], "step_labels": [True, False]},

@@ -109,6 +109,19 @@ def test_real_evaluations_are_told_apart() -> None:
     assert contamination(str(strategyqa), traces, columns=["question"]).hits == []
 
 
+@pytest.mark.parametrize(
+    ("name", "num_hits", "num_items"),
+    [("addsub", 335, 395), ("multiarith", 502, 600), ("singleeq", 427, 508)],
+)
+def test_mawps_is_caught(name: str, num_hits: int, num_items: int) -> None:
+    folder = data_folder()
+    items = folder / "mawps" / f"{name}.jsonl"
+    if not items.is_file():
+        pytest.skip("MAWPS is missing beside the traces")
+    report = contamination(str(items), str(folder / TRACES), columns=["input"])
+    assert (len(report.hits), report.num_items) == (num_hits, num_items)
+
+
 def test_real_traces_are_caught() -> None:
     """3,260 questions with worked answers, against data that holds 1,000 of them and others."""
     folder = data_folder() / TRACES

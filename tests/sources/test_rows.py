@@ -35,6 +35,12 @@ def test_an_epoch_sees_every_row_once_in_a_new_order() -> None:
     assert orders[0] != orders[1]
 
 
+def test_the_order_of_the_rows_can_be_kept() -> None:
+    source = DataSource(Singles(sequences(5)), batch_size=2, seed=3, shuffle=False)
+    steps = [row for i in range(6) for row in rows(source, i)]
+    assert steps == [f"row {i}" for i in range(5)] * 2
+
+
 def test_a_step_depends_on_the_seed_and_the_step_alone() -> None:
     """So that a resume needs nothing else, and no state is saved."""
     one, two = (DataSource(Singles(sequences(9)), batch_size=2, seed=3) for _ in range(2))

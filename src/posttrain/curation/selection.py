@@ -181,7 +181,7 @@ def filter_rows(
 def _cover(kept: Array, data: Files, num_rows: int, embeddings: Embeddings) -> None:
     """Leave `num_rows` of the kept rows, those that cover them best."""
     from posttrain.curation.row_vectors import check_embeddings, row_vectors
-    from posttrain.quality.diversity import k_centre_order
+    from posttrain.qualities.diversity import k_centre_order
 
     check_embeddings(embeddings)
     places = np.flatnonzero(kept)

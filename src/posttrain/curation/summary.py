@@ -22,7 +22,7 @@ from posttrain.evaluation.contamination import Contamination, contamination
 from posttrain.files import write_text_whole
 from posttrain.methods.objects import ModelLike, model_of
 from posttrain.models.spec import ModelSpec
-from posttrain.quality.language import detect
+from posttrain.qualities.language import detect
 
 Array = np.ndarray
 
@@ -33,7 +33,7 @@ _SHOWN = 240  # characters of an example
 _NUM_EXAMPLES = 3  # at each end of a measure
 _PERCENTILES = (0, 5, 50, 95, 100)
 _PART = 512
-_WIDTH = 80
+_WIDTH, _NAME = 80, 36
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +319,8 @@ def _lines(report: DataReport) -> list[str]:
     lines = []
     for part in report.parts:
         form = part.form or "no known format"
-        lines.append(f"{part.name}: {part.num_rows:,} rows, {form}")
+        name = part.name if len(part.name) <= _NAME else f"…{part.name[1 - _NAME :]}"
+        lines.append(f"{name}: {part.num_rows:,} rows, {form}")
         low, p5, middle, p95, high = (f"{n:,}" for n in part.percentiles())
         lines.append(
             f"  {report.unit}  {part.num_tokens():,}; per row {middle} (5 % {p5}, 95 % {p95}, "

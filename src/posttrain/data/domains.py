@@ -83,7 +83,7 @@ def domains_of(data: DataConfig | Mapping[str, DataLike]) -> list[Domain]:
 
 def _in_folder(data: DataConfig) -> list[Domain]:
     folder = Path(data.path).expanduser()
-    if data.rows is not None or not folder.is_dir():
+    if not data.path or data.rows is not None or not folder.is_dir():
         raise ConfigError(
             f"data.path: {data.path} is no folder; give one with a file or a folder for each "
             "domain, or in Python a mapping from names to rows"
@@ -209,7 +209,8 @@ class _Part:
 
 def documents(data: DataConfig) -> Iterator[Row]:
     """The rows of a domain, one by one: {"text": ...} for each document of a text file."""
-    files = [] if data.rows is not None else text_files(Path(data.path).expanduser(), data.split)
+    mixed = data.rows is not None or bool(data.sources)
+    files = [] if mixed else text_files(Path(data.path).expanduser(), data.split)
     if not files:
         yield from stream_of(data)
         return

@@ -38,9 +38,9 @@ _ROUNDS = 16  # leaders that a bucket may have
 class Duplicates:
     """Which rows are copies.
 
-    first [rows]: the earlier row that a row copies, -1 for one that is kept. similarity [rows]: to
-    it, NaN for rows that are kept. exact [rows]: whether the copy has the same text but for case
-    and white space.
+    first [rows]: the earlier row that a row copies, which is kept; -1 for one that is kept itself.
+    similarity [rows]: to it, NaN for rows that are kept. exact [rows]: whether some earlier row has
+    the same text but for case and white space.
     """
 
     first: Array
@@ -246,30 +246,32 @@ def _mark_near(result: Duplicates, held: _Held, threshold: float) -> None:
     empty = np.diff(sketches.starts) == 0
     candidates = np.flatnonzero((result.first < 0) & ~empty)
     keys = held.keys()[candidates]
-    pairs: list[Array] = []
-    shares: list[Array] = []
+    near: list[tuple[Array, Array, Array]] = []
     for band in range(keys.shape[1]):
-        for one, other in _bucket_pairs(keys[:, band], candidates, sketches, threshold, shares):
+        for one, other, share in _bucket_pairs(keys[:, band], candidates, sketches, threshold):
             result.num_compared += len(one)
-            pairs.append(np.stack([one, other]))
-    if not pairs:
+            above = share >= threshold  # the others are not held
+            near.append((one[above], other[above], share[above]))
+    if not near:
         return
-    joined, similarity = np.concatenate(pairs, axis=1), np.concatenate(shares)
-    near = similarity >= threshold
-    joined, similarity = joined[:, near], similarity[near]
+    earlier_rows, later_rows, similarity = (np.concatenate(part) for part in zip(*near))
     # By the later row, the most similar earlier one first.
-    order = np.lexsort((joined[0], -similarity, joined[1]))
-    for earlier, later, share in zip(
-        joined[0, order].tolist(), joined[1, order].tolist(), similarity[order].tolist()
-    ):
+    order = np.lexsort((earlier_rows, -similarity, later_rows))
+    columns = (earlier_rows, later_rows, similarity)
+    for earlier, later, share in zip(*(column[order].tolist() for column in columns)):
         if result.first[later] < 0 and result.first[earlier] < 0:
             result.first[later], result.similarity[later] = earlier, share
+    # A row whose equal was dropped as a near copy is near the row that was kept for it.
+    moved = np.flatnonzero((result.first >= 0) & (result.first[result.first] >= 0))
+    through = result.first[moved]
+    result.first[moved] = result.first[through]
+    result.similarity[moved] = result.similarity[through]
 
 
 def _bucket_pairs(
-    keys: Array, rows: Array, sketches: Words, threshold: float, shares: list[Array]
-) -> Iterator[tuple[Array, Array]]:
-    """Pairs (earlier, later) of rows with equal keys; their similarities go to `shares`.
+    keys: Array, rows: Array, sketches: Words, threshold: float
+) -> Iterator[tuple[Array, Array, Array]]:
+    """Pairs (earlier, later) of rows with equal keys, and their similarities.
 
     The first row of a bucket is compared with all others. Those that are near it leave, and the
     first of the rest is the next leader. So a bucket of m rows costs m comparisons a round, not
@@ -288,8 +290,7 @@ def _bucket_pairs(
             return
         one, other = leaders[others], rows[others]
         share = _similarities(sketches, one, other)
-        shares.append(share)
-        yield one, other
+        yield one, other, share
         stay = np.zeros(len(rows), dtype=bool)
         stay[others] = share < threshold
         keys, rows = keys[stay], rows[stay]

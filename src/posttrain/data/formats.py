@@ -33,11 +33,14 @@ _FORMATS: list[tuple[str, frozenset[str]]] = [
     ("alpaca preference", frozenset({"instruction", "chosen", "rejected"})),
     ("sharegpt preference", frozenset({"conversations", "chosen", "rejected"})),
     ("preference", frozenset({"chosen", "rejected"})),
+    ("messages preference", frozenset({"chosen_messages", "rejected_messages"})),
     ("alpaca unpaired preference", frozenset({"instruction", "output", "kto_tag"})),
     ("unpaired preference", frozenset({"prompt", "completion", "label"})),
     ("rewarded", frozenset({"prompt", "completion", "reward"})),
     ("prompt-completion", frozenset({"prompt", "completion"})),
     ("alpaca", frozenset({"instruction", "output"})),
+    ("sharegpt unpaired preference", frozenset({"conversations", "kto_tag"})),
+    ("messages unpaired preference", frozenset({"messages", "label"})),
     ("sharegpt", frozenset({"conversations"})),
     ("messages", frozenset({"messages"})),
     ("question-answer", frozenset({"question", "answer"})),
@@ -54,7 +57,7 @@ def detect_format(rows: Sequence[Row]) -> RowFormat:
     """
     columns = {key for row in rows[:50] for key, value in row.items() if value is not None}
     for name, needed in _FORMATS:
-        if needed <= columns:
+        if needed <= columns and _has_verdicts(name, rows[:50]):
             others = sorted(columns - needed)
             more = f"; other columns: {', '.join(others)}" if others else ""
             return RowFormat(name, f"columns {', '.join(sorted(needed))}{more}")
@@ -67,6 +70,13 @@ def detect_format(rows: Sequence[Row]) -> RowFormat:
         f"no format has the columns {listed}{more}. The nearest are {accepted}. Rename columns "
         "with data.columns, such as {prompt: input, completion: target}"
     )
+
+
+def _has_verdicts(name: str, rows: Sequence[Row]) -> bool:
+    """Whether the labels of conversations are verdicts, and not classes of some other task."""
+    if name != "messages unpaired preference":
+        return True
+    return all(isinstance(row.get("label"), bool) for row in rows)
 
 
 # Formats without a completion to imitate, and what they are for.

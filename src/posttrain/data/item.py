@@ -121,13 +121,15 @@ def messages_of(value: Any, column: str, name: str) -> list[Message]:
                 f"row {name}: {column}[{number}] has the role {raw_role!r}; known are "
                 f"{', '.join(_ROLES)}"
             )
-        content = message.get("content", message.get("value"))
+        content = _joined(message.get("content", message.get("value")))
         # Message lists that went through Arrow carry every key of every message, as None.
         others = {
             k: v
             for k, v in message.items()
-            if k not in ("role", "from", "content", "value") and v is not None
+            if k not in ("role", "from", "content", "value", "loss_weight") and v is not None
         }
+        if message.get("loss_weight") is not None:
+            others.setdefault("weight", message["loss_weight"])
         shaped: Message = {"role": role, "content": "" if content is None else content, **others}
         if raw_role == "function_call":
             shaped = {"role": role, "content": "", "tool_calls": _calls(content, name)}
@@ -136,6 +138,17 @@ def messages_of(value: Any, column: str, name: str) -> list[Message]:
         _check_message(shaped, f"row {name}: {column}[{number}]")
         out.append(shaped)
     return out
+
+
+def _joined(content: Any) -> Any:
+    """Parts {type: text, value: ...} as one text; any other content as it is, since templates read
+    parts {type: text, text: ...} themselves.
+    """
+    if not isinstance(content, list) or not content:
+        return content
+    texts = [p.get("value") for p in content if isinstance(p, Mapping) and p.get("type") == "text"]
+    plain = len(texts) == len(content) and all(isinstance(text, str) for text in texts)
+    return "".join(texts) if plain else content  # type: ignore[arg-type]
 
 
 def _calls(content: Any, name: str) -> list[dict[str, Any]]:

@@ -275,6 +275,34 @@ def _question_answer(row: Row, name: str) -> Item:
     )
 
 
+def _messages_preference(row: Row, name: str) -> Item:
+    others = rest_of(row, "chosen_messages", "rejected_messages")
+    sides = {"chosen": row["chosen_messages"], "rejected": row["rejected_messages"]}
+    return _preference({**others, **sides}, name)
+
+
+def _judged_chat(row: Row, column: str, verdict: str, name: str) -> Item:
+    """A conversation whose last answer is labelled."""
+    item = _chat(row, column, name)
+    messages = item.completion
+    assert isinstance(messages, list)
+    if messages[-1]["role"] != "assistant" or len(messages) < 2:
+        raise DataError(
+            f"row {name}: {verdict} judges the last answer, and {column} does not end with an "
+            "assistant turn behind another"
+        )
+    columns = {k: v for k, v in item.columns.items() if k != verdict}
+    label = _label(row, verdict, name)
+    return Item(
+        name,
+        prompt=messages[:-1],
+        completion=messages[-1:],
+        label=label,
+        tools=item.tools,
+        columns=columns,
+    )
+
+
 READERS: dict[str, Any] = {
     "text": lambda row, name: Item(
         name, text=text_of(row, "text", name), columns=rest_of(row, "text")
@@ -286,6 +314,11 @@ READERS: dict[str, Any] = {
     "prompt-only": _prompt_only,
     "question-answer": _question_answer,
     "preference": _preference,
+    "messages preference": _messages_preference,
+    "messages unpaired preference": lambda row, name: _judged_chat(row, "messages", "label", name),
+    "sharegpt unpaired preference": lambda row, name: _judged_chat(
+        row, "conversations", "kto_tag", name
+    ),
     "step preference": _step_preference,
     "triple preference": _triple,
     "unpaired preference": _unpaired,

@@ -11,6 +11,7 @@ from typing import Any
 from posttrain.config import DataConfig, DataLike, SourceConfig
 from posttrain.data.hub import is_dataset, read_hub, table_rows
 from posttrain.data.mixture import Reader, counts, in_one_format, mixed, rates, size_of
+from posttrain.data.registered_files import is_registry, read_registered
 from posttrain.data.row_files import KINDS, Row, files_of, read_file, read_folder
 from posttrain.errors import DataError, nearest, nearest_files, shown
 from posttrain.memory import without_collection
@@ -101,7 +102,8 @@ def load_rows(
     blank lines.
 
     Args:
-        subset: configuration of a hub data set.
+        subset: configuration of a hub data set; name of a data set in a folder with a registry of
+            several (dataset_info.json).
         split: of a hub data set; in a folder, the files whose names contain it (all files if none
             does).
         limit: largest number of rows.
@@ -130,6 +132,8 @@ def stream_rows(
     place = Path(path).expanduser()
     if place.is_file():
         rows = read_file(place)
+    elif place.is_dir() and is_registry(place):
+        rows = read_registered(place, subset, read_file)
     elif place.is_dir():
         rows = read_folder(place, split)
     elif place.suffix in (*KINDS, ".gz") or str(path).startswith((".", "/", "~")):

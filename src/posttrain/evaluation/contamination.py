@@ -134,8 +134,8 @@ def contamination(
     for item, (share, best) in index.shares().items():
         if share >= min_share:
             text = texts[item][:_SHOWN]
-            places = tuple(index.holding.get(item, [best]))
-            result.hits.append(Hit(item, names[item], share, best, text, row_texts[best], places))
+            holding = tuple(index.holding.get(item, [best]))
+            result.hits.append(Hit(item, names[item], share, best, text, row_texts[best], holding))
     return result
 
 

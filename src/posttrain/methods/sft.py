@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from posttrain.config import Limits
+from posttrain.config import DataConfig, Limits
 from posttrain.data.account import Account
 from posttrain.data.encoded import Encoded, trained_ends
 from posttrain.data.forest import Batch, TokenSequence, Tree
@@ -83,7 +83,7 @@ def sft(
             Singles(encoded.sequences),
             batch_size=batch_size,
             seed=seed,
-            shuffle=data is None or data_of(data).order == "shuffled",
+            shuffle=not (isinstance(data, DataConfig) and data.order == "as_given"),
         )
         objective.check_weights(encoded.sequences)
         number = steps_of(steps, num_train_epochs, source.steps_per_epoch)

@@ -16,6 +16,7 @@ Values = Mapping[str, Any]
 
 def data_page(report: Values) -> str:
     """The page as text. report: `DataReport.as_dict()`."""
+    report = {**report, "parts": _named(report["parts"])}
     parts = report["parts"]
     num_rows = sum(part["rows"] for part in parts)
     tokens = sum(part["tokens"] for part in parts)
@@ -34,6 +35,16 @@ def data_page(report: Values) -> str:
         ("Rows at the ends", _examples(report["measures"])),
     ]
     return document(f"{num_rows:,} rows", head, sections)
+
+
+def _named(parts: Sequence[Values]) -> list[Values]:
+    """Parts with the ends of their names that tell them apart."""
+    names = [str(part["name"]) for part in parts]
+    short = [name.rsplit("/", 1)[-1] for name in names]
+    return [
+        {**part, "name": own if short.count(own) == 1 else name}
+        for part, own, name in zip(parts, short, names, strict=True)
+    ]
 
 
 def _verdicts(report: Values) -> list[str]:
@@ -119,6 +130,11 @@ def _y(number: float, top: float) -> float:
     return 6 + (1 - number / top) * (HEIGHT - BOTTOM - 6)
 
 
+def _worded(heading: str, cells: Sequence[str]) -> Row:
+    """A row whose first two cells are short and stay on one line."""
+    return Row(heading, cells, ["tight", "tight"])
+
+
 def _copies(found: Values | None) -> str:
     if found is None:
         return ""
@@ -128,11 +144,14 @@ def _copies(found: Values | None) -> str:
     ]
     rows = []
     for first, copies in found["clusters"]:
-        rows.append(Row(f"row {first['place']}", [f"{int(first['value'])} copies", first["text"]]))
-        rows += [Row(f"↳ row {c['place']}", [f"{c['value']:.2f}", c["text"]]) for c in copies]
+        times = f"x {1 + int(first['value'])}"
+        rows.append(_worded("kept", [f"row {first['place']}", times, first["text"]]))
+        rows += [
+            _worded("copy", [f"row {c['place']}", f"{c['value']:.2f}", c["text"]]) for c in copies
+        ]
     if not rows:
         return paragraphs(lines)
-    names = ("row", "similarity", "beginning")
+    names = ("", "row", "similarity, times", "beginning")
     return paragraphs(lines) + table(names, rows, "Rows with the most copies", words=True)
 
 
@@ -144,11 +163,11 @@ def _overlaps(overlaps: Values) -> str:
             paragraphs([f"{name}: {overlap['num_hits']:,} of {overlap['items']:,} items{short}."])
         )
         rows = [
-            Row(f"row {hit['row']}", [f"{hit['share']:.0%}", hit["item"], hit["text"]])
+            _worded("", [f"row {hit['row']}", f"{hit['share']:.0%}", hit["item"], hit["text"]])
             for hit in overlap["hits"]
         ]
         if rows:
-            names = ("row", "share", "item", "row's beginning")
+            names = ("", "row", "share", "item", "row's beginning")
             parts.append(table(names, rows, f"First items of {name}", words=True))
     return "".join(parts)
 
@@ -174,6 +193,7 @@ def _examples(measures: Sequence[Values]) -> str:
         for end in ("lowest", "highest"):
             for number, row in enumerate(measure[end]):
                 name = f"{end} {measure['name']}" if not number else ""
-                rows.append(Row(name, [f"{row['value']:.3g}", str(row["place"]), row["text"]]))
-    names = ("end", "value", "row", "beginning")
+                cells = [f"row {row['place']}", f"{row['value']:.3g}", row["text"]]
+                rows.append(_worded(name, cells))
+    names = ("end", "row", "value", "beginning")
     return table(names, rows, "Rows worth a look", words=True) if rows else ""

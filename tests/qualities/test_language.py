@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from posttrain.errors import ConfigError
-from posttrain.quality.language import detect, evidence, language
+from posttrain.qualities.language import detect, evidence, language
 
 SENTENCES = {
     "en": "The weather in the north was colder than we had thought, and it is not over yet.",

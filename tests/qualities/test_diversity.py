@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from posttrain.quality.diversity import cluster_size, clusters, k_centre, k_centre_order, nearest
+from posttrain.qualities.diversity import cluster_size, clusters, k_centre, k_centre_order, nearest
 
 
 def directions(num: int, size: int = 8, seed: int = 0) -> np.ndarray:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from posttrain.quality.likelihood import ask_llm, ifd, perplexity
+from posttrain.qualities.likelihood import ask_llm, ifd, perplexity
 
 
 def test_perplexity_is_the_exponential_of_the_mean() -> None:

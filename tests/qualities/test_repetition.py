@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from posttrain.quality.repetition import (
+from posttrain.qualities.repetition import (
     duplicate_lines,
     gopher_repetition,
     repetition,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from posttrain.quality.text import (
+from posttrain.qualities.text import (
     alphabetic_share,
     bullet_share,
     characters,
