@@ -138,7 +138,11 @@ def of_probe(texts: list[str]) -> Callable[..., Active]:
     """Runs with softmax regression on mean word vectors, by the same loop in memory."""
     counts = Counter(word for text in texts for word in words(text))
     places = {word: place for place, (word, _) in enumerate(counts.most_common(NUM_WORDS))}
-    vectors = word_vectors(texts, {**places, "<unk>": len(places)}, PROBE["width"])
+    file = WORK / f"vectors-{PROBE['width']}.npy"
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.save(file, word_vectors(texts, {**places, "<unk>": len(places)}, PROBE["width"]))
+    vectors = np.load(file)
 
     def features(rows: Rows) -> np.ndarray:
         ids = [[places[w] for w in words(row["text"]) if w in places] for row in rows]
@@ -149,8 +153,9 @@ def of_probe(texts: list[str]) -> Callable[..., Active]:
         labels = tuple(sorted({row["label"] for row in pool}))
         oracle, label_name = labeller_of("oracle")
         curves = []
+        tables = features(rows), features(held_out)
         for selector in selectors:
-            learner = Probe(features(rows), features(held_out), held_out, labels)
+            learner = Probe(*tables, held_out, labels)
             choice = Choice(
                 Component(selector),
                 selector,
@@ -164,7 +169,10 @@ def of_probe(texts: list[str]) -> Callable[..., Active]:
                 learner, rows, oracle, choice, budget, seed=seed, folder=None, console=quiet
             )
             curves.append(active.run())
-        return Active(name, label_name, curves, True)
+        result = Active(name, label_name, curves, True)
+        areas = {s: round(result.area(s).estimate, 3) for s in selectors}
+        print(name, seed, areas, flush=True)
+        return result
 
     return run
 
@@ -193,18 +201,10 @@ class Probe(Learner):
         middle = features.mean(0)
         self.features, self.held_out = (features - middle) / scale, (held_out - middle) / scale
         self.rows, self.labels = rows, labels
-        self.members: list[np.ndarray] = []
-
-    def restart(self) -> None:
-        self.members = []
 
     def train(self, rows: Any, seed: int) -> None:
-        x, y = self._of(rows), np.array([self.labels.index(row["label"]) for row in rows])
-        draw = np.random.default_rng((seed, 5))
-        self.members = [self._fitted(x, y)]
-        for _ in range(PROBE["members"]):
-            some = draw.integers(len(x), size=len(x))
-            self.members.append(self._fitted(x[some], y[some]))
+        y = np.array([self.labels.index(row["label"]) for row in rows])
+        self.weights, self.learnt = self._fitted(self._of(rows), y), (self._of(rows), y)
 
     def _of(self, rows: Any) -> np.ndarray:
         places = np.array([int(row["id"]) for row in rows], dtype=int)
@@ -227,16 +227,25 @@ class Probe(Learner):
 
     def inputs(self, names: Any, candidates: Any, labelled: Any, seed: int) -> dict[str, Any]:
         x, before = self._of(candidates), self._of(labelled)
-        return {
-            "probabilities": self._said(self.members[0], x),
-            "labelled_probabilities": self._said(self.members[0], before),
+        made = {
+            "probabilities": self._said(self.weights, x),
+            "labelled_probabilities": self._said(self.weights, before),
             "embeddings": x,
             "labelled_embeddings": before,
-            "committee": np.stack([self._said(w, x) for w in self.members[1:]]),
         }
+        if "committee" in names:
+            made["committee"] = np.stack([self._said(w, x) for w in self._members(seed)])
+        return made
+
+    def _members(self, seed: int) -> list[np.ndarray]:
+        """Fits on rows drawn with replacement."""
+        x, y = self.learnt
+        draw = np.random.default_rng((seed, 5))
+        drawn = draw.integers(len(x), size=(PROBE["members"], len(x)))
+        return [self._fitted(x[some], y[some]) for some in drawn]
 
     def outcomes(self) -> list[float]:
-        predicted = self._said(self.members[0], self.held_out).argmax(1)
+        predicted = self._said(self.weights, self.held_out).argmax(1)
         pairs = zip(predicted, self.rows, strict=True)
         return [float(self.labels[p] == row["label"]) for p, row in pairs]
 

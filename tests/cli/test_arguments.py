@@ -41,7 +41,7 @@ def test_a_command_of_a_method_takes_a_recipe(tmp_path: Path) -> None:
     file.write_text("method: sft\nmodel: embedded\ndata: rows.jsonl\noutput: runs/a\n")
     options = argparse.Namespace(recipe=str(file), overrides=["batch_size=3"])
     recipe = own_recipe("sft", options)
-    assert recipe.method == "sft" and recipe.settings["batch_size"] == 3
+    assert recipe.method == "sft" and recipe.batch_size == 3
     with pytest.raises(ConfigError):
         own_recipe("dpo", options)
     with pytest.raises(ConfigError):

@@ -137,6 +137,7 @@ class Called(Labeller):
     repeats: bool = False
 
     def label(self, rows: Sequence[Row], question: Question) -> list[Label | None]:
+        """What the function returns for each row."""
         answers = list(self.function(rows))
         if len(answers) != len(rows):
             raise ConfigError(

@@ -30,6 +30,7 @@ class Oracle(Labeller):
             raise ConfigError("oracle: noise replaces a class by another, and here are none")
 
     def label(self, rows: Sequence[Row], question: Question) -> list[Label | None]:
+        """The gold of each row."""
         import numpy as np
 
         column = self.column or question.column
@@ -83,6 +84,7 @@ class Person(Labeller):
         self._file(question)
 
     def label(self, rows: Sequence[Row], question: Question) -> list[Label | None]:
+        """What the person has written; the other rows are added to the file."""
         file = self._file(question)
         answers = _answers(file, question)
         known = [answers.get(row["id"]) for row in rows]

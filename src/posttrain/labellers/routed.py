@@ -28,6 +28,7 @@ class Routed(Labeller):
         return self.second.waiting()
 
     def label(self, rows: Sequence[Row], question: Question) -> list[Label | None]:
+        """Sure answers of the first, and of the second for the rest."""
         answers = self.first.label(rows, question)
         unsure = [place for place, a in enumerate(answers) if a is None or self._is_unsure(a)]
         repaired = self.second.label([rows[place] for place in unsure], question) if unsure else []
@@ -83,6 +84,7 @@ class Checked(Labeller):
         self.is_oracle = first.is_oracle or (repair is not None and repair.is_oracle)
 
     def check(self, question: Question) -> None:
+        """As of both labellers; a person cannot stand here."""
         for labeller in (self.first, *([] if self.repair is None else [self.repair])):
             labeller.check(question)
             if _waits(labeller):
@@ -91,6 +93,7 @@ class Checked(Labeller):
             raise ConfigError("this labeller compares classes; labels here are texts")
 
     def label(self, rows: Sequence[Row], question: Question) -> list[Label | None]:
+        """Answers of the first, repaired where the small model doubts them."""
         answers = self.first.label(rows, question)
         if question.predict is None:  # the first round has no small model
             return answers

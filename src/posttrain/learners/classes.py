@@ -79,6 +79,7 @@ class ClassLearner(Learner):
         self._plan([{"text": "a", "label": name} for name in self.labels])  # checks the settings
 
     def check(self, pool: Sequence[Row]) -> None:
+        """Refuse rows without a text, and held-out rows of another class."""
         texts_of(pool)
         texts_of(self.held_out, "eval_data")
         for row in self.held_out:
@@ -99,6 +100,7 @@ class ClassLearner(Learner):
         self.model = None
 
     def train(self, rows: Sequence[Row], seed: int) -> None:
+        """Train a classifier from the model of the start."""
         settings = {k: v for k, v in self.training.items() if k in OF_FIT and k != "steps"}
         result = fit(
             self.spec,
@@ -129,6 +131,7 @@ class ClassLearner(Learner):
         labelled: Sequence[Row],
         seed: int,
     ) -> dict[str, Any]:
+        """Numbers of the classifier as it is."""
         made: dict[str, Any] = {}
         if {"probabilities", "embeddings"} & set(names):
             said = self._said(candidates)

@@ -65,6 +65,7 @@ class ComparisonLearner(Learner):
         self._plan([{"prompt": "a", "chosen": "b", "rejected": "c"}])
 
     def check(self, pool: Sequence[Row]) -> None:
+        """Refuse prompts with one completion, and rewards that do not fit."""
         for row in pool:
             count = len(row.get("completions") or ())
             rewards = row.get("rewards")
@@ -99,6 +100,7 @@ class ComparisonLearner(Learner):
         self.members = []
 
     def train(self, rows: Sequence[Row], seed: int) -> None:
+        """Train each member of the ensemble from the model of the start."""
         settings = {k: v for k, v in self.training.items() if k in OF_FIT and k != "steps"}
         compared = [_compared(row) for row in rows]
         self.members = []
@@ -128,6 +130,7 @@ class ComparisonLearner(Learner):
         labelled: Sequence[Row],
         seed: int,
     ) -> dict[str, Any]:
+        """Rewards of all completions by all members."""
         count = min(len(row["completions"]) for row in candidates)
         prompts = [row["prompt"] for row in candidates for _ in range(count)]
         completions = [text for row in candidates for text in row["completions"][:count]]

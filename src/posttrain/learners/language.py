@@ -75,6 +75,7 @@ class LanguageLearner(Learner):
         self._plan([{"prompt": "a", "completion": "b"}])
 
     def check(self, pool: Sequence[Row]) -> None:
+        """Refuse rows without a prompt."""
         for row in pool:
             if not row.get("prompt"):
                 raise DataError(
@@ -92,6 +93,7 @@ class LanguageLearner(Learner):
         self.model = None
 
     def train(self, rows: Sequence[Row], seed: int) -> None:
+        """Fine-tune the model of the start."""
         settings = {k: v for k, v in self.training.items() if k in OF_FIT and k != "steps"}
         result = fit(
             self.spec,
@@ -119,6 +121,7 @@ class LanguageLearner(Learner):
         labelled: Sequence[Row],
         seed: int,
     ) -> dict[str, Any]:
+        """Numbers of the model as it is."""
         streams, made = self._streams(seed), {}
         for name in names:
             if name == "grades":
@@ -158,6 +161,7 @@ class LanguageLearner(Learner):
         )
 
     def outcomes(self) -> list[float]:
+        """The verdict on each held-out problem."""
         measuring = measuring_of(
             self.spec,
             self._asked(),
