@@ -19,6 +19,8 @@ LAYERS = [
     {"serve"},
     {"runs"},
     {"loops"},
+    {"control"},
+    {"dynamics"},
     {"retentions"},
     {"methods"},
     {"training", "evaluation"},
