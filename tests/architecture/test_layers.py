@@ -80,6 +80,8 @@ OPTIONAL = {
     "pydantic": "serve/schema.py",
     "uvicorn": "serve/program.py",
     "ray": "launch/ray_cluster.py",
+    "sklearn": "dynamics/independent.py",
+    "gymnasium": "control/environments.py",
 }
 
 
