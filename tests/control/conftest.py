@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from dynamics.conftest import model_of
+from number_models import model_of
 
 from posttrain.models.language_model import LanguageModel
 

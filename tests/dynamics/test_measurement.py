@@ -29,7 +29,7 @@ def test_columns_are_continued_from_their_last_values(integer_model: LanguageMod
     forecast = pt.dicl_forecast(integer_model, series, steps=5, how="sample", num_paths=3)
     assert forecast.paths.shape == (3, 5, 2) and len(forecast.context) == 250
     np.testing.assert_array_equal(forecast.context, series[-250:])
-    assert (forecast.low < forecast.high).all() and forecast.cost.passes == 8
+    assert (forecast.low < forecast.high).all() and forecast.cost.passes == 12
     assert pt.dicl_forecast(integer_model, series[:, 0], steps=2).paths.shape == (1, 2, 1)
 
 

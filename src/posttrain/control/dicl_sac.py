@@ -13,6 +13,7 @@ multiplied by the ratio of their sizes.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ from posttrain.dynamics.feature_maps import Kind
 from posttrain.dynamics.forecaster import Forecaster
 from posttrain.dynamics.trajectory import Learner, Trajectory, forecast_states
 from posttrain.errors import CheckpointError, ConfigError
-from posttrain.files import written_whole
+from posttrain.files import write_text_whole, written_whole
 
 Numbers = NDArray[np.float64]
 _FILE = "agent.pt"
@@ -121,7 +122,9 @@ class ControlResult:
         """Write control.json."""
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
-        (place / "control.json").write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        values = asdict(self)
+        values["forecast_error"] = [None if math.isnan(e) else e for e in self.forecast_error]
+        write_text_whole(place / "control.json", json.dumps(values, indent=1))
         return place
 
 
@@ -203,9 +206,8 @@ class ControlRun:
         """One episode by the present policy; its transitions are put into the replay."""
         world, rows = self.environment, []
         number = len(self.result.returns)
-        state = world.reset(
-            seed=int(np.random.SeedSequence([self.config.seed, number]).generate_state(1)[0])
-        )
+        seeds = np.random.SeedSequence([self.config.seed, number]).generate_state(1)
+        state = world.reset(seed=int(seeds[0]))
         while True:
             uniform = self.step + len(rows) < self.config.start_steps
             if uniform:

@@ -163,10 +163,10 @@ class SAC:
         Returns:
             losses and alpha.
         """
-        batches = [(real, 1.0)]
-        if predicted is not None:
-            batches.append((predicted, weight))
-        of_critics = sum(w * self._critic_loss(batch) for batch, w in batches)
+        batches = [(real, 1.0)] if predicted is None else [(real, 1.0), (predicted, weight)]
+        of_critics = torch.zeros(())
+        for batch, w in batches:
+            of_critics = of_critics + w * self._critic_loss(batch)
         self._step("critics", of_critics)
         self.critics.requires_grad_(False)  # the actor's loss passes through them
         of_actor, logprobs = torch.zeros(()), []
@@ -184,14 +184,14 @@ class SAC:
             ):
                 target.lerp_(weight_now, self.config.tau)
         return {
-            "loss/critics": float(of_critics),
-            "loss/actor": float(of_actor),
-            "alpha": float(self.log_alpha.exp()),
+            "loss/critics": of_critics.item(),
+            "loss/actor": of_actor.item(),
+            "alpha": self.log_alpha.exp().item(),
         }
 
     def state(self) -> dict[str, Any]:
-        """What `restore` takes: weights, moments, and the generator of the noise."""
-        return {
+        """What `restore` takes: copies of weights, moments, and the generator of the noise."""
+        state = {
             "actor": self.actor.state_dict(),
             "critics": self.critics.state_dict(),
             "targets": self.targets.state_dict(),
@@ -199,6 +199,7 @@ class SAC:
             "noise": self.noise.get_state(),
             "optimizers": {name: o.state_dict() for name, o in self._optimizers.items()},
         }
+        return copy.deepcopy(state)  # an optimiser would go on in the moments that it is given
 
     def restore(self, state: dict[str, Any]) -> None:
         """Become what `state` described."""

@@ -33,8 +33,8 @@ class Cost:
     """What forecasts have cost.
 
     Attributes:
-        passes: forward passes over a context. tokens: distinct tokens of all passes, those that
-            refine bins included.
+        passes: forward passes over a context; a continuation takes one per step, whose paths share
+            it. tokens: distinct tokens of all passes, those that refine bins included.
     """
 
     passes: int = 0
@@ -133,7 +133,7 @@ class Forecaster:
         added = np.empty((len(paths), steps))
         for step in range(steps):
             ends = [np.array([len(path)]) for path in paths]
-            masses = self._masses(paths, ends, counted=step == 0, groups=owners)
+            masses = self._masses(paths, ends, groups=owners)
             for row, (mass, owner) in enumerate(zip(masses, owners, strict=True)):
                 law = self._on_grid(mass, scales[owner])
                 value = law.sample(1, draw)[0] if how == "sample" else getattr(law, how)
@@ -167,7 +167,6 @@ class Forecaster:
         contexts: Sequence[Integers],
         places: Sequence[NDArray[np.int64]],
         *,
-        counted: bool = True,
         groups: Sequence[int] | None = None,
     ) -> list[Numbers]:
         """P(value at place | the values before it) per context: [number of places, B].
@@ -177,7 +176,7 @@ class Forecaster:
         self._check_length(max(map(len, contexts)))
         keys = list(range(len(contexts))) if groups is None else list(groups)
         chains = [self._chain(c, p) for c, p in zip(contexts, places, strict=True)]
-        self.cost.passes += len(chains) if counted else 0
+        self.cost.passes += len(set(keys))
         rows = self._restricted(chains, keys)
         if not self.tokens.per_digit:
             return rows

@@ -46,7 +46,9 @@ class GridDistribution:
     @property
     def centres(self) -> Numbers:
         """[B], centres of the bins."""
-        return self.origin + self.width * np.arange(self.mass.shape[1])
+        return np.asarray(
+            self.origin + self.width * np.arange(self.mass.shape[1]), dtype=np.float64
+        )
 
     @property
     def mean(self) -> Numbers:

@@ -55,7 +55,11 @@ def _table(file: Path, columns: Sequence[str] | None) -> Trajectory:
     for name in columns or ():
         if name not in names:
             raise ConfigError(f"{file} has no column {name!r}: {nearest(name, names)}")
-    chosen = list(columns) if columns else [n for i, n in enumerate(names) if _number(rows[0][i])]
+    chosen = (
+        list(columns)
+        if columns
+        else [n for n, text in zip(names, rows[0], strict=False) if _number(text)]
+    )
     if not chosen:
         raise DataError(f"{file}: no column of the first row {rows[0]} holds a number")
     places = [names.index(name) for name in chosen]
