@@ -8,8 +8,8 @@ import torch
 
 from posttrain.control.replay import Transitions
 from posttrain.control.sac import (
-    SAC,
     SACConfig,
+    SoftActorCritic,
     actor_loss,
     critic_loss,
     entropy_loss,
@@ -69,7 +69,7 @@ def test_the_density_of_squashed_actions_integrates_to_1() -> None:
 
 def test_an_update_is_that_of_the_sum_of_weighted_losses() -> None:
     real, predicted = batch(), batch(4, seed=1)
-    plain, none, whole = (SAC(3, [-1.0], [1.0], SACConfig(hidden=8)) for _ in range(3))
+    plain, none, whole = (SoftActorCritic(3, [-1.0], [1.0], SACConfig(hidden=8)) for _ in range(3))
     plain.update(real)
     none.update(real, predicted, 0.0)
     whole.update(real, predicted, 0.25)
@@ -83,7 +83,7 @@ def test_an_update_is_that_of_the_sum_of_weighted_losses() -> None:
 
 
 def test_critics_take_no_gradient_of_the_actor_and_targets_follow() -> None:
-    agent = SAC(3, [-2.0], [2.0], SACConfig(hidden=8, tau=0.5))
+    agent = SoftActorCritic(3, [-2.0], [2.0], SACConfig(hidden=8, tau=0.5))
     before = [p.clone() for p in agent.targets.parameters()]
     losses = agent.update(batch())
     assert {"loss/critics", "loss/actor", "alpha"} == set(losses)
@@ -98,8 +98,8 @@ def test_critics_take_no_gradient_of_the_actor_and_targets_follow() -> None:
 
 def test_a_restored_agent_goes_on_alike() -> None:
     one, two = (
-        SAC(3, [-1.0], [1.0], SACConfig(hidden=8)),
-        SAC(3, [-1.0], [1.0], SACConfig(hidden=8), seed=9),
+        SoftActorCritic(3, [-1.0], [1.0], SACConfig(hidden=8)),
+        SoftActorCritic(3, [-1.0], [1.0], SACConfig(hidden=8), seed=9),
     )
     one.update(batch())
     two.restore(one.state())

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from posttrain.control.environments import Environment
 from posttrain.control.replay import Replay
-from posttrain.control.sac import SAC, SACConfig
+from posttrain.control.sac import SACConfig, SoftActorCritic
 from posttrain.dynamics.feature_maps import Kind
 from posttrain.dynamics.forecaster import Forecaster
 from posttrain.dynamics.trajectory import Learner, Trajectory, forecast_states
@@ -162,7 +162,7 @@ class ControlRun:
             )
         self.environment, self.config, self.forecaster = environment, config, forecaster
         actions = len(environment.low)
-        self.agent = SAC(
+        self.agent = SoftActorCritic(
             environment.num_states, environment.low, environment.high, config.sac, seed=config.seed
         )
         self.real = Replay(config.capacity, environment.num_states, actions)
@@ -204,7 +204,8 @@ class ControlRun:
 
     def _episode(self) -> dict[str, Numbers]:
         """One episode by the present policy; its transitions are put into the replay."""
-        world, rows = self.environment, []
+        world = self.environment
+        rows: list[tuple[Any, ...]] = []
         number = len(self.result.returns)
         seeds = np.random.SeedSequence([self.config.seed, number]).generate_state(1)
         state = world.reset(seed=int(seeds[0]))

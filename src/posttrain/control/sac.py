@@ -106,7 +106,7 @@ def squashed(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tens
     return torch.tanh(raw), (normal - bend).sum(-1)
 
 
-class SAC:
+class SoftActorCritic:
     """An actor, two critics and their targets. Actions are scaled to the bounds of the space.
 
     Args:
