@@ -83,7 +83,8 @@ class GymnasiumEnvironment:
             self._inner: Any = gymnasium.make(name)
         except gymnasium.error.Error as error:
             raise ConfigError(f"environment {name!r}: {error}") from error
-        states, actions = self._inner.observation_space, self._inner.action_space
+        states: Any = self._inner.observation_space
+        actions: Any = self._inner.action_space
         vectors = all(
             isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1
             for space in (states, actions)
