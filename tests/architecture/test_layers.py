@@ -22,6 +22,8 @@ LAYERS = [
     {"curation"},
     {"learners"},
     {"labellers"},
+    {"control"},
+    {"dynamics"},
     {"retentions"},
     {"methods"},
     {"training", "evaluation"},
@@ -86,6 +88,8 @@ OPTIONAL = {
     "pydantic": "serve/schema.py",
     "uvicorn": "serve/program.py",
     "ray": "launch/ray_cluster.py",
+    "sklearn": "dynamics/independent.py",
+    "gymnasium": "control/environments.py",
 }
 
 

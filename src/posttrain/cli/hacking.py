@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from posttrain.cli import forgetting, reward_distance
+from posttrain.cli import dicl, forgetting, reward_distance
 from posttrain.cli.arguments import reward_named
 from posttrain.cli.forgetting import task_named
 from posttrain.cli.libraries import prepare_libraries
@@ -29,8 +29,9 @@ _OWN = {
 
 
 def commands() -> dict[str, Command]:
-    """What measures the harm of a training: the ledger of forgetting, this command, and the
-    distance of rewards."""
+    """Measurements beside those of tasks: forgetting, proxies, distances of rewards, and dynamics in
+    context.
+    """
     own = Command(
         "evaluate",
         "how far a proxy reward can be trusted: proxy and gold against N and KL",
@@ -43,6 +44,7 @@ def commands() -> dict[str, Command]:
         "forgetting": forgetting.command(),
         "hacking": own,
         "reward-distance": reward_distance.command(),
+        "dicl": dicl.command(),
     }
 
 

@@ -1,0 +1,1 @@
+"""Control with dynamics models in context: soft actor-critic and DICL-SAC."""
