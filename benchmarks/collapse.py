@@ -6,7 +6,7 @@ rounds 5, 10, 20 and 40 over the seeds, beside the closed form where there is on
 until 2 % error beside ln(err_0 / eps) / -ln(1 - beta).
 
 loop: `pt.weak_data` on the embedded model: chains of three operations, 6 rounds of 64 prompts, 4
-samples each, 8 updates of 32 rows. Of the labels beta = 0.3 are right. Every arm of a seed sees the
+samples each, 8 updates of 32 rows. Of the labels 30 % are right. Every arm of a seed sees the
 same prompts; `random` and `hardest` buy the same number of labels, 12 a round. Accuracy is of 4
 samples each of 100 held-out problems, before and after. Over seeds the differences hardest - random
 and hardest - filter are paired, with Student's t intervals.
@@ -103,7 +103,13 @@ def one(arm: str, seed: int, *, tiny: bool) -> dict[str, Any]:
         **CHAINS, num_examples=4 if tiny else 100, split="test", seed=seed
     )
     plan = pt.weak_data(
-        task, **ARMS[arm], **sizes, beta=0.3, num_generations=4, batch_size=32, learning_rate=2e-4
+        task,
+        **ARMS[arm],
+        **sizes,
+        label_accuracy=0.3,
+        num_generations=4,
+        batch_size=32,
+        learning_rate=2e-4,
     )
     folder = WORK / f"{arm.replace(', ', '_')}-{seed}{'-tiny' if tiny else ''}"
     if tiny:

@@ -171,11 +171,12 @@ def test_everything_is_printed_by_the_terminal_module() -> None:
         "terminal.py",
         "math_worker.py",
         "pattern_worker.py",
+        "guest/program.py",
     }  # workers speak JSON with their parent
     calls = []
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and path.name not in allowed:
+            if isinstance(node, ast.Call) and not str(path).endswith(tuple(allowed)):
                 name = ast.unparse(node.func)
                 if name == "print" or name.endswith(
                     ("console.print", "console.rule", "console.log")

@@ -20,7 +20,13 @@ def group_of(name: str, rewards: list[float | None]) -> TraceGroup:
 
 
 def curation(arm: str, **settings: object) -> Curation:
-    values = {"beta": 0.1, "gamma": 0.0, "filter_labels": False, "min_reward": 1.0, **settings}
+    values = {
+        "label_accuracy": 0.1,
+        "false_accepts": 0.0,
+        "filter_labels": False,
+        "min_reward": 1.0,
+        **settings,
+    }
     return Curation(arm, 2, **values)  # type: ignore[arg-type]
 
 
@@ -35,9 +41,9 @@ def test_each_arm_accepts_its_samples() -> None:
     group = group_of("a", [1.0, 0.2, None, 1.0])
     assert curation("filter").accepted(group, draw) == (0, 3)
     assert curation("none").accepted(group, draw) == (0, 1, 3)
-    assert curation("filter", gamma=1.0).accepted(group, draw) == (0, 1, 3)
+    assert curation("filter", false_accepts=1.0).accepted(group, draw) == (0, 1, 3)
     many = group_of("b", [0.0] * 4000)
-    share = len(curation("filter", gamma=0.25).accepted(many, draw)) / 4000
+    share = len(curation("filter", false_accepts=0.25).accepted(many, draw)) / 4000
     assert share == pytest.approx(0.25, abs=0.03)
 
 
@@ -56,11 +62,11 @@ def sequence(length: int, trained: int) -> TokenSequence:
     return TokenSequence(np.arange(length), np.arange(length) >= length - trained)
 
 
-@pytest.mark.parametrize("alpha", [0.1, 0.5])
-def test_labels_have_their_share_of_the_weight(alpha: float) -> None:
-    mixed = mixture([sequence(5, 3), sequence(6, 4)], [sequence(4, 2)], alpha)
+@pytest.mark.parametrize("label_weight", [0.1, 0.5])
+def test_labels_have_their_share_of_the_weight(label_weight: float) -> None:
+    mixed = mixture([sequence(5, 3), sequence(6, 4)], [sequence(4, 2)], label_weight)
     weights = [float((s.streams["weights"] * s.loss_mask).sum()) for s in mixed]
-    assert weights[2] / sum(weights) == pytest.approx(alpha)
+    assert weights[2] / sum(weights) == pytest.approx(label_weight)
     assert weights[:2] == [3.0, 4.0]
 
 
@@ -71,5 +77,5 @@ def test_what_is_alone_counts_whole() -> None:
 
 
 def test_it_is_shown() -> None:
-    assert "10%" in curation("hardest").text(0.2) and "all" in curation("none").text(0.2)
-    assert "5%" in curation("filter", gamma=0.05).text(0.2)
+    assert "10%" in curation("hardest").text() and "all" in curation("none").text()
+    assert "5%" in curation("filter", false_accepts=0.05).text()

@@ -20,7 +20,7 @@ RAW: dict[str, Any] = {
     "steps_per_round": 3,
     "num_generations": 2,
     "labels_per_round": 3,
-    "beta": 0.5,
+    "label_accuracy": 0.5,
     "prompts_per_round": 6,
     "batch_size": 3,
     "learning_rate": 1e-3,
@@ -47,11 +47,11 @@ def test_resume_is_exact_and_buys_no_label_twice(
 
 
 def test_right_labels_alone_teach_a_model_that_knows_nothing(tiny_folder: Path) -> None:
-    """beta = 1: what is learnt are worked completions, and their loss falls."""
+    """label_accuracy = 1: what is learnt are worked completions, and their loss falls."""
     plan = pt.weak_data(
         RAW["task"],
         arm="hardest",
-        beta=1.0,
+        label_accuracy=1.0,
         labels_per_round=10,
         num_rounds=2,
         steps_per_round=8,
@@ -76,7 +76,13 @@ def test_a_filter_that_accepts_nothing_has_nothing_to_train_on(tiny_folder: Path
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"beta": 2.0}, {"gamma": -0.1}, {"alpha": 0.0}, {"labels_per_round": 0}, {"arm": "hard"}],
+    [
+        {"label_accuracy": 2.0},
+        {"false_accepts": -0.1},
+        {"label_weight": 0.0},
+        {"labels_per_round": 0},
+        {"arm": "hard"},
+    ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):

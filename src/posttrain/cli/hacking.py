@@ -29,9 +29,7 @@ _OWN = {
 
 
 def commands() -> dict[str, Command]:
-    """Measurements beside those of tasks: forgetting, proxies, distances of rewards, and dynamics in
-    context.
-    """
+    """Measurements beside those of tasks: forgetting, proxies and rewards, dynamics in context."""
     own = Command(
         "evaluate",
         "how far a proxy reward can be trusted: proxy and gold against N and KL",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -18,31 +19,40 @@ class Curation:
 
     arm: str
     labels_per_round: int
-    beta: float
-    gamma: float
+    label_accuracy: float
+    false_accepts: float
     filter_labels: bool
     min_reward: float
+    label_weight: float = 0.2
+    accumulate: bool = False
 
-    def facts(self, alpha: float, steps: int, num_rounds: int) -> list[tuple[str, str]]:
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Curation:
+        """From the settings of `weak_data`."""
+        return cls(**{field.name: settings[field.name] for field in fields(cls)})
+
+    def facts(self, steps: int, num_rounds: int) -> list[tuple[str, str]]:
         """What a preview says of the rounds."""
-        return [("trained on", self.text(alpha)), ("steps", f"{steps}, {num_rounds} rounds")]
+        return [("trained on", self.text()), ("steps", f"{steps}, {num_rounds} rounds")]
 
-    def text(self, alpha: float) -> str:
+    def text(self) -> str:
         """As a check shows it."""
-        mistakes = f", and {self.gamma:.0%} of the others by mistake" if self.gamma else ""
+        mistakes = (
+            f", and {self.false_accepts:.0%} of the others by mistake" if self.false_accepts else ""
+        )
         if self.arm == "none":
             return "all samples"
         text = f"samples of a reward of at least {self.min_reward:g}{mistakes}"
         if self.arm == "filter":
             return text
         return (
-            f"{text}; {self.labels_per_round} labels of {self.arm} prompts, {self.beta:.0%} right, "
-            f"weight {alpha:g}"
+            f"{text}; {self.labels_per_round} labels of {self.arm} prompts, "
+            f"{self.label_accuracy:.0%} right, weight {self.label_weight:g}"
         )
 
     def accepted(self, group: TraceGroup, draw: np.random.Generator) -> tuple[int, ...]:
         """Places of the completions of a prompt that are trained on."""
-        mistakes = draw.random(len(group.traces)) < self.gamma
+        mistakes = draw.random(len(group.traces)) < self.false_accepts
         places = []
         for place, (trace, mistaken) in enumerate(zip(group.traces, mistakes, strict=True)):
             if trace.reward is None or not trace.sample.ids:
@@ -70,16 +80,16 @@ def _mean_reward(group: TraceGroup) -> float:
 
 
 def mixture(
-    samples: Sequence[TokenSequence], labels: Sequence[TokenSequence], alpha: float
+    samples: Sequence[TokenSequence], labels: Sequence[TokenSequence], share: float
 ) -> list[TokenSequence]:
-    """Samples and labels, whose trained tokens have the share alpha of all weight.
+    """Samples and labels, whose trained tokens have this share of all weight.
 
-        w_label = alpha / (1 - alpha) * tokens(samples) / tokens(labels),   w_sample = 1
+        w_label = share / (1 - share) * tokens(samples) / tokens(labels),   w_sample = 1
 
     Without one of the two the other counts whole.
     """
     tokens = [sum(int(s.loss_mask.sum()) for s in part) for part in (samples, labels)]
-    weight = alpha / (1 - alpha) * tokens[0] / tokens[1] if all(tokens) else 1.0
+    weight = share / (1 - share) * tokens[0] / tokens[1] if all(tokens) else 1.0
     mixed = []
     for part, value in ((samples, 1.0), (labels, weight)):
         for sequence in part:

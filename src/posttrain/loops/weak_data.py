@@ -54,9 +54,9 @@ def weak_data(
     losses: Losses = ("nll",),
     arm: Literal["none", "filter", "random", "hardest"] = "hardest",
     labels_per_round: int = 16,
-    beta: float = 0.1,
-    gamma: float = 0.0,
-    alpha: float = 0.2,
+    label_accuracy: float = 0.1,
+    false_accepts: float = 0.0,
+    label_weight: float = 0.2,
     filter_labels: bool = False,
     accumulate: bool = False,
     restart: bool = False,
@@ -76,11 +76,12 @@ def weak_data(
     Each round
       1. samples num_generations completions of prompts_per_round prompts;
       2. keeps those that a filter accepts: a reward of at least min_reward, and of the others a
-         share gamma by mistake. Prompts without one are hard;
-      3. buys labels_per_round labels: the worked completion with probability beta, else that of
-         another example. Draws are fresh each round, and written to rows.jsonl before training, so
-         that a resumed run buys none twice;
-      4. takes steps_per_round updates on both. The labels' tokens have the weight alpha in all.
+         share false_accepts by mistake. Prompts without one are hard;
+      3. buys labels_per_round labels: the worked completion with probability label_accuracy, else
+         that of another example. Draws are fresh each round, and written to rows.jsonl before
+         training, so that a resumed run buys none twice;
+      4. takes steps_per_round updates on both. The labels' tokens have the share label_weight of
+         all weight.
     Arms, for comparison:
       none:       train on all samples: no signal from outside, and no gain
       filter:     accepted samples alone: stops at what the model can sample
@@ -88,7 +89,8 @@ def weak_data(
       hardest:    labels for hard prompts, those of the lowest mean reward first (the paper)
     Metrics collapse/* say of each generation how accurate and how diverse its samples are, and how
     much of the first generation's tail it still samples. See `pt.simulate_collapse` for the theory:
-    with perfect filter and labels for all hard prompts the error falls by 1 - beta each round.
+    with a perfect filter and labels for all hard prompts, the error is multiplied by
+    1 - label_accuracy each round.
 
     Args:
         task: its prompts, worked completions, and what the reward "task" asks.
@@ -96,9 +98,9 @@ def weak_data(
         losses: losses of tokens, with weights; one that counts weights.
         arm: what is trained on.
         labels_per_round: labels bought in a round, at most.
-        beta: share of right labels.
-        gamma: share of samples below min_reward that the filter accepts by mistake.
-        alpha: share of the labels in the weight of all trained tokens.
+        label_accuracy: share of right labels.
+        false_accepts: share of samples below min_reward that the filter accepts by mistake.
+        label_weight: share of the labels in the weight of all trained tokens.
         filter_labels: labels pass the filter too, with its mistakes.
         accumulate: train on the samples and labels of all rounds; else on those of the last.
         restart: train every round from the weights of the start, with a fresh optimiser.
@@ -119,7 +121,7 @@ def weak_data(
     worked = task_of(task)
     sampled = sampling_of(sampling, worked)
     graders = rewards_of(rewards, worked, limits)
-    curation = Curation(arm, labels_per_round, beta, gamma, filter_labels, min_reward)
+    curation = Curation.of(settings)
     learning = objective, AdamW(learning_rate, lr_scheduler_type), steps_per_round, batch_size
     shown = f"{sampling_text(sampled)}; then {steps_per_round} updates of {batch_size} rows"
 
@@ -135,13 +137,11 @@ def weak_data(
         facts = [("task", f"{worked.name}: {len(prompts)} prompts")]
         facts += [("a round", f"{num_generations} completions of {size} prompts, {shown}")]
         labels = _labels(spec, worked) if arm in ("random", "hardest") else {}
-        training = _WeakData(
-            collector, curation, labels, worked, number, seed, alpha, restart, accumulate, *learning
-        )
+        training = _WeakData(collector, curation, labels, worked, number, seed, restart, *learning)
         return PreparedLoop(
             steps=number,
             run=training.run,
-            facts=facts + curation.facts(alpha, number, num_rounds),
+            facts=facts + curation.facts(number, num_rounds),
             account=account,
             prompts=prompts,
             restarts=restart,
@@ -153,13 +153,13 @@ def weak_data(
 
 def _check(settings: Mapping[str, Any]) -> None:
     check_positive(**{name: settings[name] for name in _COUNTS})
-    for name in ("beta", "gamma"):
+    for name in ("label_accuracy", "false_accepts"):
         if not 0 <= settings[name] <= 1:
             raise ConfigError(f"{name}: {settings[name]} is a share; it must be from 0 to 1")
-    if not 0 < settings["alpha"] < 1:
+    if not 0 < settings["label_weight"] < 1:
         raise ConfigError(
-            f"alpha: {settings['alpha']} is the weight of the labels among all rows; it must be "
-            "above 0 and below 1. Leave labels out with arm: filter"
+            f"label_weight: {settings['label_weight']} is the weight of the labels among all rows; "
+            "it must be above 0 and below 1. Leave labels out with arm: filter"
         )
     labels = settings["labels_per_round"]
     if settings["arm"] in ("random", "hardest") and labels < 1:
@@ -179,9 +179,7 @@ class _WeakData:
     task: Task
     steps: int
     seed: int
-    alpha: float
     restart: bool
-    accumulate: bool
     objective: Objective
     optimizer: AdamW
     steps_per_round: int
@@ -194,7 +192,7 @@ class _WeakData:
         first: Answers | None = None
         while rounds.step < self.steps:
             rows = rounds.rows(self.rows)
-            if not self.accumulate:
+            if not self.curation.accumulate:
                 samples, labels = [], []
             for row in rows:
                 (labels if row.hinted else samples).extend(_sequences(row))
@@ -209,7 +207,9 @@ class _WeakData:
                 groups, first, extract=self.task.extract, min_reward=self.curation.min_reward
             )
             metrics |= self._bought(rows)
-            plan = self._imitation(rounds, rows, mixture(samples, labels, self.alpha), metrics)
+            plan = self._imitation(
+                rounds, rows, mixture(samples, labels, self.curation.label_weight), metrics
+            )
             left = self.steps - rounds.step
             rounds.fit(plan, steps=min(self.steps_per_round, left), restart=self.restart)
 
@@ -232,7 +232,7 @@ class _WeakData:
         """A weak label of a prompt, as a completion that is selected unless the filter drops it."""
         example, ids = self.labels[group.example.id]
         text, right = _completion_text(example), True
-        if draw.random() >= self.curation.beta:
+        if draw.random() >= self.curation.label_accuracy:
             names = list(self.labels)
             for _ in range(_TRIES):
                 other, other_ids = self.labels[names[int(draw.integers(len(names)))]]
@@ -248,7 +248,9 @@ class _WeakData:
             reward=float(right),
             advantage=0.0,
         )
-        passes = not self.curation.filter_labels or right or draw.random() < self.curation.gamma
+        passes = (
+            not self.curation.filter_labels or right or draw.random() < self.curation.false_accepts
+        )
         label = TraceGroup(group.example, group.prompt_ids, [trace])
         return RolloutRow(step, label, (0,) if passes else (), hinted=True)
 
