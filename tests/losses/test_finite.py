@@ -165,6 +165,7 @@ class Extremes:
             "returns": 100 * self.signed(num),
             "labels": self.pick((0.0, 0.3, 1.0), num),
             "entropy_weight": self.pick((0.0, 0.01, 1.0), num),
+            "retention_weight": self.pick((0.0, 0.5, 1.0, 2.0), num),
             "reward_variance": 100 * self.pick(EXTREMES, num),
             "step": torch.arange(num) % length // 3,
             "given": self.pick((0.0, 1.0), num),
