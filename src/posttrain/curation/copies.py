@@ -22,7 +22,7 @@ Files = DataLike | Sequence[str | Path]
 def parts_of(data: Files) -> list[DataLike]:
     """The sources of some data: several paths are one each, anything else is one."""
     if isinstance(data, list | tuple) and data and all(isinstance(p, str | Path) for p in data):
-        return list(data)  # type: ignore[arg-type]
+        return list(data)
     if isinstance(data, Iterator):
         return [list(data)]
     return [data]  # type: ignore[list-item]

@@ -98,7 +98,7 @@ def _sharegpt(row: Row, columns: Mapping[str, str], tags: Mapping[str, str]) -> 
             return message
         said = message.get(role)
         others = {k: v for k, v in message.items() if k not in (role, content)}
-        return {**others, "from": roles.get(said, said), "value": message.get(content)}
+        return {**others, "from": roles.get(str(said), said), "value": message.get(content)}
 
     for column in ("conversations", "chosen", "rejected"):
         value = row.get(column)
