@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support import write
 
 ROOT = Path(__file__).parent.parent / "recipes" / "pipelines"
 RECIPES = sorted(ROOT.glob("*.yaml"))
@@ -41,6 +42,13 @@ def small(value: Any, key: str = "") -> Any:
     return min(value, LARGEST[key]) if key in LARGEST else value
 
 
+def easy_task(path: Path) -> dict[str, Any]:
+    """Problems whose answer occurs in most texts about numbers."""
+    rows = [{"prompt": f"Q: 1{i}+1\nA:", "answer": "1", "id": str(i)} for i in range(4)]
+    place = write(path, rows)
+    return {"name": "jsonl", "path": place, "verifier": "contains", "max_tokens": 24}
+
+
 def write_student(folder: Path) -> str:
     """The student's start, by the script that its recipe names."""
     spec = importlib.util.spec_from_file_location("student", ROOT / "student.py")
@@ -57,6 +65,9 @@ def test_a_pipeline_runs_whole(path: Path, run_recipe: Callable[..., Path], tmp_
     if STUDENT in text:
         text = text.replace(STUDENT, write_student(tmp_path / "student"))
     raw = small(yaml.safe_load(text))
+    for stage in raw["stages"]:
+        if stage["method"] == "malt":  # an answer that a model finds without having learnt to
+            stage["task"] = easy_task(tmp_path / "rows.jsonl")
     raw["output"] = str(tmp_path / "run")
     raw["plugins"] = [str(ROOT / plugin) for plugin in raw.get("plugins", [])]
     folder = run_recipe(**raw)

@@ -152,21 +152,17 @@ class _Pairs:
         )
         share = self.steps_per_round or prompt_steps(prompts, self.batch_size)
         number = steps or self.num_rounds * share
-        opened: list[RewardSet] = []
+        # A judge of its own holds the engine of one model; any other set serves all rounds.
+        has_own = any(map(is_own_judge, self.rewards))
+        shared = None if has_own else self.reward_set(EngineAhead())
+        collector = partial(self._collector, prompts, shared, seed)
 
         def run(rounds: Rounds) -> None:
             """All rounds, or those that are left."""
             while rounds.step < number:
                 end = min(rounds.step + share, number)
-                rewards = self.reward_set(TorchEngine(rounds.model))
-                opened.append(rewards)
-                collector = partial(self._collector, prompts, rewards, seed)
                 rows = rounds.rows(partial(_sampled, collector, end))
                 rounds.fit(self._plan(collector, rows), steps=end - rounds.step)
-
-        def close() -> None:
-            for rewards in opened:
-                rewards.close()
 
         return PreparedLoop(
             steps=number,
@@ -174,7 +170,7 @@ class _Pairs:
             facts=self._facts(len(prompts), share, number),
             account=account,
             prompts=prompts,
-            close=close,
+            close=shared.close if shared is not None else lambda: None,
         )
 
     def _facts(self, num_prompts: int, share: int, number: int) -> Facts:
@@ -191,8 +187,9 @@ class _Pairs:
         ]
 
     def _collector(
-        self, prompts: Sequence[Prompt], rewards: RewardSet, seed: int, model: Any
+        self, prompts: Sequence[Prompt], shared: RewardSet | None, seed: int, model: Any
     ) -> Collector:
+        rewards = self.reward_set(TorchEngine(model)) if shared is None else shared
         counts = self.batch_size, self.num_generations, seed
         return make_collector(model, prompts, rewards, self.sampling, *counts)
 
