@@ -42,6 +42,9 @@ KINDS = {
     "tasks": ("Tasks", "`pt.task.NAME`, and the first argument of `pt.grpo`", "task"),
     "environments": ("Environments", "`pt.environment.NAME`, and `environment=`", "environment"),
     "retentions": ("Retention methods", "`retention=` of `pt.continual`", "retention"),
+    "selections": ("Selections", "`selection=` of `pt.icl`", "selection"),
+    "orders": ("Orders", "`order=` of `pt.icl`", "order"),
+    "calibrations": ("Calibrations", "`calibration=` of `pt.icl`", "calibration"),
     "searches": ("Searches", "`search=` of `pt.evaluate`", "search"),
 }
 

@@ -32,6 +32,13 @@ NAMES: dict[str, str] = {
     "hacking": "posttrain.methods.hacking",
     "Forgetting": "posttrain.evaluation.forgetting",
     "Hacking": "posttrain.evaluation.hacking",
+    "icl": "posttrain.incontext.icl",
+    "InContext": "posttrain.incontext.result",
+    "Template": "posttrain.incontext.templates",
+    "Retriever": "posttrain.incontext.retrieval",
+    "reading": "posttrain.incontext.retrieval",
+    "raft_rows": "posttrain.incontext.retrieval",
+    "answerability": "posttrain.incontext.answers",
     "contamination": "posttrain.evaluation.contamination",
     "harness_model": "posttrain.evaluation.harness",
     "Evaluation": "posttrain.evaluation.outcomes",
@@ -99,6 +106,9 @@ KINDS: dict[str, str] = {
     "environment": "environments",
     "strategy": "searches",
     "retention": "retentions",
+    "selection": "selections",
+    "order": "orders",
+    "calibration": "calibrations",
 }
 """Groups of registered functions: pt.reward.exact is one, @pt.reward adds one."""
 

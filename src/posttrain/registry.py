@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
+from posttrain import inputs
 from posttrain.annotations import PACKAGE_FOLDER
 from posttrain.checked import checked, unchecked
 from posttrain.component import Component
@@ -34,7 +35,6 @@ from posttrain.entry import (
     unwrapped,
 )
 from posttrain.errors import ConfigError, nearest
-from posttrain.inputs import ADVANTAGE_INPUTS, LOSS_INPUTS, SEARCH_INPUTS
 from posttrain.typecheck import check
 
 __all__ = ["REGISTRIES", "REQUIRED", "Declaration", "Entry", "Registry", "Setting"]
@@ -349,30 +349,27 @@ _REWARD_DECLARES = {
     )
 }
 
-losses = Registry("loss", "losses", "losses", LOSS_INPUTS, _LOSS_DECLARES)
+losses = Registry("loss", "losses", "losses", inputs.LOSS_INPUTS, _LOSS_DECLARES)
 advantages = Registry(
-    "advantage", "advantages", "advantages", ADVANTAGE_INPUTS, _ADVANTAGE_DECLARES
+    "advantage", "advantages", "advantages", inputs.ADVANTAGE_INPUTS, _ADVANTAGE_DECLARES
 )
 rewards = Registry("reward", "rewards", "rewards", declares=_REWARD_DECLARES)
-searches = Registry("search strategy", "searches", "search", SEARCH_INPUTS)
+searches = Registry("search strategy", "searches", "search", inputs.SEARCH_INPUTS)
 tasks = Registry("task", "tasks", "tasks", ())
 environments = Registry("environment", "environments", "episodes", ())
 methods = Registry("method", "methods", "methods", (), also="loops")
-
-# What each of these is: `posttrain.penalties`.
 penalties = Registry("penalty", "penalties", "penalties", frozenset({"parameter", "start"}))
 retentions = Registry("retention method", "retentions", "retentions", ())
+selections = Registry("selection", "selections", "incontext", inputs.SELECTION_INPUTS)
+orders = Registry("order", "orders", "incontext", inputs.ORDER_INPUTS)
+calibrations = Registry("calibration", "calibrations", "incontext", inputs.CALIBRATION_INPUTS)
 
 REGISTRIES: dict[str, Registry] = {
-    "losses": losses,
-    "penalties": penalties,
-    "advantages": advantages,
-    "rewards": rewards,
-    "searches": searches,
-    "tasks": tasks,
-    "environments": environments,
-    "methods": methods,
-    "retentions": retentions,
+    registry.variable: registry
+    for registry in (
+        *(losses, penalties, advantages, rewards, searches, tasks, environments, methods),
+        *(retentions, selections, orders, calibrations),
+    )
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain import registry
-from posttrain.cli import forgetting
+from posttrain.cli import forgetting, icl
 from posttrain.cli.forgetting import task_named
 from posttrain.cli.libraries import prepare_libraries
 from posttrain.cli.parser import Command
@@ -32,7 +32,7 @@ _OWN = {
 
 
 def commands() -> dict[str, Command]:
-    """What measures the harm of a training: the ledger of forgetting, and this command."""
+    """What measures beside `eval`: the ledger of forgetting, this command, labels in context."""
     own = Command(
         "evaluate",
         "how far a proxy reward can be trusted: proxy and gold against N and KL",
@@ -41,7 +41,7 @@ def commands() -> dict[str, Command]:
         ("model",),
         changes=True,
     )
-    return {"forgetting": forgetting.command(), "hacking": own}
+    return {"forgetting": forgetting.command(), "hacking": own, "icl": icl.command()}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
