@@ -11,7 +11,7 @@ from typing import Any, Literal
 from posttrain.errors import ConfigError, ModelError
 from posttrain.typecheck import described
 
-EMBEDDED_MODELS = {"embedded": "base", "embedded-tools": "tools"}
+EMBEDDED_MODELS = {"embedded": "base", "embedded-tools": "tools", "embedded-icl": "icl"}
 """Folder below assets/ of each model that ships with the package, by its name."""
 
 
