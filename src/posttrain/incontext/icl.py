@@ -89,19 +89,11 @@ def icl(
     """
     form = template if isinstance(template, Template) else Template(**_template(template))
     _check(num_shots, num_examples, max_pool)
-    functions = {
-        "selection": registry.selections.bind_of(Component.of(selection), "selection"),
-        "order": registry.orders.bind_of(Component.of(order), "order"),
-    }
-    if calibration is not None:
-        functions["calibration"] = registry.calibrations.bind_of(
-            Component.of(calibration), "calibration"
-        )
+    parts = _parts(selection, order, calibration)
     read = partial(labelled_rows, text_column=text_column, label_column=label_column)
-    given = read(rows)
+    given, draw = read(rows), np.random.default_rng(seed)
     asked = given[:num_examples]
     pool = given[num_examples:] if demonstrations is None else read(demonstrations)
-    draw = np.random.default_rng(seed)
     pool, num_removed = _pool(pool, asked, num_shots, max_pool, draw)
     names = list(labels) if labels is not None else labels_of([*asked, *pool])
     _check_labels(names, [*asked, *pool])
@@ -109,36 +101,53 @@ def icl(
     scorer: Scorer
     if isinstance(spec, EndpointModel):
         _check_endpoint(order, calibration, normalization, remove_prior)
-        scorer, load = EndpointScorer(spec, form, names), None
+        scorer = EndpointScorer(spec, form, names)
     else:
         encoder = PromptEncoder(spec.tokenizer, form, names)
         scorer = ModelScorer(spec, encoder, normalization, remove_prior, max_tokens)
-        load = partial(getattr, scorer, "model")
-    for component in (selection, order):
-        _check_component(Component.of(component))
-    vectors = TextVectors([row.text for row in pool] or [row.text for row in asked], load)
-    asking = Asking(scorer, asked, pool, num_shots, draw, vectors)
-    shots = asking.ordered(functions["order"], asking.selected(functions["selection"]), order)
-    questions: list[Question] = [(s, row.text) for s, row in zip(shots, asked, strict=True)]
-    if isinstance(scorer, ModelScorer):
-        scorer.check_lengths(questions)
-    logprobs = scorer.logprobs(questions)
-    if calibration is not None:
-        logprobs = asking.calibrated(functions["calibration"], calibration, logprobs, shots)
-    result = InContext(
-        model_name(str(spec.place)),
-        tuple(names),
-        tuple(
-            _answered(row, s, names, log)
-            for row, s, log in zip(asked, shots, logprobs, strict=True)
-        ),
-        _settings(locals()),
-        len(pool),
-        num_removed,
-    )
+    asking = Asking(scorer, asked, pool, num_shots, draw)
+    shots, logprobs = asking.answered(parts)
+    settings = _settings(locals())
+    answers = tuple(map(partial(_answered, names), asked, shots, logprobs))
+    name = model_name(str(spec.place))
+    result = InContext(name, tuple(names), answers, settings, len(pool), num_removed)
     if output is not None:
         result.save(output)
     return result
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Parts:
+    """The functions of a run with their settings fixed, and the inputs that each asks for."""
+
+    select: Callable[..., Any]
+    selects: tuple[str, ...]
+    arrange: Callable[..., Any]
+    arranges: tuple[str, ...]
+    correct: Callable[..., Any] | None = None
+    corrects: tuple[str, ...] = ()
+
+
+def _parts(
+    selection: ComponentLike, order: ComponentLike, calibration: ComponentLike | None
+) -> Parts:
+    """The functions, checked.
+
+    Raises:
+        ConfigError: an unknown name or setting, or a package that is missing.
+    """
+    found: list[Any] = []
+    for registered, item in (
+        (registry.selections, selection),
+        (registry.orders, order),
+        (registry.calibrations, calibration),
+    ):
+        if item is not None:
+            component = Component.of(item)
+            _check_component(component)
+            inputs = tuple(registered.entry_of(component).inputs)
+            found += [registered.bind_of(component), inputs]
+    return Parts(*found)
 
 
 class Asking:
@@ -155,12 +164,23 @@ class Asking:
         pool: Sequence[Labelled],
         num_shots: int,
         draw: np.random.Generator,
-        vectors: Callable[[Sequence[str], str], Numbers],
     ) -> None:
         self.scorer, self.asked, self.pool = scorer, asked, pool
-        self.num_shots, self.draw, self.vectors = num_shots, draw, vectors
+        self.num_shots, self.draw = num_shots, draw
+        load = partial(getattr, scorer, "model") if isinstance(scorer, ModelScorer) else None
+        self.vectors = TextVectors([row.text for row in pool or asked], load)
 
-    def selected(self, select: Callable[..., Any]) -> list[Shots]:
+    def answered(self, parts: Parts) -> tuple[list[Shots], Numbers]:
+        """The demonstrations of each question in their order, and log-probs of labels [Q, C]."""
+        shots = self.ordered(parts, self.selected(parts))
+        questions: list[Question] = [
+            (given, row.text) for given, row in zip(shots, self.asked, strict=True)
+        ]
+        if isinstance(self.scorer, ModelScorer):
+            self.scorer.check_lengths(questions)
+        return shots, self.calibrated(parts, self.scorer.logprobs(questions), shots)
+
+    def selected(self, parts: Parts) -> list[Shots]:
         """The demonstrations of each question, as selected."""
         if self.num_shots == 0:
             return [[] for _ in self.asked]
@@ -171,22 +191,18 @@ class Asking:
             "draw": self.draw,
             "vectors": self.vectors,
         }
-        names = registry.selections.entry_of(Component.of(_function(select))).inputs
-        chosen = select(*[inputs[name] for name in names])
+        chosen = parts.select(*[inputs[name] for name in parts.selects])
         places = places_of(chosen, len(self.asked), len(self.pool), self.num_shots)
         return [[self.pool[place] for place in row] for row in places.tolist()]
 
-    def ordered(
-        self, arrange: Callable[..., Any], shots: list[Shots], order: ComponentLike
-    ) -> list[Shots]:
+    def ordered(self, parts: Parts, shots: list[Shots]) -> list[Shots]:
         """The same demonstrations in the order's order; once for questions that share them, where
         the order does not read the question.
         """
-        entry = registry.orders.entry_of(Component.of(order))
         made: dict[Any, list[int]] = {}
         results = []
         for row, given in zip(self.asked, shots, strict=True):
-            key = (tuple(s.id for s in given), row.text if "text" in entry.inputs else "")
+            key = (tuple(s.id for s in given), row.text if "text" in parts.arranges else "")
             if key not in made:
                 inputs = {
                     "shots": given,
@@ -196,36 +212,31 @@ class Asking:
                     "draw": self.draw,
                     "vectors": self.vectors,
                 }
-                found = list(arrange(*[inputs[name] for name in entry.inputs])) if given else []
+                found = parts.arrange(*[inputs[n] for n in parts.arranges]) if given else []
                 if sorted(found) != list(range(len(given))):
                     raise DataError(
-                        f"order {entry.name!r} returned {found}; it must return each place of the "
+                        f"the order returned {found}; it must return each place of the "
                         f"{len(given)} demonstrations once"
                     )
-                made[key] = found
+                made[key] = list(found)
             results.append([given[place] for place in made[key]])
         return results
 
-    def calibrated(
-        self,
-        correct: Callable[..., Any],
-        calibration: ComponentLike,
-        logprobs: Numbers,
-        shots: list[Shots],
-    ) -> Numbers:
+    def calibrated(self, parts: Parts, logprobs: Numbers, shots: list[Shots]) -> Numbers:
         """Corrected log-probs [Q, C], each row summing to 1 as probabilities."""
-        entry = registry.calibrations.entry_of(Component.of(calibration))
+        if parts.correct is None:
+            return logprobs
         inputs = {
             "logprobs": logprobs,
             "blank": partial(self._blank, shots),
             "pool": self.pool or self.asked,
             "draw": self.draw,
         }
-        found = np.asarray(correct(*[inputs[name] for name in entry.inputs]))
+        found = np.asarray(parts.correct(*[inputs[name] for name in parts.corrects]))
         if found.shape != logprobs.shape or not np.isfinite(found).all():
             raise DataError(
-                f"calibration {entry.name!r} returned the shape {found.shape} or values that are "
-                f"not finite; it must return {logprobs.shape} log-probs"
+                f"the calibration returned the shape {found.shape} or values that are not finite; "
+                f"it must return {logprobs.shape} log-probs"
             )
         return found
 
@@ -259,11 +270,6 @@ class Asking:
         questions: list[Question] = [(shots[q], text) for q in first for text in texts]
         found = self.scorer.logprobs(questions).reshape(len(first), len(texts), -1)
         return found[place]
-
-
-def _function(select: Callable[..., Any]) -> Any:
-    """The function inside one whose settings are fixed."""
-    return select.func if isinstance(select, partial) else select
 
 
 def _pool(
@@ -355,7 +361,7 @@ def _template(keys: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _answered(
-    row: Labelled, shots: Sequence[Labelled], names: Sequence[str], logprobs: Numbers
+    names: Sequence[str], row: Labelled, shots: Sequence[Labelled], logprobs: Numbers
 ) -> Answered:
     shown = tuple(shot.id for shot in shots)
     if np.isnan(logprobs).any():
