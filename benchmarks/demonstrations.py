@@ -148,7 +148,8 @@ def plot(kept: dict[str, Any], models: Sequence[str], options: Any) -> str:
                 points.append((float(shots), interval.estimate, low, high))
             if points:
                 lines.append(Line(f"{model.rstrip('/').split('/')[-1]}, {arm}", points))
-    return tradeoff_svg("Accuracy by demonstrations", lines)
+    drawn = tradeoff_svg("Accuracy by demonstrations", lines)
+    return drawn.replace("tokens per problem", "demonstrations")
 
 
 def arguments() -> argparse.Namespace:
