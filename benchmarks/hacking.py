@@ -38,7 +38,7 @@ RESULTS = HERE / "results" / "hacking.json"
 WORK = HERE / ".work" / "hacking"
 NUM_MODELS, NUM_PAIRS, FLIPPED, NUM_SAMPLES, NUM_PROBLEMS = 4, 24, 0.25, 32, 24
 SEARCH_WEIGHTS = {"kl": 0.01, "length": 0.05}
-STEPS, BATCH, GROUP, RATE, KL_WEIGHT = 20, 4, 8, 1e-3, 0.05
+STEPS, BATCH, GROUP, RATE, KL_WEIGHT = 40, 8, 8, 3e-4, 0.05
 
 
 def quiet() -> Console:

@@ -5,11 +5,12 @@
 The embedded model learns chains of two operations, in four ways: GRPO on the task's verdict, SFT on
 answers in the format of its own pretraining, SFT on answers in another format (both end in the same
 line), and SFT on the model's own right samples. Along each training are measured on held-out
-problems: accuracy on the new task, on old ones (sorting, and chains of one operation), and the KL
-divergences from the base model on the new task's prompts (arXiv 2509.04259, "RL's Razor").
+problems: accuracy at temperature 1 on the new task and on old ones (sorting, and chains of one
+operation), and the KL divergences from the base model on the new task's prompts (arXiv 2509.04259,
+"RL's Razor").
 
-at equal accuracy   old accuracy, less that of the base model, where the new accuracy first reaches
-                    80 %: linear between two checkpoints. Paired by seed.
+at equal accuracy   change of each old accuracy from the base model, where the new accuracy first
+                    reaches 80 %, and 45 %: linear between two checkpoints. Paired by seed.
 prediction          R^2 of a quadratic fit of forgetting over all checkpoints of all trainings of a
                     seed, on forward KL, reverse KL, and the distance of the weights.
 
@@ -41,7 +42,7 @@ OLD: dict[str, Any] = {
 }
 NEW = pt.task.arithmetic(**DIFFICULTY, num_examples=200, split="test")
 STEPS = {"grpo": (2, 5, 10, 20, 40), "sft": (2, 4, 8, 16, 32, 64, 96)}
-LEVEL = 0.8
+LEVELS = (0.8, 0.45)
 PREDICTORS = ("forward_kl", "reverse_kl", "distance")
 
 
@@ -80,9 +81,8 @@ def other_format(row: dict[str, str]) -> dict[str, str]:
 
 def measured(model: Any, base: Any, prompts: list[tuple[int, ...]]) -> dict[str, float]:
     """Accuracies, divergences, and the distance of the weights."""
-    greedy = {"temperature": 0.0}
     accuracies = {
-        name: pt.evaluate(model, task, sampling=greedy).accuracy().estimate
+        name: pt.evaluate(model, task, num_samples=2).accuracy().estimate
         for name, task in {"new": NEW, **OLD}.items()
     }
     d = divergence(base, model, prompts, Sampling(max_tokens=NEW.max_tokens or 64))
@@ -118,13 +118,13 @@ def curve(plan: Any, seed: int, steps: tuple[int, ...], base: Any) -> list[dict[
     return points
 
 
-def at_level(points: list[dict[str, float]], start: dict[str, float], key: str) -> float | None:
-    """A value where the new accuracy first reaches LEVEL; None if it never does."""
-    before = start
-    for point in points:
-        if point["new"] >= LEVEL:
-            share = (LEVEL - before["new"]) / (point["new"] - before["new"])
-            return before[key] + share * (point[key] - before[key])
+def change_at(held: dict[str, Any], name: str, level: float, key: str) -> float | None:
+    """Change of a value where the new accuracy first reaches a level; None if it never does."""
+    before = held["start"]
+    for point in held["arms"][name]:
+        if point["new"] >= level:
+            share = (level - before["new"]) / (point["new"] - before["new"])
+            return float(before[key] + share * (point[key] - before[key]) - held["start"][key])
         before = point
     return None
 
@@ -141,55 +141,52 @@ def explained(points: list[dict[str, float]], start: dict[str, float], key: str)
     return 1 - float(((forgetting - fitted) ** 2).sum()) / total if total else float("nan")
 
 
-def summary(seeds: dict[str, Any]) -> dict[str, Any]:
-    """Claims over the seeds, paired."""
-    table: dict[str, Any] = {"at equal accuracy": {}, "prediction": {}}
-    names = list(STEPS_OF)
-    changes: dict[str, list[float | None]] = {
-        name: [_change(held, name, "old") for held in seeds.values()] for name in names
-    }
-    for name in names:
-        values = [x for x in changes[name] if x is not None]
-        row: dict[str, Any] = {"reached": len(values)}
-        if len(values) > 1:
-            x = t_interval(values)
-            row["change of old accuracy"] = [x.estimate, x.low, x.high]
-        for key in PREDICTORS:
-            found = [_level(held, name, key) for held in seeds.values()]
-            row[key] = statistics.fmean(v for v in found if v is not None) if values else None
-        both = [
-            (a, b)
-            for a, b in zip(changes[name], changes["grpo"], strict=True)
-            if a is not None and b is not None
-        ]
-        if name != "grpo" and len(both) > 1:
-            d = paired_t([a for a, _ in both], [b for _, b in both])
-            row["grpo - this"] = [d.estimate, d.low, d.high, d.p_value]
-        table["at equal accuracy"][name] = row
-    for key in PREDICTORS:
-        values = [
-            explained([p for arm in held["arms"].values() for p in arm], held["start"], key)
-            for held in seeds.values()
-        ]
-        if len(values) > 1:
-            x = t_interval(values)
-            table["prediction"][key] = [x.estimate, x.low, x.high]
-    return table
-
-
 STEPS_OF = {
     name: STEPS["grpo" if name == "grpo" else "sft"]
     for name in ("grpo", "sft", "sft, other format", "sft, own samples")
 }
 
 
-def _level(held: dict[str, Any], name: str, key: str) -> float | None:
-    return at_level(held["arms"][name], held["start"], key)
+def summary(seeds: dict[str, Any]) -> dict[str, Any]:
+    """Both claims over the seeds that have all trainings."""
+    held = [h for h in seeds.values() if len(h["arms"]) == len(STEPS_OF)]
+    points = [[p for arm in h["arms"].values() for p in arm] for h in held]
+    return {
+        "seeds": len(held),
+        "start": {k: statistics.fmean(h["start"][k] for h in held) for k in ("new", *OLD)},
+        "at equal accuracy": {
+            f"{level:.0%}": {name: at_level(held, name, level) for name in STEPS_OF}
+            for level in LEVELS
+        },
+        "prediction": {
+            key: interval(
+                [explained(p, h["start"], key) for p, h in zip(points, held, strict=True)]
+            )
+            for key in PREDICTORS
+        },
+    }
 
 
-def _change(held: dict[str, Any], name: str, key: str) -> float | None:
-    value = _level(held, name, key)
-    return None if value is None else value - held["start"][key]
+def at_level(held: list[dict[str, Any]], name: str, level: float) -> dict[str, Any]:
+    """Changes of old accuracies, and their difference from those of GRPO, paired by seed."""
+    row: dict[str, Any] = {}
+    for key in (*OLD, *PREDICTORS):
+        own = [change_at(h, name, level, key) for h in held]
+        base = [change_at(h, "grpo", level, key) for h in held]
+        both = [(x, y) for x, y in zip(own, base, strict=True) if x is not None and y is not None]
+        if len(both) < 2:
+            return {"reached": len(both)}
+        row[key] = interval([x for x, _ in both])
+        if name != "grpo" and key in OLD:
+            d = paired_t([x for x, _ in both], [y for _, y in both])
+            row[f"{key}: grpo - this"] = [d.estimate, d.low, d.high, d.p_value]
+    return {"reached": len(both), **row}
+
+
+def interval(values: list[float]) -> list[float]:
+    """Mean and 95 % interval."""
+    x = t_interval(values)
+    return [x.estimate, x.low, x.high]
 
 
 def main() -> None:
@@ -213,10 +210,11 @@ def main() -> None:
             if name not in held["arms"]:
                 held["arms"][name] = curve(plan, seed, STEPS_OF[name], base)
                 print(seed, name, held["arms"][name][-1], flush=True)
-        complete = {k: v for k, v in results["seeds"].items() if len(v["arms"]) == len(STEPS_OF)}
-        results |= {"machine": describe(), "summary": summary(complete)}
+                write_text_whole(path, json.dumps(results, indent=1) + "\n")
+    results |= {"machine": describe(), "summary": summary(results["seeds"])}
+    if not options.table:
         write_text_whole(path, json.dumps(results, indent=1) + "\n")
-    print(json.dumps(results.get("summary"), indent=1))
+    print(json.dumps(results["summary"], indent=1))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import pytest
 
 from posttrain import registry
 from posttrain.config import Recipe
+from posttrain.credit_config import CreditConfig
 from posttrain.errors import ConfigError
 from posttrain.training.changes import RULES, check_accepted, recipe_changes, refusals, rule_of
 
@@ -73,3 +74,17 @@ def test_only_what_can_be_accepted_is_accepted() -> None:
         check_accepted(["lerning_rate"])
     with pytest.raises(ConfigError, match="seed"):
         check_accepted(["seed"])
+
+
+def test_a_setting_that_is_newer_than_the_run_has_its_default() -> None:
+    before = {"method": "grpo", "learning_rate": 1e-4, "credit": {"kl_weight": 0.1}}
+    now = {
+        **before,
+        "optimizer": "adamw",
+        "num_minibatches": 1,
+        "credit": {**before["credit"], "rejection_max": CreditConfig().rejection_max},  # type: ignore[dict-item]
+    }
+    assert recipe_changes(before, now) == []
+    changed = recipe_changes(before, {**now, "optimizer": "muon", "num_minibatches": 2})
+    assert [c.name for c in changed] == ["num_minibatches", "optimizer"]
+    assert [c.name for c in recipe_changes(now, before)] != []  # a key that is gone is a change

@@ -11,11 +11,17 @@ refused    a checkpoint cannot honour it: start a new run from the checkpoint's 
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import typing
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from posttrain import registry
+from posttrain.config import Recipe
 from posttrain.errors import ConfigError, nearest
+from posttrain.training.settings import TrainingSettings
 
 Rule = Literal["free", "rounding", "content", "length", "accept", "refused"]
 
@@ -155,11 +161,15 @@ class Change:
 def recipe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
     """The keys that differ between two plain recipes, dotted; an item of a list counts as its
     list.
+
+    A key that the older one lacks has its default there: a run goes on after an update of the
+    package that brought new settings.
     """
     old, new = _flat(before), _flat(now)
     changes = []
     for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key):
+        added = key not in old and new[key] == _default(str(now.get("method", "")), key)
+        if not added and old.get(key) != new.get(key):
             rule = rule_of(key)
             name = key.split(".")[0] if rule in ("accept", "length") else key
             changes.append(
@@ -200,6 +210,33 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = part
     return flat
+
+
+def _default(method: str, key: str) -> Any:
+    """The default of a dotted key; None where it has none."""
+    name, *path = key.split(".")
+    field = {f.name: f for f in dataclasses.fields(TrainingSettings)}.get(name)
+    value = None if field is None else field.default
+    if field is None and method in registry.methods.names():
+        setting = registry.methods.entry(method).settings.get(name)
+        # Where None is a choice of its own, a key that is not there may be that choice.
+        is_clear = setting is not None and "None" not in setting.annotation
+        value = setting.default if setting is not None and is_clear else None
+    if field is None and value is None and path:
+        value = _section(name)
+    for part in path:
+        value = value.get(part) if isinstance(value, Mapping) else getattr(value, part, None)
+    return value
+
+
+def _section(name: str) -> Any:
+    """A section of a recipe with its defaults; None where there is none or it needs a value."""
+    hint = typing.get_type_hints(Recipe).get(name)
+    for kind in typing.get_args(hint) or (hint,):
+        if dataclasses.is_dataclass(kind):
+            with contextlib.suppress(TypeError):
+                return kind()  # type: ignore[operator]
+    return None
 
 
 def _shown(value: Any) -> str:
