@@ -45,6 +45,9 @@ KINDS = {
     "qualities": ("Measures of rows", "`pt.quality.NAME`, and `measures=`", "quality"),
     "selectors": ("Selectors", "`selector=` of `pt.active`", "selector"),
     "labellers": ("Labellers", "`labeller=` of `pt.active`", "labeller"),
+    "selections": ("Selections", "`selection=` of `pt.icl`", "selection"),
+    "orders": ("Orders", "`order=` of `pt.icl`", "order"),
+    "calibrations": ("Calibrations", "`calibration=` of `pt.icl`", "calibration"),
     "searches": ("Searches", "`search=` of `pt.evaluate`", "search"),
 }
 

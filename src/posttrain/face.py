@@ -41,6 +41,13 @@ NAMES: dict[str, str] = {
     "Forgetting": "posttrain.evaluation.forgetting",
     "Hacking": "posttrain.evaluation.hacking",
     "RewardDistances": "posttrain.evaluation.reward_distance",
+    "icl": "posttrain.incontext.icl",
+    "InContext": "posttrain.incontext.result",
+    "Template": "posttrain.incontext.templates",
+    "Retriever": "posttrain.incontext.retrieval",
+    "reading": "posttrain.incontext.retrieval",
+    "raft_rows": "posttrain.incontext.retrieval",
+    "answerability": "posttrain.incontext.answers",
     "contamination": "posttrain.evaluation.contamination",
     "data_report": "posttrain.curation.summary",
     "duplicates": "posttrain.curation.copies",
@@ -137,6 +144,9 @@ KINDS: dict[str, str] = {
     "quality": "qualities",
     "selector": "selectors",
     "labeller": "labellers",
+    "selection": "selections",
+    "order": "orders",
+    "calibration": "calibrations",
 }
 """Groups of registered functions: pt.reward.exact is one, @pt.reward adds one."""
 

@@ -152,6 +152,29 @@ SEARCH_INPUTS: dict[str, Input] = _table(
     ),
 )
 
+_SHOTS = "demonstrations"
+SELECTION_INPUTS: dict[str, Input] = _table(
+    ("pool", "[N]", "rows to choose from, with .text and .label", _SHOTS),
+    ("queries", "[Q]", "texts of the questions", "rows"),
+    ("num_shots", "", "demonstrations before a question", "setting of pt.icl"),
+    ("draw", "", "numpy.random.Generator of the seed", "seed"),
+    ("vectors", "", "function: texts, features -> unit vectors [B, D]", "features"),
+)
+ORDER_INPUTS: dict[str, Input] = _table(
+    ("shots", "[k]", "the demonstrations as selected, with .text and .label", "selection"),
+    ("text", "", "text of the question; an order without it is made once for all", "rows"),
+    ("predict", "", "function: orders, texts -> probabilities [orders, texts, labels]", _MODEL),
+    ("probes", "", "function: number -> texts to be labelled, whose labels are unread", _SHOTS),
+    ("draw", "", "numpy.random.Generator of the seed", "seed"),
+    ("vectors", "", "function: texts, features -> unit vectors [B, D]", "features"),
+)
+CALIBRATION_INPUTS: dict[str, Input] = _table(
+    ("logprobs", "[Q, C]", "log-probs of the labels of each question, nats", _MODEL),
+    ("blank", "", "function: texts -> log-probs [Q, texts, C] in place of the question", _MODEL),
+    ("pool", "[N]", "rows of the demonstrations, with .text and .label", _SHOTS),
+    ("draw", "", "numpy.random.Generator of the seed", "seed"),
+)
+
 _POOL = "pool"
 _SELECTION = "loop"
 _SMALL = "classifier"

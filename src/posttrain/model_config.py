@@ -14,6 +14,7 @@ from posttrain.typecheck import described
 EMBEDDED_MODELS = {
     "embedded": "base",
     "embedded-tools": "tools",
+    "embedded-icl": "icl",
     "embedded-dynamics": "dynamics",
 }
 """Folder below assets/ of each model that ships with the package, by its name."""

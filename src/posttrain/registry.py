@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
+from posttrain import inputs
 from posttrain.annotations import PACKAGE_FOLDER
 from posttrain.checked import checked, unchecked
 from posttrain.component import Component
@@ -40,13 +41,6 @@ from posttrain.entry import (
     unwrapped,
 )
 from posttrain.errors import ConfigError, nearest
-from posttrain.inputs import (
-    ADVANTAGE_INPUTS,
-    LOSS_INPUTS,
-    QUALITY_INPUTS,
-    SEARCH_INPUTS,
-    SELECTOR_INPUTS,
-)
 from posttrain.typecheck import check
 
 __all__ = ["REGISTRIES", "REQUIRED", "Declaration", "Entry", "Registry", "Setting"]
@@ -327,32 +321,32 @@ def import_plugin(path: Path) -> None:
         ) from error
 
 
-losses = Registry("loss", "losses", "losses", LOSS_INPUTS, LOSS_DECLARES)
-advantages = Registry("advantage", "advantages", "advantages", ADVANTAGE_INPUTS, ADVANTAGE_DECLARES)
+losses = Registry("loss", "losses", "losses", inputs.LOSS_INPUTS, LOSS_DECLARES)
+advantages = Registry(
+    "advantage", "advantages", "advantages", inputs.ADVANTAGE_INPUTS, ADVANTAGE_DECLARES
+)
 rewards = Registry("reward", "rewards", "rewards", declares=REWARD_DECLARES)
-searches = Registry("search strategy", "searches", "search", SEARCH_INPUTS)
+searches = Registry("search strategy", "searches", "search", inputs.SEARCH_INPUTS)
 tasks = Registry("task", "tasks", "tasks", ())
 environments = Registry("environment", "environments", "episodes", ())
 methods = Registry("method", "methods", "methods", (), also="loops")
 penalties = Registry("penalty", "penalties", "penalties", frozenset({"parameter", "start"}))
 retentions = Registry("retention method", "retentions", "retentions", ())
-qualities = Registry("quality measure", "qualities", "qualities", QUALITY_INPUTS)
-selectors = Registry("selector", "selectors", "selectors", SELECTOR_INPUTS, SELECTOR_DECLARES)
+qualities = Registry("quality measure", "qualities", "qualities", inputs.QUALITY_INPUTS)
+selectors = Registry(
+    "selector", "selectors", "selectors", inputs.SELECTOR_INPUTS, SELECTOR_DECLARES
+)
 labellers = Registry("labeller", "labellers", "labellers", ())
+selections = Registry("selection", "selections", "incontext", inputs.SELECTION_INPUTS)
+orders = Registry("order", "orders", "incontext", inputs.ORDER_INPUTS)
+calibrations = Registry("calibration", "calibrations", "incontext", inputs.CALIBRATION_INPUTS)
 
 REGISTRIES: dict[str, Registry] = {
-    "losses": losses,
-    "penalties": penalties,
-    "advantages": advantages,
-    "rewards": rewards,
-    "searches": searches,
-    "tasks": tasks,
-    "environments": environments,
-    "methods": methods,
-    "retentions": retentions,
-    "qualities": qualities,
-    "selectors": selectors,
-    "labellers": labellers,
+    registry.variable: registry
+    for registry in (
+        *(losses, penalties, advantages, rewards, searches, tasks, environments, methods),
+        *(retentions, qualities, selectors, labellers, selections, orders, calibrations),
+    )
 }
 
 

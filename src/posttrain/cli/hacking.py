@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from posttrain.cli import dicl, forgetting, reward_distance
+from posttrain.cli import dicl, forgetting, icl, reward_distance
 from posttrain.cli.arguments import reward_named
 from posttrain.cli.forgetting import task_named
 from posttrain.cli.libraries import prepare_libraries
@@ -29,7 +29,7 @@ _OWN = {
 
 
 def commands() -> dict[str, Command]:
-    """Measurements beside those of tasks: forgetting, proxies and rewards, dynamics in context."""
+    """What measures beside `eval`: forgetting, proxies, rewards, labels and dynamics in context."""
     own = Command(
         "evaluate",
         "how far a proxy reward can be trusted: proxy and gold against N and KL",
@@ -42,6 +42,7 @@ def commands() -> dict[str, Command]:
         "forgetting": forgetting.command(),
         "hacking": own,
         "reward-distance": reward_distance.command(),
+        "icl": icl.command(),
         "dicl": dicl.command(),
     }
 
