@@ -271,6 +271,11 @@ def f(x):
     raise SystemExit(0)
 """
 
+ENDED_ITERATION = """
+def f(x):
+    raise StopIteration
+"""
+
 GIANT_MESSAGE = """
 import os
 def f(x):

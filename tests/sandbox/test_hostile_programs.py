@@ -23,6 +23,7 @@ TESTS = FunctionTests(
         "assert f([3, 1, 2]) == [1, 2, 3]  # canary",
         "assert f([2, 1]) == [1, 2]",
         "assert f([5, 4]) == f([4, 5]) and f([1, 0]) == [0, 1]",
+        "assert all(map(lambda x: f(x) == [0, x[0]], [[7, 0], [9, 0]]))",
     ),
     ("f",),
 )
@@ -57,7 +58,7 @@ def test_it_neither_escapes_nor_earns_nor_stalls(sandbox: Sandbox, port: int, na
     judged = sandbox.test(source, TESTS)
     assert "ESCAPED" not in alone.stdout + judged.program.stdout
     assert alone.status != "lost" and not judged.lost, (alone, judged)
-    assert judged.num_tests >= 3 and judged.num_passed == 0, judged
+    assert judged.num_tests >= 4 and judged.num_passed == 0, judged
     # Two programs, each with its time limit, and none that waits for the grace time of a guest.
     assert time.monotonic() - started < 2 * LIMITS.wall_seconds + 9
     assert sandbox.test(RIGHT, TESTS, limits=GENEROUS).passed

@@ -111,6 +111,7 @@ class Sandbox:
         command = _command(self.kind)
         count = num_workers or 2 * _num_processors()
         self._guests = [(Guest(command), Guest(command)) for _ in range(count)]
+        self._process = os.getpid()
         self._idle: queue.LifoQueue[tuple[Guest, Guest]] = queue.LifoQueue()
         for pair in self._guests:
             self._idle.put(pair)
@@ -160,7 +161,9 @@ class Sandbox:
         return list(self._threads.map(call, items))
 
     def close(self) -> None:
-        """End all processes."""
+        """End all processes. A fork of this process leaves them alone."""
+        if os.getpid() != self._process:
+            return
         self._threads.shutdown(wait=False, cancel_futures=True)
         for pair in self._guests:
             for guest in pair:
@@ -282,7 +285,7 @@ for attempt in (os.fork, socket.socket, lambda: os.open("/outside", os.O_CREAT))
 print("kept")
 """
 
-_shared: dict[tuple[SandboxKind, int], Sandbox] = {}
+_shared: dict[tuple[SandboxKind, int, int], Sandbox] = {}
 _lock = threading.Lock()
 
 
@@ -293,7 +296,7 @@ def shared_sandbox(kind: SandboxKind = "bubblewrap", num_workers: int = 0) -> Sa
         SandboxError: no sandbox works on this machine.
     """
     with _lock:
-        key = (kind, num_workers)
+        key = (kind, num_workers, os.getpid())
         if key not in _shared:
             _shared[key] = Sandbox(kind, num_workers=num_workers)
             atexit.register(_shared[key].close)

@@ -39,8 +39,11 @@ class Program:
         except (EOFError, OSError, NotPlain, TypeError, KeyError, ValueError) as error:
             raise ProgramError(f"{type(error).__name__}: {error}") from error
         known = getattr(builtins, str(kind), None)
-        is_exception = isinstance(known, type) and issubclass(known, Exception)
-        raise known(str(text)) if known and is_exception else ProgramError(f"{kind}: {text}")
+        # The end of an iteration would end the tests' own loops, such as all(map(f, values)).
+        ends = (StopIteration, StopAsyncIteration)
+        if isinstance(known, type) and issubclass(known, Exception) and known not in ends:
+            raise known(str(text))
+        raise ProgramError(f"{kind}: {text}")
 
 
 class Remote:
