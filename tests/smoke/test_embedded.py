@@ -23,9 +23,12 @@ from posttrain.types import Example, Sampling
 
 FOLDER = Path(str(files("posttrain") / "assets" / "base"))
 TOOLS = FOLDER.parent / "tools"
+ICL = FOLDER.parent / "icl"
 
 
-@pytest.mark.parametrize("folder", [FOLDER, TOOLS], ids=["embedded", "embedded-tools"])
+@pytest.mark.parametrize(
+    "folder", [FOLDER, TOOLS, ICL], ids=["embedded", "embedded-tools", "embedded-icl"]
+)
 def test_it_is_a_few_megabytes_and_loads_elsewhere(folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -35,11 +38,31 @@ def test_it_is_a_few_megabytes_and_loads_elsewhere(folder: Path) -> None:
         AutoTokenizer.from_pretrained(folder),
     )
     assert (
-        hf.config.model_type == "qwen3"
+        hf.config.model_type in ("qwen3", "llama")
         and hf.config.vocab_size == hf.get_input_embeddings().weight.shape[0]
     )
     text = "Grüße: 1+1=2\n"
     assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
+
+
+def test_the_in_context_model_begins_as_its_recipe_says(tmp_path: Path) -> None:
+    """The start has the shipped tokenizer and shapes, and looks a few tokens back."""
+    import runpy
+
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    script = Path(__file__).parents[2] / "recipes" / "in_context" / "model_start.py"
+    runpy.run_path(str(script))["write"](tmp_path)
+    assert (tmp_path / "tokenizer.json").read_text() == (ICL / "tokenizer.json").read_text()
+    start = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
+    shipped = AutoModelForCausalLM.from_pretrained(ICL)
+    shapes = {name: p.shape for name, p in start.named_parameters()}
+    assert shapes == {name: p.shape for name, p in shipped.named_parameters()}
+    ids = AutoTokenizer.from_pretrained(tmp_path)(" a red cat" * 12, return_tensors="pt").input_ids
+    with torch.no_grad():
+        looks = start(ids, output_attentions=True).attentions[0][0, :, -1]
+    assert (looks[:, -6:].sum(-1) > 0.9).all()
 
 
 @pytest.mark.slow
