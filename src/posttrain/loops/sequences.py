@@ -152,12 +152,8 @@ def continual_table(
             if held is None:
                 write_rule(console, f"{label}, seed {number}")
                 started = resume and place is not None and place.is_dir()
-                own: dict[str, Any] = {
-                    "retention": retention,
-                    "seed": number * 1000,
-                    "resume": started,
-                }
-                held = continual(_fresh(model), stages, output=place, **own, **options)
+                options |= {"retention": retention, "seed": number * 1000, "resume": started}
+                held = continual(_fresh(model), stages, output=place, **options)
                 held.model = None  # so that memory does not grow with the runs
             runs[label].append(held)
             if place is not None and not keep_models:
