@@ -165,6 +165,7 @@ ORDER_INPUTS: dict[str, Input] = _table(
     ("text", "", "text of the question; an order without it is made once for all", "rows"),
     ("predict", "", "function: orders, texts -> probabilities [orders, texts, labels]", _MODEL),
     ("probes", "", "function: number -> texts to be labelled, whose labels are unread", _SHOTS),
+    ("written", "", "function: orders, number -> texts that the model writes below them", _MODEL),
     ("draw", "", "numpy.random.Generator of the seed", "seed"),
     ("vectors", "", "function: texts, features -> unit vectors [B, D]", "features"),
 )

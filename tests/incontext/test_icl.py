@@ -64,6 +64,15 @@ def _settings() -> dict[str, Any]:
         {"selection": "k_center", "order": {"name": "global_entropy", "num_orders": 3}},
         {"selection": "dpp", "order": {"name": "local_entropy", "num_probes": 3, "num_orders": 3}},
         {"selection": {"name": "dpp", "relevance": 1.0}, "order": {"name": "mdl", "num_orders": 2}},
+        {
+            "order": {
+                "name": "global_entropy",
+                "num_orders": 2,
+                "num_probes": 4,
+                "generated": True,
+            },
+            "template": {"chat": False},
+        },
         {"calibration": "contextual", "order": "shuffled"},
         {"calibration": {"name": "domain", "num_texts": 3}, "normalization": "byte"},
         {"remove_prior": True, "normalization": "token", "template": {"chat": False}},

@@ -52,9 +52,16 @@ def probes(number: int) -> list[str]:
     return ["p"] * number
 
 
+def written(orders: list[tuple[int, ...]], number: int) -> list[str]:
+    assert len(orders) == 6
+    return ["w"] * number
+
+
 def test_each_criterion_takes_its_order() -> None:
-    assert global_entropy(SHOTS, predict, probes, draw(), num_probes=4)[0] == 0
-    assert local_entropy(SHOTS, predict, probes, draw(), num_probes=4)[-1] != 0
+    assert global_entropy(SHOTS, predict, probes, written, draw(), num_probes=4)[0] == 0
+    assert local_entropy(SHOTS, predict, probes, written, draw(), num_probes=4)[-1] != 0
+    own = {"num_probes": 4, "generated": True}
+    assert global_entropy(SHOTS, predict, lambda n: [], written, draw(), **own)[0] == 0
     assert mdl(SHOTS, "x", predict, draw())[-1] == 0
 
 

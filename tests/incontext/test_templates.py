@@ -66,6 +66,16 @@ def test_equal_demonstrations_are_equal_prefixes(tiny_tokenizer: Any) -> None:
     assert a[: len(shots)] == b[: len(shots)] == shots
 
 
+def test_where_a_question_s_text_begins(tiny_tokenizer: Any) -> None:
+    ids, behind = PromptEncoder(tiny_tokenizer, PLAIN, ["pos", "neg"]).opening(SHOTS[:1])
+    text = tiny_tokenizer.decode(ids, skip_special_tokens=True)
+    assert text == "Judge.\n\nInput: fine day\nLabel: pos\n\nInput:"
+    assert tiny_tokenizer.decode(behind) == "\nLabel:"
+    ids, behind = PromptEncoder(tiny_tokenizer, Template(), ["pos", "neg"]).opening(SHOTS[:1])
+    assert tiny_tokenizer.decode(ids).endswith("<|user|>\n")
+    assert tiny_tokenizer.decode(behind).startswith("<|end|>")
+
+
 @pytest.mark.parametrize(
     "keys",
     [{"input": "no place"}, {"label": "{text}"}, {"turn": "{text} {text}"}, {"input": "{text}{x}"}],

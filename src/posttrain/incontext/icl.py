@@ -209,6 +209,7 @@ class Asking:
                     "text": row.text,
                     "predict": partial(self._predict, given),
                     "probes": partial(self._probes, given),
+                    "written": partial(self._written, given),
                     "draw": self.draw,
                     "vectors": self.vectors,
                 }
@@ -261,6 +262,18 @@ class Asking:
             )
         places = self.draw.permutation(len(left))[:number]
         return [left[place] for place in places]
+
+    def _written(self, shots: Shots, tried: Sequence[Sequence[int]], number: int) -> list[str]:
+        """Texts that the model writes below each order of the shots, about `number` in all."""
+        assert isinstance(self.scorer, ModelScorer)  # a server is refused before
+        below = [[shots[place] for place in order] for order in tried]
+        each = -(-number // len(below))
+        texts = self.scorer.written(below, each, int(self.draw.integers(2**31)))
+        if not texts:
+            raise DataError(
+                "the model writes no text below the demonstrations; take texts of the pool"
+            )
+        return texts[:number]
 
     def _blank(self, shots: list[Shots], texts: Sequence[str]) -> Numbers:
         """Log-probs [Q, texts, C] of texts in place of each question; equal prompts count once."""

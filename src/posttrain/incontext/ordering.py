@@ -22,6 +22,7 @@ Numbers = NDArray[np.float64]
 Vectors = Callable[[Sequence[str], str], Numbers]
 Predict = Callable[[Sequence[Sequence[int]], Sequence[str]], Numbers]
 Probes = Callable[[int], Sequence[str]]
+Written = Callable[[Sequence[Sequence[int]], int], Sequence[str]]
 
 
 @orders.register
@@ -53,23 +54,27 @@ def global_entropy(
     shots: Sequence[Labelled],
     predict: Predict,
     probes: Probes,
+    written: Written,
     draw: np.random.Generator,
     *,
     num_orders: int = 24,
     num_probes: int = 32,
+    generated: bool = False,
 ) -> list[int]:
     """The order whose predictions are spread over the labels best (GlobalE, arXiv 2104.08786).
 
         p_v = share of probes with the prediction v        GlobalE = - sum_v p_v log p_v
 
-    The largest wins. Lu et al. let the model write the probes; here they are texts of the pool that
-    are not among the shots, whose labels are not read.
+    The largest wins. Probes are texts of the pool that are not among the shots, whose labels are
+    not read, or, as in the paper, what the model writes itself.
 
     num_orders: orders that are tried, at random where there are more.
     num_probes: texts that each of them predicts.
+    generated: let the model write the probes below the orders.
     """
     tried = tried_orders(len(shots), num_orders, draw)
-    probabilities = predict(tried, probes(num_probes))
+    texts = written(tried, num_probes) if generated else probes(num_probes)
+    probabilities = predict(tried, texts)
     return list(tried[int(global_entropies(probabilities).argmax())])
 
 
@@ -78,10 +83,12 @@ def local_entropy(
     shots: Sequence[Labelled],
     predict: Predict,
     probes: Probes,
+    written: Written,
     draw: np.random.Generator,
     *,
     num_orders: int = 24,
     num_probes: int = 32,
+    generated: bool = False,
 ) -> list[int]:
     """The order whose single predictions are the least confident (LocalE, arXiv 2104.08786).
 
@@ -92,9 +99,11 @@ def local_entropy(
 
     num_orders: orders that are tried, at random where there are more.
     num_probes: texts that each of them predicts.
+    generated: let the model write the probes below the orders.
     """
     tried = tried_orders(len(shots), num_orders, draw)
-    probabilities = predict(tried, probes(num_probes))
+    texts = written(tried, num_probes) if generated else probes(num_probes)
+    probabilities = predict(tried, texts)
     return list(tried[int(local_entropies(probabilities).argmax())])
 
 

@@ -10,7 +10,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from posttrain.data.templates import decode_completion
 from posttrain.engines.endpoint import Endpoint
+from posttrain.engines.torch import TorchEngine
 from posttrain.errors import ConfigError
 from posttrain.incontext.label_scores import Normalization, label_logprobs, normalized
 from posttrain.incontext.rows import Labelled
@@ -18,9 +20,10 @@ from posttrain.incontext.templates import PromptEncoder, Template
 from posttrain.methods.endpoint import EndpointModel
 from posttrain.models.language_model import LanguageModel
 from posttrain.models.spec import ModelSpec
-from posttrain.types import Sampling, Text
+from posttrain.types import Request, Sampling, Text
 
 Numbers = NDArray[np.float64]
+_WRITTEN_TOKENS = 32  # of a text that the model writes
 Question = tuple[Sequence[Labelled], str]
 """Demonstrations in their order, and the text that is asked about."""
 
@@ -74,6 +77,20 @@ class ModelScorer:
             num_bytes=self.encoder.num_bytes,
             prior=self._prior,
         )
+
+    def written(self, shots: Sequence[Sequence[Labelled]], n: int, seed: int) -> list[str]:
+        """Texts that the model writes where a question's text would stand, n below each list of
+        demonstrations; those without a character are left out.
+        """
+        requests = []
+        for number, given in enumerate(shots):
+            ids, behind = self.encoder.opening(given)
+            sampling = Sampling(max_tokens=_WRITTEN_TOKENS, stop=("\n",), stop_ids=behind[:1])
+            requests.append(Request(ids, sampling, n=n, seed=seed + number))
+        samples = TorchEngine(self.model).generate(requests)
+        tokenizer = self.encoder.tokenizer
+        texts = [decode_completion(tokenizer, s).strip() for row in samples for s in row]
+        return [text for text in texts if text]
 
     def check_lengths(self, questions: Sequence[Question]) -> None:
         """Refuse prompts that do not fit the model's context, before its weights are loaded.

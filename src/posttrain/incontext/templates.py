@@ -13,6 +13,9 @@ from posttrain.errors import ConfigError, TemplateError
 from posttrain.incontext.rows import Labelled
 from posttrain.types import Message, Text
 
+_PROBE = "posttrain0probe"
+"""A word that no template writes; it stands for a question's text."""
+
 
 @dataclass(frozen=True, slots=True)
 class Template:
@@ -147,6 +150,21 @@ class PromptEncoder:
         for number, piece in enumerate(pieces):
             ids += self._cached(piece, is_first=number == 0)
         return tuple(ids)
+
+    def opening(self, shots: Sequence[Labelled]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Ids up to where a question's text begins, and those of what stands behind the text."""
+        template = self.template
+        if self.is_chat:
+            whole = render(self.tokenizer, template.messages(shots, _PROBE), generation=True)
+            before, _, behind = whole.partition(_PROBE)
+            ids = self._inside("", before.rstrip(" "))
+        else:
+            before, _, behind = template.input.format(text=_PROBE).partition(_PROBE)
+            bos, pieces = bos_id(self.tokenizer), template.pieces(shots)
+            ids = [] if bos is None else [bos]
+            for number, piece in enumerate([*pieces, before.rstrip(" ")]):
+                ids += self._cached(piece, is_first=number == 0)
+        return tuple(ids), tuple(self._inside("a", behind))
 
     def _cached(self, piece: str, *, is_first: bool) -> list[int]:
         key = f"{int(is_first)}{piece}"
