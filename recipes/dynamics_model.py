@@ -1,24 +1,39 @@
-"""Write the tokenizer and the config of the embedded dynamics model: a token per integer below
-100 and a small Qwen3.
+"""Write the start of the dynamics model: a token per integer below 100 and a small Qwen3.
 
-    python recipes/dynamics_model.py src/posttrain/assets/dynamics
+    python recipes/dynamics_model.py runs/dynamics_start
+    posttrain run recipes/dynamics_model.yaml
 
-Weights come from recipes/dynamics_model.yaml.
+All weights are random but the embeddings of numbers, which begin as waves of the number, so that
+numbers which are close have embeddings which are close.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
+import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config
+from transformers import (
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 SPECIAL = ["<|pad|>", "<|begin|>", "<|end|>", "<|unknown|>"]
 
 
+def waves(width: int) -> torch.Tensor:
+    """Embeddings [100, width] of norm 1: cosines and sines of the number, of 200 to 5 per wave."""
+    periods = torch.logspace(math.log10(200), math.log10(5), width // 2)
+    angles = 2 * math.pi * torch.arange(100)[:, None] / periods
+    return torch.cat([angles.cos(), angles.sin()], 1) / math.sqrt(width // 2)
+
+
 def write(folder: Path) -> None:
-    """Write tokenizer, config and generation config."""
+    """Write weights, tokenizer, config and generation config."""
     words = [*SPECIAL, ",", *(f"{n:02d}" for n in range(100))]
     vocab = {word: i for i, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<|unknown|>"))
@@ -51,7 +66,11 @@ def write(folder: Path) -> None:
     )
     folder.mkdir(parents=True, exist_ok=True)
     fast.save_pretrained(folder)
-    config.save_pretrained(folder)
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(config)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[vocab["00"] :] = waves(config.hidden_size)
+    model.save_pretrained(folder)
     GenerationConfig(**ids).save_pretrained(folder)
 
 

@@ -24,7 +24,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_each_action_prints_and_writes(table: str, capsys: Any) -> None:
-    data = ["embedded-dynamics", "--data", table, "--column", "a", "--column", "b"]
+    data = ["embedded", "--data", table, "--column", "a", "--column", "b"]
     assert main(["dicl", "forecast", *data, "steps=3", "last=20"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 4
     values = json.loads(Path("runs/dicl-forecast/forecast.json").read_text())
@@ -40,12 +40,12 @@ def test_each_action_prints_and_writes(table: str, capsys: Any) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["forcast", "embedded-dynamics", "--data", "waves.csv"],
-        ["forecast", "embedded-dynamics"],
-        ["forecast", "embedded-dynamics", "--data", "none.csv"],
-        ["forecast", "embedded-dynamics", "--data", "waves.csv", "window=3"],
-        ["forecast", "embedded-dynamics", "--data", "waves.csv", "steps=x"],
-        ["forecast", "embedded-dynamics", "--data", "waves.csv", "--column", "c"],
+        ["forcast", "embedded", "--data", "waves.csv"],
+        ["forecast", "embedded"],
+        ["forecast", "embedded", "--data", "none.csv"],
+        ["forecast", "embedded", "--data", "waves.csv", "window=3"],
+        ["forecast", "embedded", "--data", "waves.csv", "steps=x"],
+        ["forecast", "embedded", "--data", "waves.csv", "--column", "c"],
     ],
 )
 def test_wrong_arguments_are_status_2(arguments: list[str], table: str) -> None:
