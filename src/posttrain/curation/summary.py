@@ -16,13 +16,13 @@ from posttrain.curation.copies import Files, TextRows, parts_of
 from posttrain.curation.measures import Measures, measured, token_counts
 from posttrain.curation.row_vectors import Embeddings
 from posttrain.data.duplicates import Duplicates, find_duplicates
+from posttrain.data.languages import language_of
 from posttrain.data.row_texts import RowText, RowTexts
 from posttrain.data.rows import stream_of
 from posttrain.evaluation.contamination import Contamination, contamination
 from posttrain.files import write_text_whole
 from posttrain.methods.objects import ModelLike, model_of
 from posttrain.models.spec import ModelSpec
-from posttrain.qualities.language import detect
 
 Array = np.ndarray
 
@@ -256,7 +256,7 @@ def _summarised(data: Files, parts: list[Part], spec: ModelSpec | None) -> Itera
             part.num_unread += row.item is None and reader.form is not None
             part.num_characters += len(row.text)
             part.roles.update(row.roles)
-            part.languages[detect(row.text[:1000]) or "none"] += 1
+            part.languages[language_of(row.text[:1000]) or "none"] += 1
             waiting.append(row.text)
             if len(waiting) == _PART:
                 part.lengths.append(token_counts(waiting, spec))
