@@ -42,7 +42,6 @@ def test_each_action_prints_and_writes(table: str, capsys: Any) -> None:
     [
         ["forcast", "embedded", "--data", "waves.csv"],
         ["forecast", "embedded"],
-        ["forecast", "embedded", "--data", "none.csv"],
         ["forecast", "embedded", "--data", "waves.csv", "window=3"],
         ["forecast", "embedded", "--data", "waves.csv", "steps=x"],
         ["forecast", "embedded", "--data", "waves.csv", "--column", "c"],
@@ -50,4 +49,9 @@ def test_each_action_prints_and_writes(table: str, capsys: Any) -> None:
 )
 def test_wrong_arguments_are_status_2(arguments: list[str], table: str) -> None:
     assert main(["dicl", *arguments]) == 2
+    assert not Path("runs").exists()
+
+
+def test_a_missing_file_is_status_1(table: str) -> None:
+    assert main(["dicl", "forecast", "embedded", "--data", "none.csv"]) == 1
     assert not Path("runs").exists()

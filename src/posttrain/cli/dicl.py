@@ -6,8 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from posttrain.cli.libraries import prepare_libraries
 from posttrain.cli.parser import Command
 from posttrain.cli.runs import notice
@@ -92,7 +90,7 @@ def dicl(options: argparse.Namespace) -> int:
     if options.action == "forecast":
         last = settings.pop("last", None)
         states = data[0].states if last is None else data[0].states[-max(1, last) :]
-        result = measurement.dicl_forecast(place, np.asarray(states), **settings)
+        result = measurement.dicl_forecast(place, states, **settings)
     elif options.action == "evaluate":
         result = measurement.dicl_evaluate(place, data, **settings)
     else:
