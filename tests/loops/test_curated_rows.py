@@ -23,8 +23,10 @@ def curation(arm: str, **settings: object) -> Curation:
     values = {
         "label_accuracy": 0.1,
         "false_accepts": 0.0,
+        "label_weight": 0.2,
         "filter_labels": False,
         "min_reward": 1.0,
+        "accumulate": False,
         **settings,
     }
     return Curation(arm, 2, **values)  # type: ignore[arg-type]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,15 +20,10 @@ class Curation:
     labels_per_round: int
     label_accuracy: float
     false_accepts: float
+    label_weight: float
     filter_labels: bool
     min_reward: float
-    label_weight: float = 0.2
-    accumulate: bool = False
-
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Curation:
-        """From the settings of `weak_data`."""
-        return cls(**{field.name: settings[field.name] for field in fields(cls)})
+    accumulate: bool
 
     def facts(self, steps: int, num_rounds: int) -> list[tuple[str, str]]:
         """What a preview says of the rounds."""

@@ -121,7 +121,8 @@ def weak_data(
     worked = task_of(task)
     sampled = sampling_of(sampling, worked)
     graders = rewards_of(rewards, worked, limits)
-    curation = Curation.of(settings)
+    shares = label_accuracy, false_accepts, label_weight
+    curation = Curation(arm, labels_per_round, *shares, filter_labels, min_reward, accumulate)
     learning = objective, AdamW(learning_rate, lr_scheduler_type), steps_per_round, batch_size
     shown = f"{sampling_text(sampled)}; then {steps_per_round} updates of {batch_size} rows"
 
