@@ -380,8 +380,9 @@ def _lookup_commands() -> dict[str, Command]:
     }
 
 
-_EXAMPLES = ("sft", "classifier", "distill", "sdft", "self_training", "offline")
-_LEARNING = dict.fromkeys(_EXAMPLES, "learn from examples")
+_EXAMPLES = ("sft", "classifier", "distill", "sdft", "self_training", "weak_data", "offline")
+_LOOPS = ("active", "continual_pretraining")
+_LEARNING = dict.fromkeys(_EXAMPLES + _LOOPS, "learn from examples")
 _LEARNING |= dict.fromkeys(("grpo", "ppo"), "learn from rewards")
 
 
@@ -389,9 +390,8 @@ def _group(entry: Entry) -> str:
     """The heading of a method in help, by what it learns from or writes."""
     if entry.name.startswith("evaluate"):
         return "evaluate"
-    if "trains" not in entry.declared:
-        return "make data"
-    return _LEARNING.get(entry.name, "learn from preferences")
+    writes = "trains" not in entry.declared
+    return _LEARNING.get(entry.name, "make data" if writes else "learn from preferences")
 
 
 COMMANDS = _commands()
