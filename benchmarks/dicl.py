@@ -232,7 +232,7 @@ def claims(part: str, rows: list[Figures]) -> list[Figures]:
 def main() -> None:
     """Measure what is missing, and print all claims."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", nargs="?", default="runs/dynamics_model")
+    parser.add_argument("model", nargs="?", default="embedded-dynamics")
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--seeds", default="0,1,2,3,4")
     parser.add_argument("--series", type=int, default=40, help="held-out, per kind and seed")

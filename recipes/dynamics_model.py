@@ -1,4 +1,4 @@
-"""Write the start of the dynamics model: a token per integer below 100 and a small Qwen3.
+"""Write the start of the embedded dynamics model: a token per integer below 100 and a small Qwen3.
 
     python recipes/dynamics_model.py runs/dynamics_start
     posttrain run recipes/dynamics_model.yaml

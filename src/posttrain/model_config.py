@@ -11,7 +11,12 @@ from typing import Any, Literal
 from posttrain.errors import ConfigError, ModelError
 from posttrain.typecheck import described
 
-EMBEDDED_MODELS = {"embedded": "base", "embedded-tools": "tools", "embedded-icl": "icl"}
+EMBEDDED_MODELS = {
+    "embedded": "base",
+    "embedded-tools": "tools",
+    "embedded-icl": "icl",
+    "embedded-dynamics": "dynamics",
+}
 """Folder below assets/ of each model that ships with the package, by its name."""
 
 
@@ -205,7 +210,8 @@ class ModelConfig:
 
     Attributes:
         path: a folder, a hub id, or a model that ships with posttrain: "embedded" continues text,
-            "embedded-tools" follows short instructions and calls tools.
+            "embedded-tools" follows short instructions and calls tools, "embedded-dynamics"
+            continues series of numbers.
         tokenizer: folder or hub id of the tokenizer. None is the model's own.
         chat_template: a Jinja template, or a file that holds one. None is the tokenizer's own.
         revision: branch, tag or commit on the hub.

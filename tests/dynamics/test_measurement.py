@@ -76,4 +76,4 @@ def test_what_cannot_be_measured_is_refused(integer_model: LanguageModel) -> Non
     with pytest.raises(ConfigError):
         pt.dicl_calibrate(integer_model, episodes(), num_windows=1)
     with pytest.raises(ModelError):
-        pt.dicl_forecast("embeded", np.arange(20.0))
+        pt.dicl_forecast("embedded-dynamic", np.arange(20.0))

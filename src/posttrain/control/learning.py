@@ -25,7 +25,7 @@ def dicl_sac(
     al., arXiv 2410.11711).
 
         control = pt.Control(num_steps=6000, predicted_share=0.05)
-        result = pt.dicl_sac("Pendulum-v1", control, model="runs/dynamics_model")
+        result = pt.dicl_sac("Pendulum-v1", control, model="embedded-dynamics")
 
     Args:
         environment: a name of Gymnasium's, "linear", or an object with `reset(seed)` and

@@ -54,7 +54,7 @@ def dicl_forecast(
     """Continue a series, or several columns of one, by a language model that reads them as digits.
 
     Args:
-        model: loaded, a folder, a hub id, or "embedded". Its tokenizer needs a token per
+        model: loaded, a folder, a hub id, or "embedded-dynamics". Its tokenizer needs a token per
             digit or per integer.
         series: [T], or [T, D], each column by itself. Where it is longer than the model's context,
             the last values count.
@@ -105,7 +105,7 @@ def dicl_evaluate(
 ) -> DynamicsEvaluation:
     """One-step forecasts of trajectories in context, beside baselines, on the same windows.
 
-        result = pt.dicl_evaluate("runs/dynamics_model", "expert_pendulum.npz")
+        result = pt.dicl_evaluate("embedded-dynamics", "expert_pendulum.npz")
         print(result)
 
     The error is the mean squared error over the variance of the window. Quantiles of the truth are

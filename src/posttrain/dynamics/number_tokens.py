@@ -78,7 +78,7 @@ class NumberTokens:
         raise ModelError(
             f"this tokenizer writes numbers of {count} digits with tokens of several lengths; "
             "dynamics need a token per digit or per integer, so take such a model "
-            '("embedded" is one) or another number of digits'
+            '("embedded-dynamics" is one) or another number of digits'
         )
 
 

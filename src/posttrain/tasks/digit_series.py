@@ -1,4 +1,4 @@
-"""Synthetic series written as digits: what a small dynamics model is trained on."""
+"""Synthetic series written as digits: what the embedded dynamics model is trained on."""
 
 from __future__ import annotations
 
