@@ -40,6 +40,19 @@ _ROWS: dict[str, list[dict[str, Any]]] = {
         {"prompt": "What is 2 + 3?", "completion": " 5", "reward": 1.0},
         {"prompt": "What is 2 + 3?", "completion": " 6", "reward": 0.0},
     ],
+    "samples": [
+        {
+            "prompt": f"Q: {a}+1*2\nA:",
+            "completion": f" {a}+1={a + 1}\n{a + 1}*2={given}\n#### {given}",
+            "answer": str(2 * a + 2),
+            "reward": float(given == 2 * a + 2),
+        }
+        for a, given in ((2, 7), (7, 16))
+    ],
+    "classes": [
+        {"text": "A fine film", "label": "good"},
+        {"text": "A dull film", "label": "bad"},
+    ],
 }
 _SAMPLE_OF = {
     "dpo": "pairs",
@@ -48,7 +61,18 @@ _SAMPLE_OF = {
     "kto": "labels",
     "listwise": "lists",
     "offline": "rewards",
+    "restarts": "samples",
+    "classifier": "classes",
 }
+_OWN_LINES = {
+    "active": [
+        "use: sft                        # classes, sft, demonstrations or preferences",
+        "eval_task: {name: arithmetic, split: test}",
+        "selectors: [sequence_entropy, random]",
+    ],
+    "classifier": ["labels: [good, bad]             # the classes"],
+}
+"""Required keys of single methods."""
 
 
 _DOMAINS = {
@@ -139,6 +163,7 @@ def recipe_text(entry: Entry, sample: str, values: Mapping[str, str] = {}) -> st
     lines += [f"# `posttrain {entry.name} --help` explains the keys.", "", f"method: {entry.name}"]
     lines += _given(_required(entry, sample), entry, values)
     written = {"model.path", "data.path", "evaluation.task", "output"}
+    written |= {line.split(":")[0] for line in _OWN_LINES.get(entry.name, [])}
     written |= {"task"} if "task" in values or not _needs_rows(entry) else set()
     if keys.trains(entry):
         written.add("max_steps")
@@ -182,6 +207,7 @@ def _required(entry: Entry, sample: str) -> list[str]:
     if "stages" in entry.settings:
         lines += ["stages:", "  - {name: sft, method: sft, task: arithmetic, max_steps: 50}"]
         lines += ["  - {name: grpo, method: grpo, task: arithmetic, max_steps: 50}"]
+    lines += _OWN_LINES.get(entry.name, [])
     if entry.name == "evaluate_reward":
         lines[0] = "model: embedded                 # EDIT THIS LINE: the folder of a reward model"
     if keys.trains(entry):
