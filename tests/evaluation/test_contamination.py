@@ -136,3 +136,11 @@ def test_real_traces_are_caught() -> None:
     assert {i for i in range(1000, len(rows)) if keys[i] in held} <= caught  # repeats too
     made = [{"text": sentence(i, 30)} for i in range(500)]
     assert contamination(questions, made).hits == []
+
+
+def test_a_question_is_found_whatever_its_answer_is() -> None:
+    question = "A baker has twelve loaves and sells five of them before noon; how many are left?"
+    item = {"question": question, "answer": "reasons that no training row has, " * 10}
+    row = {"instruction": question, "output": "seven"}
+    assert [hit.row for hit in contamination([item], [row]).hits] == [0]
+    assert not contamination([item], [row], columns=["answer"]).hits

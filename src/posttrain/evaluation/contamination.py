@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from posttrain.config import DataLike
 from posttrain.data.row_texts import text_of
@@ -110,7 +110,8 @@ def contamination(
         n: words or characters of a run. An item with fewer is looked for as a whole.
         min_share: share of an item's runs from which on it counts as contaminated.
         min_words: items with fewer words are not compared (num_short): they stand in any text.
-        columns: of rows of the evaluation, those to compare; None takes all text.
+        columns: of rows of the evaluation, those to compare; None takes what they ask (question,
+            problem, prompt, or instruction with input), or all text where they have none of these.
 
     Raises:
         ConfigError: a number out of range, or no column of the names given. DataError: as
@@ -214,6 +215,21 @@ def grams(units: Sequence[str], n: int) -> Iterator[str]:
         yield " ".join(units[start : start + n])
 
 
+_ASKED = (("question",), ("problem",), ("prompt",), ("instruction", "input"))
+"""Columns that hold what an item asks; the first that a row has count."""
+
+
+def _asked(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a row asks, without its answer; all of a row that has no such column.
+
+    A long answer would hide a question that is there word for word.
+    """
+    for names in _ASKED:
+        if isinstance(row.get(names[0]), str) and row[names[0]].strip():
+            return {name: row[name] for name in names if name in row}
+    return row
+
+
 def _texts_of(
     items: Task | DataLike | Sequence[Example], columns: Sequence[str] | None
 ) -> tuple[list[str], list[str]]:
@@ -223,7 +239,7 @@ def _texts_of(
         return [plain_text(e.prompt) for e in examples], [e.id for e in examples]
     texts = []
     for row in stream_of(items):  # type: ignore[arg-type]
-        part = row if columns is None else {k: row[k] for k in columns if k in row}
+        part = _asked(row) if columns is None else {k: row[k] for k in columns if k in row}
         if not part:
             raise ConfigError(
                 f"contamination: a row has none of the columns {list(columns or ())}; it has "
