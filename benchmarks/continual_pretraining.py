@@ -87,6 +87,7 @@ def main() -> None:
         result = run(name, options)
         results[name] = {
             **result.to_json(),
+            "model": Path(result.model).name,
             "settings": {**SHARED, **RUNS[name], "similarity": options.similarity},
             "claims": claims(result),
             "cpu_seconds": round(time.process_time() - started, 1),
